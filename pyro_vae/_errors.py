@@ -1,0 +1,61 @@
+"""One-line errors: the argument in backticks, what was expected, what came."""
+
+from __future__ import annotations
+
+import difflib
+import reprlib
+from collections.abc import Iterable
+
+import torch
+
+_SHOWN = 12  # names listed in full before the list is cut
+
+_shortener = reprlib.Repr()
+_shortener.maxstring = _shortener.maxother = 80
+
+
+def _shown(got: object) -> str:
+    """The value as one short line; an array is told by its type and shape."""
+    if isinstance(got, torch.Size):
+        return str(tuple(got))
+    if hasattr(got, "shape") and hasattr(got, "dtype"):
+        dtype = str(got.dtype).removeprefix("torch.")
+        return f"{type(got).__name__} of shape {tuple(got.shape)} and dtype {dtype}"
+    return " ".join(_shortener.repr(got).split())
+
+
+def expected(argument: str, what: str, got: object) -> ValueError:
+    """A ValueError that names the argument, what was expected and what came.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        what: What was expected, e.g. ``"a positive integer"``.
+        got: What came; long values are shortened, arrays are told by shape and dtype.
+
+    Example:
+        >>> expected("epochs", "a positive integer", -3)
+        ValueError('`epochs`: expected a positive integer, got -3')
+    """
+    return ValueError(f"`{argument}`: expected {what}, got {_shown(got)}")
+
+
+def unknown_name(argument: str, name: object, names: Iterable[str]) -> ValueError:
+    """A ValueError for a name that is not among the known ones, with the nearest of them.
+
+    Args:
+        argument: Name of the argument as the caller wrote it.
+        name: What came.
+        names: The known names, in the order to show them.
+
+    Example:
+        >>> print(unknown_name("data", "digts", ["digits", "mnist"]))
+        `data`: expected one of digits, mnist, got 'digts' (did you mean 'digits'?)
+    """
+    known = list(names)
+    listed = ", ".join(known[:_SHOWN])
+    if len(known) > _SHOWN:
+        listed += f" and {len(known) - _SHOWN} more"
+    by_lower = {each.lower(): each for each in known}
+    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    return ValueError(f"`{argument}`: expected one of {listed}, got {_shown(name)}{hint}")
