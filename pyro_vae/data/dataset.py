@@ -1,0 +1,174 @@
+"""A data set as tensors: three splits, their support and the base measure of a score on them."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections.abc import Mapping
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+from torch.utils.weak import WeakTensorKeyDictionary
+
+from pyro_vae._errors import unknown_name
+
+Binarize = Literal["none", "threshold", "stochastic"]
+Split = Literal["train", "validation", "test"]
+SPLITS: tuple[Split, ...] = get_args(Split)
+
+# Keyed by identity and weakly: a split that is handed on alone still knows where it came from,
+# and a data set that nobody holds is freed.
+_descriptions: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_fingerprints: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+def fingerprint(x: Tensor) -> str:
+    """SHA-256 of a tensor's dtype, shape and bytes, as 64 hexadecimal digits.
+
+    It is computed once for a tensor that is not changed, and does not depend on the device.
+
+    Example:
+        >>> fingerprint(torch.zeros(2, 3))[:8]
+        '59e36f76'
+    """
+    known = _fingerprints.get(x)
+    if known is None or known[0] != x._version:
+        digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
+        digest.update(x.detach().cpu().contiguous().numpy())
+        known = _fingerprints[x] = (x._version, digest.hexdigest())
+    return known[1]
+
+
+def base_measure_of(x: Tensor) -> dict[str, Any] | None:
+    """The base measure of a split served by a `Dataset`, or None for any other tensor.
+
+    The tensor is recognised by identity: a slice or a copy of a split is another tensor.
+
+    Args:
+        x: What a caller handed on, for example ``data.test``.
+
+    Example:
+        >>> from pyro_vae.data import load
+        >>> data = load("digits")
+        >>> base_measure_of(data.test) == data.base_measure("test")
+        True
+        >>> base_measure_of(data.test[:10]) is None
+        True
+    """
+    description = _descriptions.get(x)
+    return None if description is None else {**description, "fingerprint": fingerprint(x)}
+
+
+@dataclasses.dataclass(frozen=True, eq=False, repr=False)
+class Dataset:
+    """A data set as float32 tensors, split into train, validation and test.
+
+    Make one with :func:`pyro_vae.data.load`. A split may be empty: shape ``(0, *event_shape)``.
+
+    Args:
+        name: A known name, a file's name, or ``"array"``.
+        train: Training data, ``(N, *event_shape)``. With ``binarize="stochastic"`` these are the
+            probabilities in [0, 1] from which :meth:`draw` draws.
+        validation: Held-out data for choices made while fitting, ``(M, *event_shape)``.
+        test: Held-out data for the final scores, ``(K, *event_shape)``.
+        labels: For each split a long tensor ``(N,)``, or None where there are no labels. The models
+            never see them.
+        support: Constraint that every datum satisfies as a likelihood sees it, after :meth:`draw`.
+        binarize: How the values were made binary: ``"none"``, ``"threshold"`` (once) or
+            ``"stochastic"`` (training data afresh in each batch, held-out data once).
+        transform: What was done to the raw values before, such as ``"x / 16"``, or ``"none"``.
+        dequantize: The noise added to the values, or ``"none"``.
+        source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
+            for an array.
+
+    Example:
+        >>> from pyro_vae.data import load
+        >>> load("digits")
+        Dataset('digits', train=1257, validation=180, test=360, event_shape=(1, 8, 8), \
+binarize='threshold')
+    """
+
+    name: str
+    train: Tensor
+    validation: Tensor
+    test: Tensor
+    labels: Mapping[Split, Tensor | None]
+    support: Constraint
+    binarize: Binarize = "none"
+    transform: str = "none"
+    dequantize: str = "none"
+    source: str | None = None
+
+    def __post_init__(self) -> None:
+        for split in SPLITS:
+            _descriptions[self.split(split)] = self._describe(split)
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one datum."""
+        return self.train.shape[1:]
+
+    def split(self, name: Split) -> Tensor:
+        """The tensor of one split by its name.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        if name not in SPLITS:
+            raise unknown_name("split", name, SPLITS)
+        return getattr(self, name)
+
+    def base_measure(self, split: Split = "test") -> dict[str, Any]:
+        """What a score on a split is a density of; scores compare only where these agree.
+
+        Args:
+            split: ``"train"``, ``"validation"`` or ``"test"``.
+
+        Returns:
+            A dict with `data` (the name), `split`, `binarize`, `dequantize`, `transform`, `dim` (number
+            of entries of one datum) and `fingerprint` (see :func:`fingerprint`).
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return {**self._describe(split), "fingerprint": fingerprint(self.split(split))}
+
+    def draw(self, batch: Tensor) -> Tensor:
+        """What a likelihood sees of a batch of training data.
+
+        With ``binarize="stochastic"`` every entry is drawn anew from a Bernoulli law with the grey value
+        as its probability (held-out data, already binary, stay as they are); otherwise the batch itself.
+        No step depends on values, so that a captured training step may contain it.
+
+        Args:
+            batch: Rows of a split, ``(B, *event_shape)``, on any device.
+
+        Returns:
+            A tensor of the same shape, dtype and device.
+        """
+        return torch.bernoulli(batch) if self.binarize == "stochastic" else batch
+
+    def to(self, device: torch.device | str) -> Dataset:
+        """The same data set with all its tensors on `device`."""
+        moved: dict[str, Any] = {split: self.split(split).to(device) for split in SPLITS}
+        labels = {k: None if y is None else y.to(device) for k, y in self.labels.items()}
+        return dataclasses.replace(self, labels=labels, **moved)
+
+    def _describe(self, split: Split) -> dict[str, Any]:
+        return {
+            "data": self.name,
+            "split": split,
+            "binarize": self.binarize,
+            "dequantize": self.dequantize,
+            "transform": self.transform,
+            "dim": self.event_shape.numel(),
+        }
+
+    def __repr__(self) -> str:
+        sizes = ", ".join(f"{split}={len(self.split(split))}" for split in SPLITS)
+        return (
+            f"Dataset({self.name!r}, {sizes}, event_shape={tuple(self.event_shape)}, "
+            f"binarize={self.binarize!r})"
+        )

@@ -1,0 +1,203 @@
+"""`load`: any source of data as a `Dataset`."""
+
+from __future__ import annotations
+
+import math
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
+from pyro_vae.data.files import SUFFIXES, read_file
+from pyro_vae.data.named import NAMES, read_named
+from pyro_vae.data.raw import Raw, as_labels, as_values
+
+ROOT = Path("~/.cache/pyro-vae")
+
+
+def load(
+    data: str | os.PathLike[str] | np.ndarray | Tensor,
+    *,
+    root: str | os.PathLike[str] | None = None,
+    binarize: Binarize | None = None,
+    labels: np.ndarray | Tensor | None = None,
+    validation: float | None = None,
+    test: float | None = None,
+    levels: bool = False,
+    seed: int = 0,
+    download: bool = True,
+) -> Dataset:
+    r"""Load a named set, an array or a file as a `Dataset` of float32 tensors.
+
+    ================== ============ ============================== ================================
+    name               event shape  train / validation / test      validation
+    ================== ============ ============================== ================================
+    `digits`           (1, 8, 8)    1,257 / 180 / 360              shuffled by `seed`, as is test
+    `mnist`            (1, 28, 28)  50,000 / 10,000 / 10,000       last 10,000 of training
+    `fashion_mnist`    (1, 28, 28)  50,000 / 10,000 / 10,000       last 10,000 of training
+    `kmnist`           (1, 28, 28)  50,000 / 10,000 / 10,000       last 10,000 of training
+    `emnist`           (1, 28, 28)  94,000 / 18,800 / 18,800       last 18,800 ("balanced", upright)
+    `omniglot`         (1, 28, 28)  17,352 / 1,928 / 13,180        a tenth, shuffled by `seed`
+    `cifar10`          (3, 32, 32)  45,000 / 5,000 / 10,000        a tenth, shuffled by `seed`
+    `svhn`             (3, 32, 32)  65,931 / 7,326 / 26,032        a tenth, shuffled by `seed`
+    `binarized_mnist`  (1, 28, 28)  50,000 / 10,000 / 10,000       its own
+    ================== ============ ============================== ================================
+
+    `digits` comes with scikit-learn. Omniglot is inverted (ink is 1), reduced from 105 × 105 to 28 × 28
+    by averaging areas, and tested on its evaluation alphabets. `binarized_mnist` is the static
+    binarisation of Larochelle & Murray, read from `binarized_mnist.npz` or their three `.amat` files.
+
+    References:
+        The neural autoregressive distribution estimator, Larochelle & Murray, 2011
+        (https://proceedings.mlr.press/v15/larochelle11a.html); EMNIST: an extension of MNIST to
+        handwritten letters, Cohen et al., 2017 (https://arxiv.org/abs/1702.05373).
+
+    Args:
+        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; or the path of a
+            `.npy`, `.npz` or `.csv` file. An `.npz` file holds its splits under `train`, `validation`
+            (or `valid`) and `test`, or one array under `x`, `data` or its only key; its labels may be
+            under `y` or `labels`, with splits under `y_train` and so on. A `.csv` file holds numbers,
+            after a first row of column names or without one.
+        root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
+            What is there is read in place; only a download writes.
+        binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
+            ``"stochastic"`` draws it from a Bernoulli law with the grey value as its probability (training
+            batches afresh, see :meth:`Dataset.draw`; validation and test once, by `seed`), ``"none"``
+            leaves it. By default ``"threshold"`` for the grey images of the table, else ``"none"``.
+            An array must have values in [0, 1] to be made binary.
+        labels: Integer labels ``(N,)`` of an array or of a file with one array.
+        validation: Share of the training data to hold out, in [0, 1), for sources without a validation
+            set; by default a tenth. With 0 that split is empty.
+        test: The same for the test set; by default a tenth, for `digits` a fifth.
+        levels: Serve the integer levels of images (0 to 16 or 255) as they are, for likelihoods of
+            counts. Otherwise images that are not made binary are divided by the top level.
+        seed: Of the shuffled splits and the stochastic binarisation.
+        download: Whether to fetch a named set that is not under `root`.
+
+    Raises:
+        ValueError: If the name is unknown, files are missing and cannot be downloaded, values are not
+            finite numbers of the right shape, or an option does not fit the source.
+
+    Example:
+        >>> data = load("digits")
+        >>> data.test.shape, data.support
+        (torch.Size([360, 1, 8, 8]), Boolean())
+        >>> load(torch.randn(100, 3), validation=0.2)
+        Dataset('array', train=70, validation=20, test=10, event_shape=(3,), binarize='none')
+    """
+    if binarize is not None and binarize not in get_args(Binarize):
+        raise unknown_name("binarize", binarize, get_args(Binarize))
+    if levels and binarize not in (None, "none"):
+        raise expected("binarize", "'none' where levels=True", binarize)
+    raw, name, source = _read(data, root, download)
+    if levels and raw.top is None:
+        raise expected("levels", "False for arrays and files, served as they are", levels)
+    if labels is not None:
+        if raw.top is not None or set(raw.splits) != {"train"}:
+            raise expected("labels", "None where the data bring their own splits", labels)
+        raw = Raw(raw.splits, {"train": as_labels(labels, len(raw.splits["train"]))})
+    if binarize is None:
+        binarize = "threshold" if raw.binarize and not levels else "none"
+
+    top = raw.top if raw.top is not None and not levels else 1
+    parts = _split(raw, {"validation": validation, "test": test}, seed)
+    splits = {
+        split: (raw.splits[of][rows] / top).contiguous() for split, (of, rows) in parts.items()
+    }
+    if binarize != "none":
+        splits = _binarized(splits, binarize, seed)
+    return Dataset(
+        name=name,
+        train=splits["train"],
+        validation=splits["validation"],
+        test=splits["test"],
+        labels={
+            split: raw.labels[of][rows] if of in raw.labels else None
+            for split, (of, rows) in parts.items()
+        },
+        support=constraints.boolean if binarize != "none" else _support(splits),
+        binarize=binarize,
+        transform=f"x / {top}" if top > 1 and binarize == "none" else "none",
+        source=source,
+    )
+
+
+def _read(
+    data: Any, root: str | os.PathLike[str] | None, download: bool
+) -> tuple[Raw, str, str | None]:
+    """The raw values with their name, and with what `load` finds them by again."""
+    if isinstance(data, str) and data in NAMES:
+        return (
+            read_named(data, Path(ROOT if root is None else root).expanduser(), download),
+            data,
+            data,
+        )
+    if isinstance(data, str | os.PathLike):
+        path = Path(data).expanduser()
+        if not path.suffix and not path.exists():
+            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
+        return read_file(path), path.name, str(path.resolve())
+    if isinstance(data, Tensor) or hasattr(data, "__array__"):
+        return Raw({"train": as_values(data)}), "array", None
+    raise expected("data", "a known name, a path, an array or a tensor", data)
+
+
+def _split(
+    raw: Raw, shares: Mapping[Split, float | None], seed: int
+) -> dict[Split, tuple[Split, Tensor | slice]]:
+    """For each split, the split of the source that it is part of and its rows there."""
+    size = len(raw.splits["train"])
+    parts: dict[Split, tuple[Split, Tensor | slice]] = {}
+    # NumPy promises that this generator's stream never changes, so that fingerprints last.
+    order = torch.from_numpy(np.random.RandomState(seed).permutation(size))
+    for split in ("test", "validation"):
+        share = shares[split]
+        if split in raw.splits:
+            if share is not None:
+                raise expected(split, f"None, as the data bring their own {split} set", share)
+            parts[split] = split, slice(None)
+            continue
+        share = raw.held_out[split] if share is None else share
+        if isinstance(share, bool) or not 0 <= share < 1:
+            raise expected(split, "a share in [0, 1)", share)
+        count = math.ceil(share * size - 1e-9)  # rounding up holds out at least one
+        parts[split] = "train", order[:count]
+        order = order[count:]
+    if len(order) == 0:
+        raise expected("data", "enough data to leave some for training (see `test`)", size)
+    parts["train"] = "train", order if len(order) < size else slice(None)
+    return {split: parts[split] for split in SPLITS}
+
+
+def _binarized(
+    splits: Mapping[Split, Tensor], binarize: Binarize, seed: int
+) -> dict[Split, Tensor]:
+    """Grey values in [0, 1] as 0 and 1, but for training data to be drawn afresh in each batch."""
+    for x in splits.values():
+        if len(x) and not (x.min() >= 0 and x.max() <= 1):
+            bounds = [x.min().item(), x.max().item()]
+            raise expected("data", "values in [0, 1] to be made binary", bounds)
+    if binarize == "threshold":
+        return {split: (x > 0.5).float() for split, x in splits.items()}
+    drawn = dict(splits)
+    for split in ("validation", "test"):
+        x = splits[split]
+        uniform = np.random.RandomState([seed, SPLITS.index(split)]).random_sample(tuple(x.shape))
+        drawn[split] = (torch.from_numpy(uniform).to(x.device) < x).float()
+    return drawn
+
+
+def _support(splits: Mapping[Split, Tensor]) -> constraints.Constraint:
+    """The narrowest support, of those that likelihoods of discrete or bounded data have."""
+    candidates = (constraints.boolean, constraints.nonnegative_integer, constraints.unit_interval)
+    for support in candidates:
+        if all(support.check(x).all() for x in splits.values()):
+            return support
+    return constraints.real

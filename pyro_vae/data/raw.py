@@ -1,0 +1,93 @@
+"""Values as they come from a source, before they are split and served."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected
+from pyro_vae.data.dataset import Split
+
+_EXACT = 2**24  # float32 holds every integer up to here
+
+
+@dataclass(frozen=True)
+class Raw:
+    """What a source holds.
+
+    Args:
+        splits: ``"train"``, and the other splits where the source brings its own.
+        labels: Long tensors for some or all of the same splits.
+        top: Top grey level of images with integer levels ``0..top``; None for values served as they are.
+        binarize: Whether the convention for these images is to make them binary.
+        held_out: Shares to hold out as validation and test where the source has no such split.
+    """
+
+    splits: Mapping[Split, Tensor]
+    labels: Mapping[Split, Tensor] = field(default_factory=dict)
+    top: int | None = None
+    binarize: bool = False
+    held_out: Mapping[Split, float] = field(
+        default_factory=lambda: {"validation": 0.1, "test": 0.1}
+    )
+
+
+def as_values(x: Any, what: str = "") -> Tensor:
+    """An array or a tensor as a finite float32 copy of shape ``(N, *event_shape)``.
+
+    Args:
+        x: A NumPy array, a tensor, or anything that NumPy takes as an array (``__array__``).
+        what: Which array of a file this is, for the messages.
+
+    Raises:
+        ValueError: If it is empty, has fewer than two dimensions, is not numeric or not finite.
+    """
+    of = f" in {what}" if what else ""
+    array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
+    if not _is_real(array):
+        raise expected("data", f"real, integer or boolean values{of}", array)
+    if array.ndim < 2:
+        raise expected("data", f"at least two dimensions, data by event,{of}", array)
+    if 0 in array.shape:
+        raise expected("data", f"at least one datum with at least one entry{of}", array)
+    if isinstance(array, Tensor):
+        values = array.to(torch.float32, copy=True).contiguous()
+    else:
+        with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
+            values = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
+    finite = values.isfinite()
+    if not finite.all():
+        where = tuple((~finite).nonzero()[0].tolist())
+        raise expected("data", f"finite float32 values{of}, bad at index {where},", array[where])
+    if not _is_floating(array) and values.abs().max() > _EXACT:
+        raise expected("data", f"integers up to 2**24{of}, exact in float32", array)
+    return values
+
+
+def as_labels(y: Any, size: int) -> Tensor:
+    """Labels as a long tensor of shape ``(size,)``.
+
+    Raises:
+        ValueError: If they are not integers or not one for each datum.
+    """
+    array = y.detach() if isinstance(y, Tensor) else np.asarray(y)
+    if not _is_real(array) or _is_floating(array) or tuple(array.shape) != (size,):
+        raise expected("labels", f"{size} integers, one for each datum", array)
+    if isinstance(array, Tensor):
+        return array.to(torch.long, copy=True)
+    return torch.from_numpy(np.array(array, dtype=np.int64))
+
+
+def _is_real(array: np.ndarray | Tensor) -> bool:
+    if isinstance(array, Tensor):
+        return array.layout is torch.strided and not array.is_complex()
+    return array.dtype.kind in "biuf"
+
+
+def _is_floating(array: np.ndarray | Tensor) -> bool:
+    return array.is_floating_point() if isinstance(array, Tensor) else array.dtype.kind == "f"
