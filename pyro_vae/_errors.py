@@ -59,3 +59,14 @@ def unknown_name(argument: str, name: object, names: Iterable[str]) -> ValueErro
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
     return ValueError(f"`{argument}`: expected one of {listed}, got {_shown(name)}{hint}")
+
+
+def positive_integer(argument: str, value: object) -> int:
+    """Returns ``value`` if it is a positive integer.
+
+    Raises:
+        ValueError: If it is not.
+    """
+    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+        raise expected(argument, "a positive integer", value)
+    return value

@@ -1,0 +1,74 @@
+"""The contract of a likelihood."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+from torch.distributions.constraints import Constraint
+
+from pyro_vae._errors import expected
+from pyro_vae.part import Part
+
+__all__ = ["Likelihood"]
+
+
+class Likelihood(Part, ABC):
+    """The law p(x|z) of one datum, given what the decoder returned.
+
+    Attributes:
+        event_shape: Shape of one x.
+        param_shape: What the decoder must end in: ``num_params`` parameters stacked along the
+            first event dimension.
+        support: Where each entry of x lives.
+        measure: What the density is taken against; only discrete data have bits per dimension.
+
+    Args:
+        event_shape: Shape of one x, at least one dimension.
+        num_params: Parameters the decoder gives for each entry of x.
+
+    Raises:
+        ValueError: If the shape is empty or a size is not positive.
+    """
+
+    support: Constraint
+    measure: Literal["counting", "lebesgue", "mixed"]
+
+    def __init__(self, event_shape: Sequence[int], num_params: int = 1) -> None:
+        super().__init__()
+        if len(event_shape) == 0 or any(size < 1 for size in event_shape):
+            raise expected("event_shape", "one or more positive sizes", tuple(event_shape))
+        self.event_shape = torch.Size(event_shape)
+        self.param_shape = torch.Size((num_params * event_shape[0], *event_shape[1:]))
+        self.num_params = num_params
+
+    def split(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Splits stacked parameters ``(*, B, *param_shape)`` into one tensor a parameter."""
+        return params.chunk(self.num_params, -len(self.event_shape))
+
+    @abstractmethod
+    def init_params(self, x_train: Tensor) -> Tensor:
+        """Fits the law to all data at once, as if there were no z.
+
+        Starts the law's own parameters there too.
+
+        Args:
+            x_train: Training data, shape ``(N, *event_shape)``.
+
+        Returns:
+            Where the decoder's last bias starts, shape ``param_shape``.
+        """
+
+    @abstractmethod
+    def forward(self, params: Tensor) -> Any:
+        """Returns p(x|z).
+
+        Args:
+            params: What the decoder returned, shape ``(*, B, *param_shape)``.
+
+        Returns:
+            A distribution of batch shape ``(*, B)`` and event shape ``event_shape``.
+        """

@@ -1,0 +1,155 @@
+"""A small pair of convolutional networks for images."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._errors import expected
+from pyro_vae.networks.network import Network, activation_layer
+
+__all__ = ["ConvDecoder", "ConvEncoder"]
+
+
+def _halved(size: int, times: int) -> int:
+    for _ in range(times):
+        size = (size + 1) // 2
+    return size
+
+
+def _check(channels: Sequence[int], activation: str) -> None:
+    if not channels or any(width < 1 for width in channels):
+        raise expected("channels", "one or more positive widths", channels)
+    activation_layer(activation)
+
+
+class ConvEncoder(Network):
+    """Creates strided convolutions from an image to a vector.
+
+    Each layer halves height and width; one linear map follows.
+
+    Args:
+        channels: Channels after each halving.
+        activation: As in :class:`MLP`.
+
+    Raises:
+        ValueError: If a number of channels is not positive, or the activation is unknown.
+
+    Example:
+        >>> net = ConvEncoder(channels=(8, 16))
+        >>> net.build((1, 28, 28), (20,))
+        >>> net(torch.zeros(5, 1, 28, 28)).shape
+        torch.Size([5, 20])
+    """
+
+    def __init__(self, channels: Sequence[int] = (32, 64), activation: str = "relu") -> None:
+        super().__init__()
+        _check(channels, activation)
+        self.channels = tuple(channels)
+        self.activation = activation
+        self.layers = nn.Sequential()
+        self.out_shape = torch.Size()
+
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        if len(in_shape) != 3:
+            raise expected("encoder", "data of shape (C, H, W) for ConvEncoder", tuple(in_shape))
+        depth, height, width = in_shape
+        layers: list[nn.Module] = []
+        for before, after in zip((depth, *self.channels[:-1]), self.channels, strict=True):
+            layers += [
+                nn.Conv2d(before, after, 3, stride=2, padding=1),
+                activation_layer(self.activation),
+            ]
+        times = len(self.channels)
+        pixels = _halved(height, times) * _halved(width, times)
+        head = nn.Linear(self.channels[-1] * pixels, math.prod(out_shape))
+        self.layers = nn.Sequential(*layers, nn.Flatten(), head)
+        self.out_shape = torch.Size(out_shape)
+
+    @torch.no_grad()
+    def start_at(self, output: Tensor) -> None:
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.01)
+        last.bias.copy_(output.flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(B, C, H, W)`` to ``(B, *out_shape)``."""
+        return self.layers(x).reshape(-1, *self.out_shape)
+
+
+class ConvDecoder(Network):
+    """Creates transposed convolutions from a vector to an image, the mirror of ConvEncoder.
+
+    The last layer has a bias a pixel rather than a channel, so that it can start at the
+    marginal of the data.
+
+    Args:
+        channels: Channels before each doubling of height and width.
+        activation: As in :class:`MLP`.
+
+    Raises:
+        ValueError: If a number of channels is not positive, or the activation is unknown.
+
+    Example:
+        >>> net = ConvDecoder(channels=(16, 8))
+        >>> net.build((20,), (1, 28, 28))
+        >>> net(torch.zeros(5, 20)).shape
+        torch.Size([5, 1, 28, 28])
+    """
+
+    def __init__(self, channels: Sequence[int] = (64, 32), activation: str = "relu") -> None:
+        super().__init__()
+        _check(channels, activation)
+        self.channels = tuple(channels)
+        self.activation = activation
+        self.layers = nn.Sequential()
+        self.bias = nn.Parameter(torch.zeros(0))
+        self.out_shape = torch.Size()
+
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        if len(out_shape) != 3:
+            raise expected("decoder", "data of shape (C, H, W) for ConvDecoder", tuple(out_shape))
+        depth, height, width = out_shape
+        times = len(self.channels)
+        small = (_halved(height, times), _halved(width, times))
+        layers: list[nn.Module] = [
+            nn.Flatten(),
+            nn.Linear(math.prod(in_shape), self.channels[0] * math.prod(small)),
+            nn.Unflatten(1, (self.channels[0], *small)),
+        ]
+        for i, before in enumerate(self.channels):
+            after = self.channels[i + 1] if i + 1 < times else depth
+            # Sizes that are not powers of two grow back to what the encoder halved.
+            size = (_halved(height, times - i - 1), _halved(width, times - i - 1))
+            grown = (_halved(height, times - i), _halved(width, times - i))
+            odd = tuple(2 * g - s for g, s in zip(grown, size, strict=True))
+            layers += [
+                activation_layer(self.activation),
+                nn.ConvTranspose2d(
+                    before,
+                    after,
+                    3,
+                    stride=2,
+                    padding=1,
+                    output_padding=(1 - odd[0], 1 - odd[1]),
+                    bias=i + 1 < times,
+                ),
+            ]
+        self.layers = nn.Sequential(*layers)
+        self.bias = nn.Parameter(torch.zeros(*out_shape))
+        self.out_shape = torch.Size(out_shape)
+
+    @torch.no_grad()
+    def start_at(self, output: Tensor) -> None:
+        last = self.layers[-1]
+        assert isinstance(last, nn.ConvTranspose2d)
+        last.weight.mul_(0.01)
+        self.bias.copy_(output)
+
+    def forward(self, z: Tensor) -> Tensor:
+        """Maps ``(B, *in_shape)`` to ``(B, C, H, W)``."""
+        return self.layers(z) + self.bias

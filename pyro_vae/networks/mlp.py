@@ -1,0 +1,66 @@
+"""Multilayer perceptron."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._errors import expected
+from pyro_vae.networks.network import Network, activation_layer
+
+__all__ = ["MLP"]
+
+
+class MLP(Network):
+    r"""Creates a multilayer perceptron.
+
+    .. math:: h_{i+1} = \mathrm{activation}(W_i h_i + b_i), \quad h_0 = x
+
+    Inputs and outputs of any shape are flattened and restored.
+
+    Args:
+        hidden: Widths of the hidden layers; empty for one linear map.
+        activation: One of ``elu``, ``gelu``, ``leaky_relu``, ``relu``, ``silu``, ``softplus``,
+            ``tanh``.
+
+    Raises:
+        ValueError: If a width is not positive, or the activation is unknown.
+
+    Example:
+        >>> net = MLP(hidden=(32,))
+        >>> net.build((1, 8, 8), (4,))
+        >>> net(torch.zeros(5, 1, 8, 8)).shape
+        torch.Size([5, 4])
+    """
+
+    def __init__(self, hidden: Sequence[int] = (256, 256), activation: str = "relu") -> None:
+        super().__init__()
+        if any(width < 1 for width in hidden):
+            raise expected("hidden", "positive widths", hidden)
+        activation_layer(activation)
+        self.hidden = tuple(hidden)
+        self.activation = activation
+        self.layers = nn.Sequential()
+        self.out_shape = torch.Size()
+
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        widths = [math.prod(in_shape), *self.hidden, math.prod(out_shape)]
+        layers: list[nn.Module] = []
+        for before, after in zip(widths[:-1], widths[1:], strict=True):
+            layers += [nn.Linear(before, after), activation_layer(self.activation)]
+        self.layers = nn.Sequential(*layers[:-1])
+        self.out_shape = torch.Size(out_shape)
+
+    @torch.no_grad()
+    def start_at(self, output: Tensor) -> None:
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        last.weight.mul_(0.01)
+        last.bias.copy_(output.flatten())
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Maps ``(B, *in_shape)`` to ``(B, *out_shape)``."""
+        return self.layers(x.flatten(1)).reshape(-1, *self.out_shape)

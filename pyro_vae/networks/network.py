@@ -1,0 +1,95 @@
+"""The contract of a network: features in, features out, sized by the model."""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._errors import unknown_name
+from pyro_vae.part import Part
+
+__all__ = ["ACTIVATIONS", "Network", "Standardize"]
+
+ACTIVATIONS: dict[str, type[nn.Module]] = {
+    "elu": nn.ELU,
+    "gelu": nn.GELU,
+    "leaky_relu": nn.LeakyReLU,
+    "relu": nn.ReLU,
+    "silu": nn.SiLU,
+    "softplus": nn.Softplus,
+    "tanh": nn.Tanh,
+}
+
+
+class Network(Part, ABC):
+    """A network that :class:`pyro_vae.VAE` sizes from what the other parts declare."""
+
+    @abstractmethod
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+        """Makes the layers, anew at each call.
+
+        Args:
+            in_shape: Shape of one input, without the batch dimension.
+            out_shape: Shape of one output, likewise.
+
+        Raises:
+            ValueError: If the network cannot map one shape to the other.
+        """
+
+    @abstractmethod
+    def start_at(self, output: Tensor) -> None:
+        """Sets the last layer such that the untrained network returns nearly ``output``.
+
+        Args:
+            output: Shape ``out_shape``.
+        """
+
+
+def activation_layer(name: str) -> nn.Module:
+    """Returns a fresh activation layer.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    if name not in ACTIVATIONS:
+        raise unknown_name("activation", name, ACTIVATIONS)
+    return ACTIVATIONS[name]()
+
+
+class Standardize(nn.Module):
+    """Shifts and scales what an encoder sees to mean zero and variance one.
+
+    Counts go through ``log1p`` first. Vectors are scaled entry by entry; images, whose pixels
+    share a unit, by one common scale, so that pixels that hardly vary stay quiet.
+
+    Args:
+        event_shape: Shape of one datum.
+        counts: Whether the data are counts.
+    """
+
+    shift: Tensor
+    scale: Tensor
+
+    def __init__(self, event_shape: Sequence[int], *, counts: bool = False) -> None:
+        super().__init__()
+        self.counts = counts
+        self.register_buffer("shift", torch.zeros(*event_shape))
+        self.register_buffer("scale", torch.ones(*event_shape))
+
+    @torch.no_grad()
+    def fit(self, x: Tensor) -> None:
+        """Takes shift and scale from training data of shape ``(N, *event_shape)``."""
+        x = x.log1p() if self.counts else x
+        std = x.std(0, correction=0)
+        scale = std if self.shift.ndim < 2 else std.square().mean().sqrt().expand_as(std)
+        self.shift.copy_(x.mean(0))
+        # A constant column tells nothing: left as it is, it becomes zero.
+        self.scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+
+    def forward(self, x: Tensor) -> Tensor:
+        """Returns the standardised batch, same shape."""
+        x = x.log1p() if self.counts else x
+        return (x - self.shift) / self.scale

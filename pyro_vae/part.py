@@ -1,0 +1,67 @@
+"""What every swappable part has in common: it remembers how it was built."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Mapping
+from typing import Any
+
+from torch import nn
+
+from pyro_vae._errors import expected
+
+__all__ = ["Part"]
+
+
+class Part(nn.Module):
+    """A module that records its constructor arguments, so that JSON alone can rebuild it.
+
+    Subclasses do nothing for it: the arguments are taken from the call, defaults filled in.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> pv.priors.Normal(2).spec()
+        {'class': 'priors.Normal', 'args': {'dim': 2}}
+    """
+
+    def __new__(cls, *args: Any, **kwargs: Any) -> Part:
+        self = super().__new__(cls)
+        # Partial, since copy and pickle make an empty object first and fill its `__dict__` later.
+        bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
+        bound.apply_defaults()
+        arguments = list(bound.arguments.items())[1:]
+        self.__dict__["_arguments"] = dict(arguments)
+        return self
+
+    def spec(self) -> dict[str, Any]:
+        """Returns ``{"class": name, "args": {...}}``, ready for JSON.
+
+        Raises:
+            ValueError: If an argument is not a number, a string, a part, or a list or mapping
+                of those.
+        """
+        return {
+            "class": _class_name(self),
+            "args": {name: _encode(name, value) for name, value in self._arguments.items()},
+        }
+
+
+def _class_name(module: nn.Module) -> str:
+    package, *rooms = type(module).__module__.split(".")
+    own = package == __package__ and len(rooms) > 0
+    return f"{rooms[0]}.{type(module).__name__}" if own else type(module).__name__
+
+
+def _encode(name: str, value: object) -> Any:
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Part):
+        return value.spec()
+    if isinstance(value, nn.Module):
+        # A user's own network: its arguments are its own affair, `load(classes=...)` rebuilds it.
+        return {"class": _class_name(value)}
+    if isinstance(value, Mapping):
+        return {str(key): _encode(name, item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_encode(name, item) for item in value]
+    raise expected(name, "a number, a string, a part or a list of those", value)
