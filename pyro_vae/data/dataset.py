@@ -31,12 +31,12 @@ def fingerprint(x: Tensor) -> str:
 
     Example:
         >>> fingerprint(torch.zeros(2, 3))[:8]
-        '59e36f76'
+        'b48d996c'
     """
     known = _fingerprints.get(x)
     if known is None or known[0] != x._version:
         digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
-        digest.update(x.detach().cpu().contiguous().numpy())
+        digest.update(x.detach().cpu().contiguous().numpy().data)
         known = _fingerprints[x] = (x._version, digest.hexdigest())
     return known[1]
 
@@ -127,8 +127,8 @@ binarize='threshold')
             split: ``"train"``, ``"validation"`` or ``"test"``.
 
         Returns:
-            A dict with `data` (the name), `split`, `binarize`, `dequantize`, `transform`, `dim` (number
-            of entries of one datum) and `fingerprint` (see :func:`fingerprint`).
+            A dict with `data` (the name), `split`, `binarize`, `dequantize`, `transform`, `dim`
+            (number of entries of one datum) and `fingerprint` (see :func:`fingerprint`).
 
         Raises:
             ValueError: If there is no such split.
@@ -138,9 +138,9 @@ binarize='threshold')
     def draw(self, batch: Tensor) -> Tensor:
         """What a likelihood sees of a batch of training data.
 
-        With ``binarize="stochastic"`` every entry is drawn anew from a Bernoulli law with the grey value
-        as its probability (held-out data, already binary, stay as they are); otherwise the batch itself.
-        No step depends on values, so that a captured training step may contain it.
+        With ``binarize="stochastic"`` every entry is drawn anew from a Bernoulli law with the grey
+        value as its probability (held-out data, already binary, stay as they are); otherwise it is
+        the batch itself. No step depends on values: a captured training step may contain it.
 
         Args:
             batch: Rows of a split, ``(B, *event_shape)``, on any device.

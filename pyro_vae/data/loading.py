@@ -34,7 +34,7 @@ def load(
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
-    r"""Load a named set, an array or a file as a `Dataset` of float32 tensors.
+    """Load a named set, an array or a file as a `Dataset` of float32 tensors.
 
     ================== ============ ============================== ================================
     name               event shape  train / validation / test      validation
@@ -50,9 +50,10 @@ def load(
     `binarized_mnist`  (1, 28, 28)  50,000 / 10,000 / 10,000       its own
     ================== ============ ============================== ================================
 
-    `digits` comes with scikit-learn. Omniglot is inverted (ink is 1), reduced from 105 × 105 to 28 × 28
-    by averaging areas, and tested on its evaluation alphabets. `binarized_mnist` is the static
-    binarisation of Larochelle & Murray, read from `binarized_mnist.npz` or their three `.amat` files.
+    `digits` comes with scikit-learn. Omniglot is inverted (ink is 1), reduced from 105 × 105 to
+    28 × 28 by averaging areas, and tested on its evaluation alphabets. `binarized_mnist` is the
+    static binarisation of Larochelle & Murray, read from `binarized_mnist.npz` or from their three
+    `.amat` files.
 
     References:
         The neural autoregressive distribution estimator, Larochelle & Murray, 2011
@@ -60,21 +61,21 @@ def load(
         handwritten letters, Cohen et al., 2017 (https://arxiv.org/abs/1702.05373).
 
     Args:
-        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; or the path of a
-            `.npy`, `.npz` or `.csv` file. An `.npz` file holds its splits under `train`, `validation`
-            (or `valid`) and `test`, or one array under `x`, `data` or its only key; its labels may be
-            under `y` or `labels`, with splits under `y_train` and so on. A `.csv` file holds numbers,
-            after a first row of column names or without one.
+        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; or the
+            path of a `.npy`, `.npz` or `.csv` file. An `.npz` file holds its splits under `train`,
+            `validation` (or `valid`) and `test`, or one array under `x`, `data` or its only key;
+            its labels may be under `y` or `labels`, with splits under `y_train` or `train_labels`
+            and so on. A `.csv` file holds numbers, with or without a first row of column names.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
-            ``"stochastic"`` draws it from a Bernoulli law with the grey value as its probability (training
-            batches afresh, see :meth:`Dataset.draw`; validation and test once, by `seed`), ``"none"``
-            leaves it. By default ``"threshold"`` for the grey images of the table, else ``"none"``.
-            An array must have values in [0, 1] to be made binary.
+            ``"stochastic"`` draws it from a Bernoulli law with the grey value as its probability
+            (training batches afresh, see :meth:`Dataset.draw`; validation and test once, by
+            `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images of the
+            table, else ``"none"``. An array must have values in [0, 1] to be made binary.
         labels: Integer labels ``(N,)`` of an array or of a file with one array.
-        validation: Share of the training data to hold out, in [0, 1), for sources without a validation
-            set; by default a tenth. With 0 that split is empty.
+        validation: Share of the training data to hold out, in [0, 1), for sources without a
+            validation set; by default a tenth. With 0 that split is empty.
         test: The same for the test set; by default a tenth, for `digits` a fifth.
         levels: Serve the integer levels of images (0 to 16 or 255) as they are, for likelihoods of
             counts. Otherwise images that are not made binary are divided by the top level.
@@ -82,8 +83,8 @@ def load(
         download: Whether to fetch a named set that is not under `root`.
 
     Raises:
-        ValueError: If the name is unknown, files are missing and cannot be downloaded, values are not
-            finite numbers of the right shape, or an option does not fit the source.
+        ValueError: If the name is unknown, files are missing and cannot be downloaded, values are
+            not finite numbers of the right shape, or an option does not fit the source.
 
     Example:
         >>> data = load("digits")
@@ -96,6 +97,8 @@ def load(
         raise unknown_name("binarize", binarize, get_args(Binarize))
     if levels and binarize not in (None, "none"):
         raise expected("binarize", "'none' where levels=True", binarize)
+    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
+        raise expected("seed", "an integer in [0, 2**32)", seed)
     raw, name, source = _read(data, root, download)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)

@@ -126,7 +126,9 @@ def _mnist_like(
 def _read_idx(path: Path) -> Tensor:
     """Bytes in the IDX format: a magic number, big-endian sizes, values."""
     try:
-        content = (gzip.open if path.suffix == ".gz" else open)(path, "rb").read()
+        content = path.read_bytes()
+        if path.suffix == ".gz":
+            content = gzip.decompress(content)
         magic, rank = content[:3], content[3]
         start = 4 + 4 * rank
         shape = struct.unpack(f">{rank}I", content[4:start])

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.data.dataset import Split
 
-_EXACT = 2**24  # float32 holds every integer up to here
+_EXACT = 2**24  # float32 holds every smaller integer
 
 
 @dataclass(frozen=True)
@@ -23,7 +23,8 @@ class Raw:
     Args:
         splits: ``"train"``, and the other splits where the source brings its own.
         labels: Long tensors for some or all of the same splits.
-        top: Top grey level of images with integer levels ``0..top``; None for values served as they are.
+        top: Top grey level of images with integer levels ``0..top``; None for values that are
+            served as they are.
         binarize: Whether the convention for these images is to make them binary.
         held_out: Shares to hold out as validation and test where the source has no such split.
     """
@@ -52,7 +53,7 @@ def as_values(x: Any, what: str = "") -> Tensor:
     if not _is_real(array):
         raise expected("data", f"real, integer or boolean values{of}", array)
     if array.ndim < 2:
-        raise expected("data", f"at least two dimensions, data by event,{of}", array)
+        raise expected("data", f"at least two dimensions (data by event){of}", array)
     if 0 in array.shape:
         raise expected("data", f"at least one datum with at least one entry{of}", array)
     if isinstance(array, Tensor):
@@ -63,9 +64,9 @@ def as_values(x: Any, what: str = "") -> Tensor:
     finite = values.isfinite()
     if not finite.all():
         where = tuple((~finite).nonzero()[0].tolist())
-        raise expected("data", f"finite float32 values{of}, bad at index {where},", array[where])
-    if not _is_floating(array) and values.abs().max() > _EXACT:
-        raise expected("data", f"integers up to 2**24{of}, exact in float32", array)
+        raise expected("data", f"a finite float32 value at index {where}{of}", array[where].item())
+    if not _is_floating(array) and values.abs().max() >= _EXACT:
+        raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
 
 

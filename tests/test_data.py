@@ -1,0 +1,557 @@
+"""The data room: what is served, what a score on it is a density of, what is refused."""
+
+from __future__ import annotations
+
+import gc
+import gzip
+import socket
+import struct
+import subprocess
+import sys
+from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
+from urllib.error import URLError
+
+import numpy as np
+import pytest
+import torch
+import torchvision
+from PIL import Image
+from sklearn.datasets import load_digits
+from torch.distributions import constraints
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae import data as room
+from pyro_vae.data import Dataset, base_measure_of, load
+
+
+@pytest.fixture
+def grey() -> torch.Tensor:
+    """Forty data of three grey values; the first value tells them apart."""
+    x = torch.rand(40, 3)
+    x[:, 0] = torch.arange(40) / 40
+    return x
+
+
+def _write_idx(path: Path, values: np.ndarray) -> None:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    head = struct.pack(f">BBBB{values.ndim}I", 0, 0, 8, values.ndim, *values.shape)
+    with gzip.open(path, "wb", compresslevel=1) as file:
+        file.write(head + values.astype(np.uint8).tobytes())
+
+
+def _write_mnist(folder: Path, sizes: dict[str, int]) -> None:
+    """Image `i` is black but for a bar in its first row, as bright as `i` modulo 256."""
+    for prefix, size in sizes.items():
+        images = np.zeros((size, 28, 28))
+        images[:, 0, 5:] = np.arange(size)[:, None] % 256
+        _write_idx(folder / f"{prefix}-images-idx3-ubyte.gz", images)
+        _write_idx(folder / f"{prefix}-labels-idx1-ubyte.gz", np.arange(size) % 10)
+
+
+# --- Named sets ---------------------------------------------------------------------------------
+
+
+def test_digits_are_binary_above_one_half_and_split_without_overlap() -> None:
+    data, levels = load("digits"), load("digits", levels=True)
+    assert [len(data.train), len(data.validation), len(data.test)] == [1257, 180, 360]
+    assert data.event_shape == (1, 8, 8)
+    assert data.support is constraints.boolean
+    assert data.binarize == "threshold"
+    assert torch.equal(data.test, (levels.test > 8).float())
+    served = torch.cat([levels.train, levels.validation, levels.test]).flatten(1)
+    original = torch.from_numpy(load_digits().data).float()
+    assert torch.equal(served.unique(dim=0), original.unique(dim=0))
+    for x, y in ((levels.train, data.labels["train"]), (levels.test, data.labels["test"])):
+        row = int((original == x[3].flatten()).all(1).nonzero()[0])
+        assert y is not None
+        assert y.dtype == torch.long
+        assert y[3] == load_digits().target[row]
+
+
+def test_digits_without_binarization() -> None:
+    grey, levels = load("digits", binarize="none"), load("digits", levels=True)
+    assert (grey.transform, levels.transform) == ("x / 16", "none")
+    assert (grey.support, levels.support) == (
+        constraints.unit_interval,
+        constraints.nonnegative_integer,
+    )
+    assert torch.equal(grey.train * 16, levels.train)
+    assert levels.train.max() == 16
+
+
+def test_the_splits_and_fingerprints_of_digits_never_change() -> None:
+    """Fails when a seed, a generator, the threshold or the fingerprint's recipe changes."""
+    threshold, stochastic = load("digits"), load("digits", binarize="stochastic")
+    assert threshold.base_measure()["fingerprint"].startswith("41e51c2ab91f57eb")
+    assert stochastic.base_measure()["fingerprint"].startswith("7c73dd")
+    assert load("digits", seed=1).base_measure() != threshold.base_measure()
+
+
+def test_mnist_files_are_read_in_place(tmp_path: Path) -> None:
+    _write_mnist(tmp_path / "MNIST" / "raw", {"train": 10_020, "t10k": 30})
+    before = sorted(tmp_path.rglob("*"))
+    data = load("mnist", root=tmp_path, binarize="none", download=False)
+    assert sorted(tmp_path.rglob("*")) == before
+    assert [len(data.train), len(data.validation), len(data.test)] == [20, 10_000, 30]
+    assert data.event_shape == (1, 28, 28)
+    assert data.transform == "x / 255"
+    bar = torch.arange(20, 10_020) % 256 / 255
+    assert torch.equal(data.validation[:, 0, 0, 5], bar)
+    assert data.labels["validation"] is not None
+    assert torch.equal(data.labels["validation"], torch.arange(20, 10_020) % 10)
+
+
+def test_emnist_is_balanced_and_upright(tmp_path: Path) -> None:
+    names = {"emnist-balanced-train": 18_810, "emnist-balanced-test": 200}
+    _write_mnist(tmp_path / "EMNIST" / "raw", names)
+    data = load("emnist", root=tmp_path, levels=True, download=False)
+    assert [len(data.train), len(data.validation), len(data.test)] == [10, 18_800, 200]
+    assert torch.equal(data.test[150, 0, :, 0], torch.tensor([0.0] * 5 + [150.0] * 23))
+
+
+def test_omniglot_is_ink_on_28_by_28(tmp_path: Path) -> None:
+    for part, characters in (("images_background", 2), ("images_evaluation", 3)):
+        for character in range(characters):
+            folder = tmp_path / "omniglot-py" / part / "Latin" / f"character{character:02}"
+            folder.mkdir(parents=True)
+            for drawing in range(5):
+                page = np.full((105, 105), 255, dtype=np.uint8)
+                page[:15, :30] = 0  # 4 by 8 pixels of ink at 28 by 28
+                Image.fromarray(page).convert("1").save(folder / f"{drawing}.png")
+    data = load("omniglot", root=tmp_path, download=False)
+    assert [len(data.train), len(data.validation), len(data.test)] == [9, 1, 15]
+    ink = torch.zeros(1, 28, 28)
+    ink[:, :4, :8] = 1
+    assert torch.equal(data.test, ink.expand(15, 1, 28, 28))
+    assert data.labels["test"] is not None
+    assert data.labels["test"].bincount().tolist() == [5, 5, 5]
+
+
+def test_colour_sets_are_channels_first_and_grey_by_default(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    pixels = np.random.default_rng(0).integers(0, 256, (20, 3, 32, 32), dtype=np.uint8)
+    labels = np.arange(20)
+
+    def cifar(root: Path, train: bool, download: bool) -> SimpleNamespace:
+        return SimpleNamespace(data=pixels.transpose(0, 2, 3, 1), targets=labels.tolist())
+
+    def svhn(root: Path, split: str, download: bool) -> SimpleNamespace:
+        return SimpleNamespace(data=pixels, labels=labels)
+
+    monkeypatch.setattr(torchvision.datasets, "CIFAR10", cifar)
+    monkeypatch.setattr(torchvision.datasets, "SVHN", svhn)
+    for name in ("cifar10", "svhn"):
+        data = load(name, root=tmp_path)
+        assert [len(data.train), len(data.validation), len(data.test)] == [18, 2, 20]
+        assert (data.binarize, data.transform) == ("none", "x / 255")
+        assert torch.equal(data.test, torch.from_numpy(pixels) / 255)
+        assert torch.equal(data.train, data.test[data.labels["train"]])
+
+
+@pytest.mark.parametrize("layout", ["npz", "amat"])
+def test_binarized_mnist_is_served_as_it_was_drawn(tmp_path: Path, layout: str) -> None:
+    rng = np.random.default_rng(0)
+    arrays = {k: rng.integers(0, 2, (n, 784)) for k, n in (("train", 6), ("valid", 3), ("test", 2))}
+    folder = tmp_path / "binarized_mnist"
+    folder.mkdir()
+    if layout == "npz":
+        np.savez(folder / "binarized_mnist.npz", **arrays)
+    else:
+        for key, array in arrays.items():
+            np.savetxt(folder / f"binarized_mnist_{key}.amat", array, fmt="%d")
+    data = load("binarized_mnist", root=tmp_path)
+    assert (data.binarize, data.transform) == ("none", "none")
+    assert data.support is constraints.boolean
+    assert data.labels == {"train": None, "validation": None, "test": None}
+    for split, key in (("train", "train"), ("validation", "valid"), ("test", "test")):
+        expected = torch.from_numpy(arrays[key]).float().reshape(-1, 1, 28, 28)
+        assert torch.equal(data.split(split), expected)
+
+
+@pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "binarized_mnist"])
+def test_real_images(real_data_root: Path, name: str) -> None:
+    before = sorted(real_data_root.rglob("*"))
+    data = load(name, root=real_data_root)
+    assert sorted(real_data_root.rglob("*")) == before
+    assert [len(data.train), len(data.validation), len(data.test)] == [50_000, 10_000, 10_000]
+    assert data.support is constraints.boolean
+    ink = {"mnist": 0.131, "fashion_mnist": 0.314, "binarized_mnist": 0.130}
+    assert data.train.mean().item() == pytest.approx(ink[name], abs=0.002)
+    if name == "mnist":
+        assert data.labels["test"] is not None
+        assert data.labels["test"][:5].tolist() == [7, 2, 1, 0, 4]
+
+
+def test_import_is_light() -> None:
+    heavy = "import sys, pyro_vae.data; print({'torchvision', 'sklearn'} & set(sys.modules))"
+    out = subprocess.run([sys.executable, "-c", heavy], capture_output=True, text=True, check=True)
+    assert out.stdout.strip() == "set()"
+
+
+# --- Downloads ----------------------------------------------------------------------------------
+
+
+def test_a_failed_download_is_one_line_and_silent(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def download(self: Any) -> None:
+        print("100%", file=sys.stderr)
+        raise RuntimeError(f"Error downloading:\n{URLError('no network')}")
+
+    monkeypatch.setattr(torchvision.datasets.KMNIST, "download", download)
+    timeout = socket.getdefaulttimeout()
+    with pytest.raises(
+        ValueError, match=r"put train-images-idx3-ubyte\.gz, .* in .*KMNIST.*no netw"
+    ) as e:
+        load("kmnist", root=tmp_path)
+    assert "\n" not in str(e.value)
+    assert capfd.readouterr() == ("", "")
+    assert socket.getdefaulttimeout() == timeout
+
+
+def test_a_download_is_silent_and_read(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    def download(self: Any) -> None:
+        print("100%", file=sys.stderr)
+        _write_mnist(Path(self.raw_folder), {"train": 10_001, "t10k": 2})
+        for file in Path(self.raw_folder).glob("*.gz"):
+            file.with_suffix("").write_bytes(gzip.decompress(file.read_bytes()))
+
+    monkeypatch.setattr(torchvision.datasets.FashionMNIST, "download", download)
+    data = load("fashion_mnist", root=tmp_path)
+    assert [len(data.train), len(data.test)] == [1, 2]
+    assert capfd.readouterr() == ("", "")
+
+
+@pytest.mark.parametrize(
+    ("name", "file"),
+    [
+        ("mnist", "t10k-labels-idx1-ubyte.gz"),
+        ("omniglot", "images_background.zip"),
+        ("cifar10", "cifar-10-python.tar.gz"),
+        ("svhn", "test_32x32.mat"),
+        ("binarized_mnist", "binarized_mnist.npz"),
+    ],
+)
+def test_missing_files_are_named(tmp_path: Path, name: str, file: str) -> None:
+    with pytest.raises(ValueError, match=rf"`data`: .*{file}.* in {tmp_path}") as error:
+        load(name, root=tmp_path, download=False)
+    assert "\n" not in str(error.value)
+
+
+def test_a_broken_file_is_named(tmp_path: Path) -> None:
+    folder = tmp_path / "MNIST" / "raw"
+    _write_mnist(folder, {"train": 10_001, "t10k": 2})
+    broken = folder / "train-images-idx3-ubyte.gz"
+    broken.write_bytes(broken.read_bytes()[:1000])
+    with pytest.raises(ValueError, match=r"train-images-idx3-ubyte\.gz"):
+        load("mnist", root=tmp_path, download=False)
+
+
+# --- Base measure -------------------------------------------------------------------------------
+
+
+def test_a_split_handed_on_alone_knows_its_base_measure() -> None:
+    data = load("digits", binarize="none")
+    measure = base_measure_of(data.test)
+    assert measure == data.base_measure("test")
+    assert {k: v for k, v in measure.items() if k != "fingerprint"} == {
+        "data": "digits",
+        "split": "test",
+        "binarize": "none",
+        "dequantize": "none",
+        "transform": "x / 16",
+        "dim": 64,
+    }
+    assert base_measure_of(data.validation) == data.base_measure("validation") != measure
+    assert base_measure_of(data.test.clone()) is None
+
+
+def test_the_base_measure_outlives_the_data_set_but_not_the_tensor() -> None:
+    test = load(torch.rand(20, 2)).test
+    gc.collect()
+    known = len(room.dataset._descriptions)
+    assert base_measure_of(test) is not None
+    del test
+    gc.collect()
+    assert len(room.dataset._descriptions) == known - 1
+
+
+def test_the_fingerprint_sees_values_shape_and_changes() -> None:
+    zeros, ones = load(torch.zeros(20, 6)), load(torch.ones(20, 6))
+    folded = load(torch.zeros(20, 2, 3))
+    prints = {x.base_measure()["fingerprint"] for x in (zeros, ones, folded)}
+    assert len(prints) == 3
+    zeros.test.add_(1)
+    assert zeros.base_measure()["fingerprint"] == ones.base_measure()["fingerprint"]
+
+
+def test_moving_keeps_the_base_measure() -> None:
+    data = load("digits")
+    moved = data.to("cpu")
+    assert moved.base_measure() == data.base_measure()
+    assert base_measure_of(moved.test) == data.base_measure()
+    assert load("digits").to("meta").labels["test"].device.type == "meta"
+
+
+@pytest.mark.gpu
+def test_moving_to_a_gpu_keeps_the_base_measure_and_draws_there() -> None:
+    if not torch.cuda.is_available():
+        pytest.skip("needs a CUDA device")
+    data = load("digits", binarize="stochastic")
+    moved = data.to("cuda")
+    assert base_measure_of(moved.test) == data.base_measure()
+    assert moved.draw(moved.train[:8]).device.type == "cuda"
+
+
+def test_an_unknown_split_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"`split`: .*did you mean 'validation'"):
+        load("digits").base_measure("validate")  # type: ignore[arg-type]
+
+
+def test_repr_is_one_line(grey: torch.Tensor) -> None:
+    assert repr(load(grey)) == (
+        "Dataset('array', train=32, validation=4, test=4, event_shape=(3,), binarize='none')"
+    )
+
+
+# --- Binarisation -------------------------------------------------------------------------------
+
+
+def test_stochastic_batches_are_drawn_afresh_with_the_grey_values_as_means() -> None:
+    """Fails when the draw is a threshold, is repeated, or has its probabilities inverted."""
+    data = load("digits", binarize="stochastic")
+    batch = data.train[:50]
+    draws = torch.stack([data.draw(batch) for _ in range(400)])
+    assert data.support.check(draws).all()
+    assert not torch.equal(draws[0], draws[1])
+    z = (draws.mean(0) - batch) / (batch * (1 - batch) / 400).sqrt().clamp(min=1e-9)
+    assert z.abs().max() < 5.5  # 3,200 pixels
+    assert z[(batch > 0) & (batch < 1)].std().item() == pytest.approx(1, abs=0.06)
+
+
+def test_stochastic_held_out_data_are_drawn_once() -> None:
+    """Fails when held-out data are drawn from other probabilities, or anew at each load."""
+    first, again = (load("digits", binarize="stochastic") for _ in range(2))
+    grey = load("digits", binarize="none")
+    assert torch.equal(first.test, again.test)
+    assert torch.equal(first.train, grey.train)
+    assert torch.equal(first.draw(first.test), first.test)
+    p = grey.test
+    assert constraints.boolean.check(first.test).all()
+    z = (first.test - p).sum() / (p * (1 - p)).sum().sqrt()
+    assert abs(z) < 4
+    assert torch.equal(first.test[(p == 0) | (p == 1)], p[(p == 0) | (p == 1)])
+
+
+def test_a_captured_draw_still_draws(grey: torch.Tensor) -> None:
+    """Fails when the draw at capture time is recorded as a constant."""
+    data = load(grey, binarize="stochastic")
+    captured = make_fx(lambda batch: data.draw(batch))(torch.full((4, 3), 0.5))
+    first, second = (captured(torch.full((200, 3), 0.5)) for _ in range(2))
+    assert constraints.boolean.check(first).all()
+    assert not torch.equal(first, second)
+
+
+def test_other_data_are_drawn_as_they_are(grey: torch.Tensor) -> None:
+    assert load(grey).draw(grey) is grey
+
+
+# --- Arrays and files ---------------------------------------------------------------------------
+
+
+@pytest.mark.parametrize(
+    ("x", "support"),
+    [
+        (np.arange(40).reshape(20, 2) % 2 == 0, constraints.boolean),
+        (np.arange(40).reshape(20, 2) % 2, constraints.boolean),
+        (np.arange(40, dtype=np.uint16).reshape(20, 2), constraints.nonnegative_integer),
+        (np.linspace(0, 1, 40).reshape(20, 2), constraints.unit_interval),
+        (np.linspace(-1, 1, 40, dtype=np.float16).reshape(20, 2), constraints.real),
+        (torch.arange(40).reshape(20, 2) - 1, constraints.real),
+    ],
+)
+def test_the_support_of_an_array_is_the_narrowest(x: Any, support: object) -> None:
+    data = load(x)
+    assert data.support is support
+    assert data.train.dtype == torch.float32
+    assert [len(data.train), len(data.validation), len(data.test)] == [16, 2, 2]
+    assert (data.name, data.source) == ("array", None)
+
+
+def test_labels_follow_their_data(grey: torch.Tensor) -> None:
+    data = load(grey, labels=np.arange(40), validation=0.25, test=0.25)
+    assert [len(data.train), len(data.validation), len(data.test)] == [20, 10, 10]
+    for split in ("train", "validation", "test"):
+        assert torch.equal(data.split(split)[:, 0] * 40, data.labels[split].float())
+    seen = torch.cat([data.labels[split] for split in data.labels])
+    assert sorted(seen.tolist()) == list(range(40))
+
+
+def test_nothing_held_out_keeps_order_and_copies(grey: torch.Tensor) -> None:
+    before = grey.clone()
+    data = load(grey, validation=0, test=0)
+    assert data.test.shape == data.validation.shape == (0, 3)
+    assert len(data.base_measure("test")["fingerprint"]) == 64
+    assert torch.equal(data.train, grey)
+    data.train.zero_()
+    assert torch.equal(grey, before)
+    array = np.full((4, 2), 0.5, dtype=np.float32)
+    array.flags.writeable = False
+    load(array, binarize="threshold").train.add_(1)
+    assert (array == 0.5).all()
+
+
+def test_thresholding_an_array_is_strict_at_one_half() -> None:
+    x = torch.tensor([[0.0, 0.5, 0.50001, 1.0]]).repeat(3, 1)
+    assert load(x, binarize="threshold").test.tolist() == [[0, 0, 1, 1]]
+
+
+def test_npy_and_csv_files(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).normal(size=(30, 2)).round(3)
+    np.save(tmp_path / "x.npy", x)
+    np.savetxt(tmp_path / "plain.csv", x, delimiter=",")
+    np.savetxt(tmp_path / "named.csv", x, delimiter=",", header='a,"b, c"', comments="")
+    reference = load(x)
+    for name in ("x.npy", "plain.csv", "named.csv"):
+        data = load(tmp_path / name, labels=np.arange(30))
+        assert torch.equal(data.train, reference.train)
+        assert (data.name, data.source) == (name, str((tmp_path / name).resolve()))
+        assert torch.equal(load(str(tmp_path / name)).test, data.test)
+
+
+@pytest.mark.parametrize("key", ["x", "data", "anything"])
+def test_npz_with_one_array(tmp_path: Path, key: str) -> None:
+    x = np.arange(60.0).reshape(30, 2)
+    np.savez(tmp_path / "one.npz", **{key: x, "labels": np.arange(30)})
+    data = load(tmp_path / "one.npz")
+    assert [len(data.train), len(data.validation), len(data.test)] == [24, 3, 3]
+    assert torch.equal(data.train[:, 0], 2 * data.labels["train"].float())
+
+
+@pytest.mark.parametrize(
+    ("keys", "sizes"),
+    [
+        ({"train": 20, "test": 5}, [18, 2, 5]),
+        ({"train": 20, "valid": 4, "test": 5}, [20, 4, 5]),
+        ({"x_train": 20, "y_train": 20, "x_test": 5, "y_test": 5}, [18, 2, 5]),
+        ({"train": 20, "train_labels": 20, "test": 5}, [18, 2, 5]),
+    ],
+)
+def test_npz_with_splits(tmp_path: Path, keys: dict[str, int], sizes: list[int]) -> None:
+    arrays = {
+        key: np.arange(n)
+        if key.startswith("y") or "label" in key
+        else np.arange(2 * n).reshape(n, 2)
+        for key, n in keys.items()
+    }
+    np.savez(tmp_path / "splits.npz", **arrays)
+    data = load(tmp_path / "splits.npz")
+    assert [len(data.train), len(data.validation), len(data.test)] == sizes
+    assert data.test[:, 1].tolist() == [1, 3, 5, 7, 9]
+    if any("train" in key and ("y" in key or "label" in key) for key in keys):
+        assert torch.equal(data.train[:, 0], 2 * data.labels["train"].float())
+    else:
+        assert data.labels["train"] is None
+
+
+# --- Refusals -----------------------------------------------------------------------------------
+
+_X = np.ones((10, 2))
+
+
+@pytest.mark.parametrize(
+    ("x", "options", "message"),
+    [
+        ("digts", {}, "`data`: .*got 'digts' .did you mean 'digits'"),
+        ("nowhere.csv", {}, "`data`: expected an existing file, got 'nowhere.csv'"),
+        ("data.txt", {}, r"`data`: expected a file that ends in .npy"),
+        ([[1.0, 2.0]], {}, "`data`: expected a known name, a path, an array or a tensor"),
+        (np.array([[1.0, 2.0], [3.0, np.nan]]), {}, r"`data`: .*finite.* \(1, 1\), got nan"),
+        (torch.tensor([[1.0, float("inf")]]), {}, r"`data`: .*finite.* \(0, 1\), got inf"),
+        (np.full((10, 2), 1e60), {}, r"`data`: .*finite float32.*got 1e\+60"),
+        (np.full((10, 2), 2**24 + 1), {}, r"`data`: expected integers below 2\*\*24"),
+        (np.ones((10, 2), dtype=complex), {}, "`data`: expected real, .*complex128"),
+        (np.full((10, 2), "a", dtype=object), {}, "`data`: expected real, .*object"),
+        (torch.ones(10, 2).to_sparse(), {}, "`data`: expected real"),
+        (np.ones(10), {}, r"`data`: expected at least two dimensions.*shape \(10,\)"),
+        (np.ones((0, 2)), {}, r"`data`: expected at least one datum.*shape \(0, 2\)"),
+        (np.ones((2, 0)), {}, "`data`: expected at least one datum with at least one entry"),
+        (np.ones((2, 2)), {}, "`data`: expected enough data to leave some for training"),
+        (_X * 255, {"binarize": "threshold"}, r"`data`: .*\[0, 1\].*255"),
+        (_X, {"binarize": "stochastc"}, "`binarize`: .*did you mean 'stochastic'"),
+        (_X, {"levels": True}, "`levels`: expected False"),
+        ("digits", {"levels": True, "binarize": "threshold"}, "`binarize`: expected 'none'"),
+        (_X, {"labels": np.arange(9)}, r"`labels`: expected 10 integers.*shape \(9,\)"),
+        (_X, {"labels": np.ones(10)}, "`labels`: expected 10 integers.*float64"),
+        ("digits", {"labels": np.arange(1797)}, "`labels`: expected None"),
+        (_X, {"test": 1.0}, r"`test`: expected a share in \[0, 1\), got 1.0"),
+        (_X, {"validation": -0.1}, r"`validation`: expected a share in \[0, 1\), got -0.1"),
+        (_X, {"validation": float("nan")}, "`validation`: expected a share"),
+        (_X, {"seed": -1}, "`seed`: expected .*got -1"),
+    ],
+)
+def test_bad_input_is_one_line(x: Any, options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message) as error:
+        load(x, **options)
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("a,b\n1,2\n3,four\n", r"a number in row 3, column 2 \(b\), got 'four'"),
+        ("1,2\n\n3,\n", "a number in row 3, column 2, got ''"),
+        ("1,x\n3,4\n", r"a number in row 1, column 2"),
+        ("1,2\n3,4,5\n", "2 cells in row 2, got 3"),
+        ("a,b\n", r"at least one datum"),
+        ("1,2\n3,nan\n", r"a finite float32 value at index \(1, 1\), got nan"),
+    ],
+)
+def test_a_bad_cell_is_found(tmp_path: Path, text: str, message: str) -> None:
+    path = tmp_path / "bad.csv"
+    path.write_text(text)
+    with pytest.raises(ValueError, match=f"`data`: expected {message}"):
+        load(path)
+
+
+@pytest.mark.parametrize(
+    ("arrays", "options", "message"),
+    [
+        ({"a": _X, "b": _X}, {}, r"keys train \(and test\), or x, or one array, got \['a', 'b'\]"),
+        ({"test": _X}, {}, "a training set under the key train"),
+        ({"train": _X, "test": np.ones((4, 3))}, {}, r"test data of event shape \(2,\)"),
+        ({"x": np.array([[None]])}, {}, "no pickles"),
+        ({"train": _X, "test": _X}, {"test": 0.1}, "`test`: expected None"),
+        ({"train": _X, "test": _X}, {"labels": np.arange(10)}, "`labels`: expected None"),
+        ({"x": _X, "y": np.arange(3)}, {}, "`labels`: expected 10 integers"),
+    ],
+)
+def test_a_bad_npz_is_refused(
+    tmp_path: Path, arrays: dict[str, Any], options: dict[str, Any], message: str
+) -> None:
+    np.savez(tmp_path / "bad.npz", **arrays)
+    with pytest.raises(ValueError, match=message):
+        load(tmp_path / "bad.npz", **options)
+
+
+def test_other_files_under_a_numpy_suffix_are_refused(tmp_path: Path) -> None:
+    for name in ("text.npy", "text.npz"):
+        (tmp_path / name).write_text("not an array")
+        with pytest.raises(ValueError, match="a NumPy file of plain arrays"):
+            load(tmp_path / name)
+    np.save(tmp_path / "x.npy", _X)
+    (tmp_path / "x.npy").rename(tmp_path / "x.npz")
+    with pytest.raises(ValueError, match=r"an \.npz archive"):
+        load(tmp_path / "x.npz")
+
+
+def test_a_dataset_is_frozen() -> None:
+    data = load("digits")
+    assert isinstance(data, Dataset)
+    with pytest.raises(AttributeError, match="cannot assign"):
+        data.test = data.train  # type: ignore[misc]
