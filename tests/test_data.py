@@ -332,6 +332,8 @@ def test_stochastic_batches_are_drawn_afresh_with_the_grey_values_as_means() -> 
     z = (draws.mean(0) - batch) / (batch * (1 - batch) / 400).sqrt().clamp(min=1e-9)
     assert z.abs().max() < 5.5  # 3,200 pixels
     assert z[(batch > 0) & (batch < 1)].std().item() == pytest.approx(1, abs=0.06)
+    total = (draws.mean(0) - batch).sum() / (batch * (1 - batch) / 400).sum().sqrt()
+    assert abs(total) < 4
 
 
 def test_stochastic_held_out_data_are_drawn_once() -> None:
@@ -351,7 +353,7 @@ def test_stochastic_held_out_data_are_drawn_once() -> None:
 def test_a_captured_draw_still_draws(grey: torch.Tensor) -> None:
     """Fails when the draw at capture time is recorded as a constant."""
     data = load(grey, binarize="stochastic")
-    captured = make_fx(lambda batch: data.draw(batch))(torch.full((4, 3), 0.5))
+    captured = make_fx(lambda batch: data.draw(batch))(torch.full((200, 3), 0.5))
     first, second = (captured(torch.full((200, 3), 0.5)) for _ in range(2))
     assert constraints.boolean.check(first).all()
     assert not torch.equal(first, second)
