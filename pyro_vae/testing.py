@@ -1,0 +1,417 @@
+"""The contracts that every part keeps, for the parts of this package and for your own.
+
+Each function takes a freshly built part and raises ``AssertionError`` with the reason if it breaks
+its contract. They draw random numbers: seed first. Build the part small, one or two entries a
+latent or datum, since its density is integrated over a grid.
+"""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import json
+import math
+import pickle
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae.distributions import MAX_ENUMERATED
+from pyro_vae.guides import Guide
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.networks import Network
+from pyro_vae.part import Part
+from pyro_vae.priors import Prior
+
+__all__ = [
+    "check_distribution",
+    "check_guide",
+    "check_likelihood",
+    "check_network",
+    "check_part",
+    "check_prior",
+    "total_mass",
+]
+
+_BATCH_SHAPES = ((), (5,), (3, 5))
+_EXTREME = (-1e3, -30.0, 0.0, 30.0, 1e3)
+_GRID_1D, _GRID_2D = 20_001, 801
+_DRAWS = 4000
+
+
+def check_prior(prior: Prior) -> None:
+    """Checks a prior: what :func:`check_part` and :func:`check_distribution` do, and gradients.
+
+    Args:
+        prior: A prior over at most two real entries, or enumerable.
+
+    Raises:
+        AssertionError: If the prior breaks its contract.
+
+    Example:
+        >>> from pyro_vae import priors
+        >>> check_prior(priors.Normal(2))
+    """
+    check_part(prior)
+    prior = copy.deepcopy(prior).double()
+    p = prior()
+    check_distribution(p, (), prior.event_shape)
+    check_distribution(p.expand((5,)), (5,), prior.event_shape)
+    z = p.sample((3, 5))
+    _require(_all(prior.support.check(z)), f"{prior}: draws outside `support`, {prior.support}")
+    _check_gradients(prior, [], lambda: prior().log_prob(z))
+    _check_mass(prior, p)
+
+
+def check_guide(guide: Guide) -> None:
+    """Checks a guide on random features and on extreme ones.
+
+    Where its draws are reparameterised, the gradient of an expectation is compared with finite
+    differences under common random numbers.
+
+    Args:
+        guide: A guide over at most two real entries, or enumerable.
+
+    Raises:
+        AssertionError: If the guide breaks its contract.
+
+    Example:
+        >>> from pyro_vae import guides
+        >>> check_guide(guides.Normal(2))
+    """
+    check_part(guide)
+    guide = copy.deepcopy(guide).double()
+    features = _check_batches(guide, guide.event_shape)
+    z = guide(features).sample()
+    _require(_all(guide.support.check(z)), f"{guide}: draws outside `support`, {guide.support}")
+    _check_gradients(guide, [features], lambda: guide(features).log_prob(z))
+    _check_mass(guide, guide(features[0, 0].detach()))
+    if guide(features).has_rsample:
+        _check_reparameterisation(guide)
+    for extreme in _EXTREME:
+        far = torch.full((5, *guide.param_shape), extreme, dtype=torch.float32)
+        _check_extreme(copy.deepcopy(guide).float(), far)
+
+
+def check_likelihood(likelihood: Likelihood) -> None:
+    """Checks a likelihood on random parameters, on extreme ones, and where it starts.
+
+    ``init_params`` must explain data drawn from the law itself as well as the parameters they
+    were drawn with, to 0.05 nats a datum.
+
+    Args:
+        likelihood: A likelihood of at most two entries a datum.
+
+    Raises:
+        AssertionError: If the likelihood breaks its contract.
+
+    Example:
+        >>> from pyro_vae import likelihoods
+        >>> check_likelihood(likelihoods.Poisson((2,)))
+    """
+    check_part(likelihood)
+    likelihood = copy.deepcopy(likelihood).double()
+    params = _check_batches(likelihood, likelihood.event_shape)
+    x = likelihood(params).sample()
+    support = likelihood.support
+    _require(_all(support.check(x)), f"{likelihood}: draws outside `support`, {support}")
+    measures = ("counting", "lebesgue", "mixed")
+    _require(likelihood.measure in measures, f"{likelihood}: `measure` is not one of {measures}")
+    discrete = likelihood.measure == "counting"
+    _require(support.is_discrete == discrete, f"{likelihood}: `measure` contradicts `support`")
+    mean = likelihood(params).mean
+    _require(mean.shape == x.shape, f"{likelihood}: mean of shape {tuple(mean.shape)}")
+    _check_gradients(likelihood, [params], lambda: likelihood(params).log_prob(x))
+    _check_mass(likelihood, likelihood(params[0, 0].detach()))
+    _check_start(likelihood)
+    for extreme in _EXTREME:
+        far = torch.full((5, *likelihood.param_shape), extreme, dtype=torch.float32)
+        _check_extreme(copy.deepcopy(likelihood).float(), far, x[0, :5].float())
+
+
+def check_network(network: Network, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+    """Checks that a network builds, starts where it is told, and uses all its parameters.
+
+    Args:
+        network: A network not built yet.
+        in_shape: Shape of one input.
+        out_shape: Shape of one output.
+
+    Raises:
+        AssertionError: If the network breaks its contract.
+
+    Example:
+        >>> from pyro_vae import networks
+        >>> check_network(networks.MLP(hidden=(8,)), (3,), (2, 4))
+    """
+    network.build(in_shape, out_shape)
+    check_part(network)
+    network = network.double()
+    inputs = torch.randn(5, *in_shape, dtype=torch.float64, requires_grad=True)
+    outputs = network(inputs)
+    _require(
+        outputs.shape == (5, *out_shape) and outputs.dtype == torch.float64,
+        f"{network}: outputs of shape {tuple(outputs.shape)} and dtype {outputs.dtype}, "
+        f"expected {(5, *out_shape)} and torch.float64",
+    )
+    _check_gradients(network, [inputs], lambda: network(inputs))
+    alone = torch.cat([network(each) for each in inputs.split(1)])
+    _require(
+        torch.allclose(outputs, alone, atol=1e-10),
+        f"{network}: the output for a datum depends on the rest of its batch",
+    )
+    start = torch.randn(*out_shape, dtype=torch.float64)
+    network.start_at(start)
+    _require(
+        _close(network(inputs).mean(0), start, 0.5),
+        f"{network}: outputs are not near `start_at`",
+    )
+    _check_gradients(network, [inputs], lambda: network(inputs))
+    network.build(in_shape, out_shape)
+    _require(
+        network.to(torch.float64)(inputs).shape == (5, *out_shape),
+        f"{network}: cannot be built a second time",
+    )
+
+
+def check_part(part: Part) -> None:
+    """Checks what all parts share: they can be described, copied, pickled, saved and printed.
+
+    Raises:
+        AssertionError: If the part breaks its contract.
+
+    Example:
+        >>> from pyro_vae import priors
+        >>> check_part(priors.Categorical(2, 3))
+    """
+    spec = part.spec()
+    _require(json.loads(json.dumps(spec)) == spec, f"{part}: spec() changes on its way to JSON")
+    _require(
+        spec["class"].split(".")[-1] == type(part).__name__, f"{part}: spec() names another class"
+    )
+    _require(type(part).__name__ in repr(part), f"{part!r}: repr does not name the class")
+    state = part.state_dict()
+    for how, twin in (
+        ("deepcopy", copy.deepcopy(part)),
+        ("pickle", pickle.loads(pickle.dumps(part))),
+    ):
+        _require(_same_state(twin.state_dict(), state), f"{part}: {how} changes the state")
+        _require(twin.spec() == spec, f"{part}: {how} loses the constructor arguments")
+        shared = {t.data_ptr() for t in state.values() if t.numel()}
+        _require(
+            not any(t.data_ptr() in shared for t in twin.state_dict().values()),
+            f"{part}: {how} shares tensors with the original",
+        )
+    changed = copy.deepcopy(part)
+    with torch.no_grad():
+        for tensor in changed.state_dict().values():
+            tensor.fill_(1)
+    changed.load_state_dict(state)
+    _require(
+        _same_state(changed.state_dict(), state), f"{part}: load_state_dict does not restore it"
+    )
+
+
+def check_distribution(d: Any, batch_shape: Sequence[int], event_shape: Sequence[int]) -> None:
+    """Checks shapes, dtype, support and determinism of a distribution in double precision.
+
+    Args:
+        d: A distribution.
+        batch_shape: What its batch shape should be.
+        event_shape: What its event shape should be.
+
+    Raises:
+        AssertionError: If it is not what was announced.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> check_distribution(dist.Normal(torch.zeros(2).double(), 1).to_event(1), (), (2,))
+    """
+    batch_shape, event_shape = torch.Size(batch_shape), torch.Size(event_shape)
+    _require(d.batch_shape == batch_shape, f"{d}: batch shape is not {tuple(batch_shape)}")
+    _require(d.event_shape == event_shape, f"{d}: event shape is not {tuple(event_shape)}")
+    for sample_shape in (torch.Size(), torch.Size([4])):
+        value = d.sample(sample_shape)
+        shape = sample_shape + batch_shape + event_shape
+        _require(value.shape == shape, f"{d}: draws of shape {tuple(value.shape)}, not {shape}")
+        _require(value.dtype == torch.float64, f"{d}: draws are {value.dtype}, not torch.float64")
+        _require(_all(d.support.check(value)), f"{d}: draws outside its support")
+        log_prob = d.log_prob(value)
+        _require(
+            log_prob.shape == sample_shape + batch_shape,
+            f"{d}: log_prob of shape {tuple(log_prob.shape)}, not {sample_shape + batch_shape}",
+        )
+        _require(log_prob.dtype == torch.float64, f"{d}: log_prob is {log_prob.dtype}")
+        _require(_all(log_prob.isfinite()), f"{d}: log_prob of a draw is not finite")
+        _require(torch.equal(log_prob, d.log_prob(value)), f"{d}: log_prob is random")
+
+
+@torch.no_grad()
+def total_mass(d: Any) -> float:
+    """Sums or integrates the density of a small distribution over its whole space.
+
+    Args:
+        d: A distribution of empty batch shape: enumerable, boolean, of at most two counts, or of
+            at most two real numbers.
+
+    Returns:
+        What should be 1.
+
+    Raises:
+        AssertionError: If the space is too large.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> round(total_mass(dist.Poisson(torch.tensor([2.0, 5.0])).to_event(1)), 6)
+        1.0
+    """
+    if d.has_enumerate_support:
+        try:
+            return float(d.log_prob(d.enumerate_support()).exp().sum())
+        except NotImplementedError:
+            pass  # a product of variables, each with few states: spanned below
+    size = d.event_shape.numel()
+    draws = d.sample((_DRAWS,)).reshape(_DRAWS, size)
+    support = d.support
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    cell = 1.0
+    if support is constraints.boolean:
+        _require(2**size <= MAX_ENUMERATED, f"{d}: too many entries to sum over all states")
+        axes = [torch.tensor([0.0, 1.0])] * size
+    else:
+        _require(size <= 2, f"{d}: at most two entries are integrated, not {size}")
+        # Far enough that what is left out is less than the tolerance for any law with light tails.
+        middle, width = draws.mean(0), draws.std(0).clamp_min(1e-3)
+        low, high = middle - 12 * width, middle + 12 * width
+        if support.is_discrete:
+            axes = [
+                torch.arange(max(0, int(a)), int(b) + 10) for a, b in zip(low, high, strict=True)
+            ]
+        else:
+            points = _GRID_1D if size == 1 else _GRID_2D
+            axes = [
+                torch.linspace(float(a), float(b), points) for a, b in zip(low, high, strict=True)
+            ]
+            cell = math.prod(float(high[i] - low[i]) / (points - 1) for i in range(size))
+    grid = torch.cartesian_prod(*axes).reshape(-1, size).to(draws.dtype)
+    inside = support.check(grid).all(-1)
+    values = grid[inside].reshape(-1, *d.event_shape)
+    return float(d.log_prob(values).exp().sum() * cell)
+
+
+def _check_mass(part: Part, d: Any) -> None:
+    mass = total_mass(d)
+    _require(abs(mass - 1) < 1e-3, f"{part}: its density sums to {mass:.6g}, not to 1")
+
+
+def _check_batches(part: Guide | Likelihood, event_shape: torch.Size) -> Tensor:
+    """Checks each number of batch dimensions; returns parameters with two of them."""
+    params = torch.empty(0)
+    for batch_shape in _BATCH_SHAPES:
+        params = torch.randn(*batch_shape, *part.param_shape, dtype=torch.float64)
+        check_distribution(part(params), batch_shape, event_shape)
+    value = part(params).sample()
+    one_by_one = torch.stack(
+        [part(params[0, i]).log_prob(value[0, i]) for i in range(params.shape[1])]
+    )
+    _require(
+        torch.allclose(part(params).log_prob(value)[0], one_by_one),
+        f"{part}: the density of a datum depends on the rest of its batch",
+    )
+    return params.requires_grad_()
+
+
+def _check_gradients(module: nn.Module, inputs: Iterable[Tensor], f: Callable[[], Tensor]) -> None:
+    """Checks that ``f`` has a finite, non-zero gradient for each named parameter and input."""
+    named = [*module.named_parameters(), *((f"input {i}", t) for i, t in enumerate(inputs))]
+    if not named:
+        return
+    total = f().square().sum()
+    _require(total.requires_grad, f"{module}: no gradient reaches {', '.join(n for n, _ in named)}")
+    gradients = torch.autograd.grad(total, [t for _, t in named], allow_unused=True)
+    for (name, _), gradient in zip(named, gradients, strict=True):
+        _require(gradient is not None, f"{module}: no gradient reaches {name}")
+        assert gradient is not None
+        _require(_all(gradient.isfinite()), f"{module}: the gradient of {name} is not finite")
+        _require(bool(gradient.abs().max() > 0), f"{module}: the gradient of {name} is zero")
+
+
+def _check_reparameterisation(guide: Guide, step: float = 1e-5) -> None:
+    features = torch.randn(2, *guide.param_shape, dtype=torch.float64)
+    weights = torch.randn(2, *guide.event_shape, dtype=torch.float64)
+
+    def expectation(features: Tensor) -> Tensor:
+        with torch.random.fork_rng(devices=[]):
+            torch.manual_seed(0)
+            z = guide(features).rsample((_DRAWS,))
+        return (weights * z + z.square()).mean(0).sum()
+
+    leaf = features.clone().requires_grad_()
+    (gradient,) = torch.autograd.grad(expectation(leaf), leaf)
+    for index in itertools.product(*map(range, features.shape)):
+        shift = torch.zeros_like(features)
+        shift[index] = step
+        slope = (expectation(features + shift) - expectation(features - shift)) / (2 * step)
+        _require(
+            _close(gradient[index], slope, 1e-5 * (1 + float(slope.abs()))),
+            f"{guide}: the gradient of an expectation of draws is {float(gradient[index]):.6g} at "
+            f"feature {index}, finite differences give {float(slope):.6g}",
+        )
+
+
+def _check_extreme(part: Guide | Likelihood, params: Tensor, value: Tensor | None = None) -> None:
+    """Checks that the density and its gradient are finite far away, in single precision."""
+    params = params.requires_grad_()
+    d = part(params)
+    if value is None:
+        value = d.rsample() if d.has_rsample else d.sample()
+    log_prob = d.log_prob(value)
+    where = f"where the network returns {float(params.detach().flatten()[0]):g}"
+    _require(_all(log_prob.isfinite()), f"{part}: log_prob is not finite {where}")
+    (gradient,) = torch.autograd.grad(log_prob.sum(), params)
+    _require(_all(gradient.isfinite()), f"{part}: the gradient is not finite {where}")
+
+
+def _check_start(likelihood: Likelihood) -> None:
+    """Checks that ``init_params`` fits data drawn from the law as well as their parameters do."""
+    with torch.no_grad():
+        true = torch.randn(*likelihood.param_shape, dtype=torch.float64)
+        x = likelihood(true).sample((_DRAWS,))
+        best = likelihood(true).log_prob(x).mean()
+        start = likelihood.init_params(x)
+        _require(
+            start.shape == likelihood.param_shape,
+            f"{likelihood}: init_params of shape {tuple(start.shape)}, "
+            f"not {tuple(likelihood.param_shape)}",
+        )
+        reached = likelihood(start).log_prob(x).mean()
+        _require(
+            bool(reached > best - 0.05),
+            f"{likelihood}: init_params explains data of the law itself with {reached:.3f} nats "
+            f"a datum, their own parameters with {best:.3f}",
+        )
+        constant = likelihood.init_params(x[:1].expand(8, *x.shape[1:]))
+        _require(
+            _all(constant.isfinite()), f"{likelihood}: init_params of constant data is not finite"
+        )
+
+
+def _same_state(ours: dict[str, Tensor], theirs: dict[str, Tensor]) -> bool:
+    return ours.keys() == theirs.keys() and all(torch.equal(ours[k], theirs[k]) for k in ours)
+
+
+def _close(a: Tensor, b: Tensor, tolerance: float) -> bool:
+    return bool((a - b).abs().max() <= tolerance)
+
+
+def _all(flags: Tensor) -> bool:
+    return bool(flags.all())
+
+
+def _require(condition: bool, message: str) -> None:
+    if not condition:
+        raise AssertionError(message)

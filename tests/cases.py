@@ -1,0 +1,89 @@
+"""One small instance of every exported class, for each choice of its closed options.
+
+A new law is on these lists the day it is in ``__all__``: its arguments are known by name, and each
+``Literal`` among its options is tried in turn. What cannot be built so is an error, not a gap.
+"""
+
+from __future__ import annotations
+
+import dataclasses
+import inspect
+import types
+import typing
+from collections.abc import Iterator
+from typing import Any, Literal
+
+from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae.part import Part
+
+# What an argument without a default is given, in every class that has it. `groups`, `classes` and
+# `dim` agree between priors and guides, so that pairs on the same space exist.
+ARGUMENTS: dict[str, Any] = {"dim": 2, "groups": 2, "classes": 3, "event_shape": (2,)}
+NUMBER = 0.7  # what an option is given that takes a number or one of a few words
+
+
+@dataclasses.dataclass(frozen=True)
+class Case:
+    """How to build one part."""
+
+    part: type[Part]
+    arguments: dict[str, Any]
+
+    def __call__(self, **changes: Any) -> Any:
+        return self.part(**self.arguments | changes)
+
+    def __str__(self) -> str:
+        room = self.part.__module__.split(".")[1]
+        words = ",".join(str(v) for k, v in self.arguments.items() if k not in ARGUMENTS)
+        return f"{room}.{self.part.__name__}" + (f"[{words}]" if words else "")
+
+
+def _choices(annotation: Any) -> list[Any]:
+    """The values of a closed option: each word of a ``Literal``, and a number beside words."""
+    if typing.get_origin(annotation) is Literal:
+        return list(typing.get_args(annotation))
+    if typing.get_origin(annotation) in (typing.Union, types.UnionType):
+        members = typing.get_args(annotation)
+        words = [choice for member in members for choice in _choices(member)]
+        return [NUMBER, *words] if words and float in members else words
+    return []
+
+
+def cases_of(part: type[Part]) -> list[Case]:
+    """Every way to build a class: its required arguments, and each value of each closed option."""
+    hints = typing.get_type_hints(part.__init__)
+    required: dict[str, Any] = {}
+    closed: list[dict[str, Any]] = []
+    for name, parameter in list(inspect.signature(part).parameters.items()):
+        if parameter.default is not inspect.Parameter.empty:
+            closed += [{name: choice} for choice in _choices(hints[name])]
+        elif name in ARGUMENTS:
+            required[name] = ARGUMENTS[name]
+        else:
+            raise LookupError(f"tests/cases.py does not know what to give {part}: {name}")
+    return [Case(part, required | option) for option in closed or [{}]]
+
+
+def _exported(room: types.ModuleType) -> Iterator[type[Part]]:
+    for name in room.__all__:
+        part = getattr(room, name)
+        if inspect.isclass(part) and issubclass(part, Part) and not inspect.isabstract(part):
+            yield part
+
+
+def _cases(room: types.ModuleType) -> list[Case]:
+    return [case for part in _exported(room) for case in cases_of(part)]
+
+
+PRIORS = _cases(priors)
+GUIDES = _cases(guides)
+LIKELIHOODS = _cases(likelihoods)
+NETWORKS = _cases(networks)
+
+# Vectors and images of odd size, both ways: a network takes those that it can.
+SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
+    ((3,), (4,)),
+    ((2, 3), (2, 5)),
+    ((1, 7, 10), (4,)),
+    ((2, 3), (2, 7, 10)),
+]

@@ -1,0 +1,315 @@
+"""Every exported part keeps its contract, and the contracts notice those that do not."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import scipy.special
+import scipy.stats
+import torch
+from cases import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, SHAPES, Case, cases_of
+from torch import Tensor, nn
+
+from pyro_vae import guides, likelihoods, networks, priors, testing
+from pyro_vae.distributions import (
+    ExpRelaxedCategorical,
+    GroupedOneHotCategorical,
+    inverse_positive,
+    positive,
+)
+from pyro_vae.networks.network import Standardize
+
+
+@pytest.mark.parametrize("case", PRIORS, ids=str)
+def test_prior(case: Case) -> None:
+    testing.check_prior(case())
+
+
+@pytest.mark.parametrize("case", GUIDES, ids=str)
+def test_guide(case: Case) -> None:
+    testing.check_guide(case())
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
+@pytest.mark.parametrize("event_shape", [(1,), (2,), (1, 2), (2, 1, 1)], ids=str)
+def test_likelihood(case: Case, event_shape: tuple[int, ...]) -> None:
+    testing.check_likelihood(case(event_shape=event_shape))
+
+
+@pytest.mark.parametrize("case", NETWORKS, ids=str)
+def test_network(case: Case) -> None:
+    built = 0
+    for in_shape, out_shape in SHAPES:
+        try:
+            case().build(in_shape, out_shape)
+        except ValueError:
+            continue  # says in one line that it is for other shapes
+        testing.check_network(case(), in_shape, out_shape)
+        built += 1
+    assert built > 0
+
+
+def test_an_argument_that_the_cases_do_not_know_is_an_error() -> None:
+    class Unknown(priors.Prior):
+        def __init__(self, wingspan: int) -> None:
+            super().__init__()
+
+        def forward(self) -> Any:
+            return None
+
+    with pytest.raises(LookupError, match="wingspan"):
+        cases_of(Unknown)
+
+
+def test_closed_options_are_tried_one_by_one() -> None:
+    assert {case.arguments["mode"] for case in GUIDES if "mode" in case.arguments} == {
+        "concrete",
+        "enumerate",
+        "soft",
+        "straight-through",
+    }
+    scales = [c.arguments["scale"] for c in LIKELIHOODS if c.part is likelihoods.Normal]
+    assert scales == [0.7, "shared", "per-dimension", "predicted"]
+
+
+# Densities by another hand: NumPy and SciPy, from the formulas of the docstrings.
+
+
+def _softplus(raw: np.ndarray) -> np.ndarray:
+    return np.log1p(np.exp(raw)) + 1e-4
+
+
+def _reference(case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
+    match case.part, case.arguments.get("scale"):
+        case likelihoods.Bernoulli, _:
+            terms = scipy.stats.bernoulli.logpmf(x, scipy.special.expit(params))
+        case likelihoods.Poisson, _:
+            terms = scipy.stats.poisson.logpmf(x, _softplus(params))
+        case likelihoods.Normal, "predicted":
+            loc, raw = np.split(params, 2, axis=1)
+            terms = scipy.stats.norm.logpdf(x, loc, _softplus(raw))
+        case likelihoods.Normal, scale:  # a learned one starts at 1
+            terms = scipy.stats.norm.logpdf(x, params, scale if isinstance(scale, float) else 1.0)
+        case unknown:
+            pytest.fail(f"write an independent density for {unknown}")
+    return terms.reshape(len(x), -1).sum(1)
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
+def test_likelihood_is_the_law_it_names(case: Case) -> None:
+    """Fails when the floor of ``positive`` is left out, or a variance taken for a scale."""
+    likelihood = case(event_shape=(2, 3)).double()
+    params = torch.randn(50, *likelihood.param_shape).double()
+    x = likelihood(params).sample()
+    reference = _reference(case, params.numpy(), x.numpy())
+    np.testing.assert_allclose(
+        likelihood(params).log_prob(x).detach().numpy(), reference, rtol=1e-8, atol=1e-8
+    )
+
+
+def test_normal_guide_and_prior_are_the_laws_they_name() -> None:
+    features = torch.randn(7, 4).double()
+    z = torch.randn(7, 2).double()
+    loc, raw = np.split(features.numpy(), 2, axis=1)
+    q = scipy.stats.norm.logpdf(z.numpy(), loc, _softplus(raw)).sum(1)
+    p = scipy.stats.norm.logpdf(z.numpy()).sum(1)
+    np.testing.assert_allclose(guides.Normal(2)(features).log_prob(z).numpy(), q, rtol=1e-10)
+    np.testing.assert_allclose(priors.Normal(2).double()().log_prob(z).numpy(), p, rtol=1e-10)
+
+
+def test_categorical_guide_and_prior_are_the_laws_they_name() -> None:
+    features = torch.randn(7, 4, 3).double()
+    q = guides.GumbelSoftmax(4, 3)(features)
+    z = q.sample()
+    log_pi = scipy.special.log_softmax(features.numpy(), axis=-1)
+    np.testing.assert_allclose(q.log_prob(z).numpy(), (log_pi * z.numpy()).sum((1, 2)), rtol=1e-10)
+    p = priors.Categorical(4, 3).double()().log_prob(z)
+    np.testing.assert_allclose(p.numpy(), -4 * math.log(3), rtol=1e-10)
+
+
+def test_draws_have_the_frequencies_of_the_guide() -> None:
+    """Fails when draws ignore the logits of the second group: off by tens of standard errors."""
+    features = torch.randn(2, 3)
+    draws = guides.GumbelSoftmax(2, 3)(features).sample((20_000,))
+    probs = features.softmax(-1)
+    error = (probs * (1 - probs) / len(draws)).sqrt()
+    assert ((draws.mean(0) - probs) / error).abs().max() < 4
+
+
+# The distributions that the package adds.
+
+
+def test_joint_states_are_all_different_and_sum_to_one() -> None:
+    q = GroupedOneHotCategorical(dist.OneHotCategorical(logits=torch.randn(5, 2, 3).double()), 1)
+    states = q.enumerate_support()
+    assert states.shape == (9, 5, 2, 3)
+    assert len({tuple(state.flatten().tolist()) for state in states[:, 0]}) == 9
+    torch.testing.assert_close(q.log_prob(states).logsumexp(0), torch.zeros(5).double())
+    assert q.enumerate_support(expand=False).shape == (9, 1, 2, 3)
+    assert type(q.expand((4, 5))) is GroupedOneHotCategorical
+
+
+def test_too_many_joint_states_are_refused() -> None:
+    q = guides.GumbelSoftmax(20, 10)(torch.zeros(20, 10))
+    with pytest.raises(ValueError, match=r"`groups`.*65536.*10\*\*20"):
+        q.enumerate_support()
+
+
+@pytest.mark.parametrize("classes", [2, 10, 1000])
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+def test_concrete_density_is_finite(classes: int, temperature: float) -> None:
+    logits = (3 * torch.randn(64, classes)).requires_grad_()
+    q = ExpRelaxedCategorical(torch.tensor(temperature), logits=logits)
+    log_prob = q.log_prob(q.rsample())
+    assert log_prob.isfinite().all()
+    (gradient,) = torch.autograd.grad(log_prob.sum(), logits)
+    assert gradient.isfinite().all()
+
+
+def test_concrete_density_is_the_published_one() -> None:
+    """Against equation (21) of Maddison et al. (2017), and its integral over two classes."""
+    temperature, logits = 0.6, torch.tensor([0.3, -0.8]).double()
+    q = ExpRelaxedCategorical(torch.tensor(temperature).double(), logits=logits)
+    t = torch.linspace(-80, 80, 20_001).double()
+    y = torch.stack([nn.functional.logsigmoid(t), nn.functional.logsigmoid(-t)], -1)
+    shifted = logits - temperature * y
+    published = (
+        math.lgamma(2) + math.log(temperature) + shifted.sum(-1) - 2 * torch.logsumexp(shifted, -1)
+    )
+    torch.testing.assert_close(q.log_prob(y), published)
+    # The density is against dy_1 / x_2 on the curve x_1 + x_2 = 1, which is dt.
+    mass = torch.trapezoid(q.log_prob(y).exp(), t)
+    assert abs(float(mass) - 1) < 1e-6
+
+
+def test_positive_inverts() -> None:
+    raw = torch.linspace(-5, 40, 100).double()
+    torch.testing.assert_close(inverse_positive(positive(raw)), raw)
+    assert inverse_positive(torch.tensor([0.0, 1e-9])).isfinite().all()
+
+
+def test_standardize_gives_mean_zero_and_variance_one() -> None:
+    x = torch.poisson(torch.tensor([3.0, 50.0, 0.0]).expand(500, 3))
+    standardize = Standardize((3,), counts=True)
+    standardize.fit(x)
+    seen = standardize(x)
+    torch.testing.assert_close(seen.mean(0), torch.zeros(3), atol=1e-5, rtol=0)
+    torch.testing.assert_close(seen.std(0, correction=0), torch.tensor([1.0, 1.0, 0.0]))
+
+
+def test_init_params_is_the_marginal_fit() -> None:
+    x = torch.tensor([[0.0, 2.0], [1.0, 6.0], [0.0, 1.0], [1.0, 3.0]]).double()
+    binary = (x > 0.5).double()
+    poisson = likelihoods.Poisson((2,))
+    torch.testing.assert_close(poisson(poisson.init_params(x)).mean, x.mean(0))
+    bernoulli = likelihoods.Bernoulli((2,))
+    start = bernoulli(bernoulli.init_params(binary)).mean
+    torch.testing.assert_close(start, torch.tensor([0.5, 0.999]).double())
+    variance = x.var(0, correction=0)
+    for scale, wanted in {
+        0.7: torch.tensor([0.49, 0.49]).double(),
+        "shared": variance.mean().expand(2),
+        "per-dimension": variance,
+        "predicted": variance,
+    }.items():
+        normal = likelihoods.Normal((2,), scale=scale).double()
+        fitted = normal(normal.init_params(x))
+        torch.testing.assert_close(fitted.mean, x.mean(0))
+        torch.testing.assert_close(fitted.variance.detach(), wanted)
+
+
+# Planted faults: each contract fails on a part that breaks it.
+
+
+class _WrongMass(guides.Normal):
+    def forward(self, features: Tensor) -> Any:
+        return _Unnormalised(*_loc_scale(features)).to_event(1)
+
+
+class _Unnormalised(dist.Normal):
+    def log_prob(self, value: Tensor) -> Tensor:
+        return super().log_prob(value) + 0.1
+
+
+class _Detached(guides.Normal):
+    def forward(self, features: Tensor) -> Any:
+        loc, scale = _loc_scale(features)
+        return _HalfDetached(loc, scale).to_event(1)
+
+
+class _HalfDetached(dist.Normal):
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        noise = super().rsample(sample_shape).detach() - self.loc.detach()
+        return self.loc + noise
+
+
+class _Leaking(guides.Normal):
+    def forward(self, features: Tensor) -> Any:
+        if features.ndim > 1:
+            features = features - features.mean(-2, keepdim=True)
+        loc, scale = _loc_scale(features)
+        return dist.Normal(loc, scale).to_event(1)
+
+
+class _UnusedParameter(priors.Normal):
+    def __init__(self, dim: int) -> None:
+        super().__init__(dim)
+        self.shift = nn.Parameter(torch.zeros(dim))
+
+
+class _Overflowing(likelihoods.Poisson):
+    def forward(self, params: Tensor) -> Any:
+        return dist.Poisson(params.exp()).to_event(len(self.event_shape))
+
+    def init_params(self, x_train: Tensor) -> Tensor:
+        return x_train.mean(0).clamp_min(1e-3).log()
+
+
+class _StartsFarOff(likelihoods.Poisson):
+    def init_params(self, x_train: Tensor) -> Tensor:
+        return x_train.new_zeros(self.param_shape) + 5
+
+
+class _NotToEvent(likelihoods.Bernoulli):
+    def forward(self, params: Tensor) -> Any:
+        return dist.Bernoulli(logits=params)
+
+
+class _SinglePrecision(priors.Normal):
+    def forward(self) -> Any:
+        return dist.Normal(torch.zeros(self.event_shape), 1.0).to_event(1)
+
+
+class _StartsElsewhere(networks.MLP):
+    def start_at(self, output: Tensor) -> None:
+        super().start_at(output + 1)
+
+
+def _loc_scale(features: Tensor) -> tuple[Tensor, Tensor]:
+    loc, raw = features.chunk(2, -1)
+    return loc, positive(raw)
+
+
+@pytest.mark.parametrize(
+    ("broken", "says"),
+    [
+        (lambda: testing.check_guide(_WrongMass(1)), "sums to 1.105"),
+        (lambda: testing.check_guide(_Detached(1)), "finite differences"),
+        (lambda: testing.check_guide(_Leaking(1)), "rest of its batch"),
+        (lambda: testing.check_prior(_UnusedParameter(1)), "no gradient reaches shift"),
+        (lambda: testing.check_prior(_SinglePrecision(1)), "float64"),
+        (lambda: testing.check_likelihood(_Overflowing((1,))), "not finite where"),
+        (lambda: testing.check_likelihood(_StartsFarOff((1,))), "init_params explains"),
+        (lambda: testing.check_likelihood(_NotToEvent((2,))), "batch shape"),
+        (lambda: testing.check_network(_StartsElsewhere((4,)), (2,), (2,)), "start_at"),
+        (lambda: testing.total_mass(priors.Normal(3)()), "at most two entries"),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_a_broken_part_is_noticed(broken: Any, says: str) -> None:
+    with pytest.raises(AssertionError, match=says):
+        broken()
