@@ -157,10 +157,9 @@ class ELBO(Objective):
         relaxation = getattr(guide, "relaxation", None)
         if relaxation is None:
             return nullcontext()
-        if self.kl == "sampled" and relaxation.mode == "soft":
-            raise expected(
-                "kl", "`analytic` with a soft relaxation, whose draws have no density", self.kl
-            )
+        if self.kl == "sampled" and relaxation.mode in ("soft", "straight-through"):
+            # A density at soft draws is undefined, and at hard ones has no gradient by the draw.
+            raise expected("kl", f"`analytic` with the relaxation {relaxation.mode!r}", self.kl)
         return relaxed(relaxation.mode, relaxation.temperature_at(self.step))
 
     def _traces(

@@ -39,6 +39,9 @@ class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
         msg["infer"]["relaxed"] = self.mode
         if self.mode == "concrete":
             msg["fn"] = self._concrete(fn)
+            # Traces record the value in log space, where its density is finite; after all handlers
+            # have seen it, the program goes on with the point on the simplex.
+            msg["continuation"] = _to_simplex
         elif msg["value"] is not None:
             pass  # the model, replayed: the guide has drawn already
         elif self.mode == "enumerate":
@@ -51,8 +54,6 @@ class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
                 soft = hard + (soft - soft.detach())
             msg["value"] = soft
 
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        # The site keeps the value in log space, where its density is finite; the program goes on
-        # with the point on the simplex. Traces are inside this handler and have recorded already.
-        if self.mode == "concrete" and msg["infer"].get("relaxed") == "concrete":
-            msg["value"] = msg["value"].exp()
+
+def _to_simplex(msg: dict[str, Any]) -> None:
+    msg["value"] = msg["value"].exp()
