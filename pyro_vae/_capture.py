@@ -1,0 +1,373 @@
+"""Capture: run a Python program on tensors once, keep what it did as one compiled graph.
+
+Everything the program reaches (arguments, parameters, buffers, tensors in attributes, closures and
+globals) becomes an input of the graph, found by identity, so that the program itself is run as it
+is. Plain Python values it reaches are baked in, and therefore guarded: see :class:`Reach`.
+"""
+
+from __future__ import annotations
+
+import functools
+import random
+import types
+import weakref
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.infer.trace_elbo
+import pyro.infer.trace_mean_field_elbo
+import pyro.infer.traceenum_elbo
+import torch
+from torch import Tensor, nn
+from torch._inductor import compile_fx
+from torch.fx.experimental.proxy_tensor import make_fx
+
+__all__ = ["Graph", "NotCapturable", "Reach", "layout", "preserved", "values_stay_tensors"]
+
+Function = Callable[..., Any]
+_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
+_LIBRARIES = ("torch", "pyro", "numpy", "builtins", "functools", "collections", "weakref")
+_MISSING = object()
+
+
+class NotCapturable(Exception):
+    """Why a program cannot be one graph, in one line."""
+
+
+class Reach:
+    """Creates the record of what some programs can reach: their tensors and their plain values.
+
+    A graph has the plain values baked in and holds the tensors as inputs, so it stands for the
+    programs as long as :meth:`unchanged` says that both are still the same ones.
+
+    Args:
+        roots: Modules, functions, bound methods, objectives.
+    """
+
+    def __init__(self, *roots: Any) -> None:
+        self.tensors: list[Tensor] = []
+        self._slots: list[tuple[Callable[[Any], Any], Any]] = []
+        self._values: list[Any] = []
+        self._names: list[str] = []
+        self._seen: dict[int, Any] = {}  # holds what it has seen: an id is good while it lives
+        for root in roots:
+            self._visit(root)
+        self.freeze()
+
+    def freeze(self) -> None:
+        """Takes everything as it now is."""
+        self._ids = [id(value) for value in self._values]
+        self._pointers = [t.data_ptr() for t in self.tensors]
+        self._layouts = [layout(t) for t in self.tensors]
+
+    def changed(self) -> str | None:
+        """Returns the name of something that is no longer what it was, or None."""
+        # Identity first: it costs some tens of nanoseconds a value, and this runs at every step.
+        if [id(get(key)) for get, key in self._slots] != self._ids:
+            for i, (get, key) in enumerate(self._slots):
+                now, then = get(key), self._values[i]
+                if now is not then:
+                    if not (type(now) is type(then) and _is_plain(now) and now == then):
+                        return self._names[i]
+                    self._values[i], self._ids[i] = now, id(now)
+        if [t.data_ptr() for t in self.tensors] != self._pointers:
+            if [layout(t) for t in self.tensors] != self._layouts:
+                return "a tensor's shape, dtype or device"
+            self._pointers = [t.data_ptr() for t in self.tensors]
+        return None
+
+    def _visit(self, thing: Any) -> None:
+        if id(thing) in self._seen or _is_plain(thing) or isinstance(thing, type):
+            return
+        self._seen[id(thing)] = thing
+        if isinstance(thing, Tensor):
+            self.tensors.append(thing)
+        elif isinstance(thing, nn.Module):
+            self._module(thing)
+        elif isinstance(thing, types.MethodType):
+            self._visit(thing.__self__)
+            self._visit(thing.__func__)
+        elif isinstance(thing, types.FunctionType):
+            self._function(thing)
+        elif isinstance(thing, functools.partial):
+            for part in (thing.func, *thing.args, *thing.keywords.values()):
+                self._visit(part)
+        elif isinstance(thing, dict):
+            self.watch(thing.get, list(thing), type(thing).__name__)
+        elif isinstance(thing, (list, tuple)):
+            self.watch(functools.partial(_item, thing), range(len(thing)), type(thing).__name__)
+        elif isinstance(thing, (torch.distributions.Distribution, pyro.infer.ELBO)) or not type(
+            thing
+        ).__module__.startswith(_LIBRARIES):
+            fields = getattr(thing, "__dict__", None)
+            if isinstance(fields, dict):
+                self.watch(fields.get, list(fields), type(thing).__name__)
+            wrapped = getattr(thing, "__wrapped__", None)
+            if wrapped is not None:
+                self._visit(wrapped)
+
+    def _module(self, module: nn.Module) -> None:
+        name = type(module).__name__
+        fields = module.__dict__
+        for part in ("_parameters", "_buffers", "_modules"):
+            self.watch(fields[part].get, list(fields[part]), name)
+        own = ["training"]
+        if not type(module).__module__.startswith("torch.nn"):
+            # Names with an underscore are bookkeeping, of torch or of Pyro, and change at will.
+            own += [key for key in fields if not key.startswith("_") and key != "training"]
+        self.watch(fields.get, own, name)
+        for owner in type(module).__mro__:
+            if not owner.__module__.startswith(_LIBRARIES):
+                for method in vars(owner).values():
+                    if isinstance(method, types.FunctionType):
+                        self._visit(method)
+
+    def _function(self, function: types.FunctionType) -> None:
+        if function.__module__.startswith((*_LIBRARIES, "pyro_vae")):
+            return
+        names = [name for name in _names(function.__code__) if name in function.__globals__]
+        self.watch(function.__globals__.get, names, function.__name__)
+        cells = function.__closure__ or ()
+        self.watch(functools.partial(_cell, cells), range(len(cells)), function.__name__)
+        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
+            self._visit(value)
+
+    def watch(
+        self, get: Callable[[Any], Any], keys: Sequence[Any], owner: str, visit: bool = True
+    ) -> None:
+        """Adds ``get(key)``, for each key, to what must stay the same."""
+        for key in keys:
+            value = get(key)
+            if isinstance(value, types.ModuleType | weakref.ref):
+                continue
+            self._slots.append((get, key))
+            self._values.append(value)
+            self._names.append(f"{owner}.{key}")
+            if visit:
+                self._visit(value)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
+
+
+def _item(sequence: Sequence[Any], index: int) -> Any:
+    return sequence[index] if index < len(sequence) else _MISSING
+
+
+def _cell(cells: Sequence[types.CellType], index: int) -> Any:
+    try:
+        return cells[index].cell_contents
+    except ValueError:  # a variable of the enclosing function that has no value yet
+        return _MISSING
+
+
+def _is_plain(value: Any) -> bool:
+    if isinstance(value, (tuple, frozenset)):
+        return all(map(_is_plain, value))
+    return isinstance(value, _PLAIN)
+
+
+def layout(tensor: Tensor) -> tuple[Any, ...]:
+    """Returns what a graph takes for granted about a tensor."""
+    return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
+
+
+def _as_tensor(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def values_stay_tensors() -> Iterator[None]:
+    """Inside it, Pyro's own ELBOs leave their values on the device, and nothing is validated.
+
+    They read values back in two helpers only, to return the loss as a number and to warn.
+    """
+    modules = (
+        pyro.infer.trace_elbo,
+        pyro.infer.trace_mean_field_elbo,
+        pyro.infer.traceenum_elbo,
+    )
+    replaced = {"torch_item": _as_tensor, "warn_if_nan": lambda *args, **kwargs: None}
+    saved = [(m, name, getattr(m, name)) for m in modules for name in replaced if hasattr(m, name)]
+    try:
+        for module, name, _ in saved:
+            setattr(module, name, replaced[name])
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        for module, name, value in saved:
+            setattr(module, name, value)
+
+
+@contextmanager
+def preserved(tensors: Sequence[Tensor]) -> Iterator[list[Callable[[], None]]]:
+    """Puts back, on leaving, random states and the values of the tensors.
+
+    Yields:
+        What will be done on leaving; clear the list to keep things as they then are.
+    """
+    values = [t.detach().clone() for t in tensors]
+
+    @torch.no_grad()
+    def put_back() -> None:
+        for tensor, value in zip(tensors, values, strict=True):
+            tensor.copy_(value)
+
+    undo: list[Callable[[], None]] = [
+        put_back,
+        functools.partial(random.setstate, random.getstate()),
+        functools.partial(np.random.set_state, np.random.get_state()),
+        functools.partial(torch.set_rng_state, torch.get_rng_state()),
+    ]
+    for device in {t.device for t in tensors if t.is_cuda}:
+        state = torch.cuda.get_rng_state(device)
+        undo.append(functools.partial(torch.cuda.set_rng_state, state, device))
+    try:
+        yield undo
+    finally:
+        for action in undo:
+            action()
+
+
+class Graph:
+    """Creates the compiled graph of ``function``: same arguments, same effects, same results.
+
+    The first call compiles. What it takes to be the same is the caller's to guard: the layouts of
+    the arguments, and the :class:`Reach` of the programs inside.
+
+    Args:
+        function: Takes tensors; returns a list of tensors; may update in place what it reaches.
+        reach: What it reaches besides its arguments.
+        args: Tensors like those it will be called with.
+
+    Raises:
+        NotCapturable: If the program reads values back, or draws numbers that are not torch's.
+    """
+
+    def __init__(self, function: Function, reach: Sequence[Tensor], args: Sequence[Tensor]) -> None:
+        # An argument may be the very tensor that the program also reaches some other way.
+        args = [arg.detach() for arg in args]
+        state = list({id(t): t for t in reach}.values())
+        module = _trace(function, state, args)
+        # One entry an input of the graph: the tensor itself, or the number of the argument.
+        self._inputs: list[Tensor | int] = []
+        graph = module.graph
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        for node, source in zip(placeholders, [*state, *range(len(args))], strict=True):
+            if node.users:
+                self._inputs.append(source)
+            else:
+                graph.erase_node(node)
+        constants = [node for node in graph.nodes if node.op == "get_attr"]
+        for node in constants:
+            # What the reach has missed is read where it is, too, instead of being baked in.
+            with graph.inserting_before(next(iter(graph.nodes))):
+                placeholder = graph.placeholder(node.name + "_lifted")
+            node.replace_all_uses_with(placeholder)
+            graph.erase_node(node)
+            self._inputs.insert(0, getattr(module, node.target))
+        module.recompile()
+        self._call: Callable[[list[Tensor]], Sequence[Tensor]] | None = None
+        self._template: list[Any] = []
+        self._from_args: list[tuple[int, int]] = []
+        self._outputs: list[int] = []
+        self._compile(module, args)
+
+    def __call__(self, *args: Tensor) -> list[Tensor]:
+        """Runs the graph."""
+        with torch.no_grad():
+            if self._call is None:
+                return self._first_call(args)
+            inputs = self._template.copy()
+            for position, number in self._from_args:
+                inputs[position] = args[number]
+            outputs = self._call(inputs)
+            return [outputs[i] for i in self._outputs]
+
+    def _fill(self, args: Sequence[Tensor]) -> list[Tensor]:
+        return [args[s] if isinstance(s, int) else s for s in self._inputs]
+
+    def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
+        def inner(module: torch.fx.GraphModule, examples: Any, **kwargs: Any) -> Any:
+            self._code = compile_fx.compile_fx_inner(module, examples, **kwargs)
+
+            def record(boxed: list[Any]) -> Any:
+                self._passed = list(boxed)
+                self._returned = self._code(boxed)
+                return self._returned
+
+            record._boxed_call = True  # type: ignore[attr-defined]
+            return record
+
+        try:
+            with torch.no_grad():
+                examples = [tensor.detach() for tensor in self._fill(args)]
+                self._outer = compile_fx.compile_fx(module, examples, inner_compile=inner)
+        except Exception as error:  # whatever stops the compiler: the program itself still runs
+            raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
+
+    def _first_call(self, args: Sequence[Tensor]) -> list[Tensor]:
+        """Runs once, and finds the shortest way to the compiled code.
+
+        AOT autograd wraps that in a prologue which costs a tenth of a small step. What it passes on
+        is our inputs in some order, and tokens without elements: seen once, the same list can be
+        put together without it. Should anything else come, the wrapper stays.
+        """
+        inputs = self._fill(args)
+        outputs = list(self._outer(*inputs))
+        number = {id(tensor): i for i, tensor in enumerate(inputs)}
+        order = {id(tensor): i for i, tensor in enumerate(self._returned)}
+        plain = all(id(t) in number or _is_token(t) for t in self._passed)
+        if plain and all(id(t) in order for t in outputs):
+            self._call = self._code
+            self._outputs = [order[id(t)] for t in outputs]
+            sources = [self._inputs[number[id(t)]] if id(t) in number else t for t in self._passed]
+        else:
+            self._call = lambda boxed: self._outer(*boxed)
+            self._outputs = list(range(len(outputs)))
+            sources = self._inputs
+        self._template = [None if isinstance(source, int) else source for source in sources]
+        self._from_args = [(i, s) for i, s in enumerate(sources) if isinstance(s, int)]
+        del self._passed, self._returned
+        return outputs
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 0
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _trace(
+    function: Function, state: Sequence[Tensor], args: Sequence[Tensor]
+) -> torch.fx.GraphModule:
+    """Runs ``function`` once under make_fx, on real tensors that it leaves as they were."""
+    tensors = [*state, *args]
+    draws = random.getstate(), np.random.get_state()[1].tobytes()
+    with preserved(state):
+        try:
+            # The tracer knows a tensor by its identity: it is enough to name them as inputs.
+            module = make_fx(lambda *_: function(*args))(*tensors)
+        except NotCapturable:
+            raise
+        except Exception as error:  # the program has just run: it is the capture that fails
+            reason = _first_line(error)
+            if "trying to get value out of a tracing tensor" in reason:
+                reason = "it reads a value back (control flow on data, or `.item()`)"
+            raise NotCapturable(reason) from error
+        if draws != (random.getstate(), np.random.get_state()[1].tobytes()):
+            raise NotCapturable("it draws from Python's or NumPy's random numbers")
+    module.graph.eliminate_dead_code()
+    for node in module.graph.nodes:
+        node.meta.clear()  # fake tensors of a tracing mode that the compiler does not share
+    module.graph.set_codegen(torch.fx.graph.CodeGen())  # a flat signature
+    return module

@@ -1,0 +1,681 @@
+"""CompiledSVI: a Pyro program captured once, run as one compiled graph."""
+
+from __future__ import annotations
+
+import logging
+import math
+import time
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from typing import Any, Literal, NamedTuple
+
+import pyro
+import pyro.infer
+import pyro.optim
+import torch
+from pyro import poutine
+from pyro.infer.util import zero_grads
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.optim import Optimizer
+from torch.utils._pytree import tree_flatten, tree_unflatten
+
+from pyro_vae import _updates
+from pyro_vae._capture import Graph, NotCapturable, Reach, layout, preserved, values_stay_tensors
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.objectives import Objective
+
+__all__ = ["CompiledSVI"]
+
+log = logging.getLogger("pyro_vae")
+Program = Callable[..., Any]
+# From the tensors of a call and the number of a step in it, the arguments of the programs.
+Batch = Callable[[Sequence[Tensor], int], tuple[tuple[Any, ...], dict[str, Any]]]
+Engine = Literal["inductor", "eager"]
+_STOCK = (pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO)
+_COMPILE_SECONDS = 25.0  # a small graph on one core, nothing cached
+
+
+@dataclass
+class _Slot:
+    """A parameter, where its optimiser lives, and how many updates it has had."""
+
+    param: Tensor
+    optimizer: Optimizer
+    group: dict[str, Any]
+    step: int = 0
+
+
+class _Optim:
+    """The optimiser, whether Pyro's (one torch optimiser a parameter) or a callable."""
+
+    def __init__(self, optim: Any) -> None:
+        self._pyro = optim if isinstance(optim, pyro.optim.PyroOptim) else None
+        self._make = optim
+        self._torch: Optimizer | None = None
+        self._slots: dict[Tensor, _Slot] = {}
+        self._waiting: dict[str, Any] | None = None
+        self._lr: float | None = None
+        self._held = False
+
+    def adopt(self, params: Iterable[Tensor]) -> None:
+        """Creates the optimisers of parameters that are new."""
+        new = [param for param in params if param not in self._slots]
+        if not new:
+            return
+        if self._pyro is not None:
+            for param in new:
+                # What PyroOptim does on being called, less the step.
+                if param not in self._pyro.optim_objs:
+                    made = self._pyro.optim_objs[param] = self._pyro._get_optim(param)
+                    self._pyro.grad_clip[param] = self._pyro._get_grad_clip(param)
+                    name = pyro.get_param_store().param_name(param)
+                    state = self._pyro._state_waiting_to_be_consumed.pop(name, None)
+                    if state is not None:
+                        made.load_state_dict(state)
+                made = self._pyro.optim_objs[param]
+                optimizer = getattr(made, "optimizer", made)  # a scheduler wraps its optimiser
+                self._slots[param] = _Slot(param, optimizer, optimizer.param_groups[0])
+        else:
+            if self._torch is None:
+                self._torch = self._make(new)
+            else:
+                self._torch.add_param_group({"params": new})
+            for group in self._torch.param_groups:
+                for param in group["params"]:
+                    self._slots.setdefault(param, _Slot(param, self._torch, group))
+            if self._waiting is not None:
+                self._torch.load_state_dict(self._waiting)
+                self._waiting = None
+                self._regroup()
+        if self._lr is not None:
+            self.set_lr(self._lr)
+
+    def _regroup(self) -> None:
+        # Loading a state replaces the groups of a torch optimiser.
+        for group in self._torch.param_groups if self._torch else ():
+            for param in group["params"]:
+                self._slots[param].group = group
+
+    def refusal(self, params: Iterable[Tensor]) -> bool:
+        """Tells whether the update of some parameter cannot be part of a graph."""
+        clipped = self._pyro is not None and any(
+            self._pyro.grad_clip.get(param) is not None for param in params
+        )
+        return clipped or not all(
+            _updates.has_update(self._slots[param].optimizer) for param in params
+        )
+
+    def slots(self, params: Iterable[Tensor]) -> list[_Slot]:
+        return [self._slots[param] for param in params]
+
+    def step(self, params: Sequence[Tensor]) -> None:
+        """Takes a step by the optimisers themselves, from ``param.grad``."""
+        self.adopt(params)
+        self.release()
+        if self._pyro is not None:
+            self._pyro(params)
+        elif self._torch is not None:
+            self._torch.step()
+
+    def hold(self) -> None:
+        """Takes over the step counts from the optimisers' state."""
+        if not self._held:
+            for slot in self._slots.values():
+                slot.step = int(slot.optimizer.state.get(slot.param, {}).get("step", 0))
+            self._held = True
+
+    def release(self) -> None:
+        """Gives the step counts back."""
+        if self._held:
+            for slot in self._slots.values():
+                count = slot.optimizer.state.get(slot.param, {}).get("step")
+                if count is not None:
+                    count.fill_(slot.step)
+            self._held = False
+
+    def rewind(self, count: int) -> None:
+        """Takes back steps that were counted but, the loss not being finite, not taken."""
+        for slot in self._slots.values() if self._held else ():
+            slot.step -= count
+
+    def set_lr(self, lr: float) -> None:
+        self._lr = lr
+        for slot in self._slots.values():
+            slot.group["lr"] = lr
+
+    def state_dict(self) -> dict[str, Any]:
+        self.release()
+        if self._pyro is not None:
+            return dict(self._pyro.get_state())
+        return self._torch.state_dict() if self._torch is not None else {}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        self._held = False
+        if self._pyro is not None:
+            waiting = dict(state)
+            for param, made in self._pyro.optim_objs.items():
+                name = pyro.get_param_store().param_name(param)
+                if name in waiting:
+                    made.load_state_dict(waiting.pop(name))
+            self._pyro.set_state(waiting)
+        elif self._torch is None:
+            self._waiting = state or None
+        else:
+            self._torch.load_state_dict(state)
+            self._regroup()
+
+
+class _Call(NamedTuple):
+    """The arguments of a step: its tensors, and everything else as a key."""
+
+    key: Any
+    tensors: tuple[Tensor, ...]
+    batch: Batch
+
+    @classmethod
+    def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
+        if not kwargs and all(isinstance(arg, Tensor) for arg in args):
+            return cls(tuple(map(layout, args)), args, _positional)
+        leaves, spec = tree_flatten((args, kwargs))
+        tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
+        others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+
+        def rebuild(tensors: Sequence[Tensor], step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            rest = iter(tensors)
+            filled = [next(rest) if isinstance(old, Tensor) else old for old in leaves]
+            return tree_unflatten(filled, spec)
+
+        return cls((tuple(map(layout, tensors)), others, str(spec)), tensors, rebuild)
+
+
+def _positional(tensors: Sequence[Tensor], step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+    return tuple(tensors), {}
+
+
+class _Sites(Messenger):
+    """Finds a latent site whose draws cannot be differentiated."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.seen: set[str] = set()
+        self.stiff: str | None = None
+        self.last: str | None = None
+
+    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
+        self.last = msg["name"]
+        # The guide runs first: what the model says about a site of the guide's is not the draw.
+        if msg["name"] in self.seen or msg["is_observed"] or site_is_subsample(msg):
+            return
+        self.seen.add(msg["name"])
+        if not (msg["fn"].has_rsample or "relaxed" in msg["infer"]):
+            self.stiff = self.stiff or f"site `{msg['name']}` ({type(msg['fn']).__name__})"
+
+
+class _Captured:
+    """A graph of some steps, what it stands for, and the optimiser state it moves."""
+
+    graph: Graph
+
+    def __init__(self, reach: Reach, params: list[Tensor], slots: list[_Slot]) -> None:
+        self.reach = reach
+        self.params = params
+        self.slots = slots  # none if the optimiser steps by itself
+        # Slots of one group with one step count share a row of numbers.
+        self.cohorts, self.table = _cohorts(slots)
+        self._heads = [self.table[row] for row in self.cohorts]
+        double = any(param.dtype == torch.float64 for param in params)
+        self._like = {
+            "dtype": torch.float64 if double else torch.float32,
+            "device": params[0].device,
+        }
+
+    def in_step(self) -> bool:
+        """Tells whether slots that share a row still have the same step count."""
+        return [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
+
+    def rows(self, count: int) -> Tensor:
+        """Returns the optimisers' numbers, shape ``(count, rows, WIDTH)``."""
+        return torch.tensor(
+            [
+                [_updates.numbers(slot.optimizer, slot.group, slot.step + i) for slot in self.table]
+                for i in range(1, count + 1)
+            ],
+            **self._like,
+        )
+
+
+class CompiledSVI:
+    """Creates stochastic variational inference whose step is one compiled graph.
+
+    A drop-in for :class:`pyro.infer.SVI`. The first step runs the Pyro program once, records loss,
+    gradients and optimiser update as one graph of tensor operations, and compiles it; later steps
+    run that graph. A program that cannot be captured runs as it is, and one line says why.
+
+    Parameters stay where they are and are updated in place. What the program reads (shapes, dtypes,
+    devices, train or eval mode, plain attributes, globals) is checked before each call and
+    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing.
+
+    References:
+        Pyro: Deep Universal Probabilistic Programming (Bingham et al., 2019),
+        https://arxiv.org/abs/1810.09538
+        PyTorch 2: Faster Machine Learning Through Dynamic Python Bytecode Transformation and
+        Graph Compilation (Ansel et al., 2024), https://doi.org/10.1145/3620665.3640366
+
+    Args:
+        model: A Pyro program.
+        guide: A Pyro program with the same arguments.
+        optim: A ``pyro.optim`` optimiser, or a callable from a list of parameters to a torch one.
+            The updates of Adam, AdamW and SGD are part of the graph; others follow it.
+        loss: ``Trace_ELBO``, ``TraceMeanField_ELBO``, an :class:`pyro_vae.objectives.Objective`, or
+            a function of model, guide and their arguments. Other ELBOs run eagerly.
+        compile: Whether to compile; ``"auto"`` does where it pays.
+        planned_steps: Steps that will be taken in all, which ``"auto"`` decides from.
+        unroll: Steps that :meth:`epoch` takes in one graph.
+        max_graphs: How many graphs are captured before new situations run eagerly.
+
+    Attributes:
+        engine: What took the last step: ``inductor`` or ``eager``.
+        engine_steps: Steps taken by each engine.
+        steps: Steps taken in all.
+
+    Example:
+        >>> import pyro, torch, pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> optim = pyro.optim.Adam({"lr": 1e-3})
+        >>> svi = CompiledSVI(vae.model, vae.guide, optim, pv.objectives.ELBO(), compile=False)
+        >>> svi.epoch(torch.ones(10, 4), batch_size=4).shape
+        torch.Size([3])
+    """
+
+    def __init__(
+        self,
+        model: Program,
+        guide: Program,
+        optim: pyro.optim.PyroOptim | Callable[[list[Tensor]], Optimizer],
+        loss: pyro.infer.ELBO | Program,
+        *,
+        compile: bool | Literal["auto"] = True,
+        planned_steps: int | None = None,
+        unroll: int = 1,
+        max_graphs: int = 8,
+    ) -> None:
+        if compile not in (True, False, "auto"):
+            raise unknown_name("compile", compile, ("True", "False", "auto"))
+        self.model = model
+        self.guide = guide
+        self.loss = loss
+        self.steps = 0
+        self.engine: Engine = "eager"
+        self.engine_steps: dict[Engine, int] = {}
+        self._optim = _Optim(optim)
+        self._compile = compile
+        self._planned = planned_steps
+        self._unroll = positive_integer("unroll", unroll)
+        self._max_graphs = positive_integer("max_graphs", max_graphs)
+        self._graphs: dict[Any, list[_Captured]] = {}
+        self._captures = 0
+        self._said: set[str] = set()
+        self._refused: dict[Any, str] = {}
+        self._eager_seconds = 0.0
+        self._ok = torch.ones((), dtype=torch.bool)
+
+    def step(self, *args: Any, **kwargs: Any) -> float:
+        """Takes one step and returns the loss.
+
+        Raises:
+            FloatingPointError: If the loss is not finite. The step is not taken.
+        """
+        call = _Call.of(args, kwargs)
+        at = self.steps
+        loss = float(self._run(("step", call.key), call.tensors, call.batch, 1))
+        if not math.isfinite(loss):
+            raise self._not_finite(loss, at, args, kwargs)
+        return loss
+
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Returns the loss without taking a step; runs eagerly."""
+        with torch.no_grad():
+            if isinstance(self.loss, pyro.infer.ELBO):
+                return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
+            return float(self.loss(self.model, self.guide, *args, **kwargs))
+
+    def epoch(
+        self,
+        *tensors: Tensor,
+        batch_size: int,
+        shuffle: bool = True,
+        transform: Callable[..., Any] | None = None,
+    ) -> Tensor:
+        """Takes one pass over data and returns the loss of each step, read back once.
+
+        Args:
+            tensors: Data, all of one length, on the device of the parameters: what the programs
+                take as positional arguments, a batch at a time.
+            batch_size: Rows a step. The last step takes what is left.
+            shuffle: Whether to permute the rows, by torch's random numbers.
+            transform: Applied to the rows gathered, inside the graph: takes and returns what the
+                programs take, one tensor or a tuple.
+
+        Returns:
+            Losses on the CPU, shape ``(steps,)``.
+
+        Raises:
+            FloatingPointError: If a loss is not finite. That step and later ones are not taken.
+            ValueError: If the tensors differ in length.
+        """
+        positive_integer("batch_size", batch_size)
+        size = len(tensors[0])
+        if any(len(tensor) != size for tensor in tensors):
+            raise expected("tensors", f"tensors of one length, {size}", [len(t) for t in tensors])
+        order = torch.randperm(size) if shuffle else torch.arange(size)
+        order = order.to(tensors[0].device)
+
+        def batch(inputs: Sequence[Tensor], step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
+            index = inputs[0]
+            rows = index[step * batch_size : (step + 1) * batch_size]
+            args = tuple(tensor[rows] for tensor in inputs[1:])
+            if transform is not None:
+                args = transform(*args)
+            return args if isinstance(args, tuple) else (args,), {}
+
+        losses: list[Tensor] = []
+        first, start = self.steps, 0
+        layouts = tuple(map(layout, tensors))
+        while start < size:
+            # Groups start where the step number is a multiple of their size, so that a run resumed
+            # at such a number takes the very same graphs.
+            together = self._unroll if self.steps % self._unroll == 0 else 1
+            if start + together * batch_size > size:
+                together = 1
+            index = order[start : start + together * batch_size]
+            start += len(index)
+            key = ("epoch", together, len(index), layouts, transform)
+            losses.append(self._run(key, (index, *tensors), batch, together, transform))
+            if self.engine == "eager" and not losses[-1].isfinite().all():
+                break
+        values = torch.cat(losses).cpu()
+        bad = (~values.isfinite()).nonzero()
+        if len(bad):
+            at = int(bad[0])
+            args, kwargs = batch((order, *tensors), at)
+            raise self._not_finite(float(values[at]), first + at, args, kwargs)
+        return values
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns what a later run needs to go on: optimiser state and step counts."""
+        state = {"steps": self.steps, "optim": self._optim.state_dict()}
+        if isinstance(self.loss, Objective):
+            state["objective_step"] = self.loss.step.clone()
+        return state
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned. Parameters are loaded by themselves."""
+        self.steps = state["steps"]
+        self._optim.load_state_dict(state["optim"])
+        self._graphs.clear()  # they hold the state that has been replaced
+        if isinstance(self.loss, Objective):
+            self.loss.step.copy_(state["objective_step"])
+
+    def set_lr(self, lr: float) -> None:
+        """Sets the learning rate of every parameter, those to come included."""
+        self._optim.set_lr(lr)
+
+    # Which engine
+
+    def _run(
+        self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any = None
+    ) -> Tensor:
+        """Takes ``count`` steps and returns their losses, shape ``(count,)``."""
+        captured = self._find(key)
+        first: list[float] = []
+        if captured is None and self._wanted(key):
+            captured, first = self._capture(key, tensors, batch, count, root)
+        if captured is None:
+            return self._run_eagerly(tensors, batch, count, first)
+        losses, *grads = captured.graph(captured.rows(count), *tensors)
+        if captured.slots:
+            for slot in captured.slots:
+                slot.step += count
+        else:
+            for param, grad in zip(captured.params, grads, strict=True):
+                param.grad = grad
+            if bool(losses.isfinite()):
+                self._optim.step(captured.params)
+            zero_grads(captured.params)
+        self._count("inductor", count)
+        return losses
+
+    def _run_eagerly(
+        self, tensors: Sequence[Tensor], batch: Batch, count: int, first: list[float]
+    ) -> Tensor:
+        losses = list(first)  # a step that had to be taken while looking at the program
+        for number in range(len(losses), count):
+            args, kwargs = batch(tensors, number)
+            loss, params = self._gradients(args, kwargs)
+            losses.append(loss)
+            if not math.isfinite(loss):
+                break
+            self._optim.step(params)
+            zero_grads(params)
+        self._count("eager", sum(map(math.isfinite, losses)))
+        return torch.tensor(losses)
+
+    def _count(self, engine: Engine, count: int) -> None:
+        self.steps += count
+        self.engine = engine
+        self.engine_steps[engine] = self.engine_steps.get(engine, 0) + count
+
+    def _wanted(self, key: Any) -> bool:
+        if not self._compile or key in self._refused or len(self._refused) >= self._max_graphs:
+            return False
+        if self._captures >= self._max_graphs:
+            self._refuse(key, f"{self._captures} graphs are captured, and this would be one more")
+            return False
+        return True
+
+    def _refuse(self, key: Any, reason: str) -> None:
+        self._refused[key] = reason
+        if reason not in self._said:
+            self._said.add(reason)
+            log.warning("CompiledSVI runs eagerly: %s", reason)
+
+    def _find(self, key: Any) -> _Captured | None:
+        for captured in self._graphs.get(key, ()):
+            if captured.reach.changed() is None:
+                if captured.slots:
+                    self._optim.hold()
+                if captured.in_step():
+                    return captured
+        return None
+
+    # What a graph is made of
+
+    def _gradients(self, args: Any, kwargs: Any) -> tuple[float, list[Tensor]]:
+        """Returns the loss and the parameters met, whose gradients it leaves with them."""
+        with poutine.trace(param_only=True) as met:
+            if isinstance(self.loss, pyro.infer.ELBO):
+                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+            else:
+                loss = self.loss(self.model, self.guide, *args, **kwargs)
+                if loss.requires_grad:
+                    loss.backward()
+        sites = met.trace.nodes.values()
+        return float(loss), list({site["value"].unconstrained(): None for site in sites})
+
+    def _objective(self, args: Any, kwargs: Any) -> Tensor:
+        with values_stay_tensors():
+            if isinstance(self.loss, pyro.infer.ELBO):
+                return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+            return self.loss(self.model, self.guide, *args, **kwargs)
+
+    def _rehearse(
+        self, reach: Reach, tensors: Sequence[Tensor], batch: Batch
+    ) -> tuple[list[Tensor], list[float]]:
+        """Runs the programs once with Pyro's validation on, and takes no step.
+
+        Unless that run has created parameters: creating them draws random numbers that a stock step
+        draws too, once, so that the run is then the step.
+
+        Returns:
+            The parameters that have a gradient; the loss of the step, if it was taken.
+        """
+        store = pyro.get_param_store()._params
+        state = list({id(t): t for t in (*reach.tensors, *store.values())}.values())
+        known = set(map(id, state))
+        nesting = getattr(self.loss, "max_plate_nesting", None)
+        for tensor in state:
+            if tensor.is_leaf:
+                tensor.grad = None
+        with preserved(state) as undo, pyro.validation_enabled(True), _Sites() as sites:
+            args, kwargs = batch(tensors, 0)
+            start = time.perf_counter()
+            loss, params = self._gradients(args, kwargs)
+            self._eager_seconds = time.perf_counter() - start
+            trained = [param for param in params if param.grad is not None]
+            created = any(id(param) not in known for param in params)
+            if created or getattr(self.loss, "max_plate_nesting", None) != nesting:
+                undo.clear()
+                if math.isfinite(loss):
+                    self._optim.step(params)
+                    zero_grads(params)
+                return trained, [loss]
+        for param in params:
+            param.grad = None
+        if sites.stiff:
+            raise NotCapturable(f"{sites.stiff} cannot be reparameterised")
+        if not trained:
+            raise NotCapturable("no parameter has a gradient; are the modules registered?")
+        return trained, []
+
+    def _capture(
+        self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any
+    ) -> tuple[_Captured | None, list[float]]:
+        """Captures ``count`` steps; returns the losses of steps it could not but take."""
+        try:
+            if isinstance(self.loss, pyro.infer.ELBO) and not (
+                type(self.loss) in _STOCK or isinstance(self.loss, Objective)
+            ):
+                raise NotCapturable(f"loss {type(self.loss).__name__} is not known to be traceable")
+            reach = Reach(self.model, self.guide, self.loss, root)
+            params, losses = self._rehearse(reach, tensors, batch)
+            if losses:
+                return None, losses
+            if self._compile == "auto":
+                self._pays()
+            start = time.perf_counter()
+            log.info("CompiledSVI compiles %s", "a step" if count == 1 else f"{count} steps")
+            captured = self._record(reach, params, tensors, batch, count)
+            log.info("CompiledSVI compiled in %.1f s", time.perf_counter() - start)
+        except NotCapturable as reason:
+            self._refuse(key, str(reason))
+            return None, []
+        self._captures += 1
+        self._graphs.setdefault(key, []).append(captured)
+        return captured, []
+
+    def _pays(self) -> None:
+        left = (self._planned or 0) - self.steps
+        # Compiled steps take well under half of the time.
+        if 0.5 * left * self._eager_seconds < _COMPILE_SECONDS:
+            raise NotCapturable(
+                f"with {left} steps left, compiling would take longer than it saves"
+            )
+
+    def _record(
+        self,
+        reach: Reach,
+        params: list[Tensor],
+        tensors: Sequence[Tensor],
+        batch: Batch,
+        count: int,
+    ) -> _Captured:
+        self._optim.adopt(params)
+        self._optim.hold()
+        inside = not self._optim.refusal(params)
+        captured = _Captured(reach, params, self._optim.slots(params) if inside else [])
+        state = [*reach.tensors, *params]
+        for slot in captured.slots:
+            state += _updates.prepare(slot.optimizer, slot.group, slot.param)
+            baked = _updates.constants(slot.optimizer)
+            reach.watch(slot.group.get, baked, "optimizer", visit=False)
+            reach.watch(vars(slot.optimizer).get, ("state",), "optimizer", visit=False)
+        store = pyro.get_param_store()
+        names = [name for name in map(store.param_name, params) if name is not None]
+        reach.watch(store._params.get, names, "param store")
+        reach.freeze()
+        self._ok = self._ok.to(params[0].device)
+
+        def steps(rows: Tensor, *tensors: Tensor) -> list[Tensor]:
+            losses = []
+            grads: Sequence[Tensor] = ()
+            for number in range(count):
+                args, kwargs = batch(tensors, number)
+                with torch.enable_grad():
+                    loss = self._objective(args, kwargs)
+                grads = torch.autograd.grad(loss, params)
+                loss = loss.detach()
+                losses.append(loss)
+                self._advance(captured, grads, rows[number], loss)
+            return [torch.stack(losses), *(() if captured.slots else grads)]
+
+        with torch.no_grad(), _Sites() as sites:
+            try:
+                rows = captured.rows(count)
+                captured.graph = Graph(steps, [*state, self._ok], [rows, *tensors])
+            except NotCapturable as reason:
+                if sites.last is not None:
+                    raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
+                raise
+        if (name := reach.changed()) is not None:
+            raise NotCapturable(f"{name} changes at every run")
+        return captured
+
+    def _advance(
+        self, captured: _Captured, grads: Sequence[Tensor], rows: Tensor, loss: Tensor
+    ) -> None:
+        """Updates parameters and schedules, as long as every loss so far has been finite.
+
+        So a run stops where it went wrong without the host having to look at each loss.
+        """
+        if captured.slots:
+            self._ok.logical_and_(loss.isfinite())
+        for slot, grad, row in zip(captured.slots, grads, captured.cohorts, strict=True):
+            _updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], self._ok)
+        if isinstance(self.loss, Objective):
+            before = self.loss.step.clone()
+            self.loss.advance()
+            self.loss.step.copy_(torch.where(self._ok, self.loss.step, before))
+
+    def _not_finite(self, loss: float, at: int, args: Any, kwargs: Any) -> FloatingPointError:
+        """Goes back to where the loss was last finite, and finds out which site is to blame."""
+        self._optim.rewind(self.steps - at)
+        self.steps = at
+        self._ok.fill_(True)
+        blame = "with other random numbers every site is finite"
+        with torch.no_grad(), pyro.validation_enabled(False):
+            guide = poutine.trace(self.guide).get_trace(*args, **kwargs)
+            model = poutine.trace(poutine.replay(self.model, guide)).get_trace(*args, **kwargs)
+            for name, site in (*guide.nodes.items(), *model.nodes.items()):
+                values = [site["value"]] if site["type"] in ("param", "sample") else []
+                if site["type"] == "sample" and not site_is_subsample(site):
+                    values.append(site["fn"].log_prob(site["value"]))
+                if not all(value.isfinite().all() for value in values):
+                    kind = "parameter" if site["type"] == "param" else "site"
+                    blame = f"{kind} `{name}` is not finite"
+                    break
+        return FloatingPointError(f"the loss is {loss} at step {at}: {blame}")
+
+
+def _cohorts(slots: Sequence[_Slot]) -> tuple[list[int], list[_Slot]]:
+    """Sorts slots by what their numbers depend on: the row of each, and one slot for each row."""
+    rows: dict[tuple[int, int], int] = {}
+    table: list[_Slot] = []
+    cohorts = []
+    for slot in slots:
+        row = rows.setdefault((id(slot.group), slot.step), len(rows))
+        if row == len(table):
+            table.append(slot)
+        cohorts.append(row)
+    return cohorts, table
