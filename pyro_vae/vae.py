@@ -10,6 +10,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.params import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -46,9 +47,15 @@ class _Program(nn.Module):
         if self._named is None or self._named[0]() is not self:
             name = f"vae{next(_instances)}.{type(self).__name__.lower()}"
             self._named = (weakref.ref(self), name)
-        pyro.module(self._named[1], self)
+        for name, parameter in self.named_parameters():
+            # As `pyro.module` does, but a frozen parameter is no reason for a warning.
+            if parameter.requires_grad:
+                pyro.param(param_with_module_name(self._named[1], name), parameter)
 
     def __getstate__(self) -> dict[str, Any]:
+        for parameter in self.parameters():
+            # The store leaves a weak reference here at each use, and those cannot be pickled.
+            parameter.__dict__.pop("unconstrained", None)
         return self.__dict__ | {"_named": None}
 
 

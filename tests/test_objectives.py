@@ -204,7 +204,7 @@ def test_terms_need_the_plate() -> None:
         with pyro.plate("rows", len(x)):
             pyro.sample("z", dist.Normal(x, 1.0))
 
-    with pytest.raises(ValueError, match="plate named `data`, got '[xz]'"):
+    with pytest.raises(ValueError, match=r"plate named `data`, got '[xz]'"):
         ELBO().terms(model, guide, torch.zeros(3))
 
 
@@ -273,7 +273,7 @@ def test_a_guide_that_cannot_be_reparameterised_is_named() -> None:
         with pyro.plate("data", len(x)):
             pyro.sample("z", dist.Bernoulli(logits=pyro.param("logit", torch.tensor(0.0))))
 
-    with pytest.raises(ValueError, match="site z.*reparameterised or relaxed.*Bernoulli"):
+    with pytest.raises(ValueError, match=r"site z.*reparameterised or relaxed.*Bernoulli"):
         ELBO().differentiable_loss(model, guide, torch.zeros(3))
 
 

@@ -1,4 +1,4 @@
-"""Every prior with every guide and likelihood: one step where they fit, one line where they do not."""
+"""Every prior with every guide and likelihood: a step where they fit, an error where not."""
 
 from __future__ import annotations
 
