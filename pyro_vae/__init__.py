@@ -1,17 +1,25 @@
 """A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective."""
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
+from pyro_vae.checkpoint import load, save
 from pyro_vae.evaluation import Scores, evaluate
+from pyro_vae.svi import CompiledSVI
+from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
 
 __all__ = [
     "VAE",
+    "CompiledSVI",
+    "Run",
     "Scores",
     "data",
     "evaluate",
+    "fit",
     "guides",
     "likelihoods",
+    "load",
     "networks",
     "objectives",
     "priors",
+    "save",
 ]

@@ -1,0 +1,179 @@
+"""Saving and loading a model: JSON for what it is, safetensors for its weights, nothing executed."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load as tensors_from_bytes
+from safetensors.torch import save as tensors_to_bytes
+from torch import Tensor, nn
+
+from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae._errors import expected, unknown_name
+from pyro_vae.vae import VAE
+
+__all__ = ["load", "save", "write_bytes", "write_json", "write_tensors"]
+
+SCHEMA = 1
+_ROOMS = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
+_PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
+
+Classes = Mapping[str, Callable[..., nn.Module]]
+
+
+def write_bytes(path: Path, content: bytes) -> None:
+    """Writes a file as a whole: beside, to the disk, then renamed."""
+    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    try:
+        with os.fdopen(handle, "wb") as file:
+            file.write(content)
+            file.flush()
+            os.fsync(file.fileno())
+        Path(beside).chmod(0o644)
+        Path(beside).replace(path)
+    except BaseException:
+        Path(beside).unlink(missing_ok=True)
+        raise
+
+
+def write_json(path: Path, content: object) -> None:
+    """Writes JSON as a whole; NaN and infinities, which JSON lacks, are refused."""
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+
+
+def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
+    """Writes a safetensors file as a whole, and returns its SHA-256."""
+    content = tensors_to_bytes({k: t.detach().cpu().contiguous() for k, t in tensors.items()})
+    write_bytes(path, content)
+    return hashlib.sha256(content).hexdigest()
+
+
+def save(vae: VAE, folder: str | Path) -> Path:
+    """Writes ``model.json`` and ``model.safetensors``.
+
+    Args:
+        vae: The model. Its parts must have been built from plain arguments.
+        folder: Where to; made if it does not exist.
+
+    Returns:
+        The folder.
+
+    Raises:
+        ValueError: If the folder holds a model already, or an argument of a part cannot be
+            written as JSON.
+    """
+    folder = Path(folder)
+    if (folder / "model.json").exists():
+        raise expected("folder", "one that holds no model yet", str(folder))
+    parts = {
+        "prior": vae.prior,
+        "guide": vae.posterior,
+        "likelihood": vae.likelihood,
+        "encoder": vae.encoder,
+        "decoder": vae.decoder,
+    }
+    specs = {name: _spec(part) for name, part in parts.items()}
+    folder.mkdir(parents=True, exist_ok=True)
+    digest = write_tensors(folder / "model.safetensors", vae.state_dict())
+    write_json(folder / "model.json", {"schema": SCHEMA, "vae": specs, "sha256": digest})
+    return folder
+
+
+def load(
+    folder: str | Path, classes: Classes | None = None, device: torch.device | str | None = None
+) -> VAE:
+    """Rebuilds a model that :func:`save` wrote.
+
+    Names are looked up in the package and in ``classes``; nothing is imported because a file
+    says so.
+
+    Args:
+        folder: The folder.
+        classes: Your own parts and networks by class name. A network that is no
+            :class:`pyro_vae.networks.Network` is called without arguments.
+        device: Where to put it; the CPU if not given.
+
+    Raises:
+        ValueError: If a file is missing, damaged or names an unknown class.
+    """
+    folder = Path(folder)
+    if not folder.is_dir():
+        raise expected("folder", "an existing run folder", str(folder))
+    description = _read_json(folder / "model.json")
+    specs = description.get("vae")
+    if description.get("schema") != SCHEMA:
+        raise expected(f"{folder / 'model.json'}", f"schema {SCHEMA}", description.get("schema"))
+    if not isinstance(specs, dict) or set(specs) != set(_PARTS):
+        raise expected(f"{folder / 'model.json'}", f"parts {', '.join(_PARTS)}", specs)
+    parts: dict[str, Any] = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
+    vae = VAE(**parts)
+    state = _read_tensors(folder / "model.safetensors", description.get("sha256"))
+    vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
+    try:
+        vae.load_state_dict(state)
+    except RuntimeError as error:
+        reason = " ".join(str(error).split())
+        raise expected(
+            f"{folder / 'model.safetensors'}", "the weights of model.json", reason
+        ) from None
+    return vae.to(device)
+
+
+def _spec(part: nn.Module) -> dict[str, Any]:
+    spec = getattr(part, "spec", None)
+    return spec() if callable(spec) else {"class": type(part).__name__}
+
+
+def _build(argument: str, spec: object, classes: Classes) -> Any:
+    if not isinstance(spec, dict) or not isinstance(spec.get("class"), str):
+        raise expected(argument, "a class and its arguments", spec)
+    name = spec["class"]
+    room, _, law = name.partition(".")
+    known = {f"{r}.{n}": getattr(m, n) for r, m in _ROOMS.items() for n in m.__all__} | dict(
+        classes
+    )
+    if name not in known:
+        raise unknown_name(argument, name, known)
+    arguments = {key: _value(key, item, classes) for key, item in spec.get("args", {}).items()}
+    try:
+        return known[name](**arguments)
+    except TypeError as error:
+        raise expected(argument, f"arguments of {name}", str(error)) from None
+
+
+def _value(argument: str, value: object, classes: Classes) -> Any:
+    return _build(argument, value, classes) if isinstance(value, dict) else value
+
+
+def _read_json(path: Path) -> dict[str, Any]:
+    try:
+        content = json.loads(path.read_bytes())
+    except FileNotFoundError:
+        raise expected("folder", f"a file {path.name} in it", str(path.parent)) from None
+    except ValueError as error:
+        raise expected(str(path), "valid JSON", str(error)) from None
+    if not isinstance(content, dict):
+        raise expected(str(path), "a JSON object", content)
+    return content
+
+
+def _read_tensors(path: Path, digest: object) -> dict[str, Tensor]:
+    try:
+        content = path.read_bytes()
+    except FileNotFoundError:
+        raise expected("folder", f"a file {path.name} in it", str(path.parent)) from None
+    found = hashlib.sha256(content).hexdigest()
+    if found != digest:
+        raise expected(str(path), f"SHA-256 {digest}", found)
+    try:
+        return tensors_from_bytes(content)
+    except SafetensorError as error:
+        raise expected(str(path), "a safetensors file", str(error)) from None
