@@ -69,8 +69,8 @@ def evaluate(
         >>> import pyro_vae as pv
         >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
         >>> scores = pv.evaluate(vae, torch.ones(5, 4), num_samples=100)
-        >>> scores.log_marginal.shape, bool((scores.mcse < 0.1).all())
-        ((5,), True)
+        >>> scores.log_marginal.shape, scores.kl_estimator, scores.summary()["num_samples"]
+        ((5,), 'analytic', 100)
     """
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)

@@ -9,7 +9,7 @@ from torch import Tensor
 
 __all__ = ["k_hat", "tail_length"]
 
-_SHORTEST = 5  # fewer weights determine no tail
+_SHORTEST = 6  # of fewer weights the lowest quarter is none
 
 
 def tail_length(num_samples: int) -> int:
@@ -39,7 +39,7 @@ def k_hat(largest: Tensor) -> Tensor:
         Shape parameters, shape ``(B,)``.
 
     Example:
-        >>> uniform = torch.arange(1, 1001, dtype=torch.float64) / 1000
+        >>> uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         >>> weights = uniform.pow(-0.5)  # a Pareto law of shape one half
         >>> k_hat(weights[: tail_length(1000) + 1, None].log()).round(decimals=1)
         tensor([0.5], dtype=torch.float64)
@@ -57,9 +57,7 @@ def k_hat(largest: Tensor) -> Tensor:
     # One grid point at a time: all at once would need grid times the memory of the tail.
     k = torch.stack([_shape(column, excess) for column in b.unbind(1)], 1)
     posterior = (size * ((-b / k).log() - k - 1)).softmax(1)
-    negligible = posterior < 10 * torch.finfo(posterior.dtype).eps
-    posterior = posterior.masked_fill(negligible, 0.0)
-    mean = (b * posterior).sum(1) / posterior.sum(1)
+    mean = (b * posterior).sum(1)
     fitted = (size * _shape(mean, excess) + 10 * 0.5) / (size + 10)
 
     underflown = largest[0] - largest[quartile] > -math.log(torch.finfo(largest.dtype).tiny)
