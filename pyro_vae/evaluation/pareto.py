@@ -41,8 +41,8 @@ def k_hat(largest: Tensor) -> Tensor:
     Example:
         >>> uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
         >>> weights = uniform.pow(-0.5)  # a Pareto law of shape one half
-        >>> k_hat(weights[: tail_length(1000) + 1, None].log()).round(decimals=1)
-        tensor([0.5], dtype=torch.float64)
+        >>> round(k_hat(weights[: tail_length(1000) + 1, None].log()).item(), 1)
+        0.5
     """
     size = len(largest) - 1
     if size < _SHORTEST:
