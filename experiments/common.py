@@ -5,7 +5,8 @@ from __future__ import annotations
 import json
 import platform
 import subprocess
-from datetime import UTC, datetime
+from collections.abc import Mapping
+from datetime import datetime
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any
@@ -16,25 +17,38 @@ HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 
 
+def _git(*words: str) -> str:
+    command = ["git", "-C", str(HERE), *words]
+    return subprocess.run(command, capture_output=True, text=True).stdout.strip()
+
+
+def _commit() -> str:
+    changed = _git("status", "--porcelain", "--untracked-files=no", "--", "../pyro_vae", ".")
+    return _git("rev-parse", "HEAD") + ("+changes" if changed else "")
+
+
+_COMMIT = _commit()  # of the code that runs, read as it starts
+
+
 def environment() -> dict[str, Any]:
     """Commit, versions and hardware of this run."""
-    git = ["git", "-C", str(HERE)]
-    commit = subprocess.run([*git, "rev-parse", "HEAD"], capture_output=True, text=True).stdout
-    changed = subprocess.run(
-        [*git, "status", "--porcelain", "--untracked-files=no", "--", "../pyro_vae", "."],
-        capture_output=True,
-        text=True,
-    ).stdout
-    gpu = torch.cuda.get_device_name() if torch.cuda.is_available() else None
     return {
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "commit": commit.strip() + ("+changes" if changed.strip() else ""),
+        "commit": _COMMIT,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "pyro-ppl", "numpy")},
         "cpu": _cpu(),
         "threads": torch.get_num_threads(),
-        "gpu": gpu,
+        "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
     }
+
+
+def report(line: Mapping[str, float], every: int = 5) -> None:
+    """Prints one line every few epochs."""
+    if line["epoch"] % every == 0:
+        shown = {key: line[key] for key in ("loss", "elbo", "validation_elbo", "seconds")}
+        words = "  ".join(f"{key} {value:.2f}" for key, value in shown.items())
+        print(f"epoch {line['epoch']}  {words}", flush=True)
 
 
 def write(name: str, result: dict[str, Any]) -> Path:

@@ -19,7 +19,6 @@ from functools import partial
 
 import common
 import torch
-from rich.progress import Progress
 
 import pyro_vae as pv
 
@@ -55,22 +54,18 @@ def run(mode: str, seed: int, root: str | None, smoke: bool) -> None:
         decoder=mlp(),
     )
     epochs = 1 if smoke else EPOCHS
-    with Progress() as progress:
-        task = progress.add_task(mode, total=epochs)
-        fitted = pv.fit(
-            vae,
-            data,
-            objective=pv.objectives.ELBO(),
-            epochs=epochs,
-            batch_size=BATCH,
-            lr=LR,
-            schedule="cosine",
-            seed=seed,
-            device="cpu",
-            on_epoch=lambda line: progress.update(
-                task, advance=1, description=f"validation ELBO {line['validation_elbo']:.2f}"
-            ),
-        )
+    fitted = pv.fit(
+        vae,
+        data,
+        objective=pv.objectives.ELBO(),
+        epochs=epochs,
+        batch_size=BATCH,
+        lr=LR,
+        schedule="cosine",
+        seed=seed,
+        device="cpu",
+        on_epoch=common.report,
+    )
     scores = pv.evaluate(vae, data.test, num_samples=20 if smoke else 1000)
     summary = scores.summary()
     print(f"-ELBO {-summary['elbo']:.2f}, importance-weighted {-summary['log_marginal']:.2f}")

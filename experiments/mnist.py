@@ -17,7 +17,6 @@ from functools import partial
 
 import common
 import torch
-from rich.progress import Progress
 
 import pyro_vae as pv
 
@@ -63,22 +62,18 @@ def run(name: str, seed: int, root: str | None, smoke: bool) -> None:
         decoder=mlp(),
     )
     warmup = recipe["warmup"] * -(-len(data.train) // BATCH)
-    with Progress() as progress:
-        task = progress.add_task(name, total=recipe["epochs"])
-        fitted = pv.fit(
-            vae,
-            data,
-            objective=pv.objectives.ELBO(warmup=warmup),
-            epochs=recipe["epochs"],
-            batch_size=BATCH,
-            optim=partial(torch.optim.Adam, lr=recipe["lr"], eps=recipe["eps"]),
-            schedule="cosine",
-            seed=seed,
-            device="cpu",
-            on_epoch=lambda line: progress.update(
-                task, advance=1, description=f"validation ELBO {line['validation_elbo']:.2f}"
-            ),
-        )
+    fitted = pv.fit(
+        vae,
+        data,
+        objective=pv.objectives.ELBO(warmup=warmup),
+        epochs=recipe["epochs"],
+        batch_size=BATCH,
+        optim=partial(torch.optim.Adam, lr=recipe["lr"], eps=recipe["eps"]),
+        schedule="cosine",
+        seed=seed,
+        device="cpu",
+        on_epoch=common.report,
+    )
     scores = {k: pv.evaluate(vae, data.test, num_samples=k) for k in (200, 20 if smoke else 5000)}
     result = {
         "network": name,

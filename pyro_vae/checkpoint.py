@@ -1,4 +1,4 @@
-"""Saving and loading a model: JSON for what it is, safetensors for its weights, nothing executed."""
+"""Saving and loading a model: JSON and safetensors, nothing executed."""
 
 from __future__ import annotations
 
@@ -136,10 +136,8 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
     if not isinstance(spec, dict) or not isinstance(spec.get("class"), str):
         raise expected(argument, "a class and its arguments", spec)
     name = spec["class"]
-    room, _, law = name.partition(".")
-    known = {f"{r}.{n}": getattr(m, n) for r, m in _ROOMS.items() for n in m.__all__} | dict(
-        classes
-    )
+    own = {f"{r}.{n}": getattr(room, n) for r, room in _ROOMS.items() for n in room.__all__}
+    known = own | dict(classes)
     if name not in known:
         raise unknown_name(argument, name, known)
     arguments = {key: _value(key, item, classes) for key, item in spec.get("args", {}).items()}
