@@ -120,9 +120,9 @@ def load(
     try:
         vae.load_state_dict(state)
     except RuntimeError as error:
-        reason = " ".join(str(error).split())
-        raise expected(
-            f"{folder / 'model.safetensors'}", "the weights of model.json", reason
+        reason = str(error).splitlines()[-1].strip()  # the first line only names the class
+        raise ValueError(
+            f"`{folder / 'model.safetensors'}`: expected the weights of model.json, got {reason}"
         ) from None
     return vae.to(device)
 
@@ -133,14 +133,15 @@ def _spec(part: nn.Module) -> dict[str, Any]:
 
 
 def _build(argument: str, spec: object, classes: Classes) -> Any:
-    if not isinstance(spec, dict) or not isinstance(spec.get("class"), str):
+    given = spec.get("args", {}) if isinstance(spec, dict) else None
+    if not isinstance(spec, dict) or not isinstance(given, dict):
         raise expected(argument, "a class and its arguments", spec)
-    name = spec["class"]
+    name = spec.get("class")
     own = {f"{r}.{n}": getattr(room, n) for r, room in _ROOMS.items() for n in room.__all__}
     known = own | dict(classes)
-    if name not in known:
+    if not isinstance(name, str) or name not in known:
         raise unknown_name(argument, name, known)
-    arguments = {key: _value(key, item, classes) for key, item in spec.get("args", {}).items()}
+    arguments = {key: _value(key, item, classes) for key, item in given.items()}
     try:
         return known[name](**arguments)
     except TypeError as error:

@@ -183,14 +183,21 @@ def fit(
     for epoch in range(1, epochs + 1):
         if schedule == "cosine" and epoch > 1:
             svi.set_lr(rates[0] * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2)
-        losses = svi.epoch(train, batch_size=batch_size, transform=draw)
-        line = {"epoch": epoch, "loss": losses.sum().item() / len(train)}
-        line |= _line(_monitor(vae, monitored), "")
-        if held_out is not None:
-            line |= _line(_monitor(vae, held_out), "validation_")
-            if line["validation_elbo"] > best_elbo:
-                best_elbo, best_epoch = line["validation_elbo"], epoch
-                best_weights = _copy(vae)
+        try:
+            losses = svi.epoch(train, batch_size=batch_size, transform=draw)
+            line = {"epoch": epoch, "loss": losses.sum().item() / len(train)}
+            line |= _line(_monitor(vae, monitored), "")
+            if held_out is not None:
+                line |= _line(_monitor(vae, held_out), "validation_")
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            if "invalid values" not in reason:
+                raise
+            # A law refuses parameters that are not finite before there is a loss.
+            raise FloatingPointError(f"epoch {epoch}: {reason.rstrip(':')}") from None
+        if held_out is not None and line["validation_elbo"] > best_elbo:
+            best_elbo, best_epoch = line["validation_elbo"], epoch
+            best_weights = _copy(vae)
         line["seconds"] = time.perf_counter() - start
         for key, value in line.items():
             history.setdefault(key, []).append(value)

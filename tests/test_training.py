@@ -1,0 +1,298 @@
+"""The loop: what it learns, keeps, repeats, records and refuses."""
+
+from __future__ import annotations
+
+import copy
+import json
+import math
+from collections.abc import Mapping
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pytest
+import torch
+from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae.data import Dataset
+
+fit = partial(pv.fit, device="cpu", compile=False)
+
+
+def small_vae(features: int = 6) -> pv.VAE:
+    pyro.set_rng_seed(0)
+    return pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        pv.likelihoods.Bernoulli((features,)),
+        pv.networks.MLP((8,)),
+        pv.networks.MLP((8,)),
+    )
+
+
+def pairs(n: int, seed: int = 7) -> Tensor:
+    """Six pixels that agree, but for one in ten flipped: log p(x) is -2.6 nats, -4.2 without z."""
+    generator = torch.Generator().manual_seed(seed)
+    on = torch.randint(2, (n, 1), generator=generator).expand(-1, 6).float()
+    return (on - torch.bernoulli(torch.full((n, 6), 0.1), generator=generator)).abs()
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def test_it_learns_in_place() -> None:
+    vae, x = small_vae(), pairs(500)
+    run = fit(vae, x, epochs=40, batch_size=50, lr=1e-2, seed=0)
+    assert run.vae is vae
+    assert bool(vae.initialized)
+    assert vae.log_prob(pairs(500, seed=8), 100).mean() > -2.85
+    assert run.history["elbo"][-1] > run.history["elbo"][0] + 0.5
+
+
+def test_the_history_is_of_equal_length_and_adds_up() -> None:
+    seen: list[Mapping[str, float]] = []
+    run = fit(
+        small_vae(), pairs(100), epochs=3, batch_size=32, validation=pairs(30), on_epoch=seen.append
+    )
+    assert {len(column) for column in run.history.values()} == {3}
+    assert run.history["epoch"] == [1, 2, 3]
+    assert [{k: column[i] for k, column in run.history.items()} for i in range(3)] == seen
+    for prefix in ("", "validation_"):
+        reconstruction = np.array(run.history[prefix + "reconstruction"])
+        kl = np.array(run.history[prefix + "kl"])
+        np.testing.assert_allclose(run.history[prefix + "elbo"], reconstruction - kl, rtol=1e-5)
+        assert (kl >= 0).all()
+    assert np.diff(run.history["seconds"]).min() > 0
+    assert run.steps == 3 * 4  # the short last batch is a step
+    assert run.engine == "eager"
+    # The loss of an epoch is minus the bound a datum, averaged while it improved.
+    assert run.history["loss"][-1] == pytest.approx(-run.history["elbo"][-1], abs=0.5)
+
+
+def test_every_datum_is_seen_once_an_epoch() -> None:
+    """Fails when the short last batch is dropped."""
+    x = torch.eye(6).repeat(4, 1)[:23]  # with batches of 5, the last has 3
+    vae, seen = small_vae(), []
+
+    class Recording(pv.objectives.ELBO):
+        def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+            seen.append(args[0].clone())
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+
+    fit(vae, x, objective=Recording(), epochs=2, batch_size=5)
+    assert [len(batch) for batch in seen] == [5, 5, 5, 5, 3] * 2
+    first, second = torch.cat(seen[:5]), torch.cat(seen[5:])
+    assert torch.equal(first.sum(0), x.sum(0))
+    assert torch.equal(second.sum(0), x.sum(0))
+    assert not torch.equal(first, second)
+
+
+def test_a_seed_repeats_it() -> None:
+    x, weights, losses = pairs(100), [], []
+    for seed in (1, 1, 2):
+        run = fit(small_vae(), x, epochs=2, batch_size=32, seed=seed)
+        weights.append(copy.deepcopy(run.vae.state_dict()))
+        losses.append(run.history["loss"])
+    assert same(weights[0], weights[1])
+    assert losses[0] == losses[1]
+    assert not same(weights[0], weights[2])
+
+
+def test_following_the_elbo_does_not_change_the_fit() -> None:
+    """Fails when monitoring draws from the generator that training draws from."""
+    x = pairs(100)
+    plain = fit(small_vae(), x, epochs=3, batch_size=32, seed=1)
+    followed = fit(small_vae(), x, epochs=3, batch_size=32, seed=1, validation=pairs(50))
+    assert same(plain.last_weights, followed.last_weights)
+
+
+def test_the_best_weights_are_kept_apart_from_the_last() -> None:
+    """Training on other data than validation: the best epoch is an early one."""
+    vae, held_out = small_vae(), pairs(200)
+    run = fit(vae, 1 - torch.eye(6)[:1].expand(50, 6), epochs=12, batch_size=10, lr=3e-2,
+              validation=held_out, seed=0)  # fmt: skip
+    elbos = run.history["validation_elbo"]
+    assert run.best_epoch == 1 + int(np.argmax(elbos))
+    assert run.best_epoch < 12
+    assert not same(vae.state_dict(), run.last_weights)
+    reached = pv.objectives.ELBO(num_particles=50).terms(vae.model, vae.guide, held_out).elbo.mean()
+    assert float(reached) == pytest.approx(max(elbos), abs=0.1)
+
+
+def test_without_validation_the_last_weights_are_the_models() -> None:
+    vae = small_vae()
+    run = fit(vae, pairs(50), epochs=2)
+    assert run.best_epoch is None
+    assert same(vae.state_dict(), run.last_weights)
+
+
+def test_patience_stops() -> None:
+    run = fit(
+        small_vae(), 1 - torch.eye(6)[:1].expand(50, 6), epochs=50, batch_size=10, lr=3e-2,
+        validation=pairs(200), patience=3, seed=0,
+    )  # fmt: skip
+    assert run.best_epoch is not None
+    assert len(run.history["epoch"]) == run.best_epoch + 3 < 50
+
+
+def test_a_second_fit_goes_on() -> None:
+    vae, x = small_vae(), pairs(200)
+    first = fit(vae, x, epochs=20, batch_size=50, lr=1e-2, seed=0)
+    second = fit(vae, x, epochs=2, batch_size=50, lr=1e-3, seed=1)
+    assert second.history["elbo"][0] > first.history["elbo"][0] + 0.3
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [
+        Trace_ELBO(),
+        TraceMeanField_ELBO(),
+        RenyiELBO(num_particles=3, vectorize_particles=True, max_plate_nesting=1),
+        pv.objectives.ELBO("sampled", beta=0.5, warmup=5),
+        pv.objectives.ELBO(num_particles=4),
+    ],
+    ids=lambda objective: type(objective).__name__,
+)
+def test_any_objective(objective: Any) -> None:
+    run = fit(small_vae(), pairs(200), objective=objective, epochs=15, batch_size=50, lr=1e-2)
+    assert run.history["elbo"][-1] > run.history["elbo"][0] + 0.2
+    if isinstance(objective, pv.objectives.Objective):
+        assert float(objective.step) == run.steps
+
+
+@pytest.mark.parametrize(
+    "optim",
+    [
+        partial(torch.optim.AdamW, lr=1e-2),
+        partial(torch.optim.SGD, lr=1e-3, momentum=0.9),
+        pyro.optim.ClippedAdam({"lr": 1e-2, "clip_norm": 5.0}),
+    ],
+    ids=["AdamW", "SGD", "ClippedAdam"],
+)
+def test_any_optimiser(optim: Any) -> None:
+    run = fit(small_vae(), pairs(200), optim=optim, epochs=15, batch_size=50)
+    assert run.history["elbo"][-1] > run.history["elbo"][0] + 0.1
+
+
+def test_the_cosine_schedule_ends_still() -> None:
+    """The last epoch moves the weights far less than with a constant rate."""
+
+    def last_move(schedule: str) -> float:
+        kept: list[Tensor] = []
+        vae = small_vae()
+
+        def keep(_: object) -> None:
+            kept.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+
+        fit(vae, pairs(200), epochs=20, batch_size=50, schedule=schedule, seed=0, on_epoch=keep)  # type: ignore[arg-type]
+        return float((kept[-1] - kept[-2]).norm())
+
+    assert last_move("cosine") < 0.1 * last_move("constant")
+
+
+def test_stochastic_binarisation_is_drawn_at_each_step() -> None:
+    grey = torch.full((40, 6), 0.5)
+    data = pv.data.load(grey.numpy(), binarize="stochastic")
+    seen = []
+
+    class Recording(pv.objectives.ELBO):
+        def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+            seen.append(args[0].clone())
+            return super().differentiable_loss(model, guide, *args, **kwargs)
+
+    fit(small_vae(), data, objective=Recording(), epochs=2, batch_size=1000)
+    assert len(seen) == 2
+    assert all(((x == 0) | (x == 1)).all() for x in seen)
+    assert not torch.equal(seen[0], seen[1])
+
+
+def test_a_dataset_brings_its_validation() -> None:
+    data = pv.data.load("digits")
+    assert isinstance(data, Dataset)
+    vae = pv.VAE(
+        pv.priors.Normal(4), pv.guides.Normal(4), pv.likelihoods.Bernoulli(data.event_shape)
+    )
+    run = fit(vae, data, epochs=1)
+    assert "validation_elbo" in run.history
+    assert run.steps == math.ceil(len(data.train) / 128)
+    with pytest.raises(ValueError, match="`validation`: expected None with a dataset"):
+        fit(vae, data, validation=0.1)
+
+
+def test_a_fraction_is_set_apart() -> None:
+    vae = small_vae()
+    run = fit(vae, pairs(100), validation=0.2, epochs=1, batch_size=10)
+    assert run.steps == 8
+    assert run.best_epoch == 1
+
+
+def test_what_is_written(tmp_path: Path) -> None:
+    vae = small_vae()
+    run = fit(vae, pairs(60), epochs=2, validation=0.5, out=tmp_path / "run", seed=0)
+    assert run.out == tmp_path / "run"
+    names = {path.name for path in run.out.iterdir()}
+    assert names == {"model.json", "model.safetensors", "last.safetensors", "history.json"}
+    history = json.loads((run.out / "history.json").read_text())
+    assert history == dict(run.history)
+    assert same(pv.load(run.out).state_dict(), vae.state_dict())
+
+
+def test_nothing_is_overwritten(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("here")
+    vae = small_vae()
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(ValueError, match="`out`: expected a folder that does not exist yet"):
+        fit(vae, pairs(60), epochs=1, out=tmp_path)
+    assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
+    assert same(vae.state_dict(), before)
+
+
+def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)))
+    with pytest.raises(FloatingPointError, match="^[^\n]*$"):
+        fit(vae, torch.randn(50, 3), epochs=20, lr=1e20, out=tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+
+
+@pytest.mark.parametrize(
+    ("data", "options", "says"),
+    [
+        (torch.zeros(10, 5), {}, r"`data`: expected a tensor of shape \(N, 6\)"),
+        (torch.zeros(0, 6), {}, "`data`: expected at least one datum"),
+        (torch.full((3, 6), math.nan), {}, "`data`: expected values in the support of Bernoulli"),
+        (torch.full((3, 6), 0.5), {}, "`data`: .*support of Bernoulli.* 0.5 at"),
+        ([[0.0] * 6], {}, "`data`: expected a tensor or an array"),
+        (np.array([["a"] * 6]), {}, "`data`: expected a tensor or an array of real numbers"),
+        (torch.zeros(4, 6), {"validation": torch.zeros(4, 5)}, "`validation`: expected a tensor"),
+        (torch.zeros(4, 6), {"validation": 1.5}, "`validation`: .*fraction between 0 and 1"),
+        (torch.zeros(4, 6), {"validation": 0.01}, "`validation`: expected a fraction that splits"),
+        (torch.zeros(4, 6), {"epochs": 0}, "`epochs`: expected a positive integer, got 0"),
+        (torch.zeros(4, 6), {"batch_size": 1.5}, "`batch_size`: expected a positive integer"),
+        (torch.zeros(4, 6), {"lr": 0.0}, "`lr`: expected a positive number"),
+        (torch.zeros(4, 6), {"lr": math.nan}, "`lr`: expected a positive number"),
+        (torch.zeros(4, 6), {"schedule": "cosin"}, "`schedule`: .*did you mean 'cosine'"),
+        (torch.zeros(4, 6), {"patience": 3}, "`patience`: expected validation data"),
+    ],
+)
+def test_bad_input_is_named(data: Any, options: dict[str, Any], says: str) -> None:
+    vae = small_vae()
+    before = copy.deepcopy(vae.state_dict())
+    with pytest.raises(ValueError, match=says) as error:
+        fit(vae, data, **options)
+    assert "\n" not in str(error.value)
+    assert same(vae.state_dict(), before)
+
+
+@pytest.mark.gpu
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA device")
+def test_it_trains_on_the_gpu_by_default() -> None:
+    vae = small_vae()
+    run = pv.fit(vae, pairs(500), epochs=40, batch_size=50, lr=1e-2, seed=0, compile=False)
+    assert {p.device.type for p in vae.parameters()} == {"cuda"}
+    assert run.history["elbo"][-1] > run.history["elbo"][0] + 0.5
+    assert vae.log_prob(pairs(500, seed=8), 100).mean() > -2.85
