@@ -10,6 +10,7 @@ from __future__ import annotations
 import functools
 import random
 import types
+import warnings
 import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
@@ -23,9 +24,18 @@ import pyro.infer.traceenum_elbo
 import torch
 from torch import Tensor, nn
 from torch._inductor import compile_fx
+from torch._inductor import config as inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-__all__ = ["Graph", "NotCapturable", "Reach", "layout", "preserved", "values_stay_tensors"]
+__all__ = [
+    "Graph",
+    "NotCapturable",
+    "Reach",
+    "ReadsBack",
+    "layout",
+    "preserved",
+    "values_stay_tensors",
+]
 
 Function = Callable[..., Any]
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
@@ -35,6 +45,10 @@ _MISSING = object()
 
 class NotCapturable(Exception):
     """Why a program cannot be one graph, in one line."""
+
+
+class ReadsBack(NotCapturable):
+    """The program makes a number of a tensor, which it can only do while it runs."""
 
 
 class Reach:
@@ -70,7 +84,7 @@ class Reach:
             for i, (get, key) in enumerate(self._slots):
                 now, then = get(key), self._values[i]
                 if now is not then:
-                    if not (type(now) is type(then) and _is_plain(now) and now == then):
+                    if not _same(now, then):
                         return self._names[i]
                     self._values[i], self._ids[i] = now, id(now)
         if [t.data_ptr() for t in self.tensors] != self._pointers:
@@ -115,7 +129,7 @@ class Reach:
         for part in ("_parameters", "_buffers", "_modules"):
             self.watch(fields[part].get, list(fields[part]), name)
         own = ["training"]
-        if not type(module).__module__.startswith("torch.nn"):
+        if not type(module).__module__.startswith(_LIBRARIES):
             # Names with an underscore are bookkeeping, of torch or of Pyro, and change at will.
             own += [key for key in fields if not key.startswith("_") and key != "training"]
         self.watch(fields.get, own, name)
@@ -174,6 +188,22 @@ def _is_plain(value: Any) -> bool:
     return isinstance(value, _PLAIN)
 
 
+def _same(now: Any, then: Any) -> bool:
+    """Tells whether a value that has been replaced says the same as the one before it."""
+    if now is then:
+        return True
+    if type(now) is not type(then) or isinstance(now, (Tensor, nn.Module, types.FunctionType)):
+        return False
+    if _is_plain(now):
+        return bool(now == then)
+    if isinstance(now, dict):
+        return list(now) == list(then) and all(_same(now[key], then[key]) for key in now)
+    if isinstance(now, (list, tuple)):
+        return len(now) == len(then) and all(map(_same, now, then))
+    # An AutoGuide makes its plates anew at every call.
+    return type(now).__module__.startswith(_LIBRARIES)
+
+
 def layout(tensor: Tensor) -> tuple[Any, ...]:
     """Returns what a graph takes for granted about a tensor."""
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
@@ -194,16 +224,19 @@ def values_stay_tensors() -> Iterator[None]:
         pyro.infer.trace_mean_field_elbo,
         pyro.infer.traceenum_elbo,
     )
-    replaced = {"torch_item": _as_tensor, "warn_if_nan": lambda *args, **kwargs: None}
-    saved = [(m, name, getattr(m, name)) for m in modules for name in replaced if hasattr(m, name)]
+    replaced: dict[str, Any] = {"torch_item": _as_tensor, "warn_if_nan": lambda *args: None}
+    # A distribution made earlier goes on validating, whatever the default has become since.
+    replaced["_validate_sample"] = lambda self, value: None
+    owners = (*modules, torch.distributions.Distribution)
+    saved = [(o, name, vars(o)[name]) for o in owners for name in replaced if name in vars(o)]
     try:
-        for module, name, _ in saved:
-            setattr(module, name, replaced[name])
+        for owner, name, _ in saved:
+            setattr(owner, name, replaced[name])
         with pyro.validation_enabled(False):
             yield
     finally:
-        for module, name, value in saved:
-            setattr(module, name, value)
+        for owner, name, value in saved:
+            setattr(owner, name, value)
 
 
 @contextmanager
@@ -295,6 +328,9 @@ class Graph:
         return [args[s] if isinstance(s, int) else s for s in self._inputs]
 
     def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
+        self._passed: list[Any] = []
+        self._returned: Sequence[Any] = []
+
         def inner(module: torch.fx.GraphModule, examples: Any, **kwargs: Any) -> Any:
             self._code = compile_fx.compile_fx_inner(module, examples, **kwargs)
 
@@ -307,11 +343,21 @@ class Graph:
             return record
 
         try:
-            with torch.no_grad():
+            with (
+                torch.no_grad(),
+                inductor.patch(self._options(args)),
+                warnings.catch_warnings(action="ignore"),  # the compiler's, about its own code
+            ):
                 examples = [tensor.detach() for tensor in self._fill(args)]
-                self._outer = compile_fx.compile_fx(module, examples, inner_compile=inner)
+                self._outer: Any = compile_fx.compile_fx(module, examples, inner_compile=inner)
         except Exception as error:  # whatever stops the compiler: the program itself still runs
             raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
+
+    def _options(self, args: Sequence[Tensor]) -> dict[str, Any]:
+        on_cpu = all(tensor.device.type == "cpu" for tensor in self._fill(args))
+        # Layouts are guarded already. On the CPU torch's own random numbers are several times
+        # faster than the compiler's, which come one at a time, and are those of an eager step.
+        return {"size_asserts": False, **({"fallback_random": True} if on_cpu else {})}
 
     def _first_call(self, args: Sequence[Tensor]) -> list[Tensor]:
         """Runs once, and finds the shortest way to the compiled code.
@@ -325,7 +371,7 @@ class Graph:
         number = {id(tensor): i for i, tensor in enumerate(inputs)}
         order = {id(tensor): i for i, tensor in enumerate(self._returned)}
         plain = all(id(t) in number or _is_token(t) for t in self._passed)
-        if plain and all(id(t) in order for t in outputs):
+        if self._passed and plain and all(id(t) in order for t in outputs):
             self._call = self._code
             self._outputs = [order[id(t)] for t in outputs]
             sources = [self._inputs[number[id(t)]] if id(t) in number else t for t in self._passed]
@@ -343,6 +389,11 @@ def _is_token(value: Any) -> bool:
     return isinstance(value, Tensor) and value.numel() == 0
 
 
+def _draws() -> tuple[Any, ...]:
+    """The state of the random numbers that are not torch's."""
+    return random.getstate(), str(np.random.get_state())
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -352,7 +403,7 @@ def _trace(
 ) -> torch.fx.GraphModule:
     """Runs ``function`` once under make_fx, on real tensors that it leaves as they were."""
     tensors = [*state, *args]
-    draws = random.getstate(), np.random.get_state()[1].tobytes()
+    draws = _draws()
     with preserved(state):
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
@@ -363,8 +414,9 @@ def _trace(
             reason = _first_line(error)
             if "trying to get value out of a tracing tensor" in reason:
                 reason = "it reads a value back (control flow on data, or `.item()`)"
+                raise ReadsBack(reason) from error
             raise NotCapturable(reason) from error
-        if draws != (random.getstate(), np.random.get_state()[1].tobytes()):
+        if draws != _draws():
             raise NotCapturable("it draws from Python's or NumPy's random numbers")
     module.graph.eliminate_dead_code()
     for node in module.graph.nodes:

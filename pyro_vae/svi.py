@@ -22,7 +22,15 @@ from torch.optim import Optimizer
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae import _updates
-from pyro_vae._capture import Graph, NotCapturable, Reach, layout, preserved, values_stay_tensors
+from pyro_vae._capture import (
+    Graph,
+    NotCapturable,
+    Reach,
+    ReadsBack,
+    layout,
+    preserved,
+    values_stay_tensors,
+)
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.objectives import Objective
 
@@ -226,10 +234,7 @@ class _Captured:
         self.cohorts, self.table = _cohorts(slots)
         self._heads = [self.table[row] for row in self.cohorts]
         double = any(param.dtype == torch.float64 for param in params)
-        self._like = {
-            "dtype": torch.float64 if double else torch.float32,
-            "device": params[0].device,
-        }
+        self._dtype = torch.float64 if double else torch.float32
 
     def in_step(self) -> bool:
         """Tells whether slots that share a row still have the same step count."""
@@ -242,7 +247,8 @@ class _Captured:
                 [_updates.numbers(slot.optimizer, slot.group, slot.step + i) for slot in self.table]
                 for i in range(1, count + 1)
             ],
-            **self._like,
+            dtype=self._dtype,
+            device=self.params[0].device,
         )
 
 
@@ -279,6 +285,7 @@ class CompiledSVI:
         engine: What took the last step: ``inductor`` or ``eager``.
         engine_steps: Steps taken by each engine.
         steps: Steps taken in all.
+        captures: Graphs captured so far.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -315,7 +322,7 @@ class CompiledSVI:
         self._unroll = positive_integer("unroll", unroll)
         self._max_graphs = positive_integer("max_graphs", max_graphs)
         self._graphs: dict[Any, list[_Captured]] = {}
-        self._captures = 0
+        self.captures = 0
         self._said: set[str] = set()
         self._refused: dict[Any, str] = {}
         self._eager_seconds = 0.0
@@ -470,8 +477,8 @@ class CompiledSVI:
     def _wanted(self, key: Any) -> bool:
         if not self._compile or key in self._refused or len(self._refused) >= self._max_graphs:
             return False
-        if self._captures >= self._max_graphs:
-            self._refuse(key, f"{self._captures} graphs are captured, and this would be one more")
+        if self.captures >= self._max_graphs:
+            self._refuse(key, f"{self.captures} graphs are captured, and this would be one more")
             return False
         return True
 
@@ -557,7 +564,10 @@ class CompiledSVI:
             if isinstance(self.loss, pyro.infer.ELBO) and not (
                 type(self.loss) in _STOCK or isinstance(self.loss, Objective)
             ):
-                raise NotCapturable(f"loss {type(self.loss).__name__} is not known to be traceable")
+                known = ", ".join(stock.__name__ for stock in _STOCK)
+                raise NotCapturable(
+                    f"loss {type(self.loss).__name__} is none of {known}, and may read values back"
+                )
             reach = Reach(self.model, self.guide, self.loss, root)
             params, losses = self._rehearse(reach, tensors, batch)
             if losses:
@@ -571,7 +581,7 @@ class CompiledSVI:
         except NotCapturable as reason:
             self._refuse(key, str(reason))
             return None, []
-        self._captures += 1
+        self.captures += 1
         self._graphs.setdefault(key, []).append(captured)
         return captured, []
 
@@ -601,9 +611,8 @@ class CompiledSVI:
             baked = _updates.constants(slot.optimizer)
             reach.watch(slot.group.get, baked, "optimizer", visit=False)
             reach.watch(vars(slot.optimizer).get, ("state",), "optimizer", visit=False)
-        store = pyro.get_param_store()
-        names = [name for name in map(store.param_name, params) if name is not None]
-        reach.watch(store._params.get, names, "param store")
+        names = map(pyro.get_param_store().param_name, params)
+        reach.watch(_stored, [name for name in names if name is not None], "param store")
         reach.freeze()
         self._ok = self._ok.to(params[0].device)
 
@@ -624,10 +633,8 @@ class CompiledSVI:
             try:
                 rows = captured.rows(count)
                 captured.graph = Graph(steps, [*state, self._ok], [rows, *tensors])
-            except NotCapturable as reason:
-                if sites.last is not None:
-                    raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
-                raise
+            except ReadsBack as reason:
+                raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
         if (name := reach.changed()) is not None:
             raise NotCapturable(f"{name} changes at every run")
         return captured
@@ -641,8 +648,8 @@ class CompiledSVI:
         """
         if captured.slots:
             self._ok.logical_and_(loss.isfinite())
-        for slot, grad, row in zip(captured.slots, grads, captured.cohorts, strict=True):
-            _updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], self._ok)
+            for slot, grad, row in zip(captured.slots, grads, captured.cohorts, strict=True):
+                _updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], self._ok)
         if isinstance(self.loss, Objective):
             before = self.loss.step.clone()
             self.loss.advance()
@@ -666,6 +673,10 @@ class CompiledSVI:
                     blame = f"{kind} `{name}` is not finite"
                     break
         return FloatingPointError(f"the loss is {loss} at step {at}: {blame}")
+
+
+def _stored(name: str) -> Tensor | None:
+    return pyro.get_param_store()._params.get(name)  # clearing the store makes a new dict
 
 
 def _cohorts(slots: Sequence[_Slot]) -> tuple[list[int], list[_Slot]]:

@@ -1,0 +1,694 @@
+"""CompiledSVI: the same steps as stock SVI, only faster; eager where it must be, and it says so."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from typing import Any, NamedTuple
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from pyro import poutine
+from pyro.infer import (
+    SVI,
+    Trace_ELBO,
+    TraceEnum_ELBO,
+    TraceMeanField_ELBO,
+    autoguide,
+    config_enumerate,
+)
+from pyro.nn import PyroModule, PyroSample
+from torch import Tensor, nn
+from torch.distributions import constraints
+from torch.nn import functional
+
+import pyro_vae as pv
+from pyro_vae import _capture
+from pyro_vae.svi import CompiledSVI
+
+
+class Case(NamedTuple):
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    args: tuple[Any, ...]
+    loss: pyro.infer.ELBO
+    engine: str = "inductor"
+
+
+def _vae(dtype: torch.dtype) -> Case:
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((6,))).to(dtype)
+    return Case(vae.model, vae.guide, (torch.rand(16, 6).bernoulli().to(dtype),), Trace_ELBO())
+
+
+class _Conditional(nn.Module):
+    """A conditional VAE: labels enter both networks; dropout, BatchNorm, two particles."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.encoder = nn.Sequential(
+            nn.Linear(9, 8, bias=False), nn.BatchNorm1d(8), nn.Tanh(), nn.Linear(8, 4)
+        )
+        self.decoder = nn.Sequential(nn.Linear(5, 8), nn.Dropout(0.3), nn.Tanh(), nn.Linear(8, 6))
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)), poutine.scale(scale=0.5):
+            z = pyro.sample("z", dist.Normal(x.new_zeros(2), 1.0).to_event(1))
+            logits = self.decoder(torch.cat([z, y.expand(*z.shape[:-1], 3)], -1))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        pyro.module("encoder", self.encoder)
+        loc, raw = self.encoder(torch.cat([x, y], -1)).chunk(2, -1)
+        with pyro.plate("data", len(x)), poutine.scale(scale=0.5):
+            pyro.sample("z", dist.Normal(loc, functional.softplus(raw) + 1e-3).to_event(1))
+
+
+def _conditional(dtype: torch.dtype) -> Case:
+    program = _Conditional().to(dtype)
+    x = torch.rand(16, 6).bernoulli().to(dtype)
+    y = functional.one_hot(torch.arange(16) % 3).to(dtype)
+    return Case(program.model, program.guide, (x, y), Trace_ELBO(num_particles=2))
+
+
+def _hierarchical(dtype: torch.dtype) -> Case:
+    """Eight schools, two levels, ``pyro.param`` with constraints, a mask, a factor."""
+
+    def model(y: Tensor, sigma: Tensor) -> None:
+        mu = pyro.sample("mu", dist.Normal(y.new_zeros(()), 5.0))
+        tau = pyro.sample("tau", dist.LogNormal(y.new_zeros(()), 1.0))
+        with pyro.plate("schools", len(y)):
+            theta = pyro.sample("theta", dist.Normal(mu, tau))
+            with poutine.mask(mask=y > -3):
+                pyro.sample("y", dist.Normal(theta, sigma), obs=y)
+        pyro.factor("soft", -0.01 * mu**2)
+
+    def guide(y: Tensor, sigma: Tensor) -> None:
+        zeros, ones = y.new_zeros(()), y.new_ones(())
+        scale = pyro.param("mu_scale", ones, constraint=constraints.positive)
+        pyro.sample("mu", dist.Normal(pyro.param("mu_loc", zeros), scale))
+        width = pyro.param("tau_scale", ones, constraint=constraints.interval(0.01, 2.0))
+        pyro.sample("tau", dist.LogNormal(pyro.param("tau_loc", y.new_zeros(())), width))
+        with pyro.plate("schools", len(y)):
+            loc = pyro.param("theta_loc", lambda: torch.randn(len(y), dtype=y.dtype), event_dim=0)
+            width = pyro.param("theta_scale", torch.ones_like(y), constraint=constraints.positive)
+            pyro.sample("theta", dist.Normal(loc, width))
+
+    y = torch.tensor([28.0, 8.0, -3.0, 7.0, -1.0, 1.0, 18.0, 12.0], dtype=dtype)
+    sigma = torch.tensor([15.0, 10.0, 16.0, 11.0, 9.0, 11.0, 10.0, 18.0], dtype=dtype)
+    return Case(model, guide, (y, sigma), TraceMeanField_ELBO())
+
+
+class _Regression(PyroModule):
+    def __init__(self, dtype: torch.dtype) -> None:
+        super().__init__()
+        self.linear = PyroModule[nn.Linear](3, 1)
+        zero = torch.zeros((), dtype=dtype)
+        self.linear.weight = PyroSample(dist.Normal(zero, 1.0).expand([1, 3]).to_event(2))
+        self.linear.bias = PyroSample(dist.Normal(zero, 10.0).expand([1]).to_event(1))
+
+    def forward(self, x: Tensor, y: Tensor) -> None:
+        mean = self.linear(x).squeeze(-1)
+        sigma = pyro.sample("sigma", dist.LogNormal(x.new_zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("obs", dist.Normal(mean, sigma), obs=y)
+
+
+def _regression(guide: type[autoguide.AutoGuide], **options: Any) -> Callable[[torch.dtype], Case]:
+    def make(dtype: torch.dtype) -> Case:
+        x = torch.randn(20, 3, dtype=dtype)
+        y = x @ torch.tensor([1.0, -2.0, 0.5], dtype=dtype) + 0.1 * torch.randn(20, dtype=dtype)
+        model = _Regression(dtype)
+        return Case(model, guide(model, **options), (x, y), Trace_ELBO())
+
+    return make
+
+
+def _subsampled(dtype: torch.dtype) -> Case:
+    """A plate that draws its own mini-batch; several particles in one vectorised pass."""
+    data = torch.randn(50, dtype=dtype) + 2
+
+    def model() -> None:
+        loc = pyro.sample("loc", dist.Normal(data.new_zeros(()), 10.0))
+        with pyro.plate("data", 50, subsample_size=10) as index:
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=data[index])
+
+    def guide() -> None:
+        loc = pyro.param("loc_loc", torch.zeros((), dtype=dtype))
+        pyro.sample("loc", dist.Normal(loc, pyro.param("s", torch.ones((), dtype=dtype)).exp()))
+        with pyro.plate("data", 50, subsample_size=10):
+            pass
+
+    loss = Trace_ELBO(num_particles=3, vectorize_particles=True)
+    return Case(model, guide, (), loss)
+
+
+def _mixture(dtype: torch.dtype) -> Case:
+    """A mixture whose assignments are summed out."""
+
+    @config_enumerate
+    def model(x: Tensor) -> None:
+        weights = pyro.sample("weights", dist.Dirichlet(x.new_ones(2)))
+        with pyro.plate("components", 2):
+            locs = pyro.sample("locs", dist.Normal(x.new_zeros(()), 10.0))
+        with pyro.plate("data", len(x)):
+            assignment = pyro.sample("assignment", dist.Categorical(weights))
+            pyro.sample("x", dist.Normal(locs[assignment], 1.0), obs=x)
+
+    guide = autoguide.AutoNormal(poutine.block(model, expose=["weights", "locs"]))
+    x = torch.cat([torch.randn(10, dtype=dtype) - 3, torch.randn(10, dtype=dtype) + 3])
+    return Case(model, guide, (x,), TraceEnum_ELBO(max_plate_nesting=1), "eager")
+
+
+CASES = {
+    "vae": _vae,
+    "conditional vae": _conditional,
+    "hierarchical": _hierarchical,
+    "subsampled plate": _subsampled,
+    "mixture": _mixture,
+    "regression, AutoNormal": _regression(autoguide.AutoNormal),
+    "regression, AutoDiagonalNormal": _regression(autoguide.AutoDiagonalNormal),
+    "regression, AutoMultivariateNormal": _regression(autoguide.AutoMultivariateNormal),
+    "regression, AutoLowRank": _regression(autoguide.AutoLowRankMultivariateNormal, rank=2),
+    "regression, AutoDelta": _regression(autoguide.AutoDelta),
+}
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs captured graphs operation by operation: what is captured counts, not the compiler."""
+
+    def keep(module: nn.Module, examples: Any, **kwargs: Any) -> Any:
+        return module
+
+    monkeypatch.setattr(_capture.compile_fx, "compile_fx", keep)
+
+
+def _train(case: Case, engine: type, steps: int) -> tuple[dict[str, Tensor], list[float], Any]:
+    optim = pyro.optim.Adam({"lr": 0.01})
+    svi = engine(case.model, case.guide, optim, case.loss)
+    losses = [svi.step(*case.args) for _ in range(steps)]
+    store = pyro.get_param_store()
+    return {name: store[name].detach().clone() for name in store}, losses, svi
+
+
+def _assert_equal_to_stock(make: Callable[[torch.dtype], Case], dtype: torch.dtype) -> None:
+    ran = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        default = torch.get_default_dtype()
+        torch.set_default_dtype(dtype)
+        try:
+            case = make(dtype)
+            ran.append(_train(case, engine, 100))
+        finally:
+            torch.set_default_dtype(default)
+    (stock, stock_losses, _), (ours, losses, svi) = ran
+    assert svi.engine == case.engine
+    assert svi.engine_steps.get(case.engine, 0) >= 99  # one may create the parameters
+    tolerance = 1e-9 if dtype == torch.float64 else 1e-4
+    assert len(stock) == len(ours) > 0
+    for expected, got in zip(stock.values(), ours.values(), strict=True):
+        torch.testing.assert_close(got, expected, atol=tolerance, rtol=tolerance)
+    torch.testing.assert_close(
+        torch.tensor(losses), torch.tensor(stock_losses), atol=1e-3, rtol=10 * tolerance
+    )
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", CASES)
+def test_captured_steps_equal_stock_steps(name: str) -> None:
+    _assert_equal_to_stock(CASES[name], torch.float64)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("dtype", [torch.float64, torch.float32])
+@pytest.mark.parametrize("name", CASES)
+def test_compiled_steps_equal_stock_steps(name: str, dtype: torch.dtype) -> None:
+    _assert_equal_to_stock(CASES[name], dtype)
+
+
+def _eager_and_captured(
+    run: Callable[[bool], tuple[list[float], CompiledSVI]],
+) -> tuple[CompiledSVI, CompiledSVI]:
+    """Runs with and without capture from one seed, and compares losses and parameters."""
+    ran = []
+    for compiled in (False, True):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        losses, svi = run(compiled)
+        store = pyro.get_param_store()
+        ran.append((losses, [store[name].detach().clone() for name in store], svi))
+    (losses, params, eager), (our_losses, our_params, ours) = ran
+    torch.testing.assert_close(our_losses, losses, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(our_params, params, atol=1e-4, rtol=1e-4)
+    return eager, ours
+
+
+def _small(
+    compile: bool | str = True, optim: Any = None, objective: Any = None, **options: Any
+) -> tuple[pv.VAE, CompiledSVI]:
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((6,)))
+    optim = optim or (lambda params: torch.optim.Adam(params, lr=0.01))
+    objective = objective or pv.objectives.ELBO()
+    return vae, CompiledSVI(vae.model, vae.guide, optim, objective, compile=compile, **options)
+
+
+def _binarise(x: Tensor) -> Tensor:
+    return (torch.rand_like(x) < x).to(x.dtype)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("unroll", [1, 3])
+def test_an_epoch_is_the_same_with_and_without_capture(unroll: int) -> None:
+    """Gather, binarisation, warm-up and a short last batch inside the graph."""
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        objective = pv.objectives.ELBO(warmup=10)
+        _, svi = _small(compiled, objective=objective, unroll=unroll)
+        x = torch.rand(45, 6)
+        losses = [svi.epoch(x, batch_size=8, transform=_binarise) for _ in range(3)]
+        assert [len(each) for each in losses] == [6, 6, 6]
+        assert objective.step == svi.steps == 18
+        return torch.cat(losses).tolist(), svi
+
+    eager, captured = _eager_and_captured(run)
+    assert eager.engine_steps == {"eager": 18}
+    assert captured.engine_steps == {"inductor": 18}
+    assert captured.captures == 2 + (unroll > 1)  # one for the short batch
+
+
+OPTIMISERS: dict[str, Any] = {
+    "Adam": lambda p: torch.optim.Adam(p, lr=0.01, weight_decay=0.1, amsgrad=True),
+    "AdamW": lambda p: torch.optim.AdamW(p, lr=0.01, weight_decay=0.1, maximize=True),
+    "SGD": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, nesterov=True, weight_decay=0.1),
+    "SGD, dampening": lambda p: torch.optim.SGD(p, lr=1e-3, momentum=0.9, dampening=0.5),
+    "RMSprop": lambda p: torch.optim.RMSprop(p, lr=1e-3),
+    "groups": lambda p: torch.optim.Adam([{"params": p[:2], "lr": 0.1}, {"params": p[2:]}]),
+    "Pyro's ClippedAdam": pyro.optim.ClippedAdam({"lr": 0.01, "clip_norm": 1.0}),
+    "Pyro's Adam, clipped": pyro.optim.Adam({"lr": 0.01}, {"clip_norm": 1.0}),
+    "Pyro's scheduler": pyro.optim.ExponentialLR(
+        {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.9}
+    ),
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", OPTIMISERS)
+def test_every_optimiser_moves_as_it_does_by_itself(name: str) -> None:
+    """Adam, AdamW and SGD are rewritten inside the graph: compared with torch's own code."""
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        _, svi = _small(compiled, OPTIMISERS[name])
+        x = torch.rand(16, 6).bernoulli()
+        return [svi.step(x) for _ in range(20)], svi
+
+    _, captured = _eager_and_captured(run)
+    assert captured.engine_steps == {"inductor": 20}
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_new_learning_rate_is_used_without_another_capture() -> None:
+    vae, svi = _small()
+    x = torch.rand(16, 6).bernoulli()
+    svi.step(x)
+    svi.set_lr(0.0)
+    before = [p.clone() for p in vae.parameters()]
+    svi.step(x)
+    torch.testing.assert_close(before, list(vae.parameters()), atol=0, rtol=0)
+    assert svi.captures == 1
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("kind", ["torch", "pyro"])
+def test_a_resumed_run_equals_an_uninterrupted_one(kind: str) -> None:
+    x = torch.rand(45, 6).bernoulli()
+    ends = []
+    for interrupted in (False, True):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        optim = pyro.optim.Adam({"lr": 0.01}) if kind == "pyro" else None
+        objective = pv.objectives.ELBO(warmup=20)
+        vae, svi = _small(optim=optim, objective=objective, unroll=2)
+        svi.epoch(x, batch_size=8)
+        if interrupted:
+            state = svi.state_dict()
+            optim = pyro.optim.Adam({"lr": 0.01}) if kind == "pyro" else _adam
+            objective = pv.objectives.ELBO(warmup=20)
+            random_state = torch.get_rng_state()
+            svi = CompiledSVI(vae.model, vae.guide, optim, objective, unroll=2)
+            svi.load_state_dict(state)
+            torch.set_rng_state(random_state)
+        svi.epoch(x, batch_size=8)
+        assert (svi.steps, objective.step) == (12, 12)
+        ends.append(list(vae.parameters()))
+    torch.testing.assert_close(ends[1], ends[0], atol=0, rtol=0)
+
+
+def _adam(params: list[Tensor]) -> torch.optim.Optimizer:
+    return torch.optim.Adam(params, lr=0.01)
+
+
+class _Regressor(nn.Module):
+    """A program with everything that could go stale."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 4), nn.Dropout(0.5), nn.Linear(4, 1))
+        self.scale = 1.0
+        self.offset = torch.zeros(())
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        pyro.module("net", self.net)
+        shift = pyro.sample("shift", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            mean = self.net(x).squeeze(-1) + shift + self.offset
+            pyro.sample("y", dist.Normal(mean, self.scale), obs=y)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(()))
+        pyro.sample("shift", dist.Normal(loc, 1.0))
+
+
+def _evaluation_mode(program: _Regressor) -> None:
+    program.eval()
+
+
+def _other_scale(program: _Regressor) -> None:
+    program.scale = 3.0
+
+
+def _other_offset(program: _Regressor) -> None:
+    program.offset = torch.ones(())
+
+
+def _offset_in_place(program: _Regressor) -> None:
+    program.offset.add_(1.0)
+
+
+def _other_storage(program: _Regressor) -> None:
+    program.net[0].weight.data = program.net[0].weight.data * 2
+
+
+def _other_strides(program: _Regressor) -> None:
+    program.net[0].weight.data = program.net[0].weight.data.t().contiguous().t()
+
+
+def _frozen(program: _Regressor) -> None:
+    program.net[0].weight.requires_grad_(False)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:grad and param do not obey", "ignore:.*not registered")
+@pytest.mark.parametrize(
+    ("change", "captures"),
+    [
+        (_evaluation_mode, 2),
+        (_other_scale, 2),
+        (_other_offset, 2),
+        (_offset_in_place, 1),
+        (_other_storage, 1),
+        (_other_strides, 2),
+        (_frozen, 2),
+    ],
+)
+def test_what_the_program_reads_is_never_stale(
+    change: Callable[[_Regressor], None], captures: int
+) -> None:
+    """Fails when a guard is taken out of ``Reach``."""
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        program = _Regressor()
+        x, y = torch.randn(10, 3), torch.randn(10)
+        optim = pyro.optim.Adam({"lr": 0.01})
+        svi = CompiledSVI(program.model, program.guide, optim, Trace_ELBO(), compile=compiled)
+        losses = [svi.step(x, y) for _ in range(5)]
+        change(program)
+        return losses + [svi.step(x, y) for _ in range(5)], svi
+
+    _, captured = _eager_and_captured(run)
+    assert captured.captures == captures
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_going_back_to_an_earlier_mode_takes_the_earlier_graph() -> None:
+    program = _Regressor()
+    x, y = torch.randn(10, 3), torch.randn(10)
+    svi = CompiledSVI(program.model, program.guide, pyro.optim.Adam({}), Trace_ELBO())
+    for mode in (True, False, True, False, True):
+        program.train(mode)
+        svi.step(x, y)
+        svi.step(x, y)
+    assert svi.captures == 2
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_parameters_forgotten_by_the_store_are_made_anew() -> None:
+    program = _Regressor()
+    x, y = torch.randn(10, 3), torch.randn(10)
+    svi = CompiledSVI(program.model, program.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+    for _ in range(5):
+        svi.step(x, y)
+    pyro.clear_param_store()
+    svi.step(x, y)  # creates `loc` at 0 and takes one step from there
+    assert pyro.param("loc").abs() <= 0.1 + 1e-6
+
+
+def _negative(model: Callable[..., Any], guide: Callable[..., Any], **options: Any) -> Any:
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        loss = options.get("loss", Trace_ELBO)()
+        optim = pyro.optim.Adam({"lr": 0.01})
+        svi = CompiledSVI(model, guide, optim, loss, compile=compiled)
+        size = options.get("size", lambda step: 4)
+        return [svi.step(torch.ones(size(step))) for step in range(20)], svi
+
+    return run
+
+
+def _normal_guide(x: Tensor) -> None:
+    pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+
+
+def _normal_model(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def _branching_model(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(0.0, 1.0))
+    scale = 1.0 if z > 0 else 2.0
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+
+def _python_random_model(x: Tensor) -> None:
+    import random
+
+    z = pyro.sample("z", dist.Normal(0.0, 1.0 + random.random()))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def _discrete_guide(x: Tensor) -> None:
+    pyro.sample("z", dist.Bernoulli(logits=pyro.param("logits", torch.zeros(()))))
+
+
+def _discrete_model(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Bernoulli(0.5))
+    with pyro.plate("data", len(x)):
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+class _Counting:
+    """A program that is another one at each call."""
+
+    def __init__(self) -> None:
+        self.calls = 0
+
+    def __call__(self, x: Tensor) -> None:
+        self.calls += 1
+        z = pyro.sample("z", dist.Normal(0.0, float(self.calls)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+class _OwnELBO(Trace_ELBO):
+    pass
+
+
+NEGATIVE = {
+    "control flow": (
+        _negative(_branching_model, _normal_guide),
+        "it reads a value back (control flow on data, or `.item()`), at site `z` or after it",
+    ),
+    "no reparameterisation": (
+        _negative(_discrete_model, _discrete_guide),
+        "site `z` (Bernoulli) cannot be reparameterised",
+    ),
+    "Python's random numbers": (
+        _negative(_python_random_model, _normal_guide),
+        "it draws from Python's or NumPy's random numbers",
+    ),
+    "another loss": (
+        _negative(_normal_model, _normal_guide, loss=_OwnELBO),
+        "loss _OwnELBO is none of Trace_ELBO, TraceMeanField_ELBO, and may read values back",
+    ),
+    "another shape at every step": (
+        _negative(_normal_model, _normal_guide, size=lambda step: step + 2),
+        "8 graphs are captured, and this would be one more",
+    ),
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", NEGATIVE)
+def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(
+    name: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    run, reason = NEGATIVE[name]
+
+    def seeded(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        import random
+
+        random.seed(0)
+        return run(compiled)
+
+    _, svi = _eager_and_captured(seeded)
+    assert svi.engine == "eager"
+    said = [record.getMessage() for record in caplog.records if record.name == "pyro_vae"]
+    assert [line for line in said if "eagerly" in line] == [f"CompiledSVI runs eagerly: {reason}"]
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_program_that_counts_its_calls_runs_eagerly(caplog: pytest.LogCaptureFixture) -> None:
+    model = _Counting()
+    svi = CompiledSVI(model, _normal_guide, pyro.optim.Adam({}), Trace_ELBO())
+    for _ in range(3):
+        svi.step(torch.ones(4))
+    assert svi.engine_steps == {"eager": 3}
+    assert "_Counting.calls changes at every run" in caplog.text
+
+
+def test_without_a_compiler_one_line_and_eager_steps(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    _, svi = _small()
+    x = torch.rand(16, 6).bernoulli()
+    with torch._inductor.config.patch({"cpp.cxx": ("no-such-compiler",), "fx_graph_cache": False}):
+        for _ in range(3):
+            svi.step(x)
+    assert svi.engine_steps == {"eager": 3}
+    (line,) = [r.getMessage() for r in caplog.records if "eagerly" in r.getMessage()]
+    assert "compiler" in line
+    assert "\n" not in line
+
+
+def test_the_first_run_validates() -> None:
+    _, svi = _small()
+    with pytest.raises(ValueError, match="support"):
+        svi.step(torch.full((16, 6), 0.3).sub(7.0))
+    assert svi.steps == 0
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("compile", [False, True])
+def test_a_loss_that_is_not_finite_stops_the_run_where_it_was(compile: bool) -> None:
+    """Fails when the update is not masked: then the parameters are NaN as well."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False), obs=x)
+
+    guide = autoguide.AutoNormal(model)
+    svi = CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), compile=compile)
+    x = torch.zeros(40)
+    svi.epoch(x, batch_size=4, shuffle=False)
+    x[22] = math.nan
+    with pytest.raises(FloatingPointError, match="the loss is nan at step 15: site `x`"):
+        svi.epoch(x, batch_size=4, shuffle=False)
+    assert svi.steps == 15
+    assert all(p.isfinite().all() for p in guide.parameters())
+    state = svi.state_dict()["optim"]
+    assert {int(each["state"][0]["step"]) for each in state.values()} == {15}
+    svi.step(torch.zeros(4))
+    assert svi.steps == 16
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_auto_compiles_where_it_pays(caplog: pytest.LogCaptureFixture) -> None:
+    x = torch.rand(16, 6).bernoulli()
+    _, short = _small("auto", planned_steps=100)
+    _, long = _small("auto", planned_steps=10**7)
+    short.step(x)
+    long.step(x)
+    assert (short.engine, long.engine) == ("eager", "inductor")
+    assert "with 100 steps left, compiling would take longer than it saves" in caplog.text
+
+
+def _losses(svi: CompiledSVI, x: Tensor, steps: int) -> Tensor:
+    return torch.tensor([svi.step(x) for _ in range(steps)])
+
+
+def test_every_replay_draws_anew_and_a_seed_draws_again() -> None:
+    """Fails when a draw is baked into the graph. The parameters stand still."""
+    _, svi = _small(optim=lambda params: torch.optim.SGD(params, lr=0.0))
+    x = torch.rand(16, 6).bernoulli()
+    _losses(svi, x, 1)
+    torch.manual_seed(1)
+    first = _losses(svi, x, 50)
+    second = _losses(svi, x, 50)
+    torch.manual_seed(1)
+    again = _losses(svi, x, 50)
+    assert svi.engine == "inductor"
+    assert len(first.unique()) == 50
+    assert not torch.equal(first, second)
+    assert torch.equal(first, again)
+
+
+@pytest.mark.slow
+def test_means_of_loss_and_gradient_agree_with_stock() -> None:
+    """With different random numbers: 10,000 steps too small to move anything, 4 standard errors."""
+    steps, lr = 10_000, 1e-9
+    x = torch.rand(16, 6, dtype=torch.float64).bernoulli()
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((6,))).double()
+    start = [p.detach().clone() for p in vae.parameters()]
+    results = []
+    for seed, engine in enumerate((SVI, CompiledSVI)):
+        vae.load_state_dict(dict(zip(vae.state_dict(), start, strict=False)), strict=False)
+        pyro.set_rng_seed(seed)
+        svi = engine(vae.model, vae.guide, pyro.optim.SGD({"lr": lr}), Trace_ELBO())
+        losses, gradients = [], []
+        before = torch.cat([p.detach().flatten() for p in vae.parameters()])
+        for _ in range(100):
+            losses += [svi.step(x) for _ in range(steps // 100)]
+            after = torch.cat([p.detach().flatten() for p in vae.parameters()])
+            gradients.append((before - after) / lr / (steps // 100))
+            before = after
+        results.append((torch.tensor(losses), torch.stack(gradients)))
+    (stock_losses, stock_gradients), (losses, gradients) = results
+    for stock, ours in ((stock_losses, losses), (stock_gradients, gradients)):
+        error = (stock.var(0) / len(stock) + ours.var(0) / len(ours)).sqrt() + 1e-6
+        assert ((stock.mean(0) - ours.mean(0)).abs() / error).max() < 5
+
+
+@pytest.mark.slow
+def test_memory_stands_still_over_20000_steps() -> None:
+    def resident() -> int:
+        with open("/proc/self/statm") as file:
+            return int(file.read().split()[1])
+
+    _, svi = _small()
+    x = torch.rand(64, 6).bernoulli()
+    _losses(svi, x, 2000)
+    svi.epoch(x, batch_size=16)
+    before = resident()
+    _losses(svi, x, 20_000)
+    for _ in range(1000):
+        svi.epoch(x, batch_size=16)
+    assert resident() < 1.01 * before
