@@ -37,7 +37,7 @@ RECIPES = {
         "hidden": (400,),
         "activation": "relu",
         "epochs": 200,
-        "lr": 1e-3,
+        "lr": 2e-3,
         "eps": 1e-4,
         "warmup": 20,
     },
