@@ -1,0 +1,71 @@
+"""The command line: ``pyro-vae fit``, ``pyro-vae evaluate`` and ``pyro-vae sample``."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Callable
+from importlib import import_module
+from importlib.metadata import version
+
+from pyro_vae._errors import unknown_name
+
+__all__ = ["entry", "main"]
+
+_VERBS = {
+    "fit": "Fit a VAE to data; write the model, its scores and pictures to a run folder.",
+    "evaluate": "Score a run on held-out data.",
+    "sample": "Draw from a run.",
+}
+_HELP = f"""usage: pyro-vae COMMAND ...
+
+A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective, then evaluated.
+
+commands:
+{"".join(f"  {verb:<10} {what}{chr(10)}" for verb, what in _VERBS.items())}
+options:
+  -h, --help Show this message; pyro-vae COMMAND --help explains a command.
+  --version  Show the version.
+
+example:
+  pyro-vae fit digits"""
+
+
+def main(argv: list[str] | None = None) -> int:
+    """Runs one command.
+
+    Args:
+        argv: What follows ``pyro-vae`` on the command line; that of the process if None.
+
+    Returns:
+        The exit code: 0; 2 after a mistake, told in one line on standard error; 130 if
+        interrupted.
+    """
+    verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if verb in ("-h", "--help"):
+        print(_HELP)
+        return 0
+    if verb == "--version":
+        print(f"pyro-vae {version('pyro-vae')}")
+        return 0
+    try:
+        if verb not in _VERBS:
+            raise unknown_name("command", verb, _VERBS)
+        run: Callable[[list[str]], None] = import_module(f"pyro_vae.cli.{verb}").run
+        run(rest)
+    except SystemExit as done:  # argparse leaves this way after printing help
+        return int(done.code or 0)
+    except KeyboardInterrupt:
+        return _fail("interrupted, nothing written", 130)
+    except (ValueError, FloatingPointError, OSError) as error:
+        return _fail(str(error), 2)
+    return 0
+
+
+def _fail(message: str, code: int) -> int:
+    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    return code
+
+
+def entry() -> None:
+    """The console script."""
+    sys.exit(main())

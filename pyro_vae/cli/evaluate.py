@@ -1,0 +1,57 @@
+"""``pyro-vae evaluate``: the scores of a run on held-out data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import as_device, recorded_data
+from pyro_vae.cli.tables import live, scores_table
+from pyro_vae.data.dataset import Split
+from pyro_vae.evaluation import evaluate
+
+__all__ = ["run"]
+
+
+def run(argv: list[str]) -> None:
+    """Scores a run and prints what came out; nothing is written.
+
+    Raises:
+        ValueError: If an option, the run or its data are not what they should be.
+    """
+    parser = Parser("evaluate", "RUN", "Scores a run on held-out data, in nats per datum.")
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("--split", type=Split, default="test", help="Which data to score.")
+    parser.add_argument(
+        "--num_samples", type=int, default=1000, help="Importance samples for each datum."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
+    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
+    options = parse(parser, argv)
+    folder = Path(options.run)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    data = recorded_data(folder, options.split, options.data, options.data_root)
+    x = data.split(options.split)
+    if len(x) == 0:
+        raise expected("--split", f"a split that {data.name} has", options.split)
+    with live() as monitor:
+        scores = evaluate(
+            vae,
+            x,
+            num_samples=options.num_samples,
+            seed=options.seed,
+            progress=monitor.evaluating(),
+        )
+    summary = scores.summary()
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        Console(highlight=False).print(scores_table(summary, len(x)))

@@ -1,0 +1,181 @@
+"""``pyro-vae fit``: data in, run folder out."""
+
+from __future__ import annotations
+
+import inspect
+import json
+import math
+import time
+from collections.abc import Callable, Mapping
+from pathlib import Path
+from typing import Any, Literal
+
+import pyro
+import torch
+from jsonargparse import Namespace
+from rich.console import Console
+
+from pyro_vae import checkpoint, report
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.cli.parsing import (
+    ROLES,
+    Parser,
+    add_part,
+    parse,
+    parts_of,
+    read_config,
+    value_of,
+)
+from pyro_vae.cli.runs import as_device, load_data, new_path, record_data, writing
+from pyro_vae.cli.tables import live, scores_table
+from pyro_vae.data import NAMES, Dataset
+from pyro_vae.evaluation import Scores, evaluate
+from pyro_vae.training import Run, fit
+from pyro_vae.vae import VAE
+
+__all__ = ["run"]
+
+_PARTS = {
+    "likelihood": "Bernoulli",
+    "prior": "Normal",
+    "encoder": "MLP",
+    "decoder": "MLP",
+    "objective": "ELBO",
+}
+_DEFAULTS = {"epochs": 200, "lr": 2e-3, "schedule": "cosine", "seed": 0}
+_LATENT_DIM = 8
+_BY_PROGRAM: set[str | int] = {"vae", "data", "objective", "optim", "validation", "device", "out", "on_epoch"}
+# Of this invocation, not of the model: a replay has its own.
+_NOT_REPLAYED = ("config", "json", "out")
+
+
+def run(argv: list[str]) -> None:
+    """Fits, evaluates, draws and writes.
+
+    Raises:
+        ValueError: If an option, the data or the folder are not what they should be.
+    """
+    began = time.perf_counter()
+    path = value_of(argv, "--config")
+    config = {} if path is None else read_config(path)
+    parts = parts_of(argv, config, _PARTS)
+    parser = _parser(parts)
+    options = parse(parser, argv, config)
+    positive_integer("--num-samples", options.num_samples)
+    if options.seed is None or options.seed < 0:
+        raise expected("--seed", "an integer >= 0", options.seed)
+    out = new_path(options.out, Path("runs") / Path(options.data).stem)
+    device = as_device(options.device)
+    data, served = load_data(
+        options.data,
+        parts["likelihood"].support,
+        root=options.data_root,
+        binarize=options.binarize,
+    )
+    with writing(out) as folder:
+        pyro.set_rng_seed(options.seed)
+        vae, objective = _build(options, parts, data)
+        fitted, scores = _fit(vae, objective, data, options, device)
+        summary = scores.summary()
+        checkpoint.save(fitted.vae, folder)
+        checkpoint.write_bytes(folder / "config.yaml", _config(parser, options, data).encode())
+        checkpoint.write_json(folder / "history.json", dict(fitted.history))
+        checkpoint.write_json(folder / "scores.json", summary)
+        record_data(folder, data, served)
+        report.pictures(fitted.vae, data, fitted.history, folder)
+    seconds = time.perf_counter() - began
+    if options.json:
+        result = {
+            "out": str(out),
+            "seconds": seconds,
+            "steps_per_second": fitted.steps_per_second,
+            "scores": summary,
+        }
+        print(json.dumps(result))
+        return
+    console = Console(highlight=False)
+    console.print(scores_table(summary, len(scores.log_marginal)))
+    console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
+    for file in sorted(out.iterdir()):
+        console.print(f"  {file}", soft_wrap=True)
+
+
+def _parser(parts: Mapping[str, Any]) -> Parser:
+    parser = Parser("fit", "DATA", "Fits a VAE to data, evaluates it and draws pictures of it.")
+    parser.add_argument(
+        "data", type=str, help=f"One of {', '.join(NAMES)}; or a .npy, .npz or .csv file."
+    )
+    parser.add_argument("--config", help="YAML file of options, as each run folder has one.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="Folder to make; runs/NAME, or the next free one if not given.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
+    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    parser.add_argument(
+        "--binarize",
+        type=Literal["none", "threshold", "stochastic"] | None,
+        help="Make grey values binary; by default as the likelihood needs them.",
+    )
+    parser.add_argument(
+        "--num_samples", type=int, default=1000, help="Importance samples of the evaluation."
+    )
+    if "dim" in _arguments(parts["prior"]):
+        parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
+    for role, follows in _following(parts).items():
+        add_part(parser, role, parts[role], skip=follows)
+    training = parser.add_argument_group("training")
+    training.add_argument(
+        "--device", type=str | None, help="Such as cpu or cuda; the best if none."
+    )
+    training.add_function_arguments(fit, as_group=False, skip=_BY_PROGRAM)
+    parser.set_defaults(_DEFAULTS)
+    return parser
+
+
+def _arguments(function: Callable[..., Any]) -> set[str]:
+    called = function.__init__ if inspect.isclass(function) else function
+    return set(inspect.signature(called).parameters) - {"self"}
+
+
+def _following(parts: Mapping[str, Any]) -> dict[str, set[str]]:
+    """For each role the constructor arguments that are no options: they follow from others."""
+    prior = _arguments(parts["prior"])
+    known: dict[str, set[str]] = {"prior": {"dim"}, "guide": prior, "likelihood": {"event_shape"}}
+    return {role: known.get(role, set()) & _arguments(parts[role]) for role in ROLES}
+
+
+def _build(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> tuple[VAE, Any]:
+    """The model and its objective."""
+    values: dict[str, Any] = {"dim": options.get("latent_dim"), "event_shape": data.event_shape}
+    values |= options.prior.as_dict()
+    made = {}
+    for role, follows in _following(parts).items():
+        chosen = options[role].as_dict()
+        del chosen["class"]
+        made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
+    objective = made.pop("objective")
+    return VAE(**made), objective
+
+
+def _fit(
+    vae: VAE, objective: Any, data: Dataset, options: Namespace, device: torch.device | None
+) -> tuple[Run, Scores]:
+    training = {name: options[name] for name in _arguments(fit) - _BY_PROGRAM}
+    steps = math.ceil(len(data.train) / max(options.batch_size, 1))
+    with live() as monitor:
+        on_epoch = monitor.fitting(options.epochs, steps)
+        fitted = fit(vae, data, objective=objective, device=device, on_epoch=on_epoch, **training)
+        x = data.split(report.held_out(data))
+        progress = monitor.evaluating()
+        scores = evaluate(vae, x, num_samples=options.num_samples, progress=progress)
+    return fitted, scores
+
+
+def _config(parser: Parser, options: Namespace, data: Dataset) -> str:
+    kept = options.clone()
+    for key in _NOT_REPLAYED:
+        kept.pop(key, None)
+    kept.data = data.source
+    return parser.dump(kept)

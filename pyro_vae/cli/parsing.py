@@ -1,0 +1,296 @@
+"""Options from constructors: jsonargparse reads their signatures and docstrings.
+
+The classes are chosen first, so that the parser has the options of exactly these classes.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import inspect
+import re
+from collections.abc import Iterable, Mapping, Sequence
+from pathlib import Path
+from types import ModuleType
+from typing import Any, Literal, NoReturn
+
+import yaml
+from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+
+from pyro_vae import guides, likelihoods, networks, objectives, priors
+from pyro_vae._errors import expected, unknown_name
+
+__all__ = ["ROLES", "Parser", "add_part", "laws", "parse", "parts_of", "read_config"]
+
+ROLES: dict[str, tuple[ModuleType, type]] = {
+    "likelihood": (likelihoods, likelihoods.Likelihood),
+    "prior": (priors, priors.Prior),
+    "guide": (guides, guides.Guide),
+    "encoder": (networks, networks.Network),
+    "decoder": (networks, networks.Network),
+    "objective": (objectives, objectives.Objective),
+}
+_TYPES = {
+    "<class 'int'>": "an integer",
+    "<class 'float'>": "a number",
+    "<class 'bool'>": "true or false",
+    "<class 'str'>": "a string",
+    "<class 'collections.abc.Sequence'>": "a list such as [200,200]",
+}
+
+
+class Parser(ArgumentParser):
+    """A parser whose mistakes are one ``ValueError`` of one line, with the nearest known name."""
+
+    def __init__(self, verb: str, operand: str, description: str) -> None:
+        super().__init__(
+            prog=f"pyro-vae {verb}",
+            usage=f"pyro-vae {verb} {operand} [options]",
+            description=description,
+            allow_abbrev=False,
+        )
+
+    def error(self, message: str, ex: Exception | None = None) -> NoReturn:
+        raise _mistake(message, self) from ex
+
+    def flags(self) -> list[str]:
+        """The options as a user writes them."""
+        strings = (string for action in self._actions for string in action.option_strings)
+        return [_written(string) for string in strings if string.startswith("--")]
+
+    def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
+        # Docstrings are written for Sphinx, and options named after parameters have underscores;
+        # jsonargparse has each list option a second time, to append to it.
+        text = super().format_help(formatter).replace("``", "")
+        text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)
+        text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text)
+        return re.sub(r"--[a-z_][\w.]*", lambda match: _written(match[0]), text)
+
+
+def parse(
+    parser: Parser, argv: Sequence[str], config: Mapping[str, Any] | None = None
+) -> Namespace:
+    """Returns the options: defaults, then what a config file says, then the command line.
+
+    Raises:
+        ValueError: If an option is unknown, missing or of the wrong type.
+    """
+    known = parser.get_defaults()
+    for key in _leaves(config or {}):
+        if key not in known:
+            raise unknown_name("config", key, known.keys())
+    start = parser.parse_object(dict(config), _skip_required=True) if config else None
+    return parser.parse_args([_read(token) for token in argv], namespace=start)
+
+
+def read_config(path: str) -> dict[str, Any]:
+    """Reads a YAML file of options; ``prior: Normal`` is short for ``prior: {class: Normal}``.
+
+    Raises:
+        ValueError: If there is no such file, or it holds no mapping.
+    """
+    try:
+        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise expected("--config", "an existing YAML file", path) from None
+    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        raise expected("--config", "a readable YAML file", f"{path}{where}") from None
+    if not isinstance(content, dict):
+        raise expected("--config", f"options, key by key, in {path}", content)
+    for role in ROLES:
+        value = content.get(role, {})
+        if isinstance(value, str):
+            content[role] = {"class": value}
+        elif not isinstance(value, dict):
+            raise expected(role, f"a class and its options in {path}", value)
+    return content
+
+
+def laws(role: str) -> dict[str, Any]:
+    """The classes that can play a role: those that its room exports, and no others."""
+    room, base = ROLES[role]
+    exported = {name: getattr(room, name) for name in room.__all__}
+    return {
+        name: cls
+        for name, cls in exported.items()
+        if inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls)
+    }
+
+
+def parts_of(
+    argv: Sequence[str], config: dict[str, Any], defaults: Mapping[str, str]
+) -> dict[str, Any]:
+    """Returns the class for each role; drops options in ``config`` that were for another class.
+
+    A guide that is not chosen follows the prior.
+
+    Raises:
+        ValueError: If a name is unknown.
+    """
+    names = {}
+    for role in ROLES:
+        given, kept = value_of(argv, f"--{role}"), config.get(role, {}).get("class")
+        if given is not None and kept is not None and given != kept:
+            config[role] = {"class": given}
+        names[role] = given or kept or defaults.get(role)
+    parts: dict[str, Any] = {}
+    for role, name in names.items():
+        known = laws(role)
+        if role == "guide":
+            name = _guide(parts["prior"], name)
+        if name not in known:
+            raise unknown_name(f"--{role}", name, known)
+        parts[role] = known[name]
+    return parts
+
+
+def _guide(prior: Any, name: str | None) -> str:
+    """Returns the guide's name, or the first on the space of the prior, ``Normal`` before others.
+
+    Raises:
+        ValueError: If the guide is on another space than the prior.
+    """
+    known, support = laws("guide"), prior.support
+    fitting = [each for each, cls in known.items() if cls.support is support]
+    if name is None:
+        return "Normal" if "Normal" in fitting else fitting[0]
+    if name in known and name not in fitting:
+        what = f"one on the space of the prior {prior.__name__}: {' or '.join(fitting)}"
+        raise expected("--guide", what, name)
+    return name
+
+
+def add_part(parser: Parser, role: str, cls: type, *, skip: set[str]) -> None:
+    """Adds ``--role`` and the options of one class, but for some arguments."""
+    known, (_, base) = laws(role), ROLES[role]
+    group = parser.add_argument_group(f"{role} ({cls.__name__})", _summary(cls))
+    group.add_argument(
+        f"--{role}.class",
+        type=Literal[tuple(known)],
+        default=cls.__name__,
+        help=_summary(base),
+    )
+    group.add_argument(
+        f"--{role}.help",
+        action=_PartHelp,
+        help=f"Explain one of these and its options; those below are of {cls.__name__}.",
+    )
+    _add_arguments(group, role, cls, skip)
+
+
+def _add_arguments(group: Any, role: str, cls: type, skip: set[str]) -> None:
+    own = set(inspect.signature(cls.__init__).parameters)  # type: ignore[misc]
+    inherited = {
+        name
+        for base in cls.__mro__[1:]
+        for name in inspect.signature(base.__init__).parameters  # type: ignore[misc]
+    }
+    # What a constructor merely passes on to its bases is for programs.
+    skip = skip | (inherited - own)
+    group.add_class_arguments(cls, role, as_group=False, instantiate=False, skip=skip)
+
+
+class _PartHelp(argparse.Action):
+    """Prints the docstring and the options of a class, and leaves."""
+
+    def __init__(self, option_strings: Sequence[str], **kwargs: Any) -> None:
+        kwargs |= {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS, "metavar": "NAME"}
+        super().__init__(option_strings, **kwargs)
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        role = self.option_strings[0][2:].removesuffix(".help")
+        explain(role, values)
+        parser.exit()
+
+
+def explain(role: str, name: str) -> None:
+    """Prints what a class is, without its programmer's sections, and its options.
+
+    Raises:
+        ValueError: If the name is unknown.
+    """
+    known = laws(role)
+    if name not in known:
+        raise unknown_name(f"--{role}.help", name, known)
+    parser = Parser("fit", f"DATA --{role} {name}", "")
+    parser.formatter_class = _Verbatim
+    parser.description = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(known[name]) or "")[
+        0
+    ]
+    _add_arguments(parser, role, known[name], {"dim", "event_shape"})
+    parser.print_help()
+
+
+class _Verbatim(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """Leaves the lines of a docstring as they are."""
+
+
+def value_of(argv: Sequence[str], flag: str) -> str | None:
+    """The value of an option, read before there is a parser; the last one counts."""
+    value = None
+    for i, token in enumerate(argv):
+        name, equals, after = token.partition("=")
+        if name in (flag, f"{flag}.class"):
+            value = after if equals else next(iter(argv[i + 1 : i + 2]), None)
+    return value
+
+
+def _summary(cls: type) -> str:
+    return (inspect.getdoc(cls) or "").partition("\n")[0]
+
+
+def _written(flag: str) -> str:
+    return flag.removesuffix(".class").replace("_", "-").replace("----", "--")
+
+
+def _read(token: str) -> str:
+    """An option as the parser knows it: underscores, and ``--prior`` as ``--prior.class``."""
+    if not token.startswith("--"):
+        return token
+    name, equals, after = token.partition("=")
+    name = "--" + name[2:].replace("-", "_")
+    return f"{name}{'.class' if name[2:] in ROLES else ''}{equals}{after}"
+
+
+def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+    for key, value in config.items():
+        if prefix == "" and key in ROLES:
+            yield from _leaves(value, f"{key}.")
+        else:
+            yield f"{prefix}{key}"
+
+
+def _mistake(message: str, parser: Parser) -> ValueError:
+    """What jsonargparse says on several lines, as one."""
+    if found := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
+        return _unknown_option(_written(found[1]), parser)
+    if found := re.match(r"the following arguments are required: ([^,]+)", message):
+        wanted = "a value (see --help)"
+        return expected(_written(f"--{found[1]}") if "." in found[1] else found[1], wanted, None)
+    if found := re.match(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
+        return expected(_written(found[1]), "a value", None)
+    key = re.match(r'Parser key "([^"]+)"', message)
+    value = re.search(r"(?:Got|Given) value: (.*)", message)
+    types = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\])", message)
+    if key and value and types:
+        words = re.findall(r"'([^']*)'", " ".join(t for t in types if "Literal" in t))
+        kinds = [_TYPES.get(t, t) for t in types if "Literal" not in t and "NoneType" not in t]
+        near = difflib.get_close_matches(value[1], words, n=1)
+        hint = f" (did you mean {near[0]!r}?)" if near else ""
+        return ValueError(
+            f"{expected(_written(f'--{key[1]}'), ' or '.join(kinds + words), value[1])}{hint}"
+        )
+    return ValueError(" ".join(message.split()))
+
+
+def _unknown_option(flag: str, parser: Parser) -> ValueError:
+    role = flag[2:].partition(".")[0]
+    if role not in ROLES:
+        return unknown_name("option", flag, parser.flags())
+    name = parser.get_default(f"{role}.class")
+    options = [each for each in parser.flags() if each.startswith(f"--{role}.")]
+    return unknown_name(f"{role} {name}", flag, options)

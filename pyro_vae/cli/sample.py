@@ -1,0 +1,55 @@
+"""``pyro-vae sample``: draws from a run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+
+import numpy as np
+import pyro
+
+from pyro_vae import checkpoint, report
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import new_path
+
+__all__ = ["run"]
+
+_SUFFIXES = (".png", ".npy")
+
+
+def run(argv: list[str]) -> None:
+    """Draws from a run and writes a picture or an array.
+
+    Raises:
+        ValueError: If an option, the run or the file are not what they should be.
+    """
+    parser = Parser("sample", "RUN", "Draws z from the prior of a run, then x.")
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("-n", "--num_samples", type=int, default=64, help="Number of draws.")
+    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="A .png file for a picture of E[x|z], or a .npy file for an array of draws of x, "
+        "shape (n, *event_shape); RUN/draws.png, or the next free one, if not given.",
+    )
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    options = parse(parser, argv)
+    positive_integer("--num-samples", options.num_samples)
+    folder = Path(options.run)
+    vae = checkpoint.load(folder)
+    out = new_path(options.out, folder / "draws.png")
+    if out.suffix not in _SUFFIXES:
+        raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
+    pyro.set_rng_seed(options.seed)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    if out.suffix == ".png":
+        report.samples(vae, out, num_samples=options.num_samples)
+    else:
+        content = io.BytesIO()
+        np.save(content, vae.sample(options.num_samples).numpy())
+        checkpoint.write_bytes(out, content.getvalue())
+    shape = [options.num_samples, *vae.event_shape]
+    print(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")
