@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae._errors import expected
-from pyro_vae.networks.network import Network, activation_layer
+from pyro_vae.networks.network import Activation, Network, activation_layer
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
@@ -20,7 +20,7 @@ def _halved(size: int, times: int) -> int:
     return size
 
 
-def _check(channels: Sequence[int], activation: str) -> None:
+def _check(channels: Sequence[int], activation: Activation) -> None:
     if not channels or any(width < 1 for width in channels):
         raise expected("channels", "one or more positive widths", channels)
     activation_layer(activation)
@@ -45,7 +45,7 @@ class ConvEncoder(Network):
         torch.Size([5, 20])
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64), activation: str = "relu") -> None:
+    def __init__(self, channels: Sequence[int] = (32, 64), activation: Activation = "silu") -> None:
         super().__init__()
         _check(channels, activation)
         self.channels = tuple(channels)
@@ -101,7 +101,7 @@ class ConvDecoder(Network):
         torch.Size([5, 1, 28, 28])
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 32), activation: str = "relu") -> None:
+    def __init__(self, channels: Sequence[int] = (64, 32), activation: Activation = "silu") -> None:
         super().__init__()
         _check(channels, activation)
         self.channels = tuple(channels)

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from itertools import pairwise
 
 import torch
 from torch import Tensor, nn
 
 from pyro_vae._errors import expected
-from pyro_vae.networks.network import Network, activation_layer
+from pyro_vae.networks.network import Activation, Network, activation_layer
 
 __all__ = ["MLP"]
 
@@ -23,8 +24,7 @@ class MLP(Network):
 
     Args:
         hidden: Widths of the hidden layers; empty for one linear map.
-        activation: One of ``elu``, ``gelu``, ``leaky_relu``, ``relu``, ``silu``, ``softplus``,
-            ``tanh``.
+        activation: What follows each hidden layer.
 
     Raises:
         ValueError: If a width is not positive, or the activation is unknown.
@@ -36,7 +36,7 @@ class MLP(Network):
         torch.Size([5, 4])
     """
 
-    def __init__(self, hidden: Sequence[int] = (256, 256), activation: str = "relu") -> None:
+    def __init__(self, hidden: Sequence[int] = (256, 256), activation: Activation = "silu") -> None:
         super().__init__()
         if any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
@@ -49,7 +49,7 @@ class MLP(Network):
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
         widths = [math.prod(in_shape), *self.hidden, math.prod(out_shape)]
         layers: list[nn.Module] = []
-        for before, after in zip(widths[:-1], widths[1:], strict=True):
+        for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation_layer(self.activation)]
         self.layers = nn.Sequential(*layers[:-1])
         self.out_shape = torch.Size(out_shape)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
@@ -11,9 +12,10 @@ from torch import Tensor, nn
 from pyro_vae._errors import unknown_name
 from pyro_vae.part import Part
 
-__all__ = ["ACTIVATIONS", "Network", "Standardize"]
+__all__ = ["Activation", "Network", "Standardize", "activation_layer"]
 
-ACTIVATIONS: dict[str, type[nn.Module]] = {
+Activation = Literal["elu", "gelu", "leaky_relu", "relu", "silu", "softplus", "tanh"]
+_LAYERS: dict[Activation, type[nn.Module]] = {
     "elu": nn.ELU,
     "gelu": nn.GELU,
     "leaky_relu": nn.LeakyReLU,
@@ -48,15 +50,15 @@ class Network(Part, ABC):
         """
 
 
-def activation_layer(name: str) -> nn.Module:
+def activation_layer(name: Activation) -> nn.Module:
     """Returns a fresh activation layer.
 
     Raises:
         ValueError: If the name is unknown.
     """
-    if name not in ACTIVATIONS:
-        raise unknown_name("activation", name, ACTIVATIONS)
-    return ACTIVATIONS[name]()
+    if name not in _LAYERS:
+        raise unknown_name("activation", name, _LAYERS)
+    return _LAYERS[name]()
 
 
 class Standardize(nn.Module):
