@@ -132,7 +132,7 @@ def test_categorical_guide_and_prior_are_the_laws_they_name() -> None:
 
 
 def test_draws_have_the_frequencies_of_the_guide() -> None:
-    """Fails when draws ignore the logits of the second group: off by tens of standard errors."""
+    """Fails when draws ignore the logits of the second group."""
     features = torch.randn(2, 3)
     draws = guides.GumbelSoftmax(2, 3)(features).sample((20_000,))
     probs = features.softmax(-1)
