@@ -75,6 +75,7 @@ class Reach:
         """Takes everything as it now is."""
         self._ids = [id(value) for value in self._values]
         self._pointers = [t.data_ptr() for t in self.tensors]
+        self._trained = [t.requires_grad for t in self.tensors]
         self._layouts = [layout(t) for t in self.tensors]
 
     def changed(self) -> str | None:
@@ -87,6 +88,8 @@ class Reach:
                     if not _same(now, then):
                         return self._names[i]
                     self._values[i], self._ids[i] = now, id(now)
+        if [t.requires_grad for t in self.tensors] != self._trained:
+            return "what is to be trained"
         if [t.data_ptr() for t in self.tensors] != self._pointers:
             if [layout(t) for t in self.tensors] != self._layouts:
                 return "a tensor's shape, dtype or device"
