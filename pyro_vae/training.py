@@ -6,8 +6,9 @@ import math
 import time
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass, field
+from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Literal, TypeAlias
 
 import numpy as np
 import pyro
@@ -26,7 +27,7 @@ from pyro_vae.vae import VAE
 __all__ = ["Run", "best_device", "fit"]
 
 Schedule = Literal["constant", "cosine"]
-Optim = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
+Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
 
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
 _MONITOR_SEED = 20140414  # the same draws at each epoch: what changes is the model
@@ -81,6 +82,7 @@ def fit(
     batch_size: int = 128,
     lr: float = 1e-3,
     schedule: Schedule = "constant",
+    weight_decay: float = 0.0,
     optim: Optim | None = None,
     validation: Tensor | np.ndarray | float | None = None,
     seed: int | None = None,
@@ -107,6 +109,9 @@ def fit(
         lr: Learning rate of Adam at the start.
         schedule: ``constant``, or ``cosine``: the rate falls to 0 along half a cosine (SGDR,
             Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983).
+        weight_decay: Against overfitting of small data: share by which weight matrices, not biases
+            or scales, shrink per unit of learning rate (AdamW, Loshchilov and Hutter, 2019,
+            https://arxiv.org/abs/1711.05101).
         optim: From parameters to a torch optimiser, or an optimiser of ``pyro.optim``; in place
             of Adam, with its own learning rate.
         validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
@@ -139,6 +144,10 @@ def fit(
         raise unknown_name("schedule", schedule, ("constant", "cosine"))
     if isinstance(optim, PyroOptim) and schedule != "constant":
         raise expected("schedule", "`constant` with an optimiser of Pyro's", schedule)
+    if not weight_decay >= 0:
+        raise expected("weight_decay", "a number >= 0", weight_decay)
+    if optim is not None and weight_decay > 0:
+        raise expected("weight_decay", "0 with an `optim` of your own", weight_decay)
     if patience is not None:
         positive_integer("patience", patience)
     if out is not None and Path(out).exists():
@@ -163,7 +172,7 @@ def fit(
     rates: list[float] = []  # what the optimiser started with, known once it has parameters
 
     def optimizer(params: Iterable[Tensor]) -> torch.optim.Optimizer:
-        made = torch.optim.Adam(params, lr=lr) if optim is None else optim(params)
+        made = (partial(_adamw, lr=lr, decay=weight_decay) if optim is None else optim)(params)
         rates.append(made.param_groups[0]["lr"])
         return made
 
@@ -223,6 +232,14 @@ def fit(
         checkpoint.write_tensors(run.out / "last.safetensors", last_weights)
         checkpoint.write_json(run.out / "history.json", dict(history))
     return run
+
+
+def _adamw(params: Iterable[Tensor], lr: float, decay: float) -> torch.optim.Optimizer:
+    params = list(params)
+    matrices = [p for p in params if p.ndim >= 2]
+    others = [p for p in params if p.ndim < 2]
+    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
+    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
 
 
 def _splits(

@@ -36,7 +36,7 @@ class MLP(Network):
         torch.Size([5, 4])
     """
 
-    def __init__(self, hidden: Sequence[int] = (256, 256), activation: Activation = "silu") -> None:
+    def __init__(self, hidden: Sequence[int] = (512, 512), activation: Activation = "silu") -> None:
         super().__init__()
         if any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
