@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import torch
 import torch.nn.functional as F
-from pyro.distributions import Independent, OneHotCategorical
+from pyro.distributions import Independent
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import relaxed_categorical
@@ -46,6 +46,7 @@ class GroupedOneHotCategorical(Independent):
         reinterpreted_batch_ndims: Always 1, the dimension of the groups.
 
     Example:
+        >>> from pyro.distributions import OneHotCategorical
         >>> q = GroupedOneHotCategorical(OneHotCategorical(logits=torch.zeros(3, 2)), 1)
         >>> q.event_shape, q.enumerate_support().shape
         (torch.Size([3, 2]), torch.Size([8, 3, 2]))

@@ -24,6 +24,8 @@ class Part(nn.Module):
         {'class': 'priors.Normal', 'args': {'dim': 2}}
     """
 
+    _arguments: dict[str, Any]
+
     def __new__(cls, *args: Any, **kwargs: Any) -> Part:
         self = super().__new__(cls)
         # Partial, since copy and pickle make an empty object first and fill its `__dict__` later.

@@ -25,6 +25,7 @@ class Objective(pyro.infer.ELBO, ABC):
     """
 
     step: Tensor
+    max_plate_nesting: float
     is_bound: bool = True
 
     def __init__(self, num_particles: int = 1, **kwargs: Any) -> None:
