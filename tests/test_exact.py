@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import itertools
 import math
+from functools import partial
 from typing import Literal
 
 import pytest
@@ -22,6 +23,7 @@ from pyro_vae.distributions import inverse_positive, positive
 from pyro_vae.evaluation import enumerate_log_prob
 
 LATENT, FEATURES = 2, 6
+fit = partial(pv.fit, device="cpu", compile=False)
 
 
 def synthetic(n: int) -> Tensor:
@@ -134,7 +136,7 @@ def test_the_bounds_are_ordered() -> None:
 def test_fit_reaches_the_closed_form() -> None:
     """Fails when the KL has the weight 2, or training stops after a quarter of the epochs."""
     x, vae = synthetic(2000), linear_vae()
-    run = pv.fit(vae, x, epochs=200, batch_size=128, lr=3e-3, seed=0, device="cpu")
+    run = fit(vae, x, epochs=200, batch_size=128, lr=3e-3, seed=0)
     best = best_log_prob(x)
     reached = float(exact_log_prob(vae, x).mean())
     assert best - 0.05 < reached <= best + 1e-4
@@ -214,7 +216,7 @@ def test_every_mode_learns_the_halves(mode: str) -> None:
     data = halves(3000)
     x, held_out = data[:1000], data[1000:]
     vae = categorical_vae(mode)  # type: ignore[arg-type]
-    pv.fit(vae, x, epochs=50, batch_size=100, lr=3e-2, schedule="cosine", seed=0, device="cpu")
+    fit(vae, x, epochs=50, batch_size=100, lr=3e-2, schedule="cosine", seed=0)
     exact = float(summed_log_prob(vae, held_out).mean())
     scores = pv.evaluate(vae, held_out, num_samples=100)
     assert exact > float(true_log_prob(held_out).mean()) - WITHIN[mode]
