@@ -42,9 +42,18 @@ _PARTS = {
     "decoder": "MLP",
     "objective": "ELBO",
 }
-_DEFAULTS = {"epochs": 200, "lr": 2e-3, "schedule": "cosine", "seed": 0}
-_LATENT_DIM = 8
-_BY_PROGRAM: set[str | int] = {"vae", "data", "objective", "optim", "validation", "device", "out", "on_epoch"}
+_DEFAULTS = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1, "seed": 0}
+_LATENT_DIM = 16
+_BY_PROGRAM: set[str | int] = {
+    "vae",
+    "data",
+    "objective",
+    "optim",
+    "validation",
+    "device",
+    "out",
+    "on_epoch",
+}
 # Of this invocation, not of the model: a replay has its own.
 _NOT_REPLAYED = ("config", "json", "out")
 

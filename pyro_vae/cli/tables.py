@@ -64,14 +64,16 @@ class Monitor:
 @contextmanager
 def live() -> Iterator[Monitor]:
     """Shows a monitor on standard error until the block ends; an error erases it."""
-    monitor = Monitor()
-    with Live(monitor, console=Console(stderr=True), refresh_per_second=8) as shown:
+    monitor, console = Monitor(), Console(stderr=True)
+    with Live(monitor, console=console, refresh_per_second=8) as shown:
         try:
             yield monitor
         except BaseException:
             shown.update("")
             shown.transient = True
             raise
+    if not console.is_terminal:
+        console.line()  # there, rich leaves the last line open
 
 
 def scores_table(summary: Mapping[str, Any], size: int) -> Table:

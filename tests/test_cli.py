@@ -1,0 +1,410 @@
+"""The command line, run in process as a user would type it."""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import yaml
+
+import pyro_vae as pv
+from pyro_vae import checkpoint
+from pyro_vae.cli import fit as fit_verb
+from pyro_vae.cli import main
+
+_QUICK = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
+_SMALL = ["--encoder.hidden", "[16]", "--decoder.hidden", "[16]", *_QUICK]
+_FILES = {
+    "config.yaml",
+    "curves.png",
+    "data.json",
+    "history.json",
+    "latent.png",
+    "model.json",
+    "model.safetensors",
+    "reconstructions.png",
+    "samples.png",
+    "scores.json",
+}
+
+Fails = Callable[..., str]
+Built = Callable[[str], tuple[pv.VAE, Any, Any]]
+
+
+@pytest.fixture(scope="module")
+def digits(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run on the digits; do not write to it."""
+    out = tmp_path_factory.mktemp("cli") / "deeper" / "digits"
+    assert main(["fit", "digits", "--latent-dim", "3", "--out", str(out), *_SMALL]) == 0
+    return out
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test has an empty folder of its own."""
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture
+def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
+    """Runs a command that is a mistake; returns its one line on standard error."""
+
+    def run(*argv: str) -> str:
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        folders = set(tmp_path.rglob("*"))
+        capsys.readouterr()  # what earlier commands said
+        assert main(list(argv)) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1, said.err
+        assert set(tmp_path.rglob("*")) == folders, "something was written"
+        assert {path: path.read_bytes() for path in before} == before
+        return said.err
+
+    return run
+
+
+def test_fit_writes_a_whole_run(digits: Path) -> None:
+    assert {path.name for path in digits.iterdir()} == _FILES
+    assert [path.name for path in digits.parent.iterdir()] == ["digits"], "scratch is left"
+    scores = json.loads((digits / "scores.json").read_text())
+    assert scores["num_samples"] == 20
+    assert -64 * np.log(2) < scores["log_marginal"] < -20  # better than fair coins, in one epoch
+    told = scores["base_measure"]
+    assert (told["data"], told["split"], told["binarize"]) == ("digits", "test", "threshold")
+    history = json.loads((digits / "history.json").read_text())
+    assert history["epoch"] == [1]
+    vae = pv.load(digits)
+    assert vae.prior.event_shape == (3,)
+    data = pv.data.load("digits")
+    again = pv.evaluate(vae, data.test, num_samples=20).summary()
+    assert again == scores
+
+
+def test_a_config_replays_the_run(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The same weights, hence the same scores; fails if the model is built before seeding."""
+    config = str(digits / "config.yaml")
+    assert main(["fit", "--config", config, "--out", "again", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert set(told) == {"out", "seconds", "steps_per_second", "scores"}
+    assert told["out"] == "again"
+    assert told["scores"] == json.loads((digits / "scores.json").read_text())
+    weights = "model.safetensors"
+    assert Path("again", weights).read_bytes() == (digits / weights).read_bytes()
+    assert Path("again", "config.yaml").read_bytes() == Path(config).read_bytes()
+
+    assert main(["fit", "--config", config, "--out", "other", "--seed", "1", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["scores"] != told["scores"]
+
+
+def test_the_command_line_wins_over_the_config(capsys: pytest.CaptureFixture[str]) -> None:
+    Path("run.yaml").write_text(
+        "data: digits\nlikelihood: {class: Normal, scale: predicted}\nprior: Normal\nepochs: 3\n"
+    )
+    argv = ["fit", "--config=run.yaml", "--likelihood", "Poisson", "--latent_dim=2", *_SMALL]
+    assert main([*argv, "--json"]) == 0
+    config = yaml.safe_load(Path("runs/digits/config.yaml").read_text())
+    assert config["likelihood"] == {"class": "Poisson"}, "what was for Normal is dropped"
+    assert (config["epochs"], config["latent_dim"]) == (1, 2)
+    assert json.loads(capsys.readouterr().out)["scores"]["base_measure"]["binarize"] == "none"
+
+
+def test_runs_are_numbered(digits: Path, fails: Fails) -> None:
+    config = ["--config", str(digits / "config.yaml"), "--json"]
+    Path("runs").mkdir()
+    Path("runs/digits").write_text("not a run")
+    assert main(["fit", *config]) == 0
+    assert {path.name for path in Path("runs").iterdir()} == {"digits", "digits-2"}
+    assert "`--out`: expected a path that does not exist" in fails(
+        "fit", *config, "--out", "runs/digits-2"
+    )
+
+
+def test_without_json_a_table_says_what_the_scores_are_of(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(digits), "--num-samples", "30"]) == 0
+    said = capsys.readouterr().out
+    for words in ("360 test data of digits", "threshold", "30 importance samples", "nats"):
+        assert words in said
+
+
+def test_evaluate_gives_the_scores_of_the_fit(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    argv = ["evaluate", str(digits), "--num-samples", "20", "--json"]
+    assert main(argv) == 0
+    fitted = json.loads((digits / "scores.json").read_text())
+    assert json.loads(capsys.readouterr().out) == fitted
+    assert main([*argv, "--split", "validation"]) == 0
+    validation = json.loads(capsys.readouterr().out)
+    assert validation["base_measure"]["split"] == "validation"
+    assert validation["log_marginal"] != fitted["log_marginal"]
+
+
+def test_data_that_moved_are_found_and_data_that_changed_are_refused(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Fails
+) -> None:
+    values = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
+    np.save("values.npy", values)
+    argv = ["fit", "values.npy", "--likelihood", "Normal", "--out", "run", "--json", *_SMALL]
+    assert main(argv) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    assert "bits_per_dim" not in scores, "these are densities"
+    config = yaml.safe_load(Path("run/config.yaml").read_text())
+    assert config["data"] == str(tmp_path / "values.npy"), "a replay works from anywhere"
+
+    Path("values.npy").rename("moved.npy")
+    evaluate = ["evaluate", "run", "--num-samples", "20", "--json"]
+    assert "expected an existing file" in fails(*evaluate)
+    assert main([*evaluate, "--data", "moved.npy"]) == 0
+    assert json.loads(capsys.readouterr().out)["log_marginal"] == scores["log_marginal"]
+    np.save("changed.npy", values + 1)
+    assert "expected the test data of the run, fingerprint" in fails(
+        *evaluate, "--data", "changed.npy"
+    )
+    Path("run/data.json").unlink()
+    assert "a run folder with a data.json" in fails(*evaluate)
+
+
+def test_sample_writes_arrays_and_pictures(
+    digits: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run = shutil.copytree(digits, "run")
+    assert main(["sample", "run", "-n", "5", "--out", "x/draws.npy", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out) == {"out": "x/draws.npy", "shape": [5, 1, 8, 8]}
+    drawn = np.load("x/draws.npy")
+    assert drawn.shape == (5, 1, 8, 8)
+    assert set(np.unique(drawn)) == {0.0, 1.0}, "draws of x, not their probabilities"
+    assert main(["sample", "run", "-n", "5", "--seed", "1", "--out", "other.npy"]) == 0
+    assert not np.array_equal(np.load("other.npy"), drawn)
+    for name in ("draws.png", "draws-2.png"):
+        assert main(["sample", "run"]) == 0
+        assert Path(run, name).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.fixture
+def built(monkeypatch: pytest.MonkeyPatch) -> Built:
+    """What `fit digits` is about to fit: the model, the objective, the options."""
+    seen: list[tuple[pv.VAE, Any, Any]] = []
+
+    def stop(vae: pv.VAE, objective: Any, data: object, options: Any, device: object) -> None:
+        seen.append((vae, objective, options))
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(fit_verb, "_fit", stop)
+
+    def build(argv: str) -> tuple[pv.VAE, Any, Any]:
+        assert main(["fit", "digits", *argv.split()]) == 130
+        assert list(Path.cwd().iterdir()) == [], "an interrupted fit leaves nothing"
+        return seen.pop()
+
+    return build
+
+
+@pytest.mark.parametrize(
+    ("argv", "part", "law", "arguments"),
+    [
+        ("", "prior", pv.priors.Normal, {"dim": 16}),
+        ("--latent-dim 5", "posterior", pv.guides.Normal, {"dim": 5}),
+        ("--latent_dim=5", "prior", pv.priors.Normal, {"dim": 5}),
+        (
+            "--likelihood Normal --likelihood.scale 0.3",
+            "likelihood",
+            pv.likelihoods.Normal,
+            {"event_shape": [1, 8, 8], "scale": 0.3},
+        ),
+        ("--likelihood=Poisson", "likelihood", pv.likelihoods.Poisson, {"event_shape": [1, 8, 8]}),
+        (
+            "--encoder ConvEncoder --encoder.channels [4]",
+            "encoder",
+            pv.networks.ConvEncoder,
+            {"channels": [4]},
+        ),
+        (
+            "--decoder.hidden [7,5] --decoder.activation tanh",
+            "decoder",
+            pv.networks.MLP,
+            {"hidden": [7, 5], "activation": "tanh"},
+        ),
+        (
+            "--prior=Categorical --prior.groups=3 --prior.classes=4 --guide.min-temperature 0.2",
+            "posterior",
+            pv.guides.GumbelSoftmax,
+            {"groups": 3, "classes": 4, "min_temperature": 0.2},
+        ),
+    ],
+)
+def test_options_reach_the_parts(
+    argv: str, part: str, law: type, arguments: dict[str, object], built: Built
+) -> None:
+    chosen = getattr(built(argv)[0], part)
+    assert type(chosen) is law
+    assert chosen.spec()["args"].items() >= arguments.items()
+
+
+def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
+    _, objective, options = built(
+        "--objective.beta 4 --objective.num-particles 2 --lr 0.1 --patience 3 --compile true"
+    )
+    assert isinstance(objective, pv.objectives.ELBO)
+    assert (objective.beta, objective.num_particles) == (4.0, 2)
+    assert (options.lr, options.patience, options.compile) == (0.1, 3, True)
+
+
+def test_an_interrupt_is_one_line(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(checkpoint, "save", stop)
+    assert main(["fit", "digits", *_SMALL]) == 130
+    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted, nothing written"
+    assert list(Path.cwd().iterdir()) == []
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("fitt", "did you mean 'fit'?"),
+        ("fit", "`data`: expected a value"),
+        ("fit digts", "did you mean 'digits'?"),
+        ("fit nothing.npy", "expected an existing file, got 'nothing.npy'"),
+        ("fit digits more", "unrecognized arguments: more"),
+        ("fit digits --latnt-dim 3", "did you mean '--latent-dim'?"),
+        ("fit digits --latent-dim three", "`--latent-dim`: expected an integer, got 'three'"),
+        ("fit digits --latent-dim 0", "expected a positive integer, got 0"),
+        ("fit digits --epochs", "`--epochs`: expected a value"),
+        ("fit digits --epochs 0", "`epochs`: expected a positive integer, got 0"),
+        ("fit digits --seed -1", "`--seed`: expected an integer >= 0, got -1"),
+        ("fit digits --num-samples 0", "`--num-samples`: expected a positive integer"),
+        ("fit digits --device abacus", "`--device`: expected one of this machine, got 'abacus'"),
+        ("fit digits --compile maybe", "`--compile`: expected true or false or auto, got 'maybe'"),
+        ("fit digits --schedule cosin", "did you mean 'cosine'?"),
+        ("fit digits --binarize treshold", "did you mean 'threshold'?"),
+        ("fit digits --binarize none", "support of Bernoulli"),
+        ("fit digits --likelihood Bernouli", "did you mean 'Bernoulli'?"),
+        ("fit digits --likelihood os.getcwd", "`--likelihood`: expected one of Bernoulli"),
+        ("fit digits --likelihood Likelihood", "`--likelihood`: expected one of Bernoulli"),
+        ("fit digits --objective Terms", "`--objective`: expected one of ELBO"),
+        ("fit digits --likelihood Normal --likelihood.scal 1", "did you mean '--likelihood.scale'"),
+        ("fit digits --likelihood Normal --likelihood.scale red", "per-dimension or predicted"),
+        ("fit digits --likelihood.scale shared", "`likelihood Bernoulli`: expected"),
+        ("fit digits --encoder.hidden 20", "`--encoder.hidden`: expected a list"),
+        ("fit digits --encoder.hidden [2,x]", "`--encoder.hidden`: expected an integer, got 'x'"),
+        ("fit digits --prior Categorical", "`--prior.groups`: expected a value"),
+        (
+            "fit digits --prior Categorical --prior.groups 2 --prior.classes 2 --guide Normal",
+            "space of the prior Categorical: GumbelSoftmax, got 'Normal'",
+        ),
+        ("fit digits --likelihood.help Nrmal", "did you mean 'Normal'?"),
+        ("fit digits --out taken", "`--out`: expected a path that does not exist yet"),
+        ("fit digits --out taken.yaml/run", "`--out`: expected a path that can be written to"),
+        ("fit --config nowhere.yaml", "`--config`: expected an existing YAML file"),
+        ("fit --config taken", "`--config`: expected a readable YAML file"),
+        ("fit --config misspelt.yaml", "`config`: expected one of"),
+        ("fit --config misspelt.yaml", "did you mean 'latent_dim'?"),
+        ("fit --config misspelt_part.yaml", "did you mean 'likelihood.scale'?"),
+        ("fit --config wrong_type.yaml", "`--epochs`: expected an integer, got 'many'"),
+        ("fit --config wrong_class.yaml", "did you mean 'Normal'?"),
+        ("fit --config wrong_part.yaml", "`prior`: expected a class and its options"),
+        ("fit --config no_yaml.yaml", "a readable YAML file, got 'no_yaml.yaml, line 2'"),
+        ("fit --config no_mapping.yaml", "`--config`: expected options, key by key"),
+        ("fit nan.csv", "`data`: expected"),
+        ("fit empty.csv", "at least one datum"),
+        ("evaluate nowhere", "expected an existing run folder, got 'nowhere'"),
+        ("evaluate taken", "model.json"),
+        ("evaluate", "`run`: expected a value"),
+        ("sample nowhere", "expected an existing run folder, got 'nowhere'"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
+    Path("taken").mkdir()
+    Path("taken/file").write_text("not to be touched")
+    Path("taken.yaml").write_text("")
+    Path("misspelt.yaml").write_text("data: digits\nlatnt_dim: 3\n")
+    Path("misspelt_part.yaml").write_text("data: digits\nlikelihood: {class: Normal, scal: 1}\n")
+    Path("wrong_type.yaml").write_text("data: digits\nepochs: many\n")
+    Path("wrong_class.yaml").write_text("data: digits\nprior: Nrmal\n")
+    Path("wrong_part.yaml").write_text("data: digits\nprior: 3\n")
+    Path("no_yaml.yaml").write_text("data: [digits\n")
+    Path("no_mapping.yaml").write_text("- digits\n")
+    Path("nan.csv").write_text("a,b\n1,2\nnan,3\n")
+    Path("empty.csv").write_text("a,b\n")
+    assert words in fails(*argv.split())
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("evaluate RUN --split tset", "did you mean 'test'?"),
+        ("evaluate RUN --num-samples 0", "`num_samples`: expected a positive integer, got 0"),
+        ("evaluate RUN --data nothing.npy", "expected an existing file"),
+        ("sample RUN --out draws.gif", "expected a file that ends in .png or .npy"),
+        ("sample RUN --out taken.npy", "`--out`: expected a path that does not exist yet"),
+        ("sample RUN -n 0", "`--num-samples`: expected a positive integer, got 0"),
+        ("sample RUN -n many", "`--num-samples`: expected an integer, got 'many'"),
+    ],
+)
+def test_a_mistake_about_a_run_is_one_line(
+    argv: str, words: str, digits: Path, fails: Fails
+) -> None:
+    Path("taken.npy").write_text("not to be touched")
+    before = {path: path.stat().st_mtime_ns for path in digits.iterdir()}
+    assert words in fails(*argv.replace("RUN", str(digits)).split())
+    assert {path: path.stat().st_mtime_ns for path in digits.iterdir()} == before
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("--help", ["pyro-vae COMMAND", "fit", "evaluate", "sample"]),
+        ("", ["pyro-vae COMMAND"]),
+        ("fit --help", ["--latent-dim", "--objective.num-particles", "standard normal prior"]),
+        ("fit --help", ["Widths of the hidden layers", "Passes over the training data", "digits"]),
+        ("fit --prior Categorical --help", ["--prior.groups", "--guide.temperature", "soft"]),
+        ("fit --likelihood.help Normal", ["independent normal variables", "Calibrated Decoders"]),
+        ("fit --guide.help GumbelSoftmax", ["--guide.min-temperature", "arxiv.org/abs/1611.01144"]),
+        ("evaluate --help", ["RUN", "--split", "--data-root"]),
+        ("sample --help", ["RUN", ".npy"]),
+    ],
+)
+def test_help_is_made_of_docstrings(
+    argv: str, words: list[str], capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(argv.split()) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for word in words:
+        assert word in said
+    assert "``" not in said
+    assert ":class:" not in said
+    assert "_dim" not in said, "options are hyphenated"
+
+
+def test_the_console_script(digits: Path) -> None:
+    """In a process of its own, standard output is JSON alone and no figure window is needed."""
+    script = Path(sys.executable).with_name("pyro-vae")
+    argv = [script, "fit", "--config", digits / "config.yaml", "--out", "run", "--json"]
+    environment = os.environ | {"OMP_NUM_THREADS": "1", "DISPLAY": ""}
+    done = subprocess.run(
+        argv, capture_output=True, text=True, env=environment, timeout=300, check=False
+    )
+    assert done.returncode == 0, done.stderr
+    told = json.loads(done.stdout)
+    expected = json.loads((digits / "scores.json").read_text())["log_marginal"]
+    assert told["scores"]["log_marginal"] == pytest.approx(expected, rel=1e-4)
+    assert "ELBO" in done.stderr
+    assert "Traceback" not in done.stderr
+    failed = subprocess.run([script, "fit", "digts"], capture_output=True, text=True, check=False)
+    assert (failed.returncode, failed.stdout) == (2, "")
+    assert failed.stderr.count("\n") == 1
