@@ -1,6 +1,6 @@
 """Static binarised MNIST with 20 groups of 10 classes: the relaxations, scored without them.
 
-    python experiments/gumbel.py soft --data-root DATA             # about 15 minutes on 2 cores
+    python experiments/gumbel.py soft --data-root DATA             # about 12 minutes on one core
     python experiments/gumbel.py straight-through --data-root DATA
     python experiments/gumbel.py concrete --data-root DATA
     python experiments/gumbel.py --table                           # results/gumbel.md
