@@ -15,7 +15,7 @@ import weakref
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -24,8 +24,6 @@ import pyro.infer.trace_mean_field_elbo
 import pyro.infer.traceenum_elbo
 import torch
 from torch import Tensor, nn
-from torch._inductor import compile_fx
-from torch._inductor import config as inductor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 __all__ = [
@@ -315,23 +313,62 @@ class Graph:
         self._template: list[Any] = []
         self._from_args: list[tuple[int, int]] = []
         self._outputs: list[int] = []
+        self._places: list[int] = []
+        self._on_cuda = all(t.is_cuda for t in self._fill(args))
         self._compile(module, args)
+
+    @property
+    def engine(self) -> Literal["inductor", "cuda-graph"]:
+        """What runs it."""
+        return "cuda-graph" if self._on_cuda else "inductor"
 
     def __call__(self, *args: Tensor) -> list[Tensor]:
         """Runs the graph."""
         with torch.no_grad():
             if self._call is None:
                 return self._first_call(args)
-            inputs = self._template.copy()
-            for position, number in self._from_args:
-                inputs[position] = args[number]
-            outputs = self._call(inputs)
-            return [outputs[i] for i in self._outputs]
+            if self._on_cuda:
+                return self._replay(args)
+            return self._direct(args)
+
+    def _direct(self, args: Sequence[Tensor]) -> list[Tensor]:
+        assert self._call is not None
+        inputs = self._template.copy()
+        for position, number in self._from_args:
+            inputs[position] = args[number]
+        outputs = self._call(inputs)
+        return [outputs[i] for i in self._outputs]
+
+    def _replay(self, args: Sequence[Tensor]) -> list[Tensor]:
+        """Replays the compiled code's launches from a CUDA graph.
+
+        The compiler's own CUDA graphs leave out code that updates its inputs, as this does. A graph
+        has addresses baked in: small arguments are copied to where they were when it was recorded;
+        it is recorded again when a large one (a data set) or a parameter has moved.
+        """
+        large = [arg for arg in args if not _is_small(arg)]
+        held = [tensor for tensor in self._inputs if isinstance(tensor, Tensor)] + large
+        places = [tensor.data_ptr() for tensor in held]
+        if places != self._places:
+            self._places = places
+            self._static = [arg.clone() if _is_small(arg) else arg for arg in args]
+            self._cuda_graph = torch.cuda.CUDAGraph()
+            # The default generator is registered with every capture: each replay draws anew.
+            with torch.cuda.graph(self._cuda_graph):
+                self._static_outputs = self._direct(self._static)
+        for static, arg in zip(self._static, args, strict=True):
+            if _is_small(arg):
+                static.copy_(arg, non_blocking=True)
+        self._cuda_graph.replay()
+        return [output.clone() for output in self._static_outputs]
 
     def _fill(self, args: Sequence[Tensor]) -> list[Tensor]:
         return [args[s] if isinstance(s, int) else s for s in self._inputs]
 
     def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
+        # Seconds to import: not for a program that compiles nothing.
+        from torch._inductor import compile_fx, config
+
         self._passed: list[Any] = []
         self._returned: Sequence[Any] = []
 
@@ -349,7 +386,7 @@ class Graph:
         try:
             with (
                 torch.no_grad(),
-                inductor.patch(self._options(args)),
+                config.patch(self._options(args)),
                 warnings.catch_warnings(action="ignore"),  # the compiler's, about its own code
             ):
                 examples = [tensor.detach() for tensor in self._fill(args)]
@@ -387,6 +424,10 @@ class Graph:
         self._from_args = [(i, s) for i, s in enumerate(sources) if isinstance(s, int)]
         del self._passed, self._returned
         return outputs
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.numel() <= 2**20
 
 
 def _is_token(value: Any) -> bool:

@@ -5,7 +5,8 @@ from __future__ import annotations
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple
 
@@ -40,7 +41,7 @@ log = logging.getLogger("pyro_vae")
 Program = Callable[..., Any]
 # From the tensors of a call and the number of a step in it, the arguments of the programs.
 Batch = Callable[[Sequence[Tensor], int], tuple[tuple[Any, ...], dict[str, Any]]]
-Engine = Literal["inductor", "eager"]
+Engine = Literal["inductor", "cuda-graph", "eager"]
 _STOCK = (pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO)
 _COMPILE_SECONDS = 25.0  # a small graph on one core, nothing cached
 
@@ -280,9 +281,12 @@ class CompiledSVI:
         planned_steps: Steps that will be taken in all, which ``"auto"`` decides from.
         unroll: Steps that :meth:`epoch` takes in one graph.
         max_graphs: How many graphs are captured before new situations run eagerly.
+        precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
+            stay as they are; a program sees to it that what a distribution gets is float32, as a
+            ``VAE`` does.
 
     Attributes:
-        engine: What took the last step: ``inductor`` or ``eager``.
+        engine: What took the last step: ``inductor``, ``cuda-graph`` or ``eager``.
         engine_steps: Steps taken by each engine.
         steps: Steps taken in all.
         captures: Graphs captured so far.
@@ -307,9 +311,12 @@ class CompiledSVI:
         planned_steps: int | None = None,
         unroll: int = 1,
         max_graphs: int = 8,
+        precision: Literal["float32", "tf32", "bfloat16"] = "float32",
     ) -> None:
         if compile not in (True, False, "auto"):
             raise unknown_name("compile", compile, ("True", "False", "auto"))
+        if precision not in ("float32", "tf32", "bfloat16"):
+            raise unknown_name("precision", precision, ("float32", "tf32", "bfloat16"))
         self.model = model
         self.guide = guide
         self.loss = loss
@@ -326,6 +333,7 @@ class CompiledSVI:
         self._said: set[str] = set()
         self._refused: dict[Any, str] = {}
         self._eager_seconds = 0.0
+        self._precision = precision
         self._ok = torch.ones((), dtype=torch.bool)
 
     def step(self, *args: Any, **kwargs: Any) -> float:
@@ -435,6 +443,14 @@ class CompiledSVI:
         self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any = None
     ) -> Tensor:
         """Takes ``count`` steps and returns their losses, shape ``(count,)``."""
+        if tensors and tensors[0].device != self._ok.device:
+            self._ok = self._ok.to(tensors[0].device)
+        with self._multiplying():
+            return self._run_by_an_engine(key, tensors, batch, count, root)
+
+    def _run_by_an_engine(
+        self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any
+    ) -> Tensor:
         captured = self._find(key)
         first: list[float] = []
         if captured is None and self._wanted(key):
@@ -451,7 +467,7 @@ class CompiledSVI:
             if bool(losses.isfinite()):
                 self._optim.step(captured.params)
             zero_grads(captured.params)
-        self._count("inductor", count)
+        self._count(captured.graph.engine, count)
         return losses
 
     def _run_eagerly(
@@ -501,7 +517,7 @@ class CompiledSVI:
 
     def _gradients(self, args: Any, kwargs: Any) -> tuple[float, list[Tensor]]:
         """Returns the loss and the parameters met, whose gradients it leaves with them."""
-        with poutine.trace(param_only=True) as met:
+        with poutine.trace(param_only=True) as met, self._reduced():
             if isinstance(self.loss, pyro.infer.ELBO):
                 loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
             else:
@@ -511,8 +527,27 @@ class CompiledSVI:
         sites = met.trace.nodes.values()
         return float(loss), list({site["value"].unconstrained(): None for site in sites})
 
+    @contextmanager
+    def _reduced(self) -> Iterator[None]:
+        device = self._ok.device.type
+        with torch.autocast(device, torch.bfloat16, enabled=self._precision == "bfloat16"):
+            yield
+
+    @contextmanager
+    def _multiplying(self) -> Iterator[None]:
+        """Products are told their precision as they are launched, not as they are compiled."""
+        if self._precision != "tf32":
+            yield
+            return
+        before = torch.get_float32_matmul_precision()
+        torch.set_float32_matmul_precision("high")
+        try:
+            yield
+        finally:
+            torch.set_float32_matmul_precision(before)
+
     def _objective(self, args: Any, kwargs: Any) -> Tensor:
-        with values_stay_tensors():
+        with values_stay_tensors(), self._reduced():
             if isinstance(self.loss, pyro.infer.ELBO):
                 return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
             return self.loss(self.model, self.guide, *args, **kwargs)

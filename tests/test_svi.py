@@ -21,11 +21,11 @@ from pyro.infer import (
 )
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
+from torch._inductor import compile_fx
 from torch.distributions import constraints
 from torch.nn import functional
 
 import pyro_vae as pv
-from pyro_vae import _capture
 from pyro_vae.svi import CompiledSVI
 
 
@@ -183,7 +183,7 @@ def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
     def keep(module: nn.Module, examples: Any, **kwargs: Any) -> Any:
         return module
 
-    monkeypatch.setattr(_capture.compile_fx, "compile_fx", keep)
+    monkeypatch.setattr(compile_fx, "compile_fx", keep)
 
 
 def _train(case: Case, engine: type, steps: int) -> tuple[dict[str, Tensor], list[float], Any]:
@@ -629,6 +629,29 @@ def test_auto_compiles_where_it_pays(caplog: pytest.LogCaptureFixture) -> None:
     long.step(x)
     assert (short.engine, long.engine) == ("eager", "inductor")
     assert "with 100 steps left, compiling would take longer than it saves" in caplog.text
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_bfloat16_is_for_matrix_products_alone() -> None:
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        _, svi = _small(compiled, precision="bfloat16")
+        x = torch.rand(16, 6).bernoulli()
+        return [svi.step(x) for _ in range(5)], svi
+
+    _, captured = _eager_and_captured(run)
+    assert captured.engine == "inductor"
+    pyro.set_rng_seed(1)
+    vae, svi = _small(precision="bfloat16")
+    x = torch.rand(16, 6).bernoulli()
+    pyro.set_rng_seed(2)
+    reduced = svi.step(x)
+    assert all(p.dtype == torch.float32 for p in vae.parameters())
+    pyro.set_rng_seed(1)
+    _, svi = _small()
+    pyro.set_rng_seed(2)
+    exact = svi.step(x)
+    assert reduced != exact
+    assert reduced == pytest.approx(exact, rel=0.02)
 
 
 def _losses(svi: CompiledSVI, x: Tensor, steps: int) -> Tensor:
