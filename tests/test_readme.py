@@ -41,6 +41,15 @@ def test_the_gate_reads_the_two_commands() -> None:
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
 
 
+def test_tables_are_those_of_the_results() -> None:
+    """No figure is typed by hand. Fails when a figure in the README is changed."""
+    sections = re.findall(r"<!-- table (\w+) -->\n(.*?)\n<!-- end -->", README, re.DOTALL)
+    assert len(sections) > 0
+    for name, table in sections:
+        result = ROOT / "experiments" / "results" / f"{name}.md"
+        assert table == result.read_text(encoding="utf-8").strip(), name
+
+
 @pytest.mark.parametrize(
     "base",
     [

@@ -1,0 +1,27 @@
+"""Puts the tables of results/ into the README, between their markers.
+
+    python experiments/mnist.py --table; python experiments/gumbel.py --table
+    python experiments/speed.py --table; python experiments/tables.py
+"""
+
+from __future__ import annotations
+
+import re
+from pathlib import Path
+
+HERE = Path(__file__).resolve().parent
+README = HERE.parent / "README.md"
+
+
+def filled(text: str) -> str:
+    """Returns the README with each ``<!-- table NAME -->`` section taken from results/NAME.md."""
+
+    def section(found: re.Match[str]) -> str:
+        table = (HERE / "results" / f"{found[1]}.md").read_text(encoding="utf-8").strip()
+        return f"<!-- table {found[1]} -->\n{table}\n<!-- end -->"
+
+    return re.sub(r"<!-- table (\w+) -->\n.*?<!-- end -->", section, text, flags=re.DOTALL)
+
+
+if __name__ == "__main__":
+    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
