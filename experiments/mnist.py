@@ -1,6 +1,6 @@
 """Static binarised MNIST: negative log-likelihood of two plain VAEs.
 
-    python experiments/mnist.py two-layer --seed 0 --data-root DATA    # about 15 minutes on one core
+    python experiments/mnist.py two-layer --seed 0 --data-root DATA   # 15 minutes on one core
     python experiments/mnist.py one-layer --seed 0 --data-root DATA
     python experiments/mnist.py --table                                # results/mnist.md
     python experiments/mnist.py two-layer --smoke --data-root DATA     # under a minute, no figure

@@ -1,7 +1,8 @@
 """Puts the tables of results/ into the README, between their markers.
 
-    python experiments/mnist.py --table; python experiments/gumbel.py --table
-    python experiments/speed.py --table; python experiments/tables.py
+After the other scripts have written theirs, with ``--table``:
+
+    python experiments/tables.py
 """
 
 from __future__ import annotations
