@@ -44,6 +44,7 @@ _PARTS = {
 }
 _DEFAULTS = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1, "seed": 0}
 _LATENT_DIM = 16
+_DROPOUT = 0.2  # of the decoder: what one fits first is small data
 _BY_PROGRAM: set[str | int] = {
     "vae",
     "data",
@@ -87,7 +88,8 @@ def run(argv: list[str]) -> None:
         fitted, scores = _fit(vae, objective, data, options, device)
         summary = scores.summary()
         checkpoint.save(fitted.vae, folder)
-        checkpoint.write_bytes(folder / "config.yaml", _config(parser, options, data).encode())
+        config_text = _config(parser, options, data, served["root"])
+        checkpoint.write_bytes(folder / "config.yaml", config_text.encode())
         checkpoint.write_json(folder / "history.json", dict(fitted.history))
         checkpoint.write_json(folder / "scores.json", summary)
         record_data(folder, data, served)
@@ -140,6 +142,8 @@ def _parser(parts: Mapping[str, Any]) -> Parser:
     )
     training.add_function_arguments(fit, as_group=False, skip=_BY_PROGRAM)
     parser.set_defaults(_DEFAULTS)
+    if "dropout" in _arguments(parts["decoder"]):
+        parser.set_defaults({"decoder.dropout": _DROPOUT})
     return parser
 
 
@@ -182,9 +186,9 @@ def _fit(
     return fitted, scores
 
 
-def _config(parser: Parser, options: Namespace, data: Dataset) -> str:
+def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None) -> str:
     kept = options.clone()
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
-    kept.data = data.source
+    kept.data, kept.data_root = data.source, root
     return parser.dump(kept)

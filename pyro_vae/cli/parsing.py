@@ -20,7 +20,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
 
-__all__ = ["ROLES", "Parser", "add_part", "laws", "parse", "parts_of", "read_config"]
+__all__ = ["ROLES", "Parser", "add_part", "parse", "parts_of", "read_config", "value_of"]
 
 ROLES: dict[str, tuple[ModuleType, type]] = {
     "likelihood": (likelihoods, likelihoods.Likelihood),
@@ -75,11 +75,11 @@ def parse(
     Raises:
         ValueError: If an option is unknown, missing or of the wrong type.
     """
-    known = parser.get_defaults()
-    for key in _leaves(config or {}):
+    known, start = parser.get_defaults(), Namespace()
+    for key, value in _leaves(config or {}):
         if key not in known:
             raise unknown_name("config", key, known.keys())
-    start = parser.parse_object(dict(config), _skip_required=True) if config else None
+        start[key] = value
     return parser.parse_args([_read(token) for token in argv], namespace=start)
 
 
@@ -216,11 +216,9 @@ def explain(role: str, name: str) -> None:
     known = laws(role)
     if name not in known:
         raise unknown_name(f"--{role}.help", name, known)
-    parser = Parser("fit", f"DATA --{role} {name}", "")
+    described, *_ = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(known[name]) or "")
+    parser = Parser("fit", f"DATA --{role} {name}", described)
     parser.formatter_class = _Verbatim
-    parser.description = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(known[name]) or "")[
-        0
-    ]
     _add_arguments(parser, role, known[name], {"dim", "event_shape"})
     parser.print_help()
 
@@ -256,12 +254,12 @@ def _read(token: str) -> str:
     return f"{name}{'.class' if name[2:] in ROLES else ''}{equals}{after}"
 
 
-def _leaves(config: Mapping[str, Any], prefix: str = "") -> Iterable[str]:
+def _leaves(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
     for key, value in config.items():
-        if prefix == "" and key in ROLES:
-            yield from _leaves(value, f"{key}.")
+        if key in ROLES:
+            yield from ((f"{key}.{name}", item) for name, item in value.items())
         else:
-            yield f"{prefix}{key}"
+            yield key, value
 
 
 def _mistake(message: str, parser: Parser) -> ValueError:

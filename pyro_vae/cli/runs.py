@@ -103,6 +103,8 @@ def load_data(
         levels = source in data_room.NAMES
     elif binarize is None and support is not constraints.boolean:
         binarize = "none"
+    if root is not None:
+        root = str(Path(root).expanduser().resolve())  # a replay works from anywhere
     data = data_room.load(source, root=root, binarize=binarize, levels=levels)
     options = {"root": root, "binarize": data.binarize, "levels": levels}
     return data, options
@@ -129,15 +131,15 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     """
     try:
         record = json.loads((folder / "data.json").read_bytes())
-        options = dict(record["options"])
-        known, recorded = record["fingerprints"][split], record["source"]
+        known = record["fingerprints"][split]
+        recorded = {name: record["options"][name] for name in ("root", "binarize", "levels")}
+        found_by = record["source"] if source is None else source
     except FileNotFoundError:
         raise expected("RUN", "a run folder with a data.json", str(folder)) from None
     except (ValueError, KeyError, TypeError):
         raise expected("RUN", "a readable data.json in it", str(folder)) from None
-    if root is not None:
-        options["root"] = root
-    data = data_room.load(source or recorded, **options)
+    moved = {} if root is None else {"root": root}
+    data = data_room.load(found_by, **(recorded | moved))
     found = fingerprint(data.split(split))
     if found != known:
         raise ValueError(

@@ -87,6 +87,8 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     title = (
         f"{size:,} {measure['split']} data of {measure['data']}, binarize: {measure['binarize']}"
     )
+    if measure["transform"] not in (None, "none"):
+        title += f", {measure['transform']}"
     table = Table(title=title, caption="nats per datum; ± is one standard error", min_width=60)
     table.add_column("held-out score")
     table.add_column("mean", justify="right")
