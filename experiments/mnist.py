@@ -26,6 +26,7 @@ RECIPES = {
         "latent": 50,
         "hidden": (200, 200),
         "activation": "silu",
+        "dropout": 0.0,
         "epochs": 200,
         "lr": 2e-3,
         "eps": 1e-4,
@@ -36,7 +37,8 @@ RECIPES = {
         "latent": 40,
         "hidden": (400,),
         "activation": "silu",
-        "epochs": 300,
+        "dropout": 0.1,
+        "epochs": 200,
         "lr": 2e-3,
         "eps": 1e-4,
         "warmup": 20,
@@ -53,7 +55,7 @@ def run(name: str, seed: int, root: str | None, smoke: bool) -> None:
     if smoke:
         data = pv.data.load(data.train[:2000], validation=0.1, test=0.1)
     torch.manual_seed(seed)
-    mlp = partial(pv.networks.MLP, recipe["hidden"], activation=recipe["activation"])
+    mlp = partial(pv.networks.MLP, *(recipe[key] for key in ("hidden", "activation", "dropout")))
     vae = pv.VAE(
         prior=pv.priors.Normal(recipe["latent"]),
         guide=pv.guides.Normal(recipe["latent"]),

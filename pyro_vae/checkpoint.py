@@ -101,6 +101,9 @@ def load(
             :class:`pyro_vae.networks.Network` is called without arguments.
         device: Where to put it; the CPU if not given.
 
+    Returns:
+        The model, in ``eval`` mode.
+
     Raises:
         ValueError: If a file is missing, damaged or names an unknown class.
     """
@@ -124,7 +127,7 @@ def load(
         raise ValueError(
             f"`{folder / 'model.safetensors'}`: expected the weights of model.json, got {reason}"
         ) from None
-    return vae.to(device)
+    return vae.to(device).eval()
 
 
 def _spec(part: nn.Module) -> dict[str, Any]:

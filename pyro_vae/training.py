@@ -22,7 +22,7 @@ from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.data import Dataset
 from pyro_vae.objectives import ELBO, Terms
 from pyro_vae.svi import CompiledSVI
-from pyro_vae.vae import VAE
+from pyro_vae.vae import VAE, evaluating
 
 __all__ = ["Run", "best_device", "fit"]
 
@@ -96,6 +96,7 @@ def fit(
 
     The data live on the device, and a batch is one gather; a short last batch is used. With
     validation data, the model ends with the weights of the epoch whose validation ELBO was best.
+    It is left in ``eval`` mode.
 
     References:
         Stochastic Variational Inference (Hoffman et al., 2013), https://arxiv.org/abs/1206.7055
@@ -188,6 +189,7 @@ def fit(
     )
     history: dict[str, list[float]] = {}
     best_elbo, best_epoch, best_weights = -math.inf, None, None
+    vae.train()
     start = time.perf_counter()
     for epoch in range(1, epochs + 1):
         if schedule == "cosine" and epoch > 1:
@@ -214,6 +216,7 @@ def fit(
             on_epoch(line)
         if patience is not None and best_epoch is not None and epoch - best_epoch >= patience:
             break
+    vae.eval()
     last_weights = _copy(vae)
     if best_weights is not None:
         vae.load_state_dict(best_weights)
@@ -277,7 +280,7 @@ def _as_tensor(argument: str, data: object) -> Tensor:
 def _monitor(vae: VAE, x: Tensor) -> Terms:
     """The bound itself on some data, whatever the objective, leaving the generators alone."""
     devices = [x.device] if x.device.type == "cuda" else []
-    with torch.random.fork_rng(devices):
+    with torch.random.fork_rng(devices), evaluating(vae):
         torch.manual_seed(_MONITOR_SEED)
         terms = [ELBO().terms(vae.model, vae.guide, batch) for batch in x.split(_MONITORED)]
     reconstruction = torch.cat([each.reconstruction for each in terms])

@@ -6,6 +6,7 @@ import itertools
 import math
 import weakref
 from collections.abc import Iterator
+from contextlib import contextmanager
 from typing import Any
 
 import pyro
@@ -21,7 +22,7 @@ from pyro_vae.networks import MLP, Network
 from pyro_vae.networks.network import Standardize
 from pyro_vae.priors import Prior
 
-__all__ = ["VAE"]
+__all__ = ["VAE", "evaluating"]
 
 _instances = itertools.count()
 # Entries of x simulated at a time: little memory, whatever is asked for. A megabyte stays in the
@@ -149,6 +150,19 @@ class GuideProgram(_Program):
         x = as_batch(x, event_shape, self)
         with pyro.plate("data", len(x), dim=-1):
             return pyro.sample("z", self.encode(x, len(event_shape)))
+
+
+@contextmanager
+def evaluating(module: nn.Module) -> Iterator[None]:
+    """Inside it, dropout is off and batch statistics stay as they are; the modes then come back."""
+    training = [each for each in module.modules() if each.training]
+    try:
+        for each in training:
+            each.training = False
+        yield
+    finally:
+        for each in training:
+            each.training = True
 
 
 def as_batch(x: Tensor, event_shape: torch.Size, module: nn.Module) -> Tensor:
@@ -313,11 +327,13 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> Any:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
         x = as_batch(x, self.event_shape, self)
-        return self.guide.encode(x, len(self.event_shape))
+        with evaluating(self):
+            return self.guide.encode(x, len(self.event_shape))
 
     def decode(self, z: Tensor) -> Any:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
-        return self.model.decode(z)
+        with evaluating(self):
+            return self.model.decode(z)
 
     @torch.no_grad()
     def sample(self, n: int) -> Tensor:

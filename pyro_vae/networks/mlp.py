@@ -25,9 +25,12 @@ class MLP(Network):
     Args:
         hidden: Widths of the hidden layers; empty for one linear map.
         activation: What follows each hidden layer.
+        dropout: Share of the hidden units that each training step leaves out, against overfitting
+            of small data (Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html).
 
     Raises:
-        ValueError: If a width is not positive, or the activation is unknown.
+        ValueError: If a width is not positive, the activation is unknown, or the dropout is not
+            in [0, 1).
 
     Example:
         >>> net = MLP(hidden=(32,))
@@ -36,22 +39,32 @@ class MLP(Network):
         torch.Size([5, 4])
     """
 
-    def __init__(self, hidden: Sequence[int] = (512, 512), activation: Activation = "silu") -> None:
+    def __init__(
+        self,
+        hidden: Sequence[int] = (512, 512),
+        activation: Activation = "silu",
+        dropout: float = 0.0,
+    ) -> None:
         super().__init__()
         if any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
         activation_layer(activation)
+        if not 0 <= dropout < 1:
+            raise expected("dropout", "a number from 0 to less than 1", dropout)
         self.hidden = tuple(hidden)
         self.activation = activation
+        self.dropout = dropout
         self.layers = nn.Sequential()
         self.out_shape = torch.Size()
 
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
-        widths = [math.prod(in_shape), *self.hidden, math.prod(out_shape)]
+        widths = [math.prod(in_shape), *self.hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation_layer(self.activation)]
-        self.layers = nn.Sequential(*layers[:-1])
+            if self.dropout > 0:
+                layers.append(nn.Dropout(self.dropout))
+        self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(out_shape)))
         self.out_shape = torch.Size(out_shape)
 
     @torch.no_grad()
