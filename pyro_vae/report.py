@@ -203,7 +203,7 @@ def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
                 best = int(np.argmax(shown["validation"][0]))
                 label = f"best: epoch {epochs[best]:g}"
                 axes.axvline(epochs[best], color=_HELD_OUT, linestyle=":", label=label)
-            axes.legend(frameon=False)
+            axes.legend(framealpha=0.9, edgecolor="none")
     return _write(figure, path)
 
 

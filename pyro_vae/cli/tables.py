@@ -108,6 +108,8 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
         table.add_row("bits per dimension", _number(summary["bits_per_dim"], 4))
     table.add_row("active latent units", str(summary["active_units"]))
     table.add_row("k-hat, median", _number(summary["k_hat_median"]))
+    if summary["k_hat_above_threshold"] is not None:
+        table.add_row("k-hat too high", f"{summary['k_hat_above_threshold']:.0%} of data")
     return table
 
 
