@@ -38,7 +38,7 @@ __all__ = [
 
 Function = Callable[..., Any]
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_LIBRARIES = ("torch", "pyro", "numpy", "builtins", "functools", "collections", "weakref")
+_LIBRARIES = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "weakref"}
 _MISSING = object()
 
 
@@ -62,7 +62,7 @@ class Reach:
 
     def __init__(self, *roots: Any) -> None:
         self.tensors: list[Tensor] = []
-        self._slots: list[tuple[Callable[[Any], Any], Any]] = []
+        self._slots: list[tuple[Callable[[Any], Any], list[Any]]] = []
         self._values: list[Any] = []
         self._names: list[str] = []
         self._seen: dict[int, Any] = {}  # holds what it has seen: an id is good while it lives
@@ -72,7 +72,7 @@ class Reach:
 
     def freeze(self) -> None:
         """Takes everything as it now is."""
-        self._ids = [id(value) for value in self._values]
+        self._ids = self._identities()
         self._pointers = [t.data_ptr() for t in self.tensors]
         self._trained = [t.requires_grad for t in self.tensors]
         self._layouts = [layout(t) for t in self.tensors]
@@ -80,13 +80,13 @@ class Reach:
     def changed(self) -> str | None:
         """Returns the name of something that is no longer what it was, or None."""
         # Identity first: it costs some tens of nanoseconds a value, and this runs at every step.
-        if [id(get(key)) for get, key in self._slots] != self._ids:
-            for i, (get, key) in enumerate(self._slots):
-                now, then = get(key), self._values[i]
-                if now is not then:
-                    if not _same(now, then):
-                        return self._names[i]
-                    self._values[i], self._ids[i] = now, id(now)
+        if self._identities() != self._ids:
+            values = [get(key) for get, keys in self._slots for key in keys]
+            for i, (now, then) in enumerate(zip(values, self._values, strict=True)):
+                if not _same(now, then):
+                    return self._names[i]
+            self._values = values
+            self._ids = self._identities()
         if [t.requires_grad for t in self.tensors] != self._trained:
             return "what is to be trained"
         if [t.data_ptr() for t in self.tensors] != self._pointers:
@@ -115,9 +115,9 @@ class Reach:
             self.watch(thing.get, list(thing), type(thing).__name__)
         elif isinstance(thing, (list, tuple)):
             self.watch(functools.partial(_item, thing), range(len(thing)), type(thing).__name__)
-        elif isinstance(thing, (torch.distributions.Distribution, pyro.infer.ELBO)) or not type(
-            thing
-        ).__module__.startswith(_LIBRARIES):
+        elif isinstance(thing, (torch.distributions.Distribution, pyro.infer.ELBO)) or (
+            not _of_a_library(type(thing))
+        ):
             fields = getattr(thing, "__dict__", None)
             if isinstance(fields, dict):
                 self.watch(fields.get, list(fields), type(thing).__name__)
@@ -131,18 +131,18 @@ class Reach:
         for part in ("_parameters", "_buffers", "_modules"):
             self.watch(fields[part].get, list(fields[part]), name)
         own = ["training"]
-        if not type(module).__module__.startswith(_LIBRARIES):
+        if not _of_a_library(type(module)):
             # Names with an underscore are bookkeeping, of torch or of Pyro, and change at will.
             own += [key for key in fields if not key.startswith("_") and key != "training"]
         self.watch(fields.get, own, name)
         for owner in type(module).__mro__:
-            if not owner.__module__.startswith(_LIBRARIES):
+            if not _of_a_library(owner):
                 for method in vars(owner).values():
                     if isinstance(method, types.FunctionType):
                         self._visit(method)
 
     def _function(self, function: types.FunctionType) -> None:
-        if function.__module__.startswith((*_LIBRARIES, "pyro_vae")):
+        if _of_a_library(function):
             return
         names = [name for name in _names(function.__code__) if name in function.__globals__]
         self.watch(function.__globals__.get, names, function.__name__)
@@ -155,15 +155,25 @@ class Reach:
         self, get: Callable[[Any], Any], keys: Sequence[Any], owner: str, visit: bool = True
     ) -> None:
         """Adds ``get(key)``, for each key, to what must stay the same."""
+        keys = [key for key in keys if not isinstance(get(key), types.ModuleType | weakref.ref)]
+        self._slots.append((get, keys))
         for key in keys:
-            value = get(key)
-            if isinstance(value, types.ModuleType | weakref.ref):
-                continue
-            self._slots.append((get, key))
-            self._values.append(value)
+            self._values.append(get(key))
             self._names.append(f"{owner}.{key}")
-            if visit:
-                self._visit(value)
+        if visit:
+            for key in keys:
+                self._visit(get(key))
+
+    def _identities(self) -> list[int]:
+        ids: list[int] = []
+        for get, keys in self._slots:
+            ids += map(id, map(get, keys))
+        return ids
+
+
+def _of_a_library(thing: Any) -> bool:
+    """Tells whether code is of a library, whose globals and private fields do not change."""
+    return (thing.__module__ or "").partition(".")[0] in _LIBRARIES
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
@@ -203,7 +213,7 @@ def _same(now: Any, then: Any) -> bool:
     if isinstance(now, (list, tuple)):
         return len(now) == len(then) and all(map(_same, now, then))
     # An AutoGuide makes its plates anew at every call.
-    return type(now).__module__.startswith(_LIBRARIES)
+    return _of_a_library(type(now))
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:
