@@ -156,6 +156,8 @@ class Reach:
     ) -> None:
         """Adds ``get(key)``, for each key, to what must stay the same."""
         keys = [key for key in keys if not isinstance(get(key), types.ModuleType | weakref.ref)]
+        if not keys:
+            return
         self._slots.append((get, keys))
         for key in keys:
             self._values.append(get(key))
