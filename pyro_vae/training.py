@@ -45,6 +45,7 @@ class Run:
             ``validation_elbo``, ``validation_reconstruction``, ``validation_kl``. In nats.
         out: The folder written, if any.
         engine: ``inductor`` or ``eager``: what ran the last steps.
+        engine_steps: Steps that each engine took.
         seconds: Wall-clock time of the loop.
         steps: Optimiser steps taken.
         best_epoch: The epoch whose weights the model has, if validation chose it.
@@ -55,6 +56,7 @@ class Run:
     history: Mapping[str, list[float]]
     out: Path | None
     engine: str
+    engine_steps: Mapping[str, int]
     seconds: float
     steps: int
     best_epoch: int | None = None
@@ -64,6 +66,13 @@ class Run:
     def steps_per_second(self) -> float:
         """Optimiser steps a second, compilation and monitoring included."""
         return self.steps / self.seconds
+
+    def write(self, folder: Path) -> None:
+        """Writes the model, ``last.safetensors``, ``history.json`` and ``engine.json``."""
+        checkpoint.save(self.vae, folder)
+        checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
+        checkpoint.write_json(folder / "history.json", dict(self.history))
+        checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
 
 
 def best_device() -> torch.device:
@@ -225,15 +234,14 @@ def fit(
         history=history,
         out=None if out is None else Path(out),
         engine=svi.engine,
+        engine_steps={str(name): count for name, count in svi.engine_steps.items()},
         seconds=history["seconds"][-1],
         steps=steps_an_epoch * len(history["epoch"]),
         best_epoch=best_epoch,
         last_weights=last_weights,
     )
     if run.out is not None:
-        checkpoint.save(vae, run.out)
-        checkpoint.write_tensors(run.out / "last.safetensors", last_weights)
-        checkpoint.write_json(run.out / "history.json", dict(history))
+        run.write(run.out)
     return run
 
 

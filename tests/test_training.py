@@ -236,7 +236,9 @@ def test_what_is_written(tmp_path: Path) -> None:
     run = fit(vae, pairs(60), epochs=2, validation=0.5, out=tmp_path / "run", seed=0)
     assert run.out == tmp_path / "run"
     names = {path.name for path in run.out.iterdir()}
-    assert names == {"model.json", "model.safetensors", "last.safetensors", "history.json"}
+    weights = {"model.safetensors", "last.safetensors"}
+    assert names == {"model.json", "history.json", "engine.json", *weights}
+    assert json.loads((run.out / "engine.json").read_text()) == {"eager": run.steps}
     history = json.loads((run.out / "history.json").read_text())
     assert history == dict(run.history)
     assert same(pv.load(run.out).state_dict(), vae.state_dict())
