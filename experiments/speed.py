@@ -102,7 +102,7 @@ def cpu(rounds: int, seconds: float) -> None:
                 rows |= make(d, h, z, batch, data)
             except ImportError as error:
                 missing[package] = {"us": None, "reason": str(error)}
-        rows["bare matrix products (torch.mm)"] = speed_rows.matrix_products(d, h, z, batch)
+        rows |= speed_rows.matrix_products(d, h, z, batch)
         result["cases"][case] = {
             "shape": dict(
                 zip(("data", "hidden", "latent", "batch"), (d, h, z, batch), strict=True)

@@ -148,7 +148,10 @@ binarize='threshold')
         Returns:
             A tensor of the same shape, dtype and device.
         """
-        return torch.bernoulli(batch) if self.binarize == "stochastic" else batch
+        if self.binarize != "stochastic":
+            return batch
+        # Several times faster than `torch.bernoulli`, which draws one number at a time on the CPU.
+        return (torch.rand_like(batch) < batch).to(batch.dtype)
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all its tensors on `device`."""
