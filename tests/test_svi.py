@@ -682,7 +682,7 @@ def test_every_replay_draws_anew_and_a_seed_draws_again() -> None:
 
 @pytest.mark.slow
 def test_means_of_loss_and_gradient_agree_with_stock() -> None:
-    """With different random numbers: 10,000 steps too small to move anything, 4 standard errors."""
+    """With other random numbers, 10,000 steps too small to move anything: 5 standard errors."""
     steps, lr = 10_000, 1e-9
     x = torch.rand(16, 6, dtype=torch.float64).bernoulli()
     vae = _tiny().double()
