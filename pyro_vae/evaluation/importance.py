@@ -4,16 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import contextmanager
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
-from pyro_vae.data import base_measure_of
-from pyro_vae.data.dataset import fingerprint
+from pyro_vae._errors import positive_integer
+from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.evaluation.scores import Scores
 from pyro_vae.vae import VAE
@@ -22,7 +20,6 @@ __all__ = ["evaluate"]
 
 _BLOCK = 512  # draws gathered before they are summed: few small operations, and few megabytes
 _ACTIVE = 0.01  # variance of the posterior mean, Burda et al. (2016), section 5.3
-_DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
 @torch.no_grad()
@@ -72,16 +69,13 @@ def evaluate(
         >>> scores.log_marginal.shape, scores.kl_estimator, scores.summary()["num_samples"]
         ((5,), 'analytic', 100)
     """
-    if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE", vae)
+    check_arguments(vae, seed)
     positive_integer("num_samples", num_samples)
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise expected("seed", "an integer >= 0", seed)
     data = vae.check(x)
-    described = _describe(vae, x, base_measure)
+    described = describe(vae, x, base_measure)
     batches = vae.batches(data)
     columns, means, kl_estimators = [], [], set()
-    with _undisturbed(vae, seed, data.device):
+    with undisturbed(vae, seed, data.device):
         for i, batch in enumerate(batches):
             sums = _Sums(len(batch), num_samples)
             for block in _blocks(vae.importance(batch, num_samples)):
@@ -168,36 +162,3 @@ def _active_units(means: Tensor, support: constraints.Constraint) -> int:
     if support is constraints.one_hot:
         variance = variance.amax(-1)
     return int((variance > _ACTIVE).sum())
-
-
-def _describe(vae: VAE, x: Tensor, given: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the base measure: what was said of the data, and what they tell themselves."""
-    told = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
-    for name in given or {}:
-        if name not in (*_DESCRIBED, *told, "measure"):
-            raise unknown_name("base_measure", name, _DESCRIBED)
-    known = given if given is not None else base_measure_of(x) or {}
-    described = {name: known.get(name) for name in _DESCRIBED}
-    return described | told | {"measure": vae.likelihood.measure}
-
-
-@contextmanager
-def _undisturbed(vae: nn.Module, seed: int, device: torch.device) -> Iterator[None]:
-    """Sets evaluation mode and the seed, and puts back both as they were."""
-    modes = [(module, module.training) for module in vae.modules()]
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    elif device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    states = [generator.get_state() for generator in generators]
-    try:
-        vae.eval()
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        for module, training in modes:
-            module.training = training
