@@ -121,14 +121,21 @@ class GuideProgram(_Program):
         """What the objective should do about a discrete z, if it is discrete."""
         return self.family if isinstance(self.family, GumbelSoftmax) else None
 
-    def encode(self, x: Tensor, event_dim: int) -> Any:
-        """Returns q(z|x) for x of shape ``(*, event_shape)``."""
+    def features(self, x: Tensor, event_dim: int) -> Tensor:
+        """Returns what the family reads, ``(*, *param_shape)``, for x of shape ``(*, event_shape)``.
+
+        These are the variational parameters of each datum, which amortisation makes a function.
+        """
         features = _batched(self.encoder, self.standardize(x), event_dim)
         expected_shape = self.family.param_shape
         if features.shape[x.ndim - event_dim :] != expected_shape:
             got = tuple(features.shape[x.ndim - event_dim :])
             raise expected("encoder", f"outputs of shape {tuple(expected_shape)} a datum", got)
-        return self.family(features)
+        return features
+
+    def encode(self, x: Tensor, event_dim: int) -> Any:
+        """Returns q(z|x) for x of shape ``(*, event_shape)``."""
+        return self.family(self.features(x, event_dim))
 
     def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
         """Runs the program.
