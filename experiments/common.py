@@ -15,6 +15,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
+RUNS = HERE.parent / "runs"  # fitted models, for the scripts that go on from them
 
 
 def _git(*words: str) -> str:
