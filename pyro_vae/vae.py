@@ -122,7 +122,7 @@ class GuideProgram(_Program):
         return self.family if isinstance(self.family, GumbelSoftmax) else None
 
     def features(self, x: Tensor, event_dim: int) -> Tensor:
-        """Returns what the family reads, ``(*, *param_shape)``, for x of shape ``(*, event_shape)``.
+        """Returns what the family reads, ``(*, *param_shape)``, for x ``(*, event_shape)``.
 
         These are the variational parameters of each datum, which amortisation makes a function.
         """
