@@ -2,6 +2,7 @@
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae.checkpoint import load, save
+from pyro_vae.criticism import posterior_predictive, prior_predictive
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run, fit
@@ -20,6 +21,8 @@ __all__ = [
     "load",
     "networks",
     "objectives",
+    "posterior_predictive",
+    "prior_predictive",
     "priors",
     "save",
 ]
