@@ -3,7 +3,7 @@
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae.checkpoint import load, save
 from pyro_vae.criticism import posterior_predictive, prior_predictive
-from pyro_vae.evaluation import Scores, evaluate
+from pyro_vae.evaluation import Scores, compare, evaluate
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
@@ -13,6 +13,7 @@ __all__ = [
     "CompiledSVI",
     "Run",
     "Scores",
+    "compare",
     "data",
     "evaluate",
     "fit",

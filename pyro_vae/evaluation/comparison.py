@@ -1,0 +1,340 @@
+"""Fixed models ranked by log p(x) of the same data: paired differences, and their errors."""
+
+from __future__ import annotations
+
+import dataclasses
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+
+from pyro_vae._errors import expected, unknown_name
+from pyro_vae.evaluation.scores import Scores
+
+__all__ = [
+    "Comparison",
+    "RankedModel",
+    "RankedRun",
+    "check_comparable",
+    "compare",
+    "standard_error",
+]
+
+_PARTS = ("data", "split", "fingerprint", "binarize", "dequantize", "transform", "measure", "dim")
+_ALARMING = 0.1  # share of data whose weights are too heavy-tailed for an error to be believed
+
+
+@dataclass(frozen=True)
+class _Ranked:
+    name: str
+    rank: int
+    log_marginal: float
+    standard_error: float | None
+    difference: float
+    difference_standard_error: float | None
+    difference_mcse: float | None
+
+
+@dataclass(frozen=True)
+class RankedRun(_Ranked):
+    """One run in a comparison; means over the data, in nats.
+
+    Attributes:
+        name: What the caller called it.
+        rank: 1 for the best.
+        log_marginal: Mean log p(x).
+        standard_error: Its error as an estimate for data to come; None for a single datum.
+        difference: ``log_marginal`` minus that of the best, at most 0.
+        difference_standard_error: Its error over data, paired; None for a single datum.
+        difference_mcse: Its Monte Carlo error on these data, as if the runs' draws were
+            independent; None if unknown. It is part of ``difference_standard_error`` already.
+        k_hat_median: Median Pareto shape of the importance weights; None if unknown.
+        k_hat_90: The shape that a tenth of the data exceed.
+        k_hat_above_threshold: Share of data whose shape is too high.
+        num_samples: Draws of z for each datum.
+        estimator: How log p(x) was estimated.
+    """
+
+    k_hat_median: float | None
+    k_hat_90: float | None
+    k_hat_above_threshold: float | None
+    num_samples: int
+    estimator: str
+
+
+@dataclass(frozen=True)
+class RankedModel(_Ranked):
+    """One model fitted with several seeds; means over its runs and the data, in nats.
+
+    Attributes:
+        name: What the caller called it.
+        rank: 1 for the best.
+        log_marginal: Mean log p(x), over runs and data.
+        standard_error: Its error over data.
+        difference: ``log_marginal`` minus that of the best model, at most 0.
+        difference_standard_error: Its error over data, paired.
+        difference_mcse: Its Monte Carlo error.
+        runs: Names of the runs.
+        spread: Standard deviation of a run's mean log p(x) over the runs; None for one run.
+        difference_spread: Error of the difference over seeds, from both models' spreads; None
+            where one of them is unknown.
+    """
+
+    runs: tuple[str, ...]
+    spread: float | None
+    difference_spread: float | None
+
+
+@dataclass(frozen=True)
+class Comparison:
+    """What :func:`compare` returns.
+
+    Attributes:
+        runs: The runs, the best first.
+        models: Groups of runs, the best first; empty if no group has two runs.
+        size: Number of data.
+        base_measure: What all runs have in common.
+    """
+
+    runs: tuple[RankedRun, ...]
+    models: tuple[RankedModel, ...]
+    size: int
+    base_measure: dict[str, Any]
+
+    @property
+    def notes(self) -> list[str]:
+        """What to bear in mind about these estimates, a sentence each."""
+        notes = []
+        for run in self.runs:
+            share = run.k_hat_above_threshold
+            if share is not None and share > _ALARMING:
+                notes.append(
+                    f"{run.name}: k-hat is too high on {share:.0%} of the data; its log p(x) is "
+                    "probably too low and its Monte Carlo error too small."
+                )
+        if len({(run.estimator, run.num_samples) for run in self.runs}) > 1:
+            notes.append(
+                "The runs were scored differently: fewer draws give a lower log p(x) on average."
+            )
+        return notes
+
+    def summary(self) -> dict[str, Any]:
+        """Returns all of it as plain values, ready for JSON; what is unknown is None."""
+        return {
+            "runs": [dataclasses.asdict(run) for run in self.runs],
+            "models": [
+                dataclasses.asdict(model) | {"runs": list(model.runs)} for model in self.models
+            ],
+            "size": self.size,
+            "notes": self.notes,
+            "base_measure": dict(self.base_measure),
+        }
+
+    def __repr__(self) -> str:
+        lines = [f"Comparison({self.size} data, nats per datum)"]
+        for row in (*self.runs, *self.models):
+            lines.append(
+                f"  {row.rank}. {row.name}  log p(x) {row.log_marginal:.2f}, difference "
+                f"{row.difference:.2f} ± {_shown(row.difference_standard_error)} over data"
+            )
+            if isinstance(row, RankedModel):
+                lines[-1] += f", ± {_shown(row.difference_spread)} over seeds"
+        return "\n".join(lines)
+
+
+def check_comparable(measures: Mapping[str, Mapping[str, Any]]) -> None:
+    """Refuses base measures that are not all the same.
+
+    Args:
+        measures: Base measures by the name of what was scored.
+
+    Raises:
+        ValueError: If two differ; it names both and what differs.
+
+    Example:
+        >>> check_comparable({"a": {"measure": "counting"}, "b": {"measure": "lebesgue"}})
+        Traceback (most recent call last):
+            ...
+        ValueError: `scores`: expected one base measure for all, got 'a' with measure counting \
+and 'b' with measure lebesgue
+    """
+    (first, reference), *others = measures.items()
+    for name, measure in others:
+        differing = [part for part in _PARTS if measure.get(part) != reference.get(part)]
+        if differing:
+            ours, theirs = (
+                ", ".join(f"{part} {_short(each.get(part))}" for part in differing)
+                for each in (reference, measure)
+            )
+            raise ValueError(
+                f"`scores`: expected one base measure for all, got {first!r} with {ours} "
+                f"and {name!r} with {theirs}"
+            )
+
+
+def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = None) -> Comparison:
+    r"""Ranks models by their log p(x) of the same held-out data.
+
+    What a datum is worth varies far more from datum to datum than from model to model, so
+    differences are taken datum by datum:
+
+    .. math:: d_i = \log \hat p_a(x_i) - \log \hat p_b(x_i), \quad
+        \mathrm{se}(\bar d) = \sqrt{\frac{1}{N (N - 1)} \sum_i (d_i - \bar d)^2}
+
+    That error is of the difference as an estimate for data to come, given the two fits. How much
+    a fit owes to its seed is another matter: give the runs of one model a common name in
+    ``groups``, and their spread stands beside it. Errors of the same order as the difference leave
+    the ranking open; so does a normal approximation on few data.
+
+    References:
+        Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC
+        (Vehtari et al., 2017), https://arxiv.org/abs/1507.04544
+        Uncertainty in Bayesian Leave-One-Out Cross-Validation Based Model Comparison
+        (Sivula et al., 2025), https://arxiv.org/abs/2008.10296
+
+    Args:
+        scores: At least two results of :func:`pyro_vae.evaluate` by name, on the same data in the
+            same order.
+        groups: The name of the model for each run that is one of several fits of it; a run that
+            is not named here is a model of its own.
+
+    Returns:
+        The comparison; ``comparison.summary()`` is ready for JSON.
+
+    Raises:
+        ValueError: If there are fewer than two, their base measures differ, or a log p(x) is not
+            finite.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> x = torch.ones(5, 4)
+        >>> parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,))
+        >>> scores = {name: pv.evaluate(pv.VAE(*parts), x, num_samples=50) for name in ("a", "b")}
+        >>> comparison = compare(scores)
+        >>> comparison.runs[0].difference, comparison.size
+        (0.0, 5)
+    """
+    if len(scores) < 2:
+        raise expected("scores", "at least two to compare", list(scores))
+    for name, each in scores.items():
+        if not isinstance(each, Scores):
+            raise expected(f"scores[{name!r}]", "Scores", each)
+    for name in groups or {}:
+        if name not in scores:
+            raise unknown_name("groups", name, scores)
+    check_comparable({name: each.base_measure for name, each in scores.items()})
+    columns = {name: each.log_marginal for name, each in scores.items()}
+    for name, column in columns.items():
+        if not np.isfinite(column).all():
+            raise expected(
+                f"scores[{name!r}]",
+                "a finite log p(x) of every datum",
+                f"{np.sum(~np.isfinite(column))} of {len(column)} that are not",
+            )
+    squares = {name: each.mcse**2 for name, each in scores.items()}
+    runs = []
+    for row in _rank(columns, squares):
+        own = scores[row["name"]]
+        told, known = own.summary(), own.k_hat[~np.isnan(own.k_hat)]
+        runs.append(
+            RankedRun(
+                **row,
+                k_hat_median=told["k_hat_median"],
+                k_hat_90=_finite(np.quantile(known, 0.9, method="higher")) if len(known) else None,
+                k_hat_above_threshold=told["k_hat_above_threshold"],
+                num_samples=told["num_samples"],
+                estimator=told["estimator"],
+            )
+        )
+    first, *_ = scores.values()
+    return Comparison(
+        runs=tuple(runs),
+        models=_models(columns, squares, groups or {}),
+        size=len(first.log_marginal),
+        base_measure=dict(first.base_measure),
+    )
+
+
+def _models(
+    columns: Mapping[str, np.ndarray],
+    squares: Mapping[str, np.ndarray],
+    groups: Mapping[str, str],
+) -> tuple[RankedModel, ...]:
+    members: dict[str, list[str]] = {}
+    for name in columns:
+        members.setdefault(groups.get(name, name), []).append(name)
+    if len(members) == len(columns):
+        return ()
+    means = {name: _mean([columns[run] for run in runs]) for name, runs in members.items()}
+    errors = {
+        name: _mean([squares[run] for run in runs]) / len(runs) for name, runs in members.items()
+    }
+    # Of a model's mean over its runs, a variance that two of them are needed for.
+    variances = {
+        name: np.var([columns[run].mean() for run in runs], ddof=1) / len(runs)
+        if len(runs) > 1
+        else math.nan
+        for name, runs in members.items()
+    }
+    ranked = _rank(means, errors)
+    best = ranked[0]["name"]
+    models = []
+    for row in ranked:
+        name = row["name"]
+        between = 0.0 if name == best else math.sqrt(variances[name] + variances[best])
+        models.append(
+            RankedModel(
+                **row,
+                runs=tuple(members[name]),
+                spread=_finite(math.sqrt(variances[name] * len(members[name]))),
+                difference_spread=_finite(between),
+            )
+        )
+    return tuple(models)
+
+
+def _rank(
+    columns: Mapping[str, np.ndarray], squares: Mapping[str, np.ndarray]
+) -> list[dict[str, Any]]:
+    """What every row has, the best first; ``squares`` are the columns' Monte Carlo variances."""
+    order = sorted(columns, key=lambda name: -columns[name].mean())
+    best, rows = order[0], []
+    for i, name in enumerate(order):
+        difference = columns[name] - columns[best]
+        variance = squares[name] + squares[best] if i > 0 else np.zeros_like(difference)
+        rows.append(
+            {
+                "name": name,
+                "rank": i + 1,
+                "log_marginal": float(columns[name].mean()),
+                "standard_error": standard_error(columns[name]),
+                "difference": float(difference.mean()),
+                "difference_standard_error": standard_error(difference),
+                "difference_mcse": _finite(math.sqrt(variance.sum()) / len(variance)),
+            }
+        )
+    return rows
+
+
+def standard_error(values: np.ndarray) -> float | None:
+    """Returns the standard error of the mean of independent values; None for fewer than two."""
+    return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
+
+
+def _mean(columns: Sequence[np.ndarray]) -> np.ndarray:
+    return np.asarray(np.mean(columns, axis=0))
+
+
+def _finite(value: float) -> float | None:
+    return float(value) if math.isfinite(value) else None
+
+
+def _short(value: object) -> str:
+    """A fingerprint by its first digits, anything else as it is."""
+    return value[:12] if isinstance(value, str) and len(value) == 64 else str(value)
+
+
+def _shown(value: float | None) -> str:
+    return "-" if value is None else f"{value:.2g}"
