@@ -5,17 +5,17 @@ from __future__ import annotations
 import itertools
 import json
 import math
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from arviz_stats.base import array_stats
+from linear import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.distributions import inverse_positive
 from pyro_vae.evaluation import enumerate_log_prob
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.vae import _CHUNK
@@ -36,38 +36,11 @@ _KEYS = {
 }
 
 
-class _Posterior(nn.Module):
-    """The exact posterior of a linear-Gaussian model, its scale multiplied by a number."""
-
-    def __init__(self, weight: Tensor, noise: float, factor: float) -> None:
-        super().__init__()
-        variance = 1 / (1 + weight.square().sum(0) / noise**2)  # the columns are orthogonal
-        self.loc = nn.Parameter(variance[:, None] * weight.T / noise**2)
-        self.raw = nn.Parameter(inverse_positive(factor * variance.sqrt()))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return torch.cat([x @ self.loc.T, self.raw.expand(len(x), -1)], -1)
-
-
 def _linear_gaussian(factor: float, size: int = 1000) -> tuple[pv.VAE, Tensor, np.ndarray]:
     """A model whose guide is its posterior but for the factor, data, and their log p(x)."""
-    dim, latent, noise = 64, 8, 0.7
-    columns, _ = torch.linalg.qr(torch.randn(dim, latent))
-    weight = columns * torch.linspace(0.5, 2.0, latent)
-    decoder = nn.Linear(latent, dim, bias=False)
-    decoder.weight.data.copy_(weight)
-    vae = pv.VAE(
-        pv.priors.Normal(latent),
-        pv.guides.Normal(latent),
-        pv.likelihoods.Normal((dim,), scale=noise),
-        encoder=_Posterior(weight, noise, factor),
-        decoder=decoder,
-    )
-    x = vae.sample(size)
-    w = weight.double()
-    covariance = w @ w.T + noise**2 * torch.eye(dim, dtype=torch.float64)
-    law = torch.distributions.MultivariateNormal(torch.zeros_like(covariance[0]), covariance)
-    return vae, x, law.log_prob(x.double()).numpy()
+    model = LinearGaussian(factor=factor)
+    x = model.vae.sample(size)
+    return model.vae, x, model.log_prob(x).numpy()
 
 
 def _categorical(size: int = 60) -> tuple[pv.VAE, Tensor]:
@@ -214,6 +187,28 @@ def test_k_hat_at_its_limits() -> None:
     # One weight beside which the others vanish, even as float64.
     alone = torch.linspace(0.0, -1.0, 60, dtype=torch.float64)[:, None] * 1e5
     assert k_hat(alone).tolist() == [math.inf]
+
+
+@pytest.mark.parametrize("columns", ["orthogonal", "correlated"])
+def test_the_closed_forms_agree_with_each_other(
+    columns: Literal["orthogonal", "correlated"],
+) -> None:
+    """log p(x) is the joint less the posterior, at any z; the gaps are those of two laws."""
+    model = LinearGaussian(12, 4, columns, factor=1.3, bias=1.0, dtype=torch.float64)
+    vae = model.vae
+    x = vae.sample(5)
+    posterior = model.posterior(x)
+    z = posterior.sample((3,))
+    with torch.no_grad():
+        log_joint = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)
+        base = vae.encode(x).base_dist
+    expected_log_prob = (log_joint - posterior.log_prob(z)).numpy()
+    np.testing.assert_allclose(expected_log_prob[0], model.log_prob(x), rtol=1e-10)
+    np.testing.assert_allclose(expected_log_prob[2], model.log_prob(x), rtol=1e-10)
+    guide = torch.distributions.MultivariateNormal(base.mean, torch.diag_embed(base.variance))
+    kl = torch.distributions.kl_divergence(guide, posterior)
+    np.testing.assert_allclose(kl, model.gap, rtol=1e-3)  # a scale has a floor of 1e-4
+    assert (model.best_gap > 0.2) == (columns == "correlated")
 
 
 def test_enumeration_is_brute_force_and_bounds_importance_weighting() -> None:
