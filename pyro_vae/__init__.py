@@ -2,7 +2,7 @@
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae.checkpoint import load, save
-from pyro_vae.criticism import posterior_predictive, prior_predictive
+from pyro_vae.criticism import posterior_predictive, prior_predictive, to_datatree
 from pyro_vae.evaluation import Scores, compare, evaluate
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run, fit
@@ -26,4 +26,5 @@ __all__ = [
     "prior_predictive",
     "priors",
     "save",
+    "to_datatree",
 ]

@@ -20,7 +20,7 @@ from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.vae import VAE
 
-__all__ = ["load", "save", "write_bytes", "write_json", "write_tensors"]
+__all__ = ["load", "model_spec", "save", "write_bytes", "write_json", "write_tensors"]
 
 SCHEMA = 1
 _ROOMS = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
@@ -56,6 +56,22 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
+def model_spec(vae: VAE) -> dict[str, Any]:
+    """Returns how a model is built: the class and the arguments of each part.
+
+    Raises:
+        ValueError: If an argument of a part cannot be written as JSON.
+    """
+    parts = {
+        "prior": vae.prior,
+        "guide": vae.posterior,
+        "likelihood": vae.likelihood,
+        "encoder": vae.encoder,
+        "decoder": vae.decoder,
+    }
+    return {name: _spec(part) for name, part in parts.items()}
+
+
 def save(vae: VAE, folder: str | Path) -> Path:
     """Writes ``model.json`` and ``model.safetensors``.
 
@@ -73,14 +89,7 @@ def save(vae: VAE, folder: str | Path) -> Path:
     folder = Path(folder)
     if (folder / "model.json").exists():
         raise expected("folder", "one that holds no model yet", str(folder))
-    parts = {
-        "prior": vae.prior,
-        "guide": vae.posterior,
-        "likelihood": vae.likelihood,
-        "encoder": vae.encoder,
-        "decoder": vae.decoder,
-    }
-    specs = {name: _spec(part) for name, part in parts.items()}
+    specs = model_spec(vae)
     folder.mkdir(parents=True, exist_ok=True)
     digest = write_tensors(folder / "model.safetensors", vae.state_dict())
     write_json(folder / "model.json", {"schema": SCHEMA, "vae": specs, "sha256": digest})

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import torch
-import xarray
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
@@ -19,7 +18,9 @@ __all__ = ["Coords", "Dims", "Labels", "storage"]
 Dims = Mapping[str, Sequence[str]]
 Coords = Mapping[str, Sequence[Any]]
 
-_SAMPLE = ("chain", "draw")
+_LEADING = ("chain", "draw", "data")
+_Z = {1: ("latent",)}
+_ONE_HOT = {2: ("group", "class")}
 _X = {1: ("feature",), 2: ("row", "column"), 3: ("channel", "row", "column")}
 
 
@@ -44,68 +45,59 @@ class Labels:
 
     Args:
         vae: The model.
-        dims: Names of the event dimensions of ``x``, of ``z`` or of both, where the defaults will
-            not do.
+        dims: Names of the event dimensions of ``x``, of ``z`` and of further variables, where the
+            defaults will not do.
         coords: Labels along any dimension: ``data`` or an event dimension.
+        further: Event shapes of further variables, by name.
 
     Raises:
-        ValueError: If a variable or dimension is unknown, a name is used twice, or the numbers of
-            names or labels are not those of the shapes.
+        ValueError: If a variable or dimension is unknown, a name stands for two dimensions, or
+            there are more names or fewer than a shape is long.
     """
 
-    def __init__(self, vae: VAE, dims: Dims | None, coords: Coords | None) -> None:
-        shapes = {"x": vae.event_shape, "z": vae.prior.event_shape}
+    def __init__(
+        self,
+        vae: VAE,
+        dims: Dims | None,
+        coords: Coords | None,
+        further: Mapping[str, Sequence[int]] | None = None,
+    ) -> None:
+        shapes = {"x": vae.event_shape, "z": vae.prior.event_shape} | dict(further or {})
         for name in dims or {}:
             if name not in shapes:
                 raise unknown_name("dims", name, shapes)
-        z = {1: ("latent",), 2: ("group", "class")} if vae.prior.support.is_discrete else {}
-        self.event = {
-            "x": _names("x", shapes["x"], (dims or {}).get("x"), _X),
-            "z": _names("z", shapes["z"], (dims or {}).get("z"), {1: ("latent",)} | z),
-        }
-        names = ["data", *self.event["x"], *self.event["z"]]
-        for name in (*_SAMPLE, *names):
-            if names.count(name) > (name not in _SAMPLE):
-                raise expected("dims", "every dimension to have a name of its own", name)
-        self.sizes = {
-            name: size
-            for variable, shape in shapes.items()
-            for name, size in zip(self.event[variable], shape, strict=True)
-        }
+        defaults = {"x": _X, "z": _ONE_HOT if vae.prior.support.is_discrete else _Z}
+        self.event: dict[str, tuple[str, ...]] = {}
+        self.sizes: dict[str, int] = {}
+        for variable, shape in shapes.items():
+            default = defaults.get(variable, {})
+            names = _names(variable, shape, (dims or {}).get(variable), default)
+            self.event[variable] = names
+            for name, size in zip(names, shape, strict=True):
+                if name in _LEADING or names.count(name) > 1 or self.sizes.get(name, size) != size:
+                    raise expected("dims", f"one dimension to a name in {variable}", name)
+                self.sizes[name] = size
         for name in coords or {}:
-            if name not in names:
-                raise unknown_name("coords", name, names)
+            if name not in ("data", *self.sizes):
+                raise unknown_name("coords", name, ("data", *self.sizes))
         self.given = dict(coords or {})
 
-    def dims(self, variable: str, *, draws: bool = True, event: bool = True) -> tuple[str, ...]:
-        """Returns the dimensions of ``x`` or ``z``: chain, draw, data and those of one event."""
-        return (
-            *(_SAMPLE if draws else ()),
-            "data",
-            *(self.event[variable] if event else ()),
-        )
+    def dims(self, variable: str, *leading: str) -> tuple[str, ...]:
+        """Returns the leading dimensions and those of one ``x`` or ``z``."""
+        return (*leading, *self.event[variable])
 
-    def coords(self, dims: Sequence[str], *, num_draws: int, size: int) -> dict[str, np.ndarray]:
-        """Returns the labels along dimensions; they are counted where none were given."""
+    def coords(self, dims: Iterable[str], num_draws: int, size: int) -> dict[str, np.ndarray]:
+        """Returns the labels along dimensions; they are counted where none were given.
+
+        Raises:
+            ValueError: If there are more labels or fewer than the dimension is long.
+        """
         sizes = {"chain": 1, "draw": num_draws, "data": size} | self.sizes
-        labels = {}
-        for name in dims:
-            labels[name] = np.asarray(self.given.get(name, np.arange(sizes[name])))
-            if labels[name].shape != (sizes[name],):
+        labels = {name: np.asarray(self.given.get(name, np.arange(sizes[name]))) for name in dims}
+        for name, along in labels.items():
+            if along.shape != (sizes[name],):
                 raise expected("coords", f"{sizes[name]} labels along {name}", self.given[name])
         return labels
-
-    def dataset(
-        self,
-        variables: Mapping[str, tuple[tuple[str, ...], np.ndarray]],
-        *,
-        num_draws: int,
-        size: int,
-    ) -> xarray.Dataset:
-        """Returns labelled variables, each given as its dimensions and its values."""
-        dims = dict.fromkeys(name for names, _ in variables.values() for name in names)
-        coords = self.coords(list(dims), num_draws=num_draws, size=size)
-        return xarray.Dataset(dict(variables), coords)
 
 
 def _names(

@@ -1,0 +1,217 @@
+"""Draws of a model a block at a time, kept in memory or written to a file."""
+
+from __future__ import annotations
+
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import h5netcdf
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+
+from pyro_vae._errors import expected
+from pyro_vae.criticism._labels import Labels
+from pyro_vae.vae import VAE
+
+__all__ = ["Recorder", "pairs_at_once", "record_posterior", "record_prior", "slices"]
+
+# Numbers that a block holds for each entry of its data: z and x, their parameters, what a density
+# is made of, and the copy that is written. Measured by tests/test_datatree.py.
+_COPIES = 12
+_LONGEST = 1024  # data encoded together
+
+
+def slices(total: int, step: int) -> Iterator[slice]:
+    """Cuts ``range(total)`` into pieces of ``step``."""
+    for first in range(0, total, step):
+        yield slice(first, min(first + step, total))
+
+
+def pairs_at_once(vae: VAE, max_memory: int | None = None) -> int:
+    """Returns how many data are decoded together, each with a z of its own.
+
+    Raises:
+        ValueError: If ``max_memory``, in bytes, is not enough for one.
+    """
+    parameter = next(vae.parameters(), vae.initialized)
+    pairs = vae.draws_at_once(parameter.new_empty(1, 0))
+    if max_memory is None:
+        return pairs
+    entries = max(vae.event_shape.numel(), vae.prior.event_shape.numel())
+    needed = entries * max(parameter.element_size(), 4) * _COPIES
+    if max_memory < needed:
+        raise expected("max_memory", f"at least {needed} bytes, what one datum needs", max_memory)
+    return min(pairs, max_memory // needed)
+
+
+@dataclass
+class Recorder:
+    """Takes draws of named variables block by block.
+
+    Args:
+        labels: The names of dimensions.
+        num_draws: Length of dimension ``draw``.
+        size: Length of dimension ``data``.
+        attrs: Attributes of each group; those of the tree under ``/``.
+    """
+
+    labels: Labels
+    num_draws: int
+    size: int
+    attrs: Mapping[str, Mapping[str, Any]]
+    variables: dict[tuple[str, str], tuple[tuple[str, ...], np.dtype[Any]]] = field(
+        default_factory=dict
+    )
+    fixed: dict[str, xarray.Dataset] = field(default_factory=dict)
+    _arrays: dict[tuple[str, str], Any] = field(default_factory=dict)
+
+    def declare(self, group: str, name: str, dtype: np.dtype[Any], *, event: bool = True) -> None:
+        """Announces a variable: an event, or else a number, for each draw and datum."""
+        leading = ("chain", "draw", "data")
+        dims = self.labels.dims(name, *leading) if event else leading
+        self.variables[group, name] = (dims, dtype)
+
+    def wants(self, group: str) -> bool:
+        """Says whether a variable of that group was announced."""
+        return any(group == each for each, _ in self.variables)
+
+    def add(self, group: str, variables: Mapping[str, tuple[tuple[str, ...], Any]]) -> None:
+        """Adds whole variables that do not depend on draws, as dimensions and values."""
+        self.fixed[group] = self._dataset(group, variables)
+
+    def put(self, group: str, name: str, draws: slice, rows: slice, values: Tensor) -> None:
+        """Writes a block, shape ``(draws, rows, *event_shape)``, of an announced variable."""
+        array = self._arrays.get((group, name))
+        if array is not None:
+            array[0, draws, rows] = values.cpu().numpy().astype(array.dtype, copy=False)
+
+    @property
+    def nbytes(self) -> int:
+        """What the announced variables take in memory."""
+        return sum(
+            int(np.prod(self._shape(dims))) * dtype.itemsize
+            for dims, dtype in self.variables.values()
+        )
+
+    @contextmanager
+    def in_memory(self) -> Iterator[xarray.DataTree]:
+        """Gives a tree of labelled arrays, filled by what is put while inside."""
+        groups: dict[str, dict[str, Any]] = {}
+        for (group, name), (dims, dtype) in self.variables.items():
+            self._arrays[group, name] = np.empty(self._shape(dims), dtype)
+            groups.setdefault(group, {})[name] = (dims, self._arrays[group, name])
+        datasets = {g: self._dataset(g, variables) for g, variables in groups.items()}
+        yield self._tree(datasets)
+
+    @contextmanager
+    def in_file(self, path: Path) -> Iterator[None]:
+        """Writes to a netCDF file what is put while inside; it is there if all went well."""
+        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+        os.close(handle)
+        beside = Path(name)
+        try:
+            groups: dict[str, list[str]] = {}
+            for (group, _), (dims, _) in self.variables.items():
+                groups.setdefault(group, []).extend(dims)
+            labels = {
+                group: xarray.Dataset(coords=self._coords(dims), attrs=self.attrs.get(group))
+                for group, dims in groups.items()
+            }
+            self._tree(labels).to_netcdf(beside, engine="h5netcdf")
+            with h5netcdf.File(beside, "a") as file:
+                for (group, name), (dims, dtype) in self.variables.items():
+                    # Contiguous, since a cache of chunks would hold more than the block.
+                    self._arrays[group, name] = file[group].create_variable(name, dims, dtype)
+                yield
+            beside.chmod(0o644)
+            beside.replace(path)
+        finally:
+            self._arrays.clear()
+            beside.unlink(missing_ok=True)
+
+    def _tree(self, datasets: Mapping[str, xarray.Dataset]) -> xarray.DataTree:
+        root = xarray.Dataset(attrs=self.attrs.get("/"))
+        return xarray.DataTree.from_dict({"/": root} | dict(datasets) | self.fixed)
+
+    def _dataset(
+        self, group: str, variables: Mapping[str, tuple[tuple[str, ...], Any]]
+    ) -> xarray.Dataset:
+        dims = [name for names, _ in variables.values() for name in names]
+        return xarray.Dataset(dict(variables), self._coords(dims), self.attrs.get(group))
+
+    def _coords(self, dims: list[str]) -> dict[str, np.ndarray]:
+        return self.labels.coords(dict.fromkeys(dims), self.num_draws, self.size)
+
+    def _shape(self, dims: tuple[str, ...]) -> tuple[int, ...]:
+        sizes = {"chain": 1, "draw": self.num_draws, "data": self.size} | self.labels.sizes
+        return tuple(sizes[name] for name in dims)
+
+
+@torch.no_grad()
+def record_posterior(
+    recorder: Recorder,
+    vae: VAE,
+    data: Tensor,
+    *,
+    z: Tensor | None = None,
+    pairs: int,
+    progress: Callable[[int], None],
+) -> None:
+    """Draws z for each datum, a replicate from each z, and the log-densities of both.
+
+    Args:
+        recorder: Where the draws go.
+        vae: The model, not to be disturbed.
+        data: Data that passed the model's check, shape ``(N, *event_shape)``.
+        z: Draws to use in place of the guide's, shape ``(num_draws, N, *prior.event_shape)``.
+        pairs: Data decoded together.
+        progress: Called with the number of draws made since the last call.
+    """
+    prior = vae.prior()
+    for rows in slices(len(data), min(_LONGEST, max(1, pairs // 4))):
+        batch = data[rows]
+        guide = vae.encode(batch)
+        for draws in slices(recorder.num_draws, max(1, pairs // len(batch))):
+            count = draws.stop - draws.start
+            drawn = guide.sample((count,)) if z is None else z[draws, rows]
+            recorder.put("posterior", "z", draws, rows, drawn)
+            law = vae.decode(drawn)
+            if recorder.wants("posterior_predictive"):
+                recorder.put("posterior_predictive", "x", draws, rows, law.sample())
+            if recorder.wants("log_likelihood") or recorder.wants("sample_stats"):
+                log_likelihood = law.log_prob(batch).cpu().double()
+                recorder.put("log_likelihood", "x", draws, rows, log_likelihood)
+                log_prior = prior.log_prob(drawn).cpu().double()
+                recorder.put("sample_stats", "log_p", draws, rows, log_likelihood + log_prior)
+                recorder.put("sample_stats", "log_q", draws, rows, guide.log_prob(drawn))
+            progress(count * len(batch))
+
+
+@torch.no_grad()
+def record_prior(
+    recorder: Recorder, vae: VAE, *, pairs: int, progress: Callable[[int], None]
+) -> None:
+    """Draws z from the prior and a datum from each z.
+
+    Args:
+        recorder: Where the draws go.
+        vae: The model, not to be disturbed.
+        pairs: Data decoded together.
+        progress: Called with the number of draws made since the last call.
+    """
+    prior = vae.prior()
+    for rows in slices(recorder.size, pairs):
+        size = rows.stop - rows.start
+        for draws in slices(recorder.num_draws, max(1, pairs // size)):
+            z = prior.sample((draws.stop - draws.start, size))
+            recorder.put("prior", "z", draws, rows, z)
+            if recorder.wants("prior_predictive"):
+                recorder.put("prior_predictive", "x", draws, rows, vae.decode(z).sample())
+            progress(len(z) * size)

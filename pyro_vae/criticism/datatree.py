@@ -1,0 +1,239 @@
+"""What a fitted model says of data, as the tree of labelled groups that ArviZ reads."""
+
+from __future__ import annotations
+
+import importlib.metadata
+import json
+from collections.abc import Callable, Mapping, Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import xarray
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.checkpoint import model_spec
+from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
+from pyro_vae.criticism._labels import Coords, Dims, Labels, storage
+from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.vae import VAE
+
+__all__ = ["GROUPS", "to_datatree"]
+
+GROUPS = (
+    "posterior",
+    "posterior_predictive",
+    "log_likelihood",
+    "sample_stats",
+    "prior",
+    "prior_predictive",
+    "observed_data",
+    "constant_data",
+)
+_OF_Z = ("posterior", "posterior_predictive", "log_likelihood", "sample_stats")
+_VERSIONS = ("torch", "pyro-ppl", "xarray", "arviz-base")
+_MIB = 2**20
+
+
+def to_datatree(
+    vae: VAE,
+    x: Tensor,
+    *,
+    num_draws: int = 200,
+    seed: int = 0,
+    groups: Sequence[str] | None = None,
+    constant_data: Mapping[str, Any] | None = None,
+    objective: str | None = None,
+    base_measure: Mapping[str, Any] | None = None,
+    dims: Dims | None = None,
+    coords: Coords | None = None,
+    out: str | Path | None = None,
+    max_memory: int = 2048 * _MIB,
+    progress: Callable[[float], None] | None = None,
+) -> xarray.DataTree:
+    r"""Puts a model, its data and draws of both into the groups that ArviZ's functions read.
+
+    ============================ ===================================================================
+    ``posterior``                ``z``, drawn from q(z|x); its attribute ``draws`` says how
+    ``posterior_predictive``     ``x``, a replicate from each z
+    ``log_likelihood``           ``x``, log p(x|z) of each datum, nats
+    ``sample_stats``             ``log_p``, log p(x, z), and ``log_q``, log q(z|x), nats
+    ``prior``                    ``z``, drawn from p(z)
+    ``prior_predictive``         ``x``, simulated from each of these
+    ``observed_data``            ``x``, as it was given
+    ``constant_data``            what was given as such: labels, covariates
+    ============================ ===================================================================
+
+    Dimensions are ``chain`` (one), ``draw``, ``data``, then those of one event: ``latent``, or
+    ``group`` and ``class``, for z; ``feature``, ``row`` and ``column``, or ``channel``, ``row`` and
+    ``column``, for x. Discrete variables are integers. Each datum has a posterior of its own, so
+    ``arviz_stats.loo_approximate_posterior(tree, log_p=tree["sample_stats"]["log_p"],
+    log_q=tree["sample_stats"]["log_q"])`` corrects each by weights of its own.
+
+    ``tree.to_netcdf(path, engine="h5netcdf")`` saves the tree, and so does ``tree.to_zarr(path)``
+    where zarr is installed.
+
+    References:
+        ArviZ a unified library for exploratory analysis of Bayesian models in Python
+        (Kumar et al., 2019), https://doi.org/10.21105/joss.01143
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``.
+        num_draws: Draws for each datum.
+        seed: Of the draws: the same seed gives the same tree.
+        groups: Those to make; all of them by default.
+        constant_data: Arrays of shape ``(N, ...)`` that belong to the data, by name.
+        objective: What the model was fitted by, to be noted in the attributes.
+        base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from,
+            as for :func:`pyro_vae.evaluate`.
+        dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
+        coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
+        out: A file ``NAME.nc`` to write the draws to, block by block, and to read them from as
+            they are needed.
+        max_memory: Bytes that draws may take: all of them without ``out``, one block with it. The
+            data, and what the networks need for themselves, come on top.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        The tree. Its attributes hold the model, the objective, the base measure of the data, the
+        seed and versions, what is no string or number as JSON.
+
+    Raises:
+        ValueError: If the data do not suit the model, an option is not what it should be, or the
+            draws do not fit.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Poisson((4,)))
+        >>> tree = pv.to_datatree(vae, vae.sample(5), num_draws=10)
+        >>> tree["posterior"]["z"].dims, dict(tree["log_likelihood"].sizes)
+        (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
+    """
+    check_arguments(vae, seed)
+    positive_integer("num_draws", num_draws)
+    positive_integer("max_memory", max_memory)
+    chosen = _chosen(groups)
+    path = None if out is None else _new_file(out)
+    data = vae.check(x)
+    constants = {
+        name: _constant(name, value, len(data)) for name, value in (constant_data or {}).items()
+    }
+    labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
+    noted = model_attrs(vae) | {
+        "seed": seed,
+        "base_measure": json.dumps(describe(vae, x, base_measure)),
+    }
+    if objective is not None:
+        noted["objective"] = objective
+    attrs = {group: {"draws": "guide"} for group in _OF_Z} | {"/": noted}
+    recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs)
+    if "observed_data" in chosen:
+        stored = storage(vae.likelihood.support, data.dtype)
+        observed = data.cpu().numpy().astype(stored)
+        recorder.add("observed_data", {"x": (labels.dims("x", "data"), observed)})
+    if constants and "constant_data" in chosen:
+        recorder.add(
+            "constant_data", {n: (labels.dims(n, "data"), v) for n, v in constants.items()}
+        )
+    if path is None and recorder.nbytes > max_memory:
+        what = f"{-(-recorder.nbytes // _MIB)} MiB for these draws, or `out`, a file for them"
+        raise expected("max_memory", what, f"{max_memory // _MIB} MiB")
+    pairs = pairs_at_once(vae, None if path is None else max_memory)
+    from_posterior = any(recorder.wants(group) for group in _OF_Z)
+    from_prior = recorder.wants("prior") or recorder.wants("prior_predictive")
+    total, done = num_draws * len(data) * (from_posterior + from_prior), 0
+
+    def advance(count: int) -> None:
+        nonlocal done
+        done += count
+        if progress is not None:
+            progress(done / total)
+
+    def record() -> None:
+        with undisturbed(vae, seed, data.device):
+            if from_posterior:
+                record_posterior(recorder, vae, data, pairs=pairs, progress=advance)
+            if from_prior:
+                record_prior(recorder, vae, pairs=pairs, progress=advance)
+
+    if path is None:
+        with recorder.in_memory() as tree:
+            record()
+        return tree
+    with recorder.in_file(path):
+        record()
+    return xarray.open_datatree(path, engine="h5netcdf")
+
+
+def recorder_of(
+    vae: VAE,
+    labels: Labels,
+    num_draws: int,
+    size: int,
+    groups: Sequence[str],
+    attrs: Mapping[str, Mapping[str, Any]],
+) -> Recorder:
+    """Returns what takes the draws of these groups."""
+    recorder = Recorder(labels, num_draws, size, attrs)
+    dtype = next(vae.parameters(), vae.initialized.float()).dtype
+    kept = {
+        "x": storage(vae.likelihood.support, dtype),
+        "z": storage(vae.prior.support, dtype),
+    }
+    for group, name in (
+        ("posterior", "z"),
+        ("posterior_predictive", "x"),
+        ("prior", "z"),
+        ("prior_predictive", "x"),
+    ):
+        if group in groups:
+            recorder.declare(group, name, kept[name])
+    for group, name in (
+        ("log_likelihood", "x"),
+        ("sample_stats", "log_p"),
+        ("sample_stats", "log_q"),
+    ):
+        if group in groups:
+            recorder.declare(group, name, np.dtype(np.float64), event=False)
+    return recorder
+
+
+def model_attrs(vae: VAE) -> dict[str, str]:
+    """Returns what attributes say of a model: how it is built, and by which versions."""
+    return library_attrs() | {"model": json.dumps(model_spec(vae))}
+
+
+def library_attrs() -> dict[str, str]:
+    """Returns the attributes that ArviZ calls the inference library, and further versions."""
+    versions = {name: importlib.metadata.version(name) for name in _VERSIONS}
+    return {
+        "inference_library": "pyro_vae",
+        "inference_library_version": importlib.metadata.version("pyro-vae"),
+        "versions": json.dumps(versions),
+    }
+
+
+def _chosen(groups: Sequence[str] | None) -> tuple[str, ...]:
+    chosen = GROUPS if groups is None else groups
+    if isinstance(chosen, str) or len(chosen) == 0:
+        raise expected("groups", f"some of {', '.join(GROUPS)}", groups)
+    for group in chosen:
+        if group not in GROUPS:
+            raise unknown_name("groups", group, GROUPS)
+    return tuple(chosen)
+
+
+def _new_file(out: str | Path) -> Path:
+    path = Path(out)
+    if path.suffix != ".nc" or path.exists() or not path.parent.is_dir():
+        raise expected("out", "a new file NAME.nc in an existing folder", str(out))
+    return path
+
+
+def _constant(name: str, value: Any, size: int) -> np.ndarray:
+    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
+    if array.shape[:1] != (size,) or array.dtype == object:
+        raise expected("constant_data", f"{size} numbers or strings for {name}", value)
+    return array
