@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.vae import VAE
 
-__all__ = ["check_arguments", "describe", "undisturbed"]
+__all__ = ["check_arguments", "check_unbounded", "describe", "summarize", "undisturbed"]
 
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
@@ -29,6 +32,47 @@ def check_arguments(vae: object, seed: object) -> None:
         raise expected("vae", "a VAE", vae)
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise expected("seed", "an integer >= 0", seed)
+
+
+def check_unbounded(vae: VAE) -> None:
+    """Refuses a latent that has no gradient, or one with an edge to run into.
+
+    Raises:
+        ValueError: If the prior's support is not all real vectors.
+    """
+    support = vae.prior.support
+    if support.is_discrete:
+        what = "a continuous latent; for a discrete one, enumerate_log_prob or evaluate"
+        raise expected("vae", what, vae.prior)
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    if support is not constraints.real:
+        raise expected("vae", "a latent on all real vectors", vae.prior)
+
+
+def summarize(
+    log_marginal: np.ndarray, mcse: np.ndarray, base_measure: Mapping[str, Any], **means: float
+) -> dict[str, Any]:
+    """Returns the mean of log p(x) with its errors, and further means, ready for JSON.
+
+    Args:
+        log_marginal: Estimates per datum, shape ``(N,)``.
+        mcse: Their Monte Carlo errors.
+        base_measure: What they belong to.
+        **means: Shown as they are; None where not finite.
+    """
+    size = len(log_marginal)
+    values = {
+        "log_marginal": log_marginal.mean(),
+        "mcse": math.sqrt((mcse**2).sum()) / size,
+        "standard_error": log_marginal.std(ddof=1) / size**0.5 if size > 1 else math.nan,
+        **means,
+    }
+    if base_measure["measure"] == "counting":
+        nats = -values["log_marginal"]
+        values["bits_per_dim"] = nats / (base_measure["dim"] * math.log(2))
+    known = {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
+    return known | {"base_measure": dict(base_measure)}
 
 
 def describe(vae: VAE, x: Tensor, given: Mapping[str, Any] | None) -> dict[str, Any]:
