@@ -6,7 +6,6 @@ from typing import Literal
 
 import numpy as np
 import pytest
-
 from linear import LinearGaussian
 
 from pyro_vae.evaluation.annealing import ais
@@ -18,7 +17,10 @@ def test_annealing_is_exact_within_its_error(initial: Literal["guide", "prior"])
     model = LinearGaussian(factor=1.5, bias=1.0)
     x = model.vae.sample(60)
     annealed = ais(
-        model.vae, x, num_chains=32, num_temperatures={"guide": 20, "prior": 60}[initial],
+        model.vae,
+        x,
+        num_chains=32,
+        num_temperatures={"guide": 20, "prior": 60}[initial],
         initial=initial,
     )
     error = annealed.log_marginal - model.log_prob(x).numpy()

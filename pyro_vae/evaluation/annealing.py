@@ -13,7 +13,7 @@ import pyro
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import positive_integer, unknown_name
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
