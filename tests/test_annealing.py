@@ -13,7 +13,7 @@ from pyro_vae.evaluation.annealing import ais
 
 @pytest.mark.parametrize("initial", ["guide", "prior"])
 def test_annealing_is_exact_within_its_error(initial: Literal["guide", "prior"]) -> None:
-    """On a guide that is half as wide again as the posterior, from both ends of the same model."""
+    """From a guide that is half as wide again as the posterior, and from the prior."""
     model = LinearGaussian(factor=1.5, bias=1.0)
     x = model.vae.sample(60)
     annealed = ais(

@@ -24,7 +24,7 @@ from pyro_vae.evaluation._common import (
 from pyro_vae.evaluation._hmc import Point, transition
 from pyro_vae.vae import VAE
 
-__all__ = ["Annealed", "Bidirectional", "ais", "bdmc"]
+__all__ = ["Annealed", "ais"]
 
 Initial = Literal["guide", "prior"]
 
