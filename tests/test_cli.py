@@ -410,3 +410,15 @@ def test_the_console_script(digits: Path) -> None:
     failed = subprocess.run([script, "fit", "digts"], capture_output=True, text=True, check=False)
     assert (failed.returncode, failed.stdout) == (2, "")
     assert failed.stderr.count("\n") == 1
+
+
+def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["check", str(digits), "--strict", "--json"]) == 1, "one epoch is not enough"
+    told = json.loads(capsys.readouterr().out)
+    assert told["num_failed"] == sum(row["failed"] for row in told["rows"]) > 0
+    assert (told["num_data"], told["base_measure"]["split"]) == (360, "test")
+    assert main(["check", str(digits), "--split", "validation"]) == 0, "only --strict fails"
+    shown = capsys.readouterr().out
+    assert "180 validation data of digits" in shown
+    assert "z ~ p(z)" in shown
+    assert all(len(line) <= 80 for line in shown.splitlines())

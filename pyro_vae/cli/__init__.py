@@ -14,6 +14,7 @@ __all__ = ["entry", "main"]
 _VERBS = {
     "fit": "Fit a VAE to data; write the model, its scores and pictures to a run folder.",
     "evaluate": "Score a run on held-out data.",
+    "check": "Compare held-out data with what a run simulates: what does it not reproduce?",
     "sample": "Draw from a run.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
@@ -37,8 +38,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: What follows ``pyro-vae`` on the command line; that of the process if None.
 
     Returns:
-        The exit code: 0; 2 after a mistake, told in one line on standard error; 130 if
-        interrupted.
+        The exit code: 0, or what the command says; 2 after a mistake, told in one line on standard
+        error; 130 if interrupted.
     """
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
@@ -50,15 +51,14 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb not in _VERBS:
             raise unknown_name("command", verb, _VERBS)
-        run: Callable[[list[str]], None] = import_module(f"pyro_vae.cli.{verb}").run
-        run(rest)
+        run: Callable[[list[str]], int | None] = import_module(f"pyro_vae.cli.{verb}").run
+        return run(rest) or 0
     except SystemExit as done:  # argparse leaves this way after printing help
         return int(done.code or 0)
     except KeyboardInterrupt:
         return _fail("interrupted, nothing written", 130)
     except (ValueError, FloatingPointError, OSError) as error:
         return _fail(str(error), 2)
-    return 0
 
 
 def _fail(message: str, code: int) -> int:

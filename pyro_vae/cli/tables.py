@@ -6,13 +6,17 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
+from rich import box
 from rich.console import Console, Group
 from rich.live import Live
+from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
-__all__ = ["Monitor", "live", "scores_table"]
+from pyro_vae.criticism import Checks, Row
+
+__all__ = ["Monitor", "checks_table", "live", "scores_table"]
 
 
 class Monitor:
@@ -55,9 +59,9 @@ class Monitor:
 
         return on_epoch
 
-    def evaluating(self) -> Any:
+    def evaluating(self, what: str = "evaluate") -> Any:
         """Returns what takes in the fraction of an evaluation that is done."""
-        task = self._bar.add_task("evaluate", total=1.0)
+        task = self._bar.add_task(what, total=1.0)
         return lambda done: self._bar.update(task, completed=done)
 
 
@@ -111,6 +115,57 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     if summary["k_hat_above_threshold"] is not None:
         table.add_row("k-hat too high", f"{summary['k_hat_above_threshold']:.0%} of data")
     return table
+
+
+def checks_table(checks: Checks) -> Group:
+    """A table of checks, and under it what to swap for each that failed."""
+    measure = checks.base_measure
+    table = Table(
+        title=f"{checks.num_data:,} {measure['split'] or 'held-out'} data of "
+        f"{measure['data'] or 'an array'} against {checks.num_draws:,} simulated data sets",
+        caption="replicates: their central 95 %; verdict: after Holm's correction",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+    )
+    table.add_column("statistic", no_wrap=True)
+    table.add_column("where", overflow="fold")
+    for name in ("observed", "replicates", "p"):
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("verdict", no_wrap=True)
+    for conditioned_on in dict.fromkeys(row.conditioned_on for row in checks.rows):
+        rows = [row for row in checks.rows if row.conditioned_on == conditioned_on]
+        table.add_section()
+        table.add_row(Text(conditioned_on, style="bold"))
+        for row in rows:
+            table.add_row(*_check_cells(row))
+    lines: list[Text | Table] = [table]
+    for row in checks.rows:
+        if row.failed:
+            where = f" at {row.where}" if row.where else ""
+            what = row.advice or "the model does not reproduce it"
+            lines.append(Text.assemble((f"✗ {row.statistic}{where}", "bold"), f": {what}"))
+    collapsed = checks.latent["collapsed"]
+    if collapsed:
+        lines.append(Text(f"collapsed units, which no datum moves: {', '.join(collapsed)}"))
+    if any(not row.calibrated for row in checks.rows):
+        lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
+    lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
+    tried = sum(row.calibrated for row in checks.rows)
+    if not checks.num_failed:
+        lines.append(Text(f"✓ none of {tried} checks convicts the model at {checks.level:g}"))
+    return Group(*lines)
+
+
+def _check_cells(row: Row) -> list[str]:
+    verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
+    return [
+        row.statistic,
+        escape(row.where),
+        f"{row.observed:.3g}",
+        f"{row.low:.3g} to {row.high:.3g}",
+        f"{row.p_value:.3f}",
+        verdict,
+    ]
 
 
 def _number(value: float | None, digits: int = 2) -> str:

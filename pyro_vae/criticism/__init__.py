@@ -1,6 +1,17 @@
 """Simulates data from a fixed model and compares them with what was observed, in ArviZ's terms."""
 
+from pyro_vae.criticism.checks import Checks, Row, check
 from pyro_vae.criticism.datatree import to_datatree
 from pyro_vae.criticism.predictive import posterior_predictive, prior_predictive
+from pyro_vae.criticism.statistics import Statistic, default_statistics
 
-__all__ = ["posterior_predictive", "prior_predictive", "to_datatree"]
+__all__ = [
+    "Checks",
+    "Row",
+    "Statistic",
+    "check",
+    "default_statistics",
+    "posterior_predictive",
+    "prior_predictive",
+    "to_datatree",
+]

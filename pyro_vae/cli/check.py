@@ -1,0 +1,69 @@
+"""``pyro-vae check``: what a run does not reproduce of held-out data."""
+
+from __future__ import annotations
+
+import json
+from pathlib import Path
+
+from rich.console import Console
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import as_device, recorded_data
+from pyro_vae.cli.tables import checks_table, live
+from pyro_vae.criticism import check
+from pyro_vae.data.dataset import Split
+
+__all__ = ["run"]
+
+
+def run(argv: list[str]) -> int:
+    """Checks a run and prints a verdict; nothing is written.
+
+    Returns:
+        1 if ``--strict`` was given and a check failed, else 0.
+
+    Raises:
+        ValueError: If an option, the run or its data are not what they should be.
+    """
+    parser = Parser("check", "RUN", "Compares held-out data with data sets that a run simulates.")
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("--split", type=Split, default="test", help="Which data to look at.")
+    parser.add_argument("--strict", action="store_true", help="Exit with 1 if a check fails.")
+    parser.add_argument("--level", type=float, default=0.05, help="Chance of any false alarm.")
+    parser.add_argument(
+        "--num_draws",
+        type=int | None,
+        help="Simulated data sets; if not given as many as the correction for many tests needs.",
+    )
+    parser.add_argument(
+        "--max_data", type=int, default=1000, help="Of more data, so many at random are looked at."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
+    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
+    options = parse(parser, argv)
+    folder = Path(options.run)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    data = recorded_data(folder, options.split, options.data, options.data_root)
+    x = data.split(options.split)
+    if len(x) == 0:
+        raise expected("--split", f"a split that {data.name} has", options.split)
+    with live() as monitor:
+        checks = check(
+            vae,
+            x,
+            num_draws=options.num_draws,
+            level=options.level,
+            seed=options.seed,
+            max_data=options.max_data,
+            progress=monitor.evaluating("check"),
+        )
+    if options.json:
+        print(json.dumps(checks.summary()))
+    else:
+        Console(highlight=False).print(checks_table(checks))
+    return int(options.strict and checks.num_failed > 0)

@@ -1,0 +1,98 @@
+"""What to swap when a check fails: one sentence."""
+
+from __future__ import annotations
+
+from types import ModuleType
+
+from torch.distributions import constraints
+
+from pyro_vae import likelihoods, priors
+from pyro_vae.vae import VAE
+
+__all__ = ["advise"]
+
+
+def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
+    """Returns one sentence on a failed check; empty for a statistic that is not ours.
+
+    It names a class only where the package has it.
+
+    Args:
+        vae: The model that failed.
+        statistic: Name of the test statistic.
+        observed_is_higher: Whether the observed value lies above the replicated ones.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Poisson((4,)))
+        >>> advise(vae, "dispersion", observed_is_higher=True)[:34]
+        'variance exceeds what Poisson lets'
+    """
+    name = statistic.removeprefix("residual ")
+    law = type(vae.likelihood).__name__
+    counts = vae.likelihood.support is constraints.nonnegative_integer
+    heavy = _law(likelihoods, "StudentT", "a Student-t likelihood")
+    zero = "ZeroInflatedPoisson" if counts else "ZeroInflated"
+    inflated = _law(likelihoods, zero, "a zero-inflated likelihood")
+    mixture = _laws(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
+    negative_binomial = _law(likelihoods, "NegativeBinomial", "a negative binomial likelihood")
+    extreme = negative_binomial if counts else heavy
+    scale = "a scale of its own for each entry (scale='per-dimension' or 'predicted')"
+    higher = {
+        "mean": "the data lie above the model here: fit longer, or a richer decoder",
+        "dispersion": f"variance exceeds what {law} lets a mean have: {negative_binomial}",
+        "spread": f"the data vary more than {law} does: {scale}, or more latent dimensions",
+        "skewness": "the data lean to one side: transform them, or a likelihood that is skewed",
+        "tails": f"tails heavier than {law}'s: {heavy}",
+        "zeros": f"more zeros than {law} gives: {inflated}",
+        "marginals": "the shape of this marginal is not reproduced: another likelihood, or "
+        f"{mixture} where it has several modes",
+        "extremes": f"more extreme values than {law} gives: {extreme}",
+        "correlation": "entries vary together more than z makes them: more latent dimensions, or "
+        "a richer decoder",
+        "neighbours": "entries side by side vary together more than z makes them: a convolutional "
+        "or autoregressive decoder, or more latent dimensions",
+        "totals": "data differ in overall size more than the model says: more latent dimensions, "
+        f"or {mixture}",
+        "distances": f"the data lie wider apart than draws: {mixture}, or more latent dimensions",
+        "classifier": "a classifier tells draws from data: look at the examples it is surest of",
+        "latent marginals": f"the data are not where the prior is along this unit: {mixture}",
+        "latent classes": "the data use the classes unequally: a prior with learned probabilities",
+        "latent distance": f"aggregated posterior and prior differ: {mixture}",
+        "latent holes": f"the prior puts mass where no datum is encoded: {mixture}",
+    }
+    lower = higher | {
+        "mean": "the data lie below the model here: fit longer, or a richer decoder",
+        "dispersion": f"variance is below what {law} gives a mean: a law with less of it, such as "
+        "a binomial likelihood",
+        "spread": f"the data vary less than {law} does: {scale}",
+        "tails": f"tails lighter than {law}'s: a bounded likelihood, or {mixture} where the data "
+        "have several modes",
+        "zeros": f"fewer zeros than {law} gives: a law without its excess of them",
+        "extremes": f"fewer extreme values than {law} gives: {scale}"
+        if not counts
+        else f"fewer extreme values than {law} gives: a law with less variance",
+        "correlation": "the model makes entries vary together more than they do: fewer latent "
+        "dimensions, or fit longer",
+        "neighbours": "the model makes neighbours vary together more than they do: a decoder with "
+        "more detail, or fit longer",
+        "totals": "data differ in overall size less than the model says: fit longer, or a richer "
+        "decoder",
+        "distances": "the data lie closer together than draws: the likelihood adds noise that "
+        f"they do not have; {scale}, or a richer decoder"
+        if not counts
+        else "the data lie closer together than draws: a richer decoder",
+        "latent distance": "aggregated posterior and prior agree better than the model's own "
+        "draws: fit longer",
+        "latent holes": "the data fill the prior better than the model's own draws: fit longer",
+    }
+    return (higher if observed_is_higher else lower).get(name, "")
+
+
+def _law(room: ModuleType, name: str, otherwise: str) -> str:
+    package = room.__name__.rpartition(".")[2]
+    return f"{package}.{name}" if name in room.__all__ else otherwise
+
+
+def _laws(room: ModuleType, names: dict[str, str]) -> str:
+    return " or ".join(_law(room, name, otherwise) for name, otherwise in names.items())

@@ -1,0 +1,407 @@
+"""Does the model reproduce the data? Checks against its own replicates, and one verdict."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass, replace
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.criticism.advice import advise
+from pyro_vae.criticism.latent import collapsed_units, latent_statistics
+from pyro_vae.criticism.statistics import Statistic, default_statistics
+from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.vae import VAE
+
+__all__ = ["Checks", "Row", "check", "compare", "holm"]
+
+PRIOR = "z ~ p(z)"
+GUIDE = "z ~ q(z|x)"
+
+_FEWEST = 20  # data: of fewer, correlations and tails say nothing
+_GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
+_INTERVAL = (0.025, 0.975)
+
+
+@dataclass(frozen=True)
+class Row:
+    """One check.
+
+    Attributes:
+        statistic: Its name.
+        where: The column that deviates most, such as an entry of x; empty if there is but one.
+        observed: The value there.
+        low: Where the central 95 % of the replicated values begin, there.
+        high: Where they end.
+        p_value: Two-sided, over all columns.
+        adjusted: The same after Holm's correction; NaN where it is not in the verdict.
+        conditioned_on: What the z of the replicates were drawn from.
+        calibrated: Whether the p-value is uniform under a true model; the verdict rests on these.
+        failed: Whether it convicts the model.
+        advice: What to swap then, one sentence.
+        note: Why it is not to be trusted, if it is not.
+    """
+
+    statistic: str
+    where: str
+    observed: float
+    low: float
+    high: float
+    p_value: float
+    conditioned_on: str
+    calibrated: bool
+    adjusted: float = math.nan
+    failed: bool = False
+    advice: str = ""
+    note: str = ""
+
+
+@dataclass(frozen=True, repr=False)
+class Checks:
+    """What :func:`check` returns.
+
+    Attributes:
+        rows: The checks, those of the verdict first.
+        level: Probability of any false alarm, at most.
+        num_draws: Replicated data sets behind each p-value.
+        num_data: Data in each.
+        latent: Units of the latent space and which collapsed, see
+            :func:`pyro_vae.criticism.latent.collapsed_units`.
+        skipped: What could not be checked, and why.
+        base_measure: Which data these are.
+    """
+
+    rows: tuple[Row, ...]
+    level: float
+    num_draws: int
+    num_data: int
+    latent: dict[str, Any]
+    skipped: dict[str, str]
+    base_measure: dict[str, Any]
+
+    @property
+    def num_failed(self) -> int:
+        """How many checks convict the model."""
+        return sum(row.failed for row in self.rows)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns everything, ready for JSON: what is not finite is None."""
+        rows = [
+            {
+                name: None if isinstance(value, float) and not math.isfinite(value) else value
+                for name, value in asdict(row).items()
+            }
+            for row in self.rows
+        ]
+        return {
+            "num_failed": self.num_failed,
+            "num_checks": sum(row.calibrated for row in self.rows),
+            "level": self.level,
+            "num_draws": self.num_draws,
+            "num_data": self.num_data,
+            "rows": rows,
+            "latent": self.latent,
+            "skipped": self.skipped,
+            "base_measure": self.base_measure,
+        }
+
+    def __repr__(self) -> str:
+        failed = [f"  {row.statistic} {row.where}: {row.advice}" for row in self.rows if row.failed]
+        verdict = f"{self.num_failed} of {sum(row.calibrated for row in self.rows)} failed"
+        return "\n".join([f"Checks({verdict} at {self.level:g})", *failed])
+
+
+@torch.no_grad()
+def check(
+    vae: VAE,
+    x: Tensor,
+    *,
+    num_draws: int | None = None,
+    level: float = 0.05,
+    seed: int = 0,
+    statistics: Sequence[Statistic | Callable[[Tensor], Tensor]] | None = None,
+    max_data: int = 1000,
+    base_measure: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Checks:
+    r"""Compares held-out data with data sets that the model simulates.
+
+    A statistic T of the observed data is ranked among those of replicates of the same size,
+
+    .. math:: p = \frac{1 + \#\{r : T(x_r) \text{ is as far out as } T(x)\}}{1 + R},
+        \quad z_r \sim p(z), \; x_r \sim p(x \mid z_r)
+
+    with ties broken at random, so that p is uniform when the model is true. A statistic of many
+    columns is one test, of the column that deviates most from its mean in units of its standard
+    deviation. The verdict corrects for the number of tests by Holm's procedure.
+
+    Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
+    data, and their p-values gather around one half even under a true model.
+
+    References:
+        Bayesian data analysis (Gelman et al., 2013), chapter 6, http://www.stat.columbia.edu/~gelman/book/
+        Population predictive checks (Moran et al., 2024), https://arxiv.org/abs/1908.00882
+        A simple sequentially rejective multiple test procedure (Holm, 1979),
+        https://www.jstor.org/stable/4615733
+
+    Args:
+        vae: The model.
+        x: Held-out data, shape ``(N, *event_shape)``, at least 20. The model's own training data
+            would be reproduced too well.
+        num_draws: Replicated data sets, R; if not given as many as Holm's correction needs, at
+            least 40 a test at 5 %.
+        level: Probability of any false alarm.
+        seed: Of the draws: the same seed gives the same checks.
+        statistics: What to ask instead of :func:`pyro_vae.criticism.default_statistics`. A function
+            from data sets ``(R, N, *event_shape)`` to values ``(R, S)`` will do.
+        max_data: Of more data, so many chosen at random are looked at.
+        base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        The checks; ``checks.num_failed`` of them convict the model.
+
+    Raises:
+        ValueError: If the data do not suit the model, there are too few, or an option is not what
+            it should be.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> check(vae, torch.ones(100, 4)).num_failed > 0
+        True
+    """
+    check_arguments(vae, seed)
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise expected("level", "a number between 0 and 1", level)
+    positive_integer("max_data", max_data)
+    data = vae.check(x)
+    described = describe(vae, x, base_measure)
+    if min(len(data), max_data) < _FEWEST:
+        raise expected("x", f"at least {_FEWEST} data", min(len(data), max_data))
+    with undisturbed(vae, seed, data.device):
+        data = data[torch.randperm(len(data))[:max_data].to(data.device)]
+        asked = default_statistics(vae) if statistics is None else _named(statistics)
+        latent = latent_statistics(vae)
+        num_draws = _enough(num_draws, len(asked) + len(latent), level)
+        counts = _counts(num_draws, vae.draws_at_once(data))
+        guide_counts = _counts(min(num_draws, _GUIDE_DRAWS), vae.draws_at_once(data))
+        tell = _Progress(progress, len(counts) + len(guide_counts))
+        rows = [*_population(vae, data, asked, latent, counts, tell)]
+        rows += _from_guide(vae, data, asked, guide_counts, tell)
+        units = collapsed_units(vae, data)
+    return Checks(
+        rows=_verdict(vae, rows, level),
+        level=level,
+        num_draws=num_draws,
+        num_data=len(data),
+        latent=units,
+        skipped={},
+        base_measure=described,
+    )
+
+
+def _population(
+    vae: VAE,
+    data: Tensor,
+    asked: Sequence[Statistic],
+    latent: Sequence[Statistic],
+    counts: Sequence[int],
+    tell: Callable[[], None],
+) -> Iterator[Row]:
+    """Replicates with z from the prior are as new to the guide as held-out data are."""
+    prior, replicated = vae.prior(), []
+    for count in counts:
+        x = vae.decode(prior.sample((count, len(data)))).sample()
+        z = vae.encode(x.flatten(0, 1)).sample().unflatten(0, (count, len(data)))
+        replicated.append([*values(asked, x), *values(latent, z)])
+        tell()
+    observed = [*values(asked, data[None]), *values(latent, vae.encode(data).sample()[None])]
+    yield from rows_of([*asked, *latent], observed, replicated, PRIOR, calibrated=True)
+
+
+def _from_guide(
+    vae: VAE,
+    data: Tensor,
+    asked: Sequence[Statistic],
+    counts: Sequence[int],
+    tell: Callable[[], None],
+) -> Iterator[Row]:
+    guide, replicated = vae.encode(data), []
+    for count in counts:
+        replicated.append(values(asked, vae.decode(guide.sample((count,))).sample()))
+        tell()
+    yield from rows_of(asked, values(asked, data[None]), replicated, GUIDE, calibrated=False)
+
+
+def values(statistics: Iterable[Statistic], x: Tensor) -> list[Tensor]:
+    """Returns one table ``(R, S)`` a statistic, in float64 on the CPU."""
+    return [statistic(x).cpu().double() for statistic in statistics]
+
+
+def rows_of(
+    statistics: Sequence[Statistic],
+    observed: Sequence[Tensor],
+    replicated: Sequence[Sequence[Tensor]],
+    conditioned_on: str,
+    *,
+    calibrated: bool,
+    note: str = "",
+) -> Iterator[Row]:
+    """Compares each statistic.
+
+    Args:
+        statistics: What was asked.
+        observed: A table ``(1, S)`` for each.
+        replicated: Chunks of replicates; in each a table ``(R, S)`` for each statistic.
+        conditioned_on: What the z of the replicates were drawn from.
+        calibrated: Whether a true model makes p uniform.
+        note: Why the rows are not to be trusted.
+    """
+    columns = zip(*replicated, strict=True)
+    for statistic, one, chunks in zip(statistics, observed, columns, strict=True):
+        many = torch.cat(chunks)
+        p_value, worst = compare(one[0], many)
+        low, high = many[:, worst].quantile(many.new_tensor(_INTERVAL)).tolist()
+        yield Row(
+            statistic=statistic.name,
+            where=statistic.column(worst, one.shape[1]),
+            observed=one[0, worst].item(),
+            low=low,
+            high=high,
+            p_value=p_value,
+            conditioned_on=conditioned_on,
+            calibrated=calibrated,
+            note=note,
+        )
+
+
+def compare(observed: Tensor, replicated: Tensor) -> tuple[float, int]:
+    """Ranks how far out the observed values lie among all.
+
+    One column is ranked from both ends. Of several, each data set has two scores, the deviation
+    of its most deviant column, in standard deviations, and how far out its columns rank on the
+    whole, and the better rank of the two is ranked again: the first finds one bad entry of x, the
+    second many that are a little off. Observed and replicated are treated alike, which makes the
+    last rank uniform when they are exchangeable; ties are broken at random.
+
+    References:
+        Resampling-based multiple testing (Westfall and Young, 1993), section 2.3
+
+    Args:
+        observed: Values, shape ``(S,)``.
+        replicated: Values, shape ``(R, S)``.
+
+    Returns:
+        The p-value, one of 1 / (R + 1), ..., 1, and the column that deviates most.
+
+    Example:
+        >>> compare(torch.tensor([50.0]), torch.arange(99.0)[:, None])[0] > 0.9
+        True
+        >>> compare(torch.tensor([0.0, 9.0]), torch.randn(999, 2))
+        (0.001, 1)
+    """
+    pool = torch.cat([observed[None], replicated]).double()
+    # Of each value, how many more lie to one side of it than to the other: from 0 to R.
+    outside = (_rank(pool) - _rank(-pool)).abs()
+    if pool.shape[1] == 1:
+        score, worst = outside[:, 0], 0
+    else:
+        deviation = (pool - pool.mean(0)).abs()
+        scale = pool.std(0, correction=0)
+        # Rounding gives a constant column a spread of its own.
+        deviation = torch.where(scale > 1e-12 * pool.abs().amax(0), deviation / scale, 0.0)
+        worst = int(deviation[0].argmax())
+        extent = -torch.log1p(-outside / len(pool)).mean(1)
+        ranks = _rank(torch.stack([deviation.amax(1), extent], 1))
+        score = ranks.amax(1) + ranks.amin(1) / len(pool)
+    farther = int((score[1:] > score[0]).sum())
+    ties = int((score[1:] == score[0]).sum())
+    rank = farther + int(torch.randint(ties + 1, ()))
+    return (1 + rank) / len(pool), worst
+
+
+def _rank(pool: Tensor) -> Tensor:
+    """For each value, how many of its column are smaller."""
+    columns = pool.T.contiguous()
+    return torch.searchsorted(columns.sort(1).values, columns).T.double()
+
+
+def holm(p_values: Sequence[float]) -> list[float]:
+    """Adjusts p-values for their number: reject those at or below the level.
+
+    References:
+        A simple sequentially rejective multiple test procedure (Holm, 1979),
+        https://www.jstor.org/stable/4615733
+
+    Example:
+        >>> holm([0.01, 0.04, 0.03])
+        [0.03, 0.06, 0.06]
+    """
+    order = sorted(range(len(p_values)), key=p_values.__getitem__)
+    adjusted, largest = [0.0] * len(p_values), 0.0
+    for done, i in enumerate(order):
+        largest = max(largest, min(1.0, (len(order) - done) * p_values[i]))
+        adjusted[i] = largest
+    return adjusted
+
+
+def _verdict(vae: VAE, rows: Sequence[Row], level: float) -> tuple[Row, ...]:
+    """Corrects the rows of the verdict for their number, and gives advice on those that fail."""
+    tried = [row for row in rows if row.calibrated]
+    judged = []
+    for row, adjusted in zip(tried, holm([row.p_value for row in tried]), strict=True):
+        failed = adjusted <= level
+        higher = row.observed > (row.low + row.high) / 2
+        advice = advise(vae, row.statistic, observed_is_higher=higher) if failed else ""
+        judged.append(replace(row, adjusted=adjusted, failed=failed, advice=advice))
+    return (*judged, *(row for row in rows if not row.calibrated))
+
+
+def _named(
+    statistics: Sequence[Statistic | Callable[[Tensor], Tensor]],
+) -> tuple[Statistic, ...]:
+    if (
+        not isinstance(statistics, list | tuple)
+        or not statistics
+        or not all(map(callable, statistics))
+    ):
+        raise expected("statistics", "a list of statistics or functions", statistics)
+    return tuple(
+        each if isinstance(each, Statistic) else Statistic(_name(each), each) for each in statistics
+    )
+
+
+def _name(function: object) -> str:
+    return str(getattr(function, "__name__", type(function).__name__))
+
+
+def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
+    """Replicates with which Holm's correction can convict: the smallest p is 1 / (R + 1)."""
+    needed = math.ceil(2 * num_tests / level)
+    if num_draws is None:
+        return needed
+    if positive_integer("num_draws", num_draws) < needed:
+        what = f"at least {needed}, since {num_tests} tests at {level:g} are corrected for"
+        raise expected("num_draws", what, num_draws)
+    return num_draws
+
+
+def _counts(num_draws: int, at_once: int) -> list[int]:
+    return [min(at_once, num_draws - first) for first in range(0, num_draws, at_once)]
+
+
+class _Progress:
+    """Counts steps, and tells the fraction."""
+
+    def __init__(self, progress: Callable[[float], None] | None, steps: int) -> None:
+        self._progress, self._steps, self._done = progress, steps, 0
+
+    def __call__(self) -> None:
+        self._done += 1
+        if self._progress is not None:
+            self._progress(self._done / self._steps)

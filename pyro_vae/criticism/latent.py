@@ -1,0 +1,137 @@
+"""The latent space: is the aggregated posterior where the prior is, and is every unit used?"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, constraints, kl_divergence
+
+from pyro_vae.criticism.statistics import Statistic
+from pyro_vae.vae import VAE
+
+__all__ = ["collapsed_units", "latent_statistics"]
+
+_LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
+_ROWS = 250  # points between which distances are taken: the cost is quadratic
+_HOLE = 0.99  # of prior draws are nearer than this to another set of prior draws
+_COLLAPSED = 0.01  # nats, or variance of the posterior mean (Burda et al., 2016, section 5.3)
+
+
+@torch.no_grad()
+def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
+    """Statistics of one z drawn from q(z|x) for each datum: the aggregated posterior.
+
+    Each compares it with draws of the prior. Their p-values come from data that the model itself
+    simulated and the guide encoded, so that a guide's own error convicts nobody.
+
+    References:
+        ELBO surgery: yet another way to carve up the variational evidence lower bound
+        (Hoffman and Johnson, 2016), http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+        Energy statistics: A class of statistics based on distances (Székely and Rizzo, 2013),
+        https://doi.org/10.1016/j.jspi.2013.03.018
+
+    Args:
+        vae: The model.
+        size: Draws of the prior that thresholds come from.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Poisson((4,)))
+        >>> [statistic.name for statistic in latent_statistics(vae)]
+        ['latent marginals', 'latent distance', 'latent holes']
+    """
+    prior = vae.prior().sample((size,)).flatten(1)
+    names = _names(vae)
+    first, second, third = prior[:_ROWS], prior[_ROWS : 2 * _ROWS], prior[2 * _ROWS : 3 * _ROWS]
+    within = torch.cdist(first, first).sum() / (len(first) * (len(first) - 1))
+
+    def distance(z: Tensor) -> Tensor:
+        z = z.flatten(2)[:, :_ROWS]
+        size = z.shape[1]
+        own = torch.cdist(z, z).sum((-2, -1)) / (size * (size - 1))
+        return (2 * torch.cdist(z, first.expand(len(z), -1, -1)).mean((-2, -1)) - own) - within
+
+    energy = Statistic("latent distance", distance)
+    if vae.prior.support is constraints.one_hot:
+        return (Statistic("latent classes", lambda z: z.flatten(2).mean(1), names), energy)
+
+    ordered = prior.sort(0).values
+    thresholds = [ordered[round(level * (size - 1))] for level in _LEVELS]
+
+    def marginals(z: Tensor) -> Tensor:
+        z = z.flatten(2)
+        shares = [(z <= each).to(z.dtype).mean(1) for each in thresholds]
+        return torch.cat([z.mean(1), z.std(1), *shares], -1)
+
+    words = ("mean", "spread", *(f"share below the prior's {level:.0%}" for level in _LEVELS))
+    columns = tuple(f"{name} {word}" for word in words for name in names)
+    reach = torch.cdist(third, second).amin(-1).quantile(_HOLE)
+
+    def holes(z: Tensor) -> Tensor:
+        z = z.flatten(2)[:, :_ROWS]
+        nearest = torch.cdist(second.expand(len(z), -1, -1), z).amin(-1)
+        return (nearest > reach).to(z.dtype).mean(-1)
+
+    return (
+        Statistic("latent marginals", marginals, columns),
+        energy,
+        Statistic("latent holes", holes),
+    )
+
+
+@torch.no_grad()
+def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
+    """Names the latent units that the data do not move: posterior collapse.
+
+    A one-hot variable is one unit. A unit is collapsed when KL(q(z|x) || p(z)), averaged over the
+    data, is below 0.01 nats; where it does not come apart by units, when the variance of the
+    posterior mean is below 0.01.
+
+    Args:
+        vae: The model.
+        x: Data that passed ``vae.check``, shape ``(N, *event_shape)``.
+
+    Returns:
+        ``units``, ``collapsed`` (names), ``kl`` (nats, None where it does not come apart) and
+        ``variance`` (of the posterior mean; for a one-hot variable that of its most variable
+        class), ready for JSON.
+    """
+    guides = [vae.encode(batch) for batch in vae.batches(x)]
+    means = torch.cat([each.mean.cpu().double() for each in guides])
+    variance = means.var(0, correction=0)
+    if vae.prior.support is constraints.one_hot:
+        variance = variance.amax(-1)
+    kl = _kl_by_unit(guides, vae.prior(), variance.shape)
+    small = (variance if kl is None else kl).flatten() < _COLLAPSED
+    units = [f"z[{i}]" for i in range(variance.numel())]
+    return {
+        "units": units,
+        "collapsed": [name for name, low in zip(units, small.tolist(), strict=True) if low],
+        "kl": None if kl is None else kl.flatten().tolist(),
+        "variance": variance.flatten().tolist(),
+    }
+
+
+def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | None:
+    if not isinstance(prior, Independent):
+        return None
+    parts = []
+    for guide in guides:
+        if not isinstance(guide, Independent):
+            return None
+        try:
+            kl = kl_divergence(guide.base_dist, prior.base_dist)
+        except NotImplementedError:  # no closed form for this pair
+            return None
+        parts.append(kl.cpu().double())
+    mean = torch.cat(parts).mean(0)
+    return mean if mean.shape == shape else None
+
+
+def _names(vae: VAE) -> tuple[str, ...]:
+    if vae.prior.support is constraints.one_hot:
+        groups, classes = vae.prior.event_shape
+        return tuple(f"z[{g}] = {k}" for g in range(groups) for k in range(classes))
+    return tuple(f"z[{i}]" for i in range(vae.prior.event_shape.numel()))

@@ -1,0 +1,222 @@
+"""Checks convict what a model does not reproduce, and nothing else."""
+
+from __future__ import annotations
+
+import json
+import math
+
+import numpy as np
+import pytest
+import torch
+from scipy.stats import kstest
+from torch import Tensor, nn
+
+import pyro_vae as pv
+from pyro_vae.criticism import Checks, Statistic, check, default_statistics
+from pyro_vae.criticism.checks import compare, holm
+
+_LAWS = {
+    "Bernoulli": pv.likelihoods.Bernoulli,
+    "Normal": pv.likelihoods.Normal,
+    "Poisson": pv.likelihoods.Poisson,
+}
+
+
+def _linear(law: str, event_shape: tuple[int, ...] = (6,), latent: int = 2) -> pv.VAE:
+    likelihood = _LAWS[law](event_shape)
+    size = math.prod(event_shape)
+    decoder = nn.Sequential(nn.Linear(latent, size), nn.Unflatten(1, event_shape))
+    encoder = nn.Sequential(nn.Flatten(), nn.Linear(size, 2 * latent))
+    return pv.VAE(
+        pv.priors.Normal(latent), pv.guides.Normal(latent), likelihood, encoder, decoder
+    ).eval()
+
+
+def _failed(checks: Checks) -> set[str]:
+    return {row.statistic for row in checks.rows if row.failed}
+
+
+def test_a_rank_is_uniform_when_all_are_alike() -> None:
+    """Fails when ties are counted all on one side, or the scale is that of the replicates alone."""
+    for values in (torch.randn(300, 100, 3), torch.randint(0, 3, (300, 100, 1)).double()):
+        p_values = [compare(one[0], one[1:])[0] for one in values]
+        # p is one of 1/100, ..., 1: spread over the cells of that grid, it is uniform on [0, 1].
+        spread = np.array(p_values) - np.random.default_rng(0).random(300) / 100
+        assert kstest(spread, "uniform").pvalue > 0.01
+
+
+def test_a_rank_sees_one_bad_column_and_many_slightly_bad_ones() -> None:
+    """Each by one of the two scores; the second fails without the mean rank."""
+    one, many = torch.zeros(200), torch.full((200,), 1.5)
+    one[7] = 6.0
+    replicated = torch.randn(500, 200)
+    p_value, worst = compare(one, replicated)
+    assert p_value <= 2 / 501  # the best rank of either score may go to one other
+    assert worst == 7
+    assert compare(many, replicated)[0] <= 2 / 501
+    assert compare(replicated[0], replicated[1:])[0] > 0.01
+
+
+def test_holm_is_the_closed_bonferroni_test() -> None:
+    """Against its definition: reject the smallest while p_(k) <= level / (m - k)."""
+    p_values = [0.3, 0.011, 0.012, 0.04, 0.0001]
+    for level in (0.01, 0.05, 0.2):
+        rejected = set()
+        for k, i in enumerate(np.argsort(p_values)):
+            if p_values[i] > level / (len(p_values) - k):
+                break
+            rejected.add(int(i))
+        assert {i for i, p in enumerate(holm(p_values)) if p <= level} == rejected
+
+
+@pytest.mark.parametrize("law", _LAWS)
+@pytest.mark.parametrize("event_shape", [(6,), (2, 3, 5)])
+def test_a_true_model_is_acquitted(law: str, event_shape: tuple[int, ...]) -> None:
+    vae = _linear(law, event_shape)
+    torch.manual_seed(1)  # one data set in twenty is convicted by chance, whatever the law
+    checks = check(vae, vae.sample(100))
+    assert checks.num_failed == 0, checks
+    summary = checks.summary()
+    assert json.loads(json.dumps(summary, allow_nan=False)) == summary
+    assert checks.num_draws >= 40 * summary["num_checks"]
+
+
+@pytest.mark.parametrize(
+    ("law", "statistic", "advice", "spoil"),
+    [
+        ("Poisson", "dispersion", "variance exceeds", lambda x: x * 2),
+        ("Poisson", "zeros", "zero-inflated", lambda x: x * (torch.rand_like(x) < 0.8)),
+        ("Normal", "tails", "Student-t", lambda x: x * (1 + 4 * (torch.rand_like(x) < 0.05))),
+        ("Normal", "mean", "above the model", lambda x: x + torch.tensor([0, 0, 0.5, 0, 0, 0])),
+        ("Normal", "neighbours", "autoregressive", lambda x: x + x.roll(1, -1)),
+        ("Bernoulli", "correlation", "more latent", lambda x: x[:, :1].expand_as(x).clone()),
+    ],
+)
+def test_a_spoiled_data_set_is_convicted_with_advice(
+    law: str, statistic: str, advice: str, spoil: object
+) -> None:
+    vae = _linear(law)
+    checks = check(vae, spoil(vae.sample(300)))  # type: ignore[operator]
+    found = [row for row in checks.rows if row.failed and row.statistic == statistic]
+    assert len(found) == 1, checks
+    assert advice in found[0].advice or "StudentT" in found[0].advice
+    assert not found[0].low <= found[0].observed <= found[0].high
+    if statistic == "mean":
+        assert found[0].where == "x[2]"
+
+
+def test_replicates_that_have_seen_the_data_are_not_in_the_verdict() -> None:
+    vae = _linear("Normal")
+    rows = check(vae, vae.sample(100) + 3).rows
+    seen = [row for row in rows if row.conditioned_on == "z ~ q(z|x)"]
+    assert seen
+    assert not any(row.calibrated or row.failed for row in seen)
+    assert min(row.p_value for row in seen) < 0.01  # and yet they tell
+
+
+def test_latent_checks_do_not_convict_for_a_poor_guide() -> None:
+    """Fails when the aggregated posterior is compared with the prior instead of with replicates."""
+    vae = _linear("Normal")
+    vae.encoder[1].bias.data.fill_(2.0)  # far from any posterior
+    assert check(vae, vae.sample(300)).num_failed == 0
+
+
+def test_collapsed_units_are_named() -> None:
+    vae = _linear("Normal", latent=3)
+    weight, bias = vae.encoder[1].weight.data, vae.encoder[1].bias.data
+    weight.zero_()[:2, :2] = torch.eye(2)
+    bias.zero_()[3:] = math.log(math.expm1(1 - 1e-4))  # scale 1
+    latent = check(vae, vae.sample(100)).latent
+    assert latent["collapsed"] == ["z[2]"]
+    assert latent["kl"][2] < 1e-6 < 0.1 < latent["kl"][0]
+
+
+def test_a_categorical_latent_is_checked_by_the_use_of_its_classes() -> None:
+    vae = pv.VAE(
+        pv.priors.Categorical(2, 3),
+        pv.guides.GumbelSoftmax(2, 3),
+        pv.likelihoods.Normal((6,), scale=0.1),
+        nn.Sequential(nn.Linear(6, 6), nn.Unflatten(1, (2, 3))),
+        nn.Sequential(nn.Flatten(), nn.Linear(6, 6)),
+    )
+    vae.encoder[0].weight.data.copy_(10 * torch.eye(6))
+    vae.encoder[0].bias.data.fill_(-5.0)
+    vae.decoder[1].weight.data.copy_(torch.eye(6))
+    vae.decoder[1].bias.data.zero_()
+    x = vae.sample(300)
+    assert check(vae, x).num_failed == 0
+    assert "latent classes" in _failed(check(vae, x[x[:, 0] > 0.5]))
+
+
+def test_user_functions_are_statistics() -> None:
+    def midrange(x: Tensor) -> Tensor:
+        return (x.amax((1, 2)) + x.amin((1, 2))) / 2
+
+    vae = _linear("Normal")
+    both = [midrange, Statistic("one", lambda x: x[:, 0, :2])]
+    rows = check(vae, vae.sample(50), statistics=both).rows
+    assert [r.statistic for r in rows if not r.statistic.startswith("latent")] == [
+        "midrange",
+        "one",
+    ] * 2
+    assert next(r.where for r in rows if r.statistic == "one") in ("[0]", "[1]")
+
+
+def test_the_model_and_the_random_state_stay_as_they_were() -> None:
+    vae = _linear("Poisson").train()
+    x = vae.sample(50)
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    state = torch.get_rng_state()
+    first = check(vae, x, seed=3).summary()
+    assert torch.equal(torch.get_rng_state(), state)
+    assert vae.training
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    assert check(vae, x, seed=3).summary() == first
+    assert check(vae, x, seed=4).summary() != first
+
+
+def test_progress_rises_to_one() -> None:
+    done: list[float] = []
+    vae = _linear("Bernoulli")
+    check(vae, vae.sample(500), progress=done.append)
+    assert done == sorted(done)
+    assert done[-1] == 1.0
+
+
+@pytest.mark.parametrize(
+    ("message", "arguments"),
+    [
+        ("`level`: expected a number between 0 and 1, got 5", {"level": 5}),
+        ("`num_draws`: expected at least .* since \\d+ tests at 0.05", {"num_draws": 100}),
+        ("`num_draws`: expected a positive integer, got 0", {"num_draws": 0}),
+        ("`x`: expected at least 20 data, got 19", {"x": torch.ones(19, 6)}),
+        ("`x`: expected values in the support", {"x": torch.full((30, 6), 0.5)}),
+        ("`statistics`: expected a list of statistics", {"statistics": "mean"}),
+        ("`statistics: bad`: expected values of shape", {"statistics": [Statistic("bad", len)]}),
+        (
+            "`statistics: nan`: expected finite values",
+            {"statistics": [Statistic("nan", lambda x: x[:, 0] * math.nan)]},
+        ),
+        ("`vae`: expected a VAE", {"vae": nn.Linear(4, 4)}),
+    ],
+)
+def test_wrong_input_is_told_in_one_line(message: str, arguments: dict[str, object]) -> None:
+    given = {"vae": _linear("Bernoulli"), "x": torch.ones(40, 6)} | arguments
+    with pytest.raises(ValueError, match=f"^{message}") as error:
+        check(**given)  # type: ignore[arg-type]
+    assert "\n" not in str(error.value)
+
+
+def test_dispersion_and_its_neighbours_against_numpy() -> None:
+    vae = _linear("Poisson", (2, 3))
+    statistics = {each.name: each for each in default_statistics(vae)}
+    x = torch.poisson(torch.full((4, 80, 2, 3), 1.5))
+    flat = x.reshape(4, 80, 6).numpy()
+    expected = flat.var(1, ddof=1) / flat.mean(1)
+    np.testing.assert_allclose(statistics["dispersion"](x), expected, rtol=1e-4)
+    np.testing.assert_allclose(statistics["zeros"](x), (flat == 0).mean(1), rtol=1e-5)
+    matrix = np.corrcoef(flat[2], rowvar=False)
+    pairs = np.triu_indices(6, 1)
+    np.testing.assert_allclose(statistics["correlation"](x)[2], matrix[pairs], atol=1e-5)
+    neighbours = [matrix[[0, 1, 2], [3, 4, 5]].mean(), matrix[[0, 1, 3, 4], [1, 2, 4, 5]].mean()]
+    np.testing.assert_allclose(statistics["neighbours"](x)[2], neighbours, atol=1e-5)
