@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import os
+from collections.abc import Callable
 from pathlib import Path
 
 import pyro
 import pytest
+
+from pyro_vae.cli import main
 
 
 @pytest.fixture(autouse=True)
@@ -24,3 +27,23 @@ def real_data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs data files in {root}: set PYRO_VAE_DATA to the folder that has them")
     return root
+
+
+@pytest.fixture
+def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Runs a command that is a mistake; returns its one line on standard error."""
+
+    def run(*argv: str) -> str:
+        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+        folders = set(tmp_path.rglob("*"))
+        capsys.readouterr()  # what earlier commands said
+        assert main(list(argv)) == 2
+        said = capsys.readouterr()
+        assert said.out == ""
+        assert said.err.startswith("error: ")
+        assert said.err.count("\n") == 1, said.err
+        assert set(tmp_path.rglob("*")) == folders, "something was written"
+        assert {path: path.read_bytes() for path in before} == before
+        return said.err
+
+    return run

@@ -55,26 +55,6 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
 
 
-@pytest.fixture
-def fails(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Fails:
-    """Runs a command that is a mistake; returns its one line on standard error."""
-
-    def run(*argv: str) -> str:
-        before = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
-        folders = set(tmp_path.rglob("*"))
-        capsys.readouterr()  # what earlier commands said
-        assert main(list(argv)) == 2
-        said = capsys.readouterr()
-        assert said.out == ""
-        assert said.err.startswith("error: ")
-        assert said.err.count("\n") == 1, said.err
-        assert set(tmp_path.rglob("*")) == folders, "something was written"
-        assert {path: path.read_bytes() for path in before} == before
-        return said.err
-
-    return run
-
-
 def test_fit_writes_a_whole_run(digits: Path) -> None:
     assert {path.name for path in digits.iterdir()} == _FILES
     assert [path.name for path in digits.parent.iterdir()] == ["digits"], "scratch is left"

@@ -1,4 +1,4 @@
-"""The command line: ``pyro-vae fit``, ``pyro-vae evaluate`` and ``pyro-vae sample``."""
+"""The command line, ``pyro-vae``: a module a verb."""
 
 from __future__ import annotations
 
@@ -15,6 +15,7 @@ _VERBS = {
     "fit": "Fit a VAE to data; write the model, its scores and pictures to a run folder.",
     "evaluate": "Score a run on held-out data.",
     "check": "Compare held-out data with what a run simulates: what does it not reproduce?",
+    "compare": "Rank runs by log p(x) of the same held-out data: paired differences, errors.",
     "sample": "Draw from a run.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...

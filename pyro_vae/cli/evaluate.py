@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
+from typing import Any
 
+from jsonargparse import Namespace
 from rich.console import Console
+from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, recorded_data
+from pyro_vae.cli.runs import as_device, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import evaluate
 
-__all__ = ["run"]
+__all__ = ["add_options", "load_held_out", "run"]
 
 
 def run(argv: list[str]) -> None:
@@ -26,7 +28,33 @@ def run(argv: list[str]) -> None:
     """
     parser = Parser("evaluate", "RUN", "Scores a run on held-out data, in nats per datum.")
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    add_options(parser)
+    options = parse(parser, argv)
+    folder = Path(options.run)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    x, measure = load_held_out(folder, options)
+    with live() as monitor:
+        scores = evaluate(
+            vae,
+            x,
+            num_samples=options.num_samples,
+            seed=options.seed,
+            base_measure=measure,
+            progress=monitor.evaluating(),
+        )
+    summary = scores.summary()
+    if options.json:
+        print(json.dumps(summary))
+    else:
+        Console(highlight=False).print(scores_table(summary, len(x)))
+
+
+def add_options(parser: Parser) -> None:
+    """Adds what says which data to score, and how."""
     parser.add_argument("--split", type=Split, default="test", help="Which data to score.")
+    parser.add_argument(
+        "--max_data", type=int | None, help="Score a random subset of so many, always the same."
+    )
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples for each datum."
     )
@@ -35,23 +63,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
-    options = parse(parser, argv)
-    folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+
+
+def load_held_out(folder: Path, options: Namespace) -> tuple[Tensor, dict[str, Any]]:
+    """Returns the data of a run that the options ask for, and their base measure."""
     data = recorded_data(folder, options.split, options.data, options.data_root)
-    x = data.split(options.split)
-    if len(x) == 0:
-        raise expected("--split", f"a split that {data.name} has", options.split)
-    with live() as monitor:
-        scores = evaluate(
-            vae,
-            x,
-            num_samples=options.num_samples,
-            seed=options.seed,
-            progress=monitor.evaluating(),
-        )
-    summary = scores.summary()
-    if options.json:
-        print(json.dumps(summary))
-    else:
-        Console(highlight=False).print(scores_table(summary, len(x)))
+    return held_out(data, options.split, options.max_data)

@@ -12,15 +12,26 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, positive_integer
 from pyro_vae.checkpoint import write_json
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 
-__all__ = ["as_device", "load_data", "new_path", "record_data", "recorded_data", "writing"]
+__all__ = [
+    "as_device",
+    "held_out",
+    "load_data",
+    "new_path",
+    "record_data",
+    "recorded_data",
+    "writing",
+]
+
+_SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
 
 def new_path(out: str | None, default: Path) -> Path:
@@ -147,3 +158,25 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
             f"got {data.name} with {found[:12]}"
         )
     return data
+
+
+def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Tensor, dict[str, Any]]:
+    """Returns what to score and its base measure, which says so if it is not the whole split.
+
+    Args:
+        data: The data of a run.
+        split: The split to score.
+        max_data: The most data to take: a random subset, always the same one.
+
+    Raises:
+        ValueError: If the split is empty, or the most is no positive integer.
+    """
+    x, measure = data.split(split), data.base_measure(split)
+    if len(x) == 0:
+        raise expected("--split", f"a split that {data.name} has", split)
+    if max_data is None or positive_integer("--max-data", max_data) >= len(x):
+        return x, measure
+    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_SUBSET_SEED))
+    chosen = x[order[:max_data].sort().values]
+    told = {"split": f"{split}[{max_data} of {len(x)}]", "fingerprint": fingerprint(chosen)}
+    return chosen, measure | told

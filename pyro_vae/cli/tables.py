@@ -15,8 +15,10 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_vae.criticism import Checks, Row
+from pyro_vae.evaluation import Comparison
+from pyro_vae.evaluation.comparison import RankedModel, RankedRun
 
-__all__ = ["Monitor", "checks_table", "live", "scores_table"]
+__all__ = ["Monitor", "checks_table", "comparison_tables", "live", "scores_table"]
 
 
 class Monitor:
@@ -87,12 +89,7 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
         summary: That of the scores.
         size: Number of data they are means of.
     """
-    measure = summary["base_measure"]
-    title = (
-        f"{size:,} {measure['split']} data of {measure['data']}, binarize: {measure['binarize']}"
-    )
-    if measure["transform"] not in (None, "none"):
-        title += f", {measure['transform']}"
+    title = _title(summary["base_measure"], size)
     table = Table(title=title, caption="nats per datum; ± is one standard error", min_width=60)
     table.add_column("held-out score")
     table.add_column("mean", justify="right")
@@ -166,6 +163,60 @@ def _check_cells(row: Row) -> list[str]:
         f"{row.p_value:.3f}",
         verdict,
     ]
+
+
+def comparison_tables(comparison: Comparison) -> Iterator[Table]:
+    """Tables of a comparison: of its runs, and of models that were fitted more than once."""
+    table = Table(
+        title=_title(comparison.base_measure, comparison.size),
+        caption="nats per datum; a difference is to the best; ± is one standard error",
+    )
+    table.add_column("run", overflow="fold")
+    columns = ("log p(x)", "difference", "± data", "± Monte Carlo", "k-hat", "too high")
+    for name in columns:
+        table.add_column(name, justify="right")
+    for run in comparison.runs:
+        share = run.k_hat_above_threshold
+        table.add_row(
+            f"{run.rank}. {run.name}",
+            _number(run.log_marginal),
+            *_difference(run),
+            _number(run.difference_mcse if run.rank > 1 else None, 3),
+            _number(run.k_hat_median),
+            "-" if share is None else f"{share:.0%}",
+        )
+    yield table
+    if not comparison.models:
+        return
+    table = Table(title="Fits that differ in their seed alone, together", caption="nats per datum")
+    table.add_column("model", overflow="fold")
+    for name in ("fits", "log p(x)", "sd of fits", "difference", "± data", "± seeds"):
+        table.add_column(name, justify="right")
+    for model in comparison.models:
+        table.add_row(
+            f"{model.rank}. {model.name}",
+            str(len(model.runs)),
+            _number(model.log_marginal),
+            _number(model.spread),
+            *_difference(model),
+            _number(model.difference_spread if model.rank > 1 else None),
+        )
+    yield table
+
+
+def _difference(row: RankedRun | RankedModel) -> tuple[str, str]:
+    if row.rank == 1:
+        return "-", "-"
+    return _number(row.difference), _number(row.difference_standard_error)
+
+
+def _title(measure: Mapping[str, Any], size: int) -> str:
+    title = (
+        f"{size:,} {measure['split']} data of {measure['data']}, binarize: {measure['binarize']}"
+    )
+    if measure["transform"] not in (None, "none"):
+        title += f", {measure['transform']}"
+    return title
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -144,11 +144,12 @@ class Comparison:
         return "\n".join(lines)
 
 
-def check_comparable(measures: Mapping[str, Mapping[str, Any]]) -> None:
+def check_comparable(measures: Mapping[str, Mapping[str, Any]], argument: str = "scores") -> None:
     """Refuses base measures that are not all the same.
 
     Args:
         measures: Base measures by the name of what was scored.
+        argument: What the caller called them.
 
     Raises:
         ValueError: If two differ; it names both and what differs.
@@ -169,7 +170,7 @@ and 'b' with measure lebesgue
                 for each in (reference, measure)
             )
             raise ValueError(
-                f"`scores`: expected one base measure for all, got {first!r} with {ours} "
+                f"`{argument}`: expected one base measure for all, got {first!r} with {ours} "
                 f"and {name!r} with {theirs}"
             )
 

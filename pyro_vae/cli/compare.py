@@ -1,0 +1,114 @@
+"""``pyro-vae compare``: runs side by side on the same held-out data."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+from rich.console import Console
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected
+from pyro_vae.cli.evaluate import add_options, load_held_out
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import as_device
+from pyro_vae.cli.tables import comparison_tables, live
+from pyro_vae.evaluation import compare, evaluate
+from pyro_vae.evaluation._common import describe
+from pyro_vae.evaluation.comparison import check_comparable
+
+__all__ = ["run"]
+
+# A run with other values of these is another fit of the same model.
+_NOT_OF_THE_MODEL = ("seed", "num_samples", "device", "compile", "data_root")
+
+
+def run(argv: list[str]) -> None:
+    """Scores runs on the same data and prints their differences; nothing is written.
+
+    Raises:
+        ValueError: If an option or a run is not what it should be, or two have no common scale.
+    """
+    parser = Parser(
+        "compare",
+        "RUN RUN ...",
+        "Ranks runs by log p(x) of the same held-out data, in nats per datum: paired differences "
+        "to the best, with their standard errors. Runs that differ in nothing but their seed are "
+        "also taken together, to show the spread over seeds. Refuses runs whose log p(x) are "
+        "densities of different things.",
+    )
+    parser.add_argument("runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote.")
+    add_options(parser)
+    options = parse(parser, argv)
+    folders = _folders(options.runs)
+    models, held_out = {}, {}
+    for name, folder in folders.items():
+        models[name] = checkpoint.load(folder, device=as_device(options.device))
+        held_out[name] = load_held_out(folder, options)
+    measures = {name: describe(models[name], *each) for name, each in held_out.items()}
+    check_comparable(measures, "RUN")
+    with live() as monitor:
+        scores = {
+            name: evaluate(
+                models[name],
+                x,
+                num_samples=options.num_samples,
+                seed=options.seed,
+                base_measure=measure,
+                progress=monitor.evaluating(Path(name).name),
+            )
+            for name, (x, measure) in held_out.items()
+        }
+    comparison = compare(scores, groups=_fits_of_one_model(folders))
+    if options.json:
+        print(json.dumps(comparison.summary()))
+        return
+    console = Console(highlight=False)
+    for table in comparison_tables(comparison):
+        console.print(table)
+    for note in comparison.notes:
+        console.print(note)
+
+
+def _folders(given: list[str]) -> dict[str, Path]:
+    """The run folders by what to call them."""
+    if len(given) < 2:
+        raise expected("RUN", "at least two runs to compare", given)
+    folders: dict[Path, str] = {}
+    for path in map(Path, given):
+        if path.resolve() in folders:
+            raise expected("RUN", "each run once", f"{folders[path.resolve()]} and {path}")
+        folders[path.resolve()] = str(path)
+    return {name: Path(name) for name in folders.values()}
+
+
+def _fits_of_one_model(folders: Mapping[str, Path]) -> dict[str, str]:
+    """For each run that another one repeats with its own seed, the first such run."""
+    first: dict[str, str] = {}
+    seeds: dict[str, set[Any]] = {}
+    groups = {}
+    for name, folder in folders.items():
+        config = _config(folder)
+        if config is None:
+            continue
+        seed = config.get("seed")
+        key = repr({k: v for k, v in sorted(config.items()) if k not in _NOT_OF_THE_MODEL})
+        if seed in seeds.setdefault(key, set()):
+            continue  # the same fit once more tells nothing of seeds
+        seeds[key].add(seed)
+        groups[name] = first.setdefault(key, name)
+    return groups
+
+
+def _config(folder: Path) -> dict[str, Any] | None:
+    """What a run was told; None where nothing says so."""
+    try:
+        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        return None
+    except yaml.YAMLError:
+        raise expected("RUN", "a readable config.yaml in it", str(folder)) from None
+    return content if isinstance(content, dict) else None

@@ -1,0 +1,140 @@
+"""``pyro-vae compare``, and what it shares with ``evaluate``, on models that were never fitted."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable, Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+import yaml
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.cli.runs import load_data, record_data
+
+Fails = Callable[..., str]
+
+
+def _write(folder: Path, law: str, dim: int, seed: int) -> None:
+    likelihoods: dict[str, Any] = {"Bernoulli": pv.likelihoods.Bernoulli}
+    likelihoods["Normal"] = pv.likelihoods.Normal
+    torch.manual_seed(seed)
+    likelihood = likelihoods[law]((1, 8, 8))
+    data, options = load_data("digits", likelihood.support, root=None, binarize=None)
+    networks = (pv.networks.MLP(hidden=(8,)), pv.networks.MLP(hidden=(8,)))
+    vae = pv.VAE(pv.priors.Normal(dim), pv.guides.Normal(dim), likelihood, *networks)
+    vae.initialize(data.train)
+    pv.save(vae, folder)
+    record_data(folder, data, options)
+    config = {"data": "digits", "likelihood": {"class": law}, "latent_dim": dim, "seed": seed}
+    (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": f"cuda:{seed}"}))
+
+
+@pytest.fixture(scope="module")
+def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    folder = tmp_path_factory.mktemp("compare")
+    for name, law, dim, seed in (
+        ("two", "Bernoulli", 2, 0),
+        ("three", "Bernoulli", 3, 0),
+        ("three-again", "Bernoulli", 3, 1),
+        ("grey", "Normal", 2, 0),
+    ):
+        _write(folder / name, law, dim, seed)
+    return folder
+
+
+@pytest.fixture(autouse=True)
+def runs(_runs: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
+    """A folder of one's own, where `runs` are those that all tests share; they stay as they are."""
+    before = {path: path.read_bytes() for path in _runs.rglob("*") if path.is_file()}
+    (tmp_path / "runs").symlink_to(_runs)
+    monkeypatch.chdir(tmp_path)
+    yield
+    assert {path: path.read_bytes() for path in _runs.rglob("*") if path.is_file()} == before
+
+
+_FEW = ["--num-samples", "30"]
+
+
+def _json(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
+    capsys.readouterr()
+    assert main([*argv, "--json"]) == 0
+    return json.loads(capsys.readouterr().out)
+
+
+def test_differences_are_those_of_the_scores(capsys: pytest.CaptureFixture[str]) -> None:
+    told = _json(capsys, "compare", "runs/two", "runs/three", *_FEW)
+    x = pv.data.load("digits").test
+    scores = {
+        f"runs/{name}": pv.evaluate(pv.load(f"runs/{name}"), x, num_samples=30)
+        for name in ("two", "three")
+    }
+    assert told == pv.compare(scores).summary()
+    assert told["models"] == [], "other models, of one seed each"
+    alone = _json(capsys, "evaluate", told["runs"][1]["name"], *_FEW)
+    assert alone["log_marginal"] == told["runs"][1]["log_marginal"]
+
+
+def test_fits_of_one_model_are_taken_together(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when the seed, or the device, counts as part of the model."""
+    names = ["runs/three", "runs/two", "runs/three-again"]
+    told = _json(capsys, "compare", *names, *_FEW)
+    assert {row["name"] for row in told["runs"]} == set(names)
+    models = {row["name"]: row for row in told["models"]}
+    assert set(models) == {"runs/three", "runs/two"}
+    assert models["runs/three"]["runs"] == ["runs/three", "runs/three-again"]
+    means = [row["log_marginal"] for row in told["runs"] if "three" in row["name"]]
+    spread = torch.tensor(means, dtype=torch.float64).std().item()
+    assert models["runs/three"]["spread"] == pytest.approx(spread)
+    assert models["runs/two"]["spread"] is None
+
+
+def test_the_tables_say_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "runs/three", "runs/two", "runs/three-again", *_FEW]) == 0
+    said = capsys.readouterr()
+    for words in ("360 test data of digits", "1. ", "3. ", "± data", "± seeds", "fits"):
+        assert words in said.out
+    assert "three-again" in said.err, "the bar names the run"
+
+
+def test_a_subset_is_the_same_for_every_run(capsys: pytest.CaptureFixture[str]) -> None:
+    """Its fingerprint is its own. Fails when the subset is drawn anew."""
+    few = ["--max-data", "40", *_FEW]
+    told = _json(capsys, "compare", "runs/two", "runs/three", *few)
+    assert told["size"] == 40
+    alone = _json(capsys, "evaluate", "runs/two", *few, "--seed", "3")
+    assert alone["base_measure"] == told["base_measure"]
+    assert alone["base_measure"]["split"] == "test[40 of 360]"
+    whole = _json(capsys, "evaluate", "runs/two", *_FEW)
+    assert whole["base_measure"]["fingerprint"] != alone["base_measure"]["fingerprint"]
+    assert _json(capsys, "evaluate", "runs/two", "--max-data", "360", *_FEW) == whole
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("", "`runs`: expected a value"),
+        ("runs/two", "`RUN`: expected at least two runs to compare, got ['runs/two']"),
+        ("runs/two runs/two/", "`RUN`: expected each run once, got 'runs/two and runs/two'"),
+        ("runs/two runs/three/../two", "expected each run once"),
+        ("runs/two runs/tow", "expected an existing run folder, got 'runs/tow'"),
+        ("runs/two runs/grey", "binarize threshold, transform none, measure counting"),
+        ("runs/two runs/grey", "'runs/grey' with fingerprint"),
+        ("runs/two runs/three --num-samples 0", "expected a positive integer, got 0"),
+        ("runs/two runs/three --max-data 0", "`--max-data`: expected a positive integer, got 0"),
+        ("runs/two runs/three --max-dat 5", "did you mean '--max-data'?"),
+        ("runs/two runs/three --seed -1", "`seed`: expected an integer >= 0, got -1"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
+    assert words in fails("compare", *argv.split())
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["compare", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("RUN RUN ... [options]", "paired differences", "--max-data", "--json"):
+        assert words in said
