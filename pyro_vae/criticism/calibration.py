@@ -1,0 +1,433 @@
+"""Is the posterior calibrated? Latents whose truth is known, ranked among inferred ones."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.criticism.checks import Row, holm
+from pyro_vae.criticism.uniformity import Bands, bands, ecdf, uniformity
+from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.vae import VAE
+
+__all__ = ["Calibration", "Coverage", "calibrate"]
+
+Draws = Callable[[Tensor, int], Tensor]
+
+_MAX_BINS = 100  # more points in an ECDF show no more
+_NAMED = 3  # latents named in a sentence before it only counts them
+_SHOWN = (0.5, 0.8, 0.9, 0.95)  # nominal coverage in the summary
+_CLEAR = 2.0  # standard errors by which ranks are off before a sentence says in which direction
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How often regions hold the truth that should hold it with a stated probability.
+
+    Attributes:
+        names: Of the regions: ``highest density``, the set of z where a density is above a
+            threshold, then the central interval of each continuous latent; C in all.
+        nominal: The stated probabilities, shape ``(K - 1,)``.
+        actual: Shares of simulations whose truth is inside, shape ``(C, K - 1)``.
+        low: Where ``actual`` stays above all along if the posterior is exact, with probability
+            ``1 - level`` together with ``high``, shape ``(K - 1,)``.
+        high: Where it stays below, shape ``(K - 1,)``.
+    """
+
+    names: tuple[str, ...]
+    nominal: np.ndarray
+    actual: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Calibration:
+    """What :func:`calibrate` returns: ranks of the truth, N simulations by Q quantities.
+
+    Attributes:
+        names: Of the quantities, such as ``z[0]`` and ``log_likelihood``.
+        ranks: How many draws are below the truth, ties broken at random, shape ``(N, Q)``:
+            uniform on 0, ..., ``num_draws`` when the draws are from the posterior.
+        pit: ``(ranks + u) / (num_draws + 1)``, u uniform, shape ``(N, Q)``.
+        p_values: Of the uniformity of ``pit``, shape ``(Q,)``.
+        adjusted: The same after Holm's correction, shape ``(Q,)``.
+        point: Where the ECDF of ``pit`` is farthest from its law, shape ``(Q,)``.
+        num_draws: Draws of z for each simulation.
+        draws: What drew them.
+        level: Probability of any false alarm, at most.
+        discrete: Whether the latents are discrete.
+    """
+
+    names: tuple[str, ...]
+    ranks: np.ndarray
+    pit: np.ndarray
+    p_values: np.ndarray
+    adjusted: np.ndarray
+    point: np.ndarray
+    num_draws: int
+    draws: str
+    level: float
+    discrete: bool
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Which quantities convict the draws, shape ``(Q,)``."""
+        return self.adjusted <= self.level
+
+    @property
+    def num_failed(self) -> int:
+        """How many quantities convict the draws."""
+        return int(self.failed.sum())
+
+    @property
+    def ecdf(self) -> np.ndarray:
+        """ECDFs of ``pit`` at ``bands.points``, shape ``(Q, K - 1)``."""
+        return ecdf(self.pit, self._num_bins)
+
+    @property
+    def bands(self) -> Bands:
+        """Bands that one ECDF leaves with probability ``level`` at most, if its ranks are uniform.
+
+        The verdict is stricter: it corrects for the number of ECDFs.
+        """
+        return bands(len(self.pit), self.level, self._num_bins)
+
+    @property
+    def coverage(self) -> Coverage:
+        """Nominal against actual coverage of regions of the draws."""
+        density = self.names.index("log_guide" if "log_guide" in self.names else "log_joint")
+        names, levels = ["highest density"], [1 - self.pit[:, density]]
+        for q, name in enumerate(self.names):
+            if name.startswith("z[") and not self.discrete:
+                names.append(name)
+                levels.append(np.abs(2 * self.pit[:, q] - 1))
+        # A level of one, from a rank of zero, is in no bin.
+        stacked = np.minimum(np.stack(levels, 1), np.nextafter(1, 0))
+        around = self.bands
+        actual = ecdf(stacked, self._num_bins)
+        return Coverage(tuple(names), around.points, actual, around.low, around.high)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """A sentence on each kind of failure: what is wrong, and what to swap."""
+        return tuple(dict.fromkeys(self._advised().values()))
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the verdict and what it rests on, ready for JSON."""
+        coverage = self.coverage
+        at = [round(level * self._num_bins) - 1 for level in _SHOWN]
+        rows = zip(
+            self.names, self.p_values, self.adjusted, self.failed, self.pit.mean(0), strict=True
+        )
+        return {
+            "num_failed": self.num_failed,
+            "num_quantities": len(self.names),
+            "level": self.level,
+            "num_simulations": len(self.ranks),
+            "num_draws": self.num_draws,
+            "draws": self.draws,
+            "quantities": [
+                {
+                    "name": name,
+                    "p_value": float(p),
+                    "adjusted": float(adjusted),
+                    "failed": bool(failed),
+                    "mean_pit": float(mean),
+                }
+                for name, p, adjusted, failed, mean in rows
+            ],
+            "coverage": {
+                "nominal": [float(coverage.nominal[k]) for k in at],
+                "actual": {
+                    name: [float(actual[k]) for k in at]
+                    for name, actual in zip(coverage.names, coverage.actual, strict=True)
+                },
+                "low": [float(coverage.low[k]) for k in at],
+                "high": [float(coverage.high[k]) for k in at],
+            },
+            "advice": list(self.advice),
+        }
+
+    def rows(self) -> tuple[Row, ...]:
+        """Returns one row a quantity, for the table of :func:`pyro_vae.criticism.check`.
+
+        What is observed is the ECDF of the ranks where it is farthest out, beside its band there.
+        The correction for their number is over these rows alone.
+        """
+        around = self.bands
+        index = np.searchsorted(around.points, self.point - 1e-9)
+        rows = zip(self.names, self.ecdf, index, self.p_values, self.adjusted, strict=True)
+        advice = self._advised()
+        return tuple(
+            Row(
+                statistic=f"rank of {name}",
+                where=f"ECDF at {around.points[k]:.2g}",
+                observed=float(curve[k]),
+                low=float(around.low[k]),
+                high=float(around.high[k]),
+                p_value=float(p),
+                conditioned_on=f"z and x ~ p, draws of {self.draws}",
+                calibrated=True,
+                adjusted=float(adjusted),
+                failed=bool(adjusted <= self.level),
+                advice=advice.get(name, ""),
+            )
+            for name, curve, k, p, adjusted in rows
+        )
+
+    def to_datatree(self) -> xarray.DataTree:
+        """Returns ``pit`` in the group that ArviZ's ``plot_ecdf_pit`` reads, ``prior_sbc``.
+
+        Dimension ``draw`` counts the simulations. Latents are one variable, ``z``.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood)
+            >>> tree = calibrate(vae, num_simulations=50).to_datatree()
+            >>> list(tree["prior_sbc"].data_vars)[:2]
+            ['z', 'log_likelihood']
+        """
+        values: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
+        latents = [q for q, name in enumerate(self.names) if name.startswith("z[")]
+        values["z"] = (("chain", "draw", "latent"), self.pit[None][..., latents])
+        for q, name in enumerate(self.names):
+            if q not in latents:
+                values[name] = (("chain", "draw"), self.pit[None, :, q])
+        labels = {"latent": [self.names[q][2:-1] for q in latents]}
+        attrs = {"num_draws": self.num_draws, "draws": self.draws}
+        return xarray.DataTree.from_dict({"prior_sbc": xarray.Dataset(values, labels, attrs)})
+
+    def _advised(self) -> dict[str, str]:
+        """The sentence for each quantity that fails; those that fail alike share one."""
+        grouped: dict[tuple[str, str], list[str]] = {}
+        for q in np.flatnonzero(self.failed):
+            name = self.names[q]
+            grouped.setdefault((name.partition("[")[0], _shape(self.pit[:, q])), []).append(name)
+        subject = "the guide" if self.draws == "guide" else "the law of the draws"
+        return {
+            name: _sentence(kind, shape, names, subject)
+            for (kind, shape), names in grouped.items()
+            for name in names
+        }
+
+    @property
+    def _num_bins(self) -> int:
+        return min(_MAX_BINS, self.num_draws + 1)
+
+    def __repr__(self) -> str:
+        size = f"{len(self.ranks)} simulations, {self.num_draws} draws of {self.draws}"
+        verdict = f"{self.num_failed} of {len(self.names)} quantities failed at {self.level:g}"
+        return "\n".join([f"Calibration({size}): {verdict}", *(f"  {s}" for s in self.advice)])
+
+
+@torch.no_grad()
+def calibrate(
+    vae: VAE,
+    *,
+    num_simulations: int = 500,
+    num_draws: int = 99,
+    draws: Literal["guide"] | Draws = "guide",
+    level: float = 0.05,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Calibration:
+    r"""Asks whether the guide is the posterior of the model, on data whose z is known.
+
+    .. math:: z \sim p(z), \quad x \sim p(x \mid z), \quad z_1, \dots, z_L \sim q(z \mid x)
+
+    If q(z|x) is p(z|x), then z and its draws are exchangeable and the rank of f(x, z) among the
+    f(x, z_l) is uniform for every f. Ranked are each latent (a one-hot variable by its class),
+    log p(x|z), log p(z), their sum and log q(z|x). A guide that has collapsed, q(z|x) = p(z), has
+    uniform ranks of z; that of log p(x|z) convicts it.
+
+    No data are needed, and nothing is said about any but those of the model: whether it reproduces
+    yours is for the predictive checks. The model and the caller's random state stay as they were.
+
+    References:
+        Validating Bayesian Inference Algorithms with Simulation-Based Calibration
+        (Talts et al., 2018), https://arxiv.org/abs/1804.06788
+        Simulation-Based Calibration Checking for Bayesian Computation: The Choice of Test
+        Quantities Shapes Sensitivity (Modrák et al., 2023), https://arxiv.org/abs/2211.02383
+        A Crisis In Simulation-Based Inference? Beware, Your Posterior Approximations Can Be
+        Unfaithful (Hermans et al., 2022), https://arxiv.org/abs/2110.06581
+
+    Args:
+        vae: The model.
+        num_simulations: How many data are simulated, N.
+        num_draws: Draws of z for each, L; of 100 possible ranks 99 are the least that show all.
+        draws: ``guide``, or a function that draws L latents for data ``(B, *event_shape)`` in some
+            other way and returns them as ``(L, B, *prior.event_shape)``.
+        level: Probability of any false alarm, at most.
+        seed: Of simulations and draws: the same seed gives the same ranks.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        Ranks, their p-values, coverage, and advice.
+
+    Raises:
+        ValueError: If an option is not what it should be, or a log-density is not a number.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> calibration = calibrate(vae, num_simulations=50)
+        >>> calibration.names
+        ('z[0]', 'z[1]', 'log_likelihood', 'log_prior', 'log_joint', 'log_guide')
+    """
+    check_arguments(vae, seed)
+    positive_integer("num_simulations", num_simulations)
+    positive_integer("num_draws", num_draws)
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise expected("level", "a number between 0 and 1", level)
+    if draws != "guide" and not callable(draws):
+        raise unknown_name("draws", draws, ["guide", "a function (x, num_draws) -> z"])
+    device = vae.initialized.device
+    # As many data at a time as are encoded together when they are evaluated.
+    at_once = min(1024, max(1, vae.draws_at_once(torch.empty(1, 0, device=device)) // 4))
+    ranks, varied = [], torch.zeros((), dtype=torch.bool)
+    with undisturbed(vae, seed, device):
+        for first in range(0, num_simulations, at_once):
+            size = min(at_once, num_simulations - first)
+            ranked, differs = _ranks(vae, size, num_draws, draws)
+            ranks.append(ranked)
+            varied = varied | differs
+            if progress is not None:
+                progress((first + size) / num_simulations)
+        # A quantity that is the same for every z, such as a uniform log p(z), tells nothing.
+        kept = torch.cat(ranks)[:, varied]
+        uniform = torch.rand(kept.shape, dtype=torch.float64)
+    names = [name for name, each in zip(_names(vae, draws), varied, strict=True) if each]
+    pit = ((kept + uniform) / (num_draws + 1)).numpy()
+    tested = uniformity(pit, min(_MAX_BINS, num_draws + 1))
+    return Calibration(
+        names=tuple(names),
+        ranks=kept.numpy(),
+        pit=pit,
+        p_values=tested.p_value,
+        adjusted=np.asarray(holm(tested.p_value.tolist())),
+        point=tested.point,
+        num_draws=num_draws,
+        draws="guide" if draws == "guide" else getattr(draws, "__name__", type(draws).__name__),
+        level=level,
+        discrete=bool(vae.prior.support.is_discrete),
+    )
+
+
+def _ranks(vae: VAE, size: int, num_draws: int, draws: str | Draws) -> tuple[Tensor, Tensor]:
+    """Ranks the quantities of that many simulations, ``(size, Q)``, and says which ever differ."""
+    prior = vae.prior()
+    truth = prior.sample((size,))
+    x = vae.decode(truth).sample()
+    guide = vae.encode(x) if draws == "guide" else None
+    true = _quantities(vae, prior, guide, truth[None], x)[0]
+    below = torch.zeros(true.shape, dtype=torch.int64)
+    ties = torch.zeros(true.shape, dtype=torch.int64)
+    for z in _drawn(vae, guide, x, num_draws, draws):
+        values = _quantities(vae, prior, guide, z, x)
+        # One z may be rounded differently in another batch, and it is a tie all the same.
+        same = (z == truth).flatten(2).all(-1).cpu()
+        values = torch.where(same[..., None], true, values)
+        below += (values < true).sum(0)
+        ties += (values == true).sum(0)
+    placed = (torch.rand(true.shape, dtype=torch.float64) * (ties + 1)).floor().long()
+    return below + placed, (ties < num_draws).any(0)
+
+
+def _drawn(vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: str | Draws) -> Iterator[Tensor]:
+    """Draws z for each datum, as many at a time as are decoded together."""
+    at_once = vae.draws_at_once(x)
+    if callable(draws):
+        z = draws(x, num_draws)
+        wanted = (num_draws, len(x), *vae.prior.event_shape)
+        if not isinstance(z, Tensor) or z.shape != wanted:
+            raise expected("draws", f"a function that returns latents of shape {wanted}", z)
+        yield from z.to(x).split(at_once)
+    else:
+        for first in range(0, num_draws, at_once):
+            yield guide.sample((min(at_once, num_draws - first),))
+
+
+def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, x: Tensor) -> Tensor:
+    """Computes what is ranked, ``(S, B, Q)`` in float64 on the CPU, in the order of the names."""
+    one_hot = vae.prior.support is constraints.one_hot
+    latents = z.argmax(-1) if one_hot else z
+    log_likelihood, log_prior = vae.decode(z).log_prob(x), prior.log_prob(z)
+    densities = [log_likelihood, log_prior, log_likelihood + log_prior]
+    if guide is not None:
+        densities.append(guide.log_prob(z))
+    columns = [latents.reshape(*log_prior.shape, -1).to(x), torch.stack(densities, -1)]
+    values = torch.cat(columns, -1).cpu().double()
+    if values.isnan().any():
+        raise expected("vae", "log-densities of simulated data that are numbers", "NaN")
+    return values
+
+
+def _names(vae: VAE, draws: str | Draws) -> list[str]:
+    shape = vae.prior.event_shape
+    ranked = shape[:-1] if vae.prior.support is constraints.one_hot else shape
+    indices = [",".join(map(str, index)) for index in np.ndindex(*ranked)]
+    densities = ["log_likelihood", "log_prior", "log_joint"]
+    return [f"z[{i}]" for i in indices] + densities + (["log_guide"] if draws == "guide" else [])
+
+
+def _shape(pit: np.ndarray) -> str:
+    """Says how ranks are off: ``high``, ``low``, ``outer``, ``inner`` or ``uneven``."""
+    shift = (pit.mean() - 0.5) * np.sqrt(12 * len(pit))
+    spread = (pit.var() - 1 / 12) * np.sqrt(180 * len(pit))
+    if max(abs(shift), abs(spread)) < _CLEAR:
+        return "uneven"
+    if abs(shift) >= abs(spread):
+        return "high" if shift > 0 else "low"
+    return "outer" if spread > 0 else "inner"
+
+
+_LEARN = "give the encoder more capacity or training"
+_RICHER = "swap it for a richer family, or train it by importance weighting"
+_UNEVEN = {
+    "high": "too high",
+    "low": "too low",
+    "outer": "too often extreme",
+    "inner": "too often in the middle",
+    "uneven": "uneven",
+}
+_SENTENCES = {
+    ("z", "high"): "draws of {names} are too low: {subject} is biased; " + _LEARN,
+    ("z", "low"): "draws of {names} are too high: {subject} is biased; " + _LEARN,
+    ("z", "outer"): "the scale of {subject} is too small in {names}: the truth lies outside its "
+    "intervals too often; " + _RICHER,
+    ("z", "inner"): "the scale of {subject} is too large in {names}: the truth lies in the middle "
+    "of its draws too often; " + _LEARN,
+    ("log_likelihood", "high"): "draws explain x worse than the true z does: {subject} is too wide "
+    "or has collapsed to the prior; warm up the KL, or " + _LEARN,
+    ("log_likelihood", "low"): "draws explain x better than the true z does: {subject} keeps too "
+    "close to the best fit; " + _RICHER,
+    ("log_prior", "high"): "draws lie farther out in the prior than the true z; " + _LEARN,
+    ("log_prior", "low"): "draws lie nearer to the prior's mode than the true z: {subject} leaves "
+    "out part of the posterior; " + _RICHER,
+    ("log_joint", "high"): "draws are less likely under the model than the true z: {subject} is "
+    "too wide; " + _LEARN,
+    ("log_joint", "low"): "draws are more likely under the model than the true z: {subject} is too "
+    "narrow; " + _RICHER,
+    ("log_guide", "high"): "the true z is denser under {subject} than its own draws are: it is too "
+    "wide; " + _LEARN,
+    ("log_guide", "low"): "the true z is where {subject} puts little mass: it is too sure of "
+    "itself; " + _RICHER,
+}
+
+
+def _sentence(kind: str, shape: str, names: list[str], subject: str) -> str:
+    listed = ", ".join(names[:_NAMED])
+    if len(names) > _NAMED:
+        listed += f" and {len(names) - _NAMED} more"
+    other = f"ranks of {{names}} are {_UNEVEN[shape]}: look at their ECDF"
+    return _SENTENCES.get((kind, shape), other).format(names=listed, subject=subject)
