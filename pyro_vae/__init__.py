@@ -2,7 +2,12 @@
 
 from pyro_vae import data, guides, likelihoods, networks, objectives, priors
 from pyro_vae.checkpoint import load, save
-from pyro_vae.criticism import posterior_predictive, prior_predictive, to_datatree
+from pyro_vae.criticism import (
+    from_pyro_svi,
+    posterior_predictive,
+    prior_predictive,
+    to_datatree,
+)
 from pyro_vae.evaluation import Scores, compare, evaluate
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run, fit
@@ -17,6 +22,7 @@ __all__ = [
     "data",
     "evaluate",
     "fit",
+    "from_pyro_svi",
     "guides",
     "likelihoods",
     "load",

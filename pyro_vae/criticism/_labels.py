@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.vae import VAE
 
-__all__ = ["Coords", "Dims", "Labels", "storage"]
+__all__ = ["Coords", "Dims", "Labels", "constant", "label", "storage"]
 
 Dims = Mapping[str, Sequence[str]]
 Coords = Mapping[str, Sequence[Any]]
@@ -38,6 +38,18 @@ def storage(support: Constraint, dtype: torch.dtype) -> np.dtype[Any]:
     if support.is_discrete:
         return np.dtype(np.int64)
     return torch.empty(0, dtype=dtype).numpy().dtype
+
+
+def constant(name: str, value: Any) -> np.ndarray:
+    """Returns data that no draw changes as an array.
+
+    Raises:
+        ValueError: If they are no numbers or strings.
+    """
+    array = value.detach().cpu().numpy() if isinstance(value, torch.Tensor) else np.asarray(value)
+    if array.dtype == object:
+        raise expected("constant_data", f"numbers or strings for {name}", value)
+    return array
 
 
 class Labels:
@@ -93,11 +105,20 @@ class Labels:
             ValueError: If there are more labels or fewer than the dimension is long.
         """
         sizes = {"chain": 1, "draw": num_draws, "data": size} | self.sizes
-        labels = {name: np.asarray(self.given.get(name, np.arange(sizes[name]))) for name in dims}
-        for name, along in labels.items():
-            if along.shape != (sizes[name],):
-                raise expected("coords", f"{sizes[name]} labels along {name}", self.given[name])
-        return labels
+        return label({name: sizes[name] for name in dims}, self.given)
+
+
+def label(sizes: Mapping[str, int], given: Coords) -> dict[str, np.ndarray]:
+    """Returns labels along dimensions of these sizes; they are counted where none were given.
+
+    Raises:
+        ValueError: If there are more labels or fewer than a dimension is long.
+    """
+    labels = {name: np.asarray(given.get(name, np.arange(sizes[name]))) for name in sizes}
+    for name, along in labels.items():
+        if along.shape != (sizes[name],):
+            raise expected("coords", f"{sizes[name]} labels along {name}", given[name])
+    return labels
 
 
 def _names(

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
-from pyro_vae.criticism._labels import Coords, Dims, Labels, storage
+from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
 from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
 from pyro_vae.vae import VAE
 
@@ -114,7 +114,7 @@ def to_datatree(
     check_arguments(vae, seed)
     positive_integer("num_draws", num_draws)
     positive_integer("max_memory", max_memory)
-    chosen = _chosen(groups)
+    chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
     data = vae.check(x)
     constants = {
@@ -215,7 +215,12 @@ def library_attrs() -> dict[str, str]:
     }
 
 
-def _chosen(groups: Sequence[str] | None) -> tuple[str, ...]:
+def chosen_groups(groups: Sequence[str] | None) -> tuple[str, ...]:
+    """Returns the groups asked for, or all.
+
+    Raises:
+        ValueError: If there is no such group, or none was asked for.
+    """
     chosen = GROUPS if groups is None else groups
     if isinstance(chosen, str) or len(chosen) == 0:
         raise expected("groups", f"some of {', '.join(GROUPS)}", groups)
@@ -233,7 +238,7 @@ def _new_file(out: str | Path) -> Path:
 
 
 def _constant(name: str, value: Any, size: int) -> np.ndarray:
-    array = value.detach().cpu().numpy() if isinstance(value, Tensor) else np.asarray(value)
-    if array.shape[:1] != (size,) or array.dtype == object:
+    array = constant(name, value)
+    if array.shape[:1] != (size,):
         raise expected("constant_data", f"{size} numbers or strings for {name}", value)
     return array

@@ -17,7 +17,14 @@ from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.vae import VAE
 
-__all__ = ["check_arguments", "check_unbounded", "describe", "summarize", "undisturbed"]
+__all__ = [
+    "check_arguments",
+    "check_seed",
+    "check_unbounded",
+    "describe",
+    "summarize",
+    "undisturbed",
+]
 
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
@@ -30,6 +37,15 @@ def check_arguments(vae: object, seed: object) -> None:
     """
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
+    check_seed(seed)
+
+
+def check_seed(seed: object) -> None:
+    """Refuses a seed that is no integer >= 0.
+
+    Raises:
+        ValueError: In that case.
+    """
     if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
         raise expected("seed", "an integer >= 0", seed)
 
