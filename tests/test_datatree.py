@@ -200,7 +200,7 @@ def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
         ({"coords": {"feature": ["a"]}}, "`coords`: expected 3 labels along feature"),
         ({"constant_data": {"label": [1]}}, "`constant_data`: expected 5 numbers or strings"),
         ({"max_memory": 100}, "`max_memory`: expected 1 MiB for these draws, or `out`"),
-        ({"max_memory": 100, "out": "a.nc"}, "`max_memory`: expected at least 144 bytes"),
+        ({"max_memory": 100, "out": "a.nc"}, "`max_memory`: expected at least 192 bytes"),
         ({"out": "a.zip"}, "`out`: expected a new file NAME.nc in an existing folder"),
     ],
 )

@@ -24,7 +24,7 @@ __all__ = ["Recorder", "pairs_at_once", "record_posterior", "record_prior", "sli
 
 # Numbers that a block holds for each entry of its data: z and x, their parameters, what a density
 # is made of, and the copy that is written. Measured by tests/test_datatree.py.
-_COPIES = 12
+_COPIES = 16
 _LONGEST = 1024  # data encoded together
 
 
