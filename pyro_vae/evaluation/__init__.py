@@ -3,7 +3,18 @@
 from pyro_vae.evaluation.annealing import Annealed, ais
 from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
+from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.evaluation.scores import Scores
 
-__all__ = ["Annealed", "Comparison", "Scores", "ais", "compare", "enumerate_log_prob", "evaluate"]
+__all__ = [
+    "Annealed",
+    "Comparison",
+    "Gaps",
+    "Scores",
+    "ais",
+    "compare",
+    "enumerate_log_prob",
+    "evaluate",
+    "gaps",
+]

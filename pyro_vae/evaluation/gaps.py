@@ -1,0 +1,398 @@
+"""Why the bound is below log p(x): what the guide's family costs, and what its encoder costs."""
+
+from __future__ import annotations
+
+import math
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, ClassVar
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.distributions import MAX_ENUMERATED
+from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.evaluation.pareto import k_hat, tail_length
+from pyro_vae.vae import VAE
+
+__all__ = ["Gaps", "gaps"]
+
+_HELD = 2**21  # log weights of a batch that are held until they are summed
+_DECAY = 1e-3  # of the learning rate, over one round
+_MEASURED = ("log_marginal", "elbo", "elbo_optimal", "approximation", "amortisation", "residual")
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Gaps:
+    """The gap between log p(x) and the bound in two parts, per datum, in nats.
+
+    ``approximation + amortisation`` is ``log_marginal - elbo``. Each of the six arrays of shape
+    ``(N,)`` has its Monte Carlo standard errors beside it, under its name in ``mcse``.
+
+    Attributes:
+        log_marginal: log p(x): as it was given, summed over all z, or importance-weighted with
+            draws of q*, and then too low in expectation.
+        elbo: L[q], the bound with the guide as the encoder has it.
+        elbo_optimal: L[q*], with the guide's parameters optimised for each datum.
+        approximation: ``log_marginal - elbo_optimal``: what no member of the family can mend.
+        amortisation: ``elbo_optimal - elbo``: what one encoder for all data loses.
+        residual: What the second half of the optimisation still gained over the first. Where it is
+            not small beside ``amortisation``, more steps would have gained more.
+        mcse: Monte Carlo standard errors; zero where nothing is sampled.
+        k_hat: Pareto shapes of the importance weights of q*, shape ``(N,)``; NaN without weights.
+        features: The parameters of q*, shape ``(N, *guide.param_shape)``:
+            ``vae.posterior(features)`` is q*.
+        num_steps: Optimiser steps for each datum.
+        num_samples: Fresh draws of z for each datum, from which the bounds are measured.
+        estimator: How log p(x) was had.
+        base_measure: What the log-densities are densities of, as in
+            :class:`~pyro_vae.evaluation.Scores`.
+    """
+
+    log_marginal: np.ndarray
+    elbo: np.ndarray
+    elbo_optimal: np.ndarray
+    approximation: np.ndarray
+    amortisation: np.ndarray
+    residual: np.ndarray
+    mcse: dict[str, np.ndarray]
+    k_hat: np.ndarray
+    features: Tensor
+    num_steps: int
+    num_samples: int
+    estimator: str
+    base_measure: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the means over the data and their errors, ready for JSON.
+
+        ``X_mcse`` is the Monte Carlo error of the mean of ``X`` on these data, ``X_standard_error``
+        its error as an estimate for data to come. What is not finite is None.
+        """
+        values: dict[str, float] = {}
+        for name in _MEASURED:
+            each, errors = getattr(self, name), self.mcse[name]
+            values[name] = each.mean()
+            values[f"{name}_mcse"] = math.sqrt((errors**2).sum()) / len(each)
+            values[f"{name}_standard_error"] = (
+                each.std(ddof=1) / math.sqrt(len(each)) if len(each) > 1 else math.nan
+            )
+        known = self.k_hat[~np.isnan(self.k_hat)]
+        values["k_hat_median"] = np.median(known) if len(known) else math.nan
+        return {name: float(v) if np.isfinite(v) else None for name, v in values.items()} | {
+            "num_steps": self.num_steps,
+            "num_samples": self.num_samples,
+            "estimator": self.estimator,
+            "base_measure": dict(self.base_measure),
+        }
+
+    def __repr__(self) -> str:
+        known = self.summary()
+        shown = {name: f"{known[name]:.4g} ± {known[f'{name}_mcse']:.2g}" for name in _MEASURED}
+        return (
+            f"Gaps({len(self.elbo)} data, nats per datum, ± Monte Carlo)\n"
+            f"  log p(x)       {shown['log_marginal']} ({self.estimator})\n"
+            f"  approximation  {shown['approximation']}\n"
+            f"  L[q*]          {shown['elbo_optimal']}\n"
+            f"  amortisation   {shown['amortisation']}\n"
+            f"  L[q]           {shown['elbo']}\n"
+            f"  residual       {shown['residual']}: gained by the last half of the steps"
+        )
+
+
+def gaps(
+    vae: VAE,
+    x: Tensor,
+    *,
+    num_steps: int = 600,
+    num_particles: int = 8,
+    lr: float = 0.05,
+    num_samples: int = 1000,
+    log_marginal: ArrayLike | None = None,
+    mcse: ArrayLike | None = None,
+    seed: int = 0,
+    base_measure: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> Gaps:
+    r"""Splits the gap between log p(x) and the bound: the guide's family, and its encoder.
+
+    .. math:: \log p(x) - L[q] = \underbrace{\log p(x) - L[q^*]}_{\text{approximation}}
+        + \underbrace{L[q^*] - L[q]}_{\text{amortisation}}, \quad
+        L[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)]
+
+    q* is the best member of the guide's family for each datum by itself. It is found by Adam on the
+    guide's parameters (what the encoder returns), from where the encoder put them, in two rounds of
+    a decaying rate; ``residual`` is what the second gained. The gradients are those of the path
+    alone, which vanish with all their noise where the family holds the posterior. Then L[q*] and
+    L[q] are measured with fresh draws, the same random numbers for both, so that their difference
+    has a small error. Where other fresh draws prefer the encoder's q, that is q*.
+
+    A one-hot latent is summed over all its joint states: then nothing is sampled, and log p(x) is
+    exact. With more than 65,536 states it is refused. The model never moves, nor do its gradients.
+
+    References:
+        Inference Suboptimality in Variational Autoencoders (Cremer et al., 2018),
+        https://arxiv.org/abs/1801.03558
+        Sticking the Landing: Simple, Lower-Variance Gradient Estimators for Variational Inference
+        (Roeder et al., 2017), https://arxiv.org/abs/1703.09194
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``.
+        num_steps: Optimiser steps, both rounds together.
+        num_particles: Draws of z for each datum and step.
+        lr: Learning rate at the start of a round.
+        num_samples: Draws of z for each datum that measure the bounds.
+        log_marginal: log p(x) where it is known better than by importance weighting with q*, for
+            example by annealed importance sampling, shape ``(N,)``, in nats.
+        mcse: Monte Carlo standard errors of ``log_marginal``, shape ``(N,)``; zero if not given.
+        seed: Of all draws: the same seed gives the same gaps.
+        base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        Both gaps per datum, each with its error, and what they are made of.
+
+    Raises:
+        ValueError: If the data do not suit the model, an option is not what it should be, the
+            guide cannot be optimised, or the optimisation leaves the finite numbers.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> found = gaps(vae, torch.ones(5, 4), num_steps=20, num_samples=50)
+        >>> found.approximation.shape, found.mcse["amortisation"].shape
+        ((5,), (5,))
+    """
+    check_arguments(vae, seed)
+    options = {"num_steps": num_steps, "num_particles": num_particles, "num_samples": num_samples}
+    for name, value in options.items():
+        positive_integer(name, value)
+    for name in ("num_steps", "num_samples"):
+        if options[name] < 2:
+            raise expected(name, "at least 2", options[name])
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+        raise expected("lr", "a positive number", lr)
+    data = vae.check(x)
+    described = describe(vae, x, base_measure)
+    given = _given(log_marginal, mcse, len(data))
+
+    kind = _Enumerated if vae.prior.support.is_discrete else _Sampled
+    batches = data.split(kind.batch_size(vae, data[:1], num_particles, num_samples))
+    columns, features, done = [], [], 0
+    with undisturbed(vae, seed, data.device), torch.enable_grad():
+        for batch in batches:
+            bound = kind(vae, batch, num_particles, num_samples)
+            rounds = [bound.start]
+            for steps in (num_steps - num_steps // 2, num_steps // 2):
+                rounds.append(_ascend(bound, rounds[-1], steps, lr))
+            rows = slice(done, done + len(batch))
+            best, column = bound.measure(rounds, None if given is None else given[:, rows])
+            columns.append(column)
+            features.append(best)
+            done += len(batch)
+            if progress is not None:
+                progress(done / len(data))
+    joined = {name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]}
+    return Gaps(
+        **{name: joined[name] for name in (*_MEASURED, "k_hat")},
+        mcse={name: joined[f"{name}_mcse"] for name in _MEASURED},
+        features=torch.cat(features),
+        num_steps=num_steps,
+        num_samples=num_samples,
+        estimator=kind.estimator if given is None else "given",
+        base_measure=described,
+    )
+
+
+def _given(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) -> Tensor | None:
+    """Returns log p(x) and its errors as two rows, if they were given."""
+    if log_marginal is None:
+        if mcse is not None:
+            raise expected("mcse", "None where no `log_marginal` is given", mcse)
+        return None
+    rows = []
+    for name, values in (("log_marginal", log_marginal), ("mcse", mcse)):
+        row = torch.from_numpy(np.zeros(size) if values is None else np.array(values, float))
+        if row.shape != (size,) or not row.isfinite().all():
+            raise expected(name, f"{size} finite numbers, one for each datum", values)
+        rows.append(row)
+    return torch.stack(rows)
+
+
+class _Bound(ABC):
+    """L[q] of one batch of data, as a function of the parameters of q."""
+
+    estimator: ClassVar[str]
+
+    def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
+        self.vae, self.x = vae, x
+        self.num_particles, self.num_samples = num_particles, num_samples
+        self.prior = vae.prior()
+        with torch.no_grad():
+            self.start = vae.guide.features(x, len(vae.event_shape))
+
+    @staticmethod
+    @abstractmethod
+    def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
+        """Returns how many data fit into memory together."""
+
+    @abstractmethod
+    def objective(self, features: Tensor) -> Tensor:
+        """Returns a value for each datum whose gradient is that of the bound, on average."""
+
+    @abstractmethod
+    def measure(
+        self, rounds: list[Tensor], given: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        """Returns q* and all columns, from the parameters at the start and after each round."""
+
+
+class _Sampled(_Bound):
+    """By reparameterised draws of z."""
+
+    estimator = "importance weighting, draws of q*"
+
+    def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
+        super().__init__(vae, x, num_particles, num_samples)
+        if not vae.posterior(self.start).has_rsample:
+            what = "a guide with reparameterised draws, or one of one-hot latents"
+            raise expected("vae", what, vae.posterior)
+
+    @staticmethod
+    def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
+        return max(1, min(vae.draws_at_once(one) // num_particles, _HELD // num_samples))
+
+    def objective(self, features: Tensor) -> Tensor:
+        z = self.vae.posterior(features).rsample((self.num_particles,))
+        log_joint = self.vae.decode(z).log_prob(self.x) + self.prior.log_prob(z)
+        return (log_joint - self.vae.posterior(features.detach()).log_prob(z)).mean(0)
+
+    def measure(
+        self, rounds: list[Tensor], given: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        start, _, last = rounds
+        # The choice must not see the draws that measure it, or it would flatter itself.
+        before, after = self._log_weights([start, last], max(1, self.num_samples // 4))
+        improved = (after - before).mean(0) > 0
+        wide = improved.reshape(-1, *(1,) * (start.ndim - 1)).to(start.device)
+        best = torch.where(wide, last, start)
+
+        at_start, at_first, at_last = self._log_weights(rounds, self.num_samples)
+        at_best = torch.where(improved, at_last, at_start)
+        total = at_best.logsumexp(0)
+        weights = (at_best - total).exp() * len(at_best)  # of mean one
+        tail = at_best.topk(min(len(at_best), tail_length(len(at_best)) + 1), dim=0).values
+        columns = {"k_hat": k_hat(tail)}
+        terms = {
+            "log_marginal": weights - 1 + total - math.log(len(at_best)),
+            "elbo": at_start,
+            "elbo_optimal": at_best,
+            # The same draws: what moves both moves the gap little.
+            "approximation": weights - 1 + total - math.log(len(at_best)) - at_best,
+            "amortisation": at_best - at_start,
+            "residual": at_last - at_first,
+        }
+        for name, each in terms.items():
+            columns[name] = each.mean(0)
+            columns[f"{name}_mcse"] = each.std(0) / math.sqrt(len(each))
+        if given is not None:
+            columns["log_marginal"], columns["log_marginal_mcse"] = given
+            columns["approximation"] = given[0] - columns["elbo_optimal"]
+            columns["approximation_mcse"] = torch.hypot(given[1], columns["elbo_optimal_mcse"])
+        return best, columns
+
+    @torch.no_grad()
+    def _log_weights(self, candidates: list[Tensor], num_samples: int) -> list[Tensor]:
+        """Returns log p(x, z) - log q(z) of draws of each q, each of shape ``(num_samples, B)``."""
+        found: list[list[Tensor]] = [[] for _ in candidates]
+        left = num_samples
+        while left > 0:
+            count = min(left, self.vae.draws_at_once(self.x))
+            seed = int(torch.randint(2**62, ()))
+            for features, chunks in zip(candidates, found, strict=True):
+                q = self.vae.posterior(features)
+                with undisturbed(self.vae, seed, self.x.device):
+                    z = q.rsample((count,))
+                log_joint = self.vae.decode(z).log_prob(self.x) + self.prior.log_prob(z)
+                chunks.append((log_joint - q.log_prob(z)).cpu().double())
+            left -= count
+        return [torch.cat(chunks) for chunks in found]
+
+
+class _Enumerated(_Bound):
+    """By sums over all joint states of z."""
+
+    estimator = "enumeration"
+
+    def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
+        super().__init__(vae, x, num_particles, num_samples)
+        self.states = self.prior.enumerate_support()[:, None]
+        with torch.no_grad():
+            chunks = self.states.split(vae.draws_at_once(x))
+            log_likelihood = torch.cat([vae.decode(z).log_prob(x) for z in chunks])
+            self.log_joint = log_likelihood + self.prior.log_prob(self.states)
+
+    @staticmethod
+    def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
+        return max(1, vae.draws_at_once(one) // _number_of_states(vae))
+
+    def objective(self, features: Tensor) -> Tensor:
+        log_q = self.vae.posterior(features).log_prob(self.states)
+        return (log_q.exp() * (self.log_joint - log_q)).sum(0)
+
+    @torch.no_grad()
+    def measure(
+        self, rounds: list[Tensor], given: Tensor | None
+    ) -> tuple[Tensor, dict[str, Tensor]]:
+        start, _, last = rounds
+        at_start, at_first, at_last = (self.objective(each).cpu().double() for each in rounds)
+        improved = at_last > at_start
+        wide = improved.reshape(-1, *(1,) * (start.ndim - 1)).to(start.device)
+        zeros = torch.zeros_like(at_start)
+        log_marginal, error = given if given is not None else (self._log_marginal(), zeros)
+        elbo_optimal = torch.maximum(at_last, at_start)
+        columns = {
+            "log_marginal": log_marginal,
+            "elbo": at_start,
+            "elbo_optimal": elbo_optimal,
+            "approximation": log_marginal - elbo_optimal,
+            "amortisation": elbo_optimal - at_start,
+            "residual": at_last - at_first,
+        }
+        errors = dict.fromkeys(columns, zeros) | {"log_marginal": error, "approximation": error}
+        columns |= {f"{name}_mcse": each for name, each in errors.items()}
+        return torch.where(wide, last, start), columns | {"k_hat": zeros + math.nan}
+
+    def _log_marginal(self) -> Tensor:
+        return self.log_joint.cpu().double().logsumexp(0)
+
+
+def _number_of_states(vae: VAE) -> int:
+    groups, classes = vae.prior.event_shape
+    if classes**groups > MAX_ENUMERATED:
+        what = f"a latent of at most {MAX_ENUMERATED:,} joint states, to sum over"
+        raise expected("vae", what, f"{classes}**{groups}")
+    return int(classes**groups)
+
+
+def _ascend(bound: _Bound, start: Tensor, num_steps: int, lr: float) -> Tensor:
+    """Maximises the bound of each datum by itself: Adam works on each number by itself too.
+
+    Raises:
+        ValueError: If what it finds is not finite.
+    """
+    features = start.clone().requires_grad_()
+    optimiser = torch.optim.Adam([features], lr=lr)
+    for step in range(num_steps):
+        optimiser.param_groups[0]["lr"] = lr * _DECAY ** (step / num_steps)
+        # Of the features alone: no gradient reaches the model.
+        (features.grad,) = torch.autograd.grad(-bound.objective(features).sum(), features)
+        optimiser.step()
+    if not features.isfinite().all():
+        raise expected("lr", "a rate at which the bound stays finite", lr)
+    return features.detach()
