@@ -1,6 +1,6 @@
 """Numbers per datum about a fixed model, each with its Monte Carlo error."""
 
-from pyro_vae.evaluation.annealing import Annealed, ais
+from pyro_vae.evaluation.annealing import Annealed, Bidirectional, ais, bdmc
 from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
@@ -9,10 +9,12 @@ from pyro_vae.evaluation.scores import Scores
 
 __all__ = [
     "Annealed",
+    "Bidirectional",
     "Comparison",
     "Gaps",
     "Scores",
     "ais",
+    "bdmc",
     "compare",
     "enumerate_log_prob",
     "evaluate",

@@ -22,6 +22,7 @@ __all__ = [
     "check_seed",
     "check_unbounded",
     "describe",
+    "finite",
     "summarize",
     "undisturbed",
 ]
@@ -87,8 +88,12 @@ def summarize(
     if base_measure["measure"] == "counting":
         nats = -values["log_marginal"]
         values["bits_per_dim"] = nats / (base_measure["dim"] * math.log(2))
-    known = {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
-    return known | {"base_measure": dict(base_measure)}
+    return finite(values) | {"base_measure": dict(base_measure)}
+
+
+def finite(values: Mapping[str, float]) -> dict[str, float | None]:
+    """Returns plain floats for JSON, which has no number that is not finite: None for those."""
+    return {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
 
 
 def describe(vae: VAE, x: Tensor, given: Mapping[str, Any] | None) -> dict[str, Any]:

@@ -18,13 +18,14 @@ from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
     describe,
+    finite,
     summarize,
     undisturbed,
 )
 from pyro_vae.evaluation._hmc import Point, transition
 from pyro_vae.vae import VAE
 
-__all__ = ["Annealed", "ais"]
+__all__ = ["Annealed", "Bidirectional", "ais", "bdmc"]
 
 Initial = Literal["guide", "prior"]
 
@@ -101,6 +102,81 @@ class Annealed:
             f"  chains      {np.median(self.ess):.3g} effective in the median, "
             f"{self.ess.min():.3g} at the least\n"
             f"  acceptance  {self.acceptance.mean():.2f}"
+        )
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Bidirectional:
+    """Bounds of log p(x) from both sides, per simulated datum, in nats.
+
+    Attributes:
+        lower: Forward estimates of log p(x), too low in expectation, shape ``(N,)``.
+        upper: Reverse estimates, too high in expectation, shape ``(N,)``.
+        lower_mcse: Monte Carlo standard errors of ``lower``, by the delta method over chains.
+        upper_mcse: The same of ``upper``. All reverse chains of a datum start at its one true z
+            and are taken to be independent: too small where they have not forgotten it.
+        lower_ess: Effective numbers of forward chains.
+        upper_ess: Effective numbers of reverse chains.
+        x: The data, shape ``(N, *event_shape)``.
+        num_chains: Chains for each datum, each way.
+        num_temperatures: Steps from the initial law to p(x, z).
+        num_leapfrog: Leapfrog steps of a transition.
+        initial: Where the forward chains started.
+    """
+
+    lower: np.ndarray
+    upper: np.ndarray
+    lower_mcse: np.ndarray
+    upper_mcse: np.ndarray
+    lower_ess: np.ndarray
+    upper_ess: np.ndarray
+    x: Tensor
+    num_chains: int
+    num_temperatures: int
+    num_leapfrog: int
+    initial: Initial
+
+    @property
+    def gap(self) -> np.ndarray:
+        """``upper - lower``: bounds the error of either in expectation, shape ``(N,)``."""
+        return self.upper - self.lower
+
+    @property
+    def gap_mcse(self) -> np.ndarray:
+        """Monte Carlo standard errors of ``gap``, shape ``(N,)``."""
+        return np.hypot(self.lower_mcse, self.upper_mcse)
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the means over the data and their errors, ready for JSON.
+
+        What is not finite is None. ``gap_standard_error`` is that of the mean gap over data, which
+        holds whether or not the reverse chains are independent.
+        """
+        size = len(self.lower)
+        errors = {"lower": self.lower_mcse, "upper": self.upper_mcse, "gap": self.gap_mcse}
+        values: dict[str, Any] = {}
+        for name, mcse in errors.items():
+            values[name] = getattr(self, name).mean()
+            values[f"{name}_mcse"] = math.sqrt((mcse**2).sum()) / size
+        values["gap_standard_error"] = self.gap.std(ddof=1) / size**0.5 if size > 1 else math.nan
+        values["lower_ess_median"] = np.median(self.lower_ess)
+        values["upper_ess_median"] = np.median(self.upper_ess)
+        return finite(values) | {
+            "num_data": size,
+            "num_chains": self.num_chains,
+            "num_temperatures": self.num_temperatures,
+            "num_leapfrog": self.num_leapfrog,
+            "initial": self.initial,
+        }
+
+    def __repr__(self) -> str:
+        known = self.summary()
+        return (
+            f"Bidirectional({len(self.lower)} simulated data, {self.num_chains} chains each way, "
+            f"{self.num_temperatures} temperatures, nats per datum)\n"
+            f"  log p(x)  from {_shown(known, 'lower', 'lower_mcse')} "
+            f"to {_shown(known, 'upper', 'upper_mcse')}\n"
+            f"  gap       {_shown(known, 'gap', 'gap_standard_error')} over data"
         )
 
 
@@ -183,6 +259,94 @@ def ais(
     )
 
 
+def bdmc(
+    vae: VAE,
+    size: int,
+    *,
+    num_chains: int = 16,
+    num_temperatures: int = 500,
+    num_leapfrog: int = 2,
+    initial: Initial = "guide",
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Bidirectional:
+    r"""Bounds log p(x) of simulated data from both sides: how far :func:`ais` can be off.
+
+    .. math:: \mathbb E \log \tfrac1C \textstyle\sum_c w_c \le \log p(x) \le
+        \mathbb E \left[-\log \tfrac1C \textstyle\sum_c 1 / \tilde w_c\right]
+
+    Data come from the model, each with the z behind it, which is an exact draw of its posterior.
+    The forward chains are those of :func:`ais`; the reverse ones start at that z and go the same
+    way back, with the same temperatures and step sizes. What holds for data of the model need not
+    hold for others: a model that fits badly is simulated well by itself.
+
+    References:
+        Sandwiching the Marginal Likelihood Using Bidirectional Monte Carlo (Grosse et al., 2015),
+        https://arxiv.org/abs/1511.02543
+        On the Quantitative Analysis of Decoder-Based Generative Models (Wu et al., 2017),
+        https://arxiv.org/abs/1611.04273
+
+    Args:
+        vae: The model, its latent unbounded and real.
+        size: Data to simulate, N.
+        num_chains: Chains for each datum, each way.
+        num_temperatures: Steps from the initial law to p(x, z).
+        num_leapfrog: Leapfrog steps of a transition.
+        initial: ``guide`` or ``prior``, as in :func:`ais`.
+        seed: Of the data and the draws.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        Bounds per datum; ``summary()`` has their means and errors.
+
+    Raises:
+        ValueError: If the latent is discrete or bounded, or an option is not what it should be.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> bounds = bdmc(vae, 5, num_chains=8, num_temperatures=10)
+        >>> bounds.gap.shape, bounds.x.shape
+        ((5,), torch.Size([5, 4]))
+    """
+    check_arguments(vae, seed)
+    positive_integer("size", size)
+    plan = _Plan(num_chains, num_temperatures, num_leapfrog, initial)
+    check_unbounded(vae)
+    columns = []
+    with undisturbed(vae, seed, vae.initialized.device):
+        with torch.no_grad():
+            z = vae.prior().sample((size,))
+            x = vae.decode(z).sample()
+        batches = plan.batches(vae, x)
+        each = plan.warmup_transitions + 2 * (num_temperatures - 1) + plan.forgetting
+        tick = _Ticks(progress, len(batches) * each)
+        for batch, truth in zip(batches, z.split(len(batches[0])), strict=True):
+            path = _Path(vae, batch, initial)
+            steps = _warm_up(path, plan, tick)
+            lower = _estimate(_forward(path, plan, steps, tick)[0])
+            start = truth.expand(num_chains, *truth.shape)
+            inverse = _estimate(_reverse(path, plan, steps, start, tick))
+            columns.append(
+                {
+                    "lower": lower["log_marginal"],
+                    "lower_mcse": lower["mcse"],
+                    "lower_ess": lower["ess"],
+                    "upper": -inverse["log_marginal"],
+                    "upper_mcse": inverse["mcse"],
+                    "upper_ess": inverse["ess"],
+                }
+            )
+    return Bidirectional(
+        **_joined(columns),
+        x=x,
+        num_chains=num_chains,
+        num_temperatures=num_temperatures,
+        num_leapfrog=num_leapfrog,
+        initial=initial,
+    )
+
+
 class _Plan:
     """How many chains take which temperatures; refuses what cannot be."""
 
@@ -202,6 +366,15 @@ class _Plan:
     @property
     def warmup_transitions(self) -> int:
         return _WARMUP_START + len(self.adapted)
+
+    @property
+    def forgetting(self) -> int:
+        """Transitions by which reverse chains leave the one draw that they all start at.
+
+        They leave the posterior as it is, and belong to the forward chains too, after the weights
+        are complete.
+        """
+        return max(1, len(self.betas) // 10)
 
     @property
     def num_gradients(self) -> int:
@@ -301,6 +474,22 @@ def _forward(
         acceptance.append(probability.mean(0))
         tick()
     return log_weights, acceptance
+
+
+def _reverse(path: _Path, plan: _Plan, steps: list[Tensor], start: Tensor, tick: _Ticks) -> Tensor:
+    """Goes back from exact posterior draws; returns the logs of inverse weights, ``(C, B)``."""
+    point = path(start)
+    betas, L = plan.betas, plan.num_leapfrog
+    for _ in range(plan.forgetting):
+        point, _ = transition(path, point, 1.0, steps[-1], path.scale(1.0), L)
+        tick()
+    log_inverse = -_increment(point, betas[-2], 1.0)
+    for t in range(len(betas) - 2, 0, -1):
+        # Reversible as it is, so that it is its own reversal.
+        point, _ = transition(path, point, betas[t], steps[t], path.scale(betas[t]), L)
+        log_inverse -= _increment(point, betas[t - 1], betas[t])
+        tick()
+    return log_inverse
 
 
 def _increment(point: Point, beta: float, following: float) -> Tensor:
