@@ -17,6 +17,7 @@ _VERBS = {
     "check": "Compare held-out data with what a run simulates: what does it not reproduce?",
     "compare": "Rank runs by log p(x) of the same held-out data: paired differences, errors.",
     "sample": "Draw from a run.",
+    "report": "Write one HTML page about a run.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
 

@@ -1,0 +1,93 @@
+"""``pyro-vae report``: one HTML page about a run."""
+
+from __future__ import annotations
+
+import json
+import time
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import as_device, new_path, recorded_data
+from pyro_vae.cli.tables import live
+from pyro_vae.report import page
+
+__all__ = ["run"]
+
+_SETTINGS = ("epochs", "batch_size", "lr", "schedule", "weight_decay", "seed", "compile")
+
+
+def run(argv: list[str]) -> None:
+    """Writes one self-contained HTML page.
+
+    Raises:
+        ValueError: If an option, the run, its data or the file are not what they should be.
+    """
+    began = time.perf_counter()
+    parser = Parser("report", "RUN", "Writes one HTML page about a run, which needs no network.")
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="The file to write; RUN/report.html, or the next free one, if not given.",
+    )
+    parser.add_argument(
+        "--num_samples", type=int, default=1000, help="Importance samples for each datum."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of all draws.")
+    parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
+    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    options = parse(parser, argv)
+    positive_integer("--num-samples", options.num_samples)
+    if options.seed < 0:
+        raise expected("--seed", "an integer >= 0", options.seed)
+    folder = Path(options.run)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    out = new_path(options.out, folder / "report.html")
+    summary, history = _read(folder, "scores.json"), _read(folder, "history.json")
+    data = recorded_data(folder, summary["base_measure"]["split"], options.data, options.data_root)
+    with live() as monitor:
+        content = page(
+            vae,
+            data,
+            history=history,
+            summary=summary,
+            settings=_settings(folder),
+            name=folder.resolve().name,
+            num_samples=options.num_samples,
+            seed=options.seed,
+            progress=monitor.evaluating("report"),
+        )
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_bytes(out, content.encode())
+    told = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
+    print(json.dumps(told) if options.json else f"Wrote {out}")
+
+
+def _read(folder: Path, name: str) -> Any:
+    try:
+        return json.loads((folder / name).read_bytes())
+    except FileNotFoundError:
+        raise expected("RUN", f"a run folder with a {name}", str(folder)) from None
+    except ValueError:
+        raise expected("RUN", f"a readable {name} in it", str(folder)) from None
+
+
+def _settings(folder: Path) -> Mapping[str, object]:
+    """How the run was fitted, as its config and its record of the engine have it."""
+    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
+    objective = dict(config["objective"])
+    arguments = ", ".join(f"{name}={value}" for name, value in objective.items() if name != "class")
+    engine = _read(folder, "engine.json")
+    return {
+        "objective": f"objectives.{objective['class']}({arguments})",
+        "training": ", ".join(f"{name}={config[name]}" for name in _SETTINGS if name in config),
+        "engine": ", ".join(f"{name}: {steps:,} steps" for name, steps in engine.items()),
+    }

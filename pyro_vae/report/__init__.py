@@ -1,0 +1,24 @@
+"""Pictures of a fitted model, and one page that says how good it is."""
+
+from pyro_vae.report.page import page
+from pyro_vae.report.pictures import (
+    curves,
+    held_out,
+    latent,
+    pictures,
+    reconstructions,
+    samples,
+)
+from pyro_vae.report.walks import interpolations, traversals
+
+__all__ = [
+    "curves",
+    "held_out",
+    "interpolations",
+    "latent",
+    "page",
+    "pictures",
+    "reconstructions",
+    "samples",
+    "traversals",
+]

@@ -1,0 +1,135 @@
+"""What every picture shares: colours, tiles of images, panels, and the formats they end in."""
+
+from __future__ import annotations
+
+import base64
+import io
+import math
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import matplotlib.image
+import numpy as np
+import torch
+from matplotlib import rc_context
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.checkpoint import write_bytes
+from pyro_vae.vae import VAE
+
+__all__ = [
+    "BAD",
+    "HELD_OUT",
+    "TRAIN",
+    "are_images",
+    "as_png",
+    "as_svg",
+    "chart",
+    "grid",
+    "limits",
+    "show",
+    "tiles",
+    "write",
+]
+
+TRAIN, HELD_OUT, BAD = "#9aa0a6", "#1a5fb4", "#b3361e"
+_DPI = 150
+_GAP = 0.82  # grey between images, or white strokes would run into each other
+# Text stays text, in the fonts of the page; widths are reckoned with the widest of them.
+_PAGE_STYLE = {
+    "svg.fonttype": "none",
+    "svg.hashsalt": "pyro-vae",
+    "font.family": "sans-serif",
+    "font.sans-serif": ["Helvetica Neue", "Helvetica", "Arial", "Liberation Sans", "DejaVu Sans"],
+    "font.size": 8.5,
+    "axes.titlesize": 9.5,
+    "axes.titleweight": "bold",
+    "axes.titlelocation": "left",
+    "axes.edgecolor": "#8a8f98",
+    "axes.labelcolor": "#3d444d",
+    "xtick.color": "#59636e",
+    "ytick.color": "#59636e",
+    "text.color": "#1f2328",
+    "axes.spines.top": False,
+    "axes.spines.right": False,
+    "legend.frameon": False,
+}
+
+
+def are_images(event_shape: Sequence[int]) -> bool:
+    """Whether data of that shape are shown as pictures: ``(1 or 3, H, W)``."""
+    return len(event_shape) == 3 and event_shape[0] in (1, 3) and min(event_shape[1:]) > 1
+
+
+def limits(vae: VAE, reference: Tensor) -> tuple[float, float]:
+    """What is black and what is white."""
+    if vae.likelihood.support is constraints.boolean:
+        return 0.0, 1.0
+    return reference.min().item(), reference.max().item()
+
+
+def tiles(images: Tensor, columns: int, black_white: tuple[float, float]) -> np.ndarray:
+    """Images ``(N, C, H, W)`` as one, of shape ``(height, width, 3)`` with values in [0, 1]."""
+    low, high = black_white
+    images = ((images.cpu() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    n, _, height, width = images.shape
+    gap = max(1, height // 14)
+    rows = math.ceil(n / columns)
+    size = rows * (height + gap) - gap, columns * (width + gap) - gap
+    canvas = torch.full((3, *size), _GAP)
+    for i, image in enumerate(images):
+        top, left = i // columns * (height + gap), i % columns * (width + gap)
+        canvas[:, top : top + height, left : left + width] = image
+    return canvas.permute(1, 2, 0).numpy()
+
+
+def show(axes: Axes, pixels: np.ndarray) -> None:
+    """Shows pixels as they are, without a frame."""
+    axes.imshow(pixels, interpolation="nearest")
+    axes.set_axis_off()
+
+
+def grid(count: int, figsize: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+    """A figure of ``count`` panels, each of a size in inches, at most four in a row."""
+    columns = 3 if count in (5, 6, 9) else min(4, count)
+    rows = math.ceil(count / columns)
+    size = (max(5.5, figsize[0] * columns), figsize[1] * rows + 0.6)
+    figure = Figure(figsize=size, layout="constrained")
+    panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
+    for unused in panels[count:]:
+        unused.set_axis_off()
+    return figure, panels[:count]
+
+
+def write(figure: Figure, path: str | Path) -> Path:
+    """Writes a figure as a PNG file."""
+    content = io.BytesIO()
+    figure.savefig(content, format="png", dpi=_DPI)
+    write_bytes(Path(path), content.getvalue())
+    return Path(path)
+
+
+@contextmanager
+def chart(width: float = 3.6, height: float = 2.5) -> Iterator[tuple[Figure, Axes]]:
+    """A figure of one panel in the style of the page, of a size in inches."""
+    with rc_context(_PAGE_STYLE):
+        figure = Figure(figsize=(width, height), layout="constrained")
+        yield figure, figure.subplots()
+
+
+def as_svg(figure: Figure) -> str:
+    """A figure as the address of an image that holds it; call it inside :func:`chart`."""
+    content = io.BytesIO()
+    figure.savefig(content, format="svg", dpi=_DPI, transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+
+
+def as_png(pixels: np.ndarray) -> str:
+    """Pixels ``(height, width, 3)`` in [0, 1] as the address of an image that holds them."""
+    content = io.BytesIO()
+    matplotlib.image.imsave(content, pixels, format="png")
+    return f"data:image/png;base64,{base64.b64encode(content.getvalue()).decode()}"

@@ -1,0 +1,250 @@
+"""One panel each: they draw on axes that a PNG file and the page both bring along."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+
+import numpy as np
+import torch
+from matplotlib import colormaps
+from matplotlib.axes import Axes
+from matplotlib.ticker import MaxNLocator
+from torch import Tensor
+
+from pyro_vae.report._canvas import BAD, HELD_OUT, TRAIN
+
+__all__ = [
+    "CURVES",
+    "correlation",
+    "curve",
+    "family",
+    "gaps",
+    "k_hats",
+    "line",
+    "log_marginals",
+    "marginal",
+    "scatter",
+    "spread",
+    "usage",
+]
+
+CURVES = {
+    "elbo": "ELBO",
+    "reconstruction": "Reconstruction  E[log p(x | z)]",
+    "kl": "KL(q(z | x) || p(z))",
+}
+_LEGEND = 20  # classes that colours can tell apart
+
+
+def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
+    """One quantity over the epochs, on training and validation data."""
+    epochs = history["epoch"]
+    shown = {"train": (history[key], TRAIN)}
+    if f"validation_{key}" in history:
+        shown["validation"] = (history[f"validation_{key}"], HELD_OUT)
+    for label, (values, colour) in shown.items():
+        axes.plot(epochs, values, color=colour, label=label, marker="" if epochs[1:] else "o")
+    _leave_out_the_start(axes, [values for values, _ in shown.values()])
+    axes.set_title(CURVES[key])
+    axes.set_xlabel("epoch")
+    axes.grid(alpha=0.3)
+    axes.spines[["top", "right"]].set_visible(False)
+    if key == "elbo":
+        axes.set_ylabel("nats per datum")
+        if "validation" in shown:
+            best = int(np.argmax(shown["validation"][0]))
+            label = f"best: epoch {epochs[best]:g}"
+            axes.axvline(epochs[best], color=HELD_OUT, linestyle=":", label=label)
+        axes.legend(framealpha=0.9, edgecolor="none")
+
+
+def _leave_out_the_start(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
+    """Sets the limits by all but the first twentieth, whose fall would flatten all that follows."""
+    values = np.concatenate([np.asarray(line)[len(line) // 20 :] for line in lines])
+    low, high = values.min(), values.max()
+    margin = 0.06 * (high - low) or 1.0
+    axes.set_ylim(low - margin, high + margin)
+
+
+def marginal(axes: Axes, drawn: np.ndarray, reference: np.ndarray | None, title: str) -> None:
+    """Histograms of one entry of x, the model's as a line over that of the data."""
+    values = {"model": (drawn, HELD_OUT)}
+    if reference is not None:
+        values = {"data": (reference, TRAIN)} | values
+    both = np.concatenate([x for x, _ in values.values()])
+    low, high = both.min(), both.max()
+    count = min(30, math.ceil(3 * min(len(x) for x, _ in values.values()) ** (1 / 3)))
+    if np.all(both == np.round(both)):  # each bin takes in as many integers as any other
+        bins = np.arange(low - 0.5, high + 1.5 + count, math.ceil((high - low + 1) / count))
+    else:
+        bins = np.linspace(low, high if high > low else low + 1, count + 1)
+    for label, (x, colour) in values.items():
+        heights, edges = np.histogram(x, bins, density=True)
+        axes.stairs(heights, edges, fill=label == "data", color=colour, label=label, lw=1.5)
+    axes.set_title(title)
+    axes.set_yticks([])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def line(axes: Axes, x: Tensor, rebuilt: Tensor) -> None:
+    """The entries of one datum as dots, what the model makes of it as a line."""
+    axes.plot(x.flatten().cpu(), ".", color=TRAIN, ms=7, label="data")
+    axes.plot(rebuilt.flatten().cpu(), color=HELD_OUT, lw=1.3, label="rebuilt")
+    _entries(axes)
+
+
+def family(axes: Axes, means: Tensor, positions: Sequence[float], cmap: str) -> None:
+    """Lines of x, one for each position along a path, told apart by colour."""
+    low, high = min(positions), max(positions)
+    for position, mean in zip(positions, means, strict=True):
+        shade = (position - low) / (high - low) if high > low else 0.5
+        colour = colormaps[cmap](0.04 + 0.92 * shade)
+        axes.plot(
+            mean.flatten().cpu(), color=colour, lw=1.3, marker="." if mean.numel() == 1 else ""
+        )
+    _entries(axes)
+
+
+def _entries(axes: Axes) -> None:
+    axes.set_xlabel("entry of x")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def scatter(axes: Axes, means: Tensor, labels: Tensor | None, *, beside: bool = True) -> None:
+    """Latent means in the plane of their first two principal components, if they have more.
+
+    Their legend stands beside them, or below.
+    """
+    names = [f"E[z{i} | x]" for i in range(means.shape[1])]
+    points = means
+    if means.shape[1] > 2:
+        centred = means - means.mean(0)
+        _, spreads, directions = torch.linalg.svd(centred, full_matrices=False)
+        points = centred @ directions[:2].T
+        shares = spreads[:2].square() / spreads.square().sum().clamp_min(1e-12)
+        ordinals = ("first", "second")
+        names = [
+            f"{o} principal component ({s:.0%} of variance)"
+            for o, s in zip(ordinals, shares, strict=True)
+        ]
+    if means.shape[1] == 1:
+        points, names = torch.cat([means, means.new_zeros(len(means), 1)], 1), [names[0], ""]
+        points[:, 1] = torch.linspace(0, 1, len(means))  # spread out, to see how many there are
+        axes.set_yticks([])
+    size = min(60, max(5, 6000 / len(means)))
+    for label, chosen, colour in _classes(labels, len(means)):
+        across, up = points[chosen].T
+        axes.scatter(
+            across, up, s=size, alpha=0.75, lw=0, color=colour, label=label, rasterized=True
+        )
+    if labels is not None and len(labels.unique()) <= _LEGEND:
+        place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title": "label"}
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 10}
+        axes.legend(
+            frameon=False,
+            markerscale=7 / math.sqrt(size),
+            **(place if beside else below | {"handletextpad": 0.0, "columnspacing": 0.6}),
+        )
+    axes.set(xlabel=names[0], ylabel=names[1])
+    axes.spines[["top", "right"]].set_visible(False)
+
+
+def _classes(labels: Tensor | None, size: int) -> list[tuple[str, Tensor, object]]:
+    """For each label its name, the data that have it, and a colour."""
+    if labels is None:
+        return [("", torch.ones(size, dtype=torch.bool), HELD_OUT)]
+    found = labels.unique().tolist()
+    palette = colormaps["tab10" if len(found) <= 10 else "tab20"]
+    if len(found) > _LEGEND:
+        palette = colormaps["turbo"].resampled(len(found))
+    return [(str(label), labels == label, palette(i)) for i, label in enumerate(found)]
+
+
+def usage(axes: Axes, q: Tensor, labels: Tensor | None) -> None:
+    """Heat map of the mean of q(z|x), of shape ``(N, groups, classes)``.
+
+    A row is a group; if there is one group only, a label.
+    """
+    rows, what, groups = q.mean(0), "group", q.shape[1]
+    ticks = list(range(groups))
+    if groups == 1 and labels is not None:
+        ticks, what = labels.unique().tolist(), "label"
+        rows = torch.stack([q[labels == label, 0].mean(0) for label in ticks])
+    vmax = max(rows.max().item(), 2 / q.shape[2])  # even use is half way up the scale
+    image = axes.imshow(rows.numpy(), cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
+    axes.figure.colorbar(image, ax=axes, label="mean of q(z | x)")
+    axes.set(xlabel="class", ylabel=what)
+    if len(rows) <= 30:
+        axes.set_yticks(range(len(rows)), [str(tick) for tick in ticks])
+    if q.shape[2] <= 30:
+        axes.set_xticks(range(q.shape[2]))
+
+
+def spread(axes: Axes, variances: Tensor, threshold: float) -> None:
+    """Variance of the posterior mean of each latent unit, largest first."""
+    ordered, order = variances.sort(descending=True)
+    across = range(len(ordered))
+    colours = [HELD_OUT if value > threshold else TRAIN for value in ordered.tolist()]
+    axes.bar(across, ordered.tolist(), color=colours, width=0.75)
+    axes.axhline(threshold, color=BAD, lw=1, ls="--")
+    axes.set(title="Variance over data of E[z | x]", xlabel="latent unit, largest first", ylim=0)
+    if len(ordered) <= 20:
+        axes.set_xticks(across, [str(unit) for unit in order.tolist()])
+
+
+def k_hats(axes: Axes, k_hat: np.ndarray, threshold: float) -> None:
+    """Histogram of k-hat, what lies above the threshold in another colour."""
+    known = k_hat[np.isfinite(k_hat)]
+    low, high = min(known.min(), threshold - 0.1), max(known.max(), threshold + 0.1)
+    # The threshold is an edge, so that no bar is on both sides of it.
+    step = (high - low) / 24
+    below = threshold - step * np.arange(math.ceil((threshold - low) / step), 0, -1)
+    edges = np.concatenate([below, np.arange(threshold, high + step, step)])
+    heights, _ = np.histogram(known, edges)
+    for side, colour in ((edges[:-1] < threshold - step / 2, HELD_OUT), (None, BAD)):
+        chosen = ~(edges[:-1] < threshold - step / 2) if side is None else side
+        axes.bar(edges[:-1][chosen], heights[chosen], step * 0.92, align="edge", color=colour)
+    axes.axvline(threshold, color=BAD, lw=1, ls="--", label=f"threshold {threshold:.2f}")
+    axes.set(title="k-hat of the importance weights", xlabel="k-hat", ylabel="data")
+    axes.set_ylim(0, 1.22 * heights.max())  # room for the legend
+    axes.legend(loc="upper right")
+
+
+def gaps(axes: Axes, log_marginal: np.ndarray, gap: np.ndarray, untrusted: np.ndarray) -> None:
+    """What the guide loses on each datum, against log p(x)."""
+    size = min(20, max(4, 4000 / len(gap)))
+    for chosen, colour in ((~untrusted, HELD_OUT), (untrusted, BAD)):
+        axes.scatter(
+            log_marginal[chosen],
+            gap[chosen],
+            s=size,
+            alpha=0.6,
+            lw=0,
+            color=colour,
+            rasterized=True,
+        )
+    axes.set(title="Gap of the guide, log p(x) − ELBO", xlabel="log p(x), nats", ylabel="nats")
+
+
+def log_marginals(axes: Axes, log_marginal: np.ndarray) -> None:
+    """Histogram of log p(x) over data, with their mean."""
+    heights, edges = np.histogram(log_marginal, min(40, 5 + len(log_marginal) // 8))
+    axes.stairs(heights, edges, fill=True, color=TRAIN)
+    axes.set_ylim(0, 1.22 * heights.max())
+    mean = log_marginal.mean()
+    label = f"mean {mean:.2f}".replace("-", "−")
+    axes.axvline(mean, color=HELD_OUT, lw=1.3, label=label)
+    axes.set(title="log p(x) of held-out data", xlabel="nats", ylabel="data")
+    axes.legend(loc="upper left")
+
+
+def correlation(axes: Axes, matrix: np.ndarray, title: str) -> None:
+    """Heat map of correlations, or of their differences."""
+    image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
+    axes.figure.colorbar(image, ax=axes, shrink=0.9)
+    axes.set_title(title)
+    axes.set(xlabel="entry of x")
+    for axis in (axes.xaxis, axes.yaxis):
+        axis.set_major_locator(MaxNLocator(integer=True))

@@ -1,0 +1,234 @@
+"""Pictures of a fitted model: what it draws, rebuilds and encodes, and how it was fitted."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.data import Dataset
+from pyro_vae.data.dataset import SPLITS, Split
+from pyro_vae.report import _panels as panels
+from pyro_vae.report._canvas import are_images, grid, limits, show, tiles, write
+from pyro_vae.vae import VAE
+
+__all__ = [
+    "PANELS",
+    "SCATTERED",
+    "curves",
+    "held_out",
+    "latent",
+    "latent_means",
+    "pictures",
+    "reconstructions",
+    "samples",
+]
+
+PANELS = 16  # entries of a vector that are shown one by one
+SCATTERED = 5000  # more dots hide each other
+
+
+def pictures(
+    vae: VAE, data: Dataset, history: Mapping[str, Sequence[float]], folder: str | Path
+) -> list[Path]:
+    """Draws all pictures of a run: samples, reconstructions, latents and curves.
+
+    Args:
+        vae: The fitted model.
+        data: What it was fitted to.
+        history: That of the run.
+        folder: Where to write ``samples.png``, ``reconstructions.png``, ``latent.png`` and
+            ``curves.png``; must exist.
+
+    Returns:
+        The paths written.
+    """
+    folder = Path(folder)
+    split = held_out(data)
+    x, labels = data.split(split), data.labels[split]
+    count = 64 if are_images(vae.event_shape) else 1000
+    return [
+        samples(vae, folder / "samples.png", num_samples=count, reference=x),
+        reconstructions(vae, x, folder / "reconstructions.png", name=f"{split} data"),
+        latent(vae, x, folder / "latent.png", labels=labels, name=f"{split} data"),
+        curves(history, folder / "curves.png"),
+    ]
+
+
+def held_out(data: Dataset) -> Split:
+    """Returns the split to judge by: test, or else validation, or else all there is."""
+    filled: list[Split] = [split for split in SPLITS if len(data.split(split)) > 0]
+    return filled[-1]
+
+
+@torch.no_grad()
+def samples(
+    vae: VAE, path: str | Path, *, num_samples: int = 64, reference: Tensor | None = None
+) -> Path:
+    """Draws what the model makes up.
+
+    Of images the means E[x|z] are shown, since independent noise in each pixel hides the shape;
+    of vectors the marginals of x itself.
+
+    Args:
+        vae: The model.
+        path: The PNG to write.
+        num_samples: Number of draws.
+        reference: Data ``(N, *event_shape)``, which set the grey scale of images and stand beside
+            the marginals of vectors.
+
+    Returns:
+        The path.
+    """
+    positive_integer("num_samples", num_samples)
+    if not are_images(vae.event_shape):
+        return _marginals(vae.sample(num_samples), reference, path)
+    means = vae.decode(vae.prior().sample((num_samples,))).mean
+    columns = math.ceil(math.sqrt(num_samples))
+    rows = math.ceil(num_samples / columns)
+    figure = Figure(figsize=(0.7 * columns, 0.7 * rows + 0.5), layout="constrained")
+    axes = figure.subplots()
+    show(axes, tiles(means, columns, limits(vae, means if reference is None else reference)))
+    axes.set_title("Drawn from the prior: E[x | z], z ~ p(z)", fontsize=11)
+    return write(figure, path)
+
+
+@torch.no_grad()
+def reconstructions(vae: VAE, x: Tensor, path: str | Path, *, name: str = "data") -> Path:
+    """Draws data above what the model makes of them, E[x|z] at z = E[z|x].
+
+    Args:
+        vae: The model.
+        x: Held-out data, shape ``(N, *event_shape)``.
+        path: The PNG to write.
+        name: What to call the data.
+
+    Returns:
+        The path.
+    """
+    images = are_images(vae.event_shape)
+    x = vae.check(x[: 30 if images else 6])
+    rebuilt = vae.reconstruct(x)
+    title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
+    if not images:
+        return _lines(x, rebuilt, path, title)
+    columns = min(10, len(x))
+    starts = range(0, len(x) - columns + 1, columns)
+    figure = Figure(figsize=(0.75 * columns + 1, 1.55 * len(starts) + 0.5), layout="constrained")
+    black_white = limits(vae, x)
+    all_axes = figure.subplots(2 * len(starts), squeeze=False)[:, 0]
+    for i, start in enumerate(starts):
+        chosen = slice(start, start + columns)
+        for axes, shown, label in (
+            (all_axes[2 * i], x[chosen], "data"),
+            (all_axes[2 * i + 1], rebuilt[chosen], "rebuilt"),
+        ):
+            show(axes, tiles(shown, columns, black_white))
+            axes.text(-0.01, 0.5, label, transform=axes.transAxes, ha="right", va="center")
+    figure.suptitle(title, fontsize=11)
+    return write(figure, path)
+
+
+@torch.no_grad()
+def latent(
+    vae: VAE,
+    x: Tensor,
+    path: str | Path,
+    *,
+    labels: Tensor | None = None,
+    name: str = "data",
+) -> Path:
+    """Draws where data lie in latent space.
+
+    Real latents: the means E[z|x], in the plane of their first two principal components if they
+    have more than two dimensions. One-hot latents: how often each class of each group is used,
+    or which class is used for which label if there is one group.
+
+    Args:
+        vae: The model.
+        x: Held-out data, shape ``(N, *event_shape)``.
+        path: The PNG to write.
+        labels: Integers ``(N,)`` that colour the data; the model never saw them.
+        name: What to call the data.
+
+    Returns:
+        The path.
+    """
+    x = vae.check(x[:SCATTERED])
+    labels = None if labels is None else labels[:SCATTERED].cpu()
+    means = latent_means(vae, x)
+    if vae.prior.support is constraints.one_hot:
+        groups, classes = means.shape[1:]
+        rows = groups if groups > 1 or labels is None else len(labels.unique())
+        size = (max(5.5, 0.32 * classes + 2.5), min(8.0, 0.28 * rows + 1.6))
+        figure = Figure(figsize=size, layout="constrained")
+        axes = figure.subplots()
+        panels.usage(axes, means, labels)
+        axes.set_title(f"Use of the latent classes by {len(x):,} {name}", fontsize=11)
+    else:
+        figure = Figure(figsize=(7, 5.6), layout="constrained")
+        axes = figure.subplots()
+        panels.scatter(axes, means, labels)
+        axes.set_title(f"Latent means E[z | x] of {len(x):,} {name}", fontsize=11)
+    return write(figure, path)
+
+
+def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
+    """Draws the ELBO and its two halves over the epochs, on training and validation data.
+
+    Args:
+        history: That of a run: ``epoch``, ``elbo``, ``reconstruction``, ``kl``, and the last three
+            with ``validation_`` before them if there were validation data.
+        path: The PNG to write.
+
+    Returns:
+        The path.
+    """
+    figure = Figure(figsize=(10, 3.2), layout="constrained")
+    for axes, key in zip(figure.subplots(1, 3, sharex=True), panels.CURVES, strict=True):
+        panels.curve(axes, history, key)
+    return write(figure, path)
+
+
+def latent_means(vae: VAE, x: Tensor) -> Tensor:
+    """Returns E[z|x], shape ``(N, *prior.event_shape)``, on the CPU.
+
+    Raises:
+        ValueError: If latents are neither real nor one-hot.
+    """
+    if vae.prior.support not in (constraints.one_hot, constraints.real_vector):
+        raise expected("vae", "real or one-hot latents", vae.prior.support)
+    return torch.cat([vae.encode(batch).mean for batch in x.split(1024)]).cpu()
+
+
+def _marginals(drawn: Tensor, reference: Tensor | None, path: str | Path) -> Path:
+    model = drawn.cpu().flatten(1).numpy()
+    data = None if reference is None else reference.cpu().flatten(1).numpy()
+    dim = model.shape[1]
+    figure, all_axes = grid(min(dim, PANELS), (2.6, 2.0))
+    for i, axes in enumerate(all_axes):
+        panels.marginal(axes, model[:, i], None if data is None else data[:, i], f"x[{i}]")
+    _legend_above(figure, all_axes[0])
+    some = f"the first {PANELS} of {dim} entries" if dim > PANELS else "each entry"
+    figure.suptitle(f"Marginal density of {some}: {len(drawn):,} draws of x", fontsize=11)
+    return write(figure, path)
+
+
+def _lines(x: Tensor, rebuilt: Tensor, path: str | Path, title: str) -> Path:
+    figure, all_axes = grid(len(x), (3.2, 2.2))
+    for i, axes in enumerate(all_axes):
+        panels.line(axes, x[i], rebuilt[i])
+    _legend_above(figure, all_axes[0])
+    figure.suptitle(title, fontsize=11)
+    return write(figure, path)
+
+
+def _legend_above(figure: Figure, axes: Axes) -> None:
+    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)

@@ -1,0 +1,119 @@
+"""Walks through latent space: what changes in x when z moves along a line."""
+
+from __future__ import annotations
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.vae import VAE
+
+__all__ = ["interpolations", "traversals"]
+
+_DRAWS = 4000  # of a prior whose moments have no closed form
+
+
+@torch.no_grad()
+def traversals(
+    vae: VAE, datum: Tensor, units: Tensor, *, steps: int = 7, reach: float = 3.0
+) -> Tensor:
+    r"""Moves one latent unit at a time, the others staying at E[z|x] of a datum.
+
+    A real unit goes from ``-reach`` to ``reach`` standard deviations of the prior around its mean,
+    in equal steps; a one-hot unit takes each of its classes in turn.
+
+    .. math:: \hat x_{us} = E[x \mid z], \quad z_u = \mu_u + c_s \sigma_u, \quad
+        z_{-u} = E[z_{-u} \mid x_0]
+
+    References:
+        beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
+
+    Args:
+        vae: The model, with real or one-hot latents.
+        datum: Where to start, shape ``(*event_shape)``.
+        units: Indices of latent units, shape ``(U,)``.
+        steps: Positions of a real unit, S; a one-hot unit has one for each class.
+        reach: How far to go, in standard deviations of the prior.
+
+    Returns:
+        E[x|z], shape ``(U, S, *event_shape)``.
+
+    Raises:
+        ValueError: If latents are neither real nor one-hot.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(5), pv.guides.Normal(5), pv.likelihoods.Bernoulli((4,)))
+        >>> traversals(vae, torch.ones(4), torch.tensor([0, 3])).shape
+        torch.Size([2, 7, 4])
+    """
+    start = _start(vae, datum[None])[0]
+    if vae.prior.support is constraints.one_hot:
+        moved = torch.eye(start.shape[-1]).to(start)  # (classes, classes)
+    else:
+        positions = torch.linspace(-reach, reach, positive_integer("steps", steps)).to(start)
+        mean, scale = _moments(vae)
+        moved = mean + positions[:, None] * scale  # (S, dim)
+    z = start.expand(len(units), len(moved), *start.shape).clone()
+    for i, unit in enumerate(units.tolist()):
+        z[i, :, unit] = moved if start.ndim == 2 else moved[:, unit]
+    return vae.decode(z).mean
+
+
+@torch.no_grad()
+def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -> Tensor:
+    r"""Goes from data to other data through latent space.
+
+    Real latents move along a straight line; one-hot ones change unit after unit from the most
+    probable class of the first datum to that of the second.
+
+    .. math:: \hat x_s = E[x \mid z_s], \quad z_s = (1 - t_s) \, E[z \mid x_1] + t_s E[z \mid x_2]
+
+    Args:
+        vae: The model, with real or one-hot latents.
+        first: Where to start, shape ``(P, *event_shape)``.
+        second: Where to end, same shape.
+        steps: Positions on the way, both ends included, S.
+
+    Returns:
+        E[x|z], shape ``(P, S, *event_shape)``.
+
+    Raises:
+        ValueError: If latents are neither real nor one-hot.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(5), pv.guides.Normal(5), pv.likelihoods.Bernoulli((4,)))
+        >>> interpolations(vae, torch.ones(3, 4), torch.zeros(3, 4)).shape
+        torch.Size([3, 8, 4])
+    """
+    ends = _start(vae, first)[:, None], _start(vae, second)[:, None]
+    along = torch.linspace(0, 1, positive_integer("steps", steps)).to(ends[0])
+    if vae.prior.support is constraints.one_hot:
+        units = ends[0].shape[-2]
+        turned = torch.arange(units).to(along)[None] < (along * units).round()[:, None]
+        z = torch.where(turned[None, :, :, None], ends[1], ends[0])
+    else:
+        z = torch.lerp(ends[0], ends[1], along[None, :, None])
+    return vae.decode(z).mean
+
+
+def _start(vae: VAE, x: Tensor) -> Tensor:
+    """E[z|x], or the most probable classes, which unlike their mean are a value that z can have."""
+    mean = vae.encode(vae.check(x)).mean
+    if vae.prior.support is constraints.one_hot:
+        return torch.nn.functional.one_hot(mean.argmax(-1), mean.shape[-1]).to(mean)
+    if vae.prior.support is not constraints.real_vector:
+        raise expected("vae", "real or one-hot latents", vae.prior.support)
+    return mean
+
+
+def _moments(vae: VAE) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each unit under the prior."""
+    prior = vae.prior()
+    try:
+        return prior.mean, prior.stddev
+    except NotImplementedError:
+        draws = prior.sample((_DRAWS,))
+        return draws.mean(0), draws.std(0)

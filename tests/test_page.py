@@ -1,0 +1,249 @@
+"""The page about a run: escaped, self-contained, and seen by a real browser."""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import torch
+from chromium import Chromium, find
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae import report
+from pyro_vae.cli import main
+from pyro_vae.report._html import Html, table, tag
+
+_WIDTHS = (400, 1400)
+_HOSTILE = "<script>alert('x')</script>&\"a-very-long-name-without-a-space-" + 80 * "w"
+_HISTORY = {
+    "epoch": [1.0, 2.0, 3.0],
+    "elbo": [-30.0, -20.0, -18.0],
+    "reconstruction": [-29.0, -17.0, -14.0],
+    "kl": [1.0, 3.0, 4.0],
+    "seconds": [0.5, 1.0, 1.5],
+}
+
+
+@pytest.fixture(scope="module")
+def browser() -> Iterator[Chromium]:
+    """A headless Chromium."""
+    path = find()
+    if path is None:
+        pytest.skip("needs a Chromium: Debian's package `chromium`")
+    with Chromium(path) as started:
+        yield started
+
+
+def _data(kind: str) -> pv.data.Dataset:
+    generator = torch.Generator().manual_seed(0)
+    uniform = torch.rand(60, 1, 6, 5, generator=generator)
+    values = {
+        "binary images": (uniform > 0.5).float(),
+        "vectors": uniform.flatten(1)[:, :7] - 0.5,
+        "counts": (20 * uniform).floor().flatten(1)[:, :5],
+        "one number": uniform.flatten(1)[:, :1],
+    }[kind]
+    labels = None if kind == "vectors" else torch.arange(60) % 3
+    return pv.data.load(values, labels=labels)
+
+
+def _page(kind: str, latent: str = "Normal", **options: object) -> str:
+    data = _data(kind)
+    laws = {"binary images": pv.likelihoods.Bernoulli, "counts": pv.likelihoods.Poisson}
+    likelihood = laws.get(kind, pv.likelihoods.Normal)(data.event_shape)
+    if latent == "Normal":
+        vae = pv.VAE(pv.priors.Normal(3), pv.guides.Normal(3), likelihood)
+    else:
+        vae = pv.VAE(pv.priors.Categorical(3, 4), pv.guides.GumbelSoftmax(3, 4), likelihood)
+    return report.page(vae, data, num_samples=30, **{"history": _HISTORY, **options})
+
+
+@pytest.mark.parametrize(
+    ("kind", "latent"),
+    [
+        ("binary images", "Normal"),
+        ("counts", "Categorical"),
+        pytest.param("binary images", "Categorical", marks=pytest.mark.slow),
+        pytest.param("vectors", "Normal", marks=pytest.mark.slow),
+        pytest.param("one number", "Normal", marks=pytest.mark.slow),
+    ],
+)
+def test_a_browser_sees_all_of_it_at_any_width(
+    kind: str, latent: str, browser: Chromium, tmp_path: Path
+) -> None:
+    """Nothing is fetched, nothing complains, nothing is cut off; names are text.
+
+    Fails when the table of facts may not wrap, or when names are not escaped.
+    """
+    path = tmp_path / "page.html"
+    settings = {_HOSTILE: _HOSTILE}
+    path.write_text(_page(kind, latent, name=_HOSTILE, settings=settings), encoding="utf-8")
+    for width in _WIDTHS:
+        seen = browser.look(path, width)
+        assert seen.width == width
+        assert seen.scrolled <= width
+        assert seen.beyond == []
+        assert seen.broken == 0
+        assert seen.images >= 8
+        assert seen.complaints == []
+        assert seen.requests == []
+        assert seen.text.count(_HOSTILE) >= 3, "names are shown as they are"
+
+
+@pytest.mark.parametrize(
+    ("body", "fault"),
+    [
+        ("<p>as it should be</p>", ""),
+        ("<p style='width: 1500px'>wide</p>", "beyond"),
+        ("<p style='position: relative; left: -9px'>to the left</p>", "beyond"),
+        ("<div style='overflow-x: auto'><p style='width: 1500px'>scrolls</p></div>", ""),
+        ("<img src='data:image/png;base64,AAAA'>", "broken"),
+        ("<img src='https://192.0.2.1/a.png'>", "requests"),
+        ("<script>console.error('x')</script>", "complaints"),
+        ("<script>nothing.at.all</script>", "complaints"),
+    ],
+)
+def test_the_browser_finds_planted_faults(
+    body: str, fault: str, browser: Chromium, tmp_path: Path
+) -> None:
+    path = tmp_path / "page.html"
+    head = "<!doctype html><meta charset='utf-8'><link rel='icon' href='data:,'>"
+    path.write_text(f"{head}<body style='margin: 0'>{body}</body>", encoding="utf-8")
+    seen = browser.look(path, 400)
+    faults = {"beyond": seen.beyond, "requests": seen.requests, "complaints": seen.complaints}
+    found = {name for name, each in faults.items() if each} | ({"broken"} if seen.broken else set())
+    assert (fault in found) if fault else found == set()
+    assert (seen.scrolled > 400) == ("'width: 1500px'>wide" in body)
+
+
+def test_what_is_no_markup_is_escaped() -> None:
+    cell = tag("td", 'a < b & "c"', tag("i", Html("&amp;")), title='"><script>')
+    assert cell == (
+        '<td title="&quot;&gt;&lt;script&gt;">a &lt; b &amp; &quot;c&quot;<i>&amp;</i></td>'
+    )
+    assert "<th" in table(("a<", "b"), [("<x>", 1)])
+    assert "<x>" not in table(("a<", "b"), [("<x>", 1)])
+
+
+def test_the_page_needs_nothing_beside_itself() -> None:
+    page = _page("binary images")
+    addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
+    assert len(addresses) > 15
+    assert {address.partition(":")[0] for address in addresses if address[0] != "#"} == {"data"}
+    assert "url(" not in page
+    assert "@import" not in page
+    assert "<script" not in page
+
+
+def test_a_page_is_the_same_again_and_leaves_the_model_alone() -> None:
+    data = _data("binary images")
+    likelihood = pv.likelihoods.Bernoulli(data.event_shape)
+    vae = pv.VAE(pv.priors.Normal(3), pv.guides.Normal(3), likelihood).train()
+    before = {name: value.clone() for name, value in vae.state_dict().items()}
+    state = torch.get_rng_state()
+    first, second = (
+        re.sub(r"\d+\.\d s", "", report.page(vae, data, num_samples=20)) for _ in range(2)
+    )
+    assert first == second
+    assert torch.equal(torch.get_rng_state(), state)
+    assert all(module.training for module in vae.modules())
+    assert all(torch.equal(before[name], value) for name, value in vae.state_dict().items())
+
+
+class _Sum(nn.Module):
+    """A decoder whose outputs say where it stands: the weighted sum of z."""
+
+    def __init__(self, weights: torch.Tensor) -> None:
+        super().__init__()
+        self.weights = weights
+
+    def forward(self, z: torch.Tensor) -> torch.Tensor:
+        return (z * self.weights).flatten(1).sum(1, keepdim=True)
+
+
+class _Fixed(nn.Module):
+    """An encoder that gives the same features to all data but for their first entry."""
+
+    def __init__(self, features: torch.Tensor) -> None:
+        super().__init__()
+        self.features = features
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return x[:, :1].reshape(-1, *[1] * self.features.ndim) + self.features
+
+
+def test_a_traversal_moves_one_unit_in_standard_deviations() -> None:
+    """z = (5, 5) at x = 5; unit 1, of weight 10, goes from -3 to 3. Fails when both move."""
+    vae = pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        pv.likelihoods.Normal((1,)),
+        encoder=_Fixed(torch.zeros(4)),
+        decoder=_Sum(torch.tensor([1.0, 10.0])),
+    )
+    walked = report.traversals(vae, torch.tensor([5.0]), torch.tensor([1]), steps=3)
+    assert walked.flatten().tolist() == [-25.0, 5.0, 35.0]
+
+
+def test_a_one_hot_unit_takes_each_class() -> None:
+    weights = torch.tensor([[1.0, 2.0, 3.0], [10.0, 20.0, 30.0]])
+    vae = pv.VAE(
+        pv.priors.Categorical(2, 3),
+        pv.guides.GumbelSoftmax(2, 3),
+        pv.likelihoods.Normal((1,)),
+        encoder=_Fixed(torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])),
+        decoder=_Sum(weights),
+    )
+    walked = report.traversals(vae, torch.zeros(1), torch.tensor([1, 0]))
+    assert walked.squeeze(-1).tolist() == [[12.0, 22.0, 32.0], [31.0, 32.0, 33.0]]
+
+
+def test_interpolations_go_from_end_to_end() -> None:
+    vae = pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        pv.likelihoods.Normal((1,)),
+        encoder=_Fixed(torch.zeros(4)),
+        decoder=_Sum(torch.tensor([1.0, 1.0])),
+    )
+    first, second = torch.tensor([[0.0], [1.0]]), torch.tensor([[1.0], [3.0]])
+    path = report.interpolations(vae, first, second, steps=3)
+    assert path.squeeze(-1).tolist() == [[0.0, 1.0, 2.0], [2.0, 4.0, 6.0]]
+
+
+def test_the_verb_writes_one_page(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    quick = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
+    small = ["--latent-dim", "2", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"]
+    assert main(["fit", "digits", "--out", "run", *quick, *small]) == 0
+    capsys.readouterr()
+    Path("run/report.html").write_text("mine")
+    assert main(["report", "run", "--num-samples", "20", "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == "run/report-2.html"
+    assert Path("run/report.html").read_text() == "mine"
+    page = Path(told["out"]).read_text(encoding="utf-8")
+    assert told["bytes"] == len(page.encode())
+    summary = json.loads(Path("run/scores.json").read_text())
+    assert f"{summary['log_marginal']:.2f}".replace("-", "−") in page
+    for told_of in ("likelihoods.Bernoulli", "objectives.ELBO", "seed=0", "eager: 10 steps"):
+        assert told_of in page
+
+    before = sorted(tmp_path.rglob("*"))
+    for argv, words in (
+        (["nowhere"], "an existing run folder"),
+        (["run", "--out", "run/report.html"], "does not exist yet"),
+        (["run", "--num-samples", "0"], "--num-samples"),
+        (["run", "--seed=-1"], "--seed"),
+    ):
+        assert main(["report", *argv]) == 2
+        said = capsys.readouterr()
+        assert words in said.err
+        assert said.err.count("\n") == 1
+    assert sorted(tmp_path.rglob("*")) == before
