@@ -7,6 +7,7 @@ import json
 import math
 from collections.abc import Callable
 from pathlib import Path
+from typing import Literal
 
 import matplotlib as mpl
 import numpy as np
@@ -19,7 +20,7 @@ from scipy.stats import binom, chi2, kstest, norm
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae.criticism import Calibration, calibrate
+from pyro_vae.criticism import Calibration, calibrate, pit
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import bands, ecdf, uniformity
 from pyro_vae.distributions import inverse_positive
@@ -330,3 +331,92 @@ def test_what_is_no_number_is_refused() -> None:
         vae.encoder.bias.fill_(math.nan)
     with pytest.raises(ValueError, match="`vae`|parameter loc"):
         calibrate(vae, **SMALL)
+
+
+# Held-out data.
+
+
+def test_values_are_those_of_the_closed_form() -> None:
+    """Each entry alone, and given the rest, in a linear-Gaussian model with a guide too wide.
+
+    Four standard errors of the effective draws. Fails when x_d is left in the weights, and when z
+    given nothing comes from the guide.
+    """
+    model = LinearGaussian(dim=6, latent=2, columns="correlated", factor=1.5, seed=3)
+    x = model.vae.sample(40)
+    covariance = model.weight @ model.weight.T + model.noise**2 * torch.eye(6).double()
+    precision = covariance.inverse()
+    alone = norm.cdf(x / covariance.diagonal().sqrt())
+    rest = norm.cdf((x.double() @ precision) / precision.diagonal().sqrt())
+    for given, exact in (("nothing", alone), ("rest", rest)):
+        run = pit(model.vae, x, given=given, num_draws=1000)
+        error = np.sqrt(exact * (1 - exact) / run.ess) + 2 / run.ess
+        assert (np.abs(run.values - exact) < 4 * error).all()
+    assert run.ess.max() < 1000
+
+
+@pytest.mark.parametrize("given", ["nothing", "rest"])
+@pytest.mark.parametrize("build", [linear, categorical])
+def test_data_of_the_model_are_uniform(
+    build: Callable[[], pv.VAE], given: Literal["nothing", "rest"]
+) -> None:
+    """No false alarm in 1 of 20, and uniform p-values; discrete data too.
+
+    Fails when the ties of discrete data are not broken at random.
+    """
+    vae = build()
+    options = {"num_draws": 19} if given == "nothing" else {"num_draws": 200}
+    runs = [pit(vae, vae.sample(100), given=given, seed=seed, **options) for seed in range(15)]
+    p_values = np.concatenate([run.p_values for run in runs])
+    assert kstest(p_values, "uniform").pvalue > 0.01
+    assert sum(run.num_failed > 0 for run in runs) <= 3
+
+
+def test_what_the_values_convict() -> None:
+    """Outliers by the marginals; a missing correlation only by what is predicted from the rest.
+
+    Fails when both are predicted from nothing.
+    """
+    vae = linear()
+    x = vae.sample(500)
+    tails = x + 1.5 * torch.randn(500, 12)
+    run = pit(vae, tails)
+    assert run.num_failed > 6
+    assert "more spread out" in run.advice[0]
+    shuffled = torch.stack([column[torch.randperm(500)] for column in x.unbind(1)], 1)
+    assert pit(vae, shuffled).num_failed == 0
+    assert pit(vae, shuffled, given="rest", num_draws=300).num_failed > 3
+    assert pit(vae, x + 0.5).advice[0].startswith("x is higher than predicted in x[")
+
+
+def test_values_in_arviz_and_json(tmp_path: Path) -> None:
+    """Images keep their dimensions; fails when they are flattened."""
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Poisson((1, 2, 3)))
+    run = pit(vae, vae.sample(60), num_draws=9)
+    assert run.ecdf.shape == (1, 2, 3, 99)
+    assert run.conditioned_on == "z ~ p(z)"
+    summary = json.loads(json.dumps(run.summary(), allow_nan=False))
+    assert summary["num_entries"] == 6
+    assert summary["ess_min"] == pytest.approx(9)
+    tree = run.to_datatree()
+    assert tree["pit"]["x"].dims == ("chain", "draw", "channel", "row", "column")
+    with mpl.rc_context({"backend": "agg"}):
+        drawn = plot_ecdf_pit(tree, group="pit", backend="matplotlib")
+        drawn.savefig(tmp_path / "pit.png")
+    titles = [axis.get_title() for axis in drawn.get_viz("figure").axes]
+    assert len([title for title in titles if title]) == 6
+
+
+@pytest.mark.parametrize(
+    ("options", "said"),
+    [
+        ({"given": "other"}, "`given`: expected one of nothing, rest, got 'other'"),
+        ({"num_draws": 0}, "`num_draws`: expected a positive integer, got 0"),
+        ({"level": 0.0}, "`level`: expected a number between 0 and 1, got 0.0"),
+    ],
+)
+def test_what_pit_is_given_wrong(options: dict, said: str) -> None:
+    with pytest.raises(ValueError, match=said):
+        pit(linear(), torch.zeros(3, 12), **options)
+    with pytest.raises(ValueError, match="`x`: expected a tensor of shape"):
+        pit(linear(), torch.zeros(3, 11))

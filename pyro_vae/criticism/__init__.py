@@ -3,12 +3,14 @@
 from pyro_vae.criticism.calibration import Calibration, Coverage, calibrate
 from pyro_vae.criticism.checks import Checks, Row, check
 from pyro_vae.criticism.datatree import to_datatree
+from pyro_vae.criticism.held_out import PIT, pit
 from pyro_vae.criticism.one_dimensional import tree_for
 from pyro_vae.criticism.predictive import posterior_predictive, prior_predictive
 from pyro_vae.criticism.pyro_pair import from_pyro_svi
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 
 __all__ = [
+    "PIT",
     "Calibration",
     "Checks",
     "Coverage",
@@ -18,6 +20,7 @@ __all__ = [
     "check",
     "default_statistics",
     "from_pyro_svi",
+    "pit",
     "posterior_predictive",
     "prior_predictive",
     "to_datatree",

@@ -14,7 +14,7 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.criticism.checks import Row, holm
-from pyro_vae.criticism.uniformity import Bands, bands, ecdf, uniformity
+from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
 from pyro_vae.evaluation._common import check_arguments, undisturbed
 from pyro_vae.vae import VAE
 
@@ -25,7 +25,6 @@ Draws = Callable[[Tensor, int], Tensor]
 _MAX_BINS = 100  # more points in an ECDF show no more
 _NAMED = 3  # latents named in a sentence before it only counts them
 _SHOWN = (0.5, 0.8, 0.9, 0.95)  # nominal coverage in the summary
-_CLEAR = 2.0  # standard errors by which ranks are off before a sentence says in which direction
 
 
 @dataclass(frozen=True, eq=False)
@@ -212,7 +211,9 @@ class Calibration:
         grouped: dict[tuple[str, str], list[str]] = {}
         for q in np.flatnonzero(self.failed):
             name = self.names[q]
-            grouped.setdefault((name.partition("[")[0], _shape(self.pit[:, q])), []).append(name)
+            grouped.setdefault((name.partition("[")[0], how_uneven(self.pit[:, q])), []).append(
+                name
+            )
         subject = "the guide" if self.draws == "guide" else "the law of the draws"
         return {
             name: _sentence(kind, shape, names, subject)
@@ -378,17 +379,6 @@ def _names(vae: VAE, draws: str | Draws) -> list[str]:
     indices = [",".join(map(str, index)) for index in np.ndindex(*ranked)]
     densities = ["log_likelihood", "log_prior", "log_joint"]
     return [f"z[{i}]" for i in indices] + densities + (["log_guide"] if draws == "guide" else [])
-
-
-def _shape(pit: np.ndarray) -> str:
-    """Says how ranks are off: ``high``, ``low``, ``outer``, ``inner`` or ``uneven``."""
-    shift = (pit.mean() - 0.5) * np.sqrt(12 * len(pit))
-    spread = (pit.var() - 1 / 12) * np.sqrt(180 * len(pit))
-    if max(abs(shift), abs(spread)) < _CLEAR:
-        return "uneven"
-    if abs(shift) >= abs(spread):
-        return "high" if shift > 0 else "low"
-    return "outer" if spread > 0 else "inner"
 
 
 _LEARN = "give the encoder more capacity or training"

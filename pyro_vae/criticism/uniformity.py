@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 from functools import lru_cache
 
@@ -11,8 +12,9 @@ from scipy.stats import poisson
 
 from pyro_vae._errors import expected
 
-__all__ = ["Bands", "Uniformity", "bands", "ecdf", "uniformity"]
+__all__ = ["Bands", "Uniformity", "bands", "ecdf", "how_uneven", "uniformity"]
 
+_CLEAR = 2.0  # standard errors by which numbers are off before it is said how
 _TOLERANCE = 1e-6  # of the logarithm of a critical value
 _TIE = 1 + 1e-9  # tails that agree but for rounding, such as those of a point and of its mirror
 
@@ -107,6 +109,25 @@ def ecdf(values: np.ndarray, num_bins: int = 100) -> np.ndarray:
         array([[0.25, 0.25, 0.75]])
     """
     return _counts(values, num_bins) / len(values)
+
+
+def how_uneven(values: np.ndarray) -> str:
+    """Says how numbers on (0, 1) are off: ``high``, ``low``, ``outer``, ``inner`` or ``uneven``.
+
+    Args:
+        values: Shape ``(N,)``.
+
+    Example:
+        >>> how_uneven(np.linspace(0.4, 0.6, 100))
+        'inner'
+    """
+    shift = (values.mean() - 0.5) * math.sqrt(12 * len(values))
+    spread = (values.var() - 1 / 12) * math.sqrt(180 * len(values))
+    if max(abs(shift), abs(spread)) < _CLEAR:
+        return "uneven"
+    if abs(shift) >= abs(spread):
+        return "high" if shift > 0 else "low"
+    return "outer" if spread > 0 else "inner"
 
 
 @lru_cache(maxsize=64)

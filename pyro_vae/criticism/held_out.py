@@ -1,0 +1,270 @@
+"""Where each entry of held-out data falls in its predictive law."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, Literal, get_args
+
+import numpy as np
+import torch
+import xarray
+from torch import Tensor
+from torch.distributions import Independent
+
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.criticism._labels import Labels
+from pyro_vae.criticism.checks import holm
+from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
+from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.vae import VAE
+
+__all__ = ["PIT", "pit"]
+
+Given = Literal["nothing", "rest"]
+
+_CONDITIONED_ON = {"nothing": "z ~ p(z)", "rest": "z ~ p(z | the other entries)"}
+_BINS = 100
+_NAMED = 3  # entries named in a sentence before it only counts them
+_SENTENCES = {
+    "high": "x is higher than predicted in {where}: the decoder is biased; train it longer or give "
+    "it more capacity",
+    "low": "x is lower than predicted in {where}: the decoder is biased; train it longer or give "
+    "it more capacity",
+    "outer": "x is more spread out than predicted in {where}: swap the likelihood for one of more "
+    "variance or heavier tails",
+    "inner": "x is less spread out than predicted in {where}: swap the likelihood for one whose "
+    "scale is learned",
+    "uneven": "the law of x is of another shape than predicted in {where}: look at the ECDF",
+}
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class PIT:
+    """What :func:`pit` returns, for N data.
+
+    Attributes:
+        values: Shape ``(N, *event_shape)``: uniform on (0, 1) if the model is true.
+        p_values: Of the uniformity of each entry, shape ``event_shape``.
+        adjusted: The same after Holm's correction over entries, shape ``event_shape``.
+        ess: Effective numbers of draws behind each value, shape ``(N, *event_shape)``; all draws
+            where nothing is given.
+        num_draws: Draws of z for each datum.
+        given: ``nothing`` or ``rest``.
+        level: Probability of any false alarm, at most.
+        dims: Names of the dimensions of one datum.
+    """
+
+    values: np.ndarray
+    p_values: np.ndarray
+    adjusted: np.ndarray
+    ess: np.ndarray
+    num_draws: int
+    given: Given
+    level: float
+    dims: tuple[str, ...]
+
+    @property
+    def conditioned_on(self) -> str:
+        """What the z of the predictive law are drawn from."""
+        return _CONDITIONED_ON[self.given]
+
+    @property
+    def failed(self) -> np.ndarray:
+        """Which entries convict the model, shape ``event_shape``."""
+        return self.adjusted <= self.level
+
+    @property
+    def num_failed(self) -> int:
+        """How many entries convict the model."""
+        return int(self.failed.sum())
+
+    @property
+    def bands(self) -> Bands:
+        """Bands that the ECDF of one entry leaves with probability ``level`` at most."""
+        return bands(len(self.values), self.level, _BINS)
+
+    @property
+    def ecdf(self) -> np.ndarray:
+        """ECDFs of the values at ``bands.points``, shape ``(*event_shape, K - 1)``."""
+        curves = ecdf(self.values.reshape(len(self.values), -1), _BINS)
+        return curves.reshape(*self.p_values.shape, -1)
+
+    @property
+    def advice(self) -> tuple[str, ...]:
+        """A sentence on each kind of failure: what is wrong, and what to swap."""
+        grouped: dict[str, list[str]] = {}
+        columns = self.values.reshape(len(self.values), -1)
+        for k in np.flatnonzero(self.failed):
+            index = ",".join(map(str, np.unravel_index(k, self.failed.shape)))
+            grouped.setdefault(how_uneven(columns[:, k]), []).append(f"x[{index}]")
+        return tuple(
+            _SENTENCES[kind].format(
+                where=", ".join(names[:_NAMED])
+                + (f" and {len(names) - _NAMED} more" if len(names) > _NAMED else "")
+            )
+            for kind, names in grouped.items()
+        )
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the verdict and what it rests on, ready for JSON."""
+        worst = np.unravel_index(int(self.p_values.argmin()), self.p_values.shape)
+        return {
+            "num_failed": self.num_failed,
+            "num_entries": self.p_values.size,
+            "level": self.level,
+            "conditioned_on": self.conditioned_on,
+            "num_data": len(self.values),
+            "num_draws": self.num_draws,
+            "ess_min": float(self.ess.min()),
+            "worst": {
+                "index": [int(i) for i in worst],
+                "p_value": float(self.p_values[worst]),
+                "adjusted": float(self.adjusted[worst]),
+            },
+            "advice": list(self.advice),
+        }
+
+    def to_datatree(self) -> xarray.DataTree:
+        """Returns the values for ArviZ's ``plot_ecdf_pit(tree, group="pit")``.
+
+        Dimension ``draw`` counts the data.
+        """
+        dataset = xarray.Dataset(
+            {"x": (("chain", "draw", *self.dims), self.values[None])},
+            attrs={"conditioned_on": self.conditioned_on, "num_draws": self.num_draws},
+        )
+        return xarray.DataTree.from_dict({"pit": dataset})
+
+    def __repr__(self) -> str:
+        verdict = f"{self.num_failed} of {self.p_values.size} entries failed at {self.level:g}"
+        head = f"PIT({len(self.values)} data, {self.conditioned_on}): {verdict}"
+        return "\n".join([head, *(f"  {sentence}" for sentence in self.advice)])
+
+
+@torch.no_grad()
+def pit(
+    vae: VAE,
+    x: Tensor,
+    *,
+    given: Given = "nothing",
+    num_draws: int | None = None,
+    level: float = 0.05,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> PIT:
+    r"""Asks of each entry of held-out data whether its predictive law is right.
+
+    .. math:: u_d = F_d(x_d^-) + v \, \{F_d(x_d) - F_d(x_d^-)\}, \quad v \sim U(0, 1)
+
+    is uniform when F_d is the law of x_d, for discrete data too. F_d is
+
+    - given ``nothing``, the marginal law: z is drawn from the prior, anew for each datum, and the
+      value is an exact rank. Latents are local, so that this is also what leaving the datum out of
+      a fixed model's inference gives.
+    - given the ``rest``, the law of x_d given the other entries: z is drawn from q(z|x) with weight
+      p(x, z) / {q(z|x) p(x_d|z)}, which takes x_d out again, and the values are as good as ``ess``.
+
+    Draws of q(z|x) alone would gather the values around one half, even with the exact posterior.
+
+    References:
+        Predictive Model Assessment for Count Data (Czado, Gneiting and Held, 2009),
+        https://doi.org/10.1111/j.1541-0420.2009.01191.x
+        Bayesian model evaluation by leave-one-out predictive densities
+        (Vehtari, Gelman and Gabry, 2017), https://arxiv.org/abs/1507.04544
+
+    Args:
+        vae: The model.
+        x: Held-out data, shape ``(N, *event_shape)``.
+        given: What each entry is predicted from: ``nothing`` or the ``rest`` of its datum.
+        num_draws: Draws of z for each datum; 99 given nothing, else 1000.
+        level: Probability of any false alarm, at most.
+        seed: Of the draws: the same seed gives the same values.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        The values, p-values of each entry, and advice.
+
+    Raises:
+        ValueError: If the data do not suit the model, an option is not what it should be, or the
+            rest is given to a likelihood that does not factorise over entries.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> pit(vae, vae.sample(50)).values.shape
+        (50, 4)
+    """
+    check_arguments(vae, seed)
+    if given not in get_args(Given):
+        raise unknown_name("given", given, get_args(Given))
+    total = (99 if given == "nothing" else 1000) if num_draws is None else num_draws
+    positive_integer("num_draws", total)
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise expected("level", "a number between 0 and 1", level)
+    data = vae.check(x)
+    values, ess, done = [], [], 0
+    with undisturbed(vae, seed, data.device):
+        for batch in vae.batches(data):
+            placed, effective = _placed(vae, batch, total, given)
+            values.append(placed)
+            ess.append(effective)
+            done += len(batch)
+            if progress is not None:
+                progress(done / len(data))
+    numbers = torch.cat(values).numpy()
+    p_values = uniformity(numbers.reshape(len(numbers), -1), _BINS).p_value
+    shape = tuple(vae.event_shape)
+    return PIT(
+        values=numbers,
+        p_values=p_values.reshape(shape),
+        adjusted=np.asarray(holm(p_values.tolist())).reshape(shape),
+        ess=torch.cat(ess).numpy(),
+        num_draws=total,
+        given=given,
+        level=level,
+        dims=Labels(vae, None, None).event["x"],
+    )
+
+
+def _placed(vae: VAE, x: Tensor, num_draws: int, given: Given) -> tuple[Tensor, Tensor]:
+    """Places each entry among replicates of it: values and effective draws, shaped as ``x``."""
+    prior = vae.prior()
+    guide = vae.encode(x) if given == "rest" else None
+    chunk, left = vae.draws_at_once(x), num_draws
+    nothing = torch.full(x.shape, -math.inf, dtype=torch.float64)
+    below, equal, weight, square = nothing, nothing, nothing, nothing  # logarithms of sums
+    while left > 0:
+        count = min(chunk, left)
+        left -= count
+        z = prior.sample((count, len(x))) if guide is None else guide.sample((count,))
+        law = vae.decode(z)
+        replicate = law.sample()
+        log_weights = torch.zeros(replicate.shape, dtype=torch.float64)
+        if guide is not None:
+            entries = _entries(law, x)
+            others = entries.flatten(2).sum(-1) + prior.log_prob(z) - guide.log_prob(z)
+            others = others.reshape(*others.shape, *(1,) * (x.ndim - 1))
+            log_weights = (others - entries).cpu().double()
+        weight = torch.logaddexp(weight, log_weights.logsumexp(0))
+        square = torch.logaddexp(square, (2 * log_weights).logsumexp(0))
+        lower, ties = (replicate < x).cpu(), (replicate == x).cpu()
+        below = torch.logaddexp(below, log_weights.where(lower, -math.inf).logsumexp(0))
+        equal = torch.logaddexp(equal, log_weights.where(ties, -math.inf).logsumexp(0))
+    # The entry itself is one more draw of the same law, which makes ranks of it exact.
+    own = 1 / num_draws
+    uniform = torch.rand(x.shape, dtype=torch.float64)
+    shares = (below - weight).exp() + uniform * ((equal - weight).exp() + own)
+    values = (shares / (1 + own)).clamp(0, math.nextafter(1, 0))
+    if values.isnan().any():
+        raise expected("vae", "log-densities of the data that are numbers", "NaN")
+    return values, (2 * weight - square).exp()
+
+
+def _entries(law: Any, x: Tensor) -> Tensor:
+    """Returns log p(x_d|z) of each entry."""
+    if not isinstance(law, Independent) or law.reinterpreted_batch_ndims != x.ndim - 1:
+        got = type(law).__name__
+        raise expected("given", "nothing, since the likelihood does not factorise over x", got)
+    return law.base_dist.log_prob(x)
