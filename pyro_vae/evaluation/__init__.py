@@ -5,6 +5,7 @@ from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.evaluation.rate_distortion import RateDistortion, rate_distortion
 from pyro_vae.evaluation.scores import Scores
 
 __all__ = [
@@ -12,6 +13,7 @@ __all__ = [
     "Bidirectional",
     "Comparison",
     "Gaps",
+    "RateDistortion",
     "Scores",
     "ais",
     "bdmc",
@@ -19,4 +21,5 @@ __all__ = [
     "enumerate_log_prob",
     "evaluate",
     "gaps",
+    "rate_distortion",
 ]

@@ -1,0 +1,211 @@
+"""What the latent carries: rate, distortion, and how much of the rate is information."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any, Literal
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.vae import VAE
+
+__all__ = ["RateDistortion", "rate_distortion"]
+
+_ENTRIES = 2**20  # of z against q(z|x), at a time
+_COLUMNS = 4096
+_ESTIMATED = (
+    "rate",
+    "distortion",
+    "mutual_information",
+    "mutual_information_upper",
+    "marginal_kl",
+)
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class RateDistortion:
+    """The bound of a fixed model, taken apart, in nats per datum.
+
+    ``-(rate + distortion)`` is the ELBO, and ``rate`` is the mutual information plus the marginal
+    KL. Each array holds what every datum contributes, shape ``(N,)``: its mean is the figure, and
+    its spread over the data gives that figure's standard error.
+
+    Attributes:
+        rate: KL(q(z|x) || p(z)).
+        distortion: -E_q[log p(x|z)]; negative where densities are above one.
+        mutual_information: I(x; z) with x drawn from these data and z from q(z|x). As an estimate
+            for the law behind the data it is too low in expectation, and never above log N.
+        mutual_information_upper: The same, each z compared with the q of all other data: too high
+            in expectation for the law behind the data.
+        marginal_kl: KL(q(z) || p(z)), of the mean of q(z|x) over these data: too high in
+            expectation for the law behind the data.
+        active_units: As in :class:`~pyro_vae.evaluation.Scores`.
+        num_samples: Draws of z for each datum.
+        rate_estimator: ``analytic`` or ``sampled``.
+        base_measure: What the log-densities are densities of, as in
+            :class:`~pyro_vae.evaluation.Scores`.
+    """
+
+    rate: np.ndarray
+    distortion: np.ndarray
+    mutual_information: np.ndarray
+    mutual_information_upper: np.ndarray
+    marginal_kl: np.ndarray
+    active_units: int
+    num_samples: int
+    rate_estimator: Literal["analytic", "sampled"]
+    base_measure: dict[str, Any]
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the means over the data and their standard errors, ready for JSON.
+
+        The errors ``X_standard_error`` are those of data and of draws together. To first order
+        they need nothing for the shared q(z): a datum added to a mixture moves the divergence
+        from it only through its own term. ``largest_mutual_information`` is log N;
+        ``bits_per_dim``, of the ELBO, is there for discrete data only.
+        """
+        size = len(self.rate)
+        values: dict[str, float] = {"elbo": -(self.rate + self.distortion).mean()}
+        for name in _ESTIMATED:
+            each = getattr(self, name)
+            values[name] = each.mean()
+            values[f"{name}_standard_error"] = each.std(ddof=1) / math.sqrt(size)
+        values["largest_mutual_information"] = math.log(size)
+        if self.base_measure["measure"] == "counting":
+            values["bits_per_dim"] = -values["elbo"] / (self.base_measure["dim"] * math.log(2))
+        return {name: float(value) for name, value in values.items()} | {
+            "active_units": self.active_units,
+            "num_samples": self.num_samples,
+            "rate_estimator": self.rate_estimator,
+            "base_measure": dict(self.base_measure),
+        }
+
+    def __repr__(self) -> str:
+        known = self.summary()
+        shown = {
+            name: f"{known[name]:.4g} ± {known[f'{name}_standard_error']:.2g}"
+            for name in _ESTIMATED
+        }
+        return (
+            f"RateDistortion({len(self.rate)} data, nats per datum, ± over data)\n"
+            f"  distortion   {shown['distortion']}\n"
+            f"  rate         {shown['rate']} ({self.rate_estimator})\n"
+            f"  information  {shown['mutual_information']} to {shown['mutual_information_upper']}, "
+            f"log N is {known['largest_mutual_information']:.4g}\n"
+            f"  marginal KL  {shown['marginal_kl']}\n"
+            f"  units        {self.active_units} active"
+        )
+
+
+@torch.no_grad()
+def rate_distortion(
+    vae: VAE,
+    x: Tensor,
+    *,
+    num_samples: int = 10,
+    seed: int = 0,
+    base_measure: Mapping[str, Any] | None = None,
+    progress: Callable[[float], None] | None = None,
+) -> RateDistortion:
+    r"""Measures how many nats the latent spends, and on what.
+
+    .. math:: \underbrace{\mathbb{E}_x \mathrm{KL}(q(z \mid x) \| p(z))}_{\text{rate}}
+        = \underbrace{\mathbb{E}_x \mathrm{KL}(q(z \mid x) \| q(z))}_{I(x; z)}
+        + \mathrm{KL}(q(z) \| p(z)), \quad q(z) = \frac1N \sum_n q(z \mid x_n)
+
+    Every draw of z is compared with q(z|x) of all data: no minibatch, whose estimate would be
+    bounded by the log of its size. The time grows with the square of the number of data.
+
+    References:
+        ELBO surgery: yet another way to carve up the variational evidence lower bound
+        (Hoffman and Johnson, 2016), http://approximateinference.org/accepted/HoffmanJohnson2016.pdf
+        Fixing a Broken ELBO (Alemi et al., 2018), https://arxiv.org/abs/1711.00464
+        On Variational Bounds of Mutual Information (Poole et al., 2019),
+        https://arxiv.org/abs/1905.06922
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``.
+        num_samples: Draws of z for each datum.
+        seed: Of the draws: the same seed gives the same figures.
+        base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        What each datum contributes; ``summary()`` has the figures and their errors.
+
+    Raises:
+        ValueError: If the data do not suit the model or there is only one, or an option is not
+            what it should be.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> found = rate_distortion(vae, torch.ones(5, 4))
+        >>> found.rate.shape, found.summary()["largest_mutual_information"] == math.log(5)
+        ((5,), True)
+    """
+    check_arguments(vae, seed)
+    positive_integer("num_samples", num_samples)
+    data = vae.check(x)
+    if len(data) < 2:
+        raise expected("x", "at least two data, to compare one with the other", x)
+    scores = evaluate(vae, x, num_samples=num_samples, seed=seed, base_measure=base_measure)
+    with undisturbed(vae, seed, data.device):
+        event_dim = len(vae.event_shape)
+        features = torch.cat([vae.guide.features(b, event_dim) for b in vae.batches(data)])
+        columns = _information(vae, features, num_samples, progress)
+    return RateDistortion(
+        rate=scores.kl,
+        distortion=-scores.reconstruction,
+        **{name: each.numpy() for name, each in columns.items()},
+        active_units=scores.active_units,
+        num_samples=num_samples,
+        rate_estimator=scores.kl_estimator,
+        base_measure=scores.base_measure,
+    )
+
+
+def _information(
+    vae: VAE, features: Tensor, num_samples: int, progress: Callable[[float], None] | None
+) -> dict[str, Tensor]:
+    """Compares draws of every q(z|x) with all of them, float64 on the CPU."""
+    size, prior = len(features), vae.prior()
+    column_starts = range(0, size, _COLUMNS)
+    entries = min(size, _COLUMNS) * prior.event_shape.numel()
+    rows = max(1, _ENTRIES // entries)
+    terms = []
+    for start in range(0, size, rows):
+        own = torch.arange(start, min(start + rows, size), device=features.device)
+        q = vae.posterior(features[own])
+        sums = torch.zeros(3, len(own), dtype=torch.float64)
+        for _ in range(num_samples):
+            z = q.sample()
+            log_own, log_prior = (each.log_prob(z).cpu().double() for each in (q, prior))
+            log_others = torch.full_like(log_own, -math.inf)
+            for left in column_starts:
+                against = vae.posterior(features[left : left + _COLUMNS])
+                log_q = against.log_prob(z.unsqueeze(1))
+                inside = (own >= left) & (own < left + _COLUMNS)
+                log_q[inside, own[inside] - left] = -math.inf  # its own term is known
+                log_others = torch.logaddexp(log_others, log_q.logsumexp(1).cpu().double())
+            log_all = torch.logaddexp(log_others, log_own) - math.log(size)
+            sums += torch.stack(
+                [
+                    log_own - log_all,
+                    log_own - (log_others - math.log(size - 1)),
+                    log_all - log_prior,
+                ]
+            )
+        terms.append(sums / num_samples)
+        if progress is not None:
+            progress((int(own[-1]) + 1) / size)
+    names = ("mutual_information", "mutual_information_upper", "marginal_kl")
+    return dict(zip(names, torch.cat(terms, 1), strict=True))
