@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import json
+import subprocess
+import sys
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -15,6 +18,50 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.criticism import to_datatree
+
+# A process of its own, since a peak of memory is one of a whole process.
+_STREAM_MEMORY = 16 * 4 * 3 * 256 * 256  # the least there may be for such images
+_STREAM = """
+import resource
+import sys
+import torch
+from torch import nn
+import pyro_vae as pv
+
+
+class Encoder(nn.Module):
+    def forward(self, x):
+        return x.flatten(1)[:, :4]
+
+
+class Decoder(nn.Module):
+    def __init__(self, shape):
+        super().__init__()
+        self.shape, self.weight = shape, nn.Parameter(torch.randn(2, 1))
+
+    def forward(self, z):
+        return (z @ self.weight)[..., None, None].expand(-1, *self.shape).contiguous()
+
+
+def model(*shape):
+    law = pv.likelihoods.Normal(shape)
+    decoder = Decoder(law.param_shape)
+    return pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), law, Encoder(), decoder)
+
+
+def peak():
+    unit = 1 if sys.platform == "darwin" else 1024
+    return resource.getrusage(resource.RUSAGE_SELF).ru_maxrss * unit
+
+
+folder, memory = sys.argv[1:]
+small = model(1, 4, 4)  # what is loaded and kept whatever the size
+pv.to_datatree(small, small.sample(4), num_draws=4, out=folder + "/small.nc").close()
+big = model(3, 256, 256)
+x, before = big.sample(3), peak()
+tree = pv.to_datatree(big, x, num_draws=20, out=folder + "/big.nc", max_memory=int(memory))
+print(peak() - before, tree.nbytes)
+"""
 
 
 def _linear(factor: float = 1.0, dim: int = 3, latent: int = 2) -> pv.VAE:
@@ -174,6 +221,24 @@ def test_same_seed_same_tree_in_memory_and_in_a_file(make: Any, tmp_path: Path) 
     assert not other["prior"]["z"].equals(tree["prior"]["z"])
 
 
+def test_posterior_draws_of_another_making() -> None:
+    """Replicates and densities follow the z given. Fails when the guide's are used all the same."""
+    vae = _linear()
+    x = vae.sample(5)
+    z = 10.0 + torch.randn(8, 5, 2)
+    tree = to_datatree(vae, x, posterior=SimpleNamespace(z=z, method="nuts"))
+    np.testing.assert_array_equal(tree["posterior"]["z"].values[0], z)
+    assert tree["posterior"].attrs["draws"] == tree["log_likelihood"].attrs["draws"] == "nuts"
+    with torch.no_grad():
+        law = vae.decode(z)
+    np.testing.assert_allclose(tree["log_likelihood"]["x"].values[0], law.log_prob(x), rtol=1e-5)
+    away = tree["posterior_predictive"]["x"].values[0] - law.mean.numpy()
+    assert abs(away.mean()) < 5 * 0.5 / away.size**0.5
+    assert set(tree["sample_stats"].data_vars) == {"log_p"}
+    with pytest.raises(ValueError, match=r"^`posterior`: expected z of shape \(3, 5, 2\)"):
+        to_datatree(vae, x, num_draws=3, posterior=SimpleNamespace(z=z, method="nuts"))
+
+
 def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
     vae = _linear()
 
@@ -209,3 +274,12 @@ def test_wrong_options_are_told_in_one_line(options: dict[str, Any], message: st
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         to_datatree(vae, torch.zeros(5, 3), **options)
     assert "\n" not in str(caught.value)
+
+
+def test_a_stream_stays_within_its_memory(tmp_path: Path) -> None:
+    """Draws of 92 MiB with 12 MiB beside the data. Fails when draws are kept in memory."""
+    command = [sys.executable, "-c", _STREAM, str(tmp_path), str(_STREAM_MEMORY)]
+    done = subprocess.run(command, capture_output=True, text=True, check=True)
+    used, size = map(float, done.stdout.split())
+    assert used < _STREAM_MEMORY
+    assert size > 7 * _STREAM_MEMORY

@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol
 
 import numpy as np
 import xarray
@@ -36,12 +36,20 @@ _VERSIONS = ("torch", "pyro-ppl", "xarray", "arviz-base")
 _MIB = 2**20
 
 
+class PosteriorDraws(Protocol):
+    """Draws of z for each datum, and how they were made."""
+
+    z: Tensor
+    method: str
+
+
 def to_datatree(
     vae: VAE,
     x: Tensor,
     *,
-    num_draws: int = 200,
+    num_draws: int | None = None,
     seed: int = 0,
+    posterior: PosteriorDraws | None = None,
     groups: Sequence[str] | None = None,
     constant_data: Mapping[str, Any] | None = None,
     objective: str | None = None,
@@ -81,8 +89,12 @@ def to_datatree(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
-        num_draws: Draws for each datum.
+        num_draws: Draws for each datum: 200, or as many as ``posterior`` has.
         seed: Of the draws: the same seed gives the same tree.
+        posterior: Draws of z to use in place of the guide's, such as
+            :func:`pyro_vae.evaluation.posterior_draws` makes: ``z``, shape ``(num_draws, N,
+            *prior.event_shape)``, and ``method``, which becomes the attribute ``draws``. There is
+            no ``log_q`` then.
         groups: Those to make; all of them by default.
         constant_data: Arrays of shape ``(N, ...)`` that belong to the data, by name.
         objective: What the model was fitted by, to be noted in the attributes.
@@ -112,6 +124,8 @@ def to_datatree(
         (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
     """
     check_arguments(vae, seed)
+    if num_draws is None:
+        num_draws = 200 if posterior is None else len(posterior.z)
     positive_integer("num_draws", num_draws)
     positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
@@ -120,6 +134,13 @@ def to_datatree(
     constants = {
         name: _constant(name, value, len(data)) for name, value in (constant_data or {}).items()
     }
+    method = "guide" if posterior is None else posterior.method
+    z = None
+    if posterior is not None:
+        z = posterior.z.to(data)
+        wanted = (num_draws, len(data), *vae.prior.event_shape)
+        if tuple(z.shape) != wanted:
+            raise expected("posterior", f"z of shape {wanted}", z)
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
     noted = model_attrs(vae) | {
         "seed": seed,
@@ -127,8 +148,10 @@ def to_datatree(
     }
     if objective is not None:
         noted["objective"] = objective
-    attrs = {group: {"draws": "guide"} for group in _OF_Z} | {"/": noted}
+    attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
     recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs)
+    if posterior is not None:
+        recorder.variables.pop(("sample_stats", "log_q"), None)
     if "observed_data" in chosen:
         stored = storage(vae.likelihood.support, data.dtype)
         observed = data.cpu().numpy().astype(stored)
@@ -154,7 +177,7 @@ def to_datatree(
     def record() -> None:
         with undisturbed(vae, seed, data.device):
             if from_posterior:
-                record_posterior(recorder, vae, data, pairs=pairs, progress=advance)
+                record_posterior(recorder, vae, data, z=z, pairs=pairs, progress=advance)
             if from_prior:
                 record_prior(recorder, vae, pairs=pairs, progress=advance)
 
