@@ -406,11 +406,30 @@ class VAE(nn.Module):
         """
         left = positive_integer("num_samples", num_samples)
         chunk = self.draws_at_once(x)
-        prior, guide = self.prior(), self.encode(x)
+        with evaluating(self):
+            features = self.guide.features(x, len(self.event_shape))
         while left > 0:
-            z = guide.sample((min(chunk, left),))
-            yield self.decode(z).log_prob(x), prior.log_prob(z), guide.log_prob(z)
-            left -= len(z)
+            count = min(chunk, left)
+            yield self.weigh(x, features, count)
+            left -= count
+
+    def weigh(
+        self, x: Tensor, features: Tensor, count: int, *, from_prior: bool = False
+    ) -> tuple[Tensor, Tensor, Tensor]:
+        """Draws z and returns what an importance weight is made of.
+
+        Args:
+            x: Data that passed :meth:`check`, shape ``(B, *event_shape)``.
+            features: What the guide reads for them, shape ``(B, *guide.param_shape)``.
+            count: Draws for each datum, S.
+            from_prior: Draws z from the prior instead of the guide.
+
+        Returns:
+            ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, each of shape ``(S, B)``.
+        """
+        prior, guide = self.prior(), self.posterior(features)
+        z = prior.sample((count, len(x))) if from_prior else guide.sample((count,))
+        return self.decode(z).log_prob(x), prior.log_prob(z), guide.log_prob(z)
 
 
 def _space(part: Prior | Guide) -> str:

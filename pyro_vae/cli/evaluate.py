@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 from jsonargparse import Namespace
 from rich.console import Console
@@ -16,6 +16,7 @@ from pyro_vae.cli.runs import as_device, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import evaluate
+from pyro_vae.evaluation._memory import as_bytes
 
 __all__ = ["add_options", "load_held_out", "run"]
 
@@ -29,7 +30,21 @@ def run(argv: list[str]) -> None:
     parser = Parser("evaluate", "RUN", "Scores a run on held-out data, in nats per datum.")
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
     add_options(parser)
+    parser.add_argument(
+        "--proposal",
+        type=Literal["guide", "defensive"],
+        default="guide",
+        help="Where z is drawn: guide, or defensive, a mixture of guide and prior.",
+    )
+    parser.add_argument(
+        "--smooth", action="store_true", help="Smooth the largest weights by a Pareto law."
+    )
+    parser.add_argument(
+        "--max_memory", type=str | None, help="For the draws, such as 512MiB; little if none."
+    )
     options = parse(parser, argv)
+    limit = options.max_memory
+    max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
     x, measure = load_held_out(folder, options)
@@ -38,6 +53,9 @@ def run(argv: list[str]) -> None:
             vae,
             x,
             num_samples=options.num_samples,
+            proposal=options.proposal,
+            smooth=options.smooth,
+            max_memory=max_memory,
             seed=options.seed,
             base_measure=measure,
             progress=monitor.evaluating(),

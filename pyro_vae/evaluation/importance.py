@@ -3,22 +3,22 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
-from pyro_vae._errors import positive_integer
+from pyro_vae._errors import expected, positive_integer
 from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
-from pyro_vae.evaluation.pareto import k_hat, tail_length
+from pyro_vae.evaluation._draws import Draws, Proposal
+from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import Scores
 from pyro_vae.vae import VAE
 
 __all__ = ["evaluate"]
 
-_BLOCK = 512  # draws gathered before they are summed: few small operations, and few megabytes
 _ACTIVE = 0.01  # variance of the posterior mean, Burda et al. (2016), section 5.3
 
 
@@ -28,6 +28,9 @@ def evaluate(
     x: Tensor,
     *,
     num_samples: int = 1000,
+    proposal: Proposal = "guide",
+    smooth: bool = False,
+    max_memory: int | None = None,
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
@@ -39,17 +42,31 @@ def evaluate(
 
     Discrete latents are drawn as they are, never relaxed. Memory does not grow with
     ``num_samples``, but for the sqrt(S) largest weights of a batch. The model and the caller's
-    random state stay as they were.
+    random state stay as they were. Where there is enough work for it to pay, the draws are one
+    compiled graph, with the same numbers on a CPU.
+
+    A ``defensive`` proposal is a mixture, :math:`\frac45 q(z \mid x) + \frac15 p(z)`, which bounds
+    each weight by 5 p(x|z), for guides that miss a part of the posterior. ELBO, reconstruction and
+    KL remain those of the guide.
+
+    Smoothed weights have less variance where the tail is heavy, for a small bias; their error is
+    that of the smoothed weights, as if they were independent.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
         Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
         https://arxiv.org/abs/1507.02646
+        Safe and Effective Importance Sampling (Owen and Zhou, 2000),
+        https://doi.org/10.1080/01621459.2000.10473909
 
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
         num_samples: Draws of z for each datum, S.
+        proposal: Where they are drawn: ``guide`` or ``defensive``.
+        smooth: Whether to smooth the largest weights by a generalised Pareto law.
+        max_memory: Bytes to take at once beside the model, the data and the scores; None takes
+            what is fastest, some megabytes for a small network.
         seed: Of the draws: the same seed gives the same scores.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from:
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
@@ -71,37 +88,44 @@ def evaluate(
     """
     check_arguments(vae, seed)
     positive_integer("num_samples", num_samples)
+    if not isinstance(smooth, bool):
+        raise expected("smooth", "True or False", smooth)
     data = vae.check(x)
     described = describe(vae, x, base_measure)
-    batches = vae.batches(data)
+    with undisturbed(vae, seed, data.device):
+        draws = Draws(vae, data, num_samples, proposal, max_memory)
     columns, means, kl_estimators = [], [], set()
     with undisturbed(vae, seed, data.device):
-        for i, batch in enumerate(batches):
-            sums = _Sums(len(batch), num_samples)
-            for block in _blocks(vae.importance(batch, num_samples)):
-                sums.update(*block)
+        for i, batch in enumerate(draws.batches):
+            features = vae.guide.features(batch, len(vae.event_shape))
+            strata = {law: _Sums(len(batch), num_samples) for law in draws.counts}
+            done = 0
+            for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features):
+                log_weights = log_likelihood + log_prior
+                log_weights -= draws.log_proposal(log_prior, log_guide)
+                strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)
+                done += len(log_weights)
                 if progress is not None:
-                    progress((i + sums.count / num_samples) / len(batches))
-            guide = vae.encode(batch)
+                    progress((i + done / num_samples) / len(draws.batches))
+            guide = vae.posterior(features)
             kl = _analytic_kl(guide, vae.prior())
             kl_estimators.add("sampled" if kl is None else "analytic")
-            columns.append(sums.scores(kl))
+            columns.append(_columns(strata[False], strata[True], kl, smooth))
             means.append(guide.mean.cpu().double())
+    origin = "the guide" if proposal == "guide" else "a mixture of guide and prior"
+    smoothed = ", Pareto smoothed" if smooth else ""
     return Scores(
         **{name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]},
         active_units=_active_units(torch.cat(means), vae.prior.support),
         num_samples=num_samples,
-        estimator="importance weighting, draws of the guide",
+        estimator=f"importance weighting, draws of {origin}{smoothed}",
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
         base_measure=described,
     )
 
 
 class _Sums:
-    """Running sums over draws of z, one column a datum.
-
-    They are kept in float64 on the CPU: some accelerators have none.
-    """
+    """Running sums over draws of z from one law, one column a datum, in float64."""
 
     def __init__(self, size: int, num_samples: int) -> None:
         zeros = torch.zeros(size, dtype=torch.float64)
@@ -113,41 +137,66 @@ class _Sums:
         self.largest = zeros.new_empty(0, size)
         self.kept = tail_length(num_samples) + 1
 
-    def update(self, log_likelihood: Tensor, log_prior: Tensor, log_guide: Tensor) -> None:
-        log_ratio = log_guide - log_prior
-        log_weights = log_likelihood - log_ratio
+    def update(self, log_weights: Tensor, log_likelihood: Tensor, log_ratio: Tensor) -> None:
         self.count += len(log_weights)
         self.log_weight = torch.logaddexp(self.log_weight, log_weights.logsumexp(0))
         self.log_square = torch.logaddexp(self.log_square, (2 * log_weights).logsumexp(0))
         self.log_likelihood = self.log_likelihood + log_likelihood.sum(0)
         self.log_ratio = self.log_ratio + log_ratio.sum(0)
-        candidates = torch.cat([self.largest, log_weights])
-        self.largest = candidates.topk(min(self.kept, len(candidates)), dim=0).values
-
-    def scores(self, kl: Tensor | None) -> dict[str, Tensor]:
-        """Returns the columns of the scores; the KL is sampled where it is not given."""
-        # Relative to the squared mean of the weights; only rounding takes it below one.
-        mean_square = (self.count * (self.log_square - 2 * self.log_weight).exp()).clamp_min(1)
-        return {
-            "log_marginal": self.log_weight - math.log(self.count),
-            "mcse": ((mean_square - 1) / (self.count - 1)).sqrt(),  # NaN for a single draw
-            "reconstruction": self.log_likelihood / self.count,
-            "kl": self.log_ratio / self.count if kl is None else kl.cpu().double(),
-            "k_hat": k_hat(self.largest),
-            "ess": self.count / mean_square,
-        }
+        self.largest = _largest(self.kept, self.largest, log_weights)
 
 
-def _blocks(chunks: Iterable[tuple[Tensor, ...]]) -> Iterator[tuple[Tensor, ...]]:
-    """Gathers draws into blocks of float64 on the CPU."""
-    held: list[Tensor] = []
-    for chunk in chunks:
-        held.append(torch.stack(chunk))
-        if sum(each.shape[1] for each in held) >= _BLOCK:
-            yield torch.cat(held, 1).cpu().double().unbind(0)
-            held = []
-    if held:
-        yield torch.cat(held, 1).cpu().double().unbind(0)
+def _largest(count: int, *log_weights: Tensor) -> Tensor:
+    candidates = torch.cat(log_weights)
+    return candidates.topk(min(count, len(candidates)), dim=0).values
+
+
+def _columns(guide: _Sums, prior: _Sums, kl: Tensor | None, smooth: bool) -> dict[str, Tensor]:
+    """Returns the columns of the scores; the KL is sampled where it is not given."""
+    count = guide.count + prior.count
+    log_weight = torch.logaddexp(guide.log_weight, prior.log_weight)
+    log_square = torch.logaddexp(guide.log_square, prior.log_square)
+    largest = _largest(guide.kept, guide.largest, prior.largest)
+    if smooth:
+        log_weight, log_square = _smoothed(log_weight, log_square, largest)
+    # Relative to the squared mean of the weights; only rounding takes it below one.
+    mean_square = (count * (log_square - 2 * log_weight).exp()).clamp_min(1)
+    # A smoothed weight is of no law any more, so their error is that of one law for all.
+    strata = [guide] if smooth or not prior.count else [guide, prior]
+    if len(strata) == 1:
+        variance = (mean_square - 1) / (count - 1)  # NaN for a single draw
+    else:
+        variance = sum((_variance(each, log_weight) for each in strata), torch.zeros(()))
+    return {
+        "log_marginal": log_weight - math.log(count),
+        "mcse": variance.sqrt(),
+        "reconstruction": guide.log_likelihood / guide.count,
+        "kl": guide.log_ratio / guide.count if kl is None else kl.cpu().double(),
+        "k_hat": k_hat(largest),
+        "ess": count / mean_square,
+    }
+
+
+def _variance(stratum: _Sums, log_weight: Tensor) -> Tensor:
+    """The variance of a sum of weights of one law, relative to a squared sum."""
+    if stratum.count == 1:
+        return torch.full_like(log_weight, math.nan)
+    square = (stratum.log_square - 2 * log_weight).exp()
+    mean_square = (2 * (stratum.log_weight - log_weight)).exp() / stratum.count
+    return (square - mean_square).clamp_min(0) * (stratum.count / (stratum.count - 1))
+
+
+def _smoothed(log_weight: Tensor, log_square: Tensor, largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Takes the tail off both sums, and puts the smoothed one in its place."""
+    if len(largest) < 2:
+        return log_weight, log_square
+    top, sums = largest[0], []
+    smooth = smooth_tail(largest)
+    for power, total in ((1, log_weight), (2, log_square)):
+        body = (total - power * top).exp() - (power * (largest[:-1] - top)).exp().sum(0)
+        tail = (power * (smooth - top)).exp().sum(0)
+        sums.append((body.clamp_min(0) + tail).log() + power * top)
+    return sums[0], sums[1]
 
 
 def _analytic_kl(guide: Any, prior: Any) -> Tensor | None:

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["k_hat", "tail_length"]
+__all__ = ["k_hat", "smooth_tail", "tail_length"]
 
 _SHORTEST = 6  # of fewer weights the lowest quarter is none
 
@@ -44,9 +44,46 @@ def k_hat(largest: Tensor) -> Tensor:
         >>> round(k_hat(weights[: tail_length(1000) + 1, None].log()).item(), 1)
         0.5
     """
+    return _fit(largest)[0]
+
+
+def smooth_tail(largest: Tensor) -> Tensor:
+    """Replaces a tail of weights by the expected order statistics of the law fitted to it.
+
+    None becomes larger than the largest there was. Where nothing could be fitted, the weights stay.
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
+        https://arxiv.org/abs/1507.02646
+
+    Args:
+        largest: As :func:`k_hat` takes them, shape ``(M + 1, B)``.
+
+    Returns:
+        Log weights in the place of the M largest, largest first, shape ``(M, B)``.
+
+    Example:
+        >>> uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
+        >>> tail = uniform.pow(-0.5)[: tail_length(1000) + 1, None].log()
+        >>> bool((smooth_tail(tail) - tail[:-1]).abs().median() < 0.01)  # it already was Pareto
+        True
+    """
+    k, scale = _fit(largest)
+    size = len(largest) - 1
+    upper = (torch.arange(size, dtype=largest.dtype) + 0.5) / size  # probability of a larger one
+    excess = torch.expm1(-k * upper.log()[:, None]) / k
+    excess = torch.where(k == 0, -upper.log()[:, None], excess)
+    cutoff = (largest[-1] - largest[0]).exp()
+    smoothed = (cutoff + scale * excess).clamp_max(1).log() + largest[0]
+    return torch.where(k.isfinite() & (scale > 0), smoothed, largest[:-1])
+
+
+def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns shape and scale, the scale beside a largest weight of one."""
     size = len(largest) - 1
     if size < _SHORTEST:
-        return largest.new_full((largest.shape[1],), math.nan)
+        unfit = largest.new_full((largest.shape[1],), math.nan)
+        return unfit, unfit
     quartile = size - int(size / 4 + 0.5)  # the lowest quarter of the tail lies below it
     weights = (largest - largest[0]).exp()
     excess = (weights[:-1] - weights[-1]).T.contiguous()
@@ -58,11 +95,12 @@ def k_hat(largest: Tensor) -> Tensor:
     k = torch.stack([_shape(column, excess) for column in b.unbind(1)], 1)
     posterior = (size * ((-b / k).log() - k - 1)).softmax(1)
     mean = (b * posterior).sum(1)
-    fitted = (size * _shape(mean, excess) + 10 * 0.5) / (size + 10)
+    likeliest = _shape(mean, excess)
+    fitted = (size * likeliest + 10 * 0.5) / (size + 10)
 
     underflown = largest[0] - largest[quartile] > -math.log(torch.finfo(largest.dtype).tiny)
     unfit = torch.where(underflown, math.inf, math.nan)
-    return torch.where(fitted.isfinite(), fitted, unfit)
+    return torch.where(fitted.isfinite(), fitted, unfit), -likeliest / mean
 
 
 def _shape(b: Tensor, excess: Tensor) -> Tensor:

@@ -1,0 +1,192 @@
+"""Draws of z for many data: how many at a time, from which law, and whether compiled."""
+
+from __future__ import annotations
+
+import logging
+import math
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import dataclass
+from functools import partial
+from typing import Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae._capture import Graph, NotCapturable, Reach, values_stay_tensors
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.evaluation._memory import peak_bytes
+from pyro_vae.evaluation.pareto import tail_length
+from pyro_vae.vae import VAE
+
+__all__ = ["BLOCK", "Draws", "Proposal"]
+
+log = logging.getLogger("pyro_vae")
+
+Proposal = Literal["guide", "defensive"]
+PROPOSALS = ("guide", "defensive")
+BLOCK = 512  # draws gathered before they are summed: few small operations, and few megabytes
+_FROM_PRIOR = 0.2  # share of a defensive mixture; Hesterberg (1995) has 0.1 to 0.5
+# Multiplications and additions in the decoder for which a compiler's tens of seconds pay.
+_WORTH = {"cpu": 1e13}
+_WORTH_ELSEWHERE = 1e16
+_FEWER_PASSES = 8  # as many draws again at once where a graph reads and writes each but once
+
+
+@dataclass(frozen=True)
+class _Chunk:
+    """Some draws for each of some data; as many of them as there are share one graph."""
+
+    size: int
+    count: int
+    from_prior: bool
+
+
+class Draws:
+    """Creates the plan of drawing ``num_samples`` z for each datum of ``x``.
+
+    A defensive mixture has a fixed number of draws from each of its laws (stratification), which
+    has less variance than drawing the law too, and the same mean.
+
+    References:
+        Weighted Average Importance Sampling and Defensive Mixture Distributions (Hesterberg, 1995),
+        https://doi.org/10.1080/00401706.1995.10484303
+        Safe and Effective Importance Sampling (Owen and Zhou, 2000),
+        https://doi.org/10.1080/01621459.2000.10473909
+
+    Args:
+        vae: The model, in evaluation mode.
+        x: Data that passed its check, shape ``(N, *event_shape)``.
+        num_samples: Draws for each datum, S.
+        proposal: Where they come from.
+        max_memory: Bytes that the draws and their sums may take at once; None for few.
+
+    Raises:
+        ValueError: If an argument is not what it should be, or the memory is too little.
+    """
+
+    def __init__(
+        self, vae: VAE, x: Tensor, num_samples: int, proposal: Proposal, max_memory: int | None
+    ) -> None:
+        if proposal not in PROPOSALS:
+            raise unknown_name("proposal", proposal, PROPOSALS)
+        self.vae = vae
+        share = _FROM_PRIOR if proposal == "defensive" else 0.0
+        from_prior = round(share * num_samples)
+        self.strata = {False: num_samples - from_prior, True: from_prior}
+        batch = len(vae.batches(x)[0])
+        at_once = vae.draws_at_once(x[:batch])
+        self._flops = 2 * sum(parameter.numel() for parameter in vae.decoder.parameters())
+        self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
+        if len(x) * num_samples * self._flops >= self._worth:
+            at_once *= _FEWER_PASSES
+        if max_memory is not None:
+            batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
+        self.batches = x.split(batch)
+        self.counts = {law: _counts(total, at_once) for law, total in self.strata.items()}
+        self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
+
+    def of(self, x: Tensor, features: Tensor) -> Iterator[tuple[bool, Tensor]]:
+        """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
+
+        The terms are ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, gathered into blocks on the
+        CPU: some accelerators have no float64.
+        """
+        for from_prior, counts in self.counts.items():
+            held: list[Tensor] = []
+            size = 0
+            for i, count in enumerate(counts):
+                held.append(self._terms(x, features, _Chunk(len(x), count, from_prior)))
+                size += count
+                if size >= BLOCK or i == len(counts) - 1:
+                    block = torch.cat(held, 1)
+                    held, size = [], 0
+                    yield from_prior, block.cpu().double()
+
+    def log_proposal(self, log_prior: Tensor, log_guide: Tensor) -> Tensor:
+        """Returns the log-density that draws have, whichever law they are from."""
+        total = sum(self.strata.values())
+        if not self.strata[True]:
+            return log_guide
+        return torch.logaddexp(
+            log_guide + math.log(self.strata[False] / total),
+            log_prior + math.log(self.strata[True] / total),
+        )
+
+    def _terms(self, x: Tensor, features: Tensor, chunk: _Chunk) -> Tensor:
+        if chunk in self._graphs:
+            if self._graphs[chunk] is None:
+                self._capture(x, features, chunk)
+            if (graph := self._graphs.get(chunk)) is not None:
+                return graph(x, features)[0]
+        return self._eagerly(x, features, chunk)
+
+    def _eagerly(self, x: Tensor, features: Tensor, chunk: _Chunk) -> Tensor:
+        return torch.stack(self.vae.weigh(x, features, chunk.count, from_prior=chunk.from_prior))
+
+    def _capture(self, x: Tensor, features: Tensor, chunk: _Chunk) -> None:
+        def terms(x: Tensor, features: Tensor) -> list[Tensor]:
+            with values_stay_tensors():
+                return [self._eagerly(x, features, chunk)]
+
+        try:
+            self._graphs[chunk] = Graph(terms, Reach(self.vae).tensors, [x, features])
+        except NotCapturable as reason:
+            log.warning("evaluate runs eagerly: %s", reason)
+            self._graphs.clear()
+
+    def _worth_compiling(self) -> list[_Chunk]:
+        """The chunks of which there are so many that compiling them pays."""
+        sizes = Counter(len(batch) for batch in self.batches)
+        times = {
+            _Chunk(size, count, law): batches * number
+            for law, counts in self.counts.items()
+            for count, number in Counter(counts).items()
+            for size, batches in sizes.items()
+        }
+        return [
+            chunk
+            for chunk, number in times.items()
+            if number * chunk.size * chunk.count * self._flops >= self._worth
+        ]
+
+    def _within(
+        self, max_memory: int, x: Tensor, batch: int, at_once: int, num_samples: int
+    ) -> tuple[int, int]:
+        """Returns how many data and draws fit into the memory, no more than is asked for."""
+        positive_integer("max_memory", max_memory)
+        fixed, datum, row = self._costs(x[:1])
+        tail = tail_length(num_samples) + 1
+
+        def needed(data: int, draws: int) -> int:
+            # Terms, weights and their tail in float64, with the copies that sums and sorting make.
+            sums = data * (64 * tail + 120 * max(BLOCK, draws))
+            return fixed + max(data * datum, sums + data * draws * row)
+
+        if needed(1, 1) > max_memory:
+            raise expected("max_memory", f"at least {needed(1, 1)} bytes for this", max_memory)
+        while needed(batch, 1) > max_memory:
+            batch = math.ceil(batch / 2)
+        while needed(batch, at_once) > max_memory:
+            at_once = math.ceil(at_once / 2)
+        return batch, at_once
+
+    def _costs(self, x: Tensor) -> tuple[int, int, int]:
+        """Bytes that drawing takes in any case, those to encode a datum, and those for each z."""
+
+        def encode() -> Tensor:
+            return self.vae.guide.features(x, len(self.vae.event_shape))
+
+        features = encode()
+        one, three = (peak_bytes(partial(self.vae.weigh, x, features, n)) for n in (1, 3))
+        # A kernel may need for itself as much again as its results take.
+        return 2 * one, 2 * peak_bytes(encode), three - one
+
+
+def _counts(total: int, at_once: int) -> list[int]:
+    """Splits draws into chunks of one size where there is one, so that one graph serves all."""
+    if total == 0:
+        return []
+    size = min(at_once, total)
+    size = next((n for n in range(size, size // 2, -1) if total % n == 0), size)
+    return [min(size, total - done) for done in range(0, total, size)]
