@@ -391,6 +391,10 @@ def test_base_measure_of_data_from_elsewhere() -> None:
         ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": [[1.0, 0.0, 1.0, 0.0]]}),
         ("`x`: expected at least one datum", {"x": torch.ones(0, 4)}),
         ("`vae`: expected a VAE", {"vae": nn.Linear(4, 4)}),
+        ("`proposal`: expected one of guide, defensive.*'defensive'", {"proposal": "defensve"}),
+        ("`smooth`: expected True or False, got 'yes'", {"smooth": "yes"}),
+        ("`max_memory`: expected a positive integer, got 0", {"max_memory": 0}),
+        ("`max_memory`: expected at least [0-9,]+ bytes for this, got 1000", {"max_memory": 1000}),
     ],
 )
 def test_wrong_input_is_told_in_one_line(message: str, arguments: dict[str, Any]) -> None:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Literal
+
 import numpy as np
 import pytest
 import torch
@@ -10,7 +13,9 @@ from linear import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae._capture import Graph
 from pyro_vae.evaluation import _draws, enumerate_log_prob
+from pyro_vae.evaluation._memory import as_bytes, peak_bytes
 from pyro_vae.evaluation.pareto import smooth_tail, tail_length
 
 
@@ -151,3 +156,91 @@ def test_few_draws_of_a_mixture() -> None:
         scores = pv.evaluate(vae, x, num_samples=num_samples, proposal="defensive")
         assert np.isfinite(scores.log_marginal).all()
         assert np.isfinite(scores.mcse).all() == (num_samples in (2, 9))
+
+
+# Memory.
+
+
+def _images() -> tuple[pv.VAE, Tensor]:
+    vae = pv.VAE(
+        pv.priors.Normal(4),
+        pv.guides.Normal(4),
+        pv.likelihoods.Bernoulli((1, 8, 8)),
+        pv.networks.ConvEncoder((8,)),
+        pv.networks.ConvDecoder((8,)),
+    )
+    return vae, vae.sample(100)
+
+
+def _vectors() -> tuple[pv.VAE, Tensor]:
+    vae = LinearGaussian(8, 2).vae
+    return vae, vae.sample(100)
+
+
+@pytest.mark.parametrize("make", [_images, _vectors])
+def test_memory_stays_within_its_bound_and_is_flat(
+    make: Callable[[], tuple[pv.VAE, Tensor]],
+) -> None:
+    """Fails when blocks of draws are not counted, or all data are taken at once."""
+    vae, x = make()
+
+    def held(size: int, num_samples: int, max_memory: int | None) -> int:
+        return peak_bytes(
+            lambda: pv.evaluate(vae, x[:size], num_samples=num_samples, max_memory=max_memory)
+        )
+
+    free = held(100, 200, None)
+    for limit in (free // 2, free // 8):
+        assert limit / 5 < held(100, 200, limit) < limit < free
+    # Twenty times the draws have a tail of four times the weights, and that is all.
+    few, many = (held(4, num_samples, 2**18) for num_samples in (250, 5000))
+    assert few < many < 2 * few
+    assert many < 2**18
+
+
+@pytest.mark.parametrize(
+    ("text", "number"),
+    [("512MiB", 2**29), ("2gb", 2 * 10**9), ("1.5 KiB", 1536), ("10B", 10), ("10", 10)],
+)
+def test_bytes_as_people_write_them(text: str, number: int) -> None:
+    assert as_bytes(text) == number
+
+
+@pytest.mark.parametrize("text", ["", "much", "-1MiB", "1iB", "1 PB", "1e9"])
+def test_what_is_no_number_of_bytes(text: str) -> None:
+    with pytest.raises(ValueError, match=r"^`--max-memory`: expected a number of bytes such as"):
+        as_bytes(text, "--max-memory")
+
+
+# One graph.
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("proposal", ["guide", "defensive"])
+def test_a_compiled_evaluation_has_the_same_numbers(
+    proposal: Literal["guide", "defensive"], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when the graph draws from the guide where it should draw from the prior."""
+    vae = pv.VAE(
+        pv.priors.Normal(3),
+        pv.guides.Normal(3),
+        pv.likelihoods.Bernoulli((20,)),
+        pv.networks.MLP((64,)),
+        pv.networks.MLP((64,)),
+    )
+    x = vae.sample(300)
+    monkeypatch.setattr(_draws, "_FEWER_PASSES", 1)  # the same draws of the same random numbers
+    eager = pv.evaluate(vae, x, num_samples=1000, proposal=proposal)
+    monkeypatch.setitem(_draws._WORTH, "cpu", 1e8)
+    calls = []
+
+    class _Counted(Graph):
+        def __call__(self, *args: Tensor) -> list[Tensor]:
+            calls.append(args)
+            return super().__call__(*args)
+
+    monkeypatch.setattr(_draws, "Graph", _Counted)
+    compiled = pv.evaluate(vae, x, num_samples=1000, proposal=proposal)
+    assert calls
+    for name in ("log_marginal", "mcse", "reconstruction", "kl", "k_hat", "ess"):
+        np.testing.assert_allclose(getattr(compiled, name), getattr(eager, name), rtol=1e-3)

@@ -156,20 +156,16 @@ class Draws:
         """Returns how many data and draws fit into the memory, no more than is asked for."""
         positive_integer("max_memory", max_memory)
         fixed, datum, row = self._costs(x[:1])
-        tail = tail_length(num_samples) + 1
-
-        def needed(data: int, draws: int) -> int:
-            # Terms, weights and their tail in float64, with the copies that sums and sorting make.
-            sums = data * (64 * tail + 120 * max(BLOCK, draws))
-            return fixed + max(data * datum, sums + data * draws * row)
-
-        if needed(1, 1) > max_memory:
-            raise expected("max_memory", f"at least {needed(1, 1)} bytes for this", max_memory)
-        while needed(batch, 1) > max_memory:
-            batch = math.ceil(batch / 2)
-        while needed(batch, at_once) > max_memory:
-            at_once = math.ceil(at_once / 2)
-        return batch, at_once
+        block = min(BLOCK, num_samples)
+        # Terms, weights and their tail in float64, with the copies that sums and sorting make.
+        sums = 64 * (tail_length(num_samples) + 1) + 120 * block
+        datum, row = max(datum, sums), row + 120
+        least = fixed + datum + row
+        if max_memory < least:
+            raise expected("max_memory", f"at least {least:,} bytes for this", max_memory)
+        # Half of it for the sums of a batch, the rest for its draws.
+        batch = max(1, min(batch, (max_memory - fixed) // 2 // max(datum, row)))
+        return batch, min(at_once, (max_memory - fixed - batch * datum) // (batch * row))
 
     def _costs(self, x: Tensor) -> tuple[int, int, int]:
         """Bytes that drawing takes in any case, those to encode a datum, and those for each z."""
