@@ -9,6 +9,7 @@ from pyro_vae.criticism import (
     to_datatree,
 )
 from pyro_vae.evaluation import Scores, compare, evaluate
+from pyro_vae.selection import select
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
@@ -32,5 +33,6 @@ __all__ = [
     "prior_predictive",
     "priors",
     "save",
+    "select",
     "to_datatree",
 ]

@@ -1,0 +1,389 @@
+"""The choice of any constructor argument: cross-validated on held-out log p(x)."""
+
+from __future__ import annotations
+
+import dataclasses
+import itertools
+import math
+import time
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass
+from typing import Any, TypeAlias
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.data import Dataset
+from pyro_vae.data.dataset import SPLITS
+from pyro_vae.evaluation import evaluate
+from pyro_vae.evaluation._common import describe
+from pyro_vae.evaluation.comparison import check_comparable, standard_error
+from pyro_vae.training import fit
+from pyro_vae.vae import VAE
+
+__all__ = ["Candidate", "Selection", "combinations", "select"]
+
+Built: TypeAlias = VAE | tuple[VAE, Mapping[str, Any]]
+
+
+@dataclass(frozen=True)
+class Candidate:
+    """One setting of the arguments; means over held-out data, in nats.
+
+    Attributes:
+        arguments: The setting.
+        rank: 1 for the best.
+        log_marginal: Mean log p(x) of data that were not fitted to, over folds and seeds.
+        standard_error: Its error over data.
+        mcse: Its Monte Carlo error; None if unknown.
+        difference: ``log_marginal`` minus that of the best, at most 0.
+        difference_standard_error: Its error over data, paired, given the fits.
+        difference_fold_error: The same with the folds as units: it includes that another training
+            set gives another fit, and rests on as few numbers as there are folds.
+        seed_means: Mean log p(x) for each seed.
+        spread: Standard deviation of ``seed_means``; None for one seed.
+        num_parameters: Size of the model.
+        k_hat_above_threshold: Share of the scores with a k-hat too high; None if unknown.
+    """
+
+    arguments: dict[str, Any]
+    rank: int
+    log_marginal: float
+    standard_error: float | None
+    mcse: float | None
+    difference: float
+    difference_standard_error: float | None
+    difference_fold_error: float
+    seed_means: tuple[float, ...]
+    spread: float | None
+    num_parameters: int
+    k_hat_above_threshold: float | None
+
+    @property
+    def label(self) -> str:
+        """The setting, on one line."""
+        return _words(self.arguments)
+
+
+@dataclass(frozen=True, repr=False)
+class Selection:
+    """What :func:`select` returns.
+
+    Attributes:
+        candidates: In the order of the grid.
+        log_marginal: Held-out log p(x), shape ``(candidates, seeds, N)``.
+        fold: The fold in which each datum was held out, shape ``(N,)``.
+        num_samples: Draws of z for each datum.
+        seconds: Wall-clock time.
+        base_measure: What the log-densities are densities of.
+    """
+
+    candidates: tuple[Candidate, ...]
+    log_marginal: np.ndarray
+    fold: np.ndarray
+    num_samples: int
+    seconds: float
+    base_measure: dict[str, Any]
+
+    @property
+    def best(self) -> Candidate:
+        """The one with the highest held-out log p(x)."""
+        return next(each for each in self.candidates if each.rank == 1)
+
+    @property
+    def chosen(self) -> Candidate:
+        """The smallest model within one standard error of the best.
+
+        The error is that of the paired difference, over data or over folds, whichever is larger.
+        Of models of equal size it is the better one.
+
+        References:
+            The Elements of Statistical Learning (Hastie et al., 2009), section 7.10
+        """
+        near = [each for each in self.candidates if -each.difference <= _error(each)]
+        return min(near, key=lambda each: (each.num_parameters, each.rank))
+
+    def summary(self) -> dict[str, Any]:
+        """Returns all but the arrays, ready for JSON."""
+        return {
+            "candidates": [
+                dataclasses.asdict(each) | {"seed_means": list(each.seed_means)}
+                for each in self.candidates
+            ],
+            "best": self.best.arguments,
+            "chosen": self.chosen.arguments,
+            "folds": int(self.fold.max()) + 1,
+            "seeds": self.log_marginal.shape[1],
+            "size": len(self.fold),
+            "num_samples": self.num_samples,
+            "seconds": self.seconds,
+            "base_measure": dict(self.base_measure),
+        }
+
+    def __repr__(self) -> str:
+        folds, seeds = int(self.fold.max()) + 1, self.log_marginal.shape[1]
+        lines = [f"Selection({len(self.fold)} data, {folds} folds, {seeds} seeds, nats per datum)"]
+        for each in sorted(self.candidates, key=lambda each: each.rank):
+            lines.append(
+                f"  {each.rank}. {each.label}  log p(x) {each.log_marginal:.2f}, difference "
+                f"{each.difference:.2f} ± {_error(each):.2g}"
+            )
+        return "\n".join(lines)
+
+
+def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
+    """Returns every combination of the values, the last argument varying fastest.
+
+    Raises:
+        ValueError: If an argument has no values, or there is no argument.
+
+    Example:
+        >>> combinations({"dim": [2, 4], "lr": [0.1]})
+        [{'dim': 2, 'lr': 0.1}, {'dim': 4, 'lr': 0.1}]
+    """
+    if len(grid) == 0:
+        raise expected("grid", "at least one argument and its values", grid)
+    for name, values in grid.items():
+        if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
+            raise expected(f"grid[{name!r}]", "a list of values", values)
+    return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
+
+
+def select(
+    build: Callable[..., Built],
+    data: Dataset | Tensor,
+    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    *,
+    folds: int = 5,
+    seeds: int = 1,
+    num_samples: int = 200,
+    validation: float = 0.1,
+    seed: int = 0,
+    on_fit: Callable[[int, int, str], None] | None = None,
+    **options: Any,
+) -> Selection:
+    r"""Cross-validates constructor arguments on held-out log p(x).
+
+    Training and validation data are shuffled and cut into folds; the test data stay untouched.
+    Each setting is fitted, for each seed, to all folds but one, and scored on that one by
+    importance weighting, so that every datum is scored once a seed by fits that never saw it. A
+    part of the data fitted to is set apart to choose the epoch. Settings are compared datum by
+    datum,
+
+    .. math:: \bar d = \frac1N \sum_k \sum_{i \in F_k} d_i, \quad
+        \mathrm{se}^2_\text{folds} = \frac{K}{K - 1} \frac{1}{N^2}
+        \sum_k \Big(\sum_{i \in F_k} (d_i - \bar d)\Big)^2,
+
+    where d averages over seeds. Data of one fold share a fit, so errors over data alone leave out
+    what a fit owes to its training set. No estimate of the error of cross-validation is unbiased:
+    training sets overlap.
+
+    References:
+        Cross-validatory choice and assessment of statistical predictions (Stone, 1974),
+        https://doi.org/10.1111/j.2517-6161.1974.tb00994.x
+        No Unbiased Estimator of the Variance of K-Fold Cross-Validation
+        (Bengio and Grandvalet, 2004), https://www.jmlr.org/papers/v5/grandvalet04a.html
+
+    Args:
+        build: From a setting, as keyword arguments, to a model, or to a model and options of
+            :func:`pyro_vae.fit` that go with it, such as ``objective``.
+        data: A dataset, or a tensor of shape ``(N, *event_shape)``, all of which is used.
+        grid: Values for each argument, all combinations of which are tried; or the settings
+            themselves.
+        folds: Parts that the data are cut into.
+        seeds: Fits of each setting in each fold.
+        num_samples: Draws of z for each held-out datum.
+        validation: Fraction of the data fitted to that is set apart to choose the epoch; 0 keeps
+            the last epoch.
+        seed: Of the folds, of the first fits and of the draws.
+        on_fit: Called before each fit with the number done, the number in all, and what is next.
+        options: For every fit, as in :func:`pyro_vae.fit`; ``compile`` is False if not given,
+            since compiling takes longer than a short fit.
+
+    Returns:
+        The selection; ``selection.chosen.arguments`` is the setting to fit to all data.
+
+    Raises:
+        ValueError: If an argument is out of range, or settings differ in what log p(x) is a density
+            of.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> def build(dim):
+        ...     return pv.VAE(
+        ...         pv.priors.Normal(dim), pv.guides.Normal(dim), pv.likelihoods.Bernoulli((4,))
+        ...     )
+        >>> x = torch.eye(4).repeat(5, 1)
+        >>> selection = select(build, x, {"dim": [1, 2]}, folds=2, num_samples=20, epochs=1)
+        >>> [candidate.arguments for candidate in selection.candidates], len(selection.fold)
+        ([{'dim': 1}, {'dim': 2}], 20)
+    """
+    settings = combinations(grid) if isinstance(grid, Mapping) else [dict(each) for each in grid]
+    if len(settings) < 2:
+        raise expected("grid", "at least two settings to choose from", settings)
+    positive_integer("seeds", seeds)
+    positive_integer("num_samples", num_samples)
+    if not 0 <= validation < 1:
+        raise expected("validation", "a fraction in [0, 1)", validation)
+    pool = _Pool(data, seed)
+    fold = pool.folds(folds)
+    sizes = _checked_sizes(build, settings, pool)
+    options = {"compile": False} | options
+    began = time.perf_counter()
+    fits = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
+    columns = {
+        name: np.full((len(settings), seeds, len(fold)), math.nan)
+        for name in ("log_marginal", "mcse", "k_hat")
+    }
+    for done, (i, s, k) in enumerate(fits):
+        if on_fit is not None:
+            on_fit(done, len(fits), f"{_words(settings[i])}: fold {k + 1}, seed {seed + s}")
+        vae, own = _built(build, settings[i], seed + s)
+        train, with_it = pool.training(np.flatnonzero(fold != k), validation)
+        fit(vae, train, seed=seed + s, **with_it, **options | dict(own))
+        rows = np.flatnonzero(fold == k)
+        scores = evaluate(vae, pool.x[rows], num_samples=num_samples, seed=seed)
+        for name, column in columns.items():
+            column[i, s, rows] = getattr(scores, name)
+    return Selection(
+        candidates=_candidates(settings, sizes, fold, scores.k_hat_threshold, **columns),
+        log_marginal=columns["log_marginal"],
+        fold=fold,
+        num_samples=num_samples,
+        seconds=time.perf_counter() - began,
+        base_measure=describe(vae, pool.x, pool.measure),
+    )
+
+
+def _built(
+    build: Callable[..., Built], setting: Mapping[str, Any], seed: int
+) -> tuple[VAE, Mapping[str, Any]]:
+    pyro.set_rng_seed(seed)
+    built = build(**setting)
+    vae, options = built if isinstance(built, tuple) else (built, {})
+    if not isinstance(vae, VAE):
+        raise expected("build", "a function that returns a VAE", vae)
+    return vae, options
+
+
+def _checked_sizes(
+    build: Callable[..., Built], settings: Sequence[Mapping[str, Any]], pool: _Pool
+) -> list[int]:
+    """Builds every setting before any is fitted: the last may be the one that is wrong."""
+    sizes, measures = [], {}
+    for setting in settings:
+        vae, _ = _built(build, setting, 0)
+        measures[_words(setting)] = describe(vae, pool.x, pool.measure)
+        sizes.append(sum(p.numel() for p in vae.parameters()))
+    check_comparable(measures, "grid")
+    return sizes
+
+
+class _Pool:
+    """The data to choose by, shuffled; as they are scored, and as they are fitted to."""
+
+    def __init__(self, data: Dataset | Tensor, seed: int) -> None:
+        generator = torch.Generator().manual_seed(seed)
+        if isinstance(data, Dataset):
+            fitted = torch.cat([data.train, data.validation]).cpu()
+            described = data.base_measure("train")
+            names = ("data", "binarize", "dequantize", "transform")
+            self.measure = {name: described[name] for name in names}
+            self.measure["split"] = "train and validation, held out in turn"
+        elif isinstance(data, Tensor):
+            fitted, self.measure = data, {}
+        else:
+            raise expected("data", "a Dataset or a tensor", data)
+        self._data, self._fitted, self.x = data, fitted, fitted
+        self._order = torch.randperm(len(fitted), generator=generator).numpy()
+        if isinstance(data, Dataset) and data.binarize == "stochastic":
+            # Scored on one draw, the same for all; fitted to fresh ones. What was drawn already,
+            # the validation data, stays as it is under both.
+            uniform = torch.rand(fitted.shape, generator=generator)
+            self.x = (uniform < fitted).to(fitted.dtype)
+
+    def folds(self, count: int) -> np.ndarray:
+        """Returns which fold each datum is in."""
+        if positive_integer("folds", count) < 2 or count > len(self.x):
+            raise expected("folds", f"an integer from 2 to {len(self.x)}", count)
+        fold = np.empty(len(self.x), dtype=np.int64)
+        fold[self._order] = np.arange(len(fold)) * count // len(fold)
+        return fold
+
+    def training(self, rows: np.ndarray, validation: float) -> tuple[Any, dict[str, Any]]:
+        """Returns data for :func:`fit`, and options that go with them."""
+        shuffled = np.random.default_rng(len(rows)).permutation(rows)
+        held, kept = np.split(shuffled, [round(validation * len(rows))])
+        train, epochs_by = self._fitted[kept], self.x[held]
+        if isinstance(self._data, Tensor):
+            return train, {"validation": epochs_by} if len(epochs_by) > 0 else {}
+        return dataclasses.replace(
+            self._data,
+            train=train,
+            validation=epochs_by,
+            test=train[:0],
+            labels=dict.fromkeys(SPLITS),
+        ), {}
+
+
+def _candidates(
+    settings: Sequence[dict[str, Any]],
+    sizes: Sequence[int],
+    fold: np.ndarray,
+    k_hat_threshold: float,
+    log_marginal: np.ndarray,
+    mcse: np.ndarray,
+    k_hat: np.ndarray,
+) -> tuple[Candidate, ...]:
+    """What follows from scores of shape ``(candidates, seeds, N)``."""
+    by_datum = log_marginal.mean(1)
+    errors = np.sqrt((mcse**2).sum((1, 2))) / log_marginal[0].size
+    order = np.argsort(-by_datum.mean(1), kind="stable").tolist()
+    candidates = []
+    for i, setting in enumerate(settings):
+        difference = by_datum[i] - by_datum[order[0]]
+        means = log_marginal[i].mean(1)
+        known = k_hat[i][~np.isnan(k_hat[i])]
+        candidates.append(
+            Candidate(
+                arguments=setting,
+                rank=order.index(i) + 1,
+                log_marginal=float(by_datum[i].mean()),
+                standard_error=standard_error(by_datum[i]),
+                mcse=float(errors[i]) if math.isfinite(errors[i]) else None,
+                difference=float(difference.mean()),
+                difference_standard_error=standard_error(difference),
+                difference_fold_error=fold_error(difference, fold),
+                seed_means=tuple(means.tolist()),
+                spread=float(means.std(ddof=1)) if len(means) > 1 else None,
+                num_parameters=sizes[i],
+                k_hat_above_threshold=(
+                    float((known > k_hat_threshold).mean()) if len(known) else None
+                ),
+            )
+        )
+    return tuple(candidates)
+
+
+def fold_error(values: np.ndarray, fold: np.ndarray) -> float:
+    """Returns the standard error of a mean of values that are dependent within folds.
+
+    For folds of equal size it is that of the mean of the folds' means.
+
+    Example:
+        >>> round(fold_error(np.array([1.0, 1.0, 2.0, 2.0]), np.array([0, 0, 1, 1])), 6)
+        0.5
+    """
+    sums = np.bincount(fold, weights=values - values.mean())
+    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
+
+
+def _error(candidate: Candidate) -> float:
+    return max(candidate.difference_standard_error or 0.0, candidate.difference_fold_error)
+
+
+def _words(setting: Mapping[str, Any]) -> str:
+    return ", ".join(f"{name} {value}" for name, value in setting.items())
