@@ -5,6 +5,7 @@ from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.evaluation.posterior import PosteriorDraws, posterior_draws
 from pyro_vae.evaluation.rate_distortion import RateDistortion, rate_distortion
 from pyro_vae.evaluation.scores import Scores
 
@@ -13,6 +14,7 @@ __all__ = [
     "Bidirectional",
     "Comparison",
     "Gaps",
+    "PosteriorDraws",
     "RateDistortion",
     "Scores",
     "ais",
@@ -21,5 +23,6 @@ __all__ = [
     "enumerate_log_prob",
     "evaluate",
     "gaps",
+    "posterior_draws",
     "rate_distortion",
 ]

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["k_hat", "smooth_tail", "tail_length"]
+__all__ = ["k_hat", "k_hat_threshold", "smooth_tail", "tail_length"]
 
 _SHORTEST = 6  # of fewer weights the lowest quarter is none
 
@@ -105,3 +105,17 @@ def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
 
 def _shape(b: Tensor, excess: Tensor) -> Tensor:
     return (-b[:, None] * excess).log1p().mean(1)
+
+
+def k_hat_threshold(num_samples: int) -> float:
+    """Returns the shape above which an estimate is not to be trusted: min(1 - 1 / log10 S, 0.7).
+
+    References:
+        Pareto Smoothed Importance Sampling (Vehtari et al., 2024),
+        https://arxiv.org/abs/1507.02646
+
+    Example:
+        >>> round(k_hat_threshold(100), 2), k_hat_threshold(10_000)
+        (0.5, 0.7)
+    """
+    return min(1 - 1 / math.log10(max(num_samples, 2)), 0.7)

@@ -8,6 +8,8 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyro_vae.evaluation.pareto import k_hat_threshold
+
 __all__ = ["Scores"]
 
 
@@ -55,7 +57,7 @@ class Scores:
     @property
     def k_hat_threshold(self) -> float:
         """Above it the estimate and its error are not to be trusted: min(1 - 1 / log10 S, 0.7)."""
-        return min(1 - 1 / math.log10(max(self.num_samples, 2)), 0.7)
+        return k_hat_threshold(self.num_samples)
 
     def summary(self) -> dict[str, Any]:
         """Returns the means over the data and their errors, ready for JSON.
