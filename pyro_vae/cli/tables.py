@@ -144,7 +144,9 @@ def checks_table(checks: Checks) -> Group:
     collapsed = checks.latent["collapsed"]
     if collapsed:
         lines.append(Text(f"collapsed units, which no datum moves: {', '.join(collapsed)}"))
-    if any(not row.calibrated for row in checks.rows):
+    notes = {row.conditioned_on: row.note for row in checks.rows if row.note}
+    lines += [Text(f"{on}: not in the verdict, {why}") for on, why in notes.items()]
+    if any(not row.calibrated and not row.note for row in checks.rows):
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
     tried = sum(row.calibrated for row in checks.rows)

@@ -29,6 +29,8 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
         'variance exceeds what Poisson lets'
     """
     name = statistic.removeprefix("residual ")
+    if name == "spread" and vae.likelihood.support is constraints.nonnegative_integer:
+        name = "dispersion"
     law = type(vae.likelihood).__name__
     counts = vae.likelihood.support is constraints.nonnegative_integer
     heavy = _law(likelihoods, "StudentT", "a Student-t likelihood")

@@ -13,7 +13,9 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
-from pyro_vae.criticism.statistics import Statistic, default_statistics
+from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
+from pyro_vae.criticism.statistics import Statistic, default_statistics, entries, simulate
+from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
 from pyro_vae.vae import VAE
 
@@ -21,9 +23,12 @@ __all__ = ["Checks", "Row", "check", "compare", "holm"]
 
 PRIOR = "z ~ p(z)"
 GUIDE = "z ~ q(z|x)"
+HALF = "z ~ p(z|half of x)"
 
 _FEWEST = 20  # data: of fewer, correlations and tails say nothing
 _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
+_SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
+_REPLICATES = 2  # for each datum that a classifier sees
 _INTERVAL = (0.025, 0.975)
 
 
@@ -37,7 +42,7 @@ class Row:
         observed: The value there.
         low: Where the central 95 % of the replicated values begin, there.
         high: Where they end.
-        p_value: Two-sided, over all columns.
+        p_value: Two-sided, over all columns; that of the classifier for an area above one half.
         adjusted: The same after Holm's correction; NaN where it is not in the verdict.
         conditioned_on: What the z of the replicates were drawn from.
         calibrated: Whether the p-value is uniform under a true model; the verdict rests on these.
@@ -71,6 +76,7 @@ class Checks:
         num_data: Data in each.
         latent: Units of the latent space and which collapsed, see
             :func:`pyro_vae.criticism.latent.collapsed_units`.
+        classifier: How well a classifier tells replicates from data; ``index`` counts in ``x``.
         skipped: What could not be checked, and why.
         base_measure: Which data these are.
     """
@@ -80,6 +86,7 @@ class Checks:
     num_draws: int
     num_data: int
     latent: dict[str, Any]
+    classifier: TwoSample
     skipped: dict[str, str]
     base_measure: dict[str, Any]
 
@@ -105,6 +112,7 @@ class Checks:
             "num_data": self.num_data,
             "rows": rows,
             "latent": self.latent,
+            "classifier": self.classifier.summary(),
             "skipped": self.skipped,
             "base_measure": self.base_measure,
         }
@@ -139,12 +147,18 @@ def check(
     columns is one test, of the column that deviates most from its mean in units of its standard
     deviation. The verdict corrects for the number of tests by Holm's procedure.
 
+    Three kinds of checks are calibrated in this sense, and make the verdict: statistics of whole
+    data sets, of x and of what the guide makes of x; a classifier that is to tell replicates from
+    data; and residuals of one half of the features, with z drawn given the other half.
+
     Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
     data, and their p-values gather around one half even under a true model.
 
     References:
         Bayesian data analysis (Gelman et al., 2013), chapter 6, http://www.stat.columbia.edu/~gelman/book/
         Population predictive checks (Moran et al., 2024), https://arxiv.org/abs/1908.00882
+        Revisiting Classifier Two-Sample Tests (Lopez-Paz and Oquab, 2017),
+        https://arxiv.org/abs/1610.06545
         A simple sequentially rejective multiple test procedure (Holm, 1979),
         https://www.jstor.org/stable/4615733
 
@@ -184,14 +198,27 @@ def check(
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} data", min(len(data), max_data))
     with undisturbed(vae, seed, data.device):
-        data = data[torch.randperm(len(data))[:max_data].to(data.device)]
+        order = torch.randperm(len(data))[:max_data].to(data.device)
+        data = data[order]
         asked = default_statistics(vae) if statistics is None else _named(statistics)
         latent = latent_statistics(vae)
-        num_draws = _enough(num_draws, len(asked) + len(latent), level)
+        halves = halve(vae, entries(vae.event_shape))
+        skipped = {HALF: halves} if isinstance(halves, str) else {}
+        residual = () if isinstance(halves, str) else residual_statistics(halves)
+        num_draws = _enough(num_draws, len(asked) + len(latent) + len(residual) + 1, level)
         counts = _counts(num_draws, vae.draws_at_once(data))
         guide_counts = _counts(min(num_draws, _GUIDE_DRAWS), vae.draws_at_once(data))
-        tell = _Progress(progress, len(counts) + len(guide_counts))
+        tell = _Progress(progress, len(counts) + len(guide_counts) + 2)
         rows = [*_population(vae, data, asked, latent, counts, tell)]
+        classifier = _classify(vae, data, order, seed)
+        rows.append(_classifier_row(classifier))
+        tell()
+        if not isinstance(halves, str):
+            some = data[:_SPLIT_DATA]
+            z, note = infer(vae, some, halves, num_draws)
+            each = (values(residual, e) for e in residuals(vae, some, halves, z))
+            rows += rows_of(residual, next(each), list(each), HALF, calibrated=not note, note=note)
+        tell()
         rows += _from_guide(vae, data, asked, guide_counts, tell)
         units = collapsed_units(vae, data)
     return Checks(
@@ -200,8 +227,29 @@ def check(
         num_draws=num_draws,
         num_data=len(data),
         latent=units,
-        skipped={},
+        classifier=classifier,
+        skipped=skipped,
         base_measure=described,
+    )
+
+
+def _classify(vae: VAE, data: Tensor, order: Tensor, seed: int) -> TwoSample:
+    size = _REPLICATES * len(data)
+    drawn = [simulate(vae, n, 1)[:, 0] for n in _counts(size, vae.draws_at_once(data[:1]))]
+    found = classify(data, torch.cat(drawn), seed=seed)
+    return replace(found, index=order.cpu().numpy()[found.index])
+
+
+def _classifier_row(found: TwoSample) -> Row:
+    return Row(
+        statistic="classifier",
+        where="area under its ROC",
+        observed=found.auc,
+        low=found.low,
+        high=found.high,
+        p_value=found.p_value,
+        conditioned_on=PRIOR,
+        calibrated=True,
     )
 
 

@@ -14,7 +14,7 @@ from pyro_vae.vae import VAE
 __all__ = ["collapsed_units", "latent_statistics"]
 
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
-_ROWS = 250  # points between which distances are taken: the cost is quadratic
+_ROWS = 150  # points between which distances are taken: the cost is quadratic
 _HOLE = 0.99  # of prior draws are nearer than this to another set of prior draws
 _COLLAPSED = 0.01  # nats, or variance of the posterior mean (Burda et al., 2016, section 5.3)
 

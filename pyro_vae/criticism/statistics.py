@@ -13,12 +13,12 @@ from torch.distributions import constraints
 from pyro_vae._errors import expected
 from pyro_vae.vae import VAE
 
-__all__ = ["Statistic", "default_statistics", "simulate"]
+__all__ = ["Statistic", "default_statistics", "entries", "kurtosis", "simulate"]
 
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # where marginals are compared
 _EXTREME = 0.005  # of the model's own draws lie beyond each end
 _PAIRS = 2000  # of entries whose correlation is looked at; more add nothing to a maximum but noise
-_ROWS = 250  # data among which neighbours are sought: the cost is quadratic
+_ROWS = 150  # data among which neighbours are sought: the cost is quadratic
 
 
 @dataclass(frozen=True)
@@ -90,7 +90,7 @@ def default_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
     """
     support, event_shape = vae.likelihood.support, vae.event_shape
     reference = simulate(vae, 1, size)[0].flatten(1)
-    names = _entries(event_shape)
+    names = entries(event_shape)
     chosen = [Statistic("mean", _flat(_mean, event_shape), names)]
     if support is not constraints.boolean:
         if support is constraints.nonnegative_integer:
@@ -98,7 +98,7 @@ def default_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
         else:
             chosen.append(Statistic("spread", _flat(_spread, event_shape), names))
             chosen.append(Statistic("skewness", _flat(_skewness, event_shape), names))
-            chosen.append(Statistic("tails", _flat(_kurtosis, event_shape)))
+            chosen.append(Statistic("tails", _flat(kurtosis, event_shape)))
         chosen.append(Statistic("zeros", _flat(_zeros, event_shape), names))
         chosen.append(_marginals(reference, event_shape))
         chosen.append(_extremes(reference, event_shape))
@@ -111,7 +111,7 @@ def default_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
     return tuple(chosen)
 
 
-def _entries(event_shape: Sequence[int]) -> tuple[str, ...]:
+def entries(event_shape: Sequence[int]) -> tuple[str, ...]:
     """Names of the entries of one x."""
     indices = itertools.product(*map(range, event_shape))
     return tuple(f"x[{', '.join(map(str, index))}]" for index in indices)
@@ -155,7 +155,7 @@ def _skewness(x: Tensor) -> Tensor:
     return _standardized(x).pow(3).mean(-2)
 
 
-def _kurtosis(x: Tensor) -> Tensor:
+def kurtosis(x: Tensor) -> Tensor:
     """The fourth standardised moment, averaged over entries: 3 for normal ones."""
     return _standardized(x).pow(4).mean(-2).mean(-1, keepdim=True)
 
@@ -176,7 +176,7 @@ def _marginals(reference: Tensor, event_shape: torch.Size) -> Statistic:
     columns = [
         f"{name} <= {value:.3g}"
         for row in thresholds.tolist()
-        for name, value in zip(_entries(event_shape), row, strict=True)
+        for name, value in zip(entries(event_shape), row, strict=True)
     ]
     function = _flat(lambda x: _below(x, thresholds), event_shape)
     return Statistic("marginals", function, tuple(columns))
@@ -214,7 +214,7 @@ def _correlations(event_shape: torch.Size) -> Statistic:
         products = [(one[:, left.to(x.device)] * one[:, right.to(x.device)]) for one in standard]
         return torch.stack([each.mean(0) for each in products])
 
-    names = _entries(event_shape)
+    names = entries(event_shape)
     columns = tuple(f"{names[i]}, {names[j]}" for i, j in pairs.tolist())
     return Statistic("correlation", _flat(function, event_shape), columns)
 

@@ -1,0 +1,222 @@
+"""Split-feature checks: z inferred from one half of the features, the other half tested."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Iterator
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+from torch.distributions import Independent, constraints
+
+from pyro_vae.criticism.statistics import Statistic, kurtosis, simulate
+from pyro_vae.distributions import MAX_ENUMERATED
+from pyro_vae.vae import VAE
+
+__all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
+
+_ROUNDS, _FIRST, _LAST = 4, 300, 1500  # rounds that adapt the proposal, and draws a datum in each
+_DEFENSIVE = 0.2  # of the draws are from the prior, which bounds the weights
+_FREEDOM = 5.0  # degrees of freedom of the proposal: tails heavier than a posterior's
+_REFERENCE = 100  # draws that residuals are centred and scaled by
+_STATES = 4096  # joint states of a discrete latent that are summed over
+_FEW = 100.0  # effective draws, of fewer p-values are not to be trusted
+_SHARE = 0.05  # of the data may have fewer
+
+
+@dataclass(frozen=True)
+class Halves:
+    """Which features z is inferred from, and which are tested.
+
+    Attributes:
+        given: Shape ``event_shape``, True where z is inferred from.
+        tested: Names of the others.
+    """
+
+    given: Tensor
+    tested: tuple[str, ...]
+
+
+def halve(vae: VAE, names: tuple[str, ...]) -> Halves | str:
+    """Gives the first half of the features and tests the rest; or says why that cannot be done."""
+    size = vae.event_shape.numel()
+    if size < 2:
+        return "one feature cannot be halved"
+    if _by_entry(vae.decode(vae.prior().sample((2,))), vae) is None:
+        return f"{type(vae.likelihood).__name__} does not factorise over the entries of x"
+    given = torch.arange(size, device=vae.initialized.device) < size // 2
+    return Halves(given.reshape(vae.event_shape), names[size // 2 :])
+
+
+def _by_entry(law: Any, vae: VAE) -> Any:
+    """The law of single entries, if they are independent given z."""
+    if not isinstance(law, Independent) or law.base_dist.event_shape:
+        return None
+    return law.base_dist if law.reinterpreted_batch_ndims == len(vae.event_shape) else None
+
+
+def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
+    """Statistics of residuals ``(R, N, D)``: (x - E[x | half]) / sd[x | half]."""
+    names = halves.tested
+    chosen = [
+        Statistic("residual mean", lambda e: e.mean(1), names),
+        Statistic("residual spread", lambda e: e.square().mean(1).sqrt(), names),
+        Statistic("residual tails", kurtosis),
+    ]
+    if len(names) > 1:
+        chosen.append(
+            Statistic("residual neighbours", lambda e: (e[..., 1:] * e[..., :-1]).mean((1, 2)))
+        )
+    return tuple(chosen)
+
+
+def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor]:
+    """Yields the residuals of the data, ``(1, N, D)``, then of replicates, ``(R, N, D)`` in chunks.
+
+    The draws that centre and scale them are others than those tested, so that observed and
+    replicated are treated alike.
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``.
+        halves: Which features are tested.
+        z: Draws given the first half, shape ``(S, N, *prior.event_shape)``; the first hundred
+            serve to centre and scale.
+    """
+    tested = ~halves.given.flatten()
+
+    def replicate(draws: Tensor) -> Iterator[Tensor]:
+        for chunk in draws.split(vae.draws_at_once(x)):
+            yield vae.decode(chunk).sample().flatten(2)[..., tested]
+
+    reference = torch.cat(list(replicate(z[:_REFERENCE])))
+    mean, variance = reference.mean(0), reference.var(0)
+    # As if one more draw had the spread that the feature has in the mean: a hundred draws that are
+    # all alike do not say that there is none.
+    shrunk = (_REFERENCE * variance + variance.mean(0)) / (_REFERENCE + 1)
+    scale = shrunk.sqrt().clamp_min(1e-3 * (1e-3 + mean.abs()))
+    yield ((x.flatten(1)[:, tested] - mean) / scale)[None]
+    for drawn in replicate(z[_REFERENCE:]):
+        yield (drawn - mean) / scale
+
+
+def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
+    r"""Draws z given the first half of the features of each datum.
+
+    .. math:: z \sim p(z \mid x_A) \propto p(z) \prod_{d \in A} p(x_d \mid z)
+
+    A small discrete latent is summed over. Otherwise by importance resampling: proposals start
+    from the guide's view of the datum, its other half filled with the model's means, and adapt to
+    the weights; a share of them is from the prior. Nothing of the tested half enters.
+
+    References:
+        Adaptive Multiple Importance Sampling (Cornuet et al., 2012), https://arxiv.org/abs/0907.1254
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``.
+        halves: Which features are given.
+        num_draws: Draws of z a datum; a hundred more are drawn for the residuals.
+
+    Returns:
+        Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
+        trusted, empty if they are.
+    """
+    if vae.prior.support is constraints.one_hot:
+        z, log_weights, exact = _discrete(vae, x, halves)
+    else:
+        z, log_weights = _continuous(vae, x, halves)
+        exact = False
+    weights = log_weights.softmax(0)
+    note = ""
+    if not exact:
+        few = (1 / weights.square().sum(0) < _FEW).double().mean().item()
+        if few > _SHARE:
+            note = f"fewer than {_FEW:g} effective draws of z for {few:.0%} of the data"
+    index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
+    rows = torch.arange(len(x), device=x.device)
+    return z[index.T, rows], note
+
+
+def _log_likelihood(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Tensor:
+    """Of the given features, shape ``(S, N)``."""
+    parts = []
+    for chunk in z.split(vae.draws_at_once(x)):
+        entries = _by_entry(vae.decode(chunk), vae).log_prob(x)
+        parts.append((entries * halves.given).flatten(2).sum(-1))
+    return torch.cat(parts)
+
+
+def _half_seen(vae: VAE, x: Tensor, halves: Halves) -> Any:
+    """The guide, of data whose other half is what the model expects on the whole."""
+    return vae.encode(torch.where(halves.given, x, simulate(vae, 1, 500)[0].mean(0)))
+
+
+def _discrete(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor, bool]:
+    prior, (groups, classes) = vae.prior(), vae.prior.event_shape
+    if classes**groups <= min(_STATES, MAX_ENUMERATED):
+        states = prior.enumerate_support()[:, None]
+        log_weights = _log_likelihood(vae, x, halves, states) + prior.log_prob(states)
+        return states.expand(-1, len(x), -1, -1), log_weights, True
+    guide = _half_seen(vae, x, halves)
+    z = torch.cat([guide.sample((_LAST,)), prior.sample((_LAST, len(x)))])
+    log_prior = prior.log_prob(z)
+    log_proposal = torch.logaddexp(guide.log_prob(z), log_prior) - math.log(2)
+    return z, _log_likelihood(vae, x, halves, z) + log_prior - log_proposal, False
+
+
+def _continuous(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
+    prior, shape = vae.prior(), vae.prior.event_shape
+    start = _half_seen(vae, x, halves).sample((_FIRST,)).flatten(2)
+    dim = start.shape[2]
+    mean = start.mean(0)
+    covariance = torch.diag_embed(2 * start.var(0) + 1e-6)
+    for size in (*[_FIRST] * _ROUNDS, _LAST):
+        scale = torch.linalg.cholesky(covariance)
+        law = _StudentT(mean, scale)
+        own = size - int(_DEFENSIVE * size)
+        z = torch.cat([law.sample(own), prior.sample((size - own, len(x))).flatten(2)])
+        events = z.unflatten(2, shape)
+        log_prior = prior.log_prob(events)
+        log_proposal = torch.logaddexp(
+            law.log_prob(z) + math.log1p(-_DEFENSIVE), log_prior + math.log(_DEFENSIVE)
+        )
+        log_weights = _log_likelihood(vae, x, halves, events) + log_prior - log_proposal
+        weights = log_weights.softmax(0)
+        ess = 1 / weights.square().sum(0)
+        mean = (weights[..., None] * z).sum(0)
+        centered = z - mean
+        found = torch.einsum("sn,snd,sne->nde", weights, centered, centered)
+        # Few effective draws say little about a covariance: then the last one keeps its say.
+        trust = (ess / (ess + dim + 2))[:, None, None]
+        covariance = trust * found + (1 - trust) * covariance
+        covariance = covariance + 1e-6 * torch.eye(dim, dtype=z.dtype, device=z.device)
+    return events, log_weights
+
+
+class _StudentT:
+    """A multivariate t law for each datum."""
+
+    def __init__(self, mean: Tensor, scale: Tensor) -> None:
+        self._mean, self._scale = mean, scale
+
+    def sample(self, size: int) -> Tensor:
+        normal = self._mean.new_empty(size, *self._mean.shape).normal_()
+        half = self._mean.new_full((size, len(self._mean), 1), _FREEDOM / 2)
+        mixing = (torch._standard_gamma(half) / half).sqrt()
+        return self._mean + torch.einsum("nde,sne->snd", self._scale, normal) / mixing
+
+    def log_prob(self, z: Tensor) -> Tensor:
+        dim = z.shape[-1]
+        centered = (z - self._mean).permute(1, 2, 0)
+        white = torch.linalg.solve_triangular(self._scale, centered, upper=False)
+        square = white.square().sum(1).T
+        constant = (
+            math.lgamma((_FREEDOM + dim) / 2)
+            - math.lgamma(_FREEDOM / 2)
+            - dim / 2 * math.log(_FREEDOM * math.pi)
+        )
+        log_det = self._scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
+        return constant - log_det - (_FREEDOM + dim) / 2 * torch.log1p(square / _FREEDOM)
