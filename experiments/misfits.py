@@ -30,7 +30,7 @@ from pyro_vae.criticism.checks import holm
 
 FEATURES, LATENT = 12, 2
 TRAIN, HELD_OUT = 1000, 500
-RECIPE = {"epochs": 15, "batch_size": 50, "lr": 1e-2, "schedule": "cosine"}  # 300 steps
+RECIPE = {"epochs": 12, "batch_size": 100, "lr": 0.05, "schedule": "cosine"}  # 120 steps
 TRUE_FEATURES, TRUE_DATA = 6, 200
 LAWS = ("Poisson", "Normal", "Bernoulli")
 

@@ -14,6 +14,8 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.criticism import Checks, Statistic, check, default_statistics
 from pyro_vae.criticism.checks import compare, holm
+from pyro_vae.criticism.split import halve, infer
+from pyro_vae.criticism.two_sample import classify
 
 _LAWS = {
     "Bernoulli": pv.likelihoods.Bernoulli,
@@ -155,11 +157,104 @@ def test_user_functions_are_statistics() -> None:
     vae = _linear("Normal")
     both = [midrange, Statistic("one", lambda x: x[:, 0, :2])]
     rows = check(vae, vae.sample(50), statistics=both).rows
-    assert [r.statistic for r in rows if not r.statistic.startswith("latent")] == [
-        "midrange",
-        "one",
-    ] * 2
+    assert [r.statistic for r in rows[:2]] == ["midrange", "one"]
     assert next(r.where for r in rows if r.statistic == "one") in ("[0]", "[1]")
+
+
+def test_a_classifier_finds_what_is_unlike_the_rest() -> None:
+    """Fails when scores of the training half are tested, or the indices are not of ``x``."""
+    noise = [classify(torch.randn(60, 5), torch.randn(120, 5), seed=i).p_value for i in range(60)]
+    assert kstest(noise, "uniform").pvalue > 0.01
+    x = torch.randn(400, 5)
+    x[torch.arange(0, 400, 4), 2] += 6
+    found = classify(x, torch.randn(800, 5))
+    assert found.p_value < 1e-4
+    assert set(found.index[:30] % 4) == {0}
+    area = np.trapezoid(found.true_positive_rate, found.false_positive_rate)
+    assert area == pytest.approx(found.auc)
+
+
+def test_the_examples_that_tell_most_are_indices_of_the_data() -> None:
+    vae = _linear("Normal")
+    x = vae.sample(200)
+    x[::5] += 20
+    checks = check(vae, x, statistics=[lambda x: x.mean((1, 2))])
+    assert set(checks.classifier.index[:15] % 5) == {0}
+
+
+def _exact_half(vae: pv.VAE, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and covariance of z given some features, of a linear-Gaussian model."""
+    weight, bias = vae.decoder[0].weight[given], vae.decoder[0].bias[given]
+    scale = vae.decode(torch.zeros(1, 2)).base_dist.stddev[0, 0]
+    covariance = torch.linalg.inv(torch.eye(2) + weight.T @ weight / scale**2)
+    return (x[:, given] - bias) @ weight @ covariance / scale**2, covariance
+
+
+@torch.no_grad()
+def test_half_of_the_features_give_the_exact_posterior() -> None:
+    """Within four standard errors; fails when all features are given, or the prior is left out."""
+    vae = _linear("Normal")
+    vae.decoder[0].weight.data.normal_()
+    x = vae.sample(50)
+    halves = halve(vae, tuple("abcdef"))
+    assert halves.tested == ("d", "e", "f")
+    z, note = infer(vae, x, halves, 900)
+    assert note == ""
+    mean, covariance = _exact_half(vae, x, halves.given)
+    error = (z.mean(0) - mean) / covariance.diagonal().sqrt()
+    assert error.abs().max() < 4 * math.sqrt(1 / 1000 + 1 / 300)  # draws, of effective proposals
+    centered = z - mean
+    found = torch.einsum("snd,sne->de", centered, centered) / centered[..., 0].numel()
+    torch.testing.assert_close(found, covariance, rtol=0.05, atol=0.02)
+
+
+def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:
+    vae = pv.VAE(
+        pv.priors.Categorical(1, 3), pv.guides.GumbelSoftmax(1, 3), pv.likelihoods.Poisson((4,))
+    )
+    x = vae.sample(30)
+    z, note = infer(vae, x, halve(vae, tuple("abcd")), 20_000)
+    assert note == ""
+    with torch.no_grad():
+        entries = vae.decode(torch.eye(3)[:, None, None]).base_dist.log_prob(x)
+    exact = entries[..., :2].sum(-1).softmax(0).T
+    assert (z.mean(0)[:, 0] - exact).abs().max() < 5 * math.sqrt(0.25 / 20_000)
+
+
+def test_a_likelihood_that_does_not_factorise_is_not_halved() -> None:
+    class _Joint(pv.likelihoods.Likelihood):
+        support = torch.distributions.constraints.real
+        measure = "lebesgue"
+
+        def forward(self, params: Tensor) -> object:
+            eye = torch.eye(params.shape[-1])
+            return torch.distributions.MultivariateNormal(params, eye)
+
+        def init_params(self, x_train: Tensor) -> Tensor:
+            return x_train.mean(0)
+
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), _Joint((6,)))
+    checks = check(vae, vae.sample(60))
+    assert checks.skipped == {
+        "z ~ p(z|half of x)": "_Joint does not factorise over the entries of x"
+    }
+    assert checks.num_failed == 0
+
+
+def test_few_effective_draws_are_not_trusted() -> None:
+    """Twenty latent dimensions and no noise to speak of: no proposal finds that."""
+    vae = pv.VAE(
+        pv.priors.Normal(20),
+        pv.guides.Normal(20),
+        pv.likelihoods.Normal((40,), scale=1e-3),
+        nn.Linear(40, 40),
+        nn.Linear(20, 40),
+    )
+    rows = check(vae, vae.sample(40)).rows
+    halved = [row for row in rows if row.conditioned_on == "z ~ p(z|half of x)"]
+    assert halved
+    assert all("effective draws" in row.note and not row.calibrated for row in halved)
+    assert not any(row.failed for row in halved)
 
 
 def test_the_model_and_the_random_state_stay_as_they_were() -> None:
