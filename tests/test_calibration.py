@@ -153,6 +153,7 @@ def test_exact_draws_pass_where_the_guide_fails() -> None:
     model = LinearGaussian(dim=12, latent=4, columns="correlated")
 
     def exact(x: Tensor, num_draws: int) -> Tensor:
+        assert torch.is_grad_enabled()  # for samplers that follow gradients
         return model.posterior(x).sample((num_draws,))
 
     corrected = calibrate(model.vae, draws=exact, num_simulations=300, seed=1)
@@ -206,6 +207,21 @@ def test_which_way_a_guide_is_wrong() -> None:
     with torch.no_grad():
         shifted.encoder.bias[0] += 1.0
     assert calibrate(shifted).advice[0].startswith("draws of z[0] are too high")
+
+
+def test_a_guide_that_misses_is_not_called_too_wide() -> None:
+    """Too narrow and in the wrong place: z says too narrow, log p(x|z) alone too wide.
+
+    Fails when each quantity is explained by itself.
+    """
+    vae = linear(0.5)
+    with torch.no_grad():
+        vae.encoder.weight.mul_(0.3)
+    run = calibrate(vae)
+    assert {"log_likelihood", "log_guide"} <= set(np.array(run.names)[run.failed])
+    said = " ".join(run.advice)
+    assert "misses the posterior" in said
+    assert "too wide" not in said
 
 
 # Coverage.
@@ -386,6 +402,8 @@ def test_what_the_values_convict() -> None:
     shuffled = torch.stack([column[torch.randperm(500)] for column in x.unbind(1)], 1)
     assert pit(vae, shuffled).num_failed == 0
     assert pit(vae, shuffled, given="rest", num_draws=300).num_failed > 3
+    assert pit(vae, x).note == pit(vae, x, given="rest").note == ""
+    assert "effective draws" in pit(linear(0.05), x[:50], given="rest").note
     assert pit(vae, x + 0.5).advice[0].startswith("x is higher than predicted in x[")
 
 

@@ -208,12 +208,14 @@ class Calibration:
 
     def _advised(self) -> dict[str, str]:
         """The sentence for each quantity that fails; those that fail alike share one."""
+        shapes = {self.names[q]: how_uneven(self.pit[:, q]) for q in np.flatnonzero(self.failed)}
+        missed = shapes.get("log_likelihood") == "high" and shapes.get("log_guide") == "low"
         grouped: dict[tuple[str, str], list[str]] = {}
-        for q in np.flatnonzero(self.failed):
-            name = self.names[q]
-            grouped.setdefault((name.partition("[")[0], how_uneven(self.pit[:, q])), []).append(
-                name
-            )
+        for name, shape in shapes.items():
+            kind = name.partition("[")[0]
+            if missed and kind in ("log_likelihood", "log_joint", "log_guide"):
+                kind, shape = "missed", "uneven"
+            grouped.setdefault((kind, shape), []).append(name)
         subject = "the guide" if self.draws == "guide" else "the law of the draws"
         return {
             name: _sentence(kind, shape, names, subject)
@@ -348,11 +350,12 @@ def _drawn(vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: str | Draws) 
     """Draws z for each datum, as many at a time as are decoded together."""
     at_once = vae.draws_at_once(x)
     if callable(draws):
-        z = draws(x, num_draws)
+        with torch.enable_grad():  # samplers may follow gradients
+            z = draws(x, num_draws)
         wanted = (num_draws, len(x), *vae.prior.event_shape)
         if not isinstance(z, Tensor) or z.shape != wanted:
             raise expected("draws", f"a function that returns latents of shape {wanted}", z)
-        yield from z.to(x).split(at_once)
+        yield from z.detach().to(x).split(at_once)
     else:
         for first in range(0, num_draws, at_once):
             yield guide.sample((min(at_once, num_draws - first),))
@@ -391,6 +394,11 @@ _UNEVEN = {
     "uneven": "uneven",
 }
 _SENTENCES = {
+    (
+        "missed",
+        "uneven",
+    ): "draws explain x worse than the true z does, and that is where {subject} puts "
+    "little mass: it misses the posterior, in place or in correlation; " + _RICHER,
     ("z", "high"): "draws of {names} are too low: {subject} is biased; " + _LEARN,
     ("z", "low"): "draws of {names} are too high: {subject} is biased; " + _LEARN,
     ("z", "outer"): "the scale of {subject} is too small in {names}: the truth lies outside its "

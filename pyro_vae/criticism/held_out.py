@@ -26,6 +26,7 @@ Given = Literal["nothing", "rest"]
 
 _CONDITIONED_ON = {"nothing": "z ~ p(z)", "rest": "z ~ p(z | the other entries)"}
 _BINS = 100
+_FEW = 20  # effective draws, of which a law is made of a few steps
 _NAMED = 3  # entries named in a sentence before it only counts them
 _SENTENCES = {
     "high": "x is higher than predicted in {where}: the decoder is biased; train it longer or give "
@@ -107,6 +108,17 @@ class PIT:
             for kind, names in grouped.items()
         )
 
+    @property
+    def note(self) -> str:
+        """Why the values are not to be trusted, if they are not."""
+        share = float((self.ess < _FEW).mean())
+        if self.given == "nothing" or share < self.level:
+            return ""
+        return (
+            f"fewer than {_FEW} effective draws behind {share:.0%} of the values: the guide is too "
+            f"far from the posterior"
+        )
+
     def summary(self) -> dict[str, Any]:
         """Returns the verdict and what it rests on, ready for JSON."""
         worst = np.unravel_index(int(self.p_values.argmin()), self.p_values.shape)
@@ -117,7 +129,9 @@ class PIT:
             "conditioned_on": self.conditioned_on,
             "num_data": len(self.values),
             "num_draws": self.num_draws,
+            "ess_median": float(np.median(self.ess)),
             "ess_min": float(self.ess.min()),
+            "note": self.note,
             "worst": {
                 "index": [int(i) for i in worst],
                 "p_value": float(self.p_values[worst]),
@@ -140,7 +154,8 @@ class PIT:
     def __repr__(self) -> str:
         verdict = f"{self.num_failed} of {self.p_values.size} entries failed at {self.level:g}"
         head = f"PIT({len(self.values)} data, {self.conditioned_on}): {verdict}"
-        return "\n".join([head, *(f"  {sentence}" for sentence in self.advice)])
+        said = [*self.advice, *([self.note] if self.note else [])]
+        return "\n".join([head, *(f"  {sentence}" for sentence in said)])
 
 
 @torch.no_grad()
