@@ -51,10 +51,7 @@ def _stats(tree: xarray.DataTree) -> dict[str, xarray.DataArray]:
 
 @pytest.mark.parametrize("kind", ["Poisson", "Bernoulli"])
 def test_k_hat_is_ours_on_the_same_weights(trees: dict[str, xarray.DataTree], kind: str) -> None:
-    """Those of p(x, z) / q(z|x), and those of leaving a datum out, one law of weights a datum.
-
-    Fails when `log_p` lacks the prior.
-    """
+    """Those of p(x, z) / q(z|x), and those of leaving a datum out, one law of weights a datum."""
     tree = trees[kind]
     log_p, log_q = _stats(tree).values()
     loo = arviz_stats.loo_approximate_posterior(tree, **_stats(tree), pointwise=True)

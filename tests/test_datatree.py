@@ -113,7 +113,7 @@ def test_replicates_are_not_the_observed_data() -> None:
 def test_replicates_have_the_law_of_the_model() -> None:
     """Moments of each group against closed forms, 5 standard errors.
 
-    Fails when replicates are means of p(x|z), and when prior and posterior change places.
+    Fails when replicates are means of p(x|z), and when z of the prior is a tenth too narrow.
     """
     vae = _linear()
     x, draws = vae.sample(4), 20_000
@@ -144,7 +144,7 @@ def test_replicates_have_the_law_of_the_model() -> None:
 
 @pytest.mark.parametrize("make", [_linear, _poisson_images])
 def test_densities_are_those_of_the_draws(make: Any) -> None:
-    """The tree's own z, decoded anew. Fails when data and draws change places."""
+    """The tree's own z, decoded anew. Fails when densities stand beside the wrong data."""
     vae = make()
     x = vae.sample(7)
     tree = to_datatree(vae, x, num_draws=11)
@@ -264,7 +264,10 @@ def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
         ({"coords": {"column": [1]}}, "`coords`: expected one of data, feature, latent"),
         ({"coords": {"feature": ["a"]}}, "`coords`: expected 3 labels along feature"),
         ({"constant_data": {"label": [1]}}, "`constant_data`: expected 5 numbers or strings"),
-        ({"max_memory": 100}, "`max_memory`: expected 1 MiB for these draws, or `out`"),
+        (
+            {"max_memory": 100},
+            "`max_memory`: expected 1 MiB for these draws, or `out` of to_datatree",
+        ),
         ({"max_memory": 100, "out": "a.nc"}, "`max_memory`: expected at least 192 bytes"),
         ({"out": "a.zip"}, "`out`: expected a new file NAME.nc in an existing folder"),
     ],

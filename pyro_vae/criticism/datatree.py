@@ -161,7 +161,7 @@ def to_datatree(
             "constant_data", {n: (labels.dims(n, "data"), v) for n, v in constants.items()}
         )
     if path is None and recorder.nbytes > max_memory:
-        what = f"{-(-recorder.nbytes // _MIB)} MiB for these draws, or `out`, a file for them"
+        what = f"{-(-recorder.nbytes // _MIB)} MiB for these draws, or `out` of to_datatree, a file"
         raise expected("max_memory", what, f"{max_memory // _MIB} MiB")
     pairs = pairs_at_once(vae, None if path is None else max_memory)
     from_posterior = any(recorder.wants(group) for group in _OF_Z)
