@@ -57,7 +57,7 @@ def test_transition_leaves_its_law_invariant(beta: float) -> None:
     """Two steps so long that a third of the proposals is rejected, from exact draws.
 
     Fails when every proposal is taken, when the kinetic energy is left out of the acceptance, or
-    when beta is taken off the ratio's gradient and density.
+    when beta is another one.
     """
     point = _log_gamma(_exact_draws(beta, 40_000, 2, 1))
     step_size = torch.tensor([0.7, 1.0], dtype=torch.float64)
@@ -103,7 +103,7 @@ def test_every_chain_of_the_exact_posterior_has_the_same_weight() -> None:
 def test_annealing_is_exact_within_its_error(initial: Literal["guide", "prior"]) -> None:
     """From a guide that is half as wide again as the posterior, and from the prior.
 
-    Fails when proposals are never rejected, or the increments are those of the temperature after.
+    Fails when proposals are never rejected, or an increment is that of the step before.
     """
     model = LinearGaussian(factor=1.5, bias=1.0)
     x = model.vae.sample(60)
@@ -179,7 +179,7 @@ def test_step_sizes_are_frozen_before_the_estimate(monkeypatch: pytest.MonkeyPat
 def test_bounds_bracket_the_exact_mean(num_temperatures: int, apart: bool) -> None:
     """From the prior, too fast (each bound is then seen to be one) and slowly.
 
-    Fails when the reverse chains start at the guide, or go the forward way.
+    Fails when the reverse chains start at the guide, or take the temperatures in forward order.
     """
     model = LinearGaussian(dim=32, latent=4, bias=1.0)
     bounds = bdmc(model.vae, 80, num_chains=8, num_temperatures=num_temperatures, initial="prior")
@@ -199,8 +199,8 @@ def test_bounds_bracket_the_exact_mean(num_temperatures: int, apart: bool) -> No
 def test_reverse_weights_are_those_of_the_exact_reversal() -> None:
     """E[1/w] over exact draws is 1/p(x): the reverse estimate is unbiased before the logarithm.
 
-    Four temperatures from the prior in one dimension, many chains. Fails when the reverse way uses
-    the temperature after its increment, or the order of the temperatures is the forward one.
+    Four temperatures from the prior in one dimension, many chains. Fails when an increment is that
+    of the temperature after.
     """
     model = LinearGaussian(dim=3, latent=1, noise=1.0, dtype=torch.float64)
     x = torch.tensor([[0.3, -0.4, 0.5]], dtype=torch.float64)
@@ -297,7 +297,7 @@ def test_wrong_data_are_told_in_one_line() -> None:
 
 
 def test_the_model_and_the_random_state_stay_as_they_were() -> None:
-    """Fails when a gradient is accumulated in a parameter, or dropout is left on or off."""
+    """Fails when a gradient is accumulated in a parameter."""
     vae, x = _bernoulli().train(), torch.ones(5, 4)
     before = {name: value.clone() for name, value in vae.state_dict().items()}
     state = torch.get_rng_state()
@@ -317,7 +317,6 @@ def test_the_model_and_the_random_state_stay_as_they_were() -> None:
 
 
 def test_summaries_are_ready_for_json() -> None:
-    """Fails when what is not finite is left in, or bits per dimension are those of the sum."""
     vae, x = _bernoulli(), torch.ones(5, 4)
     annealed = ais(vae, x, num_chains=1, num_temperatures=3, base_measure={"data": "ones"})
     known = json.loads(json.dumps(annealed.summary(), allow_nan=False))
@@ -332,7 +331,7 @@ def test_summaries_are_ready_for_json() -> None:
 
 
 def test_a_trajectory_that_diverges_is_rejected() -> None:
-    """Fails when a density that is not a number is accepted, or raises."""
+    """Fails when a density that is not a number is accepted."""
 
     def density(z: Tensor) -> Point:
         broken = torch.where(z > 0.5, math.nan, -z.square() / 2)

@@ -51,7 +51,7 @@ def check_seed(seed: object) -> None:
         raise expected("seed", "an integer >= 0", seed)
 
 
-def check_unbounded(vae: VAE) -> None:
+def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -> None:
     """Refuses a latent that has no gradient, or one with an edge to run into.
 
     Raises:
@@ -59,8 +59,7 @@ def check_unbounded(vae: VAE) -> None:
     """
     support = vae.prior.support
     if support.is_discrete:
-        what = "a continuous latent; for a discrete one, enumerate_log_prob or evaluate"
-        raise expected("vae", what, vae.prior)
+        raise expected("vae", f"a continuous latent; for a discrete one, {instead}", vae.prior)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if support is not constraints.real:

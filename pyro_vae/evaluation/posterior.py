@@ -156,7 +156,7 @@ def posterior_draws(
         num_proposals = max(_FEWEST_PROPOSALS, _PROPOSALS_A_DRAW * num_draws)
     positive_integer("num_proposals", num_proposals)
     if method == "nuts":
-        check_unbounded(vae)
+        check_unbounded(vae, instead='`method="importance"`')
         if num_draws % num_chains:
             what = f"a multiple of num_chains = {num_chains}"
             raise expected("num_draws", what, num_draws)
