@@ -47,7 +47,7 @@ def _errors(found: RateDistortion, name: str, exact: float) -> float:
 def test_the_closed_forms(factor: float) -> None:
     """The information in the law behind the data lies between the two, and both are near it.
 
-    Fails when the prior stands in the place of q(z), or a datum is left among the others.
+    Fails when the prior stands in the place of q(z), or log N is left out.
     """
     model = LinearGaussian(dim=5, latent=2, noise=1.0, factor=factor, columns="correlated")
     exact = _closed_forms(model)
@@ -68,7 +68,7 @@ def test_the_closed_forms(factor: float) -> None:
 def test_the_rate_is_information_and_marginal_divergence() -> None:
     """The rate is analytic and the others are sampled: equal within the error of the draws.
 
-    Fails when log N is left out of either.
+    Fails when the prior stands in the place of q(z).
     """
     model = LinearGaussian(dim=20, latent=4, factor=0.7, columns="correlated")
     with torch.no_grad():
@@ -81,7 +81,7 @@ def test_the_rate_is_information_and_marginal_divergence() -> None:
 
 
 def test_the_error_is_that_of_new_data() -> None:
-    """Fails when the error is that of the draws alone, or 1.5 times too large."""
+    """Fails when the error is 1.5 times too large."""
     model = LinearGaussian(dim=5, latent=2, noise=1.0)
     found = [rate_distortion(model.vae, model.vae.sample(100), num_samples=2) for _ in range(80)]
     for name in ("rate", "distortion", "mutual_information", "marginal_kl"):
@@ -101,6 +101,7 @@ def test_the_information_is_capped_by_the_number_of_data() -> None:
 
 
 def test_a_guide_that_ignores_x_carries_nothing() -> None:
+    """Fails when a datum is left among the others."""
     model = LinearGaussian(dim=5, latent=2)
     with torch.no_grad():
         model.vae.encoder.weight.zero_()

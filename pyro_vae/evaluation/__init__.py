@@ -2,6 +2,7 @@
 
 from pyro_vae.evaluation.annealing import Annealed, Bidirectional, ais, bdmc
 from pyro_vae.evaluation.comparison import Comparison, compare
+from pyro_vae.evaluation.downstream import Anomalies, Probes, anomalies, probe
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
@@ -11,18 +12,22 @@ from pyro_vae.evaluation.scores import Scores
 
 __all__ = [
     "Annealed",
+    "Anomalies",
     "Bidirectional",
     "Comparison",
     "Gaps",
     "PosteriorDraws",
+    "Probes",
     "RateDistortion",
     "Scores",
     "ais",
+    "anomalies",
     "bdmc",
     "compare",
     "enumerate_log_prob",
     "evaluate",
     "gaps",
     "posterior_draws",
+    "probe",
     "rate_distortion",
 ]

@@ -1,0 +1,297 @@
+"""What a fitted model is used for: anomalies by its density, labels by its latent means."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+from numpy.typing import ArrayLike
+from sklearn.base import ClassifierMixin
+from sklearn.linear_model import LogisticRegression
+from sklearn.metrics import roc_auc_score
+from sklearn.model_selection import StratifiedKFold, cross_val_predict
+from sklearn.neighbors import KNeighborsClassifier
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.vae import VAE
+
+__all__ = ["Anomalies", "Probes", "anomalies", "probe"]
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Anomalies:
+    """How well two scores tell outliers from inliers.
+
+    Attributes:
+        inliers: log p(x) of the data that belong, shape ``(N,)``, in nats.
+        outliers: log p(x) of the others, shape ``(M,)``.
+        entropy: The mean of -log p(x) over the reference data.
+        auroc: The probability that an outlier scores above an inlier, by ``log_marginal`` (less
+            dense is more anomalous) and by ``typicality`` (further from the entropy is).
+        standard_error: Of each AUROC, for new inliers and outliers.
+        num_samples: Draws of z for each log p(x).
+    """
+
+    inliers: np.ndarray
+    outliers: np.ndarray
+    entropy: float
+    auroc: dict[str, float]
+    standard_error: dict[str, float]
+    num_samples: int
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the AUROCs, their errors and what they are of, ready for JSON."""
+        return {
+            "auroc": dict(self.auroc),
+            "auroc_standard_error": dict(self.standard_error),
+            "log_marginal_inliers": float(self.inliers.mean()),
+            "log_marginal_outliers": float(self.outliers.mean()),
+            "entropy": self.entropy,
+            "num_samples": self.num_samples,
+        }
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  AUROC by {name:13} {self.auroc[name]:.3f} ± {self.standard_error[name]:.3f}"
+            for name in self.auroc
+        ]
+        sizes = f"{len(self.inliers)} inliers, {len(self.outliers)} outliers"
+        return "\n".join([f"Anomalies({sizes})", *lines])
+
+
+@dataclass(frozen=True, eq=False, repr=False)
+class Probes:
+    """How well the latent means tell labels.
+
+    Attributes:
+        accuracy: The share of right answers on data that the classifier did not see, by
+            ``neighbours``, by ``linear``, and by ``majority``, which looks at labels alone.
+        standard_error: Of each accuracy, for new data to classify.
+        num_data: How many data were classified.
+        method: What was held out.
+    """
+
+    accuracy: dict[str, float]
+    standard_error: dict[str, float]
+    num_data: int
+    method: str
+
+    def summary(self) -> dict[str, Any]:
+        """Returns the accuracies and their errors, ready for JSON."""
+        return {
+            "accuracy": dict(self.accuracy),
+            "accuracy_standard_error": dict(self.standard_error),
+            "num_data": self.num_data,
+            "method": self.method,
+        }
+
+    def __repr__(self) -> str:
+        lines = [
+            f"  {name:10} {self.accuracy[name]:.3f} ± {self.standard_error[name]:.3f}"
+            for name in self.accuracy
+        ]
+        return "\n".join([f"Probes({self.num_data} data, {self.method})", *lines])
+
+
+def anomalies(
+    vae: VAE,
+    inliers: Tensor,
+    outliers: Tensor,
+    *,
+    reference: Tensor,
+    num_samples: int = 1000,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> Anomalies:
+    r"""Tells outliers from inliers by their density, and by how typical it is.
+
+    .. math:: s_\text{density}(x) = -\log p(x), \quad
+        s_\text{typicality}(x) = |-\log p(x) - \hat H|, \quad
+        \hat H = -\frac1N \sum_{n \in \text{reference}} \log p(x_n)
+
+    Smoother data than those of the model often have a higher density than its own: they lie near
+    the mode, where hardly any of its mass is. Typicality is made for them.
+
+    References:
+        Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality
+        (Nalisnick et al., 2019), https://arxiv.org/abs/1906.02994
+        Comparing the Areas under Two or More Correlated Receiver Operating Characteristic Curves
+        (DeLong et al., 1988), https://doi.org/10.2307/2531595
+
+    Args:
+        vae: The model.
+        inliers: Held-out data like those of the fit, shape ``(N, *event_shape)``.
+        outliers: Data from elsewhere, shape ``(M, *event_shape)``.
+        reference: Data like the inliers and none of them, whose mean log p(x) is the typical one;
+            for example validation data. Training data are denser than held-out ones.
+        num_samples: Draws of z for each log p(x).
+        seed: Of the draws: the same seed gives the same scores.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        The AUROC of both scores, with standard errors by DeLong's method.
+
+    Raises:
+        ValueError: If data do not suit the model, there are fewer than two inliers or outliers,
+            or an option is not what it should be.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> found = anomalies(vae, vae.sample(9), torch.ones(5, 4), reference=vae.sample(9))
+        >>> sorted(found.auroc)
+        ['log_marginal', 'typicality']
+    """
+    check_arguments(vae, seed)
+    positive_integer("num_samples", num_samples)
+    data = {"inliers": inliers, "outliers": outliers, "reference": reference}
+    checked = {name: vae.check(x, name) for name, x in data.items()}
+    for name in ("inliers", "outliers"):
+        if len(checked[name]) < 2:
+            raise expected(name, "at least two data", data[name])
+    log_probs = {}
+    for i, (name, x) in enumerate(checked.items()):
+        log_probs[name] = evaluate(vae, x, num_samples=num_samples, seed=seed).log_marginal
+        if progress is not None:
+            progress((i + 1) / len(checked))
+    entropy = -float(log_probs["reference"].mean())
+    scores = {
+        "log_marginal": lambda log_prob: -log_prob,
+        "typicality": lambda log_prob: np.abs(-log_prob - entropy),
+    }
+    found = {
+        name: _auroc(score(log_probs["inliers"]), score(log_probs["outliers"]))
+        for name, score in scores.items()
+    }
+    return Anomalies(
+        inliers=log_probs["inliers"],
+        outliers=log_probs["outliers"],
+        entropy=entropy,
+        auroc={name: area for name, (area, _) in found.items()},
+        standard_error={name: error for name, (_, error) in found.items()},
+        num_samples=num_samples,
+    )
+
+
+def _auroc(inliers: np.ndarray, outliers: np.ndarray) -> tuple[float, float]:
+    """The area under the curve, and its standard error by DeLong's method."""
+    labels = np.repeat([0, 1], [len(inliers), len(outliers)])
+    area = float(roc_auc_score(labels, np.concatenate([inliers, outliers])))
+    below = _share_below(np.sort(inliers), outliers)  # of each outlier, the inliers it beats
+    above = _share_below(np.sort(outliers), inliers)
+    variance = below.var(ddof=1) / len(below) + above.var(ddof=1) / len(above)
+    return area, math.sqrt(variance)
+
+
+def _share_below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
+    below, up_to = np.searchsorted(ordered, values), np.searchsorted(ordered, values, "right")
+    return (below + up_to) / (2 * len(ordered))  # a tie is half a win
+
+
+def probe(
+    vae: VAE,
+    x: Tensor,
+    labels: ArrayLike | Tensor,
+    *,
+    test: Tensor | None = None,
+    test_labels: ArrayLike | Tensor | None = None,
+    folds: int = 5,
+    neighbours: int = 10,
+    seed: int = 0,
+) -> Probes:
+    """Classifies data by their latent means E[z|x]: k nearest neighbours, and a linear probe.
+
+    The model never saw the labels: what its latent space says of them is by its own doing. The
+    linear probe is logistic regression on standardised means; distances are those of z as it is.
+    For one-hot latents the means are the probabilities of the classes.
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``.
+        labels: Integers, shape ``(N,)``.
+        test: Data to classify, shape ``(M, *event_shape)``, the classifiers fitted to ``x``. If
+            not given, ``x`` is cross-validated.
+        test_labels: Their labels, shape ``(M,)``.
+        folds: Of the cross-validation, stratified.
+        neighbours: How many neighbours vote.
+        seed: Of the folds.
+
+    Returns:
+        Accuracies, and their binomial standard errors.
+
+    Raises:
+        ValueError: If data do not suit the model, labels do not suit the data or are all the
+            same, or an option is not what it should be.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> data = pv.data.load("digits")
+        >>> vae = pv.VAE(
+        ...     pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli(data.event_shape)
+        ... )
+        >>> found = probe(vae, data.test, data.labels["test"])
+        >>> found.num_data, sorted(found.accuracy)
+        (360, ['linear', 'majority', 'neighbours'])
+    """
+    check_arguments(vae, seed)
+    positive_integer("folds", folds)
+    positive_integer("neighbours", neighbours)
+    known = _labels("labels", labels, len(vae.check(x)))
+    counts = np.unique(known, return_counts=True)[1]
+    if len(counts) < 2:
+        raise expected("labels", "at least two different ones", labels)
+    if (test is None) != (test_labels is None):
+        raise expected("test_labels", "labels for `test`, both or neither", test_labels)
+    if test is None and not 2 <= folds <= counts.min():
+        what = f"2 to {counts.min()}, the number of data of the rarest label"
+        raise expected("folds", what, folds)
+    smallest = len(known) if test is not None else len(known) - math.ceil(len(known) / folds)
+    if neighbours > smallest:
+        raise expected("neighbours", f"at most {smallest}, the data there are", neighbours)
+
+    means = _means(vae, x, "x", seed)
+    classifiers: dict[str, ClassifierMixin] = {
+        "neighbours": KNeighborsClassifier(neighbours),
+        "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
+    }
+    values, counted = np.unique(known, return_counts=True)
+    if test is None:
+        truth = known
+        splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
+        answers = {k: cross_val_predict(c, means, known, cv=splits) for k, c in classifiers.items()}
+    else:
+        truth = _labels("test_labels", test_labels, len(vae.check(test, "test")))
+        held_out = _means(vae, test, "test", seed)
+        answers = {k: c.fit(means, known).predict(held_out) for k, c in classifiers.items()}
+    answers["majority"] = np.full(len(truth), values[counted.argmax()])
+    accuracy = {name: float((each == truth).mean()) for name, each in answers.items()}
+    return Probes(
+        accuracy=accuracy,
+        standard_error={k: math.sqrt(p * (1 - p) / len(truth)) for k, p in accuracy.items()},
+        num_data=len(truth),
+        method=f"{folds}-fold cross-validated" if test is None else "held out",
+    )
+
+
+def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarray:
+    values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
+    if values.shape != (size,) or values.dtype.kind not in "iu":
+        raise expected(name, f"{size} integers, one for each datum", labels)
+    return values
+
+
+@torch.no_grad()
+def _means(vae: VAE, x: Tensor, argument: str, seed: int) -> np.ndarray:
+    data = vae.check(x, argument)
+    with undisturbed(vae, seed, data.device):
+        means = torch.cat([vae.encode(batch).mean for batch in vae.batches(data)])
+    return means.flatten(1).cpu().double().numpy()
