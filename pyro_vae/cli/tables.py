@@ -162,7 +162,7 @@ def _check_cells(row: Row) -> list[str]:
         escape(row.where),
         f"{row.observed:.3g}",
         f"{row.low:.3g} to {row.high:.3g}",
-        f"{row.p_value:.3f}",
+        f"{row.p_value:.3f}" if row.p_value >= 0.0005 else "<.001",
         verdict,
     ]
 

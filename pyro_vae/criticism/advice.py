@@ -33,6 +33,7 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
         name = "dispersion"
     law = type(vae.likelihood).__name__
     counts = vae.likelihood.support is constraints.nonnegative_integer
+    real = not vae.likelihood.support.is_discrete
     heavy = _law(likelihoods, "StudentT", "a Student-t likelihood")
     zero = "ZeroInflatedPoisson" if counts else "ZeroInflated"
     inflated = _law(likelihoods, zero, "a zero-inflated likelihood")
@@ -43,7 +44,10 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
     higher = {
         "mean": "the data lie above the model here: fit longer, or a richer decoder",
         "dispersion": f"variance exceeds what {law} lets a mean have: {negative_binomial}",
-        "spread": f"the data vary more than {law} does: {scale}, or more latent dimensions",
+        "spread": f"the data vary more than {law} does: {scale}, or more latent dimensions"
+        if real
+        else "the data vary more about their expectation than the model says: more latent "
+        "dimensions, or a richer decoder",
         "skewness": "the data lean to one side: transform them, or a likelihood that is skewed",
         "tails": f"tails heavier than {law}'s: {heavy}",
         "zeros": f"more zeros than {law} gives: {inflated}",
@@ -67,23 +71,23 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
         "mean": "the data lie below the model here: fit longer, or a richer decoder",
         "dispersion": f"variance is below what {law} gives a mean: a law with less of it, such as "
         "a binomial likelihood",
-        "spread": f"the data vary less than {law} does: {scale}",
+        "spread": f"the data vary less than {law} does: {scale}"
+        if real
+        else "the data vary less about their expectation than the model says: fit longer",
         "tails": f"tails lighter than {law}'s: a bounded likelihood, or {mixture} where the data "
         "have several modes",
         "zeros": f"fewer zeros than {law} gives: a law without its excess of them",
-        "extremes": f"fewer extreme values than {law} gives: {scale}"
-        if not counts
-        else f"fewer extreme values than {law} gives: a law with less variance",
+        "extremes": f"fewer extreme values than {law} gives: "
+        + (scale if real else "a law with less variance"),
         "correlation": "the model makes entries vary together more than they do: fewer latent "
         "dimensions, or fit longer",
         "neighbours": "the model makes neighbours vary together more than they do: a decoder with "
         "more detail, or fit longer",
         "totals": "data differ in overall size less than the model says: fit longer, or a richer "
         "decoder",
-        "distances": "the data lie closer together than draws: the likelihood adds noise that "
-        f"they do not have; {scale}, or a richer decoder"
-        if not counts
-        else "the data lie closer together than draws: a richer decoder",
+        "distances": "the data lie closer together than draws: "
+        + (f"the likelihood adds noise that they do not have; {scale}, or " if real else "")
+        + "a richer decoder",
         "latent distance": "aggregated posterior and prior agree better than the model's own "
         "draws: fit longer",
         "latent holes": "the data fill the prior better than the model's own draws: fit longer",

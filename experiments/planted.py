@@ -1,0 +1,70 @@
+"""What misfits.py plants: data that break one assumption of a simple VAE each."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+import torch
+from torch import Tensor
+
+FEATURES, LATENT = 12, 2
+
+
+def location(size: int, z: Tensor | float = 0.0) -> Tensor:
+    """A linear decoder's means, of z shifted by what is given."""
+    return (torch.randn(size, LATENT) + z) @ torch.randn(LATENT, FEATURES)
+
+
+def rate(size: int) -> Tensor:
+    """Positive means of counts, around 3."""
+    return torch.nn.functional.softplus(3 + 0.7 * location(size))
+
+
+def clusters(size: int) -> Tensor:
+    """Shifts of z by three standard deviations to either side."""
+    return torch.stack([3 * torch.randn(size).sign(), torch.zeros(size)], 1)
+
+
+def autoregressive(size: int) -> Tensor:
+    """Noise of variance 1 whose neighbours have correlation 0.5."""
+    noise = torch.randn(size, FEATURES)
+    for i in range(1, FEATURES):
+        noise[:, i] = 0.5 * noise[:, i - 1] + 0.75**0.5 * noise[:, i]
+    return noise
+
+
+def normal(size: int) -> Tensor:
+    """Noise of the Normal cases."""
+    return 0.5 * torch.randn(size, FEATURES)
+
+
+STUDENT = torch.distributions.StudentT(3.0)
+CASES: dict[str, tuple[str, str, Callable[[int], Tensor]]] = {
+    "overdispersed": (
+        "negative binomial counts, variance = 3 × mean",
+        "Poisson",
+        lambda n: torch.poisson(torch._standard_gamma(rate(n) / 2) * 2),
+    ),
+    "tails": (
+        "Student-t(3) tails",
+        "Normal",
+        lambda n: location(n) + 0.5 * STUDENT.sample((n, FEATURES)),
+    ),
+    "zeros": (
+        "20 % extra zeros",
+        "Poisson",
+        lambda n: torch.poisson(rate(n)) * (torch.rand(n, FEATURES) > 0.2),
+    ),
+    "clusters": (
+        "two clusters 6 sd apart",
+        "Normal",
+        lambda n: location(n, clusters(n)) + normal(n),
+    ),
+    "neighbours": (
+        "residual correlation 0.5 of neighbours",
+        "Normal",
+        lambda n: location(n) + autoregressive(n),
+    ),
+    "none-Poisson": ("none", "Poisson", lambda n: torch.poisson(rate(n))),
+    "none-Normal": ("none", "Normal", lambda n: location(n) + normal(n)),
+}
