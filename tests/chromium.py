@@ -33,6 +33,7 @@ _PATIENCE = 120  # seconds for one answer: a machine may be busy
 
 # What reaches beyond the window, unless a box that scrolls or clips holds it.
 _MEASURE = """(() => {
+  for (const folded of document.querySelectorAll("details")) folded.open = true;
   const width = document.documentElement.clientWidth, beyond = [];
   const held = (element) => {
     for (let box = element.parentElement; box; box = box.parentElement) {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 from pathlib import Path
 
 import matplotlib.image
@@ -13,6 +14,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import report
+from pyro_vae.report import criticism
 
 _HISTORY = {
     "epoch": [1.0, 2.0, 3.0],
@@ -169,3 +171,91 @@ def test_nothing_is_written_where_nothing_can_be_drawn(tmp_path: Path) -> None:
     with pytest.raises(ValueError, match="support of Bernoulli"):
         report.reconstructions(vae, torch.full((2, 4), 0.5), tmp_path / "a.png")
     assert list(tmp_path.iterdir()) == []
+
+
+def _rows(*places: float) -> tuple[pv.criticism.Row, ...]:
+    return tuple(
+        pv.criticism.Row(
+            statistic=f"statistic {i}",
+            where="",
+            observed=place,
+            low=-1.0,
+            high=1.0,
+            p_value=0.01,
+            conditioned_on="z ~ p(z)",
+            calibrated=True,
+            adjusted=0.02,
+            failed=abs(place) > 1,
+        )
+        for i, place in enumerate(places)
+    )
+
+
+@pytest.mark.parametrize(
+    ("observed", "low", "high", "place"),
+    [(0.5, 0.0, 1.0, 0.0), (1.0, 0.0, 1.0, 1.0), (-9.0, 0.0, 1.0, -3.0), (2.0, 2.0, 2.0, 0.0),
+     (2.5, 2.0, 2.0, 3.0), (float("nan"), 0.0, 1.0, 0.0)],
+)  # fmt: skip
+def test_a_statistic_is_placed_by_its_interval(
+    observed: float, low: float, high: float, place: float
+) -> None:
+    row = dataclasses.replace(_rows(0.0)[0], observed=observed, low=low, high=high)
+    assert criticism._placed(row) == place
+
+
+def _red(path: Path) -> float:
+    pixels = matplotlib.image.imread(path)
+    return float(((pixels[..., 0] - pixels[..., 2]) > 0.3).mean())
+
+
+def test_what_fails_is_red(tmp_path: Path) -> None:
+    """Fails when failed checks are drawn like others."""
+    vae = _vae(pv.likelihoods.Bernoulli((4,)))
+    found = pv.criticism.check(vae, torch.ones(30, 4))
+    good, bad = (dataclasses.replace(found, rows=_rows(*p)) for p in ((0.5, -0.9), (0.5, -1.9)))
+    assert _red(report.checks(good, tmp_path / "good.png")) == 0
+    assert _red(report.checks(bad, tmp_path / "bad.png")) > 1e-3
+    runs = {"a": (vae, torch.ones(30, 4)), "b": (vae, torch.zeros(30, 4))}
+    beside = report.side_by_side(runs, tmp_path / "a.png", found={"a": good, "b": good})
+    assert _red(beside) == 0
+    beside = report.side_by_side(runs, tmp_path / "b.png", found={"a": good, "b": bad})
+    assert _red(beside) > 1e-4
+
+
+def test_a_guide_that_is_wrong_leaves_the_band(tmp_path: Path) -> None:
+    """An encoder that knows nothing, and one that is sure of what is wrong."""
+    vae = _vae(pv.likelihoods.Normal((3,)), decoder=Constant(torch.zeros(3)))
+    exact = pv.VAE(
+        vae.prior, vae.posterior, vae.likelihood, encoder=Constant(_prior_features()),
+        decoder=vae.decoder,
+    )  # fmt: skip
+    assert _red(report.calibration(pv.criticism.calibrate(exact), tmp_path / "exact.png")) == 0
+    wrong = pv.VAE(
+        vae.prior, vae.posterior, vae.likelihood, encoder=Constant(_prior_features() + 1.0),
+        decoder=vae.decoder,
+    )  # fmt: skip
+    assert _red(report.calibration(pv.criticism.calibrate(wrong), tmp_path / "wrong.png")) > 1e-3
+
+
+def _prior_features() -> Tensor:
+    """Those that make a Normal guide in two dimensions the prior."""
+    raw = torch.log(torch.expm1(torch.tensor(1.0 - 1e-4)))
+    return torch.cat([torch.zeros(2), raw.expand(2)])
+
+
+def test_runs_side_by_side_are_images_or_dots(tmp_path: Path) -> None:
+    for kind, likelihood in (
+        ("binary images", pv.likelihoods.Bernoulli),
+        ("vectors", pv.likelihoods.Normal),
+        ("one number", pv.likelihoods.Normal),
+    ):
+        data = _data(kind)
+        vae = _vae(likelihood(data.event_shape))  # type: ignore[call-arg]
+        runs = {"first": (vae, data.test), "second": (vae, data.test)}
+        one = report.side_by_side({"first": runs["first"]}, tmp_path / "one.png")
+        two = report.side_by_side(runs, tmp_path / "two.png")
+        heights = [matplotlib.image.imread(path).shape[0] for path in (one, two)]
+        assert heights[1] > 1.6 * heights[0]
+        assert matplotlib.image.imread(two)[..., :3].std() > 0.02
+    with pytest.raises(ValueError, match="`runs`: expected at least one run"):
+        report.side_by_side({}, tmp_path / "none.png")

@@ -39,6 +39,11 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples for each datum."
     )
+    parser.add_argument(
+        "--num_draws",
+        type=int | None,
+        help="Simulated data sets of the checks; if not given as many as they need.",
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of all draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
@@ -62,6 +67,7 @@ def run(argv: list[str]) -> None:
             settings=_settings(folder),
             name=folder.resolve().name,
             num_samples=options.num_samples,
+            num_draws=options.num_draws,
             seed=options.seed,
             progress=monitor.evaluating("report"),
         )

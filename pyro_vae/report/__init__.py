@@ -1,5 +1,6 @@
 """Pictures of a fitted model, and one page that says how good it is."""
 
+from pyro_vae.report.criticism import calibration, checks, side_by_side
 from pyro_vae.report.page import page
 from pyro_vae.report.pictures import (
     curves,
@@ -12,6 +13,8 @@ from pyro_vae.report.pictures import (
 from pyro_vae.report.walks import interpolations, traversals
 
 __all__ = [
+    "calibration",
+    "checks",
     "curves",
     "held_out",
     "interpolations",
@@ -20,5 +23,6 @@ __all__ = [
     "pictures",
     "reconstructions",
     "samples",
+    "side_by_side",
     "traversals",
 ]

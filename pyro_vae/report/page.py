@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import platform
 import time
 from collections.abc import Callable, Mapping, Sequence
@@ -17,6 +18,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import positive_integer
+from pyro_vae.criticism import Calibration, Checks, Row, calibrate, check
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import check_arguments, undisturbed
@@ -24,6 +26,7 @@ from pyro_vae.part import Part
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import are_images, as_png, as_svg, chart, limits, tiles
 from pyro_vae.report._html import Html, join, table, tag
+from pyro_vae.report.criticism import coverage, intervals, ranks
 from pyro_vae.report.pictures import PANELS, SCATTERED, held_out, latent_means
 from pyro_vae.report.walks import interpolations, traversals
 from pyro_vae.vae import VAE
@@ -36,6 +39,7 @@ _UNITS = 12  # latent units that are walked along
 _PAIRS = 6
 _CORRELATED = 60  # entries whose correlations can be told apart in a picture
 _REACH = 3.0
+_CHECKED = 20  # data: `check` asks for as many
 
 
 def page(
@@ -47,6 +51,7 @@ def page(
     settings: Mapping[str, object] | None = None,
     name: str | None = None,
     num_samples: int = 1000,
+    num_draws: int | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> str:
@@ -64,6 +69,7 @@ def page(
         settings: What else to tell of the fit, by name: the objective, epochs, seed, engine.
         name: Of the run; that of the data if not given.
         num_samples: Importance samples for each datum.
+        num_draws: Replicated data sets of the checks; as many as they need if not given.
         seed: Of all draws.
         progress: Called now and then with the fraction that is done.
 
@@ -83,7 +89,16 @@ def page(
     check_arguments(vae, seed)
     positive_integer("num_samples", num_samples)
     story = _Story(
-        vae, data, history, summary, settings or {}, name or data.name, num_samples, seed, progress
+        vae,
+        data,
+        history,
+        summary,
+        settings or {},
+        name or data.name,
+        num_samples,
+        num_draws,
+        seed,
+        progress,
     )
     with undisturbed(vae, seed, vae.initialized.device), torch.no_grad():
         return _document(story)
@@ -100,6 +115,7 @@ class _Story:
     settings: Mapping[str, object]
     name: str
     num_samples: int
+    num_draws: int | None
     seed: int
     progress: Callable[[float], None] | None
     seconds: dict[str, float] = field(default_factory=dict)
@@ -135,7 +151,7 @@ class _Story:
         described = {k: v for k, v in part.items() if k not in ("dim", "fingerprint")}
         return evaluate(
             self.vae, x, num_samples=self.num_samples, seed=self.seed, base_measure=described,
-            progress=None if self.progress is None else lambda done: self.tell(0.7 * done),
+            progress=lambda done: self.tell(0.35 * done),
         )  # fmt: skip
 
     @cached_property
@@ -146,6 +162,23 @@ class _Story:
     def summarised(self) -> int:
         """How many data the summary is about."""
         return len(self.scores.log_marginal) if self.given is None else len(self.x)
+
+    @cached_property
+    def checks(self) -> Checks | str:
+        """What the checks found, or why there are none."""
+        x = self.data.split(held_out(self.data))
+        if len(x) < _CHECKED:
+            return f"There are {len(x)} held-out data; checks need {_CHECKED}."
+        return check(
+            self.vae, x, num_draws=self.num_draws, seed=self.seed,
+            progress=lambda done: self.tell(0.35 + 0.35 * done),
+        )  # fmt: skip
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return calibrate(
+            self.vae, seed=self.seed, progress=lambda done: self.tell(0.7 + 0.1 * done)
+        )
 
     @cached_property
     def means(self) -> Tensor:
@@ -175,6 +208,8 @@ def _document(story: _Story) -> str:
         ("reconstructions", "Reconstructions", _reconstructions),
         ("latent", "Latent space", _latent),
         ("walks", "Walks through latent space", _walks),
+        ("checks", "Does it reproduce the data?", _checks),
+        ("calibration", "Is its posterior right?", _calibration),
         ("timings", "Timings", _timings),
     ]
     told: list[tuple[str, str, Html]] = []
@@ -182,7 +217,7 @@ def _document(story: _Story) -> str:
         began = time.perf_counter()
         body = make(story)
         story.seconds[title] = time.perf_counter() - began
-        story.tell(0.7 + 0.3 * (i + 1) / len(sections))
+        story.tell(0.8 + 0.2 * (i + 1) / len(sections))
         if body is not None:
             told.append((anchor, title, body))
     links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in told]
@@ -217,6 +252,7 @@ def _header(story: _Story) -> Html:
          f"{_number(_difference(summary))} below log p(x)"),
         ("active latent units", f"{summary['active_units']} of {vae.prior.event_shape[0]}",
          "variance of E[z | x] over data > 0.01"),
+        ("checks failed", *_failures(story)),
         ("k-hat too high", _percent(summary["k_hat_above_threshold"]),
          f"of data; median {_number(summary['k_hat_median'])}"),
     ]  # fmt: skip
@@ -230,6 +266,13 @@ def _header(story: _Story) -> Html:
         "header", tag("h1", story.name), tag("p", lead, class_="lead"),
         tag("dl", *strip, class_="figures"),
     )  # fmt: skip
+
+
+def _failures(story: _Story) -> tuple[str, str]:
+    if isinstance(story.checks, str):
+        return "–", "too few data"
+    total = sum(row.calibrated for row in story.checks.rows)
+    return f"{story.checks.num_failed} of {total}", "predictive, against held-out data"
 
 
 def _seen(story: _Story) -> str:
@@ -562,7 +605,9 @@ def _walks(story: _Story) -> Html:
             tag("h3", "One latent unit at a time"),
             _paths(story, walked, titles, list(span), "tab10" if one_hot else "coolwarm"),
         ]
-        some = f"The {len(units)} units" if len(units) < len(order) else "All units"
+        some = "Each latent unit"
+        if len(units) < len(order):
+            some = f"Each of the {len(units)} units that vary most over data"
         if one_hot:
             what = "takes each of its classes in turn"
         else:
@@ -570,7 +615,7 @@ def _walks(story: _Story) -> Html:
             what += "" if story.images else ", from blue to red"
         told.append(
             _caption(
-                f"{some} that vary most over data: each {what}, the others staying where the datum "
+                f"{some} {what}, the others staying where the datum "
                 "of median log p(x) has them. A row without change is a unit that does nothing "
                 "here; a row that changes one thing only has found a factor of the data."
             )
@@ -638,6 +683,121 @@ def _pairs(story: _Story) -> Tensor:
     return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)
 
 
+def _checks(story: _Story) -> Html:
+    found = story.checks
+    if isinstance(found, str):
+        return tag("p", found, class_="note")
+    judged = [row for row in found.rows if row.calibrated]
+    shown = [row for row in found.rows if not row.calibrated]
+    failed = [row for row in judged if row.failed]
+    verdict = (
+        f"{len(failed)} of {len(judged)} checks fail, at a chance of {found.level:.0%} that a true "
+        f"model fails any. Each compares {found.num_data:,} {story.split} data with "
+        f"{found.num_draws:,} data sets that the model simulates."
+    )
+    told = [tag("p", verdict, class_="note warning" if failed else "note")]
+    if failed:
+        points = [tag("li", tag("b", _place(row)), f": {row.advice}") for row in failed]
+        told.append(tag("ul", *points))
+    with chart(4.8, 0.38 * len(judged) + 0.5) as (figure, axes):
+        intervals(axes, judged)
+        picture = _image(as_svg(figure), "Observed statistics among replicated ones")
+    told.append(
+        _figure(
+            picture,
+            "Where the data lie among what the model simulates: grey, the middle 95 % of simulated "
+            "data sets; a dot, the data observed; an arrow, far outside. Red ones convict the "
+            "model. Of a statistic of many entries the one farthest out is shown, which lies "
+            "outside the grey more often than one in twenty; the p-values in the table allow for "
+            "that.",
+        )
+    )
+    told.append(_table_of_checks(judged))
+    if shown:
+        told.append(
+            tag(
+                "details",
+                tag("summary", f"{len(shown)} checks that are shown and not judged"),
+                tag(
+                    "p",
+                    "Their z were drawn given the data that they are compared with, so that even a "
+                    "true model's p-values gather around one half. What is odd here is odd; what "
+                    "looks well proves nothing.",
+                ),
+                _table_of_checks(shown),
+            )
+        )
+    for what, why in found.skipped.items():
+        told.append(tag("p", f"Not checked, {what}: {why}", class_="note"))
+    return join(*told)
+
+
+def _table_of_checks(rows: Sequence[Row]) -> Html:
+    cells = []
+    for row in rows:
+        verdict: object = "–" if math.isnan(row.adjusted) else "passes"
+        cells.append(
+            (
+                _place(row),
+                row.conditioned_on,
+                _short(row.observed),
+                f"{_short(row.low)} to {_short(row.high)}",
+                _p_value(row.p_value),
+                _p_value(row.adjusted),
+                tag("span", "fails", class_="bad") if row.failed else verdict,
+            )
+        )
+    head = ("statistic", "replicates", "observed", "simulated, 95 %", "p", "p, Holm", "verdict")
+    return table(head, cells, text=2)
+
+
+def _place(row: Row) -> str:
+    return f"{row.statistic}, {row.where}" if row.where else row.statistic
+
+
+def _calibration(story: _Story) -> Html:
+    found = story.calibration
+    failed = found.num_failed
+    told = [
+        tag(
+            "p",
+            f"{failed} of {len(found.names)} quantities fail. {len(found.ranks):,} times z and x "
+            f"were drawn from the model, and z was ranked among {found.num_draws} draws of the "
+            "guide given x. Were the guide the posterior, every rank would be as likely as any "
+            "other. No data are needed: this is about inference, not about the model.",
+            class_="note warning" if failed else "note",
+        )
+    ]
+    if failed:
+        told.append(tag("ul", *(tag("li", sentence) for sentence in found.advice)))
+    charts = []
+    for draw, alt in ((ranks, "ECDFs of ranks with bands"), (coverage, "Coverage curves")):
+        with chart(4.4, 3.1) as (figure, axes):
+            draw(axes, found)
+            charts.append(_image(as_svg(figure), alt))
+    told.append(
+        _figure(
+            tag("div", *charts, class_="panels wide"),
+            "Left, a line that leaves the grey band convicts the guide: an S shape is a guide of "
+            "the wrong width, a hump one that is off to a side. Right, below the diagonal regions "
+            "of the guide hold the truth less often than they state: it is too narrow.",
+        )
+    )
+    rows = [
+        (
+            tag("code", name),
+            _p_value(float(p)),
+            _p_value(float(adjusted)),
+            tag("span", "fails", class_="bad") if fails else "passes",
+        )
+        for name, p, adjusted, fails in zip(
+            found.names, found.p_values, found.adjusted, found.failed, strict=True
+        )
+    ]
+    listed = table(("quantity ranked", "p", "p, Holm", "verdict"), rows)
+    return join(*told, tag("details", tag("summary", "Every quantity"), listed))
+
+
 def _timings(story: _Story) -> Html:
     rows = [(f"this page: {title.lower()}", f"{s:.1f} s") for title, s in story.seconds.items()]
     if story.history and "seconds" in story.history:
@@ -665,6 +825,16 @@ def _difference(summary: Mapping[str, Any]) -> float | None:
 
 def _number(value: float | None, digits: int = 2) -> str:
     return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+
+
+def _short(value: float) -> str:
+    return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "−")
+
+
+def _p_value(value: float) -> str:
+    if math.isnan(value):
+        return "–"
+    return "< 0.0001" if value < 1e-4 else f"{value:.4f}"
 
 
 def _percent(share: float | None) -> str:

@@ -1,0 +1,221 @@
+"""Pictures of what criticism finds: checks, calibration, and runs side by side."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae._errors import expected
+from pyro_vae.criticism import Calibration, Checks, Row
+from pyro_vae.report._canvas import (
+    BAD,
+    HELD_OUT,
+    TRAIN,
+    are_images,
+    limits,
+    show,
+    tiles,
+    write,
+)
+from pyro_vae.vae import VAE
+
+__all__ = ["calibration", "checks", "coverage", "intervals", "ranks", "side_by_side"]
+
+_FAR = 3.0  # half widths of the interval: what lies beyond is drawn as an arrow
+_TILES = 40
+_NAMED = 6  # failed checks that one cell of a comparison names
+_POINTS = 1000
+
+
+def checks(found: Checks, path: str | Path) -> Path:
+    """Draws where the observed statistics lie among those of replicates.
+
+    Args:
+        found: What :func:`pyro_vae.criticism.check` returned.
+        path: The PNG to write.
+
+    Returns:
+        The path.
+    """
+    judged = [row for row in found.rows if row.calibrated]
+    figure = Figure(figsize=(5.5, 0.4 * len(judged) + 1.2), layout="constrained")
+    axes = figure.subplots()
+    intervals(axes, judged)
+    axes.set_title(f"{found.num_failed} of {len(judged)} checks failed", fontsize=11)
+    return write(figure, path)
+
+
+def calibration(found: Calibration, path: str | Path) -> Path:
+    """Draws the ECDFs of the ranks of the truth, and the coverage of regions of the draws.
+
+    Args:
+        found: What :func:`pyro_vae.criticism.calibrate` returned.
+        path: The PNG to write.
+
+    Returns:
+        The path.
+    """
+    figure = Figure(figsize=(9, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2)
+    ranks(left, found)
+    coverage(right, found)
+    title = f"{found.num_failed} of {len(found.names)} quantities failed"
+    figure.suptitle(f"Ranks of the truth among draws of {found.draws}: {title}", fontsize=11)
+    return write(figure, path)
+
+
+@torch.no_grad()
+def side_by_side(
+    runs: Mapping[str, tuple[VAE, Tensor]],
+    path: str | Path,
+    *,
+    found: Mapping[str, Checks] | None = None,
+) -> Path:
+    """Draws runs one above the other: data, draws of x, and the checks that failed.
+
+    Images are shown as they are. Vectors are dots in the plane of the first two principal
+    components of their data.
+
+    Args:
+        runs: For each name the model and held-out data ``(N, *event_shape)``.
+        path: The PNG to write.
+        found: Checks by the same names; where there are none the third column is left out.
+
+    Returns:
+        The path.
+
+    Raises:
+        ValueError: If there are no runs.
+    """
+    if not runs:
+        raise expected("runs", "at least one run", runs)
+    columns = 2 if found is None else 3
+    figure = Figure(figsize=(3.1 * columns + 0.4, 2.5 * len(runs) + 0.4), layout="constrained")
+    rows = figure.subplots(len(runs), columns, squeeze=False)
+    for i, (name, (vae, x)) in enumerate(runs.items()):
+        x = vae.check(x)
+        drawn = vae.sample(min(len(x), _POINTS))
+        _pair([rows[i, 0], rows[i, 1]], vae, x, drawn)
+        rows[i, 0].set_title(f"{name}: data", fontsize=10, loc="left")
+        rows[i, 1].set_title("draws of x", fontsize=10, loc="left")
+        if found is not None:
+            _verdict(rows[i, 2], found.get(name))
+    return write(figure, path)
+
+
+def _pair(axes: Sequence[Axes], vae: VAE, x: Tensor, drawn: Tensor) -> None:
+    if are_images(vae.event_shape):
+        black_white = limits(vae, x)
+        for each, images in zip(axes, (x, drawn), strict=True):
+            show(each, tiles(images[:_TILES], 8, black_white))
+        return
+    seen, made = (values.cpu().flatten(1).double() for values in (x[:_POINTS], drawn))
+    centre = seen.mean(0)
+    _, _, directions = torch.linalg.svd(seen - centre, full_matrices=False)
+    plane = directions[:2].T
+    placed = [(values - centre) @ plane for values in (seen, made)]
+    if plane.shape[1] == 1:  # one number: spread out, to see how many there are
+        placed = [torch.cat([p, torch.linspace(0, 1, len(p))[:, None]], 1) for p in placed]
+    low, high = (end.tolist() for end in torch.cat(placed).aminmax(dim=0))
+    for each, points, colour in zip(axes, placed, (TRAIN, HELD_OUT), strict=True):
+        across, up = points.T
+        each.scatter(across, up, s=6, alpha=0.6, lw=0, color=colour)
+        each.set_xlim(*_widened(low[0], high[0]))
+        each.set_ylim(*_widened(low[1], high[1]))
+        each.set_xticks([])
+        each.set_yticks([])
+
+
+def _widened(low: float, high: float) -> tuple[float, float]:
+    margin = 0.05 * (high - low) or 1.0
+    return low - margin, high + margin
+
+
+def _verdict(axes: Axes, found: Checks | None) -> None:
+    axes.set_axis_off()
+    if found is None:
+        axes.text(0, 1, "not checked", va="top", color=TRAIN, transform=axes.transAxes)
+        return
+    failed = [row for row in found.rows if row.failed]
+    total = sum(row.calibrated for row in found.rows)
+    axes.set_title(f"checks failed: {len(failed)} of {total}", fontsize=10, loc="left")
+    lines = [_label(row) for row in failed[:_NAMED]]
+    if len(failed) > _NAMED:
+        lines.append(f"and {len(failed) - _NAMED} more")
+    axes.text(
+        0, 0.98, "\n".join(lines) or "none", va="top", fontsize=9, linespacing=1.5,
+        color=BAD if failed else "#1f2328", transform=axes.transAxes,
+    )  # fmt: skip
+
+
+def _label(row: Row) -> str:
+    return f"{row.statistic}, {row.where}" if row.where else row.statistic
+
+
+def intervals(axes: Axes, rows: Sequence[Row]) -> None:
+    """Observed statistics as dots, in units of the replicated interval, one line a check."""
+    axes.axvspan(-1, 1, color=TRAIN, alpha=0.25, lw=0)
+    axes.axvline(0, color=TRAIN, lw=0.8)
+    for i, row in enumerate(rows):
+        colour = BAD if row.failed else HELD_OUT
+        place = _placed(row)
+        axes.plot([0, place], [i, i], color=colour, lw=1)
+        marker = "o" if abs(place) < _FAR else (">" if place > 0 else "<")
+        axes.plot(place, i, marker, color=colour, ms=6, clip_on=False)
+        # Above its line: beside it, long names would leave no room for what they name.
+        axes.text(-_FAR, i - 0.3, _label(row), color=colour, va="center", fontsize=8.5)
+    axes.set(xlim=(-_FAR, _FAR), ylim=(len(rows) - 0.4, -0.7), yticks=[])
+    axes.set_xticks([-1, 0, 1], ["2.5 %", "middle", "97.5 %"])
+    axes.spines[["top", "right", "left"]].set_visible(False)
+
+
+def _placed(row: Row) -> float:
+    """Where the observed value lies: -1 and 1 are the ends of the replicated interval."""
+    half = (row.high - row.low) / 2
+    away = row.observed - (row.high + row.low) / 2
+    if half > 0 and math.isfinite(away):
+        return float(np.clip(away / half, -_FAR, _FAR))
+    return 0.0 if away == 0 or math.isnan(away) else math.copysign(_FAR, away)
+
+
+def ranks(axes: Axes, found: Calibration) -> None:
+    """ECDFs of the ranks less that of uniform ones, with the bands that those stay within."""
+    around = found.bands
+    axes.fill_between(
+        around.points, around.low - around.points, around.high - around.points,
+        color=TRAIN, alpha=0.3, lw=0, label=f"{1 - found.level:.0%} of exact posteriors",
+    )  # fmt: skip
+    ends = np.concatenate([[0.0], around.points, [1.0]])
+    worst = set(np.argsort(found.adjusted)[:4][found.failed[np.argsort(found.adjusted)[:4]]])
+    for q, (name, curve) in enumerate(zip(found.names, found.ecdf, strict=True)):
+        away = np.concatenate([[0.0], curve - around.points, [0.0]])
+        failed = bool(found.failed[q])
+        axes.plot(ends, away, color=BAD if failed else HELD_OUT, lw=1.2, alpha=0.8)
+        if q in worst:
+            k = int(np.abs(away).argmax())
+            axes.annotate(name, (ends[k], away[k]), fontsize=8, color=BAD, ha="center", va="bottom")
+    axes.set(title="Ranks of the truth", xlabel="rank, as a share", ylabel="ECDF − uniform")
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="best", frameon=False)
+
+
+def coverage(axes: Axes, found: Calibration) -> None:
+    """How often regions hold the truth, against how often they should."""
+    regions = found.coverage
+    axes.plot([0, 1], [0, 1], color=TRAIN, lw=0.8)
+    axes.fill_between(regions.nominal, regions.low, regions.high, color=TRAIN, alpha=0.3, lw=0)
+    for i, (name, actual) in enumerate(zip(regions.names, regions.actual, strict=True)):
+        label = name if i == 0 else ("each latent" if i == 1 else None)
+        width, alpha = (1.8, 1.0) if i == 0 else (0.8, 0.6)
+        axes.plot(regions.nominal, actual, color=HELD_OUT, label=label, lw=width, alpha=alpha)
+    axes.set(title="Coverage", xlabel="stated probability", ylabel="share that holds the truth")
+    axes.set(xlim=(0, 1), ylim=(0, 1))
+    axes.spines[["top", "right"]].set_visible(False)
+    axes.legend(loc="upper left", frameon=False)
