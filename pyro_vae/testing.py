@@ -38,8 +38,9 @@ __all__ = [
 
 _BATCH_SHAPES = ((), (5,), (3, 5))
 _EXTREME = (-1e3, -30.0, 0.0, 30.0, 1e3)
-_GRID_1D, _GRID_2D = 20_001, 801
+_GRID_1D, _GRID_2D = 20_001, 601
 _DRAWS = 4000
+_LOGIT = 34.0  # as near to 0 and 1 as double precision tells apart
 
 
 def check_prior(prior: Prior) -> None:
@@ -278,29 +279,32 @@ def total_mass(d: Any) -> float:
     support = d.support
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    cell = 1.0
+    volume = torch.ones(())
     if support is constraints.boolean:
         _require(2**size <= MAX_ENUMERATED, f"{d}: too many entries to sum over all states")
         axes = [torch.tensor([0.0, 1.0])] * size
     else:
         _require(size <= 2, f"{d}: at most two entries are integrated, not {size}")
+        points = _GRID_1D if size == 1 else _GRID_2D
         # Far enough that what is left out is less than the tolerance for any law with light tails.
         middle, width = draws.mean(0), draws.std(0).clamp_min(1e-3)
-        low, high = middle - 12 * width, middle + 12 * width
+        ends = list(zip(middle - 12 * width, middle + 12 * width, strict=True))
         if support.is_discrete:
-            axes = [
-                torch.arange(max(0, int(a)), int(b) + 10) for a, b in zip(low, high, strict=True)
-            ]
+            axes = [torch.arange(max(0, int(low)), int(high) + 10) for low, high in ends]
+        elif support is constraints.unit_interval:
+            # Even steps of the logit: a density may be steep, or infinite, at both ends.
+            logits = torch.linspace(-_LOGIT, _LOGIT, points, dtype=draws.dtype)
+            axes = [logits.sigmoid()] * size
+            step = 2 * _LOGIT / (points - 1)
+            slopes = torch.cartesian_prod(*[step * axis * (1 - axis) for axis in axes])
+            volume = slopes.reshape(-1, size).prod(1)
         else:
-            points = _GRID_1D if size == 1 else _GRID_2D
-            axes = [
-                torch.linspace(float(a), float(b), points) for a, b in zip(low, high, strict=True)
-            ]
-            cell = math.prod(float(high[i] - low[i]) / (points - 1) for i in range(size))
-    grid = torch.cartesian_prod(*axes).reshape(-1, size).to(draws.dtype)
-    inside = support.check(grid).all(-1)
-    values = grid[inside].reshape(-1, *d.event_shape)
-    return float(d.log_prob(values).exp().sum() * cell)
+            axes = [torch.linspace(float(low), float(high), points) for low, high in ends]
+            volume = torch.tensor(math.prod(float(high - low) / (points - 1) for low, high in ends))
+    values = torch.cartesian_prod(*axes).reshape(-1, *d.event_shape).to(draws.dtype)
+    inside = support.check(values).flatten(1).all(-1)
+    mass = d.log_prob(values[inside]).exp() * volume.expand(len(values))[inside]
+    return float(mass.sum())
 
 
 def _check_mass(part: Part, d: Any) -> None:

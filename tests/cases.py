@@ -19,6 +19,8 @@ from pyro_vae.part import Part
 # What an argument without a default is given, in every class that has it. `groups`, `classes` and
 # `dim` agree between priors and guides, so that pairs on the same space exist.
 ARGUMENTS: dict[str, Any] = {"dim": 2, "groups": 2, "classes": 3, "event_shape": (2,)}
+# What to try of options that are open: small sizes, since densities are summed over all states.
+TRIED: dict[str, list[Any]] = {"levels": [7], "components": [1, 2]}
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words
 
 
@@ -55,8 +57,10 @@ def cases_of(part: type[Part]) -> list[Case]:
     required: dict[str, Any] = {}
     closed: list[dict[str, Any]] = []
     for name, parameter in list(inspect.signature(part).parameters.items()):
-        if parameter.default is not inspect.Parameter.empty:
-            closed += [{name: choice} for choice in _choices(hints[name])]
+        if len(TRIED.get(name, [])) == 1:
+            required[name] = TRIED[name][0]
+        elif parameter.default is not inspect.Parameter.empty:
+            closed += [{name: choice} for choice in TRIED.get(name, _choices(hints[name]))]
         elif name in ARGUMENTS:
             required[name] = ARGUMENTS[name]
         else:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -13,11 +14,14 @@ import scipy.stats
 import torch
 from cases import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, SHAPES, Case, cases_of
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae import guides, likelihoods, networks, priors, testing
 from pyro_vae.distributions import (
+    EdgedBeta,
     ExpRelaxedCategorical,
     GroupedOneHotCategorical,
+    Levels,
     inverse_positive,
     positive,
 )
@@ -83,17 +87,74 @@ def _softplus(raw: np.ndarray) -> np.ndarray:
     return np.log1p(np.exp(raw)) + 1e-4
 
 
+def _split(params: np.ndarray, count: int) -> list[np.ndarray]:
+    return np.split(params, count, axis=1)
+
+
+def _location_scale(logpdf: Any, case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
+    """A learned scale starts at 1."""
+    scale: Any = case.arguments["scale"] if isinstance(case.arguments["scale"], float) else 1.0
+    if case.arguments["scale"] == "predicted":
+        params, raw = _split(params, 2)
+        scale = _softplus(raw)
+    return logpdf(x, loc=params, scale=scale)
+
+
+def _negative_binomial(case: Case, params: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+    """A learned inverse dispersion starts at 1."""
+    predicted = case.arguments["dispersion"] == "predicted"
+    theta = _softplus(params[-1]) if predicted else np.ones_like(x)
+    return scipy.stats.nbinom.logpmf(x, theta, theta / (theta + _softplus(params[0])))
+
+
+def _discretized_logistic(params: np.ndarray, x: np.ndarray, components: int) -> np.ndarray:
+    """Levels 0 to 6, whose middle and half range are both 3."""
+    count = 3 if components > 1 else 2
+    loc, raw, *logits = (np.stack(_split(p, components)) for p in _split(params, count))
+    law = scipy.stats.logistic(3 + 3 * loc, 3 * _softplus(raw))
+    below = np.where(x == 0, 0.0, law.cdf(x - 0.5))
+    above = np.where(x == 6, 1.0, law.cdf(x + 0.5))
+    weights = scipy.special.softmax(logits[0], axis=0) if logits else np.ones_like(loc)
+    return np.log((weights * (above - below)).sum(0))
+
+
 def _reference(case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
-    match case.part, case.arguments.get("scale"):
-        case likelihoods.Bernoulli, _:
+    match case.part:
+        case likelihoods.Bernoulli:
             terms = scipy.stats.bernoulli.logpmf(x, scipy.special.expit(params))
-        case likelihoods.Poisson, _:
+        case likelihoods.Poisson:
             terms = scipy.stats.poisson.logpmf(x, _softplus(params))
-        case likelihoods.Normal, "predicted":
-            loc, raw = np.split(params, 2, axis=1)
-            terms = scipy.stats.norm.logpdf(x, loc, _softplus(raw))
-        case likelihoods.Normal, scale:  # a learned one starts at 1
-            terms = scipy.stats.norm.logpdf(x, params, scale if isinstance(scale, float) else 1.0)
+        case likelihoods.Normal:
+            terms = _location_scale(scipy.stats.norm.logpdf, case, params, x)
+        case likelihoods.Laplace:
+            terms = _location_scale(scipy.stats.laplace.logpdf, case, params, x)
+        case likelihoods.StudentT:
+            terms = _location_scale(partial(scipy.stats.t.logpdf, df=4), case, params, x)
+        case likelihoods.Beta:
+            alpha, beta = map(_softplus, _split(params, 2))
+            terms = scipy.stats.beta.logpdf(x.clip(1e-6, 1 - 1e-6), alpha, beta)
+            terms -= np.log(np.where(x < 1e-6, alpha, np.where(x > 1 - 1e-6, beta, 1.0)))
+        case likelihoods.ContinuousBernoulli:
+            pi = scipy.special.expit(params)
+            constant = 2 * np.arctanh(1 - 2 * pi) / (1 - 2 * pi)
+            terms = np.log(constant) + x * np.log(pi) + (1 - x) * np.log1p(-pi)
+        case likelihoods.Categorical:
+            log_pi = scipy.special.log_softmax(np.stack(_split(params, 7)), axis=0)
+            terms = np.take_along_axis(log_pi, x[None].astype(int), 0)[0]
+        case likelihoods.BetaBinomial:
+            terms = scipy.stats.betabinom.logpmf(x, 6, *map(_softplus, _split(params, 2)))
+        case likelihoods.DiscretizedLogistic:
+            terms = _discretized_logistic(params, x, case.arguments["components"])
+        case likelihoods.NegativeBinomial:
+            count = 2 if case.arguments["dispersion"] == "predicted" else 1
+            terms = _negative_binomial(case, _split(params, count), x)
+        case likelihoods.ZeroInflatedNegativeBinomial:
+            mean, gate, *rest = _split(
+                params, 3 if case.arguments["dispersion"] == "predicted" else 2
+            )
+            pi = scipy.special.expit(gate)
+            inner = np.exp(_negative_binomial(case, [mean, *rest], x))
+            terms = np.log(pi * (x == 0) + (1 - pi) * inner)
         case unknown:
             pytest.fail(f"write an independent density for {unknown}")
     return terms.reshape(len(x), -1).sum(1)
@@ -109,6 +170,85 @@ def test_likelihood_is_the_law_it_names(case: Case) -> None:
     np.testing.assert_allclose(
         likelihood(params).log_prob(x).detach().numpy(), reference, rtol=1e-8, atol=1e-8
     )
+
+
+# What data at the very ends of a closed support, or far out, are to a law.
+_FAR = {
+    constraints.real: [-1e6, 0.0, 1e6],
+    constraints.unit_interval: [0.0, 0.5, 1.0],
+    constraints.boolean: [0.0, 1.0],
+    constraints.nonnegative_integer: [0.0, 1.0, 1e6],
+}
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
+@pytest.mark.parametrize("size", [-80.0, -3.0, 0.0, 3.0, 80.0])
+def test_likelihood_is_finite_at_the_ends_of_its_support(case: Case, size: float) -> None:
+    """Fails when the beta density is not levelled at its ends."""
+    likelihood = case(event_shape=(1,))
+    levels = getattr(likelihood, "levels", None)
+    ends = _FAR[likelihood.support] if levels is None else [0.0, levels - 1.0]
+    params = torch.full((len(ends), *likelihood.param_shape), size, requires_grad=True)
+    log_prob = likelihood(params).log_prob(torch.tensor(ends)[:, None])
+    assert log_prob.isfinite().all()
+    (gradient,) = torch.autograd.grad(log_prob.sum(), params)
+    assert gradient.isfinite().all()
+
+
+@pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
+def test_mean_of_a_likelihood_is_that_of_its_draws(case: Case) -> None:
+    likelihood = case(event_shape=(2,)).double()
+    law = likelihood(torch.linspace(-1, 1, likelihood.param_shape[0]).double())
+    draws = law.sample((20_000,))
+    error = draws.std(0) / len(draws) ** 0.5
+    assert ((draws.mean(0) - law.mean) / error).abs().max() < 4
+
+
+def test_levels_have_moments() -> None:
+    law = Levels(logits=torch.randn(3, 5).double())
+    k = torch.arange(5)
+    probs = law.probs.numpy()
+    torch.testing.assert_close(law.mean, torch.from_numpy(probs @ k.double().numpy()))
+    second = torch.from_numpy(probs @ k.double().square().numpy())
+    torch.testing.assert_close(law.variance, second - law.mean.square())
+
+
+def test_mass_at_the_ends_of_a_beta_law_is_kept() -> None:
+    """Fails when the density at the ends is that of the last inner point."""
+    law = EdgedBeta(torch.tensor(0.05).double(), torch.tensor(0.3).double())
+    edge = law.EDGE * law.log_prob(torch.tensor([0.0, 1.0]).double()).exp()
+    exact = scipy.stats.beta(0.05, 0.3)
+    assert float(edge[0]) == pytest.approx(exact.cdf(law.EDGE), rel=1e-4)
+    assert float(edge[1]) == pytest.approx(exact.sf(1 - law.EDGE), rel=1e-4)
+
+
+@pytest.mark.parametrize(
+    ("says", "build"),
+    [
+        (
+            r"`df`: expected a number greater than 1, got 1",
+            lambda: likelihoods.StudentT((2,), df=1),
+        ),
+        (r"`levels`: expected an integer >= 2, got 1", lambda: likelihoods.Categorical((2,), 1)),
+        (r"`levels`: expected an integer >= 2", lambda: likelihoods.BetaBinomial((2,), 2.5)),
+        (
+            r"`components`: expected a positive integer",
+            lambda: likelihoods.DiscretizedLogistic((2,), components=0),
+        ),
+        (
+            r"`dispersion`: expected one of shared.*did you mean 'shared'",
+            lambda: likelihoods.NegativeBinomial((2,), "share"),
+        ),
+        (
+            r"`dispersion`: expected one of shared",
+            lambda: likelihoods.ZeroInflatedNegativeBinomial((2,), "none"),
+        ),
+    ],
+    ids=lambda value: value if isinstance(value, str) else "",
+)
+def test_wrong_options_are_told_in_one_line(says: str, build: Any) -> None:
+    with pytest.raises(ValueError, match=says):
+        build()
 
 
 def test_normal_guide_and_prior_are_the_laws_they_name() -> None:

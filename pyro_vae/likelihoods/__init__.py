@@ -1,8 +1,31 @@
 """Likelihoods p(x|z): ``forward(params)`` returns a distribution. One law a file."""
 
 from pyro_vae.likelihoods.bernoulli import Bernoulli
+from pyro_vae.likelihoods.beta import Beta
+from pyro_vae.likelihoods.beta_binomial import BetaBinomial
+from pyro_vae.likelihoods.categorical import Categorical
+from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
+from pyro_vae.likelihoods.laplace import Laplace
 from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.negative_binomial import NegativeBinomial
 from pyro_vae.likelihoods.normal import Normal
 from pyro_vae.likelihoods.poisson import Poisson
+from pyro_vae.likelihoods.student_t import StudentT
+from pyro_vae.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 
-__all__ = ["Bernoulli", "Likelihood", "Normal", "Poisson"]
+__all__ = [
+    "Bernoulli",
+    "Beta",
+    "BetaBinomial",
+    "Categorical",
+    "ContinuousBernoulli",
+    "DiscretizedLogistic",
+    "Laplace",
+    "Likelihood",
+    "NegativeBinomial",
+    "Normal",
+    "Poisson",
+    "StudentT",
+    "ZeroInflatedNegativeBinomial",
+]

@@ -15,6 +15,13 @@ from pyro_vae.part import Part
 
 __all__ = ["Likelihood"]
 
+_SEEN, _ITERATIONS = 1000, 100
+
+
+def thinned(x_train: Tensor) -> Tensor:
+    """Returns about a thousand of the data, spread evenly: enough for where to start."""
+    return x_train[:: max(1, len(x_train) // _SEEN)]
+
 
 class Likelihood(Part, ABC):
     """The law p(x|z) of one datum, given what the decoder returned.
@@ -48,6 +55,32 @@ class Likelihood(Part, ABC):
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """Splits stacked parameters ``(*, B, *param_shape)`` into one tensor a parameter."""
         return params.chunk(self.num_params, -len(self.event_shape))
+
+    @torch.enable_grad()
+    def maximised(self, start: Tensor, x_train: Tensor) -> Tensor:
+        """Climbs from parameters to those that explain data best, all alike, as if there were no z.
+
+        For laws that moments do not fit.
+
+        Args:
+            start: Where to begin, shape ``param_shape``.
+            x_train: Training data, shape ``(N, *event_shape)``, of which about a thousand count.
+
+        Returns:
+            Parameters, shape ``param_shape``.
+        """
+        x = thinned(x_train)
+        params = start.detach().clone().requires_grad_()
+        optimizer = torch.optim.LBFGS([params], max_iter=_ITERATIONS, line_search_fn="strong_wolfe")
+
+        def loss() -> Tensor:
+            optimizer.zero_grad()
+            value = -self(params).log_prob(x).mean()
+            value.backward(inputs=[params])
+            return value
+
+        optimizer.step(loss)
+        return params.detach()
 
     @abstractmethod
     def init_params(self, x_train: Tensor) -> Tensor:

@@ -1,0 +1,83 @@
+"""What likelihoods with a location and a scale have in common."""
+
+from __future__ import annotations
+
+from abc import abstractmethod
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected
+from pyro_vae.distributions import inverse_positive, positive
+from pyro_vae.likelihoods.likelihood import Likelihood
+
+__all__ = ["LocationScale", "ScaleMode"]
+
+ScaleMode = Literal["shared", "per-dimension", "predicted"]
+
+
+class LocationScale(Likelihood):
+    """Independent real variables, each with a location and a scale; what follows is the law.
+
+    Learned scales are ``softplus(raw) + 1e-4``.
+
+    Args:
+        event_shape: Shape of one x.
+        scale: A fixed number; ``shared``, one learned number; ``per-dimension``, one learned
+            number for each entry; ``predicted``, given by the decoder beside the location.
+
+    Raises:
+        ValueError: If ``scale`` is neither a positive number nor one of these words.
+    """
+
+    support = constraints.real
+    measure: Literal["lebesgue"] = "lebesgue"
+
+    def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode = "shared") -> None:
+        fixed = isinstance(scale, int | float) and not isinstance(scale, bool) and scale > 0
+        if not fixed and scale not in get_args(ScaleMode):
+            words = ", ".join(get_args(ScaleMode))
+            raise expected("scale", f"a positive number or one of {words}", scale)
+        super().__init__(event_shape, num_params=2 if scale == "predicted" else 1)
+        self.scale = scale
+        if scale in ("shared", "per-dimension"):
+            shape = self.event_shape if scale == "per-dimension" else ()
+            self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
+
+    @abstractmethod
+    def law(self, loc: Tensor, scale: Tensor) -> Any:
+        """Returns the law of single entries, batch shape that of ``loc``."""
+
+    @abstractmethod
+    def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """Returns locations and scales that fit data ``(N, *event_shape)`` entry by entry."""
+
+    def pooled(self, scale: Tensor) -> Tensor:
+        """Returns the one scale that stands for those of all entries."""
+        return scale.mean()
+
+    @torch.no_grad()
+    def init_params(self, x_train: Tensor) -> Tensor:
+        """Returns the locations, with the raw scales after them if predicted."""
+        loc, scale = self.fit_marginal(x_train)
+        if self.scale == "shared":
+            self.raw_scale.copy_(inverse_positive(self.pooled(scale)))
+        elif self.scale == "per-dimension":
+            self.raw_scale.copy_(inverse_positive(scale))
+        elif self.scale == "predicted":
+            return torch.cat([loc, inverse_positive(scale)])
+        return loc
+
+    def forward(self, params: Tensor) -> Any:
+        """Returns p(x|z) from locations, and raw scales if predicted, ``(*, B, *param_shape)``."""
+        loc, *raw = self.split(params)
+        if raw:
+            scale = positive(raw[0])
+        elif hasattr(self, "raw_scale"):
+            scale = positive(self.raw_scale)
+        else:
+            scale = loc.new_tensor(self.scale)
+        return self.law(loc, scale).to_event(len(self.event_shape))
