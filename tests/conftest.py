@@ -8,6 +8,13 @@ from pathlib import Path
 
 import pyro
 import pytest
+import torch
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Leaves the other cores to the other processes."""
+    if hasattr(config, "workerinput"):
+        torch.set_num_threads(1)
 
 from pyro_vae.cli import main
 
