@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -11,6 +12,7 @@ from pyro.distributions import Independent, TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints, relaxed_categorical
+from torch.distributions.kl import register_kl
 
 from pyro_vae._errors import expected
 
@@ -248,3 +250,16 @@ class DiscretizedLogistic(TorchDistribution):
         for k in range(1, self.levels):
             total = total + (weights * torch.sigmoid((self.loc - k + 0.5) / self.scale)).sum(-1)
         return total
+
+
+@register_kl(torch.distributions.MultivariateNormal, Independent)
+@register_kl(torch.distributions.LowRankMultivariateNormal, Independent)
+def _kl_normal_independent(p: Any, q: Independent) -> Tensor:
+    """The divergence of any normal law from independent normal variables, which torch lacks."""
+    base = q.base_dist
+    if not isinstance(base, torch.distributions.Normal) or q.event_shape != p.event_shape:
+        raise NotImplementedError
+    size = p.event_shape.numel()
+    log_det = 2 * p.entropy() - size * (1 + math.log(2 * math.pi))
+    squares = (p.variance + (p.mean - base.loc).square()) / base.variance
+    return ((squares + base.variance.log()).sum(-1) - size - log_det) / 2

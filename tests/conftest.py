@@ -10,13 +10,13 @@ import pyro
 import pytest
 import torch
 
+from pyro_vae.cli import main
+
 
 def pytest_configure(config: pytest.Config) -> None:
     """Leaves the other cores to the other processes."""
     if hasattr(config, "workerinput"):
         torch.set_num_threads(1)
-
-from pyro_vae.cli import main
 
 
 @pytest.fixture(autouse=True)

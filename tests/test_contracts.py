@@ -229,6 +229,9 @@ def test_mass_at_the_ends_of_a_beta_law_is_kept() -> None:
             r"`df`: expected a number greater than 1, got 1",
             lambda: likelihoods.StudentT((2,), df=1),
         ),
+        (r"`df`: expected a number greater than 2, got 2", lambda: priors.StudentT(2, df=2)),
+        (r"`components`: expected a positive integer", lambda: priors.Mixture(2, 0)),
+        (r"`rank`: expected a positive integer", lambda: guides.LowRankNormal(2, rank=0)),
         (r"`levels`: expected an integer >= 2, got 1", lambda: likelihoods.Categorical((2,), 1)),
         (r"`levels`: expected an integer >= 2", lambda: likelihoods.BetaBinomial((2,), 2.5)),
         (
@@ -259,6 +262,54 @@ def test_normal_guide_and_prior_are_the_laws_they_name() -> None:
     p = scipy.stats.norm.logpdf(z.numpy()).sum(1)
     np.testing.assert_allclose(guides.Normal(2)(features).log_prob(z).numpy(), q, rtol=1e-10)
     np.testing.assert_allclose(priors.Normal(2).double()().log_prob(z).numpy(), p, rtol=1e-10)
+
+
+def test_other_priors_are_the_laws_they_name() -> None:
+    z = torch.randn(7, 2).double()
+    draws = z.numpy()
+    laplace = scipy.stats.laplace.logpdf(draws).sum(1)
+    student = scipy.stats.t.logpdf(draws, df=3.0).sum(1)
+    np.testing.assert_allclose(priors.Laplace(2).double()().log_prob(z).numpy(), laplace)
+    np.testing.assert_allclose(priors.StudentT(2, df=3.0).double()().log_prob(z).numpy(), student)
+    mixture = priors.Mixture(2, components=3).double()
+    with torch.no_grad():
+        mixture.logits.copy_(torch.tensor([0.3, -1.0, 0.5]))
+        mixture.raw_scale.copy_(torch.randn(3, 2))
+        loc, raw = mixture.loc.numpy(), mixture.raw_scale.numpy()
+        each = scipy.stats.norm.logpdf(draws[:, None], loc, _softplus(raw)).sum(-1)
+        log_pi = scipy.special.log_softmax(mixture.logits.numpy())
+        reference = scipy.special.logsumexp(each + log_pi, axis=1)
+        np.testing.assert_allclose(mixture().log_prob(z).numpy(), reference)
+
+
+def test_correlated_normal_guides_are_the_laws_they_name() -> None:
+    """Fails when the raw diagonal and what is below it change places."""
+    z = torch.randn(2).double()
+    features = torch.tensor([0.3, -0.2, 0.5, -1.0, 0.8]).double()
+    loc, (a, b), below = features[:2].numpy(), _softplus(features[2:4].numpy()), 0.8
+    covariance = np.array([[a * a, a * below], [a * below, below**2 + b * b]])
+    full = guides.FullNormal(2)(features)
+    reference = scipy.stats.multivariate_normal(loc, covariance).logpdf(z.numpy())
+    assert float(full.log_prob(z)) == pytest.approx(reference)
+    features = torch.tensor([0.3, -0.2, 0.5, -1.0, 0.8, -0.4]).double()
+    factor, scale = np.array([[0.8], [-0.4]]), _softplus(features[2:4].numpy())
+    low_rank = guides.LowRankNormal(2, rank=1)(features)
+    covariance = factor @ factor.T + np.diag(scale**2)
+    reference = scipy.stats.multivariate_normal(loc, covariance).logpdf(z.numpy())
+    assert float(low_rank.log_prob(z)) == pytest.approx(reference)
+
+
+@pytest.mark.parametrize("guide", [guides.FullNormal(3), guides.LowRankNormal(3, rank=2)], ids=str)
+def test_divergence_of_correlated_normals_is_that_of_full_covariances(guide: Any) -> None:
+    """Fails when the determinant is taken once instead of half."""
+    q = guide(torch.randn(5, *guide.param_shape).double())
+    base = dist.Normal(torch.tensor([0.5, 0.0, -1.0]).double(), torch.tensor([1.0, 2.0, 0.5]))
+    p = torch.distributions.MultivariateNormal(base.loc, torch.diag_embed(base.scale.double() ** 2))
+    full = torch.distributions.MultivariateNormal(q.mean, q.covariance_matrix)
+    ours = torch.distributions.kl_divergence(q, base.to_event(1))
+    torch.testing.assert_close(ours, torch.distributions.kl_divergence(full, p))
+    with pytest.raises(NotImplementedError):
+        torch.distributions.kl_divergence(q, dist.Laplace(base.loc, base.scale).to_event(1))
 
 
 def test_categorical_guide_and_prior_are_the_laws_they_name() -> None:

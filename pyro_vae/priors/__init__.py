@@ -1,7 +1,10 @@
 """Priors p(z): ``forward()`` returns a distribution. One law a file."""
 
 from pyro_vae.priors.categorical import Categorical
+from pyro_vae.priors.laplace import Laplace
+from pyro_vae.priors.mixture import Mixture
 from pyro_vae.priors.normal import Normal
 from pyro_vae.priors.prior import Prior
+from pyro_vae.priors.student_t import StudentT
 
-__all__ = ["Categorical", "Normal", "Prior"]
+__all__ = ["Categorical", "Laplace", "Mixture", "Normal", "Prior", "StudentT"]

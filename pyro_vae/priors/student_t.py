@@ -1,0 +1,56 @@
+"""The Student-t prior."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.priors.prior import Prior
+
+__all__ = ["StudentT"]
+
+
+class StudentT(Prior):
+    r"""Creates a prior of independent Student-t variables, whose heavy tails leave room far out.
+
+    .. math:: p(z) = \prod_i \frac{\Gamma((\nu + 1) / 2)}{\Gamma(\nu / 2) \sqrt{\pi \nu}}
+        \left(1 + \frac{z_i^2}{\nu}\right)^{-(\nu + 1) / 2}
+
+    References:
+        t3-Variational Autoencoder: Learning Heavy-tailed Data with Student's t and Power
+        Divergence (Kim et al., 2024), https://arxiv.org/abs/2312.01133
+
+    Args:
+        dim: Number of latent dimensions.
+        df: Degrees of freedom, more than 2; the fewer, the heavier the tails.
+
+    Raises:
+        ValueError: If ``dim`` is not a positive integer, or ``df`` not more than 2, where there is
+            no variance.
+
+    Example:
+        >>> StudentT(8, df=3.0)().event_shape
+        torch.Size([8])
+    """
+
+    support = constraints.real_vector
+    loc: Tensor
+    scale: Tensor
+
+    def __init__(self, dim: int, df: float = 5.0) -> None:
+        super().__init__()
+        if not df > 2:
+            raise expected("df", "a number greater than 2", df)
+        self.df = df
+        self.event_shape = torch.Size([positive_integer("dim", dim)])
+        self.register_buffer("loc", torch.zeros(dim), persistent=False)
+        self.register_buffer("scale", torch.ones(dim), persistent=False)
+
+    def forward(self) -> Any:
+        """Returns p(z), event shape ``(dim,)``."""
+        return dist.StudentT(self.loc.new_tensor(self.df), self.loc, self.scale).to_event(1)
