@@ -40,7 +40,7 @@ _BATCH_SHAPES = ((), (5,), (3, 5))
 _EXTREME = (-1e3, -30.0, 0.0, 30.0, 1e3)
 _GRID_1D, _GRID_2D = 20_001, 601
 _DRAWS = 4000
-_LOGIT = 34.0  # as near to 0 and 1 as double precision tells apart
+_LOGIT, _GRID_LOGIT = 22.0, 901  # to within 3e-10 of 0 and 1, in small steps
 
 
 def check_prior(prior: Prior) -> None:
@@ -293,6 +293,7 @@ def total_mass(d: Any) -> float:
             axes = [torch.arange(max(0, int(low)), int(high) + 10) for low, high in ends]
         elif support is constraints.unit_interval:
             # Even steps of the logit: a density may be steep, or infinite, at both ends.
+            points = _GRID_LOGIT
             logits = torch.linspace(-_LOGIT, _LOGIT, points, dtype=draws.dtype)
             axes = [logits.sigmoid()] * size
             step = 2 * _LOGIT / (points - 1)
@@ -302,7 +303,7 @@ def total_mass(d: Any) -> float:
             axes = [torch.linspace(float(low), float(high), points) for low, high in ends]
             volume = torch.tensor(math.prod(float(high - low) / (points - 1) for low, high in ends))
     values = torch.cartesian_prod(*axes).reshape(-1, *d.event_shape).to(draws.dtype)
-    inside = support.check(values).flatten(1).all(-1)
+    inside = support.check(values).reshape(len(values), -1).all(-1)
     mass = d.log_prob(values[inside]).exp() * volume.expand(len(values))[inside]
     return float(mass.sum())
 

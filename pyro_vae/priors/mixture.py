@@ -6,7 +6,7 @@ from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import nn
+from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._errors import positive_integer
@@ -41,12 +41,16 @@ class Mixture(Prior):
     """
 
     support = constraints.real_vector
+    logits: Tensor
 
     def __init__(self, dim: int, components: int = 10) -> None:
         super().__init__()
         self.event_shape = torch.Size([positive_integer("dim", dim)])
         shape = (positive_integer("components", components), dim)
-        self.logits = nn.Parameter(torch.zeros(components))
+        if components > 1:
+            self.logits = nn.Parameter(torch.zeros(components))
+        else:  # the weight of a single law is no parameter
+            self.register_buffer("logits", torch.zeros(1), persistent=False)
         self.loc = nn.Parameter(torch.randn(shape))
         self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
 
