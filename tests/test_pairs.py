@@ -42,7 +42,7 @@ def test_one_step(prior: Case, guide: Case, likelihood: Case) -> None:
     )
     params = torch.randn(1, *vae.likelihood.param_shape).expand(16, -1)
     x = vae.likelihood(params).sample()
-    vae.initialize(x)
+    vae.initialize(x[:9])  # at its own optimum a step may have no gradient
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
     svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-2}), pv.objectives.ELBO())
     loss = svi.step(x)
