@@ -99,7 +99,8 @@ def picture() -> None:
         rows = [row for row in each["checks"]["rows"] if row["calibrated"]][::-1]
         for height, row in enumerate(rows):
             middle, half = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2
-            off = (row["observed"] - middle) / half if half else 0.0
+            # Replicates that are all alike have no width: what is not like them is far out.
+            off = (row["observed"] - middle) / max(half, 1e-9)
             shown = max(-4.0, min(4.0, off))
             marker = "o" if shown == off else "<" if off < 0 else ">"
             colour = "tab:red" if row["failed"] else "tab:blue"

@@ -39,7 +39,7 @@ def _failed(checks: Checks) -> set[str]:
 
 
 def test_a_rank_is_uniform_when_all_are_alike() -> None:
-    """Fails when ties are counted all on one side, or the scale is that of the replicates alone."""
+    """Fails when ties are counted all on one side."""
     for values in (torch.randn(300, 100, 3), torch.randint(0, 3, (300, 100, 1)).double()):
         p_values = [compare(one[0], one[1:])[0] for one in values]
         # p is one of 1/100, ..., 1: spread over the cells of that grid, it is uniform on [0, 1].
