@@ -199,7 +199,8 @@ def select(
         validation: Fraction of the data fitted to that is set apart to choose the epoch; 0 keeps
             the last epoch.
         seed: Of the folds, of the first fits and of the draws.
-        on_fit: Called before each fit with the number done, the number in all, and what is next.
+        on_fit: Called before each fit, and at the end, with the number done, the number in all and
+            what is next.
         options: For every fit, as in :func:`pyro_vae.fit`; ``compile`` is False if not given,
             since compiling takes longer than a short fit.
 
@@ -248,6 +249,8 @@ def select(
         scores = evaluate(vae, pool.x[rows], num_samples=num_samples, seed=seed)
         for name, column in columns.items():
             column[i, s, rows] = getattr(scores, name)
+    if on_fit is not None:
+        on_fit(len(fits), len(fits), "")
     return Selection(
         candidates=_candidates(settings, sizes, fold, scores.k_hat_threshold, **columns),
         log_marginal=columns["log_marginal"],

@@ -16,6 +16,7 @@ _VERBS = {
     "evaluate": "Score a run on held-out data.",
     "check": "Compare held-out data with what a run simulates: what does it not reproduce?",
     "compare": "Rank runs by log p(x) of the same held-out data: paired differences, errors.",
+    "select": "Cross-validate options of fit on held-out log p(x).",
     "sample": "Draw from a run.",
     "report": "Write one HTML page about a run.",
 }

@@ -33,9 +33,9 @@ from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
 
-__all__ = ["run"]
+__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
 
-_PARTS = {
+DEFAULT_PARTS = {
     "likelihood": "Bernoulli",
     "prior": "Normal",
     "encoder": "MLP",
@@ -68,8 +68,8 @@ def run(argv: list[str]) -> None:
     began = time.perf_counter()
     path = value_of(argv, "--config")
     config = {} if path is None else read_config(path)
-    parts = parts_of(argv, config, _PARTS)
-    parser = _parser(parts)
+    parts = parts_of(argv, config, DEFAULT_PARTS)
+    parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
     options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
     if options.seed is None or options.seed < 0:
@@ -84,7 +84,7 @@ def run(argv: list[str]) -> None:
     )
     with writing(out) as folder:
         pyro.set_rng_seed(options.seed)
-        vae, objective = _build(options, parts, data)
+        vae, objective = build_model(options, parts, data)
         fitted, scores = _fit(vae, objective, data, options, device)
         summary = scores.summary()
         fitted.write(folder)
@@ -110,8 +110,9 @@ def run(argv: list[str]) -> None:
         console.print(f"  {file}", soft_wrap=True)
 
 
-def _parser(parts: Mapping[str, Any]) -> Parser:
-    parser = Parser("fit", "DATA", "Fits a VAE to data, evaluates it and draws pictures of it.")
+def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
+    """A parser of what makes a model and fits it to data."""
+    parser = Parser(verb, "DATA", description)
     parser.add_argument(
         "data", type=str, help=f"One of {', '.join(NAMES)}; or a .npy, .npz or .csv file."
     )
@@ -158,8 +159,8 @@ def _following(parts: Mapping[str, Any]) -> dict[str, set[str]]:
     return {role: known.get(role, set()) & _arguments(parts[role]) for role in ROLES}
 
 
-def _build(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> tuple[VAE, Any]:
-    """The model and its objective."""
+def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> tuple[VAE, Any]:
+    """Returns the model and its objective."""
     values: dict[str, Any] = {"dim": options.get("latent_dim"), "event_shape": data.event_shape}
     values |= options.prior.as_dict()
     made = {}
@@ -174,15 +175,26 @@ def _build(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> tuple
 def _fit(
     vae: VAE, objective: Any, data: Dataset, options: Namespace, device: torch.device | None
 ) -> tuple[Run, Scores]:
-    training = {name: options[name] for name in _arguments(fit) - _BY_PROGRAM}
     steps = math.ceil(len(data.train) / max(options.batch_size, 1))
     with live() as monitor:
         on_epoch = monitor.fitting(options.epochs, steps)
-        fitted = fit(vae, data, objective=objective, device=device, on_epoch=on_epoch, **training)
+        fitted = fit(
+            vae,
+            data,
+            objective=objective,
+            device=device,
+            on_epoch=on_epoch,
+            **training_options(options),
+        )
         x = data.split(report.held_out(data))
         progress = monitor.evaluating()
         scores = evaluate(vae, x, num_samples=options.num_samples, progress=progress)
     return fitted, scores
+
+
+def training_options(options: Namespace) -> dict[str, Any]:
+    """Returns those that :func:`pyro_vae.fit` takes as they are."""
+    return {name: options[name] for name in _arguments(fit) - _BY_PROGRAM}
 
 
 def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None) -> str:

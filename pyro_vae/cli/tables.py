@@ -17,8 +17,16 @@ from rich.text import Text
 from pyro_vae.criticism import Checks, Row
 from pyro_vae.evaluation import Comparison
 from pyro_vae.evaluation.comparison import RankedModel, RankedRun
+from pyro_vae.selection import Candidate, Selection
 
-__all__ = ["Monitor", "checks_table", "comparison_tables", "live", "scores_table"]
+__all__ = [
+    "Monitor",
+    "checks_table",
+    "comparison_tables",
+    "live",
+    "scores_table",
+    "selection_table",
+]
 
 
 class Monitor:
@@ -60,6 +68,17 @@ class Monitor:
             self._line = Text("  ".join(words))
 
         return on_epoch
+
+    def selecting(self) -> Any:
+        """Returns what takes in the number of fits done, the number in all, and what is next."""
+        task = self._bar.add_task("select")
+
+        def on_fit(done: int, total: int, what: str) -> None:
+            name = "select" if done == total else f"fit {done + 1}/{total}"
+            self._bar.update(task, completed=done, total=total, description=name)
+            self._line = Text(what)
+
+        return on_fit
 
     def evaluating(self, what: str = "evaluate") -> Any:
         """Returns what takes in the fraction of an evaluation that is done."""
@@ -206,7 +225,34 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     yield table
 
 
-def _difference(row: RankedRun | RankedModel) -> tuple[str, str]:
+def selection_table(selection: Selection) -> Group:
+    """A table of a selection, and what it comes to."""
+    several = selection.log_marginal.shape[1] > 1
+    measure, folds = selection.base_measure, int(selection.fold.max()) + 1
+    table = Table(
+        title=f"{len(selection.fold):,} data of {measure['data']} in {folds} folds, "
+        f"binarize: {measure['binarize']}",
+        caption="held-out nats per datum; ± is one standard error; size: parameters",
+    )
+    table.add_column("setting", overflow="fold")
+    columns = ["size", "log p(x)", "difference", "± data", "± folds"]
+    for name in [*columns, "sd, seeds"] if several else columns:
+        table.add_column(name, justify="right")
+    for each in selection.candidates:
+        cells = [f"{each.num_parameters:,}", _number(each.log_marginal), *_difference(each)]
+        cells.append("-" if each.rank == 1 else _number(each.difference_fold_error))
+        style = "bold" if each is selection.chosen else None
+        if several:
+            cells.append(_number(each.spread))
+        table.add_row(each.label, *cells, style=style)
+    best, chosen = selection.best, selection.chosen
+    verdict = f"Best: {best.label}."
+    if chosen is not best:
+        verdict += f" The smallest model within one standard error of it: {chosen.label}."
+    return Group(table, Text(verdict))
+
+
+def _difference(row: RankedRun | RankedModel | Candidate) -> tuple[str, str]:
     if row.rank == 1:
         return "-", "-"
     return _number(row.difference), _number(row.difference_standard_error)

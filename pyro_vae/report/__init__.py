@@ -1,5 +1,6 @@
 """Pictures of a fitted model, and one page that says how good it is."""
 
+from pyro_vae.report.choice import choice
 from pyro_vae.report.criticism import calibration, checks, side_by_side
 from pyro_vae.report.page import page
 from pyro_vae.report.pictures import (
@@ -15,6 +16,7 @@ from pyro_vae.report.walks import interpolations, traversals
 __all__ = [
     "calibration",
     "checks",
+    "choice",
     "curves",
     "held_out",
     "interpolations",

@@ -1,0 +1,185 @@
+"""``pyro-vae select``: cross-validates whatever options of ``fit`` are given several values."""
+
+from __future__ import annotations
+
+import json
+import shlex
+from collections.abc import Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from jsonargparse import Namespace
+from rich.console import Console
+
+from pyro_vae import checkpoint, report
+from pyro_vae._errors import expected
+from pyro_vae.cli.fit import (
+    DEFAULT_PARTS,
+    build_model,
+    fit_parser,
+    training_options,
+)
+from pyro_vae.cli.parsing import ROLES, Parser, parse, parts_of, read_config, value_of
+from pyro_vae.cli.runs import as_device, load_data, new_path, writing
+from pyro_vae.cli.tables import live, selection_table
+from pyro_vae.selection import combinations, select
+from pyro_vae.vae import VAE
+
+__all__ = ["run"]
+
+_DEFAULTS = {"epochs": 60, "num_samples": 200, "compile": False}
+_OWN = ("folds", "seeds", "out", "json")  # no options of a fit
+# One value for all settings: what is of the data, of the machine, or of this command.
+_SINGLE = (*_OWN, "help", "config", "data_root", "binarize", "num_samples", "seed", "device")
+
+
+def run(argv: list[str]) -> None:
+    """Cross-validates, prints a table, and writes it with a picture.
+
+    Raises:
+        ValueError: If an option or the data are not what they should be.
+    """
+    template, grid = _several(argv)
+    path = value_of(argv, "--config")
+    settings: dict[str, _Setting] = {}
+    for given in combinations(grid) if grid else [{}]:
+        config = {} if path is None else read_config(path)
+        told = _told(template, given)
+        parts = parts_of(told, config, DEFAULT_PARTS)
+        options = parse(_parser(parts), told, config)
+        values = {flag: options[_key(flag)] for flag in given}
+        settings[json.dumps(values)] = _Setting(values, told, options, parts)
+    if len(settings) < 2:
+        raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
+    first = next(iter(settings.values())).options
+    likelihood = next(iter(settings.values())).parts["likelihood"]
+    if first.seed is None or first.seed < 0:
+        raise expected("--seed", "an integer >= 0", first.seed)
+    out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
+    data, _ = load_data(
+        first.data, likelihood.support, root=first.data_root, binarize=first.binarize
+    )
+
+    def build(**values: Any) -> tuple[VAE, dict[str, Any]]:
+        setting = settings[json.dumps(values)]
+        vae, objective = build_model(setting.options, setting.parts, data)
+        own = training_options(setting.options)
+        del own["seed"]  # there is one a fit
+        return vae, own | {"objective": objective}
+
+    with writing(out) as folder:
+        with live() as monitor:
+            selection = select(
+                build,
+                data,
+                [each.values for each in settings.values()],
+                folds=first.folds,
+                seeds=first.seeds,
+                num_samples=first.num_samples,
+                seed=first.seed,
+                on_fit=monitor.selecting(),
+                device=as_device(first.device),
+            )
+        summary = selection.summary()
+        checkpoint.write_json(folder / "selection.json", summary)
+        report.choice(summary, folder / "selection.png")
+    if first.json:
+        print(json.dumps({"out": str(out)} | summary))
+        return
+    console = Console(highlight=False)
+    console.print(selection_table(selection))
+    console.print(f"{selection.seconds:.0f} s. Wrote")
+    for file in sorted(out.iterdir()):
+        console.print(f"  {file}", soft_wrap=True)
+    chosen = settings[json.dumps(selection.chosen.arguments)]
+    again = shlex.join(["pyro-vae", "fit", *_of_a_fit(chosen.told)])
+    console.print(f"The choice, fitted to the training data:\n  {again}", soft_wrap=True)
+
+
+class _Setting(NamedTuple):
+    values: dict[str, Any]
+    told: list[str]
+    options: Namespace
+    parts: Mapping[str, Any]
+
+
+def _parser(parts: Mapping[str, Any]) -> Parser:
+    parser = fit_parser(
+        parts,
+        "select",
+        "Cross-validates the options that are given several values with commas between them, as in "
+        "--latent-dim 2,4,8 or --encoder.hidden [64],[128,128], in all combinations: each is "
+        "fitted to all folds but one and scored on that one by log p(x). Test data stay untouched. "
+        "Shows paired differences to the best, and the smallest model within one standard error "
+        "of it.",
+    )
+    parser.add_argument("--folds", type=int, default=5, help="Parts that the data are cut into.")
+    parser.add_argument("--seeds", type=int, default=1, help="Fits of each setting in each fold.")
+    parser.set_defaults(_DEFAULTS)
+    return parser
+
+
+def _several(argv: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[str, list[str]]]:
+    """Finds the options that are given several values.
+
+    Returns:
+        The tokens, each with the option whose value comes at its end, if it is one of these; and
+        the values of these options.
+    """
+    template: list[tuple[str, str | None]] = []
+    grid: dict[str, list[str]] = {}
+    tokens = iter(argv)
+    for token in tokens:
+        flag, equals, value = token.partition("=")
+        name = flag[2:].replace("_", "-")
+        if not flag.startswith("--") or name.replace("-", "_") in _SINGLE:
+            template.append((token, None))
+            continue
+        if not equals:
+            template.append((token, None))
+            value = next(tokens, "")
+            if value == "":
+                continue
+        prefix = f"{flag}=" if equals else ""
+        values = _split(value)
+        if len(values) > 1:
+            if name in grid:
+                raise expected(flag, "to be given once", value)
+            grid[name] = values
+            template.append((prefix, name))
+        else:
+            template.append((prefix + value, None))
+    return template, grid
+
+
+def _split(value: str) -> list[str]:
+    """Cuts at commas that are in no brackets: ``[64],[128,128]`` are two lists."""
+    parts, depth = [""], 0
+    for character in value:
+        depth += (character in "[({") - (character in "])}")
+        if character == "," and depth == 0:
+            parts.append("")
+        else:
+            parts[-1] += character
+    return parts
+
+
+def _told(template: Sequence[tuple[str, str | None]], chosen: Mapping[str, str]) -> list[str]:
+    return [text if flag is None else text + chosen[flag] for text, flag in template]
+
+
+def _key(flag: str) -> str:
+    name = flag.replace("-", "_")
+    return f"{name}.class" if name in ROLES else name
+
+
+def _of_a_fit(told: Sequence[str]) -> list[str]:
+    """Leaves out what only this command knows."""
+    kept, tokens = [], iter(told)
+    for token in tokens:
+        flag, equals, _ = token.partition("=")
+        if flag[2:] not in _OWN:
+            kept.append(token)
+        elif not equals and flag != "--json":
+            next(tokens, None)
+    return kept

@@ -1,0 +1,127 @@
+"""``pyro-vae select``, on fits of one epoch."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+from pyro_vae.cli import select as verb
+
+Fails = Callable[..., str]
+
+_QUICK = "--folds 2 --epochs 1 --batch-size 40 --num-samples 10 --encoder.hidden [4] --device cpu"
+
+
+@pytest.fixture(autouse=True)
+def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    values = np.random.default_rng(0).normal(size=(60, 4)).astype(np.float32)
+    np.save("values.npy", values)
+
+
+def test_a_selection_is_written_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+    argv = ["select", "values.npy", "--likelihood", "Normal", "--decoder.hidden", "[4],[8,8]"]
+    argv += ["--seeds", "2"]
+    assert main([*argv, *_QUICK.split(), "--json"]) == 0
+    told = json.loads(capsys.readouterr().out)
+    assert told["out"] == "runs/values-select"
+    written = json.loads(Path("runs/values-select/selection.json").read_text())
+    assert {"out": told.pop("out")} | written == {"out": "runs/values-select"} | told
+    assert Path("runs/values-select/selection.png").read_bytes().startswith(b"\x89PNG")
+    assert [each["arguments"] for each in told["candidates"]] == [
+        {"decoder.hidden": [4]},
+        {"decoder.hidden": [8, 8]},
+    ]
+    assert (told["folds"], told["seeds"], told["size"]) == (2, 2, 54), "a tenth is for tests"
+    assert len(told["candidates"][0]["seed_means"]) == 2
+
+    assert main([*argv, *_QUICK.split(), "--seeds=1"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in (
+        "54 data of values.npy in 2 folds",
+        "± folds",
+        "runs/values-select-2/selection.png",
+    ):
+        assert words in said
+    assert "pyro-vae fit values.npy --likelihood Normal --decoder.hidden '[" in said
+    again = said[said.index("pyro-vae fit") :]
+    assert "--seeds" not in again
+    assert "--folds" not in again
+    assert "--epochs 1" in again
+
+
+@pytest.fixture
+def asked(monkeypatch: pytest.MonkeyPatch) -> Callable[[str], list[tuple[pv.VAE, Any]]]:
+    """The models and options that would be fitted."""
+    built: list[tuple[pv.VAE, Any]] = []
+
+    def stop(build: Any, data: Any, settings: Any, **options: Any) -> None:
+        built.extend(build(**setting) for setting in settings)
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr(verb, "select", stop)
+
+    def run(argv: str) -> list[tuple[pv.VAE, Any]]:
+        built.clear()
+        assert main(["select", "values.npy", "--likelihood", "Normal", *argv.split()]) == 130
+        assert not Path("runs").exists(), "an interrupted selection leaves nothing"
+        return built
+
+    return run
+
+
+def test_any_argument_can_be_chosen(asked: Callable[[str], list[tuple[pv.VAE, Any]]]) -> None:
+    """Fails when settings share the first one's options."""
+    models = asked("--latent-dim=2,5 --objective.beta 1,4")
+    sizes = [(vae.prior.event_shape[0], own["objective"].beta) for vae, own in models]
+    assert sizes == [(2, 1.0), (2, 4.0), (5, 1.0), (5, 4.0)]
+    assert all(own["compile"] is False and "seed" not in own for _, own in models)
+    models = asked("--encoder.hidden [3],[4,5]")
+    assert [vae.encoder.spec()["args"]["hidden"] for vae, _ in models] == [[3], [4, 5]]
+    assert [own["lr"] for _, own in asked("--lr 0.1,0.2 --epochs 3")] == [0.1, 0.2]
+    models = asked("--guide Normal --likelihood.scale shared,0.5")
+    assert [vae.likelihood.spec()["args"]["scale"] for vae, _ in models] == ["shared", 0.5]
+
+
+def test_a_setting_may_be_a_law(asked: Callable[[str], list[tuple[pv.VAE, Any]]]) -> None:
+    models = asked("--decoder MLP --prior Normal --objective ELBO --encoder MLP,MLP --lr 1,2")
+    assert len(models) == 2, "what is the same is tried once"
+
+
+@pytest.mark.parametrize(
+    ("argv", "words"),
+    [
+        ("values.npy", "`OPTION`: expected several values for one, as in --latent-dim 2,4,8"),
+        ("values.npy --latent-dim 2,2", "expected several values for one"),
+        ("values.npy --latent-dim 2,x", "`--latent-dim`: expected an integer, got 'x'"),
+        ("values.npy --latent-dim 2,", "`--latent-dim`: expected"),
+        ("values.npy --latent-dim 2,0", "expected a positive integer, got 0"),
+        ("values.npy --latnt-dim 2,3", "did you mean '--latent-dim'?"),
+        ("values.npy --lr 1,2 --lr 2,3", "`--lr`: expected to be given once, got '2,3'"),
+        ("values.npy --seed 0,1 --lr 1,2", "`--seed`: expected an integer"),
+        ("values.npy --seed -1 --lr 1,2", "`--seed`: expected an integer >= 0, got -1"),
+        ("values.npy --folds 1 --lr 1,2", "`folds`: expected an integer from 2 to 54, got 1"),
+        ("values.npy --seeds 0 --lr 1,2", "`seeds`: expected a positive integer, got 0"),
+        ("values.npy --prior Normal,Nrmal", "did you mean 'Normal'?"),
+        ("nothing.npy --lr 1,2", "expected an existing file"),
+        ("--lr 1,2", "`data`: expected a value"),
+        ("values.npy --likelihood Normal,Bernoulli", "`grid`: expected one base measure for all"),
+    ],
+)
+def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
+    extra = "" if "--likelihood" in argv else " --likelihood Normal"
+    assert words in fails("select", *(argv + extra).split())
+
+
+def test_help(capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["select", "--help"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    for words in ("pyro-vae select DATA [options]", "--latent-dim 2,4,8", "--folds", "--seeds"):
+        assert words in said
