@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from collections.abc import Callable
 from typing import Literal
 
@@ -196,6 +198,33 @@ def test_memory_stays_within_its_bound_and_is_flat(
     few, many = (held(4, num_samples, 2**18) for num_samples in (250, 5000))
     assert few < many < 2 * few
     assert many < 2**18
+
+
+_GROWTH = """
+import resource, torch, pyro_vae as pv
+torch.set_num_threads(1)
+mlp = pv.networks.MLP
+laws = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((20_000,))
+vae = pv.VAE(*laws, mlp((16,)), mlp((16,)))
+x = vae.sample(20)
+peaks = []
+for num_samples in (2, {num_samples}):
+    pv.evaluate(vae, x, num_samples=num_samples, max_memory={max_memory})
+    peaks.append(resource.getrusage(resource.RUSAGE_SELF).ru_maxrss)
+print(peaks[1] - peaks[0])
+"""
+
+
+@pytest.mark.slow
+def test_the_process_grows_by_no_more_than_the_bound() -> None:
+    """With what kernels take for themselves; 20,000 samples take no more than 1,000."""
+    grown = {}
+    for num_samples, max_memory in ((1000, 2**24), (20_000, 2**24)):
+        code = _GROWTH.format(num_samples=num_samples, max_memory=max_memory)
+        done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
+        grown[num_samples] = 1024 * int(done.stdout)
+    assert max(grown.values()) < 2**24
+    assert abs(grown[20_000] - grown[1000]) < 2**22
 
 
 @pytest.mark.parametrize(

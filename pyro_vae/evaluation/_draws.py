@@ -30,7 +30,7 @@ _FROM_PRIOR = 0.2  # share of a defensive mixture; Hesterberg (1995) has 0.1 to 
 # Multiplications and additions in the decoder for which a compiler's tens of seconds pay.
 _WORTH = {"cpu": 1e13}
 _WORTH_ELSEWHERE = 1e16
-_FEWER_PASSES = 8  # as many draws again at once where a graph reads and writes each but once
+_FEWER_PASSES = 16  # as many draws again at once where a graph reads and writes each but once
 
 
 @dataclass(frozen=True)
