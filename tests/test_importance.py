@@ -34,7 +34,7 @@ def _log_weights(vae: pv.VAE, x: Tensor, num_samples: int, seed: int) -> Tensor:
 
 @pytest.mark.parametrize("num_samples", [100, 226, 1000])
 def test_smoothed_weights_are_those_of_arviz(num_samples: int) -> None:
-    """Fails when the order statistics are half a place off, or the scale is that of the prior."""
+    """Fails when the order statistics are half a place off."""
     scales = torch.tensor([0.3, 1.0, 2.0, 5.0], dtype=torch.float64)
     normal = torch.randn(num_samples, 4, dtype=torch.float64) * scales
     pareto = -torch.rand(num_samples, 4, dtype=torch.float64).log() * scales
@@ -204,9 +204,9 @@ _GROWTH = """
 import resource, torch, pyro_vae as pv
 torch.set_num_threads(1)
 mlp = pv.networks.MLP
-laws = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((20_000,))
+laws = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((5_000,))
 vae = pv.VAE(*laws, mlp((16,)), mlp((16,)))
-x = vae.sample(20)
+x = vae.sample(4)
 peaks = []
 for num_samples in (2, {num_samples}):
     pv.evaluate(vae, x, num_samples=num_samples, max_memory={max_memory})
@@ -217,14 +217,14 @@ print(peaks[1] - peaks[0])
 
 @pytest.mark.slow
 def test_the_process_grows_by_no_more_than_the_bound() -> None:
-    """With what kernels take for themselves; 20,000 samples take no more than 1,000."""
+    """With what kernels take for themselves; 10,000 samples take no more than 1,000."""
     grown = {}
-    for num_samples, max_memory in ((1000, 2**24), (20_000, 2**24)):
+    for num_samples, max_memory in ((1000, 2**24), (10_000, 2**24)):
         code = _GROWTH.format(num_samples=num_samples, max_memory=max_memory)
         done = subprocess.run([sys.executable, "-c", code], capture_output=True, check=True)
         grown[num_samples] = 1024 * int(done.stdout)
     assert max(grown.values()) < 2**24
-    assert abs(grown[20_000] - grown[1000]) < 2**22
+    assert abs(grown[10_000] - grown[1000]) < 2**22
 
 
 @pytest.mark.parametrize(
