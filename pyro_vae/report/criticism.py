@@ -14,6 +14,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.criticism import Calibration, Checks, Row
+from pyro_vae.criticism.two_sample import TwoSample
 from pyro_vae.report._canvas import (
     BAD,
     HELD_OUT,
@@ -26,7 +27,7 @@ from pyro_vae.report._canvas import (
 )
 from pyro_vae.vae import VAE
 
-__all__ = ["calibration", "checks", "coverage", "intervals", "ranks", "side_by_side"]
+__all__ = ["calibration", "checks", "coverage", "intervals", "ranks", "roc", "side_by_side"]
 
 _FAR = 3.0  # half widths of the interval: what lies beyond is drawn as an arrow
 _TILES = 40
@@ -183,6 +184,16 @@ def _placed(row: Row) -> float:
     if half > 0 and math.isfinite(away):
         return float(np.clip(away / half, -_FAR, _FAR))
     return 0.0 if away == 0 or math.isnan(away) else math.copysign(_FAR, away)
+
+
+def roc(axes: Axes, found: TwoSample) -> None:
+    """The ROC curve of a classifier, over the diagonal of one that cannot tell."""
+    axes.plot([0, 1], [0, 1], color=TRAIN, lw=0.8)
+    colour = BAD if found.auc > found.high else HELD_OUT
+    axes.plot(found.false_positive_rate, found.true_positive_rate, color=colour, lw=1.6)
+    axes.set(title="Data against draws", xlabel="draws taken for data", ylabel="data recognised")
+    axes.set(xlim=(0, 1), ylim=(0, 1.01))
+    axes.spines[["top", "right"]].set_visible(False)
 
 
 def ranks(axes: Axes, found: Calibration) -> None:

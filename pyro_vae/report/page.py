@@ -26,7 +26,7 @@ from pyro_vae.part import Part
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import are_images, as_png, as_svg, chart, limits, tiles
 from pyro_vae.report._html import Html, join, table, tag
-from pyro_vae.report.criticism import coverage, intervals, ranks
+from pyro_vae.report.criticism import coverage, intervals, ranks, roc
 from pyro_vae.report.pictures import PANELS, SCATTERED, held_out, latent_means
 from pyro_vae.report.walks import interpolations, traversals
 from pyro_vae.vae import VAE
@@ -209,6 +209,7 @@ def _document(story: _Story) -> str:
         ("latent", "Latent space", _latent),
         ("walks", "Walks through latent space", _walks),
         ("checks", "Does it reproduce the data?", _checks),
+        ("classifier", "Can a classifier tell?", _classifier),
         ("calibration", "Is its posterior right?", _calibration),
         ("timings", "Timings", _timings),
     ]
@@ -753,6 +754,35 @@ def _table_of_checks(rows: Sequence[Row]) -> Html:
 
 def _place(row: Row) -> str:
     return f"{row.statistic}, {row.where}" if row.where else row.statistic
+
+
+def _classifier(story: _Story) -> Html | None:
+    if isinstance(story.checks, str):
+        return None
+    found = story.checks.classifier
+    with chart(3.6, 3.2) as (figure, axes):
+        roc(axes, found)
+        curve = _image(as_svg(figure), "ROC of the classifier")
+    count = 10 if story.images else 3
+    x = story.x[torch.as_tensor(found.index[:count].copy()).to(story.x.device)]
+    rebuilt = story.vae.reconstruct(x)
+    told = [
+        _figure(
+            curve,
+            "A classifier learned to tell draws of x from data, and was tested on others: the area "
+            f"under its curve is {found.auc:.3f}, by chance {found.low:.3f} to {found.high:.3f}. "
+            "On the diagonal draws and data look alike; the higher the curve, the surer it is.",
+        )
+    ]
+    caption = (
+        "The data that it finds least like draws of the model, with their reconstructions: what "
+        "they have in common is what the model lacks."
+    )
+    if story.images:
+        telling = tag("div", *_rows_of_pairs(story, x, rebuilt))
+    else:
+        telling = tag("div", *_lines(x, rebuilt))
+    return tag("div", *told, _figure(telling, caption), class_="panels wide")
 
 
 def _calibration(story: _Story) -> Html:
