@@ -1,6 +1,6 @@
 """Static binarised MNIST: log p(x) four ways, and both gaps between it and the bound.
 
-    python experiments/gaps.py --data-root DATA          # 20 minutes a network on one core
+    python experiments/gaps.py --data-root DATA          # 12 minutes a network on one core
     python experiments/gaps.py --table                   # results/gaps.md
     python experiments/gaps.py --smoke --data-root DATA  # under a minute, no figure
 
