@@ -24,6 +24,7 @@ from pyro_vae.criticism import Calibration, calibrate, pit
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import bands, ecdf, uniformity
 from pyro_vae.distributions import inverse_positive
+from pyro_vae.evaluation import PosteriorDraws
 
 SMALL = {"num_simulations": 100, "num_draws": 19}
 
@@ -161,6 +162,44 @@ def test_exact_draws_pass_where_the_guide_fails() -> None:
     assert corrected.draws == "exact"
     assert "log_guide" not in corrected.names
     assert calibrate(model.vae, num_simulations=300).num_failed > 0
+
+
+def test_corrected_draws_pass_where_the_guide_fails() -> None:
+    """A guide a fifth too narrow; by importance over 10 replications, and by NUTS once."""
+    vae = linear(0.8)
+    assert calibrate(vae, num_simulations=300).num_failed > 0
+    runs = [calibrate(vae, draws="importance", seed=seed, **SMALL) for seed in range(10)]
+    assert sum(run.num_failed > 0 for run in runs) <= 2
+    many = calibrate(vae, draws="importance", num_simulations=300)
+    assert (many.num_failed, many.draws) == (0, "importance")
+    assert many.rows()[0].conditioned_on == "z and x ~ p, draws of importance"
+
+
+@pytest.mark.slow
+def test_draws_by_nuts_pass_where_the_guide_fails() -> None:
+    """The same narrow guide starts its chains, and the ranks are of thinned chains."""
+    vae, done = linear(0.5, latent=1), list[float]()
+    options: dict[str, int] = {"num_simulations": 60, "num_draws": 19}
+    assert calibrate(vae, **options).num_failed > 0
+    run = calibrate(vae, draws="nuts", progress=done.append, **options)
+    assert (run.num_failed, run.draws, run.ranks.shape) == (0, "nuts", (60, 4))
+    assert len(done) == 6
+
+
+def test_draws_by_nuts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
+    """One chain, thinned, and a seed for each batch: 4 draws in place of each that is ranked."""
+    asked: list[dict[str, int]] = []
+
+    def drawn(vae: pv.VAE, x: Tensor, **options: int) -> PosteriorDraws:
+        asked.append(options)
+        z = vae.encode(x).sample((options["num_draws"],))
+        return PosteriorDraws(z, "nuts")
+
+    monkeypatch.setattr("pyro_vae.criticism.calibration.posterior_draws", drawn)
+    run = calibrate(linear(), draws="nuts", num_simulations=20, num_draws=9)
+    assert run.ranks.shape == (20, 6)
+    assert [(each["num_draws"], each["num_chains"]) for each in asked] == [(36, 1)] * 2
+    assert asked[0]["seed"] != asked[1]["seed"]
 
 
 # The guilty.
@@ -329,7 +368,7 @@ def test_a_uniform_prior_is_not_ranked() -> None:
         ({"num_draws": 1.5}, "`num_draws`: expected a positive integer, got 1.5"),
         ({"level": 1.5}, "`level`: expected a number between 0 and 1, got 1.5"),
         ({"seed": -1}, "`seed`: expected an integer >= 0, got -1"),
-        ({"draws": "gide"}, "`draws`: expected one of guide"),
+        ({"draws": "gide"}, "`draws`: expected one of guide, importance, nuts, a function"),
         (
             {"draws": lambda x, n: x, "num_simulations": 10},
             r"`draws`: expected a function that returns latents of shape \(99, 10, 3\), got Tensor",
@@ -403,8 +442,24 @@ def test_what_the_values_convict() -> None:
     assert pit(vae, shuffled).num_failed == 0
     assert pit(vae, shuffled, given="rest", num_draws=300).num_failed > 3
     assert pit(vae, x).note == pit(vae, x, given="rest").note == ""
-    assert "effective draws" in pit(linear(0.05), x[:50], given="rest").note
     assert pit(vae, x + 0.5).advice[0].startswith("x is higher than predicted in x[")
+
+
+def test_few_effective_draws_do_not_convict() -> None:
+    """A true model with a guide that is far too narrow."""
+    vae = linear(0.05)
+    x = vae.sample(300)
+    run = pit(vae, x, given="rest", num_draws=300)
+    assert min(holm(run.p_values.tolist())) < 0.05, "as if nothing were left out"
+    assert run.num_failed == 0
+    assert not run.trusted.any()
+    assert np.isnan(run.adjusted).all()
+    assert run.note.startswith("12 of 12 entries are not in the verdict: fewer than 20 effective")
+    summary = json.loads(json.dumps(run.summary(), allow_nan=False))
+    assert (summary["num_trusted"], summary["worst"]["adjusted"]) == (0, None)
+    assert repr(run).splitlines()[0].endswith("0 of 0 entries failed at 0.05")
+    # Nothing is weighted when nothing is given.
+    assert pit(vae, x, num_draws=9).trusted.all()
 
 
 def test_values_in_arviz_and_json(tmp_path: Path) -> None:

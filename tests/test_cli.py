@@ -9,16 +9,19 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
 import pytest
 import yaml
+from linear import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae import checkpoint
 from pyro_vae.cli import fit as fit_verb
 from pyro_vae.cli import main
+from pyro_vae.criticism import check
 
 _QUICK = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
 _SMALL = ["--encoder.hidden", "[16]", "--decoder.hidden", "[16]", *_QUICK]
@@ -402,3 +405,32 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     assert "180 validation data of digits" in shown
     assert "z ~ p(z)" in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
+
+
+@pytest.mark.parametrize("spread", [1.0, 2.0])
+@pytest.mark.parametrize("factor", [1.0, 0.5])
+def test_check_tells_a_poor_guide_from_a_bad_model(
+    factor: float,
+    spread: float,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Data of the model or wider ones, with its posterior for a guide or half the scale of it."""
+    vae = LinearGaussian(dim=6, latent=2, factor=factor).vae
+    x = vae.sample(100) * spread
+    held = SimpleNamespace(name="made up", split=lambda name: x)
+    monkeypatch.setattr("pyro_vae.cli.check.checkpoint.load", lambda *_, **__: vae)
+    monkeypatch.setattr("pyro_vae.cli.check.recorded_data", lambda *_: held)
+    assert main(["check", "run"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert ("✓ model: 0 of" in shown) == (spread == 1)
+    assert ("✓ guide: 0 of 6 checks failed" in shown) == (factor == 1)
+    assert ("the scale of the guide is too small in z[0], z[1]" in shown) == (factor < 1)
+    assert shown.count("swap guides.Normal for guides.LowRankNormal") == (factor < 1)
+    assert ("nothing is held against the model" in shown) == (factor < 1 and spread == 1)
+    assert main(["check", "run", "--strict", "--json"]) == int(factor < 1 or spread > 1)
+    told = json.loads(capsys.readouterr().out)
+    assert (told["num_failed"] > 0) == (spread > 1)
+    assert (told["calibration"]["num_failed"] > 0) == (factor < 1)
+    assert len(told["calibration"]["rows"]) == told["calibration"]["num_quantities"] == 6
+    assert told == told | check(vae, x).summary(), "the verdict on the model is its own"

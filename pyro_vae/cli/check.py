@@ -1,4 +1,4 @@
-"""``pyro-vae check``: what a run does not reproduce of held-out data."""
+"""``pyro-vae check``: what a run does not reproduce of held-out data, and is its guide right."""
 
 from __future__ import annotations
 
@@ -12,26 +12,39 @@ from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import as_device, recorded_data
 from pyro_vae.cli.tables import checks_table, live
-from pyro_vae.criticism import check
+from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
 
 __all__ = ["run"]
 
 
 def run(argv: list[str]) -> int:
-    """Checks a run and prints a verdict; nothing is written.
+    """Checks a model and its guide and prints a verdict on either; nothing is written.
+
+    Each verdict has a correction for many tests of its own: a guide that is wrong does not make it
+    harder to convict the model, nor does it count against the model.
 
     Returns:
-        1 if ``--strict`` was given and a check failed, else 0.
+        1 if ``--strict`` was given and a check of either failed, else 0.
 
     Raises:
         ValueError: If an option, the run or its data are not what they should be.
     """
-    parser = Parser("check", "RUN", "Compares held-out data with data sets that a run simulates.")
+    parser = Parser(
+        "check",
+        "RUN",
+        "Compares held-out data with what a run simulates, and its guide with the posterior.",
+    )
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
     parser.add_argument("--split", type=Split, default="test", help="Which data to look at.")
-    parser.add_argument("--strict", action="store_true", help="Exit with 1 if a check fails.")
-    parser.add_argument("--level", type=float, default=0.05, help="Chance of any false alarm.")
+    parser.add_argument(
+        "--strict",
+        action="store_true",
+        help="Exit with 1 if a check of the model or of the guide fails.",
+    )
+    parser.add_argument(
+        "--level", type=float, default=0.05, help="Chance of any false alarm, for each verdict."
+    )
     parser.add_argument(
         "--num_draws",
         type=int | None,
@@ -62,8 +75,14 @@ def run(argv: list[str]) -> int:
             max_data=options.max_data,
             progress=monitor.evaluating("check"),
         )
+        calibration = calibrate(
+            vae,
+            level=options.level,
+            seed=options.seed,
+            progress=monitor.evaluating("calibrate"),
+        )
     if options.json:
-        print(json.dumps(checks.summary()))
+        print(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
     else:
-        Console(highlight=False).print(checks_table(checks))
-    return int(options.strict and checks.num_failed > 0)
+        Console(highlight=False).print(checks_table(checks, calibration))
+    return int(options.strict and checks.num_failed + calibration.num_failed > 0)

@@ -14,7 +14,7 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.table import Table
 from rich.text import Text
 
-from pyro_vae.criticism import Checks, Row
+from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.evaluation import Comparison
 from pyro_vae.evaluation.comparison import RankedModel, RankedRun
 from pyro_vae.selection import Candidate, Selection
@@ -27,6 +27,8 @@ __all__ = [
     "scores_table",
     "selection_table",
 ]
+
+_MOST_RANKS = 10  # of the guide, shown one by one
 
 
 class Monitor:
@@ -133,8 +135,8 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     return table
 
 
-def checks_table(checks: Checks) -> Group:
-    """A table of checks, and under it what to swap for each that failed."""
+def checks_table(checks: Checks, calibration: Calibration) -> Group:
+    """A table of checks of a model and of its guide, and what to swap for each that failed."""
     measure = checks.base_measure
     table = Table(
         title=f"{checks.num_data:,} {measure['split'] or 'held-out'} data of "
@@ -154,12 +156,25 @@ def checks_table(checks: Checks) -> Group:
         table.add_row(Text(conditioned_on, style="bold"))
         for row in rows:
             table.add_row(*_check_cells(row))
+    table.add_section()
+    table.add_row(Text("guide: ranks of the true z, simulated data", style="bold"))
+    ranks = calibration.rows()
+    shown = sorted(ranks, key=lambda row: row.p_value)[:_MOST_RANKS]
+    for row in ranks:
+        if row in shown:
+            table.add_row(*_check_cells(row))
+    if len(ranks) > len(shown):
+        left = sum(row.failed for row in ranks) - sum(row.failed for row in shown)
+        table.add_row(f"{len(ranks) - len(shown)} more: {left} failed")
     lines: list[Text | Table] = [table]
     for row in checks.rows:
         if row.failed:
             where = f" at {row.where}" if row.where else ""
             what = row.advice or "the model does not reproduce it"
             lines.append(Text.assemble((f"✗ {row.statistic}{where}", "bold"), f": {what}"))
+    lines += [
+        Text.assemble(("✗ guide", "bold"), f": {sentence}") for sentence in calibration.advice
+    ]
     collapsed = checks.latent["collapsed"]
     if collapsed:
         lines.append(Text(f"collapsed units, which no datum moves: {', '.join(collapsed)}"))
@@ -169,9 +184,18 @@ def checks_table(checks: Checks) -> Group:
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
     tried = sum(row.calibrated for row in checks.rows)
-    if not checks.num_failed:
-        lines.append(Text(f"✓ none of {tried} checks convicts the model at {checks.level:g}"))
+    lines.append(_verdict("model", checks.num_failed, tried, checks.level))
+    lines.append(_verdict("guide", calibration.num_failed, len(ranks), calibration.level))
+    if calibration.num_failed and not checks.num_failed:
+        lines.append(Text("The fault is in q(z|x), and nothing is held against the model."))
     return Group(*lines)
+
+
+def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
+    words = (
+        f": {failed} of {tried} checks failed at {level:g}, Holm's correction over these {tried}"
+    )
+    return Text.assemble((f"{'✗' if failed else '✓'} {what}", "bold"), words)
 
 
 def _check_cells(row: Row) -> list[str]:

@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from pyro_vae import likelihoods, priors
 from pyro_vae.vae import VAE
 
-__all__ = ["advise"]
+__all__ = ["advise", "laws"]
 
 
 def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
@@ -37,7 +37,7 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
     heavy = _law(likelihoods, "StudentT", "a Student-t likelihood")
     zero = "ZeroInflatedPoisson" if counts else "ZeroInflated"
     inflated = _law(likelihoods, zero, "a zero-inflated likelihood")
-    mixture = _laws(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
+    mixture = laws(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
     negative_binomial = _law(likelihoods, "NegativeBinomial", "a negative binomial likelihood")
     extreme = negative_binomial if counts else heavy
     scale = "a scale of its own for each entry (scale='per-dimension' or 'predicted')"
@@ -100,5 +100,6 @@ def _law(room: ModuleType, name: str, otherwise: str) -> str:
     return f"{package}.{name}" if name in room.__all__ else otherwise
 
 
-def _laws(room: ModuleType, names: dict[str, str]) -> str:
+def laws(room: ModuleType, names: dict[str, str]) -> str:
+    """Names those laws that a room of the package has, and says the others in words."""
     return " or ".join(_law(room, name, otherwise) for name, otherwise in names.items())

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, get_args
 
 import numpy as np
 import torch
@@ -12,10 +12,13 @@ import xarray
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae import guides
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.criticism.advice import laws
 from pyro_vae.criticism.checks import Row, holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
 from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.evaluation.posterior import Method, posterior_draws
 from pyro_vae.vae import VAE
 
 __all__ = ["Calibration", "Coverage", "calibrate"]
@@ -25,6 +28,8 @@ Draws = Callable[[Tensor, int], Tensor]
 _MAX_BINS = 100  # more points in an ECDF show no more
 _NAMED = 3  # latents named in a sentence before it only counts them
 _SHOWN = (0.5, 0.8, 0.9, 0.95)  # nominal coverage in the summary
+_THINNING = 4  # successive draws of NUTS are too alike to be ranked among
+_CHAINS_AT_ONCE = 10  # between two reports of progress
 
 
 @dataclass(frozen=True, eq=False)
@@ -64,6 +69,7 @@ class Calibration:
         draws: What drew them.
         level: Probability of any false alarm, at most.
         discrete: Whether the latents are discrete.
+        richer: What to swap the guide for, or how else to come by better draws.
     """
 
     names: tuple[str, ...]
@@ -76,6 +82,7 @@ class Calibration:
     draws: str
     level: float
     discrete: bool
+    richer: str
 
     @property
     def failed(self) -> np.ndarray:
@@ -117,8 +124,11 @@ class Calibration:
 
     @property
     def advice(self) -> tuple[str, ...]:
-        """A sentence on each kind of failure: what is wrong, and what to swap."""
-        return tuple(dict.fromkeys(self._advised().values()))
+        """A sentence on each kind of failure: what is wrong, and, once, what to swap."""
+        sentences = tuple(dict.fromkeys(self._advised().values()))
+        cure = f"; {self.richer}"
+        told = [sentence for sentence in sentences if sentence.endswith(cure)][:1]
+        return tuple(s if s in told else s.removesuffix(cure) for s in sentences)
 
     def summary(self) -> dict[str, Any]:
         """Returns the verdict and what it rests on, ready for JSON."""
@@ -154,6 +164,7 @@ class Calibration:
                 "high": [float(coverage.high[k]) for k in at],
             },
             "advice": list(self.advice),
+            "rows": [row.summary() for row in self.rows()],
         }
 
     def rows(self) -> tuple[Row, ...]:
@@ -216,12 +227,22 @@ class Calibration:
             if missed and kind in ("log_likelihood", "log_joint", "log_guide"):
                 kind, shape = "missed", "uneven"
             grouped.setdefault((kind, shape), []).append(name)
-        subject = "the guide" if self.draws == "guide" else "the law of the draws"
         return {
-            name: _sentence(kind, shape, names, subject)
+            name: self._sentence(kind, shape, names)
             for (kind, shape), names in grouped.items()
             for name in names
         }
+
+    def _sentence(self, kind: str, shape: str, names: list[str]) -> str:
+        listed = ", ".join(names[:_NAMED])
+        if len(names) > _NAMED:
+            listed += f" and {len(names) - _NAMED} more"
+        subject, learn = "the law of the draws", self.richer
+        if self.draws == "guide":
+            subject, learn = "the guide", "give the encoder more capacity or training"
+        other = f"ranks of {{names}} are {_UNEVEN[shape]}: look at their ECDF"
+        sentence = _SENTENCES.get((kind, shape), other)
+        return sentence.format(names=listed, subject=subject, learn=learn, richer=self.richer)
 
     @property
     def _num_bins(self) -> int:
@@ -239,7 +260,7 @@ def calibrate(
     *,
     num_simulations: int = 500,
     num_draws: int = 99,
-    draws: Literal["guide"] | Draws = "guide",
+    draws: Method | Draws = "guide",
     level: float = 0.05,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
@@ -268,8 +289,10 @@ def calibrate(
         vae: The model.
         num_simulations: How many data are simulated, N.
         num_draws: Draws of z for each, L; of 100 possible ranks 99 are the least that show all.
-        draws: ``guide``, or a function that draws L latents for data ``(B, *event_shape)`` in some
-            other way and returns them as ``(L, B, *prior.event_shape)``.
+        draws: ``guide``; ``importance`` or ``nuts``, which ask the same of the corrected draws of
+            :func:`pyro_vae.evaluation.posterior_draws` (NUTS takes seconds a simulation: ask for
+            few); or a function that draws L latents for data ``(B, *event_shape)`` in some other
+            way and returns them as ``(L, B, *prior.event_shape)``.
         level: Probability of any false alarm, at most.
         seed: Of simulations and draws: the same seed gives the same ranks.
         progress: Called now and then with the fraction that is done.
@@ -278,7 +301,8 @@ def calibrate(
         Ranks, their p-values, coverage, and advice.
 
     Raises:
-        ValueError: If an option is not what it should be, or a log-density is not a number.
+        ValueError: If an option is not what it should be, a log-density is not a number, or NUTS
+            is asked for on a latent that is discrete or bounded.
 
     Example:
         >>> import pyro_vae as pv
@@ -292,11 +316,13 @@ def calibrate(
     positive_integer("num_draws", num_draws)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
-    if draws != "guide" and not callable(draws):
-        raise unknown_name("draws", draws, ["guide", "a function (x, num_draws) -> z"])
+    if not callable(draws) and draws not in get_args(Method):
+        raise unknown_name("draws", draws, [*get_args(Method), "a function (x, num_draws) -> z"])
     device = vae.initialized.device
     # As many data at a time as are encoded together when they are evaluated.
     at_once = min(1024, max(1, vae.draws_at_once(torch.empty(1, 0, device=device)) // 4))
+    if draws == "nuts":
+        at_once = min(at_once, _CHAINS_AT_ONCE)
     ranks, varied = [], torch.zeros((), dtype=torch.bool)
     with undisturbed(vae, seed, device):
         for first in range(0, num_simulations, at_once):
@@ -320,13 +346,14 @@ def calibrate(
         adjusted=np.asarray(holm(tested.p_value.tolist())),
         point=tested.point,
         num_draws=num_draws,
-        draws="guide" if draws == "guide" else getattr(draws, "__name__", type(draws).__name__),
+        draws=getattr(draws, "__name__", type(draws).__name__) if callable(draws) else draws,
         level=level,
         discrete=bool(vae.prior.support.is_discrete),
+        richer=_richer(vae, draws),
     )
 
 
-def _ranks(vae: VAE, size: int, num_draws: int, draws: str | Draws) -> tuple[Tensor, Tensor]:
+def _ranks(vae: VAE, size: int, num_draws: int, draws: Method | Draws) -> tuple[Tensor, Tensor]:
     """Ranks the quantities of that many simulations, ``(size, Q)``, and says which ever differ."""
     prior = vae.prior()
     truth = prior.sample((size,))
@@ -346,12 +373,14 @@ def _ranks(vae: VAE, size: int, num_draws: int, draws: str | Draws) -> tuple[Ten
     return below + placed, (ties < num_draws).any(0)
 
 
-def _drawn(vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: str | Draws) -> Iterator[Tensor]:
+def _drawn(
+    vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: Method | Draws
+) -> Iterator[Tensor]:
     """Draws z for each datum, as many at a time as are decoded together."""
     at_once = vae.draws_at_once(x)
-    if callable(draws):
+    if draws != "guide":
         with torch.enable_grad():  # samplers may follow gradients
-            z = draws(x, num_draws)
+            z = draws(x, num_draws) if callable(draws) else _corrected(vae, x, num_draws, draws)
         wanted = (num_draws, len(x), *vae.prior.event_shape)
         if not isinstance(z, Tensor) or z.shape != wanted:
             raise expected("draws", f"a function that returns latents of shape {wanted}", z)
@@ -359,6 +388,32 @@ def _drawn(vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: str | Draws) 
     else:
         for first in range(0, num_draws, at_once):
             yield guide.sample((min(at_once, num_draws - first),))
+
+
+def _corrected(vae: VAE, x: Tensor, num_draws: int, method: Method) -> Tensor:
+    # Drawn from the generator of the simulations, so that each batch has draws of its own.
+    seed = int(torch.randint(2**31, ()))
+    if method == "importance":
+        return posterior_draws(vae, x, method=method, num_draws=num_draws, seed=seed).z
+    many = posterior_draws(
+        vae, x, method=method, num_draws=_THINNING * num_draws, num_chains=1, seed=seed
+    )
+    return many.z[_THINNING - 1 :: _THINNING]
+
+
+def _richer(vae: VAE, draws: Method | Draws) -> str:
+    """Says what to swap, one clause."""
+    if callable(draws):
+        return "look at how they are drawn"
+    if draws != "guide":
+        return _BETTER[draws]
+    correct = "correct its draws by posterior_draws"
+    family = type(vae.posterior).__name__
+    wider = {"Normal": ["LowRankNormal", "FullNormal"], "LowRankNormal": ["FullNormal"]}
+    if family not in wider:
+        return f"give the encoder more capacity or training, or {correct}"
+    named = laws(guides, dict.fromkeys(wider[family], "a richer family"))
+    return f"swap guides.{family} for {named}, or {correct}"
 
 
 def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, x: Tensor) -> Tensor:
@@ -376,7 +431,7 @@ def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, x: Tensor) -> Tenso
     return values
 
 
-def _names(vae: VAE, draws: str | Draws) -> list[str]:
+def _names(vae: VAE, draws: Method | Draws) -> list[str]:
     shape = vae.prior.event_shape
     ranked = shape[:-1] if vae.prior.support is constraints.one_hot else shape
     indices = [",".join(map(str, index)) for index in np.ndindex(*ranked)]
@@ -384,8 +439,10 @@ def _names(vae: VAE, draws: str | Draws) -> list[str]:
     return [f"z[{i}]" for i in indices] + densities + (["log_guide"] if draws == "guide" else [])
 
 
-_LEARN = "give the encoder more capacity or training"
-_RICHER = "swap it for a richer family, or train it by importance weighting"
+_BETTER = {
+    "importance": "draw them from a guide nearer to the posterior, or by NUTS",
+    "nuts": "look at r_hat and divergences of posterior_draws",
+}
 _UNEVEN = {
     "high": "too high",
     "low": "too low",
@@ -398,34 +455,26 @@ _SENTENCES = {
         "missed",
         "uneven",
     ): "draws explain x worse than the true z does, and that is where {subject} puts "
-    "little mass: it misses the posterior, in place or in correlation; " + _RICHER,
-    ("z", "high"): "draws of {names} are too low: {subject} is biased; " + _LEARN,
-    ("z", "low"): "draws of {names} are too high: {subject} is biased; " + _LEARN,
+    "little mass: it misses the posterior, in place or in correlation; {richer}",
+    ("z", "high"): "draws of {names} are too low: {subject} is biased; {learn}",
+    ("z", "low"): "draws of {names} are too high: {subject} is biased; {learn}",
     ("z", "outer"): "the scale of {subject} is too small in {names}: the truth lies outside its "
-    "intervals too often; " + _RICHER,
+    "intervals too often; {richer}",
     ("z", "inner"): "the scale of {subject} is too large in {names}: the truth lies in the middle "
-    "of its draws too often; " + _LEARN,
+    "of its draws too often; {learn}",
     ("log_likelihood", "high"): "draws explain x worse than the true z does: {subject} is too wide "
-    "or has collapsed to the prior; warm up the KL, or " + _LEARN,
+    "or has collapsed to the prior; warm up the KL, or {learn}",
     ("log_likelihood", "low"): "draws explain x better than the true z does: {subject} keeps too "
-    "close to the best fit; " + _RICHER,
-    ("log_prior", "high"): "draws lie farther out in the prior than the true z; " + _LEARN,
+    "close to the best fit; {richer}",
+    ("log_prior", "high"): "draws lie farther out in the prior than the true z; {learn}",
     ("log_prior", "low"): "draws lie nearer to the prior's mode than the true z: {subject} leaves "
-    "out part of the posterior; " + _RICHER,
+    "out part of the posterior; {richer}",
     ("log_joint", "high"): "draws are less likely under the model than the true z: {subject} is "
-    "too wide; " + _LEARN,
+    "too wide; {learn}",
     ("log_joint", "low"): "draws are more likely under the model than the true z: {subject} is too "
-    "narrow; " + _RICHER,
+    "narrow; {richer}",
     ("log_guide", "high"): "the true z is denser under {subject} than its own draws are: it is too "
-    "wide; " + _LEARN,
+    "wide; {learn}",
     ("log_guide", "low"): "the true z is where {subject} puts little mass: it is too sure of "
-    "itself; " + _RICHER,
+    "itself; {richer}",
 }
-
-
-def _sentence(kind: str, shape: str, names: list[str], subject: str) -> str:
-    listed = ", ".join(names[:_NAMED])
-    if len(names) > _NAMED:
-        listed += f" and {len(names) - _NAMED} more"
-    other = f"ranks of {{names}} are {_UNEVEN[shape]}: look at their ECDF"
-    return _SENTENCES.get((kind, shape), other).format(names=listed, subject=subject)

@@ -64,6 +64,13 @@ class Row:
     advice: str = ""
     note: str = ""
 
+    def summary(self) -> dict[str, Any]:
+        """Returns everything, ready for JSON: what is not finite is None."""
+        return {
+            name: None if isinstance(value, float) and not math.isfinite(value) else value
+            for name, value in asdict(self).items()
+        }
+
 
 @dataclass(frozen=True, repr=False)
 class Checks:
@@ -97,20 +104,13 @@ class Checks:
 
     def summary(self) -> dict[str, Any]:
         """Returns everything, ready for JSON: what is not finite is None."""
-        rows = [
-            {
-                name: None if isinstance(value, float) and not math.isfinite(value) else value
-                for name, value in asdict(row).items()
-            }
-            for row in self.rows
-        ]
         return {
             "num_failed": self.num_failed,
             "num_checks": sum(row.calibrated for row in self.rows),
             "level": self.level,
             "num_draws": self.num_draws,
             "num_data": self.num_data,
-            "rows": rows,
+            "rows": [row.summary() for row in self.rows],
             "latent": self.latent,
             "classifier": self.classifier.summary(),
             "skipped": self.skipped,

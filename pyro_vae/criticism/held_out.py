@@ -27,6 +27,7 @@ Given = Literal["nothing", "rest"]
 _CONDITIONED_ON = {"nothing": "z ~ p(z)", "rest": "z ~ p(z | the other entries)"}
 _BINS = 100
 _FEW = 20  # effective draws, of which a law is made of a few steps
+_UNTRUSTED = 0.1  # share of such values with which an entry of a true model is convicted too often
 _NAMED = 3  # entries named in a sentence before it only counts them
 _SENTENCES = {
     "high": "x is higher than predicted in {where}: the decoder is biased; train it longer or give "
@@ -48,7 +49,8 @@ class PIT:
     Attributes:
         values: Shape ``(N, *event_shape)``: uniform on (0, 1) if the model is true.
         p_values: Of the uniformity of each entry, shape ``event_shape``.
-        adjusted: The same after Holm's correction over entries, shape ``event_shape``.
+        adjusted: The same after Holm's correction over entries that are ``trusted``, shape
+            ``event_shape``; NaN for the others.
         ess: Effective numbers of draws behind each value, shape ``(N, *event_shape)``; all draws
             where nothing is given.
         num_draws: Draws of z for each datum.
@@ -70,6 +72,11 @@ class PIT:
     def conditioned_on(self) -> str:
         """What the z of the predictive law are drawn from."""
         return _CONDITIONED_ON[self.given]
+
+    @property
+    def trusted(self) -> np.ndarray:
+        """Which entries are in the verdict, shape ``event_shape``: enough draws are behind them."""
+        return _trusted(self.ess, self.given)
 
     @property
     def failed(self) -> np.ndarray:
@@ -111,12 +118,14 @@ class PIT:
     @property
     def note(self) -> str:
         """Why the values are not to be trusted, if they are not."""
-        share = float((self.ess < _FEW).mean())
-        if self.given == "nothing" or share < self.level:
+        left_out = int((~self.trusted).sum())
+        if left_out == 0:
             return ""
+        share = float((self.ess < _FEW).mean())
         return (
-            f"fewer than {_FEW} effective draws behind {share:.0%} of the values: the guide is too "
-            f"far from the posterior"
+            f"{left_out} of {self.trusted.size} entries are not in the verdict: fewer than {_FEW} "
+            f"effective draws behind {share:.0%} of the values, the guide is too far from the "
+            f"posterior; a better guide, or more draws"
         )
 
     def summary(self) -> dict[str, Any]:
@@ -125,6 +134,7 @@ class PIT:
         return {
             "num_failed": self.num_failed,
             "num_entries": self.p_values.size,
+            "num_trusted": int(self.trusted.sum()),
             "level": self.level,
             "conditioned_on": self.conditioned_on,
             "num_data": len(self.values),
@@ -135,7 +145,7 @@ class PIT:
             "worst": {
                 "index": [int(i) for i in worst],
                 "p_value": float(self.p_values[worst]),
-                "adjusted": float(self.adjusted[worst]),
+                "adjusted": float(self.adjusted[worst]) if self.trusted[worst] else None,
             },
             "advice": list(self.advice),
         }
@@ -152,7 +162,7 @@ class PIT:
         return xarray.DataTree.from_dict({"pit": dataset})
 
     def __repr__(self) -> str:
-        verdict = f"{self.num_failed} of {self.p_values.size} entries failed at {self.level:g}"
+        verdict = f"{self.num_failed} of {self.trusted.sum()} entries failed at {self.level:g}"
         head = f"PIT({len(self.values)} data, {self.conditioned_on}): {verdict}"
         said = [*self.advice, *([self.note] if self.note else [])]
         return "\n".join([head, *(f"  {sentence}" for sentence in said)])
@@ -180,6 +190,7 @@ def pit(
       a fixed model's inference gives.
     - given the ``rest``, the law of x_d given the other entries: z is drawn from q(z|x) with weight
       p(x, z) / {q(z|x) p(x_d|z)}, which takes x_d out again, and the values are as good as ``ess``.
+      Entries with too few effective draws are left out of the verdict, and ``note`` says so.
 
     Draws of q(z|x) alone would gather the values around one half, even with the exact posterior.
 
@@ -229,18 +240,29 @@ def pit(
             if progress is not None:
                 progress(done / len(data))
     numbers = torch.cat(values).numpy()
-    p_values = uniformity(numbers.reshape(len(numbers), -1), _BINS).p_value
     shape = tuple(vae.event_shape)
+    p_values = uniformity(numbers.reshape(len(numbers), -1), _BINS).p_value.reshape(shape)
+    draws = torch.cat(ess).numpy()
+    trusted = _trusted(draws, given)
+    adjusted = np.full(shape, math.nan)
+    adjusted[trusted] = holm(p_values[trusted].tolist())
     return PIT(
         values=numbers,
-        p_values=p_values.reshape(shape),
-        adjusted=np.asarray(holm(p_values.tolist())).reshape(shape),
-        ess=torch.cat(ess).numpy(),
+        p_values=p_values,
+        adjusted=adjusted,
+        ess=draws,
         num_draws=total,
         given=given,
         level=level,
         dims=Labels(vae, None, None).event["x"],
     )
+
+
+def _trusted(ess: np.ndarray, given: Given) -> np.ndarray:
+    # Without weights a rank among few draws is exact all the same.
+    if given == "nothing":
+        return np.ones(ess.shape[1:], dtype=bool)
+    return np.asarray((ess < _FEW).mean(0) < _UNTRUSTED)
 
 
 def _placed(vae: VAE, x: Tensor, num_draws: int, given: Given) -> tuple[Tensor, Tensor]:
