@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
+import matplotlib.pyplot as plt
 import pyro
 import pytest
 import torch
@@ -24,6 +25,13 @@ def fresh_pyro() -> None:
     """Seeds Python, NumPy and PyTorch, and forgets the parameters of earlier tests."""
     pyro.clear_param_store()
     pyro.set_rng_seed(0)
+
+
+@pytest.fixture(autouse=True)
+def closed_figures() -> Iterator[None]:
+    """Closes what pyplot holds open, as ArviZ's plots are."""
+    yield
+    plt.close("all")
 
 
 @pytest.fixture(scope="session")

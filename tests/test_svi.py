@@ -328,6 +328,7 @@ def test_a_new_learning_rate_is_used_without_another_capture() -> None:
     assert svi.captures == 1
 
 
+@pytest.mark.slow
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("kind", ["torch", "pyro"])
 def test_a_resumed_run_equals_an_uninterrupted_one(kind: str) -> None:
@@ -664,6 +665,7 @@ def _losses(svi: CompiledSVI, x: Tensor, steps: int) -> Tensor:
     return torch.tensor([svi.step(x) for _ in range(steps)])
 
 
+@pytest.mark.slow
 def test_every_replay_draws_anew_and_a_seed_draws_again() -> None:
     """Fails when a draw is baked into the graph. The parameters stand still."""
     _, svi = _small(optim=lambda params: torch.optim.SGD(params, lr=0.0))

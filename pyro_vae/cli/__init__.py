@@ -22,7 +22,8 @@ _VERBS = {
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
 
-A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective, then evaluated.
+A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective, then evaluated and
+criticised.
 
 commands:
 {"".join(f"  {verb:<10} {what}{chr(10)}" for verb, what in _VERBS.items())}

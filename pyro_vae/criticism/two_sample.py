@@ -7,8 +7,6 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from sklearn.ensemble import HistGradientBoostingClassifier
-from sklearn.metrics import roc_auc_score, roc_curve
 from torch import Tensor
 
 from pyro_vae._errors import expected
@@ -79,6 +77,10 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
         >>> same.p_value > 0.01 > 1e-6 > other.p_value
         True
     """
+    # Slow to import, and few need it.
+    from sklearn.ensemble import HistGradientBoostingClassifier
+    from sklearn.metrics import roc_auc_score, roc_curve
+
     if replicates.shape[1:] != x.shape[1:]:
         raise expected("replicates", f"draws of shape (M, {tuple(x.shape[1:])})", replicates)
     if min(len(x), len(replicates)) < 4:

@@ -141,7 +141,7 @@ def bands(size: int, level: float = 0.05, num_bins: int = 100) -> Bands:
 
     Example:
         >>> band = bands(500)
-        >>> band.low[49], band.high[49]
+        >>> float(band.low[49]), float(band.high[49])
         (0.434, 0.566)
     """
     if not 0 < level < 1:

@@ -10,13 +10,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import ArrayLike
-from sklearn.base import ClassifierMixin
-from sklearn.linear_model import LogisticRegression
-from sklearn.metrics import roc_auc_score
-from sklearn.model_selection import StratifiedKFold, cross_val_predict
-from sklearn.neighbors import KNeighborsClassifier
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
@@ -184,6 +177,8 @@ def anomalies(
 
 def _auroc(inliers: np.ndarray, outliers: np.ndarray) -> tuple[float, float]:
     """The area under the curve, and its standard error by DeLong's method."""
+    from sklearn.metrics import roc_auc_score  # slow to import, and few need it
+
     labels = np.repeat([0, 1], [len(inliers), len(outliers)])
     area = float(roc_auc_score(labels, np.concatenate([inliers, outliers])))
     below = _share_below(np.sort(inliers), outliers)  # of each outlier, the inliers it beats
@@ -242,6 +237,13 @@ def probe(
         >>> found.num_data, sorted(found.accuracy)
         (360, ['linear', 'majority', 'neighbours'])
     """
+    # Slow to import, and few need it.
+    from sklearn.linear_model import LogisticRegression
+    from sklearn.model_selection import StratifiedKFold, cross_val_predict
+    from sklearn.neighbors import KNeighborsClassifier
+    from sklearn.pipeline import make_pipeline
+    from sklearn.preprocessing import StandardScaler
+
     check_arguments(vae, seed)
     positive_integer("folds", folds)
     positive_integer("neighbours", neighbours)
@@ -259,7 +261,7 @@ def probe(
         raise expected("neighbours", f"at most {smallest}, the data there are", neighbours)
 
     means = _means(vae, x, "x", seed)
-    classifiers: dict[str, ClassifierMixin] = {
+    classifiers = {
         "neighbours": KNeighborsClassifier(neighbours),
         "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
     }
