@@ -6,7 +6,6 @@ import json
 import subprocess
 import sys
 from pathlib import Path
-from types import SimpleNamespace
 from typing import Any
 
 import numpy as np
@@ -18,6 +17,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.criticism import to_datatree
+from pyro_vae.evaluation import PosteriorDraws, posterior_draws
 
 # A process of its own, since a peak of memory is one of a whole process.
 _STREAM_MEMORY = 16 * 4 * 3 * 256 * 256  # the least there may be for such images
@@ -226,7 +226,7 @@ def test_posterior_draws_of_another_making() -> None:
     vae = _linear()
     x = vae.sample(5)
     z = 10.0 + torch.randn(8, 5, 2)
-    tree = to_datatree(vae, x, posterior=SimpleNamespace(z=z, method="nuts"))
+    tree = to_datatree(vae, x, posterior=PosteriorDraws(z, "nuts"))
     np.testing.assert_array_equal(tree["posterior"]["z"].values[0], z)
     assert tree["posterior"].attrs["draws"] == tree["log_likelihood"].attrs["draws"] == "nuts"
     with torch.no_grad():
@@ -236,7 +236,42 @@ def test_posterior_draws_of_another_making() -> None:
     assert abs(away.mean()) < 5 * 0.5 / away.size**0.5
     assert set(tree["sample_stats"].data_vars) == {"log_p"}
     with pytest.raises(ValueError, match=r"^`posterior`: expected z of shape \(3, 5, 2\)"):
-        to_datatree(vae, x, num_draws=3, posterior=SimpleNamespace(z=z, method="nuts"))
+        to_datatree(vae, x, num_draws=3, posterior=PosteriorDraws(z, "nuts"))
+
+
+def test_chains_and_diagnostics_are_in_the_tree(tmp_path: Path) -> None:
+    """Chains are a dimension, by blocks that straddle them too, and diagnostics are by datum."""
+    vae = _linear()
+    x, z = vae.sample(5), torch.randn(12, 5, 2)
+    kinds = {"r_hat": np.arange(5.0), "ess": np.ones(5), "divergences": np.arange(5)}
+    draws = PosteriorDraws(z, "nuts", num_chains=3, **kinds)
+    tree = to_datatree(vae, x, posterior=draws)
+    np.testing.assert_array_equal(tree["posterior"]["z"], z.unflatten(0, (3, 4)))
+    assert dict(tree["log_likelihood"].sizes) == {"chain": 3, "draw": 4, "data": 5}
+    for name, values in kinds.items():
+        assert tree["sample_stats"][name].dims == ("data",)
+        np.testing.assert_array_equal(tree["sample_stats"][name], values)
+    path = tmp_path / "t.nc"
+    streamed = to_datatree(vae, x, posterior=draws, out=path, max_memory=5 * 5 * 16 * 4 * 3)
+    xarray.testing.assert_identical(streamed.load()["posterior"], tree["posterior"])
+    assert set(streamed["sample_stats"].data_vars) == {"log_p", *kinds}
+    streamed.close()
+
+
+def test_draws_are_corrected_on_request() -> None:
+    """The guide's keep log q; those by importance bring k-hat."""
+    vae = _linear(factor=2.0)
+    x = vae.sample(5)
+    tree = to_datatree(vae, x, posterior="importance", num_draws=20, seed=3)
+    drawn = posterior_draws(vae, x, method="importance", num_draws=20, seed=3)
+    np.testing.assert_array_equal(tree["posterior"]["z"].values[0], drawn.z)
+    np.testing.assert_array_equal(tree["sample_stats"]["k_hat"], drawn.k_hat)
+    assert tree["posterior"].attrs["draws"] == "importance"
+    assert set(tree["sample_stats"].data_vars) == {"log_p", "k_hat", "ess"}
+    own = to_datatree(vae, x, posterior=posterior_draws(vae, x, num_draws=20))
+    assert set(own["sample_stats"].data_vars) == {"log_p", "log_q"}
+    with pytest.raises(ValueError, match="`posterior`: expected one of guide, importance, nuts"):
+        to_datatree(vae, x, posterior="nut")  # type: ignore[arg-type]
 
 
 def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:

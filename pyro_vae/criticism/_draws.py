@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import os
 import tempfile
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -57,19 +57,21 @@ class Recorder:
 
     Args:
         labels: The names of dimensions.
-        num_draws: Length of dimension ``draw``.
+        num_draws: Draws of each variable, of all chains together.
         size: Length of dimension ``data``.
         attrs: Attributes of each group; those of the tree under ``/``.
+        num_chains: Length of dimension ``chain``; draws come one chain after the other.
     """
 
     labels: Labels
     num_draws: int
     size: int
     attrs: Mapping[str, Mapping[str, Any]]
+    num_chains: int = 1
     variables: dict[tuple[str, str], tuple[tuple[str, ...], np.dtype[Any]]] = field(
         default_factory=dict
     )
-    fixed: dict[str, xarray.Dataset] = field(default_factory=dict)
+    fixed: dict[str, dict[str, tuple[tuple[str, ...], Any]]] = field(default_factory=dict)
     _arrays: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def declare(self, group: str, name: str, dtype: np.dtype[Any], *, event: bool = True) -> None:
@@ -84,13 +86,19 @@ class Recorder:
 
     def add(self, group: str, variables: Mapping[str, tuple[tuple[str, ...], Any]]) -> None:
         """Adds whole variables that do not depend on draws, as dimensions and values."""
-        self.fixed[group] = self._dataset(group, variables)
+        self.fixed.setdefault(group, {}).update(variables)
 
     def put(self, group: str, name: str, draws: slice, rows: slice, values: Tensor) -> None:
         """Writes a block, shape ``(draws, rows, *event_shape)``, of an announced variable."""
         array = self._arrays.get((group, name))
-        if array is not None:
-            array[0, draws, rows] = values.cpu().numpy().astype(array.dtype, copy=False)
+        if array is None:
+            return
+        block = values.cpu().numpy().astype(array.dtype, copy=False)
+        length = self.num_draws // self.num_chains
+        for chain in range(draws.start // length, -(-draws.stop // length)):
+            first, last = max(draws.start, chain * length), min(draws.stop, (chain + 1) * length)
+            within = slice(first - chain * length, last - chain * length)
+            array[chain, within, rows] = block[first - draws.start : last - draws.start]
 
     @property
     def nbytes(self) -> int:
@@ -103,7 +111,7 @@ class Recorder:
     @contextmanager
     def in_memory(self) -> Iterator[xarray.DataTree]:
         """Gives a tree of labelled arrays, filled by what is put while inside."""
-        groups: dict[str, dict[str, Any]] = {}
+        groups: dict[str, dict[str, Any]] = {g: dict(v) for g, v in self.fixed.items()}
         for (group, name), (dims, dtype) in self.variables.items():
             self._arrays[group, name] = np.empty(self._shape(dims), dtype)
             groups.setdefault(group, {})[name] = (dims, self._arrays[group, name])
@@ -121,8 +129,8 @@ class Recorder:
             for (group, _), (dims, _) in self.variables.items():
                 groups.setdefault(group, []).extend(dims)
             labels = {
-                group: xarray.Dataset(coords=self._coords(dims), attrs=self.attrs.get(group))
-                for group, dims in groups.items()
+                group: self._dataset(group, self.fixed.get(group, {}), groups.get(group, []))
+                for group in [*groups, *(g for g in self.fixed if g not in groups)]
             }
             self._tree(labels).to_netcdf(beside, engine="h5netcdf")
             with h5netcdf.File(beside, "a") as file:
@@ -138,19 +146,24 @@ class Recorder:
 
     def _tree(self, datasets: Mapping[str, xarray.Dataset]) -> xarray.DataTree:
         root = xarray.Dataset(attrs=self.attrs.get("/"))
-        return xarray.DataTree.from_dict({"/": root} | dict(datasets) | self.fixed)
+        return xarray.DataTree.from_dict({"/": root} | dict(datasets))
 
     def _dataset(
-        self, group: str, variables: Mapping[str, tuple[tuple[str, ...], Any]]
+        self,
+        group: str,
+        variables: Mapping[str, tuple[tuple[str, ...], Any]],
+        further: Iterable[str] = (),
     ) -> xarray.Dataset:
-        dims = [name for names, _ in variables.values() for name in names]
+        dims = [*further, *(name for names, _ in variables.values() for name in names)]
         return xarray.Dataset(dict(variables), self._coords(dims), self.attrs.get(group))
 
     def _coords(self, dims: list[str]) -> dict[str, np.ndarray]:
-        return self.labels.coords(dict.fromkeys(dims), self.num_draws, self.size)
+        length = self.num_draws // self.num_chains
+        return self.labels.coords(dict.fromkeys(dims), self.num_chains, length, self.size)
 
     def _shape(self, dims: tuple[str, ...]) -> tuple[int, ...]:
-        sizes = {"chain": 1, "draw": self.num_draws, "data": self.size} | self.labels.sizes
+        chains, length = self.num_chains, self.num_draws // self.num_chains
+        sizes = {"chain": chains, "draw": length, "data": self.size} | self.labels.sizes
         return tuple(sizes[name] for name in dims)
 
 

@@ -98,13 +98,15 @@ class Labels:
         """Returns the leading dimensions and those of one ``x`` or ``z``."""
         return (*leading, *self.event[variable])
 
-    def coords(self, dims: Iterable[str], num_draws: int, size: int) -> dict[str, np.ndarray]:
+    def coords(
+        self, dims: Iterable[str], num_chains: int, num_draws: int, size: int
+    ) -> dict[str, np.ndarray]:
         """Returns the labels along dimensions; they are counted where none were given.
 
         Raises:
             ValueError: If there are more labels or fewer than the dimension is long.
         """
-        sizes = {"chain": 1, "draw": num_draws, "data": size} | self.sizes
+        sizes = {"chain": num_chains, "draw": num_draws, "data": size} | self.sizes
         return label({name: sizes[name] for name in dims}, self.given)
 
 

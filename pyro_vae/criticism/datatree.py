@@ -6,7 +6,7 @@ import importlib.metadata
 import json
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Protocol
+from typing import Any, get_args
 
 import numpy as np
 import xarray
@@ -17,6 +17,7 @@ from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
 from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
 from pyro_vae.vae import VAE
 
 __all__ = ["GROUPS", "to_datatree"]
@@ -36,11 +37,7 @@ _VERSIONS = ("torch", "pyro-ppl", "xarray", "arviz-base")
 _MIB = 2**20
 
 
-class PosteriorDraws(Protocol):
-    """Draws of z for each datum, and how they were made."""
-
-    z: Tensor
-    method: str
+_DIAGNOSTICS = ("k_hat", "ess", "r_hat", "divergences")
 
 
 def to_datatree(
@@ -49,7 +46,7 @@ def to_datatree(
     *,
     num_draws: int | None = None,
     seed: int = 0,
-    posterior: PosteriorDraws | None = None,
+    posterior: Method | PosteriorDraws = "guide",
     groups: Sequence[str] | None = None,
     constant_data: Mapping[str, Any] | None = None,
     objective: str | None = None,
@@ -66,15 +63,17 @@ def to_datatree(
     ``posterior``                ``z``, drawn from q(z|x); its attribute ``draws`` says how
     ``posterior_predictive``     ``x``, a replicate from each z
     ``log_likelihood``           ``x``, log p(x|z) of each datum, nats
-    ``sample_stats``             ``log_p``, log p(x, z), and ``log_q``, log q(z|x), nats
+    ``sample_stats``             ``log_p``, log p(x, z), and ``log_q``, log q(z|x), nats; of draws
+                                 that are corrected, diagnostics of each datum
     ``prior``                    ``z``, drawn from p(z)
     ``prior_predictive``         ``x``, simulated from each of these
     ``observed_data``            ``x``, as it was given
     ``constant_data``            what was given as such: labels, covariates
     ============================ ===================================================================
 
-    Dimensions are ``chain`` (one), ``draw``, ``data``, then those of one event: ``latent``, or
-    ``group`` and ``class``, for z; ``feature``, ``row`` and ``column``, or ``channel``, ``row`` and
+    Dimensions are ``chain`` (one, or those of NUTS), ``draw``, ``data``, then those of one event:
+    ``latent``, or ``group`` and ``class``, for z; ``feature``, ``row`` and ``column``, or
+    ``channel``, ``row`` and
     ``column``, for x. Discrete variables are integers. Each datum has a posterior of its own, so
     ``arviz_stats.loo_approximate_posterior(tree, log_p=tree["sample_stats"]["log_p"],
     log_q=tree["sample_stats"]["log_q"])`` corrects each by weights of its own.
@@ -89,12 +88,11 @@ def to_datatree(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
-        num_draws: Draws for each datum: 200, or as many as ``posterior`` has.
+        num_draws: Draws for each datum: 200, or as many as were given as ``posterior``.
         seed: Of the draws: the same seed gives the same tree.
-        posterior: Draws of z to use in place of the guide's, such as
-            :func:`pyro_vae.evaluation.posterior_draws` makes: ``z``, shape ``(num_draws, N,
-            *prior.event_shape)``, and ``method``, which becomes the attribute ``draws``. There is
-            no ``log_q`` then.
+        posterior: ``guide``; ``importance`` or ``nuts``, for draws of
+            :func:`pyro_vae.evaluation.posterior_draws`; or what that returned. There is no
+            ``log_q`` but for draws of the guide. Those of the other kinds are held in memory.
         groups: Those to make; all of them by default.
         constant_data: Arrays of shape ``(N, ...)`` that belong to the data, by name.
         objective: What the model was fitted by, to be noted in the attributes.
@@ -124,8 +122,11 @@ def to_datatree(
         (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
     """
     check_arguments(vae, seed)
+    if not isinstance(posterior, PosteriorDraws) and posterior not in get_args(Method):
+        known = [*get_args(Method), "what posterior_draws returns"]
+        raise unknown_name("posterior", posterior, known)
     if num_draws is None:
-        num_draws = 200 if posterior is None else len(posterior.z)
+        num_draws = len(posterior.z) if isinstance(posterior, PosteriorDraws) else 200
     positive_integer("num_draws", num_draws)
     positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
@@ -134,13 +135,6 @@ def to_datatree(
     constants = {
         name: _constant(name, value, len(data)) for name, value in (constant_data or {}).items()
     }
-    method = "guide" if posterior is None else posterior.method
-    z = None
-    if posterior is not None:
-        z = posterior.z.to(data)
-        wanted = (num_draws, len(data), *vae.prior.event_shape)
-        if tuple(z.shape) != wanted:
-            raise expected("posterior", f"z of shape {wanted}", z)
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
     noted = model_attrs(vae) | {
         "seed": seed,
@@ -148,10 +142,30 @@ def to_datatree(
     }
     if objective is not None:
         noted["objective"] = objective
+    sampled = 0.0  # the share of progress that was made before the tree
+    if isinstance(posterior, str) and posterior != "guide":
+        sampled = 0.5
+        told = None if progress is None else lambda done: progress(sampled * done)
+        posterior = posterior_draws(
+            vae, data, method=posterior, num_draws=num_draws, seed=seed, progress=told
+        )
+    given = posterior if isinstance(posterior, PosteriorDraws) else None
+    method = "guide" if given is None else given.method
+    num_chains = 1 if given is None else given.num_chains or 1
+    z = None
+    if given is not None:
+        z = given.z.to(data)
+        wanted = (num_draws, len(data), *vae.prior.event_shape)
+        if tuple(z.shape) != wanted:
+            raise expected("posterior", f"z of shape {wanted}", z)
     attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
-    recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs)
-    if posterior is not None:
+    recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs, num_chains)
+    if method != "guide":
         recorder.variables.pop(("sample_stats", "log_q"), None)
+    told_of = {name: getattr(given, name, None) for name in _DIAGNOSTICS}
+    diagnostics = {name: (("data",), each) for name, each in told_of.items() if each is not None}
+    if diagnostics and "sample_stats" in chosen:
+        recorder.add("sample_stats", diagnostics)
     if "observed_data" in chosen:
         stored = storage(vae.likelihood.support, data.dtype)
         observed = data.cpu().numpy().astype(stored)
@@ -172,7 +186,7 @@ def to_datatree(
         nonlocal done
         done += count
         if progress is not None:
-            progress(done / total)
+            progress(sampled + (1 - sampled) * done / total)
 
     def record() -> None:
         with undisturbed(vae, seed, data.device):
@@ -197,9 +211,10 @@ def recorder_of(
     size: int,
     groups: Sequence[str],
     attrs: Mapping[str, Mapping[str, Any]],
+    num_chains: int = 1,
 ) -> Recorder:
     """Returns what takes the draws of these groups."""
-    recorder = Recorder(labels, num_draws, size, attrs)
+    recorder = Recorder(labels, num_draws, size, attrs, num_chains)
     dtype = next(vae.parameters(), vae.initialized.float()).dtype
     kept = {
         "x": storage(vae.likelihood.support, dtype),

@@ -34,7 +34,7 @@ class PosteriorDraws:
 
     Attributes:
         z: Shape ``(num_draws, N, *z)``; those of several chains one chain after the other.
-        method: ``guide``, ``importance`` or ``nuts``.
+        method: ``guide``, ``importance`` or ``nuts``; or a name of your own for draws of yours.
         k_hat: Of ``importance``: Pareto shapes of the weights, shape ``(N,)``; above
             ``min(1 - 1 / log10(num_proposals), 0.7)`` the guide has missed too much.
         ess: Of ``importance``: effective numbers of proposals. Of ``nuts``: bulk effective sample
@@ -47,7 +47,7 @@ class PosteriorDraws:
     """
 
     z: Tensor
-    method: Method
+    method: str
     k_hat: np.ndarray | None = None
     ess: np.ndarray | None = None
     r_hat: np.ndarray | None = None
