@@ -117,7 +117,7 @@ def test_random_labels_are_not_told() -> None:
 
 
 def test_two_normal_classes_have_the_bayes_accuracy() -> None:
-    """Fails when the data are classified before they are encoded by the mean."""
+    """Fails when draws of z stand in the place of its mean."""
     labels = torch.arange(2000) % 2
     x = torch.randn(2000, 2) + 2.0 * labels[:, None]
     found = probe(_transparent(), x[:1000], labels[:1000], test=x[1000:], test_labels=labels[1000:])
