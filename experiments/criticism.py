@@ -30,7 +30,10 @@ LAWS = {  # likelihood, its options, how the data are loaded, what the table cal
     "Bernoulli": ("Bernoulli", {}, {"binarize": "threshold"}, "`Bernoulli`, binarised"),
     "normal-fixed": ("Normal", {"scale": 0.1}, {"binarize": "none"}, "`Normal`, scale 0.1"),
     "normal-shared": ("Normal", {}, {"binarize": "none"}, "`Normal`, one learned scale"),
+    "continuous": ("ContinuousBernoulli", {}, {"binarize": "none"}, "`ContinuousBernoulli`"),
     "Poisson": ("Poisson", {}, {"levels": True}, "`Poisson`, grey levels as counts"),
+    # The digits have 17 grey levels.
+    "beta-binomial": ("BetaBinomial", {"levels": 17}, {"levels": True}, "`BetaBinomial`, levels"),
 }
 BATCH, LR, SEED = 128, 3e-3, 0
 
