@@ -138,3 +138,42 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     said = " ".join(capsys.readouterr().out.split())
     for words in ("RUN RUN ... [options]", "paired differences", "--max-data", "--json"):
         assert words in said
+
+
+def test_annealing_and_gaps_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
+    few = ["--max-data", "6", "--num-samples", "30"]
+    told = _json(
+        capsys,
+        "evaluate",
+        "runs/two",
+        *few,
+        "--ais",
+        "--num-chains",
+        "4",
+        "--num-temperatures",
+        "5",
+        "--gaps",
+    )
+    assert told["ais"]["num_chains"] == 4
+    assert told["ais"]["num_temperatures"] == 5
+    assert told["ais"]["base_measure"] == told["gaps"]["base_measure"] == told["base_measure"]
+    # The gaps start from the annealed log p(x), and add up to what lies between it and the bound.
+    assert told["gaps"]["log_marginal"] == pytest.approx(told["ais"]["log_marginal"])
+    both = told["gaps"]["approximation"] + told["gaps"]["amortisation"]
+    assert both == pytest.approx(told["gaps"]["log_marginal"] - told["gaps"]["elbo"])
+    assert not {"ais", "gaps"} & set(_json(capsys, "evaluate", "runs/two", *few))
+
+
+def test_checks_compare_what_densities_cannot(
+    capsys: pytest.CaptureFixture[str], fails: Fails
+) -> None:
+    argv = ["compare", "runs/two", "runs/grey", "--max-data", "30"]
+    assert "can be: --checks" in fails(*argv)
+    told = _json(capsys, *argv, "--checks")
+    assert "support" in told["refused"] or "measure" in told["refused"]
+    assert set(told["checks"]) == {"runs/two", "runs/grey"}
+    assert all(found["num_data"] == 30 for found in told["checks"].values())
+    assert main([*argv, "--checks"]) == 0
+    shown = capsys.readouterr().out
+    assert "log p(x) is not compared" in shown
+    assert "failed" in shown

@@ -15,7 +15,8 @@ from pyro_vae._errors import expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import as_device
-from pyro_vae.cli.tables import comparison_tables, live
+from pyro_vae.cli.tables import comparison_tables, failures_table, live
+from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
 from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable
@@ -42,6 +43,11 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote.")
     add_options(parser)
+    parser.add_argument(
+        "--checks",
+        action="store_true",
+        help="Also what each run does not reproduce, which can be compared between any runs.",
+    )
     options = parse(parser, argv)
     folders = _folders(options.runs)
     models, held_out = {}, {}
@@ -49,28 +55,44 @@ def run(argv: list[str]) -> None:
         models[name] = checkpoint.load(folder, device=as_device(options.device))
         held_out[name] = load_held_out(folder, options)
     measures = {name: describe(models[name], *each) for name, each in held_out.items()}
-    check_comparable(measures, "RUN")
+    refused = ""
+    try:
+        check_comparable(measures, "RUN")
+    except ValueError as error:
+        if not options.checks:
+            raise ValueError(f"{error}; what each does not reproduce can be: --checks") from None
+        refused = str(error)
+    scores, checks = {}, {}
     with live() as monitor:
-        scores = {
-            name: evaluate(
-                models[name],
-                x,
-                num_samples=options.num_samples,
-                seed=options.seed,
-                base_measure=measure,
-                progress=monitor.evaluating(Path(name).name),
-            )
-            for name, (x, measure) in held_out.items()
-        }
-    comparison = compare(scores, groups=_fits_of_one_model(folders))
+        for name, (x, measure) in held_out.items():
+            known = {"seed": options.seed, "base_measure": measure}
+            if not refused:
+                progress = monitor.evaluating(Path(name).name)
+                scores[name] = evaluate(
+                    models[name], x, num_samples=options.num_samples, progress=progress, **known
+                )
+            if options.checks:
+                progress = monitor.evaluating(f"check {Path(name).name}")
+                checks[name] = check(models[name], x, progress=progress, **known)
+    comparison = None if refused else compare(scores, groups=_fits_of_one_model(folders))
     if options.json:
-        print(json.dumps(comparison.summary()))
+        result: dict[str, Any] = (
+            {"refused": refused} if comparison is None else comparison.summary()
+        )
+        if checks:
+            result["checks"] = {name: found.summary() for name, found in checks.items()}
+        print(json.dumps(result))
         return
     console = Console(highlight=False)
-    for table in comparison_tables(comparison):
-        console.print(table)
-    for note in comparison.notes:
-        console.print(note)
+    if comparison is None:
+        console.print(f"log p(x) is not compared: {refused}")
+    else:
+        for table in comparison_tables(comparison):
+            console.print(table)
+        for note in comparison.notes:
+            console.print(note)
+    if checks:
+        console.print(failures_table(checks))
 
 
 def _folders(given: list[str]) -> dict[str, Path]:

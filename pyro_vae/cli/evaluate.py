@@ -15,7 +15,7 @@ from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import as_device, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
-from pyro_vae.evaluation import evaluate
+from pyro_vae.evaluation import ais, evaluate, gaps
 from pyro_vae.evaluation._memory import as_bytes
 
 __all__ = ["add_options", "load_held_out", "run"]
@@ -42,6 +42,16 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--max_memory", type=str | None, help="For the draws, such as 512MiB; little if none."
     )
+    parser.add_argument(
+        "--ais", action="store_true", help="Also by annealed importance sampling: minutes."
+    )
+    parser.add_argument("--num_chains", type=int, default=16, help="Chains a datum, for --ais.")
+    parser.add_argument("--num_temperatures", type=int, default=300, help="For --ais.")
+    parser.add_argument(
+        "--gaps",
+        action="store_true",
+        help="Also both gaps between log p(x) and the ELBO, log p(x) from --ais if given: minutes.",
+    )
     options = parse(parser, argv)
     limit = options.max_memory
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
@@ -60,7 +70,23 @@ def run(argv: list[str]) -> None:
             base_measure=measure,
             progress=monitor.evaluating(),
         )
-    summary = scores.summary()
+        known: dict[str, Any] = {"seed": options.seed, "base_measure": measure}
+        summary = scores.summary()
+        estimate: dict[str, Any] = {}
+        if options.ais:
+            annealed = ais(
+                vae,
+                x,
+                num_chains=options.num_chains,
+                num_temperatures=options.num_temperatures,
+                progress=monitor.evaluating("anneal"),
+                **known,
+            )
+            estimate = {"log_marginal": annealed.log_marginal, "mcse": annealed.mcse}
+            summary["ais"] = annealed.summary()
+        if options.gaps:
+            progress = monitor.evaluating("gaps")
+            summary["gaps"] = gaps(vae, x, **estimate, **known, progress=progress).summary()
     if options.json:
         print(json.dumps(summary))
     else:

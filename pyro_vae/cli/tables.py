@@ -23,6 +23,7 @@ __all__ = [
     "Monitor",
     "checks_table",
     "comparison_tables",
+    "failures_table",
     "live",
     "scores_table",
     "selection_table",
@@ -123,8 +124,19 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
         _number(summary["standard_error"]),
         _number(summary["mcse"], 3),
     )
+    if "ais" in summary:
+        annealed = summary["ais"]
+        table.add_row(
+            f"log p(x), annealed, {annealed['num_chains']} chains",
+            _number(annealed["log_marginal"]),
+            _number(annealed["standard_error"]),
+            _number(annealed["mcse"], 3),
+        )
     for key, name in (("elbo", "ELBO"), ("reconstruction", "reconstruction"), ("kl", "KL")):
         table.add_row(name, _number(summary[key]))
+    for key in ("approximation", "amortisation") if "gaps" in summary else ():
+        values = [summary["gaps"][f"{key}{kind}"] for kind in ("", "_standard_error", "_mcse")]
+        table.add_row(f"{key} gap", _number(values[0]), _number(values[1]), _number(values[2], 3))
     table.add_section()
     if "bits_per_dim" in summary:
         table.add_row("bits per dimension", _number(summary["bits_per_dim"], 4))
@@ -132,6 +144,19 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     table.add_row("k-hat, median", _number(summary["k_hat_median"]))
     if summary["k_hat_above_threshold"] is not None:
         table.add_row("k-hat too high", f"{summary['k_hat_above_threshold']:.0%} of data")
+    return table
+
+
+def failures_table(checks: Mapping[str, Checks]) -> Table:
+    """A table of what each run does not reproduce, which needs no common scale."""
+    table = Table(title="checks against data that each run simulates", min_width=60)
+    table.add_column("run")
+    table.add_column("failed", justify="right", no_wrap=True)
+    table.add_column("which")
+    for name, found in checks.items():
+        failed = [row.statistic for row in found.rows if row.failed]
+        tried = sum(row.calibrated for row in found.rows)
+        table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
     return table
 
 
