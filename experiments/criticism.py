@@ -97,8 +97,8 @@ def table() -> str:
 def picture() -> None:
     """Draws each observed value against the interval of its replicates, a panel a model."""
     results = [each for each in found() if each["data"] == "digits"]
-    figure, axes = plt.subplots(1, len(results), figsize=(3.4 * len(results), 4.6), squeeze=False)
-    for axis, each in zip(axes[0], results, strict=True):
+    figure, axes = plt.subplots(2, -(-len(results) // 2), figsize=(10.5, 9), squeeze=False)
+    for axis, each in zip(axes.flat, results, strict=False):
         rows = [row for row in each["checks"]["rows"] if row["calibrated"]][::-1]
         for height, row in enumerate(rows):
             middle, half = (row["low"] + row["high"]) / 2, (row["high"] - row["low"]) / 2

@@ -173,7 +173,10 @@ def test_checks_compare_what_densities_cannot(
     assert "support" in told["refused"] or "measure" in told["refused"]
     assert set(told["checks"]) == {"runs/two", "runs/grey"}
     assert all(found["num_data"] == 30 for found in told["checks"].values())
-    assert main([*argv, "--checks"]) == 0
+    assert main([*argv, "--checks", "--out", "both.png"]) == 0
     shown = capsys.readouterr().out
+    assert Path("both.png").stat().st_size > 10_000
+    assert "does not exist yet" in fails(*argv, "--checks", "--out", "both.png")
+    assert "ends in .png" in fails(*argv, "--checks", "--out", "both.pdf")
     assert "log p(x) is not compared" in shown
     assert "failed" in shown

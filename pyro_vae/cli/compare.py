@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
+import pyro
 import yaml
 from rich.console import Console
 
@@ -14,12 +15,13 @@ from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device
+from pyro_vae.cli.runs import as_device, new_path
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
 from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable
+from pyro_vae.report import side_by_side
 
 __all__ = ["run"]
 
@@ -28,7 +30,7 @@ _NOT_OF_THE_MODEL = ("seed", "num_samples", "device", "compile", "data_root")
 
 
 def run(argv: list[str]) -> None:
-    """Scores runs on the same data and prints their differences; nothing is written.
+    """Scores runs on the same data and prints their differences; writes a picture if asked.
 
     Raises:
         ValueError: If an option or a run is not what it should be, or two have no common scale.
@@ -48,7 +50,14 @@ def run(argv: list[str]) -> None:
         action="store_true",
         help="Also what each run does not reproduce, which can be compared between any runs.",
     )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="A .png file for a picture: data, draws and, with --checks, what failed, run by run.",
+    )
     options = parse(parser, argv)
+    if options.out is not None and new_path(options.out, Path()).suffix != ".png":
+        raise expected("--out", "a file that ends in .png", options.out)
     folders = _folders(options.runs)
     models, held_out = {}, {}
     for name, folder in folders.items():
@@ -74,11 +83,17 @@ def run(argv: list[str]) -> None:
             if options.checks:
                 progress = monitor.evaluating(f"check {Path(name).name}")
                 checks[name] = check(models[name], x, progress=progress, **known)
+    if options.out is not None:
+        pyro.set_rng_seed(options.seed)
+        shown = {name: (models[name], x) for name, (x, _) in held_out.items()}
+        side_by_side(shown, options.out, found=checks or None)
     comparison = None if refused else compare(scores, groups=_fits_of_one_model(folders))
     if options.json:
         result: dict[str, Any] = (
             {"refused": refused} if comparison is None else comparison.summary()
         )
+        if options.out is not None:
+            result["out"] = options.out
         if checks:
             result["checks"] = {name: found.summary() for name, found in checks.items()}
         print(json.dumps(result))
@@ -93,6 +108,8 @@ def run(argv: list[str]) -> None:
             console.print(note)
     if checks:
         console.print(failures_table(checks))
+    if options.out is not None:
+        console.print(f"Wrote {options.out}", soft_wrap=True)
 
 
 def _folders(given: list[str]) -> dict[str, Path]:
