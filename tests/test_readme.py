@@ -25,12 +25,12 @@ def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     names: dict[str, object] = {"__name__": "readme"}
     for block in _blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
-    summary, losses, robust = names["scores"].summary(), names["losses"], names["robust"]
+    summary, losses, floods = names["scores"].summary(), names["losses"], names["floods"]
     assert summary["log_marginal"] > -21.0  # one Bernoulli law a pixel, without z, gives -24.8
     assert summary["elbo"] > -21.0
     assert sum(losses[-10:]) / 10 < 23.5  # below that law: what the encoder says is used
     assert names["images"].shape == (16, *names["data"].event_shape)
-    assert isinstance(robust, nn.Module)
+    assert isinstance(floods, nn.Module)
 
 
 def test_the_gate_reads_the_two_commands() -> None:
