@@ -155,8 +155,11 @@ class PIT:
 
         Dimension ``draw`` counts the data.
         """
+        dims, shape = ("chain", "draw", *self.dims), (1, *self.values.shape)
         dataset = xarray.Dataset(
-            {"x": (("chain", "draw", *self.dims), self.values[None])},
+            {"x": (dims, self.values[None])},
+            # ArviZ finds the panel of an entry by its coordinates.
+            coords={dim: np.arange(size) for dim, size in zip(dims, shape, strict=True)},
             attrs={"conditioned_on": self.conditioned_on, "num_draws": self.num_draws},
         )
         return xarray.DataTree.from_dict({"pit": dataset})
