@@ -21,7 +21,7 @@ def _blocks(language: str) -> list[str]:
 
 # ArviZ 1.3 fits a Pareto law to the tails of each datum's draws, where counts are often tied.
 @pytest.mark.filterwarnings(
-    "ignore:invalid value encountered in divide:RuntimeWarning:arviz_stats.base.diagnostics"
+    "ignore:invalid value encountered:RuntimeWarning:arviz_stats.base.diagnostics"
 )
 def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """One program: later blocks use the names of earlier ones. Fails when training does not."""
