@@ -3,24 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
-import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
-from pyro_vae._errors import unknown_name
-from pyro_vae.distributions import inverse_positive, positive
-from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.distributions import inverse_positive
+from pyro_vae.likelihoods.dispersed import Dispersed, DispersionMode
 
-__all__ = ["DispersionMode", "NegativeBinomial"]
-
-DispersionMode = Literal["shared", "per-dimension", "predicted"]
-_POISSON = 1e3  # an inverse dispersion from which on the law is a Poisson law, as good as
+__all__ = ["NegativeBinomial"]
 
 
-class NegativeBinomial(Likelihood):
+class NegativeBinomial(Dispersed):
     r"""Creates independent negative binomial variables, for counts more dispersed than Poisson.
 
     .. math:: p(x \mid z) = \prod_d \frac{\Gamma(x_d + \theta_d)}{x_d!\, \Gamma(\theta_d)}
@@ -47,36 +41,18 @@ class NegativeBinomial(Likelihood):
         torch.Size([24])
     """
 
-    support = constraints.nonnegative_integer
-    measure: Literal["counting"] = "counting"
-
     def __init__(
         self, event_shape: Sequence[int], dispersion: DispersionMode = "per-dimension"
     ) -> None:
-        if dispersion not in get_args(DispersionMode):
-            raise unknown_name("dispersion", dispersion, get_args(DispersionMode))
-        super().__init__(event_shape, num_params=2 if dispersion == "predicted" else 1)
-        self.dispersion = dispersion
-        if dispersion != "predicted":
-            shape = self.event_shape if dispersion == "per-dimension" else ()
-            self.raw_dispersion = nn.Parameter(inverse_positive(torch.ones(shape)))
+        super().__init__(event_shape, dispersion, num_params=1)
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns the raw means, with the raw inverse dispersions after them if predicted."""
         mean, variance = x_train.mean(0), x_train.var(0, correction=0)
-        square, excess = mean.square(), variance - mean
-        if self.dispersion == "shared":
-            square, excess = square.sum(), excess.sum()
-        theta = (square / excess.clamp_min(1e-12)).clamp(1e-3, _POISSON)
-        if self.dispersion == "predicted":
-            return inverse_positive(torch.cat([mean, theta]))
-        self.raw_dispersion.copy_(inverse_positive(theta))
-        return inverse_positive(mean)
+        return self.start_at([inverse_positive(mean)], self.fit_dispersion(mean, variance))
 
     def forward(self, params: Tensor) -> Any:
         """Returns p(x|z) from raw means, and raw dispersions if predicted."""
         raw_mean, *raw = self.split(params)
-        theta = positive(raw[0] if raw else self.raw_dispersion)
-        logits = positive(raw_mean).log() - theta.log()
-        return dist.NegativeBinomial(theta, logits=logits).to_event(len(self.event_shape))
+        return self.counts(raw_mean, raw).to_event(len(self.event_shape))

@@ -3,25 +3,21 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyro.distributions as dist
 import torch
-from torch import Tensor, nn
-from torch.distributions import constraints
+from torch import Tensor
 
-from pyro_vae._errors import unknown_name
-from pyro_vae.distributions import inverse_positive, positive
-from pyro_vae.likelihoods.likelihood import Likelihood
-from pyro_vae.likelihoods.negative_binomial import DispersionMode
+from pyro_vae.distributions import inverse_positive
+from pyro_vae.likelihoods.dispersed import Dispersed, DispersionMode
 
 __all__ = ["ZeroInflatedNegativeBinomial"]
 
 _ROUNDS = 200
-_POISSON = 1e3
 
 
-class ZeroInflatedNegativeBinomial(Likelihood):
+class ZeroInflatedNegativeBinomial(Dispersed):
     r"""Creates negative binomial variables of which some are zero for another reason.
 
     .. math:: p(x \mid z) = \prod_d \left(\pi_d \, [x_d = 0] + (1 - \pi_d) \,
@@ -48,19 +44,10 @@ class ZeroInflatedNegativeBinomial(Likelihood):
         torch.Size([24])
     """
 
-    support = constraints.nonnegative_integer
-    measure: Literal["counting"] = "counting"
-
     def __init__(
         self, event_shape: Sequence[int], dispersion: DispersionMode = "per-dimension"
     ) -> None:
-        if dispersion not in get_args(DispersionMode):
-            raise unknown_name("dispersion", dispersion, get_args(DispersionMode))
-        super().__init__(event_shape, num_params=3 if dispersion == "predicted" else 2)
-        self.dispersion = dispersion
-        if dispersion != "predicted":
-            shape = self.event_shape if dispersion == "per-dimension" else ()
-            self.raw_dispersion = nn.Parameter(inverse_positive(torch.ones(shape)))
+        super().__init__(event_shape, dispersion, num_params=2)
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
@@ -76,24 +63,14 @@ class ZeroInflatedNegativeBinomial(Likelihood):
             kept = (1 - gate).clamp_min(1e-3)
             # Additional zeros add nothing to the sums: the moments of the rest are theirs.
             inner = mean / kept
-            square, excess = inner.square(), second / kept - inner.square() - inner
-            if self.dispersion == "shared":
-                square, excess = square.sum(), excess.sum()
-            theta = (square / excess.clamp_min(1e-12)).clamp(1e-3, _POISSON)
+            theta = self.fit_dispersion(inner, second / kept - inner.square())
             at_zero = kept * (theta / (theta + inner)).pow(theta)
             gate = zeros * gate / (gate + at_zero).clamp_min(1e-12)
-        params = [inverse_positive(inner), gate.clamp(1e-3, 1 - 1e-3).logit()]
-        if self.dispersion == "predicted":
-            params.append(inverse_positive(theta))
-        else:
-            self.raw_dispersion.copy_(inverse_positive(theta))
-        return torch.cat(params)
+        logits = gate.clamp(1e-3, 1 - 1e-3).logit()
+        return self.start_at([inverse_positive(inner), logits], theta)
 
     def forward(self, params: Tensor) -> Any:
         """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted."""
         raw_mean, gate, *raw = self.split(params)
-        theta = positive(raw[0] if raw else self.raw_dispersion)
-        logits = positive(raw_mean).log() - theta.log()
-        counts = dist.NegativeBinomial(theta, logits=logits)
-        law = dist.ZeroInflatedDistribution(counts, gate_logits=gate)
+        law = dist.ZeroInflatedDistribution(self.counts(raw_mean, raw), gate_logits=gate)
         return law.to_event(len(self.event_shape))

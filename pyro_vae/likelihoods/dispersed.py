@@ -1,0 +1,68 @@
+"""What likelihoods of counts with a learned dispersion have in common."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any, Literal, get_args
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae._errors import unknown_name
+from pyro_vae.distributions import inverse_positive, positive
+from pyro_vae.likelihoods.likelihood import Likelihood
+
+__all__ = ["Dispersed", "DispersionMode"]
+
+DispersionMode = Literal["shared", "per-dimension", "predicted"]
+_POISSON = 1e3  # an inverse dispersion from which on the law is a Poisson law, as good as
+
+
+class Dispersed(Likelihood):
+    """Negative binomial variables, each with a mean and an inverse dispersion, and what adds to it.
+
+    Args:
+        event_shape: Shape of one x.
+        dispersion: ``shared``, one learned number; ``per-dimension``, one learned number for each
+            entry; ``predicted``, given by the decoder as its last parameter.
+        num_params: Parameters of an entry besides a predicted dispersion.
+
+    Raises:
+        ValueError: If ``dispersion`` is none of these words.
+    """
+
+    support = constraints.nonnegative_integer
+    measure: Literal["counting"] = "counting"
+
+    def __init__(
+        self, event_shape: Sequence[int], dispersion: DispersionMode, num_params: int
+    ) -> None:
+        if dispersion not in get_args(DispersionMode):
+            raise unknown_name("dispersion", dispersion, get_args(DispersionMode))
+        super().__init__(event_shape, num_params=num_params + (dispersion == "predicted"))
+        self.dispersion = dispersion
+        if dispersion != "predicted":
+            shape = self.event_shape if dispersion == "per-dimension" else ()
+            self.raw_dispersion = nn.Parameter(inverse_positive(torch.ones(shape)))
+
+    def fit_dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
+        """Returns the inverse dispersion that gives a mean its variance; one if it is shared."""
+        square, excess = mean.square(), variance - mean
+        if self.dispersion == "shared":
+            square, excess = square.sum(), excess.sum()
+        return (square / excess.clamp_min(1e-12)).clamp(1e-3, _POISSON)
+
+    @torch.no_grad()
+    def start_at(self, params: Sequence[Tensor], theta: Tensor) -> Tensor:
+        """Stacks parameters, and puts the inverse dispersion where it belongs."""
+        if self.dispersion == "predicted":
+            return torch.cat([*params, inverse_positive(theta)])
+        self.raw_dispersion.copy_(inverse_positive(theta))
+        return torch.cat(list(params))
+
+    def counts(self, raw_mean: Tensor, raw: Sequence[Tensor]) -> Any:
+        """Returns the negative binomial law, batch shape that of the mean."""
+        theta = positive(raw[0] if raw else self.raw_dispersion)
+        return dist.NegativeBinomial(theta, logits=positive(raw_mean).log() - theta.log())
