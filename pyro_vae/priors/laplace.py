@@ -5,17 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_vae._errors import positive_integer
-from pyro_vae.priors.prior import Prior
+from pyro_vae.priors.standard import Standard
 
 __all__ = ["Laplace"]
 
 
-class Laplace(Prior):
+class Laplace(Standard):
     r"""Creates a prior of independent Laplace variables, which favours a few large entries.
 
     .. math:: p(z) = \prod_i \tfrac12 e^{-|z_i|}
@@ -35,16 +31,8 @@ class Laplace(Prior):
         torch.Size([8])
     """
 
-    support = constraints.real_vector
-    loc: Tensor
-    scale: Tensor
-
     def __init__(self, dim: int) -> None:
-        super().__init__()
-        self.event_shape = torch.Size([positive_integer("dim", dim)])
-        self.register_buffer("loc", torch.zeros(dim), persistent=False)
-        self.register_buffer("scale", torch.ones(dim), persistent=False)
+        super().__init__(dim)
 
-    def forward(self) -> Any:
-        """Returns p(z), event shape ``(dim,)``."""
-        return dist.Laplace(self.loc, self.scale).to_event(1)
+    def law(self) -> Any:
+        return dist.Laplace(self.loc, self.scale)

@@ -5,17 +5,14 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
-import torch
-from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_vae._errors import expected, positive_integer
-from pyro_vae.priors.prior import Prior
+from pyro_vae._errors import expected
+from pyro_vae.priors.standard import Standard
 
 __all__ = ["StudentT"]
 
 
-class StudentT(Prior):
+class StudentT(Standard):
     r"""Creates a prior of independent Student-t variables, whose heavy tails leave room far out.
 
     .. math:: p(z) = \prod_i \frac{\Gamma((\nu + 1) / 2)}{\Gamma(\nu / 2) \sqrt{\pi \nu}}
@@ -38,19 +35,11 @@ class StudentT(Prior):
         torch.Size([8])
     """
 
-    support = constraints.real_vector
-    loc: Tensor
-    scale: Tensor
-
     def __init__(self, dim: int, df: float = 5.0) -> None:
-        super().__init__()
+        super().__init__(dim)
         if not df > 2:
             raise expected("df", "a number greater than 2", df)
         self.df = df
-        self.event_shape = torch.Size([positive_integer("dim", dim)])
-        self.register_buffer("loc", torch.zeros(dim), persistent=False)
-        self.register_buffer("scale", torch.ones(dim), persistent=False)
 
-    def forward(self) -> Any:
-        """Returns p(z), event shape ``(dim,)``."""
-        return dist.StudentT(self.loc.new_tensor(self.df), self.loc, self.scale).to_event(1)
+    def law(self) -> Any:
+        return dist.StudentT(self.loc.new_tensor(self.df), self.loc, self.scale)
