@@ -86,7 +86,8 @@ class GroupedOneHotCategorical(Independent):
         logits = self.base_dist.logits
         axis = torch.arange(classes, device=logits.device)
         states = torch.cartesian_prod(*[axis] * groups).reshape(-1, groups)
-        one_hot = F.one_hot(states, classes).to(logits.dtype)
+        # Unlike `one_hot`, this reads no value back, so that a step can be captured.
+        one_hot = torch.eye(classes, dtype=logits.dtype, device=logits.device)[states]
         batch = self.batch_shape if expand else (1,) * len(self.batch_shape)
         view = one_hot.reshape(-1, *(1,) * len(batch), groups, classes)
         return view.expand(-1, *batch, -1, -1)

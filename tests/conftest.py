@@ -5,11 +5,13 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterator
 from pathlib import Path
+from typing import Any
 
 import matplotlib.pyplot as plt
 import pyro
 import pytest
 import torch
+from torch import nn
 
 from pyro_vae.cli import main
 
@@ -42,6 +44,18 @@ def real_data_root() -> Path:
     if not root.is_dir():
         pytest.skip(f"needs data files in {root}: set PYRO_VAE_DATA to the folder that has them")
     return root
+
+
+@pytest.fixture
+def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Runs captured graphs operation by operation: what is captured counts, not the compiler."""
+    # Seconds to import: not for tests that capture nothing.
+    from torch._inductor import compile_fx
+
+    def keep(module: nn.Module, examples: Any, **kwargs: Any) -> Any:
+        return module
+
+    monkeypatch.setattr(compile_fx, "compile_fx", keep)
 
 
 @pytest.fixture

@@ -2,14 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import re
+from typing import Any
 
+import pyro
 import pytest
 import torch
 from cases import GUIDES, LIKELIHOODS, PRIORS, Case
-from pyro.infer import SVI
-from pyro.optim import Adam
 
 import pyro_vae as pv
 
@@ -24,43 +25,92 @@ FITTING = [pair for pair in PAIRS if _fit_together(*pair)]
 MISFITS = [pair for pair in PAIRS if not _fit_together(*pair)]
 
 
+def _case(cases: list[Case], part: type, **arguments: Any) -> Case:
+    return next(c for c in cases if c.part is part and c.arguments.items() >= arguments.items())
+
+
+# One pair of each kind, which every likelihood is tried with: what a likelihood makes of z depends
+# on the decoder's inputs, real or one-hot, and on nothing else of prior and guide.
+CONTINUOUS = (_case(PRIORS, pv.priors.Normal), _case(GUIDES, pv.guides.Normal))
+DISCRETE = (
+    _case(PRIORS, pv.priors.Categorical),
+    _case(GUIDES, pv.guides.GumbelSoftmax, mode="straight-through"),
+)
+BERNOULLI = _case(LIKELIHOODS, pv.likelihoods.Bernoulli)
+
+
 def test_there_are_pairs_of_both_kinds() -> None:
     assert {prior.part for prior, _ in FITTING} == {prior.part for prior in PRIORS}
     assert {guide.part for _, guide in FITTING} == {guide.part for guide in GUIDES}
     assert MISFITS
+    assert CONTINUOUS in FITTING
+    assert DISCRETE in FITTING
 
 
-@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
-@pytest.mark.parametrize(("prior", "guide"), FITTING, ids=lambda case: str(case))
-def test_one_step(prior: Case, guide: Case, likelihood: Case) -> None:
-    vae = pv.VAE(
-        prior(),
-        guide(),
-        likelihood(),
-        encoder=pv.networks.MLP((8,)),
-        decoder=pv.networks.MLP((8,)),
-    )
-    params = torch.randn(1, *vae.likelihood.param_shape).expand(16, -1)
+def _sgd(params: Any) -> torch.optim.Optimizer:
+    return torch.optim.SGD(params, lr=0.01)
+
+
+def _check_a_step(
+    prior: Case, guide: Case, likelihood: Case, engines: tuple[str, ...] = ("eager", "inductor")
+) -> None:
+    """Takes a step by each engine: the same loss, and every parameter moves to the same place."""
+    parts = (prior(), guide(), likelihood())
+    networks = {"encoder": pv.networks.MLP((8,)), "decoder": pv.networks.MLP((8,))}
+    vae = pv.VAE(*parts, **networks).double()
+    params = torch.randn(16, *vae.likelihood.param_shape).double()
     x = vae.likelihood(params).sample()
     vae.initialize(x[:9])  # at its own optimum a step may have no gradient
-    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
-    svi = SVI(vae.model, vae.guide, Adam({"lr": 1e-2}), pv.objectives.ELBO())
-    loss = svi.step(x)
-    assert torch.tensor(loss).isfinite()
-    for name, parameter in vae.named_parameters():
-        assert parameter.isfinite().all(), name
-        assert not torch.equal(parameter, before[name]), f"{name} has not moved"
+    first: tuple[float, dict[str, Any]] | None = None
+    for engine in engines:
+        twin = copy.deepcopy(vae)
+        pyro.set_rng_seed(1)
+        objective, compiled = pv.objectives.ELBO(), engine == "inductor"
+        svi = pv.CompiledSVI(twin.model, twin.guide, _sgd, objective, compile=compiled)
+        loss, after = svi.step(x), dict(twin.named_parameters())
+        assert svi.engine_steps == {engine: 1}
+        first = first or (loss, after)
+        assert loss == pytest.approx(first[0], rel=1e-6)  # one is in single precision
+        for name, before in vae.named_parameters():
+            assert after[name].isfinite().all(), name
+            assert not torch.equal(after[name], before), f"{name} has not moved"
+            torch.testing.assert_close(after[name], first[1][name])
     assert vae.log_prob(x, num_samples=5).isfinite().all()
     assert vae.sample(3).shape == vae.reconstruct(x[:3]).shape == (3, *vae.event_shape)
 
 
-@pytest.mark.parametrize(("prior", "guide"), MISFITS, ids=lambda case: str(case))
-def test_a_misfit_names_both(prior: Case, guide: Case) -> None:
-    with pytest.raises(ValueError, match=r"^`guide`: ") as error:
-        pv.VAE(prior(), guide(), pv.likelihoods.Bernoulli((4,)))
-    message = str(error.value)
-    assert re.search(rf"{prior.part.__name__}\(.*got {guide.part.__name__}\(", message)
-    assert "\n" not in message
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(("prior", "guide"), FITTING, ids=str)
+def test_every_pair_takes_a_step(prior: Case, guide: Case) -> None:
+    _check_a_step(prior, guide, BERNOULLI)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("pair", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
+def test_every_likelihood_takes_a_step(likelihood: Case, pair: tuple[Case, Case]) -> None:
+    # Capturing takes most of the time: each class once here, each of its options in the slow test.
+    once = pair is CONTINUOUS and likelihood is _case(LIKELIHOODS, likelihood.part)
+    _check_a_step(*pair, likelihood, ("eager", "inductor") if once else ("eager",))
+
+
+@pytest.mark.slow
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)
+@pytest.mark.parametrize(("prior", "guide"), FITTING, ids=str)
+def test_every_pair_with_every_likelihood(prior: Case, guide: Case, likelihood: Case) -> None:
+    _check_a_step(prior, guide, likelihood)
+
+
+@pytest.mark.parametrize("prior", PRIORS, ids=str)
+def test_a_misfit_names_both(prior: Case) -> None:
+    likelihood = pv.likelihoods.Bernoulli((4,))
+    for guide in [guide for misfit, guide in MISFITS if misfit is prior]:
+        with pytest.raises(ValueError, match=r"^`guide`: ") as error:
+            pv.VAE(prior(), guide(), likelihood)
+        message = str(error.value)
+        assert re.search(rf"{prior.part.__name__}\(.*got {guide.part.__name__}\(", message)
+        assert "\n" not in message
 
 
 @pytest.mark.parametrize(

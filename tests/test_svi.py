@@ -21,7 +21,6 @@ from pyro.infer import (
 )
 from pyro.nn import PyroModule, PyroSample
 from torch import Tensor, nn
-from torch._inductor import compile_fx
 from torch.distributions import constraints
 from torch.nn import functional
 
@@ -179,16 +178,6 @@ CASES = {
     "regression, AutoLowRank": _regression(autoguide.AutoLowRankMultivariateNormal, rank=2),
     "regression, AutoDelta": _regression(autoguide.AutoDelta),
 }
-
-
-@pytest.fixture
-def interpreted(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Runs captured graphs operation by operation: what is captured counts, not the compiler."""
-
-    def keep(module: nn.Module, examples: Any, **kwargs: Any) -> Any:
-        return module
-
-    monkeypatch.setattr(compile_fx, "compile_fx", keep)
 
 
 def _train(case: Case, engine: type, steps: int) -> tuple[dict[str, Tensor], list[float], Any]:
