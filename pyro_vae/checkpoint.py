@@ -161,6 +161,8 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
 
 
 def _value(argument: str, value: object, classes: Classes) -> Any:
+    if isinstance(value, list):
+        return [_value(argument, item, classes) for item in value]
     return _build(argument, value, classes) if isinstance(value, dict) else value
 
 

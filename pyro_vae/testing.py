@@ -10,7 +10,6 @@ from __future__ import annotations
 import copy
 import itertools
 import json
-import math
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
@@ -19,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.distributions import MAX_ENUMERATED
+from pyro_vae.distributions import MAX_ENUMERATED, ColumnSupport
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import Network
@@ -38,6 +37,8 @@ __all__ = [
 
 _BATCH_SHAPES = ((), (5,), (3, 5))
 _EXTREME = (-1e3, -30.0, 0.0, 30.0, 1e3)
+_STEEP = (-80.0, -3.0, 0.0, 3.0, 80.0)
+_ENDS = (-1e6, 0.0, 0.5, 1.0, 1e6)  # of these an entry is given those in its support
 _GRID_1D, _GRID_2D = 20_001, 601
 _DRAWS = 4000
 _LOGIT, _GRID_LOGIT = 22.0, 901  # to within 3e-10 of 0 and 1, in small steps
@@ -100,6 +101,8 @@ def check_guide(guide: Guide) -> None:
 def check_likelihood(likelihood: Likelihood) -> None:
     """Checks a likelihood on random parameters, on extreme ones, and where it starts.
 
+    Density and gradient must be finite for extreme parameters, and for extreme data too: at the
+    closed ends of the support, for counts of a million, and a million away from zero.
     ``init_params`` must explain data drawn from the law itself as well as the parameters they
     were drawn with, to 0.05 nats a datum.
 
@@ -121,8 +124,9 @@ def check_likelihood(likelihood: Likelihood) -> None:
     _require(_all(support.check(x)), f"{likelihood}: draws outside `support`, {support}")
     measures = ("counting", "lebesgue", "mixed")
     _require(likelihood.measure in measures, f"{likelihood}: `measure` is not one of {measures}")
-    discrete = likelihood.measure == "counting"
-    _require(support.is_discrete == discrete, f"{likelihood}: `measure` contradicts `support`")
+    kinds = {bool(each.is_discrete) for each in _entries(support, x[0, 0].numel())[1]}
+    told = "mixed" if len(kinds) == 2 else "counting" if kinds == {True} else "lebesgue"
+    _require(likelihood.measure == told, f"{likelihood}: `measure` contradicts `support`")
     mean = likelihood(params).mean
     _require(mean.shape == x.shape, f"{likelihood}: mean of shape {tuple(mean.shape)}")
     _check_gradients(likelihood, [params], lambda: likelihood(params).log_prob(x))
@@ -131,6 +135,10 @@ def check_likelihood(likelihood: Likelihood) -> None:
     for extreme in _EXTREME:
         far = torch.full((5, *likelihood.param_shape), extreme, dtype=torch.float32)
         _check_extreme(copy.deepcopy(likelihood).float(), far, x[0, :5].float())
+    ends = _ends(support, likelihood.event_shape)
+    for extreme in _STEEP:
+        steep = torch.full((len(ends), *likelihood.param_shape), extreme)
+        _check_extreme(copy.deepcopy(likelihood).float(), steep, ends)
 
 
 def check_network(network: Network, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
@@ -276,36 +284,43 @@ def total_mass(d: Any) -> float:
             pass  # a product of variables, each with few states: spanned below
     size = d.event_shape.numel()
     draws = d.sample((_DRAWS,)).reshape(_DRAWS, size)
-    support = d.support
-    while isinstance(support, constraints.independent):
-        support = support.base_constraint
-    volume = torch.ones(())
-    if support is constraints.boolean:
+    support, entries = _entries(d.support, size)
+    if all(each is constraints.boolean for each in entries):
         _require(2**size <= MAX_ENUMERATED, f"{d}: too many entries to sum over all states")
-        axes = [torch.tensor([0.0, 1.0])] * size
     else:
         _require(size <= 2, f"{d}: at most two entries are integrated, not {size}")
-        points = _GRID_1D if size == 1 else _GRID_2D
-        # Far enough that what is left out is less than the tolerance for any law with light tails.
-        middle, width = draws.mean(0), draws.std(0).clamp_min(1e-3)
-        ends = list(zip(middle - 12 * width, middle + 12 * width, strict=True))
-        if support.is_discrete:
-            axes = [torch.arange(max(0, int(low)), int(high) + 10) for low, high in ends]
-        elif support is constraints.unit_interval:
-            # Even steps of the logit: a density may be steep, or infinite, at both ends.
-            points = _GRID_LOGIT
-            logits = torch.linspace(-_LOGIT, _LOGIT, points, dtype=draws.dtype)
-            axes = [logits.sigmoid()] * size
-            step = 2 * _LOGIT / (points - 1)
-            slopes = torch.cartesian_prod(*[step * axis * (1 - axis) for axis in axes])
-            volume = slopes.reshape(-1, size).prod(1)
-        else:
-            axes = [torch.linspace(float(low), float(high), points) for low, high in ends]
-            volume = torch.tensor(math.prod(float(high - low) / (points - 1) for low, high in ends))
-    values = torch.cartesian_prod(*axes).reshape(-1, *d.event_shape).to(draws.dtype)
+    spanned = [_axis(each, draws[:, i], size) for i, each in enumerate(entries)]
+    values = torch.cartesian_prod(*[axis for axis, _ in spanned]).reshape(-1, *d.event_shape)
+    volume = torch.cartesian_prod(*[steps for _, steps in spanned]).reshape(-1, size).prod(1)
     inside = support.check(values).reshape(len(values), -1).all(-1)
-    mass = d.log_prob(values[inside]).exp() * volume.expand(len(values))[inside]
-    return float(mass.sum())
+    return float((d.log_prob(values[inside]).exp() * volume[inside]).sum())
+
+
+def _entries(support: Any, size: int) -> tuple[Any, list[Any]]:
+    """Returns a support without what makes events of entries, and that of each entry."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return support, support.each() if isinstance(support, ColumnSupport) else [support] * size
+
+
+def _axis(support: Any, draws: Tensor, size: int) -> tuple[Tensor, Tensor]:
+    """Returns where one entry of ``size`` is looked at, and the volume of each of these places."""
+    points = _GRID_1D if size == 1 else _GRID_2D
+    # Far enough that what is left out is less than the tolerance for any law with light tails.
+    middle, width = float(draws.mean()), float(draws.std().clamp_min(1e-3))
+    low, high = middle - 12 * width, middle + 12 * width
+    if support is constraints.boolean:
+        axis = torch.tensor([0.0, 1.0])
+    elif support.is_discrete:
+        axis = torch.arange(max(0, int(low)), int(high) + 10)
+    elif support is constraints.unit_interval:
+        # Even steps of the logit: a density may be steep, or infinite, at both ends.
+        axis = torch.linspace(-_LOGIT, _LOGIT, _GRID_LOGIT, dtype=draws.dtype).sigmoid()
+        return axis, 2 * _LOGIT / (_GRID_LOGIT - 1) * axis * (1 - axis)
+    else:
+        axis = torch.linspace(low, high, points, dtype=draws.dtype)
+        return axis, torch.full_like(axis, (high - low) / (points - 1))
+    return axis.to(draws.dtype), torch.ones(len(axis), dtype=draws.dtype)
 
 
 def _check_mass(part: Part, d: Any) -> None:
@@ -379,6 +394,22 @@ def _check_extreme(part: Guide | Likelihood, params: Tensor, value: Tensor | Non
     _require(_all(log_prob.isfinite()), f"{part}: log_prob is not finite {where}")
     (gradient,) = torch.autograd.grad(log_prob.sum(), params)
     _require(_all(gradient.isfinite()), f"{part}: the gradient is not finite {where}")
+
+
+def _ends(support: Any, event_shape: torch.Size) -> Tensor:
+    """Returns data at the ends of a support and far out, shape ``(N, *event_shape)``."""
+    support, entries = _entries(support, event_shape.numel())
+    columns = []
+    for i, each in enumerate(entries):
+        known = {*_ENDS, *(getattr(each, f"{side}_bound", 0.0) for side in ("lower", "upper"))}
+        values = torch.tensor(sorted(map(float, known)))
+        values = values[each.check(values)]
+        # Shifted from entry to entry, so that both ends meet in one datum.
+        columns.append(values.roll(i)[torch.arange(len(known)) % len(values)])
+    longest = max(map(len, columns))
+    rows = [column[torch.arange(longest) % len(column)] for column in columns]
+    data = torch.stack(rows, -1).reshape(-1, *event_shape)
+    return data[support.check(data).reshape(len(data), -1).all(-1)]
 
 
 def _check_start(likelihood: Likelihood) -> None:

@@ -13,7 +13,6 @@ import pyro
 import torch
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.guides import Guide, GumbelSoftmax
@@ -246,8 +245,7 @@ class VAE(nn.Module):
         decoder = MLP() if decoder is None else decoder
         standardize: nn.Module = nn.Identity()
         if isinstance(encoder, Network):
-            counts = likelihood.support is constraints.nonnegative_integer
-            standardize = Standardize(likelihood.event_shape, counts=counts)
+            standardize = Standardize(likelihood.event_shape, counts=likelihood.counts)
             encoder.build(likelihood.event_shape, guide.param_shape)
         if isinstance(decoder, Network):
             decoder.build(prior.event_shape, likelihood.param_shape)
@@ -302,15 +300,13 @@ class VAE(nn.Module):
             raise ValueError(str(error).replace("`x`", f"`{argument}`", 1)) from None
         if len(x) == 0:
             raise expected(argument, "at least one datum", x)
-        support = self.likelihood.support
-        bad = ~(x.isfinite() & support.check(x))
+        bad = ~(x.isfinite() & self.likelihood.support.check(x))
         if bad.any():
             where = bad.nonzero()[0].tolist()
-            law = type(self.likelihood).__name__
+            part = self.likelihood.law_of(where[1:])
+            law = f"{type(part).__name__}, {part.support}"
             got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
-            raise ValueError(
-                f"`{argument}`: expected values in the support of {law}, {support}, got {got}"
-            )
+            raise ValueError(f"`{argument}`: expected values in the support of {law}, got {got}")
         return x.to(self.initialized.device)
 
     @torch.no_grad()

@@ -20,7 +20,12 @@ from pyro_vae.part import Part
 # `dim` agree between priors and guides, so that pairs on the same space exist.
 ARGUMENTS: dict[str, Any] = {"dim": 2, "groups": 2, "classes": 3, "event_shape": (2,)}
 # What to try of options that are open: small sizes, since densities are summed over all states.
-TRIED: dict[str, list[Any]] = {"levels": [7], "components": [1, 2], "rank": [1]}
+TRIED: dict[str, list[Any]] = {
+    "levels": [7],
+    "components": [1, 2],
+    "rank": [1],
+    "columns": [["Normal", "Poisson"]],
+}
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from contextlib import suppress
 from functools import partial
 from typing import Any
 
@@ -14,7 +15,6 @@ import scipy.stats
 import torch
 from cases import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, SHAPES, Case, cases_of
 from torch import Tensor, nn
-from torch.distributions import constraints
 
 from pyro_vae import guides, likelihoods, networks, priors, testing
 from pyro_vae.distributions import (
@@ -39,9 +39,14 @@ def test_guide(case: Case) -> None:
 
 
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
-@pytest.mark.parametrize("event_shape", [(1,), (1, 2), (2, 1, 1)], ids=str)
-def test_likelihood(case: Case, event_shape: tuple[int, ...]) -> None:
-    testing.check_likelihood(case(event_shape=event_shape))
+def test_likelihood(case: Case) -> None:
+    built = []
+    for event_shape in [(1,), (1, 2), (2, 1, 1)]:
+        with suppress(ValueError):
+            built.append(case(event_shape=event_shape))
+    assert len(built) in (0, 3), "a law is of tables, or of any shape"
+    for each in built or [case()]:
+        testing.check_likelihood(each)
 
 
 @pytest.mark.parametrize("case", NETWORKS, ids=str)
@@ -155,6 +160,10 @@ def _reference(case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
             pi = scipy.special.expit(gate)
             inner = np.exp(_negative_binomial(case, [mean, *rest], x))
             terms = np.log(pi * (x == 0) + (1 - pi) * inner)
+        case likelihoods.Mixed:
+            raw = params[:, 0], params[:, 1]
+            terms = scipy.stats.norm.logpdf(x[:, 0], raw[0], 1.0)
+            terms += scipy.stats.poisson.logpmf(x[:, 1], _softplus(raw[1]))
         case unknown:
             pytest.fail(f"write an independent density for {unknown}")
     return terms.reshape(len(x), -1).sum(1)
@@ -163,36 +172,13 @@ def _reference(case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
 def test_likelihood_is_the_law_it_names(case: Case) -> None:
     """Fails when the floor of ``positive`` is left out, or a variance taken for a scale."""
-    likelihood = case(event_shape=(2, 3)).double()
+    likelihood = case(**{} if "columns" in case.arguments else {"event_shape": (2, 3)}).double()
     params = torch.randn(50, *likelihood.param_shape).double()
     x = likelihood(params).sample()
     reference = _reference(case, params.numpy(), x.numpy())
     np.testing.assert_allclose(
         likelihood(params).log_prob(x).detach().numpy(), reference, rtol=1e-8, atol=1e-8
     )
-
-
-# What data at the very ends of a closed support, or far out, are to a law.
-_FAR = {
-    constraints.real: [-1e6, 0.0, 1e6],
-    constraints.unit_interval: [0.0, 0.5, 1.0],
-    constraints.boolean: [0.0, 1.0],
-    constraints.nonnegative_integer: [0.0, 1.0, 1e6],
-}
-
-
-@pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
-@pytest.mark.parametrize("size", [-80.0, -3.0, 0.0, 3.0, 80.0])
-def test_likelihood_is_finite_at_the_ends_of_its_support(case: Case, size: float) -> None:
-    """Fails when the beta density is not levelled at its ends."""
-    likelihood = case(event_shape=(1,))
-    levels = getattr(likelihood, "levels", None)
-    ends = _FAR[likelihood.support] if levels is None else [0.0, levels - 1.0]
-    params = torch.full((len(ends), *likelihood.param_shape), size, requires_grad=True)
-    log_prob = likelihood(params).log_prob(torch.tensor(ends)[:, None])
-    assert log_prob.isfinite().all()
-    (gradient,) = torch.autograd.grad(log_prob.sum(), params)
-    assert gradient.isfinite().all()
 
 
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
@@ -465,6 +451,12 @@ class _StartsFarOff(likelihoods.Poisson):
         return x_train.new_zeros(self.param_shape) + 5
 
 
+class _InfiniteAtItsEnds(likelihoods.Beta):
+    def forward(self, params: Tensor) -> Any:
+        alpha, beta = map(positive, self.split(params))
+        return dist.Beta(alpha, beta).to_event(len(self.event_shape))
+
+
 class _NotToEvent(likelihoods.Bernoulli):
     def forward(self, params: Tensor) -> Any:
         return dist.Bernoulli(logits=params)
@@ -495,6 +487,7 @@ def _loc_scale(features: Tensor) -> tuple[Tensor, Tensor]:
         (lambda: testing.check_prior(_SinglePrecision(1)), "float64"),
         (lambda: testing.check_likelihood(_Overflowing((1,))), "not finite where"),
         (lambda: testing.check_likelihood(_StartsFarOff((1,))), "init_params explains"),
+        (lambda: testing.check_likelihood(_InfiniteAtItsEnds((1,))), "not finite where .* -80"),
         (lambda: testing.check_likelihood(_NotToEvent((2,))), "batch shape"),
         (lambda: testing.check_network(_StartsElsewhere((4,)), (2,), (2,)), "start_at"),
         (lambda: testing.total_mass(priors.Normal(3)()), "at most two entries"),

@@ -8,6 +8,7 @@ from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.likelihoods.laplace import Laplace
 from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.mixed import Mixed
 from pyro_vae.likelihoods.negative_binomial import NegativeBinomial
 from pyro_vae.likelihoods.normal import Normal
 from pyro_vae.likelihoods.poisson import Poisson
@@ -23,6 +24,7 @@ __all__ = [
     "DiscretizedLogistic",
     "Laplace",
     "Likelihood",
+    "Mixed",
     "NegativeBinomial",
     "Normal",
     "Poisson",

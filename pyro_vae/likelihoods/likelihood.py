@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected
@@ -51,6 +52,17 @@ class Likelihood(Part, ABC):
         self.event_shape = torch.Size(event_shape)
         self.param_shape = torch.Size((num_params * event_shape[0], *event_shape[1:]))
         self.num_params = num_params
+
+    @property
+    def counts(self) -> Tensor:
+        """Which entries are counts, of which an encoder sees logarithms: shape ``event_shape``."""
+        return torch.tensor(self.support is constraints.nonnegative_integer).expand(
+            self.event_shape
+        )
+
+    def law_of(self, index: Sequence[int]) -> Likelihood:
+        """Returns the law of one entry of x: this one, but where entries have different laws."""
+        return self
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """Splits stacked parameters ``(*, B, *param_shape)`` into one tensor a parameter."""

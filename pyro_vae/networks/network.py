@@ -69,22 +69,25 @@ class Standardize(nn.Module):
 
     Args:
         event_shape: Shape of one datum.
-        counts: Whether the data are counts.
+        counts: Whether the data are counts, or which entries are, shape ``event_shape``.
     """
 
+    counts: Tensor
     shift: Tensor
     scale: Tensor
 
-    def __init__(self, event_shape: Sequence[int], *, counts: bool = False) -> None:
+    def __init__(self, event_shape: Sequence[int], *, counts: bool | Tensor = False) -> None:
         super().__init__()
-        self.counts = counts
+        which = torch.as_tensor(counts).expand(*event_shape).clone()
+        self._some, self._all = bool(which.any()), bool(which.all())
+        self.register_buffer("counts", which, persistent=False)
         self.register_buffer("shift", torch.zeros(*event_shape))
         self.register_buffer("scale", torch.ones(*event_shape))
 
     @torch.no_grad()
     def fit(self, x: Tensor) -> None:
         """Takes shift and scale from training data of shape ``(N, *event_shape)``."""
-        x = x.log1p() if self.counts else x
+        x = self._logged(x)
         std = x.std(0, correction=0)
         scale = std if self.shift.ndim < 2 else std.square().mean().sqrt().expand_as(std)
         self.shift.copy_(x.mean(0))
@@ -93,5 +96,9 @@ class Standardize(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the standardised batch, same shape."""
-        x = x.log1p() if self.counts else x
-        return (x - self.shift) / self.scale
+        return (self._logged(x) - self.shift) / self.scale
+
+    def _logged(self, x: Tensor) -> Tensor:
+        if not self._some:
+            return x
+        return x.log1p() if self._all else torch.where(self.counts, x.clamp_min(0).log1p(), x)

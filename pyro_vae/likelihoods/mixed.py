@@ -1,0 +1,120 @@
+"""A likelihood of tables, whose columns have laws of their own."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from pyro.distributions import Independent
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+import pyro_vae.likelihoods as room
+from pyro_vae._errors import expected, unknown_name
+from pyro_vae.distributions import Columns, ColumnSupport
+from pyro_vae.likelihoods.likelihood import Likelihood
+
+__all__ = ["Mixed"]
+
+
+class Mixed(Likelihood):
+    r"""Creates independent variables with laws of their own, for tables of columns of any kind.
+
+    .. math:: p(x \mid z) = \prod_k p_k(x_{C_k} \mid z), \quad
+        C_1, C_2, \dots \text{ the columns, in order}
+
+    The decoder's parameters are those of the laws, one after the other.
+
+    References:
+        Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al., 2020),
+        https://arxiv.org/abs/1807.03653
+
+    Args:
+        event_shape: Shape of one x: the number of columns.
+        columns: A law for each column, in order: its name, for the law as it comes; a mapping of
+            ``class`` and options; or a likelihood, of one column or of several.
+
+    Raises:
+        ValueError: If a law is unknown, its columns depend on each other given z, or the laws have
+            more or fewer columns than ``event_shape``.
+
+    Example:
+        >>> table = Mixed((3,), ["Normal", "Poisson", {"class": "Categorical", "levels": 5}])
+        >>> table.param_shape, table.measure
+        (torch.Size([7]), 'mixed')
+    """
+
+    support: constraints.Constraint = constraints.real
+
+    def __init__(self, event_shape: Sequence[int], columns: Sequence[Any]) -> None:
+        super().__init__(event_shape)
+        if isinstance(columns, str) or not isinstance(columns, Sequence) or len(columns) == 0:
+            raise expected("columns", "a list of laws", columns)
+        parts = [_law(column) for column in columns]
+        sizes = [part.event_shape.numel() for part in parts]
+        if self.event_shape != (sum(sizes),):
+            what = f"laws of {' × '.join(map(str, event_shape))} columns in all"
+            raise expected("columns", what, sum(sizes))
+        # What rebuilds the table is the laws as they were built, options and all.
+        self._arguments = self._arguments | {"columns": parts}
+        self.columns = nn.ModuleList(parts)
+        self.param_shape = torch.Size([sum(part.param_shape.numel() for part in parts)])
+        self.support = ColumnSupport([part.support for part in parts], sizes)
+        measures = {part.measure for part in parts}
+        self.measure = measures.pop() if len(measures) == 1 else "mixed"
+
+    @property
+    def counts(self) -> Tensor:
+        return torch.cat([part.counts for part in self._parts()])
+
+    def split(self, params: Tensor) -> tuple[Tensor, ...]:
+        """Splits parameters ``(*, B, *param_shape)`` into those of each law."""
+        return params.split([part.param_shape.numel() for part in self._parts()], -1)
+
+    def law_of(self, index: Sequence[int]) -> Likelihood:
+        (left,) = index
+        for part in self._parts():
+            if left < part.event_shape.numel():
+                return part
+            left -= part.event_shape.numel()
+        raise IndexError(f"column {index[0]} of {self.event_shape.numel()}")
+
+    def init_params(self, x_train: Tensor) -> Tensor:
+        """Returns where each law starts, fitted to its own columns."""
+        columns = x_train.split([part.event_shape.numel() for part in self._parts()], -1)
+        started = zip(self._parts(), columns, strict=True)
+        return torch.cat([part.init_params(x) for part, x in started])
+
+    def forward(self, params: Tensor) -> Any:
+        """Returns p(x|z) from the parameters of all laws, ``(*, B, *param_shape)``."""
+        each = zip(self._parts(), self.split(params), strict=True)
+        return Columns([part(own).base_dist for part, own in each]).to_event(1)
+
+    def _parts(self) -> list[Likelihood]:
+        return [part for part in self.columns if isinstance(part, Likelihood)]
+
+
+def _law(column: object) -> Likelihood:
+    """The law of a column, or of several."""
+    known = {
+        name: getattr(room, name) for name in room.__all__ if name not in ("Likelihood", "Mixed")
+    }
+    if isinstance(column, str):
+        column = {"class": column}
+    if isinstance(column, Mapping):
+        options = dict(column)
+        name = options.pop("class", None)
+        if name not in known:
+            raise unknown_name("columns", name, known)
+        try:
+            column = known[name](**{"event_shape": (1,)} | options)
+        except TypeError as error:
+            raise expected("columns", f"options of {name}", str(error)) from None
+    if not isinstance(column, Likelihood) or len(column.event_shape) != 1:
+        raise expected("columns", "names, mappings or likelihoods of columns", column)
+    law = column(torch.zeros(column.param_shape))
+    if not isinstance(law, Independent) or law.base_dist.event_shape:
+        what = "laws under which columns are independent given z"
+        raise expected("columns", what, type(column).__name__)
+    return column
