@@ -256,6 +256,18 @@ def check_distribution(d: Any, batch_shape: Sequence[int], event_shape: Sequence
         _require(log_prob.dtype == torch.float64, f"{d}: log_prob is {log_prob.dtype}")
         _require(_all(log_prob.isfinite()), f"{d}: log_prob of a draw is not finite")
         _require(torch.equal(log_prob, d.log_prob(value)), f"{d}: log_prob is random")
+    # After a draw, since some laws remember what a draw needed.
+    wider = d.expand(torch.Size([2, *batch_shape]))
+    again = wider.log_prob(value[:2])
+    _require(
+        wider.event_shape == event_shape
+        and wider.sample().shape == (2, *batch_shape, *event_shape),
+        f"{d}: draws of it expanded are of another shape",
+    )
+    _require(
+        _close(again, log_prob[:2], 1e-9),
+        f"{d}: log_prob of it expanded differs",
+    )
 
 
 @torch.no_grad()

@@ -245,7 +245,7 @@ class VAE(nn.Module):
         decoder = MLP() if decoder is None else decoder
         standardize: nn.Module = nn.Identity()
         if isinstance(encoder, Network):
-            standardize = Standardize(likelihood.event_shape, counts=likelihood.counts)
+            standardize = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
             encoder.build(likelihood.event_shape, guide.param_shape)
         if isinstance(decoder, Network):
             decoder.build(prior.event_shape, likelihood.param_shape)

@@ -457,6 +457,16 @@ class _InfiniteAtItsEnds(likelihoods.Beta):
         return dist.Beta(alpha, beta).to_event(len(self.event_shape))
 
 
+class _ForgetsWhenExpanded(likelihoods.Poisson):
+    def forward(self, params: Tensor) -> Any:
+        return _Forgetful(positive(params)).to_event(len(self.event_shape))
+
+
+class _Forgetful(dist.Poisson):
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Any:
+        return dist.Poisson(torch.ones(batch_shape).to(self.rate))
+
+
 class _NotToEvent(likelihoods.Bernoulli):
     def forward(self, params: Tensor) -> Any:
         return dist.Bernoulli(logits=params)
@@ -488,6 +498,7 @@ def _loc_scale(features: Tensor) -> tuple[Tensor, Tensor]:
         (lambda: testing.check_likelihood(_Overflowing((1,))), "not finite where"),
         (lambda: testing.check_likelihood(_StartsFarOff((1,))), "init_params explains"),
         (lambda: testing.check_likelihood(_InfiniteAtItsEnds((1,))), "not finite where .* -80"),
+        (lambda: testing.check_likelihood(_ForgetsWhenExpanded((1,))), "expanded differs"),
         (lambda: testing.check_likelihood(_NotToEvent((2,))), "batch shape"),
         (lambda: testing.check_network(_StartsElsewhere((4,)), (2,), (2,)), "start_at"),
         (lambda: testing.total_mass(priors.Normal(3)()), "at most two entries"),

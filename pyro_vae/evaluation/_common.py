@@ -107,7 +107,7 @@ def describe(vae: VAE, x: Tensor, given: Mapping[str, Any] | None) -> dict[str, 
             raise unknown_name("base_measure", name, _DESCRIBED)
     known = given if given is not None else base_measure_of(x) or {}
     described = {name: known.get(name) for name in _DESCRIBED}
-    return described | told | {"measure": vae.likelihood.measure}
+    return described | told | {"measure": vae.likelihood.base_measure}
 
 
 @contextmanager

@@ -54,11 +54,16 @@ class Likelihood(Part, ABC):
         self.num_params = num_params
 
     @property
-    def counts(self) -> Tensor:
+    def are_counts(self) -> Tensor:
         """Which entries are counts, of which an encoder sees logarithms: shape ``event_shape``."""
         return torch.tensor(self.support is constraints.nonnegative_integer).expand(
             self.event_shape
         )
+
+    @property
+    def base_measure(self) -> str:
+        """What densities are taken against, in words that agree only where they compare."""
+        return self.measure
 
     def law_of(self, index: Sequence[int]) -> Likelihood:
         """Returns the law of one entry of x: this one, but where entries have different laws."""

@@ -65,8 +65,16 @@ class Mixed(Likelihood):
         self.measure = measures.pop() if len(measures) == 1 else "mixed"
 
     @property
-    def counts(self) -> Tensor:
-        return torch.cat([part.counts for part in self._parts()])
+    def are_counts(self) -> Tensor:
+        return torch.cat([part.are_counts for part in self._parts()])
+
+    @property
+    def base_measure(self) -> str:
+        columns = range(self.event_shape.numel())
+        counting = [str(i) for i in columns if self.law_of((i,)).measure == "counting"]
+        if self.measure != "mixed":
+            return self.measure
+        return f"mixed, counting in columns {', '.join(counting)}"
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """Splits parameters ``(*, B, *param_shape)`` into those of each law."""

@@ -5,11 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 
-from pyro_vae.distributions import inverse_positive
+from pyro_vae.distributions import ZeroInflated, inverse_positive
 from pyro_vae.likelihoods.dispersed import Dispersed, DispersionMode
 
 __all__ = ["ZeroInflatedNegativeBinomial"]
@@ -72,5 +71,5 @@ class ZeroInflatedNegativeBinomial(Dispersed):
     def forward(self, params: Tensor) -> Any:
         """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted."""
         raw_mean, gate, *raw = self.split(params)
-        law = dist.ZeroInflatedDistribution(self.counts(raw_mean, raw), gate_logits=gate)
+        law = ZeroInflated(self.counts(raw_mean, raw), gate_logits=gate)
         return law.to_event(len(self.event_shape))

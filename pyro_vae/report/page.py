@@ -306,7 +306,7 @@ def _fitted(story: _Story) -> Html:
         ("parameters", f"{parameters:,}"),
         *((what, tag("code", value)) for what, value in story.settings.items()),
         ("data", f"{data.name}: {sizes}; one datum has shape {tuple(data.event_shape)}"),
-        ("base measure", f"{vae.likelihood.measure}{f'; {treated}' if treated else ''}"),
+        ("base measure", f"{vae.likelihood.base_measure}{f'; {treated}' if treated else ''}"),
         ("fingerprint", tag("code", f"{measure['fingerprint'][:16]} ({story.split} data)")),
         ("page made with", _versions()),
     ]

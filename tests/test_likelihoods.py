@@ -1,0 +1,148 @@
+"""Likelihoods of several entries together: tables, bags of counts, sequences."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from cases import LIKELIHOODS, Case
+from torch.distributions import constraints
+
+import pyro_vae as pv
+from pyro_vae.criticism import check, pit
+from pyro_vae.distributions import Columns, ColumnSupport
+from pyro_vae.evaluation import compare
+from pyro_vae.likelihoods import Bernoulli, Likelihood, Mixed, Normal, Poisson
+
+
+def _vae(likelihood: Likelihood) -> pv.VAE:
+    networks = pv.networks.MLP((8,)), pv.networks.MLP((8,))
+    return pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, *networks)
+
+
+def _is_of_columns(case: Case) -> bool:
+    try:
+        Mixed((1,), [case(event_shape=(1,))])
+    except ValueError:
+        return False
+    return True
+
+
+COLUMNS = [case for case in LIKELIHOODS if _is_of_columns(case)]
+
+
+def test_a_table_is_its_columns_side_by_side() -> None:
+    """Every law of single entries in one table. Fails when parameters are split evenly."""
+    parts = [case(event_shape=(1 + i % 2,)) for i, case in enumerate(COLUMNS)]
+    assert len(parts) > 20
+    sizes = [len(part.event_shape) and part.event_shape[0] for part in parts]
+    table = Mixed((sum(sizes),), parts).double()
+    params = torch.randn(4, 7, *table.param_shape).double()
+    law = table(params)
+    x = law.sample((3,))
+    assert x.shape == (3, 4, 7, sum(sizes))
+    entries, own = x.split(sizes, -1), params.split([p.param_shape[0] for p in parts], -1)
+    each = [
+        part(mine).log_prob(value) for part, mine, value in zip(parts, own, entries, strict=True)
+    ]
+    torch.testing.assert_close(law.log_prob(x), sum(each))
+    means = torch.cat([part(mine).mean for part, mine in zip(parts, own, strict=True)], -1)
+    torch.testing.assert_close(law.mean, means)
+    wider = law.expand((2, 4, 7))
+    torch.testing.assert_close(wider.log_prob(x[0]), law.log_prob(x[0]).expand(2, 4, 7))
+    assert table.support.check(x).all()
+    assert table.are_counts.sum() == sum(
+        size
+        for part, size in zip(parts, sizes, strict=True)
+        if part.support is constraints.nonnegative_integer
+    )
+    start = table.init_params(x[:, 0, 0])
+    alone = [part.init_params(value[:, 0, 0]) for part, value in zip(parts, entries, strict=True)]
+    torch.testing.assert_close(start, torch.cat(alone))
+
+
+def test_columns_are_expanded_but_not_multiplied() -> None:
+    law = Columns([torch.distributions.Normal(torch.zeros(2), 1.0)])
+    torch.testing.assert_close(law.variance, torch.ones(2))
+    assert law.expand((5, 2)).sample((3,)).shape == (3, 5, 2)
+    with pytest.raises(ValueError, match=r"`batch_shape`: expected 2 columns, got \(5, 3\)"):
+        law.expand((5, 3))
+
+
+def test_the_law_of_a_bad_column_is_named() -> None:
+    """Fails when the table is asked for its support as a whole."""
+    vae = _vae(Mixed((4,), ["Normal", Bernoulli((2,)), "Poisson"]))
+    x = vae.sample(5)
+    assert torch.equal(vae.check(x), x)
+    x[3, 2] = 0.5
+    says = r"`x`: .* support of Bernoulli, Boolean\(\), got 0.5 at index \[3, 2\], 1 bad in all"
+    with pytest.raises(ValueError, match=says):
+        vae.check(x)
+    x[3, 2], x[1, 3] = 1.0, -1.0
+    with pytest.raises(ValueError, match=r"support of Poisson, .* got -1 at index \[1, 3\]"):
+        vae.check(x)
+    assert "Boolean(), Boolean(), Integer" in repr(vae.likelihood.support)
+
+
+def test_a_table_comes_back_with_its_options(tmp_path: Path) -> None:
+    columns = [{"class": "StudentT", "df": 3.0}, "Poisson", Normal((2,), scale=0.5)]
+    vae = _vae(Mixed((4,), columns))
+    again = pv.load(pv.save(vae, tmp_path / "table"))
+    assert again.likelihood.spec() == vae.likelihood.spec()
+    x = vae.sample(3)
+    z = torch.randn(3, 2)
+    torch.testing.assert_close(again.decode(z).log_prob(x), vae.decode(z).log_prob(x))
+
+
+def test_what_a_table_is_measured_by() -> None:
+    """Fails when all mixed tables are said to have one measure."""
+    assert Mixed((2,), ["Normal", "Laplace"]).measure == "lebesgue"
+    assert Mixed((2,), ["Poisson", "Bernoulli"]).base_measure == "counting"
+    mixed = [Mixed((2,), ["Normal", "Poisson"]), Mixed((2,), ["Poisson", "Normal"])]
+    assert [table.measure for table in mixed] == ["mixed", "mixed"]
+    x = torch.ones(9, 2)
+    scores = {str(i): pv.evaluate(_vae(table), x, num_samples=2) for i, table in enumerate(mixed)}
+    assert "bits_per_dim" not in scores["0"].summary()
+    with pytest.raises(ValueError, match=r"measure mixed, counting in columns 1 and '1' with mea"):
+        compare(scores)
+    assert not ColumnSupport([constraints.boolean, constraints.real], [1, 1]).is_discrete
+
+
+def test_an_encoder_sees_logarithms_of_counts_alone() -> None:
+    """Fails when the other columns go through the logarithm too."""
+    vae = _vae(Mixed((3,), ["Normal", "Poisson", "Bernoulli"]))
+    x = torch.tensor([[-5.0, 7.0, 1.0]])
+    expected = torch.tensor([[-5.0, 8.0, 1.0]])
+    expected[0, 1] = expected[0, 1].log()
+    torch.testing.assert_close(vae.guide.standardize(x), expected)
+
+
+def test_tables_are_criticised_like_anything_else() -> None:
+    vae = _vae(Mixed((4,), ["Normal", "Poisson", "Bernoulli", "Beta"]))
+    x = vae.sample(60)
+    checks = check(vae, x, level=0.5)
+    assert {"residual mean", "marginals"} <= {row.statistic for row in checks.rows}
+    assert pit(vae, x[:20], given="rest", num_draws=50).values.shape == (20, 4)
+    tree = pv.posterior_predictive(vae, x[:5], num_draws=3)
+    assert tree["posterior_predictive"]["x"].dtype.kind == "f"
+
+
+@pytest.mark.parametrize(
+    ("columns", "says"),
+    [
+        ("Normal", "`columns`: expected a list of laws, got 'Normal'"),
+        ([], "`columns`: expected a list of laws"),
+        (["Normal", "Poison"], "expected one of Bernoulli.*did you mean 'Poisson'"),
+        (["Normal"], "`columns`: expected laws of 2 columns in all, got 1"),
+        ([{"class": "Normal", "scales": 1}, "Normal"], "expected options of Normal.*'scales'"),
+        ([{"scale": 1}, "Normal"], "`columns`: expected one of Bernoulli.* got None"),
+        ([Poisson((1, 1)), "Normal"], "names, mappings or likelihoods of columns, got Poisson"),
+        ([3, "Normal"], "names, mappings or likelihoods of columns, got 3"),
+    ],
+    ids=lambda value: "",
+)
+def test_what_is_no_table_is_told_in_one_line(columns: Any, says: str) -> None:
+    with pytest.raises(ValueError, match=says):
+        Mixed((2,), columns)
