@@ -12,8 +12,9 @@ import torch.nn.functional as F
 from pyro.distributions import Independent, TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import constraints, relaxed_categorical
+from torch.distributions import constraints, relaxed_bernoulli, relaxed_categorical
 from torch.distributions.kl import register_kl
+from torch.distributions.utils import clamp_probs
 
 from pyro_vae._errors import expected
 
@@ -26,7 +27,9 @@ __all__ = [
     "EdgedBeta",
     "ExpRelaxedCategorical",
     "GroupedOneHotCategorical",
+    "JointBernoulli",
     "Levels",
+    "LogitRelaxedBernoulli",
     "ZeroInflated",
     "inverse_positive",
     "positive",
@@ -95,6 +98,75 @@ class GroupedOneHotCategorical(Independent):
         batch = self.batch_shape if expand else (1,) * len(self.batch_shape)
         view = one_hot.reshape(-1, *(1,) * len(batch), groups, classes)
         return view.expand(-1, *batch, -1, -1)
+
+
+class JointBernoulli(Independent):
+    """Creates independent binary variables, enumerable jointly, up to ``MAX_ENUMERATED`` states.
+
+    Args:
+        base_distribution: Bernoulli variables of batch shape ``(*, dim)``.
+        reinterpreted_batch_ndims: Always 1, the dimension of the variables.
+
+    Example:
+        >>> from pyro.distributions import Bernoulli
+        >>> JointBernoulli(Bernoulli(logits=torch.zeros(3)), 1).enumerate_support().shape
+        torch.Size([8, 3])
+    """
+
+    @property
+    def has_enumerate_support(self) -> bool:
+        """Whether the joint states can be listed: always."""
+        return True
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Lists the joint states.
+
+        Args:
+            expand: Whether to repeat them over the batch shape.
+
+        Returns:
+            States, shape ``(2 ** dim, *batch_shape, dim)``, with ones in place of the batch shape
+            if not expanded.
+
+        Raises:
+            ValueError: If there are more than ``MAX_ENUMERATED`` of them.
+        """
+        (dim,) = self.event_shape
+        if 2**dim > MAX_ENUMERATED:
+            raise expected("dim", f"at most {MAX_ENUMERATED} joint states", f"2**{dim}")
+        logits = self.base_dist.logits
+        axis = torch.arange(2, dtype=logits.dtype, device=logits.device)
+        states = torch.cartesian_prod(*[axis] * dim).reshape(-1, dim)
+        batch = self.batch_shape if expand else (1,) * len(self.batch_shape)
+        return states.reshape(-1, *(1,) * len(batch), dim).expand(-1, *batch, -1)
+
+
+class LogitRelaxedBernoulli(relaxed_bernoulli.LogitRelaxedBernoulli, TorchDistributionMixin):
+    """Creates the log-odds of a binary Concrete variable, where its density stays finite.
+
+    They are logistic variables, scaled. Draws depend on the log-odds themselves where those of
+    torch depend on a probability, which is rounded to one of few numbers near 0 and 1.
+
+    References:
+        The Concrete Distribution: A Continuous Relaxation of Discrete Random Variables
+        (Maddison et al., 2017), https://arxiv.org/abs/1611.00712, appendix B
+
+    Args:
+        temperature: Positive, shape ``()``.
+        logits: Log-odds.
+
+    Example:
+        >>> LogitRelaxedBernoulli(torch.tensor(0.5), logits=torch.zeros(3)).rsample().shape
+        torch.Size([3])
+    """
+
+    has_rsample = True  # which torch forgets to say
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        uniform = torch.rand(shape, dtype=self.logits.dtype, device=self.logits.device)
+        uniform = clamp_probs(uniform)
+        return (self.logits + uniform.log() - torch.log1p(-uniform)) / self.temperature
 
 
 class ExpRelaxedCategorical(relaxed_categorical.ExpRelaxedCategorical, TorchDistributionMixin):
@@ -384,3 +456,12 @@ def _kl_normal_independent(p: Any, q: Independent) -> Tensor:
     log_det = 2 * p.entropy() - size * (1 + math.log(2 * math.pi))
     squares = (p.variance + (p.mean - base.loc).square()) / base.variance
     return ((squares + base.variance.log()).sum(-1) - size - log_det) / 2
+
+
+@register_kl(JointBernoulli, JointBernoulli)
+def _kl_joint_bernoulli(p: JointBernoulli, q: JointBernoulli) -> Tensor:
+    """The divergence of binary variables; torch's own wants batch shapes that are equal."""
+    ours, theirs = p.base_dist.logits, q.base_dist.logits
+    ones = ours.sigmoid() * (F.logsigmoid(ours) - F.logsigmoid(theirs))
+    zeros = (-ours).sigmoid() * (F.logsigmoid(-ours) - F.logsigmoid(-theirs))
+    return (ones + zeros).sum(-1)

@@ -13,9 +13,11 @@ import pyro
 import torch
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
+from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.guides import Guide, GumbelSoftmax
+from pyro_vae.guides import Guide
+from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import MLP, Network
 from pyro_vae.networks.network import Standardize
@@ -116,9 +118,9 @@ class GuideProgram(_Program):
         self.family = family
 
     @property
-    def relaxation(self) -> GumbelSoftmax | None:
+    def relaxation(self) -> Relaxed | None:
         """What the objective should do about a discrete z, if it is discrete."""
-        return self.family if isinstance(self.family, GumbelSoftmax) else None
+        return self.family if isinstance(self.family, Relaxed) else None
 
     def features(self, x: Tensor, event_dim: int) -> Tensor:
         """Returns what the family reads, ``(*, *param_shape)``, for x ``(*, event_shape)``.
@@ -430,5 +432,6 @@ class VAE(nn.Module):
 
 def _space(part: Prior | Guide) -> str:
     arguments = ", ".join(map(str, part.event_shape))
-    kind = "one-hot vectors" if part.support.is_discrete else "real vectors"
+    kinds = {constraints.one_hot: "one-hot vectors", constraints.boolean: "binary vectors"}
+    kind = kinds.get(part.support, "real vectors")
     return f"{type(part).__name__}({arguments}) on {kind}"

@@ -41,12 +41,19 @@ class Case:
 
     def __str__(self) -> str:
         room = self.part.__module__.split(".")[1]
-        words = ",".join(str(v) for k, v in self.arguments.items() if k not in ARGUMENTS)
+        words = ",".join(
+            f"{k}={v}" if isinstance(v, bool) else str(v)
+            for k, v in self.arguments.items()
+            if k not in ARGUMENTS
+        )
         return f"{room}.{self.part.__name__}" + (f"[{words}]" if words else "")
 
 
 def _choices(annotation: Any) -> list[Any]:
-    """The values of a closed option: each word of a ``Literal``, and a number beside words."""
+    """The values of a closed option: both of a switch, each word of a ``Literal``, and a number
+    beside words."""
+    if annotation is bool:
+        return [False, True]
     if typing.get_origin(annotation) is Literal:
         return list(typing.get_args(annotation))
     if typing.get_origin(annotation) in (typing.Union, types.UnionType):

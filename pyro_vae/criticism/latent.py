@@ -122,7 +122,7 @@ def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | No
         if not isinstance(guide, Independent):
             return None
         try:
-            kl = kl_divergence(guide.base_dist, prior.base_dist)
+            kl = kl_divergence(guide.base_dist, prior.expand(guide.batch_shape).base_dist)
         except NotImplementedError:  # no closed form for this pair
             return None
         parts.append(kl.cpu().double())

@@ -5,5 +5,6 @@ from pyro_vae.guides.guide import Guide
 from pyro_vae.guides.gumbel_softmax import GumbelSoftmax
 from pyro_vae.guides.low_rank_normal import LowRankNormal
 from pyro_vae.guides.normal import Normal
+from pyro_vae.guides.relaxed_bernoulli import RelaxedBernoulli
 
-__all__ = ["FullNormal", "Guide", "GumbelSoftmax", "LowRankNormal", "Normal"]
+__all__ = ["FullNormal", "Guide", "GumbelSoftmax", "LowRankNormal", "Normal", "RelaxedBernoulli"]

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import GroupedOneHotCategorical
-from pyro_vae.guides.guide import Guide
+from pyro_vae.guides.relaxed import Mode, Relaxed
 
-__all__ = ["GumbelSoftmax", "Mode"]
-
-Mode = Literal["concrete", "enumerate", "soft", "straight-through"]
+__all__ = ["GumbelSoftmax"]
 
 
-class GumbelSoftmax(Guide):
+class GumbelSoftmax(Relaxed):
     r"""Creates a categorical guide, trained through one of four relaxations.
 
     .. math:: q(z \mid x) = \prod_{g=1}^{G} \mathrm{Categorical}(z_g \mid \pi_g(x))
@@ -70,25 +68,14 @@ class GumbelSoftmax(Guide):
         min_temperature: float = 0.5,
         anneal_rate: float = 0.0,
     ) -> None:
-        super().__init__()
+        super().__init__(
+            mode=mode,
+            temperature=temperature,
+            min_temperature=min_temperature,
+            anneal_rate=anneal_rate,
+        )
         shape = (positive_integer("groups", groups), positive_integer("classes", classes))
-        if mode not in get_args(Mode):
-            raise unknown_name("mode", mode, get_args(Mode))
-        if not 0 < min_temperature <= temperature:
-            limits = f"{min_temperature} and {temperature}"
-            raise expected("temperature", "0 < min_temperature <= temperature", limits)
-        if anneal_rate < 0:
-            raise expected("anneal_rate", "a number >= 0", anneal_rate)
         self.event_shape = self.param_shape = torch.Size(shape)
-        self.mode: Mode = mode
-        self.temperature = temperature
-        self.min_temperature = min_temperature
-        self.anneal_rate = anneal_rate
-
-    def temperature_at(self, step: Tensor) -> Tensor:
-        """Returns the temperature after ``step`` optimiser steps, both of shape ``()``."""
-        annealed = self.temperature * torch.exp(-self.anneal_rate * step)
-        return annealed.clamp_min(self.min_temperature)
 
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x) from logits of shape ``(*, B, groups, classes)``."""

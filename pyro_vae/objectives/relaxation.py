@@ -2,22 +2,30 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from dataclasses import dataclass
 from typing import Any
 
+import torch
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
-from pyro_vae.distributions import ExpRelaxedCategorical, GroupedOneHotCategorical
-from pyro_vae.guides.gumbel_softmax import Mode
+from pyro_vae.distributions import (
+    ExpRelaxedCategorical,
+    GroupedOneHotCategorical,
+    JointBernoulli,
+    LogitRelaxedBernoulli,
+)
+from pyro_vae.guides.relaxed import Mode
 
 __all__ = ["relaxed"]
 
 
 class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
-    """Relaxes the categorical sites of the programs that run inside it.
+    """Relaxes the one-hot and binary sites of the programs that run inside it.
 
-    Outside it, model and guide are always categorical. See
-    :class:`pyro_vae.guides.GumbelSoftmax` for what the modes mean.
+    Outside it, model and guide are always discrete. See :class:`pyro_vae.guides.GumbelSoftmax` and
+    :class:`pyro_vae.guides.RelaxedBernoulli` for what the modes mean.
 
     Args:
         mode: How to relax.
@@ -29,31 +37,57 @@ class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
         self.mode = mode
         self.temperature = temperature
 
-    def _concrete(self, fn: GroupedOneHotCategorical) -> Any:
-        return ExpRelaxedCategorical(self.temperature, logits=fn.base_dist.logits).to_event(1)
-
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
-        if not isinstance(fn, GroupedOneHotCategorical) or msg["is_observed"]:
+        kind = _KINDS.get(type(fn))
+        if kind is None or msg["is_observed"]:
             return
         msg["infer"]["relaxed"] = self.mode
+        law = kind.law(self.temperature, logits=fn.base_dist.logits).to_event(1)
         if self.mode == "concrete":
-            msg["fn"] = self._concrete(fn)
+            msg["fn"] = law
             # Traces record the value in log space, where its density is finite; after all handlers
-            # have seen it, the program goes on with the point on the simplex.
-            msg["continuation"] = _to_simplex
+            # have seen it, the program goes on with the point that it stands for.
+            msg["continuation"] = kind.go_on
         elif msg["value"] is not None:
             pass  # the model, replayed: the guide has drawn already
         elif self.mode == "enumerate":
             msg["value"] = fn.enumerate_support(expand=False)
         else:
-            soft = self._concrete(fn).rsample().exp()
+            soft = kind.soft(law.rsample())
             if self.mode == "straight-through":
-                hard = soft.detach().argmax(-1, keepdim=True)
-                hard = soft.new_zeros(()).expand_as(soft).scatter(-1, hard, 1.0)
-                soft = hard + (soft - soft.detach())
+                soft = kind.hard(soft.detach()) + (soft - soft.detach())
             msg["value"] = soft
 
 
-def _to_simplex(msg: dict[str, Any]) -> None:
-    msg["value"] = msg["value"].exp()
+@dataclass(frozen=True)
+class _Kind:
+    """How one kind of discrete variable is relaxed.
+
+    Attributes:
+        law: The relaxed law, in log space.
+        soft: From log space to the space of the states, and between them.
+        hard: The state nearest to a relaxed point.
+    """
+
+    law: Any
+    soft: Callable[[Tensor], Tensor]
+    hard: Callable[[Tensor], Tensor]
+
+    def go_on(self, msg: dict[str, Any]) -> None:
+        msg["value"] = self.soft(msg["value"])
+
+
+def _nearest_corner(soft: Tensor) -> Tensor:
+    highest = soft.argmax(-1, keepdim=True)
+    return soft.new_zeros(()).expand_as(soft).scatter(-1, highest, 1.0)
+
+
+def _nearest_bits(soft: Tensor) -> Tensor:
+    return (soft > 0.5).to(soft.dtype)
+
+
+_KINDS = {
+    GroupedOneHotCategorical: _Kind(ExpRelaxedCategorical, torch.exp, _nearest_corner),
+    JointBernoulli: _Kind(LogitRelaxedBernoulli, torch.sigmoid, _nearest_bits),
+}

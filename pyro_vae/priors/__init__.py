@@ -1,5 +1,6 @@
 """Priors p(z): ``forward()`` returns a distribution. One law a file."""
 
+from pyro_vae.priors.bernoulli import Bernoulli
 from pyro_vae.priors.categorical import Categorical
 from pyro_vae.priors.laplace import Laplace
 from pyro_vae.priors.mixture import Mixture
@@ -7,4 +8,4 @@ from pyro_vae.priors.normal import Normal
 from pyro_vae.priors.prior import Prior
 from pyro_vae.priors.student_t import StudentT
 
-__all__ = ["Categorical", "Laplace", "Mixture", "Normal", "Prior", "StudentT"]
+__all__ = ["Bernoulli", "Categorical", "Laplace", "Mixture", "Normal", "Prior", "StudentT"]

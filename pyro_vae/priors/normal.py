@@ -1,20 +1,24 @@
-"""The standard normal prior."""
+"""The normal prior."""
 
 from __future__ import annotations
 
 from typing import Any
 
 import pyro.distributions as dist
+import torch
+from torch import nn
 
+from pyro_vae.distributions import inverse_positive, positive
 from pyro_vae.priors.standard import Standard
 
 __all__ = ["Normal"]
 
 
 class Normal(Standard):
-    r"""Creates a standard normal prior.
+    r"""Creates a normal prior, standard or with a mean and a scale for each dimension.
 
-    .. math:: p(z) = \mathcal{N}(z \mid 0, I)
+    .. math:: p(z) = \mathcal{N}(z \mid \mu, \mathrm{diag}\,\sigma^2),
+        \quad \mu = 0, \; \sigma = 1 \text{ where not learned}
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
@@ -22,6 +26,7 @@ class Normal(Standard):
 
     Args:
         dim: Number of latent dimensions.
+        learned: Whether mean and scale are learned with the model, from 0 and 1.
 
     Raises:
         ValueError: If ``dim`` is not a positive integer.
@@ -31,8 +36,13 @@ class Normal(Standard):
         torch.Size([8])
     """
 
-    def __init__(self, dim: int) -> None:
+    def __init__(self, dim: int, learned: bool = False) -> None:
         super().__init__(dim)
+        self.learned = learned
+        if learned:
+            del self.loc, self.scale
+            self.loc = nn.Parameter(torch.zeros(dim))
+            self.raw_scale = nn.Parameter(inverse_positive(torch.ones(dim)))
 
     def law(self) -> Any:
-        return dist.Normal(self.loc, self.scale)
+        return dist.Normal(self.loc, positive(self.raw_scale) if self.learned else self.scale)

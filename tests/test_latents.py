@@ -1,0 +1,238 @@
+"""Laws of z by another hand, and what objectives make of them."""
+
+from __future__ import annotations
+
+import copy
+import itertools
+import math
+from typing import Any
+
+import numpy as np
+import pytest
+import scipy.stats
+import torch
+from pyro import poutine
+from torch import Tensor
+from torch.distributions import kl_divergence
+from torch.nn.functional import logsigmoid
+
+import pyro_vae as pv
+from pyro_vae.distributions import LogitRelaxedBernoulli
+from pyro_vae.evaluation import enumerate_log_prob
+from pyro_vae.objectives import ELBO
+
+MODES = ["concrete", "enumerate", "soft", "straight-through"]
+
+
+def in_standard_errors(estimates: Tensor, truth: Tensor | float) -> float:
+    """How many standard errors the mean of independent estimates, one a row, is from the truth."""
+    error = estimates.std(0) / math.sqrt(len(estimates))
+    return float(((estimates.mean(0) - truth).abs() / error.clamp_min(1e-12)).max())
+
+
+# A normal prior that is learned.
+
+
+def test_a_learned_normal_prior_is_the_law_it_names() -> None:
+    """Fails when the raw scale is used for the scale."""
+    prior, z = pv.priors.Normal(2, learned=True).double(), torch.randn(7, 2).double()
+    torch.testing.assert_close(prior().log_prob(z), pv.priors.Normal(2).double()().log_prob(z))
+    with torch.no_grad():
+        prior.loc.copy_(torch.tensor([0.5, -1.0]))
+        prior.raw_scale.copy_(torch.tensor([1.0, -0.7]))
+        scale = np.log1p(np.exp([1.0, -0.7])) + 1e-4
+        reference = scipy.stats.norm.logpdf(z.numpy(), [0.5, -1.0], scale).sum(1)
+        np.testing.assert_allclose(prior().log_prob(z).numpy(), reference)
+
+
+def test_a_learned_normal_prior_keeps_the_closed_divergence() -> None:
+    prior, guide = pv.priors.Normal(2, learned=True), pv.guides.Normal(2)
+    vae = pv.VAE(prior, guide, pv.likelihoods.Bernoulli((4,)))
+    terms = ELBO().terms(vae.model, vae.guide, torch.ones(3, 4))
+    assert terms.kl_estimator == {"z": "analytic"}
+
+
+# Binary latents.
+
+
+def bernoulli_vae(dim: int = 3, **options: Any) -> pv.VAE:
+    learned = pv.priors.Bernoulli(dim, learned=True)
+    vae = pv.VAE(
+        learned,
+        pv.guides.RelaxedBernoulli(dim, **options),
+        pv.likelihoods.Bernoulli((4,)),
+        encoder=pv.networks.MLP((8,)),
+        decoder=pv.networks.MLP((8,)),
+    ).double()
+    with torch.no_grad():
+        learned.logits.copy_(torch.linspace(-0.8, 0.5, dim))
+        for parameter in (*vae.encoder.parameters(), *vae.decoder.parameters()):
+            parameter.mul_(3)  # sharp enough for values and biases to show
+    return vae
+
+
+def binary(n: int) -> Tensor:
+    return torch.bernoulli(torch.full((n, 4), 0.4)).double()
+
+
+def test_binary_guide_and_prior_are_the_laws_they_name() -> None:
+    logits = torch.randn(7, 3).double()
+    z = torch.rand(7, 3).bernoulli().double()
+    log_pmf = scipy.stats.bernoulli.logpmf(z.numpy(), scipy.special.expit(logits.numpy()))
+    q = pv.guides.RelaxedBernoulli(3)(logits)
+    np.testing.assert_allclose(q.log_prob(z).numpy(), log_pmf.sum(1))
+    p = pv.priors.Bernoulli(3).double()()
+    np.testing.assert_allclose(p.log_prob(z).numpy(), -3 * math.log(2))
+
+
+def test_joint_binary_states_are_all_different() -> None:
+    q = pv.guides.RelaxedBernoulli(3)(torch.randn(5, 3).double())
+    states = q.enumerate_support()
+    assert states.shape == (8, 5, 3)
+    assert len({tuple(state.tolist()) for state in states[:, 0]}) == 8
+    torch.testing.assert_close(q.log_prob(states).logsumexp(0), torch.zeros(5).double())
+    assert q.enumerate_support(expand=False).shape == (8, 1, 3)
+    with pytest.raises(ValueError, match=r"`dim`.*65536.*2\*\*17"):
+        pv.guides.RelaxedBernoulli(17)(torch.zeros(17)).enumerate_support()
+
+
+def _log_joints(vae: pv.VAE, x: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """log p(x, z), log q(z|x) and log p(z), a row for each state, by loops over textbook terms."""
+    logits, prior = vae.encoder(vae.guide.standardize(x)), vae.prior.logits  # type: ignore[union-attr]
+    rows = []
+    for state in itertools.product((0.0, 1.0), repeat=len(prior)):
+        z = torch.tensor(state).double()
+        out = vae.decoder(z[None])
+        log_likelihood = (x * logsigmoid(out) + (1 - x) * logsigmoid(-out)).sum(-1)
+        log_p = (z * logsigmoid(prior) + (1 - z) * logsigmoid(-prior)).sum()
+        log_q = (z * logsigmoid(logits) + (1 - z) * logsigmoid(-logits)).sum(-1)
+        rows.append((log_likelihood + log_p, log_q, log_p.expand(len(x))))
+    joint, log_q, log_p = (torch.stack(each) for each in zip(*rows, strict=True))
+    return joint, log_q, log_p
+
+
+def _gradients(loss: Tensor, vae: pv.VAE) -> Tensor:
+    found = torch.autograd.grad(loss, list(vae.parameters()))
+    return torch.cat([gradient.flatten() for gradient in found])
+
+
+@pytest.mark.parametrize("kl", ["analytic", "sampled"])
+def test_enumerated_binary_latents_equal_brute_force(kl: Any) -> None:
+    vae, x = bernoulli_vae(mode="enumerate"), binary(7)
+    loss = ELBO(kl).differentiable_loss(vae.model, vae.guide, x)
+    joint, log_q, _ = _log_joints(vae, x)
+    exact = (log_q.exp() * (log_q - joint)).sum()
+    torch.testing.assert_close(loss, exact)
+    torch.testing.assert_close(_gradients(loss, vae), _gradients(exact, vae))
+    torch.testing.assert_close(enumerate_log_prob(vae, x), joint.detach().logsumexp(0))
+
+
+def test_binary_divergence_is_the_sum_over_states() -> None:
+    vae, x = bernoulli_vae(), binary(7)
+    _, log_q, log_p = _log_joints(vae, x)
+    exact = (log_q.exp() * (log_q - log_p)).sum(0)
+    torch.testing.assert_close(kl_divergence(vae.encode(x), vae.prior()), exact)
+
+
+@pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
+def test_binary_concrete_density_is_finite_and_logistic(temperature: float) -> None:
+    """Fails when draws depend on a probability, as those of torch do: far out they say nothing."""
+    logits = torch.tensor([-1e3, -40.0, -1.0, 0.0, 2.0, 40.0, 1e3]).requires_grad_()
+    q = LogitRelaxedBernoulli(torch.tensor(temperature), logits=logits)
+    y = q.rsample((50,))
+    log_prob = q.log_prob(y)
+    reference = scipy.stats.logistic.logpdf(
+        y.detach().double(), logits.detach().double() / temperature, 1 / temperature
+    )
+    np.testing.assert_allclose(log_prob.detach(), reference, rtol=1e-3, atol=1e-3)
+    (gradient,) = torch.autograd.grad(y.mean(0).sum(), logits)
+    torch.testing.assert_close(gradient, torch.full_like(logits, 1 / temperature))
+
+
+def _draws(vae: pv.VAE, x: Tensor, chunks: int = 60, size: int = 500) -> tuple[Tensor, Tensor]:
+    """Losses and gradients of one datum, each the mean over a chunk of independent draws."""
+    losses, gradients = [], []
+    for _ in range(chunks):
+        loss = ELBO().differentiable_loss(vae.model, vae.guide, x.expand(size, -1)) / size
+        losses.append(loss.detach())
+        gradients.append(_gradients(loss, vae))
+    return torch.stack(losses), torch.stack(gradients)
+
+
+def test_relaxed_binary_losses_are_the_integrals_they_claim() -> None:
+    """One variable, whose relaxation is integrated over its log-odds. Tolerance: standard errors.
+
+    Fails when the prior keeps temperature 1, and when the decoder is given the log-odds.
+    """
+    x, temperature = binary(1), 0.6
+    vae = bernoulli_vae(1, mode="concrete", temperature=temperature)
+    t = torch.linspace(-60, 60, 40_001).double()
+    z = t.sigmoid()[:, None, None]
+
+    def log_logistic(log_odds: Tensor) -> Tensor:
+        shifted = log_odds - temperature * t
+        return math.log(temperature) + shifted - 2 * torch.nn.functional.softplus(shifted)
+
+    def integral(values: Tensor) -> Tensor:
+        return torch.trapezoid(values, t)
+
+    log_likelihood = vae.decode(z).log_prob(x)[:, 0]
+    logits = vae.encoder(x)[0]
+    log_q, log_p = log_logistic(logits), log_logistic(vae.prior.logits)  # type: ignore[arg-type]
+    torch.testing.assert_close(integral(log_q.exp()), torch.tensor(1.0).double())
+    elbo = integral(log_q.exp() * (log_likelihood + log_p - log_q))
+    losses, gradients = _draws(vae, x)
+    assert in_standard_errors(losses, -elbo.detach()) < 4
+    assert in_standard_errors(gradients, _gradients(-elbo, vae)) < 5
+    assert losses.mean() > -integral((log_likelihood + log_p).exp()).log()
+
+    soft = copy.deepcopy(vae)
+    soft.posterior.mode = "soft"  # type: ignore[assignment]
+    joint, log_q_hard, log_p_hard = _log_joints(vae, x)
+    kl = (log_q_hard.exp() * (log_q_hard - log_p_hard)).sum()
+    losses, _ = _draws(soft, x)
+    assert in_standard_errors(losses, (kl - integral(log_q.exp() * log_likelihood)).detach()) < 4
+
+    soft.posterior.mode = "straight-through"  # type: ignore[assignment]
+    losses, gradients = _draws(soft, x)
+    exact = (log_q_hard.exp() * (log_q_hard - joint)).sum()
+    assert in_standard_errors(losses, exact.detach()) < 4
+    decoder = sum(p.numel() for p in vae.decoder.parameters())
+    start = 1  # the log-odds of the prior come first
+    truth = _gradients(exact, vae)[start : start + decoder]
+    assert in_standard_errors(gradients[:, start : start + decoder], truth) < 5
+
+
+@pytest.mark.parametrize("mode", MODES)
+def test_outside_the_objective_all_is_binary(mode: Any) -> None:
+    vae, x = bernoulli_vae(mode=mode), binary(20)
+    for _ in range(2):
+        for trace in (
+            poutine.trace(vae.guide).get_trace(x),
+            poutine.trace(vae.model).get_trace(size=20),
+        ):
+            z = trace.nodes["z"]["value"]
+            assert z.shape == (20, 3)
+            assert ((z == 0) | (z == 1)).all()
+        terms = ELBO().terms(vae.model, vae.guide, x)
+        assert terms.kl_estimator == {"z": "analytic"}
+        ELBO().differentiable_loss(vae.model, vae.guide, x)  # leaves nothing behind
+
+
+@pytest.mark.parametrize("mode", ["concrete", "soft", "straight-through"])
+def test_what_the_decoder_sees_of_binary_latents(mode: Any) -> None:
+    vae, x, seen = bernoulli_vae(mode=mode), binary(50), []
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    ELBO().differentiable_loss(vae.model, vae.guide, x)
+    (z,) = seen
+    assert ((z >= 0) & (z <= 1)).all()
+    assert ((z == 0) | (z == 1)).all() == (mode == "straight-through")
+    assert z.requires_grad
+
+
+def test_importance_weighted_binary_latents_reach_the_sum_over_states() -> None:
+    """Evaluation draws zeros and ones, whatever trains the guide."""
+    vae, x = bernoulli_vae(mode="soft"), binary(20)
+    scores = pv.evaluate(vae, x, num_samples=4000)
+    exact = enumerate_log_prob(vae, x).numpy()
+    assert np.abs((scores.log_marginal - exact) / scores.mcse).max() < 5
