@@ -20,9 +20,23 @@ from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.vae import VAE
 
-__all__ = ["load", "model_spec", "save", "write_bytes", "write_json", "write_tensors"]
+__all__ = [
+    "CHECKPOINTS",
+    "SCHEMA",
+    "load",
+    "model_spec",
+    "read_bytes",
+    "read_json",
+    "save",
+    "tensors_of",
+    "write_bytes",
+    "write_json",
+    "write_tensors",
+    "written",
+]
 
-SCHEMA = 1
+SCHEMA = 1  # of every file
+CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
 _ROOMS = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
 _PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
 
@@ -42,6 +56,17 @@ def write_bytes(path: Path, content: bytes) -> None:
     except BaseException:
         Path(beside).unlink(missing_ok=True)
         raise
+    written(path.parent)
+
+
+def written(folder: Path) -> None:
+    """Returns when the names in a folder are on the disk, as far as the system can tell."""
+    if os.name == "posix":  # elsewhere a folder cannot be opened
+        handle = os.open(folder, os.O_RDONLY)
+        try:
+            os.fsync(handle)
+        finally:
+            os.close(handle)
 
 
 def write_json(path: Path, content: object) -> None:
@@ -119,7 +144,7 @@ def load(
     folder = Path(folder)
     if not folder.is_dir():
         raise expected("folder", "an existing run folder", str(folder))
-    description = _read_json(folder / "model.json")
+    description = read_json(folder / "model.json")
     specs = description.get("vae")
     if description.get("schema") != SCHEMA:
         raise expected(f"{folder / 'model.json'}", f"schema {SCHEMA}", description.get("schema"))
@@ -127,7 +152,8 @@ def load(
         raise expected(f"{folder / 'model.json'}", f"parts {', '.join(_PARTS)}", specs)
     parts: dict[str, Any] = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
     vae = VAE(**parts)
-    state = _read_tensors(folder / "model.safetensors", description.get("sha256"))
+    weights = folder / "model.safetensors"
+    state, _ = tensors_of(weights, read_bytes(weights, description.get("sha256")))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
     try:
         vae.load_state_dict(state)
@@ -166,27 +192,59 @@ def _value(argument: str, value: object, classes: Classes) -> Any:
     return _build(argument, value, classes) if isinstance(value, dict) else value
 
 
-def _read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object.
+
+    Raises:
+        ValueError: If there is no such file, or it is no JSON object.
+    """
     try:
-        content = json.loads(path.read_bytes())
-    except FileNotFoundError:
-        raise expected("folder", f"a file {path.name} in it", str(path.parent)) from None
-    except ValueError as error:
+        content = json.loads(_read(path))
+    except (ValueError, RecursionError) as error:
+        if isinstance(error, _Missing):
+            raise
         raise expected(str(path), "valid JSON", str(error)) from None
     if not isinstance(content, dict):
         raise expected(str(path), "a JSON object", content)
     return content
 
 
-def _read_tensors(path: Path, digest: object) -> dict[str, Tensor]:
-    try:
-        content = path.read_bytes()
-    except FileNotFoundError:
-        raise expected("folder", f"a file {path.name} in it", str(path.parent)) from None
+def read_bytes(path: Path, digest: object) -> bytes:
+    """Reads a file whose SHA-256 is known.
+
+    Raises:
+        ValueError: If there is no such file, or it is not what was written.
+    """
+    content = _read(path)
     found = hashlib.sha256(content).hexdigest()
     if found != digest:
         raise expected(str(path), f"SHA-256 {digest}", found)
+    return content
+
+
+def tensors_of(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Returns the tensors and the metadata of a safetensors file.
+
+    Raises:
+        ValueError: If it is none.
+    """
     try:
-        return tensors_from_bytes(content)
-    except SafetensorError as error:
+        tensors = tensors_from_bytes(content)  # checks the header against the length
+        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+    except (SafetensorError, ValueError, RecursionError) as error:
         raise expected(str(path), "a safetensors file", str(error)) from None
+    return tensors, header.get("__metadata__", {})
+
+
+class _Missing(ValueError):
+    """There is no such file."""
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes()
+    except FileNotFoundError:
+        what = f"a file {path.name} in it"
+        if (path.parent / CHECKPOINTS).is_dir():
+            what = "a finished run (fit --resume goes on with this one)"
+        raise _Missing(str(expected("folder", what, str(path.parent)))) from None

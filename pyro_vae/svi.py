@@ -7,7 +7,7 @@ import math
 import time
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
 
 import pyro
@@ -35,7 +35,7 @@ from pyro_vae._capture import (
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.objectives import Objective
 
-__all__ = ["CompiledSVI"]
+__all__ = ["CompiledSVI", "Position"]
 
 log = logging.getLogger("pyro_vae")
 Program = Callable[..., Any]
@@ -44,6 +44,21 @@ Batch = Callable[[Sequence[Tensor], int], tuple[tuple[Any, ...], dict[str, Any]]
 Engine = Literal["inductor", "cuda-graph", "eager"]
 _STOCK = (pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO)
 _COMPILE_SECONDS = 50.0  # two small graphs (full and short batch) on one core, nothing cached
+
+
+@dataclass
+class Position:
+    """Where a pass over data is.
+
+    Attributes:
+        order: The rows, as they are taken, shape ``(N,)``.
+        start: How many have been taken.
+        losses: Of the steps so far, in pieces.
+    """
+
+    order: Tensor
+    start: int = 0
+    losses: list[Tensor] = field(default_factory=list)
 
 
 @dataclass
@@ -333,6 +348,7 @@ class CompiledSVI:
         self._said: set[str] = set()
         self._refused: dict[Any, str] = {}
         self._eager_seconds = 0.0
+        self._worthwhile: bool | None = None  # whether compiling pays: decided once, and kept
         self._precision = precision
         self._ok = torch.ones((), dtype=torch.bool)
 
@@ -362,6 +378,8 @@ class CompiledSVI:
         batch_size: int,
         shuffle: bool = True,
         transform: Callable[..., Any] | None = None,
+        position: Position | None = None,
+        on_step: Callable[[Position], None] | None = None,
     ) -> Tensor:
         """Takes one pass over data and returns the loss of each step, read back once.
 
@@ -372,6 +390,8 @@ class CompiledSVI:
             shuffle: Whether to permute the rows, by torch's random numbers.
             transform: Applied to the rows gathered, inside the graph: takes and returns what the
                 programs take, one tensor or a tuple.
+            position: Where to go on from, in a pass that was left; a new pass if not given.
+            on_step: Called between two steps (two groups of ``unroll`` steps) and after the last.
 
         Returns:
             Losses on the CPU, shape ``(steps,)``.
@@ -384,8 +404,9 @@ class CompiledSVI:
         size = len(tensors[0])
         if any(len(tensor) != size for tensor in tensors):
             raise expected("tensors", f"tensors of one length, {size}", [len(t) for t in tensors])
-        order = torch.randperm(size) if shuffle else torch.arange(size)
-        order = order.to(tensors[0].device)
+        if position is None:
+            position = Position(torch.randperm(size) if shuffle else torch.arange(size))
+        order = position.order.to(tensors[0].device)
 
         def batch(inputs: Sequence[Tensor], step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
             index = inputs[0]
@@ -395,21 +416,23 @@ class CompiledSVI:
                 args = transform(*args)
             return args if isinstance(args, tuple) else (args,), {}
 
-        losses: list[Tensor] = []
-        first, start = self.steps, 0
+        losses = position.losses
+        first = self.steps - sum(map(len, losses))
         layouts = tuple(map(layout, tensors))
-        while start < size:
+        while (start := position.start) < size:
             # Groups start where the step number is a multiple of their size, so that a run resumed
             # at such a number takes the very same graphs.
             together = self._unroll if self.steps % self._unroll == 0 else 1
             if start + together * batch_size > size:
                 together = 1
             index = order[start : start + together * batch_size]
-            start += len(index)
             key = ("epoch", together, len(index), layouts, transform)
             losses.append(self._run(key, (index, *tensors), batch, together, transform))
+            position.start += len(index)
             if self.engine == "eager" and not losses[-1].isfinite().all():
                 break
+            if on_step is not None:
+                on_step(position)
         values = torch.cat(losses).cpu()
         bad = (~values.isfinite()).nonzero()
         if len(bad):
@@ -419,15 +442,30 @@ class CompiledSVI:
         return values
 
     def state_dict(self) -> dict[str, Any]:
-        """Returns what a later run needs to go on: optimiser state and step counts."""
-        state = {"steps": self.steps, "optim": self._optim.state_dict()}
+        """Returns what a later run needs to go on: optimiser state, step counts, the engine."""
+        state = {
+            "steps": self.steps,
+            "optim": self._optim.state_dict(),
+            "engine": self.engine,
+            "engine_steps": dict(self.engine_steps),
+            "worthwhile": self._worthwhile,
+        }
         if isinstance(self.loss, Objective):
             state["objective_step"] = self.loss.step.clone()
+        nesting = getattr(self.loss, "max_plate_nesting", math.inf)
+        if nesting < math.inf:
+            # It was found by a step that could not be compiled: once is enough.
+            state["max_plate_nesting"] = nesting
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` returned. Parameters are loaded by themselves."""
         self.steps = state["steps"]
+        self.engine = state["engine"]
+        self.engine_steps = dict(state["engine_steps"])
+        self._worthwhile = state["worthwhile"]
+        if "max_plate_nesting" in state:
+            self.loss.max_plate_nesting = state["max_plate_nesting"]  # type: ignore[union-attr]
         self._optim.load_state_dict(state["optim"])
         self._graphs.clear()  # they hold the state that has been replaced
         if isinstance(self.loss, Objective):
@@ -586,7 +624,7 @@ class CompiledSVI:
                     self._optim.step(params)
                     zero_grads(params)
                 return trained, [loss]
-            if self._compile == "auto":
+            if self._compile == "auto" and self._worthwhile is None:
                 # The first run is cold, and another program may have the processor for a while.
                 self._eager_seconds = min(self._seconds(args, kwargs) for _ in range(3))
         for param in params:
@@ -628,8 +666,10 @@ class CompiledSVI:
 
     def _pays(self) -> None:
         left = (self._planned or 0) - self.steps
-        # Compiled steps take well under half of the time.
-        if 0.5 * left * self._eager_seconds < _COMPILE_SECONDS:
+        if self._worthwhile is None:
+            # Compiled steps take well under half of the time.
+            self._worthwhile = 0.5 * left * self._eager_seconds >= _COMPILE_SECONDS
+        if not self._worthwhile:
             raise NotCapturable(
                 f"with {left} steps left, compiling would take longer than it saves"
             )

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 import math
+import signal
 import time
 from collections.abc import Callable, Iterable, Mapping
+from contextlib import nullcontext
 from dataclasses import dataclass, field
 from functools import partial
 from pathlib import Path
-from typing import Literal, TypeAlias
+from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import pyro
@@ -19,16 +22,29 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data import Dataset
+from pyro_vae.data.dataset import SPLITS, fingerprint
 from pyro_vae.objectives import ELBO, Terms
-from pyro_vae.svi import CompiledSVI
+from pyro_vae.resume import (
+    Resume,
+    RunInProgress,
+    differences,
+    in_progress,
+    is_finished,
+    random_state,
+    set_random_state,
+)
+from pyro_vae.svi import CompiledSVI, Position
 from pyro_vae.vae import VAE, evaluating
 
 __all__ = ["Run", "best_device", "fit"]
 
+log = logging.getLogger("pyro_vae")
 Schedule = Literal["constant", "cosine"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
 
+_TOLD = ("engine", "seconds", "steps", "best_epoch")  # by fit.json, as they are in the run
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
 _MONITOR_SEED = 20140414  # the same draws at each epoch: what changes is the model
 
@@ -50,6 +66,7 @@ class Run:
         steps: Optimiser steps taken.
         best_epoch: The epoch whose weights the model has, if validation chose it.
         last_weights: The weights at the last epoch.
+        settings: What was fitted, to what and how, by which a run is known again.
     """
 
     vae: VAE
@@ -61,6 +78,7 @@ class Run:
     steps: int
     best_epoch: int | None = None
     last_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
+    settings: Mapping[str, Any] = field(repr=False, default_factory=dict)
 
     @property
     def steps_per_second(self) -> float:
@@ -68,11 +86,37 @@ class Run:
         return self.steps / self.seconds
 
     def write(self, folder: Path) -> None:
-        """Writes the model, ``last.safetensors``, ``history.json`` and ``engine.json``."""
+        """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""
         checkpoint.save(self.vae, folder)
-        checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
+        digest = checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
         checkpoint.write_json(folder / "history.json", dict(self.history))
         checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
+        told = {"schema": checkpoint.SCHEMA, "settings": self.settings, "last_sha256": digest}
+        told |= {name: getattr(self, name) for name in _TOLD}
+        checkpoint.write_json(folder / "fit.json", told)
+
+    @classmethod
+    def read(cls, vae: VAE, folder: Path) -> Run:
+        """Reads a finished run, whose weights go into the model.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        told = checkpoint.read_json(folder / "fit.json")
+        last = folder / "last.safetensors"
+        weights, _ = checkpoint.tensors_of(
+            last, checkpoint.read_bytes(last, told.get("last_sha256"))
+        )
+        vae.load_state_dict(checkpoint.load(folder).state_dict())
+        return cls(
+            vae=vae.eval(),
+            history=checkpoint.read_json(folder / "history.json"),
+            out=folder,
+            engine_steps=checkpoint.read_json(folder / "engine.json"),
+            last_weights=weights,
+            settings=told["settings"],
+            **{name: told[name] for name in _TOLD},
+        )
 
 
 def best_device() -> torch.device:
@@ -98,7 +142,10 @@ def fit(
     device: torch.device | str | None = None,
     compile: bool | Literal["auto"] = "auto",
     patience: int | None = None,
-    out: str | Path | None = None,
+    out: str | Path | RunInProgress | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 3,
+    resume: Resume = False,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
 ) -> Run:
     """Fits a model in place by stochastic variational inference.
@@ -106,6 +153,12 @@ def fit(
     The data live on the device, and a batch is one gather; a short last batch is used. With
     validation data, the model ends with the weights of the epoch whose validation ELBO was best.
     It is left in ``eval`` mode.
+
+    With ``out``, a run that is told to stop (SIGINT, SIGTERM) writes a checkpoint first, as it does
+    every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a CPU
+    to the very weights that it would have had: model, optimiser, generators, the place in the
+    epoch and the engine are those of the checkpoint. What ran already is not run again, and a
+    finished run is read. Settings and data must be those of before.
 
     References:
         Stochastic Variational Inference (Hoffman et al., 2013), https://arxiv.org/abs/1206.7055
@@ -130,14 +183,21 @@ def fit(
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
         patience: Epochs without a better validation ELBO after which to stop; None never stops.
         out: Folder to write model, last weights and history to; must not exist.
+        checkpoint_every: Steps from one checkpoint to the next, in ``out``; None writes one only
+            when told to stop.
+        keep: Checkpoints to keep, the newest; each has the best weights so far beside the last.
+        resume: Whether to go on from the last checkpoint in ``out``, if there is one; ``previous``
+            from the last one that is whole.
         on_epoch: Called after each epoch with its line of the history.
 
     Returns:
         The run.
 
     Raises:
-        ValueError: If an argument is out of range, or data do not fit the model.
+        ValueError: If an argument is out of range, data do not fit the model, or the run to resume
+            is damaged or of other settings.
         FloatingPointError: If the loss is not finite.
+        Interrupted: If told to stop; a ``KeyboardInterrupt``.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -160,89 +220,246 @@ def fit(
         raise expected("weight_decay", "0 with an `optim` of your own", weight_decay)
     if patience is not None:
         positive_integer("patience", patience)
-    if out is not None and Path(out).exists():
-        raise expected("out", "a folder that does not exist yet", str(out))
-    if seed is not None:
-        pyro.set_rng_seed(seed)
-    train, held_out, draw = _splits(vae, data, validation, seed)
-    if patience is not None and held_out is None:
-        raise expected("patience", "validation data to go with it", patience)
-
-    vae.to(best_device() if device is None else torch.device(device))
-    if draw is None:
-        drawn = train = vae.check(train, "data")
-    else:
-        drawn = vae.check(draw(train), "data")
-        train = train.to(drawn)
-    if held_out is not None:
-        held_out = vae.check(held_out, "validation")
-    vae.initialize(drawn)
-    monitored = drawn[torch.randperm(len(drawn), device=drawn.device)[:_MONITORED]]
-
-    rates: list[float] = []  # what the optimiser started with, known once it has parameters
-
-    def optimizer(params: Iterable[Tensor]) -> torch.optim.Optimizer:
-        made = (partial(_adamw, lr=lr, decay=weight_decay) if optim is None else optim)(params)
-        rates.append(made.param_groups[0]["lr"])
-        return made
-
     objective = ELBO() if objective is None else objective
-    steps_an_epoch = math.ceil(len(train) / batch_size)
-    svi = CompiledSVI(
-        vae.model,
-        vae.guide,
-        optim if isinstance(optim, PyroOptim) else optimizer,
-        objective,
-        compile=compile,
-        planned_steps=epochs * steps_an_epoch,
-    )
-    history: dict[str, list[float]] = {}
-    best_elbo, best_epoch, best_weights = -math.inf, None, None
-    vae.train()
-    start = time.perf_counter()
-    for epoch in range(1, epochs + 1):
-        if schedule == "cosine" and epoch > 1:
-            svi.set_lr(rates[0] * (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2)
+    if resume is not False and out is None:
+        raise expected("out", "the folder of the run to resume", out)
+    options = {
+        "epochs": epochs,
+        "batch_size": batch_size,
+        "lr": lr,
+        "schedule": schedule,
+        "weight_decay": weight_decay,
+        "optim": _named(optim),
+        "seed": seed,
+        "compile": compile,
+        "patience": patience,
+    }
+    folder: Any = nullcontext(out)
+    if out is not None and not isinstance(out, RunInProgress):
+        folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
+    with folder as progress:
+        if seed is not None:
+            pyro.set_rng_seed(seed)
+        train, held_out, draw = _splits(vae, data, validation, seed)
+        if patience is not None and held_out is None:
+            raise expected("patience", "validation data to go with it", patience)
+        settings, state = {}, None
+        if progress is not None:
+            settings = options | _described(vae, objective, data, train, held_out)
+            state = _known(progress, settings)
+            if is_finished(progress.folder):
+                log.info("%s is finished", progress.folder)
+                return Run.read(vae, progress.folder)
+        vae.to(best_device() if device is None else torch.device(device))
+        if state is not None:
+            set_random_state(state["start"], vae.initialized.device)
+        start = random_state(vae.initialized.device)
+        if draw is None:
+            drawn = train = vae.check(train, "data")
+        else:
+            drawn = vae.check(draw(train), "data")
+            train = train.to(drawn)
+        if held_out is not None:
+            held_out = vae.check(held_out, "validation")
+        vae.initialize(drawn)
+        monitored = drawn[torch.randperm(len(drawn), device=drawn.device)[:_MONITORED]]
+        loop = _Loop(
+            vae,
+            objective,
+            partial(_adamw, lr=lr, decay=weight_decay) if optim is None else optim,
+            options,
+            data=(train, held_out, monitored, draw),
+            progress=progress,
+            start={"start": start, "settings": settings},
+        )
+        if state is not None:
+            loop.restore(state)
+        run = loop.run(on_epoch)
+        if progress is not None and progress is not out:
+            progress.finish(run.write)
+    return run
+
+
+class _Loop:
+    """The state of a fit between two steps, and what takes it on."""
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: PyroELBO,
+        optim: Optim,
+        options: Mapping[str, Any],
+        *,
+        data: tuple[Tensor, Tensor | None, Tensor, Callable[[Tensor], Tensor] | None],
+        progress: RunInProgress | None,
+        start: Mapping[str, Any],
+    ) -> None:
+        self.vae = vae
+        self.options = options
+        self.train, self.held_out, self.monitored, self.draw = data
+        self.progress = progress
+        self.start = start
+        self.epoch = 1
+        self.position: Position | None = None
+        self.history: dict[str, list[float]] = {}
+        self.best: tuple[int, float, dict[str, Tensor]] | None = None
+        self.rates: list[float] = []  # what the optimiser started with, once it has parameters
+        self.seconds = 0.0
+        self.signals = Waiting()
+        self.steps_an_epoch = math.ceil(len(self.train) / options["batch_size"])
+
+        def optimizer(params: Iterable[Tensor]) -> torch.optim.Optimizer:
+            made: torch.optim.Optimizer = optim(params)
+            self.rates.append(made.param_groups[0]["lr"])
+            return made
+
+        self.svi = CompiledSVI(
+            vae.model,
+            vae.guide,
+            optim if isinstance(optim, PyroOptim) else optimizer,
+            objective,
+            compile=options["compile"],
+            planned_steps=options["epochs"] * self.steps_an_epoch,
+        )
+
+    def state(self) -> dict[str, Any]:
+        """Returns all that :meth:`restore` needs, in another process too."""
+        svi = self.svi.state_dict()
+        return {
+            **self.start,
+            "epoch": self.epoch,
+            "position": self.position and dict(vars(self.position)),
+            "history": self.history,
+            "best": self.best,
+            "rates": self.rates,
+            "seconds": self.seconds + time.perf_counter() - self.began,
+            "random": random_state(self.train.device),
+            "model": self.vae.state_dict(),
+            "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
+            "environment": _environment(self.train.device),
+        }
+
+    def restore(self, state: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`state` returned."""
+        device = self.train.device
+        if (changed := differences(state["environment"], _environment(device))) != "":
+            log.warning("resumed where the last bits may differ: %s", changed)
+        self.epoch, self.history = state["epoch"], state["history"]
+        self.rates, self.seconds = state["rates"], state["seconds"]
+        if state["position"] is not None:
+            position = Position(**state["position"])
+            position.losses = [losses.to(device) for losses in position.losses]
+            self.position = position
+        if state["best"] is not None:
+            epoch, elbo, weights = state["best"]
+            self.best = epoch, elbo, {k: weight.to(device) for k, weight in weights.items()}
+        self.vae.load_state_dict(state["model"])
+        svi = state["svi"]
+        self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
+        set_random_state(state["random"], device)
+
+    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run:
+        """Takes it to the end."""
+        self.began = time.perf_counter()
+        self.vae.train()
+        with nullcontext() if self.progress is None else self.signals():
+            while not self.done:
+                line = self._pass()
+                line["seconds"] = self.seconds + time.perf_counter() - self.began
+                for key, value in line.items():
+                    self.history.setdefault(key, []).append(value)
+                self.epoch += 1
+                self.position = None
+                if on_epoch is not None:
+                    on_epoch(line)
+            self.vae.eval()
+            if self.progress is not None:
+                self._save()  # what comes after may be interrupted too
+        last_weights = _copy(self.vae)
+        if self.best is not None:
+            self.vae.load_state_dict(self.best[2])
+        return Run(
+            vae=self.vae,
+            history=self.history,
+            out=None if self.progress is None else self.progress.folder,
+            engine=self.svi.engine,
+            engine_steps={str(name): count for name, count in self.svi.engine_steps.items()},
+            seconds=self.history["seconds"][-1],
+            steps=self.steps_an_epoch * len(self.history["epoch"]),
+            best_epoch=None if self.best is None else self.best[0],
+            last_weights=last_weights,
+            settings=self.start["settings"],
+        )
+
+    @property
+    def done(self) -> bool:
+        """Whether all epochs, or enough of them, are behind."""
+        patience = self.options["patience"]
+        waited = 0 if self.best is None else self.epoch - 1 - self.best[0]
+        return self.epoch > self.options["epochs"] or (
+            patience is not None and self.best is not None and waited >= patience
+        )
+
+    def _pass(self) -> dict[str, float]:
+        """Takes one pass over the data, or what is left of one, and returns its line."""
+        epochs, epoch = self.options["epochs"], self.epoch
+        if self.options["schedule"] == "cosine" and epoch > 1:
+            share = (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
+            self.svi.set_lr(self.rates[0] * share)
         try:
-            losses = svi.epoch(train, batch_size=batch_size, transform=draw)
-            line = {"epoch": epoch, "loss": losses.sum().item() / len(train)}
-            line |= _line(_monitor(vae, monitored), "")
-            if held_out is not None:
-                line |= _line(_monitor(vae, held_out), "validation_")
+            losses = self.svi.epoch(
+                self.train,
+                batch_size=self.options["batch_size"],
+                transform=self.draw,
+                position=self.position,
+                on_step=None if self.progress is None else self._on_step,
+            )
+            line = {"epoch": epoch, "loss": losses.sum().item() / len(self.train)}
+            line |= _line(_monitor(self.vae, self.monitored), "")
+            if self.held_out is not None:
+                line |= _line(_monitor(self.vae, self.held_out), "validation_")
         except ValueError as error:
             reason = str(error).splitlines()[0]
             if "invalid values" not in reason:
                 raise
             # A law refuses parameters that are not finite before there is a loss.
             raise FloatingPointError(f"epoch {epoch}: {reason.rstrip(':')}") from None
-        if held_out is not None and line["validation_elbo"] > best_elbo:
-            best_elbo, best_epoch = line["validation_elbo"], epoch
-            best_weights = _copy(vae)
-        line["seconds"] = time.perf_counter() - start
-        for key, value in line.items():
-            history.setdefault(key, []).append(value)
-        if on_epoch is not None:
-            on_epoch(line)
-        if patience is not None and best_epoch is not None and epoch - best_epoch >= patience:
-            break
-    vae.eval()
-    last_weights = _copy(vae)
-    if best_weights is not None:
-        vae.load_state_dict(best_weights)
-    run = Run(
-        vae=vae,
-        history=history,
-        out=None if out is None else Path(out),
-        engine=svi.engine,
-        engine_steps={str(name): count for name, count in svi.engine_steps.items()},
-        seconds=history["seconds"][-1],
-        steps=steps_an_epoch * len(history["epoch"]),
-        best_epoch=best_epoch,
-        last_weights=last_weights,
-    )
-    if run.out is not None:
-        run.write(run.out)
-    return run
+        elbo = line.get("validation_elbo", -math.inf)
+        if elbo > (-math.inf if self.best is None else self.best[1]):
+            self.best = epoch, elbo, _copy(self.vae)
+        return line
+
+    def _on_step(self, position: Position) -> None:
+        assert self.progress is not None
+        self.position = position
+        every = self.progress.every
+        if self.signals.signum is None and (every is None or self.svi.steps % every):
+            return
+        if not all(bool(losses.isfinite().all()) for losses in position.losses):
+            position.start = len(position.order)  # the end of the pass says what it is
+            return
+        path = self._save()
+        if self.signals.signum is not None:
+            name = signal.Signals(self.signals.signum).name
+            raise Interrupted(
+                f"stopped by {name} at step {self.svi.steps:,}; "
+                f"--resume goes on with {path.parent.parent}",
+                self.signals.signum,
+            )
+
+    def _save(self) -> Path:
+        assert self.progress is not None
+        return self.progress.write(self.svi.steps, self.state())
+
+    def _renamed(self, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:
+        """Names of the parameter store differ from process to process; those of a model do not."""
+        store = pyro.get_param_store()
+        for program in (self.vae.model, self.vae.guide):
+            program._register()
+        names = {store.param_name(p): name for name, p in self.vae.named_parameters()}
+        if to_store:
+            names = {name: stored for stored, name in names.items()}
+        return {names.get(key, key): value for key, value in optim.items()}
 
 
 def _adamw(params: Iterable[Tensor], lr: float, decay: float) -> torch.optim.Optimizer:
@@ -301,6 +518,63 @@ def _line(terms: Terms, prefix: str) -> dict[str, float]:
         f"{prefix}reconstruction": terms.reconstruction.mean().item(),
         f"{prefix}kl": terms.kl.mean().item(),
     }
+
+
+def _known(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the state to go on from, if there is one.
+
+    Raises:
+        ValueError: If the run is of other settings.
+    """
+    folder, state = progress.folder, None
+    if is_finished(folder):
+        before = checkpoint.read_json(folder / "fit.json").get("settings", {})
+    else:
+        state = progress.read()
+        before = settings if state is None else state["settings"]
+    if (changed := differences(before, settings)) != "":
+        raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
+    return state
+
+
+def _described(
+    vae: VAE, objective: PyroELBO, data: object, train: Tensor, held_out: Tensor | None
+) -> dict[str, Any]:
+    """Returns what a run is known again by, besides its options."""
+    prints = {"train": train, "validation": held_out}
+    told: dict[str, Any] = {}
+    if isinstance(data, Dataset):
+        prints = {split: data.split(split) for split in SPLITS}
+        told = {"name": data.name, "binarize": data.binarize, "transform": data.transform}
+    told |= {name: x if x is None else fingerprint(x) for name, x in prints.items()}
+    dtype = next((str(p.dtype) for p in vae.parameters()), None)
+    plain = {
+        name: value
+        for name, value in vars(objective).items()
+        if isinstance(value, bool | int | float | str) and name != "max_plate_nesting"
+    }
+    return {
+        "model": checkpoint.model_spec(vae) | {"dtype": dtype},
+        "objective": {"class": type(objective).__name__} | plain,
+        "data": told,
+    }
+
+
+def _named(optim: Optim | None) -> str | None:
+    if optim is None:
+        return None
+    if isinstance(optim, PyroOptim):
+        given = optim.pt_optim_args
+        arguments = given if isinstance(given, dict) else getattr(given, "__qualname__", "")
+        return f"{optim.pt_optim_constructor.__name__} {arguments}"
+    if isinstance(optim, partial):
+        return f"{_named(optim.func)} {optim.args} {optim.keywords}"
+    return getattr(optim, "__qualname__", type(optim).__qualname__)
+
+
+def _environment(device: torch.device) -> dict[str, Any]:
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return versions | {"device": device.type}
 
 
 def _copy(vae: VAE) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Callable
@@ -18,7 +19,6 @@ import yaml
 from linear import LinearGaussian
 
 import pyro_vae as pv
-from pyro_vae import checkpoint
 from pyro_vae.cli import fit as fit_verb
 from pyro_vae.cli import main
 from pyro_vae.criticism import check
@@ -30,6 +30,7 @@ _FILES = {
     "curves.png",
     "data.json",
     "engine.json",
+    "fit.json",
     "history.json",
     "last.safetensors",
     "latent.png",
@@ -182,7 +183,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     """What `fit digits` is about to fit: the model, the objective, the options."""
     seen: list[tuple[pv.VAE, Any, Any]] = []
 
-    def stop(vae: pv.VAE, objective: Any, data: object, options: Any, device: object) -> None:
+    def stop(vae: pv.VAE, objective: Any, data: object, options: Any, *_: object) -> None:
         seen.append((vae, objective, options))
         raise KeyboardInterrupt
 
@@ -246,15 +247,47 @@ def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
     assert (options.lr, options.patience, options.compile) == (0.1, 3, True)
 
 
-def test_an_interrupt_is_one_line(
-    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+def test_an_interrupt_is_one_line_and_resume_goes_on(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
+    """Stopped after the fit, while evaluating: what is done is not done again."""
+
     def stop(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(checkpoint, "save", stop)
-    assert main(["fit", "digits", *_SMALL]) == 130
-    assert capsys.readouterr().err.splitlines()[-1] == "error: interrupted, nothing written"
+    argv = ["fit", "--config", str(digits / "config.yaml"), "--out", "run", "--json"]
+    with monkeypatch.context() as patched:
+        patched.setattr(fit_verb, "evaluate", stop)
+        assert main(argv) == 130
+    said = capsys.readouterr().err.splitlines()[-1]
+    assert said == "error: interrupted; --resume goes on with run"
+    assert {path.name for path in Path("run").iterdir()} == {"checkpoints", "config.yaml"}
+    assert "a finished run (fit --resume goes on with this one), got 'run'" in fails(
+        "evaluate", "run"
+    )
+    assert "does not exist yet, got 'run'; --resume goes on with it" in fails(*argv)
+    assert "got epochs was 1, is 2; lr was 0.002, is 0.1" in " ".join(
+        fails(*argv, "--resume", "--epochs", "2", "--lr", "0.1").split()
+    )
+    for said in ("", "run is finished: these are its scores\n"):
+        assert main([*argv, "--resume"]) == 0
+        shown = capsys.readouterr()
+        assert json.loads(shown.out)["scores"] == json.loads((digits / "scores.json").read_text())
+        assert shown.err.endswith(said)
+        assert {path.name for path in Path("run").iterdir()} == _FILES
+        same = ("model.safetensors", "last.safetensors", "engine.json", "model.json")
+        assert all((digits / name).read_bytes() == Path("run", name).read_bytes() for name in same)
+
+
+def test_terminated_is_143(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def stop(*_: object, **__: object) -> None:
+        os.kill(os.getpid(), signal.SIGTERM)
+
+    monkeypatch.setattr(fit_verb, "load_data", stop)
+    assert main(["fit", "digits"]) == 143
+    assert capsys.readouterr().err == "error: terminated\n"
     assert list(Path.cwd().iterdir()) == []
 
 

@@ -237,7 +237,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     assert run.out == tmp_path / "run"
     names = {path.name for path in run.out.iterdir()}
     weights = {"model.safetensors", "last.safetensors"}
-    assert names == {"model.json", "history.json", "engine.json", *weights}
+    assert names == {"model.json", "history.json", "engine.json", "fit.json", *weights}
     assert json.loads((run.out / "engine.json").read_text()) == {"eager": run.steps}
     history = json.loads((run.out / "history.json").read_text())
     assert history == dict(run.history)
@@ -248,7 +248,7 @@ def test_nothing_is_overwritten(tmp_path: Path) -> None:
     (tmp_path / "mine.txt").write_text("here")
     vae = small_vae()
     before = copy.deepcopy(vae.state_dict())
-    with pytest.raises(ValueError, match="`out`: expected a folder that does not exist yet"):
+    with pytest.raises(ValueError, match="`out`: expected a path that does not exist yet"):
         fit(vae, pairs(60), epochs=1, out=tmp_path)
     assert [path.name for path in tmp_path.iterdir()] == ["mine.txt"]
     assert same(vae.state_dict(), before)

@@ -8,6 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from pyro_vae._errors import unknown_name
+from pyro_vae._signals import Interrupted, raising
 
 __all__ = ["entry", "main"]
 
@@ -43,7 +44,7 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or what the command says; 2 after a mistake, told in one line on standard
-        error; 130 if interrupted.
+        error; 130 if interrupted, 143 if terminated.
     """
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
@@ -55,10 +56,13 @@ def main(argv: list[str] | None = None) -> int:
     try:
         if verb not in _VERBS:
             raise unknown_name("command", verb, _VERBS)
-        run: Callable[[list[str]], int | None] = import_module(f"pyro_vae.cli.{verb}").run
-        return run(rest) or 0
+        with raising():
+            run: Callable[[list[str]], int | None] = import_module(f"pyro_vae.cli.{verb}").run
+            return run(rest) or 0
     except SystemExit as done:  # argparse leaves this way after printing help
         return int(done.code or 0)
+    except Interrupted as stop:
+        return _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
         return _fail("interrupted, nothing written", 130)
     except (ValueError, FloatingPointError, OSError) as error:

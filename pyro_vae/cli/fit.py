@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import sys
 import time
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -26,10 +27,11 @@ from pyro_vae.cli.parsing import (
     read_config,
     value_of,
 )
-from pyro_vae.cli.runs import as_device, load_data, new_path, record_data, writing
+from pyro_vae.cli.runs import as_device, load_data, new_path, record_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
 from pyro_vae.evaluation import Scores, evaluate
+from pyro_vae.resume import RunInProgress, in_progress, is_finished
 from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
 
@@ -53,10 +55,13 @@ _BY_PROGRAM: set[str | int] = {
     "validation",
     "device",
     "out",
+    "checkpoint_every",
+    "keep",
+    "resume",
     "on_epoch",
 }
 # Of this invocation, not of the model: a replay has its own.
-_NOT_REPLAYED = ("config", "json", "out")
+_NOT_REPLAYED = ("config", "json", "out", "resume")
 
 
 def run(argv: list[str]) -> None:
@@ -70,11 +75,15 @@ def run(argv: list[str]) -> None:
     config = {} if path is None else read_config(path)
     parts = parts_of(argv, config, DEFAULT_PARTS)
     parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
+    _add_checkpoints(parser)
+    # An option with an optional value would take what follows it for one.
+    argv = ["--resume=true" if token == "--resume" else token for token in argv]
     options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
     if options.seed is None or options.seed < 0:
         raise expected("--seed", "an integer >= 0", options.seed)
-    out = new_path(options.out, Path("runs") / Path(options.data).stem)
+    default = Path("runs") / Path(options.data).stem
+    out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)
     data, served = load_data(
         options.data,
@@ -82,17 +91,27 @@ def run(argv: list[str]) -> None:
         root=options.data_root,
         binarize=options.binarize,
     )
-    with writing(out) as folder:
+    config_text = _config(parser, options, data, served["root"]).encode()
+    kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
+    with in_progress(out, argument="--out", **kept) as progress:
+        if not (out / "config.yaml").exists():
+            checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
         vae, objective = build_model(options, parts, data)
-        fitted, scores = _fit(vae, objective, data, options, device)
-        summary = scores.summary()
-        fitted.write(folder)
-        config_text = _config(parser, options, data, served["root"])
-        checkpoint.write_bytes(folder / "config.yaml", config_text.encode())
-        checkpoint.write_json(folder / "scores.json", summary)
-        record_data(folder, data, served)
-        report.pictures(fitted.vae, data, fitted.history, folder)
+        fitted, scores = _fit(vae, objective, data, options, device, progress)
+        summary = scores.summary() if scores else checkpoint.read_json(out / "scores.json")
+
+        def write(folder: Path) -> None:
+            fitted.write(folder)
+            checkpoint.write_bytes(folder / "config.yaml", config_text)
+            checkpoint.write_json(folder / "scores.json", summary)
+            record_data(folder, data, served)
+            report.pictures(fitted.vae, data, fitted.history, folder)
+
+        if scores is None:
+            print(f"{out} is finished: these are its scores", file=sys.stderr)
+        else:
+            progress.finish(write)
     seconds = time.perf_counter() - began
     if options.json:
         result = {
@@ -104,7 +123,7 @@ def run(argv: list[str]) -> None:
         print(json.dumps(result))
         return
     console = Console(highlight=False)
-    console.print(scores_table(summary, len(scores.log_marginal)))
+    console.print(scores_table(summary, len(data.split(report.held_out(data)))))
     console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
     for file in sorted(out.iterdir()):
         console.print(f"  {file}", soft_wrap=True)
@@ -147,6 +166,24 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     return parser
 
 
+def _add_checkpoints(parser: Parser) -> None:
+    group = parser.add_argument_group("checkpoints")
+    group.add_argument(
+        "--checkpoint_every",
+        type=int | None,
+        help="Steps from one checkpoint to the next; without it, one is written when the run is "
+        "told to stop (Ctrl-C, SIGTERM).",
+    )
+    group.add_argument("--keep", type=int, default=3, help="Checkpoints to keep.")
+    group.add_argument(
+        "--resume",
+        type=bool | Literal["previous"],
+        default=False,
+        help="Go on with an unfinished run: the same command with --resume. --resume=previous "
+        "passes over checkpoints that are damaged.",
+    )
+
+
 def _arguments(function: Callable[..., Any]) -> set[str]:
     called = function.__init__ if inspect.isclass(function) else function
     return set(inspect.signature(called).parameters) - {"self"}
@@ -173,9 +210,15 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
 
 
 def _fit(
-    vae: VAE, objective: Any, data: Dataset, options: Namespace, device: torch.device | None
-) -> tuple[Run, Scores]:
+    vae: VAE,
+    objective: Any,
+    data: Dataset,
+    options: Namespace,
+    device: torch.device | None,
+    folder: RunInProgress,
+) -> tuple[Run, Scores | None]:
     steps = math.ceil(len(data.train) / max(options.batch_size, 1))
+    finished = is_finished(folder.folder)
     with live() as monitor:
         on_epoch = monitor.fitting(options.epochs, steps)
         fitted = fit(
@@ -184,8 +227,11 @@ def _fit(
             objective=objective,
             device=device,
             on_epoch=on_epoch,
+            out=folder,
             **training_options(options),
         )
+        if finished:
+            return fitted, None
         x = data.split(report.held_out(data))
         progress = monitor.evaluating()
         scores = evaluate(vae, x, num_samples=options.num_samples, progress=progress)

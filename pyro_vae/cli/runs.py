@@ -20,6 +20,7 @@ from pyro_vae._errors import expected, positive_integer
 from pyro_vae.checkpoint import write_json
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
+from pyro_vae.resume import Resume, taken
 
 __all__ = [
     "as_device",
@@ -34,20 +35,26 @@ __all__ = [
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
 
-def new_path(out: str | None, default: Path) -> Path:
+def new_path(out: str | None, default: Path, *, resume: Resume = False) -> Path:
     """Returns where to write: ``out``, or the default, or the first of default-2, -3 that is free.
 
+    What is to be resumed is the last of them that is there.
+
     Raises:
-        ValueError: If ``out`` exists.
+        ValueError: If ``out`` exists and is not to be resumed.
     """
     if out is not None:
         path = Path(out)
-        if path.exists():
-            raise expected("--out", "a path that does not exist yet", out)
-    else:
-        numbered = (default.with_stem(f"{default.stem}-{i}") for i in count(2))
-        path = default if not default.exists() else next(p for p in numbered if not p.exists())
-    return path
+        if path.exists() and not resume:
+            raise taken("--out", path)
+        return path
+    last = default
+    for i in count(2):
+        path = default if i == 2 else default.with_stem(f"{default.stem}-{i - 1}")
+        if not path.exists():
+            return last if resume else path
+        last = path
+    raise AssertionError
 
 
 @contextmanager

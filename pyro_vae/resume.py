@@ -1,0 +1,378 @@
+"""A run in progress: its folder, its lock, its checkpoints, and how it goes on."""
+
+from __future__ import annotations
+
+import hashlib
+import json
+import math
+import os
+import random
+import re
+import shutil
+import signal
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, suppress
+from pathlib import Path
+from typing import Any, Literal, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae._signals import Interrupted
+from pyro_vae.checkpoint import (
+    CHECKPOINTS,
+    SCHEMA,
+    read_bytes,
+    tensors_of,
+    write_bytes,
+    written,
+)
+
+try:
+    import fcntl
+except ImportError:  # Windows
+    fcntl = None  # type: ignore[assignment]
+
+__all__ = [
+    "Resume",
+    "RunInProgress",
+    "differences",
+    "in_progress",
+    "is_finished",
+    "is_unfinished",
+    "random_state",
+    "set_random_state",
+    "taken",
+]
+
+Resume: TypeAlias = bool | Literal["previous"]
+
+_NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
+_STAGING = ".finishing"
+_REPRODUCTION = "nonfinite.safetensors"
+_SHOWN = 5  # differences told one by one
+
+
+class RunInProgress:
+    """A run folder that is locked by this process and not finished; see :func:`in_progress`.
+
+    Attributes:
+        folder: The run folder.
+        every: Steps from one checkpoint to the next; None writes one only when told to stop.
+        keep: Checkpoints to keep, the newest ones.
+        resume: Whether to go on from what is there.
+    """
+
+    def __init__(self, folder: Path, every: int | None, keep: int, resume: Resume) -> None:
+        self.folder = folder
+        self.every = every
+        self.keep = keep
+        self.resume = resume
+
+    @property
+    def checkpoints(self) -> list[Path]:
+        """The checkpoints, oldest first."""
+        found = (self.folder / CHECKPOINTS).glob("step-*")
+        return sorted(path for path in found if _NAME.fullmatch(path.name))
+
+    def write(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Writes a checkpoint as a whole, named after its step and its SHA-256.
+
+        Args:
+            step: Optimiser steps taken.
+            state: Numbers, strings, tensors, and lists and mappings of them.
+
+        Raises:
+            ValueError: If the state holds anything else.
+            OSError: If it cannot be written; those before it stand.
+        """
+        content = _content({"schema": SCHEMA, "step": step, **state})
+        name = f"step-{step:010d}-{hashlib.sha256(content).hexdigest()}.safetensors"
+        path = self.folder / CHECKPOINTS / name
+        before = self.checkpoints
+        try:
+            write_bytes(path, content)
+        except OSError as error:
+            stands = f"; {before[-1].name[:15]} stands" if before else ""
+            reason = error.strerror or error
+            raise OSError(f"checkpoint of step {step} in {path.parent}: {reason}{stands}") from None
+        for old in self.checkpoints[: -self.keep]:
+            old.unlink()
+        return path
+
+    def read(self) -> dict[str, Any] | None:
+        """Returns the newest state, on the CPU; None if there is nothing to go on from.
+
+        Raises:
+            ValueError: If it is damaged, and an older one was not asked for.
+        """
+        if self.resume is False:
+            return None
+        damage: ValueError | None = None
+        for path in reversed(self.checkpoints):
+            try:
+                return _state(path)
+            except ValueError as error:
+                damage = error
+                if self.resume != "previous":
+                    break
+        if damage is None:
+            return None
+        if self.resume == "previous":
+            raise ValueError(f"{damage}, and no checkpoint before it is whole")
+        raise ValueError(f"{damage}; --resume=previous goes on from the one before it")
+
+    def reproduce(self, state: Mapping[str, Any]) -> Path:
+        """Writes what repeats a failure."""
+        write_bytes(self.folder / _REPRODUCTION, _content({"schema": SCHEMA, **state}))
+        return self.folder / _REPRODUCTION
+
+    def finish(self, write: Callable[[Path], object]) -> None:
+        """Has a folder written, whose files then move here, ``model.json`` last of all.
+
+        That file makes it a finished run: one that is killed before has its checkpoints still.
+        """
+        staging = self.folder / _STAGING
+        shutil.rmtree(staging, ignore_errors=True)
+        staging.mkdir()
+        write(staging)
+        for path in sorted(staging.iterdir(), key=lambda path: path.name == "model.json"):
+            path.replace(self.folder / path.name)
+        written(self.folder)
+        staging.rmdir()
+        (self.folder / _REPRODUCTION).unlink(missing_ok=True)
+        shutil.rmtree(self.folder / CHECKPOINTS)
+
+
+def is_finished(folder: Path) -> bool:
+    """Tells whether a folder holds a finished run."""
+    return (folder / "model.json").exists()
+
+
+def is_unfinished(folder: Path) -> bool:
+    """Tells whether a folder holds a run that can be resumed."""
+    return (folder / CHECKPOINTS).is_dir() and not is_finished(folder)
+
+
+def taken(argument: str, folder: Path) -> ValueError:
+    """The error of a path that exists."""
+    error = expected(argument, "a path that does not exist yet", str(folder))
+    return ValueError(f"{error}; --resume goes on with it") if is_unfinished(folder) else error
+
+
+@contextmanager
+def in_progress(
+    folder: str | Path,
+    *,
+    every: int | None = None,
+    keep: int = 3,
+    resume: Resume = False,
+    argument: str = "out",
+) -> Iterator[RunInProgress]:
+    """Makes a run folder and holds its lock, or takes over one that was left unfinished.
+
+    If the block ends in an error before there is anything to go on from, the folder goes too.
+
+    Args:
+        folder: The run folder.
+        every: Steps from one checkpoint to the next; None writes one only when told to stop.
+        keep: Checkpoints to keep.
+        resume: Whether to go on from what is there: from the last checkpoint, or, with
+            ``previous``, from the last one that is whole.
+        argument: What to call the folder in an error.
+
+    Raises:
+        ValueError: If the folder exists and is not to be resumed, is no run folder, or another
+            process is writing to it.
+    """
+    folder = Path(folder)
+    if every is not None:
+        positive_integer("checkpoint_every", every)
+    positive_integer("keep", keep)
+    if resume not in (True, False, "previous"):
+        raise expected("resume", "True, False or previous", resume)
+    missing = [each for each in (folder, *folder.parents) if not each.exists()]
+    if not missing and not resume:
+        raise taken(argument, folder)
+    if not missing and not (is_unfinished(folder) or is_finished(folder)):
+        raise expected(argument, "a run folder to resume", str(folder))
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        with _locked(folder, argument):
+            if not is_finished(folder):
+                (folder / CHECKPOINTS).mkdir(exist_ok=True)
+            _sweep(folder)
+            yield RunInProgress(folder, every, keep, resume)
+    except OSError as error:
+        _remove(folder, missing)
+        if (folder / CHECKPOINTS).is_dir() or is_finished(folder):
+            raise
+        if error.filename is None:
+            raise
+        what = "a path that can be written to"
+        raise expected(argument, what, f"{folder}: {error}") from None
+    except BaseException as error:
+        _remove(folder, missing)
+        if isinstance(error, KeyboardInterrupt) and is_unfinished(folder):
+            told = str(error) or "interrupted"
+            hint = "" if "--resume" in told else f"; --resume goes on with {folder}"
+            signum = getattr(error, "signum", signal.SIGINT)
+            raise Interrupted(f"{told}{hint}", signum) from None
+        raise
+
+
+def _remove(folder: Path, made: list[Path]) -> None:
+    """Takes away what this process has made, unless there is something to go on from."""
+    checkpoints = folder / CHECKPOINTS
+    kept = checkpoints.is_dir() and any(checkpoints.iterdir())
+    if folder not in made or kept or is_finished(folder) or (folder / _REPRODUCTION).exists():
+        return
+    shutil.rmtree(folder, ignore_errors=True)
+    with suppress(OSError):  # someone else may have written there meanwhile
+        for parent in made[1:]:
+            parent.rmdir()
+
+
+def _sweep(folder: Path) -> None:
+    """Removes what a process that was killed had not finished writing."""
+    shutil.rmtree(folder / _STAGING, ignore_errors=True)
+    for path in (folder / CHECKPOINTS).glob(".*"):
+        path.unlink()
+    if is_finished(folder):
+        shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
+
+
+@contextmanager
+def _locked(folder: Path, argument: str) -> Iterator[None]:
+    """Holds the lock of a folder: the kernel's own, which ends with the process."""
+    if fcntl is None:
+        yield
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        try:
+            fcntl.flock(handle, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            what = "a run folder that no other process is writing to"
+            raise expected(argument, what, str(folder)) from None
+        yield
+    finally:
+        os.close(handle)
+
+
+# What a checkpoint is: one safetensors file, whose metadata are JSON with tensors by their names.
+
+
+def _content(state: Mapping[str, Any]) -> bytes:
+    from safetensors.torch import save
+
+    tensors: dict[str, Tensor] = {}
+    tree = _encode(state, "", tensors)
+    return save(tensors, {"state": json.dumps(tree, allow_nan=False)})
+
+
+def _state(path: Path) -> dict[str, Any]:
+    found = _NAME.fullmatch(path.name)
+    tensors, metadata = tensors_of(path, read_bytes(path, found[2] if found else None))
+    try:
+        state = _decode(json.loads(metadata["state"]), tensors)
+    except (ValueError, KeyError, TypeError, RecursionError) as error:
+        raise expected(str(path), "a checkpoint", f"{type(error).__name__} {error}") from None
+    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
+        got = state.get("schema") if isinstance(state, dict) else state
+        raise expected(str(path), f"a checkpoint of schema {SCHEMA}", got)
+    return state
+
+
+def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        # A clone: safetensors refuses tensors that share memory.
+        tensors[name] = value.detach().cpu().clone().contiguous()
+        return {"$tensor": name}
+    if isinstance(value, np.ndarray):
+        return _encode(torch.from_numpy(value.astype(np.int64)), name, tensors)
+    if isinstance(value, float) and not math.isfinite(value):
+        return {"$float": str(value)}
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Mapping):
+        pairs = [[key, _encode(each, f"{name}/{key}", tensors)] for key, each in value.items()]
+        if all(isinstance(key, str) and not key.startswith("$") for key, _ in pairs):
+            return dict(pairs)
+        return {"$pairs": pairs}
+    if isinstance(value, list | tuple):
+        return [_encode(each, f"{name}/{i}", tensors) for i, each in enumerate(value)]
+    raise expected("optim", f"one whose state is numbers and tensors, at {name}", value)
+
+
+def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
+    if isinstance(tree, list):
+        return [_decode(each, tensors) for each in tree]
+    if not isinstance(tree, dict):
+        return tree
+    if "$tensor" in tree:
+        return tensors[tree["$tensor"]]
+    if "$float" in tree:
+        return float(tree["$float"])
+    if "$pairs" in tree:
+        return {key: _decode(each, tensors) for key, each in tree["$pairs"]}
+    return {key: _decode(each, tensors) for key, each in tree.items()}
+
+
+def random_state(device: torch.device) -> dict[str, Any]:
+    """Returns the state of every generator that a run may draw from."""
+    state: dict[str, Any] = {
+        "python": random.getstate(),
+        "numpy": list(np.random.get_state()),
+        "torch": torch.get_rng_state(),
+    }
+    if device.type == "cuda":
+        state["cuda"] = torch.cuda.get_rng_state(device)
+    elif device.type == "mps":
+        state["mps"] = torch.mps.get_rng_state()
+    return state
+
+
+def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
+    """Puts back what :func:`random_state` returned, perhaps by way of a file."""
+    version, words, gauss = state["python"]
+    random.setstate((version, tuple(words), gauss))
+    name, keys, *rest = state["numpy"]
+    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
+    torch.set_rng_state(state["torch"])
+    if device.type == "cuda":
+        torch.cuda.set_rng_state(state["cuda"], device)
+    elif device.type == "mps":
+        torch.mps.set_rng_state(state["mps"])
+
+
+def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
+    """Tells in one line what differs between two settings; nothing if nothing does.
+
+    Example:
+        >>> differences({"epochs": 3, "model": {"dim": 2}}, {"epochs": 4, "model": {"dim": 2}})
+        'epochs was 3, is 4'
+    """
+    old, new = dict(_leaves(before)), dict(_leaves(now))
+    told = [
+        f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}"
+        for key in dict.fromkeys((*old, *new))
+        if old.get(key) != new.get(key)
+    ]
+    more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
+    return "; ".join(told[:_SHOWN]) + more
+
+
+def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    if isinstance(tree, Mapping) and tree:
+        for key, value in tree.items():
+            yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    else:
+        yield name, list(tree) if isinstance(tree, tuple) else tree
+
+
+def _short(value: Any) -> str:
+    text = "nothing" if value is None else str(value)
+    return text if len(text) <= 40 else f"{text[:12]}..."

@@ -1,0 +1,331 @@
+"""A run that is stopped, killed or damaged: what it goes on from, and what it becomes."""
+
+from __future__ import annotations
+
+import errno
+import logging
+import math
+import os
+import random
+import re
+import signal
+import subprocess
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any
+from unittest import mock
+
+import pyro
+import pytest
+import torch
+from torch import Tensor
+from torch._inductor import compile_fx
+
+import pyro_vae as pv
+from pyro_vae import svi
+from pyro_vae._signals import Interrupted
+from pyro_vae.svi import CompiledSVI
+
+
+def build(seed: int = 0) -> pv.VAE:
+    pyro.set_rng_seed(seed)
+    return pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        pv.likelihoods.Bernoulli((6,)),
+        pv.networks.MLP((8,), dropout=0.1),
+        pv.networks.MLP((8,)),
+    )
+
+
+X = torch.rand(30, 6, generator=torch.Generator().manual_seed(3)).bernoulli()
+fit = partial(pv.fit, device="cpu", compile=False, epochs=4, batch_size=8, seed=1)
+
+
+def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
+    return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
+
+
+def same_run(a: pv.Run, b: pv.Run) -> bool:
+    """Weights, best weights and history, but for the clock."""
+    histories = [{k: v for k, v in run.history.items() if k != "seconds"} for run in (a, b)]
+    weights = same(a.last_weights, b.last_weights) and same(a.vae.state_dict(), b.vae.state_dict())
+    return weights and histories[0] == histories[1] and a.best_epoch == b.best_epoch
+
+
+@contextmanager
+def signal_at(step: int, *signums: int) -> Iterator[None]:
+    """Inside it, signals come while the n-th step is taken, whatever the engine."""
+    count = CompiledSVI._count
+
+    def counting(self: CompiledSVI, *args: Any) -> None:
+        count(self, *args)
+        if self.steps == step:
+            for signum in signums:
+                os.kill(os.getpid(), signum)
+
+    with mock.patch.object(CompiledSVI, "_count", counting):
+        yield
+
+
+def stopped(out: Path, at: int, signum: int = signal.SIGINT, **options: Any) -> Interrupted:
+    """Fits until the signal comes."""
+    with signal_at(at, signum), pytest.raises(Interrupted) as left:
+        fit(build(), X, out=out, **options)
+    return left.value
+
+
+ELBO = pv.objectives.ELBO
+RECIPES: dict[str, Callable[[], dict[str, Any]]] = {
+    "Adam": dict,
+    "AdamW, validation": lambda: {
+        "schedule": "cosine",
+        "weight_decay": 0.1,
+        "validation": X[:6],
+        "patience": 2,
+    },
+    "SGD": lambda: {"optim": partial(torch.optim.SGD, lr=1e-3, momentum=0.9)},
+    "RAdam": lambda: {"optim": partial(torch.optim.RAdam, lr=1e-2), "schedule": "cosine"},
+    "Pyro": lambda: {"optim": pyro.optim.ClippedAdam({"lr": 0.01})},
+    "particles": lambda: {"objective": ELBO(warmup=9, num_particles=3), "seed": None},
+}
+
+
+@pytest.mark.parametrize(
+    ("recipe", "at"),
+    [*((recipe, 6) for recipe in RECIPES), *(("AdamW, validation", at) for at in (1, 4, 16))],
+)
+def test_a_stopped_run_ends_as_if_it_had_not_been(
+    recipe: str, at: int, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    """Within an epoch, at its end and at the last step; the model that resumes is another one.
+
+    Fails when the random state, the optimiser's, the objective's step, the rate of the schedule,
+    the permutation or the parameters' names are not put back.
+    """
+    _check(RECIPES[recipe], at, tmp_path, compile=False)
+    assert "SIGINT: stopping after this step" in capfd.readouterr().err
+
+
+def _check(recipe: Callable[[], dict[str, Any]], at: int, tmp_path: Path, **options: Any) -> None:
+    whole = fit(build(), X, **recipe(), **options)
+    left = stopped(tmp_path / "run", at, **recipe(), **options)
+    assert (left.signum, os.listdir(tmp_path / "run")) == (signal.SIGINT, ["checkpoints"])
+    assert f"at step {at}; --resume goes on with {tmp_path / 'run'}" in str(left)
+    torch.rand(3)
+    pyro.clear_param_store()
+    again = {"out": tmp_path / "run", "resume": True}
+    resumed = fit(build(5), X, **recipe(), **options, **again)
+    assert same_run(whole, resumed)
+    assert not (tmp_path / "run" / "checkpoints").exists()
+    assert same(pv.load(tmp_path / "run").state_dict(), whole.vae.state_dict())
+
+
+def test_so_does_a_captured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Graphs run operation by operation. Fails when the nesting of plates is found anew: then the
+    first step after resuming runs eagerly.
+    """
+    monkeypatch.setattr(compile_fx, "compile_fx", lambda module, examples, **kwargs: module)
+    _check(RECIPES["particles"], 6, tmp_path, compile=True, batch_size=15, epochs=4)
+
+
+@pytest.mark.slow
+def test_so_does_a_compiled_one(tmp_path: Path) -> None:
+    _check(RECIPES["AdamW, validation"], 6, tmp_path, compile=True)
+
+
+def test_the_choice_of_the_engine_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where `auto` chose to compile it goes on so, though so few steps alone would not pay."""
+    monkeypatch.setattr(compile_fx, "compile_fx", lambda module, examples, **kwargs: module)
+    monkeypatch.setattr(svi, "_COMPILE_SECONDS", 0.0)
+    stopped(tmp_path / "run", 3, compile="auto", batch_size=15)
+    monkeypatch.setattr(svi, "_COMPILE_SECONDS", math.inf)
+    again = {"batch_size": 15, "out": tmp_path / "run", "resume": True}
+    assert fit(build(5), X, compile="auto", **again).engine_steps == {"inductor": 8}
+
+
+def test_checkpoints_are_written_and_the_newest_kept(tmp_path: Path) -> None:
+    """A run that is killed outright goes on from the last of them."""
+    whole = fit(build(), X)
+    kept = []
+
+    def killed(line: Mapping[str, float]) -> None:
+        if line["epoch"] == 3:
+            folder = tmp_path / "run" / "checkpoints"
+            kept.extend(sorted(path.name[:15] for path in folder.iterdir()))
+            (folder / ".step-0.part").write_bytes(b"half")
+            raise _Killed
+
+    with pytest.raises(_Killed):
+        fit(build(), X, out=tmp_path / "run", checkpoint_every=3, keep=2, on_epoch=killed)
+    assert kept == ["step-0000000009", "step-0000000012"]
+    assert same_run(whole, fit(build(5), X, out=tmp_path / "run", resume=True))
+
+
+class _Killed(BaseException):
+    """No handler of ours takes care of it."""
+
+
+def test_with_nothing_to_resume_it_starts(tmp_path: Path) -> None:
+    whole = fit(build(), X)
+    assert same_run(whole, fit(build(), X, out=tmp_path / "new", resume=True))
+    (tmp_path / "empty" / "checkpoints").mkdir(parents=True)
+    assert same_run(whole, fit(build(), X, out=tmp_path / "empty", resume=True))
+
+
+def test_a_finished_run_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.INFO, "pyro_vae")
+    whole = fit(build(), X, out=tmp_path / "run", validation=0.2)
+    again = fit(build(5), X, out=tmp_path / "run", validation=0.2, resume=True)
+    assert same_run(whole, again)
+    assert (whole.steps, whole.engine_steps) == (again.steps, again.engine_steps)
+    assert f"{tmp_path / 'run'} is finished" in caplog.text
+    with pytest.raises(ValueError, match=r"`resume`: expected .* got lr was 0.001, is 0.1$"):
+        fit(build(), X, out=tmp_path / "run", validation=0.2, resume=True, lr=0.1)
+
+
+@pytest.mark.parametrize(
+    ("change", "says"),
+    [
+        ({"epochs": 5}, "got epochs was 4, is 5"),
+        ({"lr": 0.1, "seed": 2}, "got lr was 0.001, is 0.1; seed was 1, is 2"),
+        ({"compile": "auto"}, "got compile was False, is auto"),
+        ({"objective": ELBO(beta=2.0)}, "got objective.beta was 1.0, is 2.0"),
+        ({"optim": partial(torch.optim.SGD, lr=1e-3)}, "got optim was nothing, is SGD"),
+        ({"validation": 0.2}, "got data.train was "),
+    ],
+)
+def test_another_run_is_not_resumed(change: dict[str, Any], says: str, tmp_path: Path) -> None:
+    stopped(tmp_path / "run", 6)
+    files = {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+    with pytest.raises(ValueError, match=re.escape(says)) as error:
+        fit(build(), X, **({"out": tmp_path / "run", "resume": True} | change))
+    assert "\n" not in str(error.value)
+    other = pv.VAE(pv.priors.Normal(3), pv.guides.Normal(3), pv.likelihoods.Bernoulli((6,)))
+    with pytest.raises(ValueError, match=r"model.prior.args.dim was 2, is 3"):
+        fit(other, X, out=tmp_path / "run", resume=True)
+    with pytest.raises(ValueError, match=r"got data.train was [0-9a-f]{12}..., is"):
+        fit(build(), 1 - X, out=tmp_path / "run", resume=True)
+    assert files == {path: path.read_bytes() for path in tmp_path.rglob("*") if path.is_file()}
+
+
+def test_where_it_runs_may_change_but_is_told(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    stopped(tmp_path / "run", 6)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
+    fit(build(), X, out=tmp_path / "run", resume=True)
+    assert re.search(r"last bits may differ: threads was \d+, is 99", caplog.text)
+
+
+# Signals and the lock
+
+
+def test_sigterm_has_its_own_code(tmp_path: Path) -> None:
+    before = signal.getsignal(signal.SIGTERM)
+    assert stopped(tmp_path / "run", 6, signal.SIGTERM).signum == signal.SIGTERM
+    assert signal.getsignal(signal.SIGTERM) == before
+
+
+def test_a_second_interrupt_is_at_once(tmp_path: Path) -> None:
+    """And keeps what was written before."""
+    with signal_at(6, signal.SIGINT, signal.SIGINT), pytest.raises(Interrupted) as left:
+        fit(build(), X, out=tmp_path / "run", checkpoint_every=4)
+    assert "left at once; --resume goes on with" in str(left.value)
+    assert [path.name[:15] for path in (tmp_path / "run" / "checkpoints").iterdir()] == [
+        "step-0000000004"
+    ]
+    with signal_at(3, signal.SIGINT, signal.SIGINT), pytest.raises(Interrupted, match="at once$"):
+        fit(build(), X, out=tmp_path / "none")
+    assert not (tmp_path / "none").exists()
+
+
+def test_without_a_folder_signals_are_left_alone() -> None:
+    with signal_at(3, signal.SIGINT), pytest.raises(KeyboardInterrupt) as left:
+        fit(build(), X)
+    assert not isinstance(left.value, Interrupted)
+
+
+def test_one_process_at_a_time(tmp_path: Path) -> None:
+    """The lock is the kernel's: it ends with whoever holds it, however that ends."""
+    program = (
+        "import fcntl, os, sys; handle = os.open(sys.argv[1], os.O_RDONLY);"
+        "fcntl.flock(handle, fcntl.LOCK_EX); print('held', flush=True); sys.stdin.read()"
+    )
+    stopped(tmp_path / "run", 6)
+    command = [sys.executable, "-c", program, str(tmp_path / "run")]
+    with subprocess.Popen(command, stdin=subprocess.PIPE, stdout=subprocess.PIPE) as other:
+        assert other.stdout is not None
+        assert other.stdout.readline() == b"held\n"
+        with pytest.raises(ValueError, match="a run folder that no other process is writing to"):
+            fit(build(), X, out=tmp_path / "run", resume=True)
+        other.kill()
+    fit(build(), X, out=tmp_path / "run", resume=True)
+
+
+# Damage
+
+
+def test_a_checkpoint_that_is_cut_or_changed_is_found_out(tmp_path: Path) -> None:
+    """Fails when the SHA-256 is not compared."""
+    stopped(tmp_path / "run", 10, checkpoint_every=4)
+    whole = fit(build(), X)
+    *_, before, last = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    content = last.read_bytes()
+    rng = random.Random(0)
+    damaged = [content[: rng.randrange(len(content))] for _ in range(10)]
+    for _ in range(10):
+        at = rng.randrange(len(content))
+        damaged.append(
+            content[:at] + bytes([content[at] ^ 1 << rng.randrange(8)]) + content[at + 1 :]
+        )
+    for each in damaged:
+        last.write_bytes(each)
+        with pytest.raises(ValueError, match=rf"`{last}`: expected SHA-256 .*--resume=previous"):
+            fit(build(), X, out=tmp_path / "run", resume=True)
+    text = before.read_bytes()
+    before.write_bytes(b"")
+    for path in sorted(last.parent.iterdir()):
+        path.write_bytes(b"")
+    with pytest.raises(ValueError, match="and no checkpoint before it is whole"):
+        fit(build(), X, out=tmp_path / "run", resume="previous")
+    before.write_bytes(text)
+    assert same_run(whole, fit(build(), X, out=tmp_path / "run", resume="previous"))
+
+
+def test_a_full_disk_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """The disk is full at the second checkpoint."""
+    written = []
+
+    def fsync(handle: int) -> None:
+        written.append(handle)
+        if len(written) == 3:  # each checkpoint: the file, then its folder
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+
+    monkeypatch.setattr(os, "fsync", fsync)
+    says = "checkpoint of step 8 in .*: No space left on device; step-0000000004 stands"
+    with pytest.raises(OSError, match=says):
+        fit(build(), X, out=tmp_path / "run", checkpoint_every=4)
+    monkeypatch.undo()
+    (path,) = (tmp_path / "run" / "checkpoints").iterdir()
+    assert path.name.startswith("step-0000000004-")
+    assert same_run(fit(build(), X), fit(build(), X, out=tmp_path / "run", resume=True))
+
+
+def test_what_is_no_run_is_not_touched(tmp_path: Path) -> None:
+    (tmp_path / "mine.txt").write_text("here")
+    with pytest.raises(ValueError, match="`out`: expected a run folder to resume"):
+        fit(build(), X, out=tmp_path, resume=True)
+    with pytest.raises(ValueError, match="`out`: expected the folder of the run to resume"):
+        fit(build(), X, resume=True)
+    with pytest.raises(ValueError, match="`resume`: expected True, False or previous, got 'last'"):
+        fit(build(), X, out=tmp_path / "new", resume="last")
+    assert os.listdir(tmp_path) == ["mine.txt"]
+    stopped(tmp_path / "run", 6)
+    with pytest.raises(ValueError, match="does not exist yet, .*; --resume goes on with it"):
+        fit(build(), X, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="expected a finished run"):
+        pv.load(tmp_path / "run")
