@@ -2,27 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
-from contextlib import nullcontext
 from dataclasses import dataclass
 from typing import Any, Literal
 
 import torch
-from pyro import poutine
 from pyro.distributions.util import scale_and_mask
-from pyro.infer.util import is_validation_enabled
-from pyro.poutine.util import prune_subsample_sites
-from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
-from torch.distributions import kl_divergence
+from torch.distributions import Independent, kl_divergence
 
-from pyro_vae._errors import expected, unknown_name
-from pyro_vae.objectives.objective import Objective
-from pyro_vae.objectives.relaxation import relaxed
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.objectives.objective import Objective, Program, Term, per_datum
 
 __all__ = ["ELBO", "Terms"]
 
-Program = Callable[..., Any]
+Schedule = Literal["linear", "sigmoid", "cyclical"]
+_STEEPNESS = 10.0  # of the sigmoid: 0.7 % at the start of the warm-up, 99.3 % at its end
 
 
 @dataclass(frozen=True)
@@ -45,18 +39,23 @@ class Terms:
         return self.reconstruction - self.kl
 
 
-@dataclass(frozen=True)
-class _Term:
-    site: dict[str, Any]
-    value: Tensor
-
-
 class ELBO(Objective):
     r"""Creates the evidence lower bound, with a weight on its Kullback-Leibler term.
 
     .. math:: \mathcal{L}(x) = \mathbb{E}_{q(z \mid x)}[\log p(x \mid z)]
-        - \beta_t \, \mathrm{KL}(q(z \mid x) \,\|\, p(z)),
-        \quad \beta_t = \beta \min(1, (t + 1) / \mathrm{warmup})
+        - \beta r_t \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
+
+    The ramp :math:`r_t` rises over the ``warmup``, W steps: ``linear``, ``min(1, (t + 1) / W)``;
+    ``sigmoid``, a logistic curve from 0.7 % at its start over a half to 99.3 % at its end;
+    ``cyclical``, linear, then level for as long, ``cycles`` times, and level from then on.
+
+    With ``free_bits``, no dimension gains by a divergence below them: the mean over the minibatch
+    of the KL of each latent dimension is replaced by ``free_bits`` where it is less, and the
+    results are added up. Where the KL has no closed form that is a sum over dimensions, the mean
+    KL of the whole latent is clamped at ``free_bits`` times its number of entries.
+
+    With a ``capacity``, C nats, the term is :math:`\beta \, |\mathrm{KL} - r_t C|`, of the mean
+    KL over the minibatch: the warm-up raises the capacity, and the weight stays.
 
     Takes any reparameterised Pyro model and guide. Its value and gradient equal those of Pyro's
     ``TraceMeanField_ELBO`` (``kl="analytic"``) and ``Trace_ELBO`` (``kl="sampled"``), but nothing
@@ -68,17 +67,29 @@ class ELBO(Objective):
         beta-VAE: Learning Basic Visual Concepts with a Constrained Variational Framework
         (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
         Ladder Variational Autoencoders (Sonderby et al., 2016), https://arxiv.org/abs/1602.02282,
-        for the warm-up
+        for the linear warm-up
+        Generating Sentences from a Continuous Space (Bowman et al., 2016),
+        https://arxiv.org/abs/1511.06349, for the sigmoid one
+        Cyclical Annealing Schedule: A Simple Approach to Mitigating KL Vanishing (Fu et al., 2019),
+        https://arxiv.org/abs/1903.10145
+        Improving Variational Inference with Inverse Autoregressive Flow (Kingma et al., 2016),
+        https://arxiv.org/abs/1606.04934, for free bits
+        Understanding disentangling in beta-VAE (Burgess et al., 2018),
+        https://arxiv.org/abs/1804.03599, for the capacity
 
     Args:
         kl: ``analytic`` where a closed form is known, site by site; ``sampled`` everywhere.
         beta: Weight of the KL term. Below 1 the objective is no bound.
-        warmup: Optimiser steps over which the weight rises from 0 to ``beta``.
+        warmup: Optimiser steps over which the weight rises to ``beta``.
+        schedule: Shape of the warm-up.
+        cycles: How often a ``cyclical`` schedule starts over.
+        free_bits: Nats of each latent dimension that cost the same whether used or not.
+        capacity: Nats a datum that the KL is drawn towards in place of 0.
         num_particles: Draws of z for each datum.
         kwargs: As in :class:`pyro.infer.ELBO`.
 
     Raises:
-        ValueError: If an argument is unknown or negative.
+        ValueError: If an argument is unknown, negative, or has no meaning beside another.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -94,6 +105,10 @@ class ELBO(Objective):
         kl: Literal["analytic", "sampled"] = "analytic",
         beta: float = 1.0,
         warmup: int = 0,
+        schedule: Schedule = "linear",
+        cycles: int = 4,
+        free_bits: float = 0.0,
+        capacity: float | None = None,
         num_particles: int = 1,
         **kwargs: Any,
     ) -> None:
@@ -103,18 +118,44 @@ class ELBO(Objective):
             raise expected("beta", "a number >= 0", beta)
         if warmup < 0:
             raise expected("warmup", "a number of steps >= 0", warmup)
+        if schedule not in ("linear", "sigmoid", "cyclical"):
+            raise unknown_name("schedule", schedule, ("linear", "sigmoid", "cyclical"))
+        if warmup == 0 and schedule != "linear":
+            raise expected("warmup", f"a positive number of steps, being {schedule}", warmup)
+        positive_integer("cycles", cycles)
+        if not free_bits >= 0:
+            raise expected("free_bits", "a number of nats >= 0", free_bits)
+        if capacity is not None and not capacity >= 0:
+            raise expected("capacity", "a number of nats >= 0", capacity)
+        if capacity is not None and free_bits > 0:
+            raise expected("free_bits", "0 beside a capacity", free_bits)
         kwargs.setdefault("vectorize_particles", num_particles > 1)
         super().__init__(num_particles=num_particles, **kwargs)
         self.kl = kl
         self.beta = beta
         self.warmup = warmup
-        self.is_bound = beta >= 1 and warmup == 0
+        self.schedule = schedule
+        self.cycles = cycles
+        self.free_bits = free_bits
+        self.capacity = capacity
+        # Clamping from below only adds to the loss: with free bits it bounds, less tightly.
+        self.is_bound = beta >= 1 and warmup == 0 and capacity is None
 
     def weight(self) -> Tensor | float:
         """Returns the weight of the KL term at the current step."""
+        return self.beta if self.capacity is not None else self.beta * self._ramp()
+
+    def _ramp(self) -> Tensor | float:
         if self.warmup == 0:
-            return self.beta
-        return self.beta * ((self.step + 1) / self.warmup).clamp_max(1.0)
+            return 1.0
+        passed = (self.step + 1) / self.warmup
+        if self.schedule == "sigmoid":
+            return torch.sigmoid(_STEEPNESS * (passed - 0.5))
+        if self.schedule == "cyclical":
+            done = self.step >= 2 * self.warmup * self.cycles
+            passed = (self.step % (2 * self.warmup) + 1) / self.warmup
+            passed = torch.where(done, 1.0, passed)
+        return passed.clamp_max(1.0)
 
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
@@ -124,16 +165,19 @@ class ELBO(Objective):
         Raises:
             ValueError: If a latent site of the guide can be neither reparameterised nor relaxed.
         """
+        mode = getattr(getattr(guide, "relaxation", None), "mode", None)
+        if self.kl == "sampled" and mode in ("soft", "straight-through"):
+            # A density at soft draws is undefined, and at hard ones has no gradient by the draw.
+            raise expected("kl", f"`analytic` with the relaxation {mode!r}", self.kl)
         reconstruction: Tensor | float = 0.0
-        divergence: Tensor | float = 0.0
+        latents: list[Term] = []
         with self._relaxed(guide):
             for model_trace, guide_trace in self._traces(model, guide, args, kwargs):
-                observed, latent, _ = self._split(model_trace, guide_trace)
+                observed, latent = self._split(model_trace, guide_trace, self.kl)
                 for term in observed:
                     reconstruction = reconstruction + term.value.sum()
-                for term in latent:
-                    divergence = divergence + term.value.sum()
-        return torch.as_tensor(self.weight() * divergence - reconstruction)
+                latents += latent
+        return torch.as_tensor(self.weight() * self._divergence(latents) - reconstruction)
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
@@ -144,120 +188,63 @@ class ELBO(Objective):
         Raises:
             ValueError: If the model has no plate ``data``.
         """
-        parts: dict[str, list[Tensor]] = {"observed": [], "latent": []}
-        ran: dict[str, str] = {}
-        for model_trace, guide_trace in self._traces(model, guide, args, kwargs):
-            observed, latent, ran = self._split(model_trace, guide_trace)
-            parts["observed"] += [_per_datum(term) for term in observed]
-            parts["latent"] += [_per_datum(term) for term in latent]
-        sums = {name: torch.stack(values).sum(0) for name, values in parts.items()}
-        return Terms(sums["observed"], sums["latent"], ran)
-
-    def _relaxed(self, guide: Program) -> Any:
-        relaxation = getattr(guide, "relaxation", None)
-        if relaxation is None:
-            return nullcontext()
-        if self.kl == "sampled" and relaxation.mode in ("soft", "straight-through"):
-            # A density at soft draws is undefined, and at hard ones has no gradient by the draw.
-            raise expected("kl", f"`analytic` with the relaxation {relaxation.mode!r}", self.kl)
-        return relaxed(relaxation.mode, relaxation.temperature_at(self.step))
-
-    def _traces(
-        self, model: Program, guide: Program, args: Any, kwargs: Any
-    ) -> Iterator[tuple[poutine.Trace, poutine.Trace]]:
-        if self.vectorize_particles and self.max_plate_nesting == float("inf"):
-            nesting = getattr(model, "max_plate_nesting", None)
-            if nesting is None:
-                self._guess_max_plate_nesting(model, guide, args, kwargs)
-            else:
-                self.max_plate_nesting = nesting + (self.num_particles > 1)
-        return self._get_traces(model, guide, args, kwargs)
-
-    def _get_trace(
-        self, model: Program, guide: Program, args: Any, kwargs: Any
-    ) -> tuple[poutine.Trace, poutine.Trace]:
-        """As stock, but leaves densities to whoever needs them: relaxed draws may have none."""
-        unwrapped = poutine.unwrap(guide)
-        if isinstance(unwrapped, poutine.messenger.Messenger):
-            guide(*args, **kwargs)
-            model_trace, guide_trace = unwrapped.get_traces()
-        else:
-            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
-            replayed = poutine.replay(model, trace=guide_trace)
-            model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
-        if is_validation_enabled():
-            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
-        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
-
-    def _split(
-        self, model_trace: poutine.Trace, guide_trace: poutine.Trace
-    ) -> tuple[list[_Term], list[_Term], dict[str, str]]:
-        """Returns the terms of log p(x|z), those of the KL, and how each of the latter was had."""
-        latents = {name: site for name, site in guide_trace.nodes.items() if _is_sample(site)}
-        states = [s for s in latents.values() if s["infer"].get("relaxed") == "enumerate"]
-        if len(states) > 1:
-            raise expected("guide", "at most one enumerated site", [s["name"] for s in states])
-        # Enumerated states lie along a new leftmost dimension: their expectation is a weighted sum.
-        enumerated = len(states) == 1
-        q = self._log_prob(states[0], enumerated=True).exp() if enumerated else 1.0
-        share = q / self.num_particles
-        observed, latent, ran = [], [], {}
-        for name, site in model_trace.nodes.items():
-            if not _is_sample(site):
-                continue
-            if name in latents:
-                value, ran[name] = self._kl(latents[name], site, enumerated)
-                weight = share if ran[name] == "sampled" else 1.0 / self.num_particles
-                latent.append(_Term(latents[name], weight * value))
-            else:
-                observed.append(_Term(site, share * self._log_prob(site, enumerated=enumerated)))
-        for name, site in latents.items():
-            if name not in ran:  # auxiliary: in the guide alone
-                _check_reparameterised(site)
-                latent.append(_Term(site, share * self._log_prob(site, enumerated=enumerated)))
-        return observed, latent, ran
-
-    def _kl(
-        self, guide_site: dict[str, Any], model_site: dict[str, Any], enumerated: bool
-    ) -> tuple[Tensor, str]:
-        _check_reparameterised(guide_site)
-        if self.kl == "analytic":
-            try:
-                value = kl_divergence(guide_site["fn"], model_site["fn"])
-                # A KL that depends on nothing drawn has no batch shape of its own.
-                value = torch.as_tensor(value).expand(guide_site["fn"].batch_shape)
-                return scale_and_mask(value, guide_site["scale"], guide_site["mask"]), "analytic"
-            except NotImplementedError:
-                pass  # no closed form for this pair: the caller is told
-        log_q = self._log_prob(guide_site, enumerated=enumerated)
-        return log_q - self._log_prob(model_site, enumerated=enumerated), "sampled"
-
-    def _log_prob(self, site: dict[str, Any], *, enumerated: bool = False) -> Tensor:
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
-        site["log_prob"] = scale_and_mask(log_prob, site["scale"], site["mask"])
-        if is_validation_enabled() and not enumerated:
-            check_site_shape(site, self.max_plate_nesting)
-        return site["log_prob"]
-
-
-def _is_sample(site: dict[str, Any]) -> bool:
-    return bool(site["type"] == "sample")
-
-
-def _check_reparameterised(site: dict[str, Any]) -> None:
-    if torch.is_grad_enabled() and not (site["fn"].has_rsample or "relaxed" in site["infer"]):
-        law = type(site["fn"]).__name__
-        raise expected(
-            f"guide, site {site['name']}", "a reparameterised or relaxed distribution", law
+        observed: list[Term] = []
+        latents: list[Term] = []
+        for traces in self._traces(model, guide, args, kwargs):
+            for kept, found in zip((observed, latents), self._split(*traces, self.kl), strict=True):
+                kept += found
+        reconstruction, kl = (
+            torch.stack([per_datum(term.site, term.value) for term in terms]).sum(0)
+            for terms in (observed, latents)
         )
+        return Terms(reconstruction, kl, {term.site["name"]: term.estimator for term in latents})
+
+    def _divergence(self, latents: list[Term]) -> Tensor | float:
+        """The KL summed over the batch, as free bits or a capacity have it."""
+        if self.free_bits > 0:
+            clamped: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+            for term in latents:
+                total, floor = clamped.get(term.site["name"], (0.0, 0.0))
+                groups, size = _groups(term, self.num_particles)
+                floor = floor + size * self._weight_of(term).sum()
+                clamped[term.site["name"]] = total + groups, floor
+            return sum(
+                torch.maximum(torch.as_tensor(total), self.free_bits * torch.as_tensor(floor)).sum()
+                for total, floor in clamped.values()
+            )
+        divergence: Tensor | float = 0.0
+        for term in latents:
+            divergence = divergence + term.value.sum()
+        if self.capacity is not None:
+            data = [per_datum(term.site, self._weight_of(term)).sum() for term in latents]
+            names = [term.site["name"] for term in latents]
+            num_data = sum(n for n, name in zip(data, names, strict=True) if name == names[0])
+            divergence = torch.as_tensor(divergence - self.capacity * self._ramp() * num_data).abs()
+        return divergence
+
+    def _weight_of(self, term: Term) -> Tensor:
+        """What each entry of a site's batch counts for: 1 but for scales, masks and particles."""
+        ones = term.value.new_ones(term.site["fn"].batch_shape)
+        weight: Tensor = scale_and_mask(ones, term.site["scale"], term.site["mask"])
+        return weight / self.num_particles
 
 
-def _per_datum(term: _Term) -> Tensor:
-    """Sums a term over every dimension but that of plate ``data``."""
-    frames = [frame for frame in term.site["cond_indep_stack"] if frame.name == "data"]
-    if not frames or frames[0].dim is None:
-        raise expected("model", "every sample site inside a plate named `data`", term.site["name"])
-    value = term.value
-    data = value.ndim + frames[0].dim
-    others = [i for i in range(value.ndim) if i != data]
-    return value.sum(others) if others else value
+def _groups(term: Term, num_particles: int) -> tuple[Tensor, int]:
+    """Splits a KL, summed over the batch, into what the latent's dimensions have of it.
+
+    Returns:
+        The share of each group, and how many dimensions a group has: 1, or all where the KL does
+        not factorise.
+    """
+    q, p = term.site["fn"], None if term.against is None else term.against["fn"]
+    if (
+        term.estimator == "analytic"
+        and isinstance(q, Independent)
+        and isinstance(p, Independent)
+        and q.reinterpreted_batch_ndims == p.reinterpreted_batch_ndims
+    ):
+        kl = kl_divergence(q.base_dist, p.base_dist).expand(q.base_dist.batch_shape)
+        kl = kl.flatten(len(q.batch_shape)).movedim(-1, 0)  # scales and masks are of the batch
+        kl = scale_and_mask(kl, term.site["scale"], term.site["mask"])
+        return kl.reshape(len(kl), -1).sum(1) / num_particles, 1
+    return term.value.sum().unsqueeze(0), term.site["fn"].event_shape.numel()

@@ -1,16 +1,58 @@
-"""What every objective is to Pyro and to `fit`."""
+"""What every objective is to Pyro and to `fit`, and the traces that it is made of."""
 
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import nullcontext
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pyro.infer
 import torch
+from pyro import poutine
+from pyro.distributions.util import scale_and_mask
+from pyro.infer.util import is_validation_enabled
+from pyro.poutine.util import prune_subsample_sites
+from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
+from torch.distributions import kl_divergence
 
-__all__ = ["Objective"]
+from pyro_vae._errors import expected
+from pyro_vae.objectives.relaxation import relaxed
+
+__all__ = [
+    "Objective",
+    "Program",
+    "Site",
+    "Term",
+    "check_reparameterised",
+    "is_sample",
+    "per_datum",
+    "per_particle",
+    "plates",
+]
+
+Program = Callable[..., Any]
+Site = dict[str, Any]
+_PARTICLES = "num_particles_vectorized"  # Pyro's name of the plate
+
+
+@dataclass(frozen=True)
+class Term:
+    """A term of the ELBO: the expectation under q of one site.
+
+    Attributes:
+        site: Whose it is; a latent one is the guide's.
+        value: To be summed over all dimensions.
+        estimator: How a divergence was had; empty for an observed site.
+        against: The model's site of a divergence, if any.
+    """
+
+    site: Site
+    value: Tensor
+    estimator: Literal["", "analytic", "sampled"] = ""
+    against: Site | None = None
 
 
 class Objective(pyro.infer.ELBO, ABC):
@@ -22,11 +64,13 @@ class Objective(pyro.infer.ELBO, ABC):
     Attributes:
         step: Optimiser steps taken so far, shape ``()``.
         is_bound: Whether minus the loss is a lower bound of log p(x) in expectation.
+        unbiased_gradient: Whether the gradient is, in expectation, that of the expected loss.
     """
 
     step: Tensor
     max_plate_nesting: float
     is_bound: bool = True
+    unbiased_gradient: bool = True
 
     def __init__(self, num_particles: int = 1, **kwargs: Any) -> None:
         super().__init__(num_particles=num_particles, **kwargs)
@@ -34,27 +78,179 @@ class Objective(pyro.infer.ELBO, ABC):
 
     @abstractmethod
     def differentiable_loss(
-        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
         """Returns the loss summed over the batch, shape ``()``, nats."""
+
+    def bounds(self, guide: Program) -> bool:
+        """Tells whether minus the loss is a lower bound of log p(x) with this very guide.
+
+        A relaxed discrete latent makes it none: of Concrete variables the loss bounds another
+        model, soft draws are none of the model's, and straight-through gradients are not those of
+        the value.
+        """
+        relaxation = getattr(guide, "relaxation", None)
+        return self.is_bound and (relaxation is None or relaxation.mode == "enumerate")
+
+    def told(self, num_data: int) -> None:
+        """Hears the number of training data, before the first step; most have no use for it."""
 
     def advance(self) -> None:
         """Counts one optimiser step."""
         self.step.add_(1)
 
     @torch.no_grad()
-    def loss(
-        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> float:
+    def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Returns the loss as a number, without gradients and without counting a step."""
         return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
-    def loss_and_grads(
-        self, model: Callable[..., Any], guide: Callable[..., Any], *args: Any, **kwargs: Any
-    ) -> float:
+    def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
         """Returns the loss as a number, adds its gradients to the parameters, counts a step."""
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()
         self.advance()
         return loss.item()
+
+    def _relaxed(self, guide: Program, needs_density: str | None = None) -> Any:
+        """The handler of the relaxation that a guide asks for.
+
+        Args:
+            guide: The guide.
+            needs_density: What needs draws with a density, for the error where they have none.
+        """
+        relaxation = getattr(guide, "relaxation", None)
+        if relaxation is None:
+            return nullcontext()
+        if needs_density is not None and relaxation.mode != "concrete":
+            what = f"the relaxation `concrete`, whose draws have the density that {needs_density}"
+            raise expected("guide", f"{what} needs", relaxation.mode)
+        return relaxed(relaxation.mode, relaxation.temperature_at(self.step))
+
+    def _traces(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> Iterator[tuple[poutine.Trace, poutine.Trace]]:
+        if self.vectorize_particles and self.max_plate_nesting == float("inf"):
+            nesting = getattr(model, "max_plate_nesting", None)
+            if nesting is None:
+                self._guess_max_plate_nesting(model, guide, args, kwargs)
+            else:
+                self.max_plate_nesting = nesting + (self.num_particles > 1)
+        return self._get_traces(model, guide, args, kwargs)
+
+    def _get_trace(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> tuple[poutine.Trace, poutine.Trace]:
+        """As stock, but leaves densities to whoever needs them: relaxed draws may have none."""
+        unwrapped = poutine.unwrap(guide)
+        if isinstance(unwrapped, poutine.messenger.Messenger):
+            guide(*args, **kwargs)
+            model_trace, guide_trace = unwrapped.get_traces()
+        else:
+            guide_trace = poutine.trace(guide).get_trace(*args, **kwargs)
+            replayed = poutine.replay(model, trace=guide_trace)
+            model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
+        if is_validation_enabled():
+            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+        return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
+
+    def _split(
+        self,
+        model_trace: poutine.Trace,
+        guide_trace: poutine.Trace,
+        kl: Literal["analytic", "sampled"],
+    ) -> tuple[list[Term], list[Term]]:
+        """Returns the terms of log p(x|z) and those of the KL."""
+        latents = {name: site for name, site in guide_trace.nodes.items() if is_sample(site)}
+        states = [s for s in latents.values() if s["infer"].get("relaxed") == "enumerate"]
+        if len(states) > 1:
+            raise expected("guide", "at most one enumerated site", [s["name"] for s in states])
+        # Enumerated states lie along a new leftmost dimension: their expectation is a weighted sum.
+        enumerated = len(states) == 1
+        q = self._log_prob(states[0], enumerated=True).exp() if enumerated else 1.0
+        share = q / self.num_particles
+        observed, latent = [], []
+        for name, site in model_trace.nodes.items():
+            if not is_sample(site):
+                continue
+            if name in latents:
+                latent.append(self._kl(latents[name], site, kl, share, enumerated))
+            else:
+                observed.append(Term(site, share * self._log_prob(site, enumerated=enumerated)))
+        for name, site in latents.items():
+            if name not in model_trace.nodes:  # auxiliary: in the guide alone
+                check_reparameterised(site)
+                value = share * self._log_prob(site, enumerated=enumerated)
+                latent.append(Term(site, value, "sampled"))
+        return observed, latent
+
+    def _kl(
+        self, guide_site: Site, model_site: Site, kl: str, share: Any, enumerated: bool
+    ) -> Term:
+        check_reparameterised(guide_site)
+        if kl == "analytic":
+            try:
+                value = kl_divergence(guide_site["fn"], model_site["fn"])
+                # A KL that depends on nothing drawn has no batch shape of its own.
+                value = torch.as_tensor(value).expand(guide_site["fn"].batch_shape)
+                value = scale_and_mask(value, guide_site["scale"], guide_site["mask"])
+                return Term(guide_site, value / self.num_particles, "analytic", model_site)
+            except NotImplementedError:
+                pass  # no closed form for this pair: the caller is told
+        log_q = self._log_prob(guide_site, enumerated=enumerated)
+        value = log_q - self._log_prob(model_site, enumerated=enumerated)
+        return Term(guide_site, share * value, "sampled", model_site)
+
+    def _log_prob(self, site: Site, *, enumerated: bool = False, scaled: bool = True) -> Tensor:
+        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        scale = site["scale"] if scaled else 1.0
+        site["log_prob"] = scale_and_mask(log_prob, scale, site["mask"])
+        if is_validation_enabled() and not enumerated:
+            check_site_shape(site, self.max_plate_nesting)
+        return site["log_prob"]
+
+
+def is_sample(site: Site) -> bool:
+    """Tells whether a site is a random variable."""
+    return bool(site["type"] == "sample")
+
+
+def check_reparameterised(site: Site) -> None:
+    """Checks that gradients pass the draws of a site of the guide, where there are gradients.
+
+    Raises:
+        ValueError: If they do not.
+    """
+    if torch.is_grad_enabled() and not (site["fn"].has_rsample or "relaxed" in site["infer"]):
+        law = type(site["fn"]).__name__
+        raise expected(
+            f"guide, site {site['name']}", "a reparameterised or relaxed distribution", law
+        )
+
+
+def plates(site: Site, value: Tensor, *, keep: Sequence[str] = ()) -> Tensor:
+    """Sums over all plates of a site but ``data`` and those to keep.
+
+    Returns:
+        What is left, shape ``(*, B)``: any dimensions to the left of all plates, plates kept, and
+        ``data``.
+
+    Raises:
+        ValueError: If the site is not in the plate ``data``.
+    """
+    frames = [frame for frame in site["cond_indep_stack"] if frame.dim is not None]
+    if not any(frame.name == "data" for frame in frames):
+        raise expected("model", "every sample site inside a plate named `data`", site["name"])
+    others = [frame.dim for frame in frames if frame.name not in ("data", *keep)]
+    return value.sum(others) if others else value
+
+
+def per_particle(site: Site, value: Tensor) -> Tensor:
+    """As :func:`plates`, with the particles kept: shape ``(S, B)``, or ``(B,)`` if one draw."""
+    return plates(site, value, keep=(_PARTICLES,))
+
+
+def per_datum(site: Site, value: Tensor) -> Tensor:
+    """Sums over every dimension but that of the plate ``data``: shape ``(B,)``."""
+    value = plates(site, value)
+    return value.sum(tuple(range(value.ndim - 1))) if value.ndim > 1 else value

@@ -1,0 +1,96 @@
+"""What objectives made of importance weights have in common."""
+
+from __future__ import annotations
+
+from abc import ABC
+from dataclasses import dataclass
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.objectives.objective import (
+    Objective,
+    Program,
+    Site,
+    check_reparameterised,
+    is_sample,
+    per_particle,
+)
+
+__all__ = ["Importance", "LogWeights"]
+
+
+@dataclass(frozen=True)
+class LogWeights:
+    """The logarithms of S importance weights a datum, by what they are made of.
+
+    Attributes:
+        likelihood: log p(x|z), shape ``(S, B)``.
+        prior: log p(z), shape ``(S, B)``.
+        guide: log q(z|x), shape ``(S, B)``.
+        scale: What each datum counts for.
+    """
+
+    likelihood: Tensor
+    prior: Tensor
+    guide: Tensor
+    scale: Any
+
+    @property
+    def total(self) -> Tensor:
+        """Their logarithms themselves, shape ``(S, B)``."""
+        return self.likelihood + self.prior - self.guide
+
+
+class Importance(Objective, ABC):
+    """An objective of several draws a datum, which are weighed together.
+
+    All sites are in the plate ``data``: weights belong to a datum, not to a batch. A discrete
+    latent needs the relaxation ``concrete``, whose draws have a density.
+
+    Args:
+        num_samples: Draws of z for each datum.
+
+    Raises:
+        ValueError: If ``num_samples`` is not a positive integer.
+    """
+
+    def __init__(self, num_samples: int) -> None:
+        positive_integer("num_samples", num_samples)
+        super().__init__(num_particles=num_samples, vectorize_particles=True)
+        self.num_samples = num_samples
+
+    def _log_weights(self, model: Program, guide: Program, args: Any, kwargs: Any) -> LogWeights:
+        """Runs guide and model once, all draws together."""
+        name = type(self).__name__
+        with self._relaxed(guide, name):
+            ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
+        sums: dict[str, Tensor | float] = {"likelihood": 0.0, "prior": 0.0, "guide": 0.0}
+        sites = []
+        for site in filter(is_sample, model_trace.nodes.values()):
+            half = "prior" if site["name"] in guide_trace.nodes else "likelihood"
+            sums[half] = sums[half] + self._per_draw(site)
+            sites.append(site)
+        for site in filter(is_sample, guide_trace.nodes.values()):
+            check_reparameterised(site)
+            sums["guide"] = sums["guide"] + self._per_draw(site)
+            sites.append(site)
+        return LogWeights(**sums, scale=_common_scale(sites))  # type: ignore[arg-type]
+
+    def _per_draw(self, site: Site) -> Tensor:
+        value = per_particle(site, self._log_prob(site, scaled=False))
+        return value if self.num_samples > 1 else value.unsqueeze(0)
+
+
+def _common_scale(sites: list[Site]) -> Any:
+    """A scale is of the bound, not of a weight: it must be that of all sites."""
+    first = sites[0]["scale"]
+    for site in sites:
+        scale = site["scale"]
+        if scale is not first and (
+            isinstance(scale, Tensor) or isinstance(first, Tensor) or scale != first
+        ):
+            what = f"the same scale at every site, as at `{sites[0]['name']}`"
+            raise expected("model", what, f"another at `{site['name']}`")
+    return first
