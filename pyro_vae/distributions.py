@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Any, ClassVar
 
 import pyro.distributions as dist
@@ -21,6 +21,7 @@ from pyro_vae._errors import expected
 __all__ = [
     "MAX_ENUMERATED",
     "SCALE_FLOOR",
+    "AutoregressiveLevels",
     "ColumnSupport",
     "Columns",
     "DiscretizedLogistic",
@@ -30,6 +31,8 @@ __all__ = [
     "JointBernoulli",
     "Levels",
     "LogitRelaxedBernoulli",
+    "TotalMultinomial",
+    "TotalSupport",
     "ZeroInflated",
     "inverse_positive",
     "positive",
@@ -443,6 +446,194 @@ class Columns(TorchDistribution):
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape)
         return torch.cat([law.sample(shape) for law in self.laws], -1)
+
+
+class TotalSupport(constraints.Constraint):
+    """Counts that add up to a given total.
+
+    Args:
+        total: The total.
+        event_dim: Over how many dimensions they are added.
+
+    Example:
+        >>> TotalSupport(5, 1).check(torch.tensor([[2.0, 3.0], [2.0, 2.0]]))
+        tensor([[ True,  True],
+                [False, False]])
+    """
+
+    is_discrete = True
+    event_dim = 0
+
+    def __init__(self, total: int, event_dim: int) -> None:
+        self.lower_bound, self.upper_bound, self.dims = 0, total, event_dim
+        super().__init__()
+
+    def __repr__(self) -> str:
+        return f"TotalSupport({self.upper_bound})"
+
+    def check(self, value: Tensor) -> Tensor:
+        """Says of each entry whether it is a count, and one of a datum with this total."""
+        total = value.sum(list(range(-self.dims, 0)), keepdim=True)
+        return (value >= 0) & (value % 1 == 0) & (total == self.upper_bound)
+
+
+class TotalMultinomial(TorchDistribution):
+    r"""Creates counts that share a random total.
+
+    .. math:: p(x) = p(n) \, \frac{n!}{\prod_d x_d!} \prod_d \pi_d^{x_d}, \quad n = \sum_d x_d
+
+    Args:
+        total: The law of the total, batch shape ``()``; or a number, for a total that is known.
+        logits: Of the probabilities, shape ``(*, *event_shape)``, normalised over the event.
+        event_dim: Dimensions of the event.
+
+    Example:
+        >>> law = TotalMultinomial(10, torch.zeros(4), 1)
+        >>> law.mean, law.sample().sum()
+        (tensor([2.5000, 2.5000, 2.5000, 2.5000]), tensor(10.))
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self, total: Any, logits: Tensor, event_dim: int, validate_args: Any = None
+    ) -> None:
+        batch, event = logits.shape[:-event_dim], logits.shape[-event_dim:]
+        self.total = total
+        self.log_probs = logits.flatten(-event_dim).log_softmax(-1)
+        super().__init__(batch, event, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Counts, of the known total if there is one."""
+        known = isinstance(self.total, int)
+        dims = len(self.event_shape)
+        base = TotalSupport(self.total, dims) if known else constraints.nonnegative_integer
+        return constraints.independent(base, dims)
+
+    @property
+    def mean(self) -> Tensor:
+        """The mean counts."""
+        total = self.total if isinstance(self.total, int) else self.total.mean
+        return (total * self.log_probs.exp()).reshape(self.batch_shape + self.event_shape)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TotalMultinomial:
+        new = self._get_checked_instance(TotalMultinomial, _instance)
+        new.total = self.total
+        new.log_probs = self.log_probs.expand((*batch_shape, -1))
+        shape = torch.Size(batch_shape), self.event_shape
+        super(TotalMultinomial, new).__init__(*shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value = value.flatten(value.ndim - len(self.event_shape))
+        total = value.sum(-1)
+        ways = (total + 1).lgamma() - (value + 1).lgamma().sum(-1)
+        shared = ways + (value * self.log_probs).sum(-1)
+        if isinstance(self.total, int):
+            return torch.where(total == self.total, shared, -math.inf)
+        return shared + self.total.log_prob(total)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        shape = torch.Size(sample_shape) + self.batch_shape
+        with torch.no_grad():
+            if isinstance(self.total, int):
+                counts = self.log_probs.new_full((*shape, 1), self.total)
+            else:
+                counts = self.total.expand(shape).sample().to(self.log_probs)[..., None]
+            # Halves of the entries share a total as a binomial law says, and so on down: as many
+            # draws as entries, in few steps.
+            size = self.log_probs.shape[-1]
+            padding = (0, (1 << (size - 1).bit_length()) - size)
+            levels = [F.pad(self.log_probs, padding, value=-math.inf)]
+            while levels[-1].shape[-1] > 1:
+                levels.append(levels[-1].unflatten(-1, (-1, 2)).logsumexp(-1))
+            for halves in reversed(levels[:-1]):
+                left, right = halves.unflatten(-1, (-1, 2)).unbind(-1)
+                share = (left - right).sigmoid().nan_to_num(0.0).expand(counts.shape)
+                first = torch.binomial(counts, share)
+                counts = torch.stack([first, counts - first], -1).flatten(-2)
+            return counts[..., :size].reshape(shape + self.event_shape)
+
+
+class AutoregressiveLevels(TorchDistribution):
+    r"""Creates levels 0 to K - 1 one after the other, each given those before it.
+
+    .. math:: p(x) = \prod_t p(x_t \mid x_1, \dots, x_{t - 1})
+
+    Density takes one pass of the network, a draw one step for each entry.
+
+    Args:
+        network: From levels ``(N, L)`` and a context ``(N, C)`` to the logits of all entries,
+            ``(N, L, K)``; and, by ``network.unroll(context, choose)``, from a rule that chooses
+            levels ``(N,)`` by logits ``(N, K)`` to levels ``(N, L)``.
+        context: Shape ``(*, C)``.
+        event_shape: Of one datum, whose L entries come in the order of its memory.
+        levels: Number of levels, K.
+    """
+
+    arg_constraints: ClassVar[dict[str, Any]] = {}
+
+    def __init__(
+        self,
+        network: Any,
+        context: Tensor,
+        event_shape: Sequence[int],
+        levels: int,
+        validate_args: Any = None,
+    ) -> None:
+        self.network, self.context, self.levels = network, context, levels
+        shape = context.shape[:-1], torch.Size(event_shape)
+        super().__init__(*shape, validate_args=validate_args)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Levels 0 to K - 1."""
+        levels = constraints.integer_interval(0, self.levels - 1)
+        return constraints.independent(levels, len(self.event_shape))
+
+    @property
+    def mean(self) -> Tensor:
+        """The greedy sequence, for the mean has no closed form: the likeliest level at each step.
+
+        Levels of a sequence are names more often than numbers, of which there is no mean.
+        """
+        return self._unroll(torch.Size(), lambda logits: logits.argmax(-1))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> AutoregressiveLevels:
+        new = self._get_checked_instance(AutoregressiveLevels, _instance)
+        new.network, new.levels = self.network, self.levels
+        new.context = self.context.expand((*batch_shape, -1))
+        shape = torch.Size(batch_shape), self.event_shape
+        super(AutoregressiveLevels, new).__init__(*shape, validate_args=False)
+        new._validate_args = self._validate_args
+        return new
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        value = value.flatten(value.ndim - len(self.event_shape)).long()
+        batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
+        value = value.expand((*batch, -1))
+        context = self.context.expand((*batch, -1))
+        logits = self.network(
+            value.reshape(-1, value.shape[-1]), context.reshape(-1, context.shape[-1])
+        )
+        chosen = logits.log_softmax(-1).gather(-1, value.reshape(*logits.shape[:-1], 1))
+        return chosen.sum((-2, -1)).reshape(batch)
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        def choose(logits: Tensor) -> Tensor:
+            return torch.distributions.Categorical(logits=logits, validate_args=False).sample()
+
+        return self._unroll(torch.Size(sample_shape), choose)
+
+    @torch.no_grad()
+    def _unroll(self, sample_shape: torch.Size, choose: Callable[[Tensor], Tensor]) -> Tensor:
+        shape = sample_shape + self.batch_shape
+        context = self.context.expand((*shape, -1)).reshape(-1, self.context.shape[-1])
+        return (
+            self.network.unroll(context, choose).to(context.dtype).reshape(shape + self.event_shape)
+        )
 
 
 @register_kl(torch.distributions.MultivariateNormal, Independent)

@@ -18,7 +18,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-from pyro_vae.distributions import MAX_ENUMERATED, ColumnSupport
+from pyro_vae.distributions import MAX_ENUMERATED, ColumnSupport, TotalSupport
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import Network
@@ -312,7 +312,11 @@ def _entries(support: Any, size: int) -> tuple[Any, list[Any]]:
     """Returns a support without what makes events of entries, and that of each entry."""
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    return support, support.each() if isinstance(support, ColumnSupport) else [support] * size
+    if isinstance(support, ColumnSupport):
+        return support, support.each()
+    if isinstance(support, TotalSupport):
+        return support, [constraints.integer_interval(0, support.upper_bound)] * size
+    return support, [support] * size
 
 
 def _axis(support: Any, draws: Tensor, size: int) -> tuple[Tensor, Tensor]:

@@ -24,6 +24,7 @@ TRIED: dict[str, list[Any]] = {
     "levels": [7],
     "components": [1, 2],
     "rank": [1],
+    "total": [5, "learned"],
     "columns": [["Normal", "Poisson"]],
 }
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words

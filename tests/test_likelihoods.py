@@ -12,9 +12,17 @@ from torch.distributions import constraints
 
 import pyro_vae as pv
 from pyro_vae.criticism import check, pit
-from pyro_vae.distributions import Columns, ColumnSupport
+from pyro_vae.distributions import Columns, ColumnSupport, TotalMultinomial
 from pyro_vae.evaluation import compare
-from pyro_vae.likelihoods import Bernoulli, Likelihood, Mixed, Normal, Poisson
+from pyro_vae.likelihoods import (
+    Autoregressive,
+    Bernoulli,
+    Likelihood,
+    Mixed,
+    Multinomial,
+    Normal,
+    Poisson,
+)
 
 
 def _vae(likelihood: Likelihood) -> pv.VAE:
@@ -134,10 +142,10 @@ def test_tables_are_criticised_like_anything_else() -> None:
     [
         ("Normal", "`columns`: expected a list of laws, got 'Normal'"),
         ([], "`columns`: expected a list of laws"),
-        (["Normal", "Poison"], "expected one of Bernoulli.*did you mean 'Poisson'"),
+        (["Normal", "Poison"], "expected one of .*Bernoulli.*did you mean 'Poisson'"),
         (["Normal"], "`columns`: expected laws of 2 columns in all, got 1"),
         ([{"class": "Normal", "scales": 1}, "Normal"], "expected options of Normal.*'scales'"),
-        ([{"scale": 1}, "Normal"], "`columns`: expected one of Bernoulli.* got None"),
+        ([{"scale": 1}, "Normal"], "`columns`: expected one of .*Bernoulli.* got None"),
         ([Poisson((1, 1)), "Normal"], "names, mappings or likelihoods of columns, got Poisson"),
         ([3, "Normal"], "names, mappings or likelihoods of columns, got 3"),
     ],
@@ -146,3 +154,125 @@ def test_tables_are_criticised_like_anything_else() -> None:
 def test_what_is_no_table_is_told_in_one_line(columns: Any, says: str) -> None:
     with pytest.raises(ValueError, match=says):
         Mixed((2,), columns)
+
+
+# Bags of counts.
+
+
+def test_draws_of_a_bag_are_as_frequent_as_their_probabilities() -> None:
+    """Fails when the halves of the entries share by their odds instead of their share."""
+    law = TotalMultinomial(3, torch.tensor([[1.0, -0.5, 0.3, -2.0, 0.0]]).double(), 1)
+    draws = law.sample((40_000,))[:, 0]
+    found, counts = draws.unique(dim=0, return_counts=True)
+    assert len(found) <= 35  # ways to put 3 in 5 boxes
+    probs = law.log_prob(found[:, None]).exp()[:, 0]
+    assert float(probs.sum()) > 0.999
+    error = (probs * (1 - probs) / len(draws)).sqrt()
+    likely = probs > 1e-3
+    assert (((counts / len(draws) - probs) / error)[likely]).abs().max() < 4.5
+
+
+def test_totals_follow_their_own_law() -> None:
+    """Moments of what is drawn, started at those of the data. Fails with variance for excess."""
+    likelihood = Multinomial((4,)).double()
+    x = torch.distributions.NegativeBinomial(5.0, torch.tensor(0.8)).sample((4000, 4)).double()
+    params = likelihood.init_params(x)
+    totals = likelihood(params).sample((20_000,)).sum(-1)
+    mean, variance = x.sum(1).mean(), x.sum(1).var(correction=0)
+    assert abs(totals.mean() - mean) < 4 * (variance / len(totals)).sqrt()
+    spread = (totals - mean).square()
+    assert abs(spread.mean() - variance) < 4 * spread.std() / len(totals) ** 0.5
+    assert float(likelihood.total_law().variance.detach()) == pytest.approx(
+        float(variance), rel=1e-3
+    )
+
+
+def test_the_decoder_learns_by_the_law_given_the_total() -> None:
+    """The gradient is that of torch's multinomial, which knows the total."""
+    x = torch.tensor([3.0, 0.0, 2.0, 1.0])
+    params = torch.randn(4, requires_grad=True)
+    (ours,) = torch.autograd.grad(Multinomial((4,))(params).log_prob(x), params)
+    given = torch.distributions.Multinomial(6, logits=params)
+    (theirs,) = torch.autograd.grad(given.log_prob(x), params)
+    torch.testing.assert_close(ours, theirs)
+
+
+def test_a_bag_of_another_size_is_refused() -> None:
+    """Fails when only single entries are looked at."""
+    vae = _vae(Multinomial((3,), total=4))
+    assert vae.check(vae.sample(6)).sum(1).eq(4).all()
+    with pytest.raises(ValueError, match=r"of Multinomial, TotalSupport\(4\), got 1 at index \[1,"):
+        vae.check(torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+    assert Multinomial((2,), 4)(torch.zeros(2)).log_prob(torch.tensor([1.0, 1.0])) == -torch.inf
+    for total in (0, "many", 2.5, True):
+        with pytest.raises(ValueError, match=r"`total`: expected a positive integer or learned"):
+            Multinomial((3,), total)  # type: ignore[arg-type]
+
+
+# Sequences.
+
+
+def _sequences(length: int = 4, levels: int = 3) -> Autoregressive:
+    """A law whose entries depend strongly on those before."""
+    likelihood = Autoregressive((length,), levels=levels, hidden=6).double()
+    with torch.no_grad():
+        likelihood.network.last.weight.mul_(60)
+    return likelihood
+
+
+def test_probabilities_of_all_sequences_sum_to_one() -> None:
+    """All 3^4 of them. Fails when an entry sees itself, or those after it."""
+    likelihood = _sequences()
+    states = torch.cartesian_prod(*[torch.arange(3.0).double()] * 4)
+    law = likelihood(torch.randn(5, 6).double())
+    log_probs = law.log_prob(states[:, None])
+    assert log_probs.shape == (81, 5)
+    torch.testing.assert_close(log_probs.logsumexp(0), torch.zeros(5).double())
+    draws = law.sample((4000,))[:, 0]
+    codes = (draws * torch.tensor([27, 9, 3, 1])).sum(-1).long()
+    observed = torch.bincount(codes, minlength=81) / len(codes)
+    probs = log_probs[:, 0].exp()
+    error = (probs * (1 - probs) / len(codes)).sqrt().clamp_min(1 / len(codes))
+    assert ((observed - probs) / error).abs().max() < 5
+
+
+def test_what_is_unrolled_is_what_is_taught() -> None:
+    """Each step's logits are those of the one pass. Fails when a step forgets its reach."""
+    likelihood = _sequences(length=7)
+    context = torch.randn(5, 6).double()
+    seen = []
+
+    def choose(logits: torch.Tensor) -> torch.Tensor:
+        seen.append(logits)
+        return torch.distributions.Categorical(logits=logits).sample()
+
+    x = likelihood.network.unroll(context, choose)
+    torch.testing.assert_close(torch.stack(seen, 1), likelihood.network(x, context))
+    first, last = x.clone(), x.clone()
+    first[:, 0], last[:, -1] = (x[:, 0] + 1) % 3, (x[:, -1] + 1) % 3
+    logits = likelihood.network(x, context)
+    assert torch.equal(likelihood.network(last, context), logits)
+    moved = (likelihood.network(first, context) - logits).abs().amax((0, 2))
+    assert moved[0] == 0
+    assert (moved[1:] > 0).all()  # the last entry sees the first
+
+
+def test_the_mean_of_sequences_is_the_greedy_one() -> None:
+    likelihood = _sequences(length=5)
+    law = likelihood(torch.randn(3, 6).double())
+    greedy = law.mean
+    assert torch.equal(greedy, law.mean)
+    logits = likelihood.network(greedy.long(), law.context)
+    assert torch.equal(logits.argmax(-1).double(), greedy)
+
+
+def test_what_does_not_factorise_is_criticised_as_a_whole() -> None:
+    for likelihood in (Multinomial((4,)), Autoregressive((4,), levels=3, hidden=6)):
+        vae = _vae(likelihood)
+        x = vae.sample(40)
+        checks = check(vae, x, level=0.5)
+        assert not any(row.statistic.startswith("residual") for row in checks.rows)
+        assert "does not factorise over the entries" in str(checks.summary())
+        with pytest.raises(ValueError, match=r"`given`: .* does not factorise"):
+            pit(vae, x, given="rest", num_draws=50)
+        assert pv.evaluate(vae, x, num_samples=5).log_marginal.shape == (40,)

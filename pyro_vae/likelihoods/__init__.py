@@ -1,5 +1,6 @@
 """Likelihoods p(x|z): ``forward(params)`` returns a distribution. One law a file."""
 
+from pyro_vae.likelihoods.autoregressive import Autoregressive
 from pyro_vae.likelihoods.bernoulli import Bernoulli
 from pyro_vae.likelihoods.beta import Beta
 from pyro_vae.likelihoods.beta_binomial import BetaBinomial
@@ -9,6 +10,7 @@ from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.likelihoods.laplace import Laplace
 from pyro_vae.likelihoods.likelihood import Likelihood
 from pyro_vae.likelihoods.mixed import Mixed
+from pyro_vae.likelihoods.multinomial import Multinomial
 from pyro_vae.likelihoods.negative_binomial import NegativeBinomial
 from pyro_vae.likelihoods.normal import Normal
 from pyro_vae.likelihoods.poisson import Poisson
@@ -16,6 +18,7 @@ from pyro_vae.likelihoods.student_t import StudentT
 from pyro_vae.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 
 __all__ = [
+    "Autoregressive",
     "Bernoulli",
     "Beta",
     "BetaBinomial",
@@ -25,6 +28,7 @@ __all__ = [
     "Laplace",
     "Likelihood",
     "Mixed",
+    "Multinomial",
     "NegativeBinomial",
     "Normal",
     "Poisson",

@@ -14,7 +14,7 @@ from pyro_vae._errors import unknown_name
 from pyro_vae.distributions import inverse_positive, positive
 from pyro_vae.likelihoods.likelihood import Likelihood
 
-__all__ = ["Dispersed", "DispersionMode"]
+__all__ = ["Dispersed", "DispersionMode", "inverse_dispersion", "negative_binomial"]
 
 DispersionMode = Literal["shared", "per-dimension", "predicted"]
 _POISSON = 1e3  # an inverse dispersion from which on the law is a Poisson law, as good as
@@ -49,10 +49,7 @@ class Dispersed(Likelihood):
 
     def fit_dispersion(self, mean: Tensor, variance: Tensor) -> Tensor:
         """Returns the inverse dispersion that gives a mean its variance; one if it is shared."""
-        square, excess = mean.square(), variance - mean
-        if self.dispersion == "shared":
-            square, excess = square.sum(), excess.sum()
-        return (square / excess.clamp_min(1e-12)).clamp(1e-3, _POISSON)
+        return inverse_dispersion(mean, variance, pooled=self.dispersion == "shared")
 
     @torch.no_grad()
     def start_at(self, params: Sequence[Tensor], theta: Tensor) -> Tensor:
@@ -65,4 +62,17 @@ class Dispersed(Likelihood):
     def counts(self, raw_mean: Tensor, raw: Sequence[Tensor]) -> Any:
         """Returns the negative binomial law, batch shape that of the mean."""
         theta = positive(raw[0] if raw else self.raw_dispersion)
-        return dist.NegativeBinomial(theta, logits=positive(raw_mean).log() - theta.log())
+        return negative_binomial(positive(raw_mean), theta)
+
+
+def negative_binomial(mean: Tensor, theta: Tensor) -> Any:
+    """Returns the law of a mean and an inverse dispersion, variance ``mean + mean**2 / theta``."""
+    return dist.NegativeBinomial(theta, logits=mean.log() - theta.log())
+
+
+def inverse_dispersion(mean: Tensor, variance: Tensor, *, pooled: bool = False) -> Tensor:
+    """Returns the inverse dispersion that gives a mean its variance; one for all if pooled."""
+    square, excess = mean.square(), variance - mean
+    if pooled:
+        square, excess = square.sum(), excess.sum()
+    return (square / excess.clamp_min(1e-12)).clamp(1e-3, _POISSON)

@@ -24,6 +24,17 @@ def thinned(x_train: Tensor) -> Tensor:
     return x_train[:: max(1, len(x_train) // _SEEN)]
 
 
+def several_entries(event_shape: Sequence[int]) -> Sequence[int]:
+    """Returns an event shape of two entries or more, for laws that relate entries to each other.
+
+    Raises:
+        ValueError: If it has fewer.
+    """
+    if torch.Size(event_shape).numel() < 2:
+        raise expected("event_shape", "two or more entries", tuple(event_shape))
+    return event_shape
+
+
 class Likelihood(Part, ABC):
     """The law p(x|z) of one datum, given what the decoder returned.
 
