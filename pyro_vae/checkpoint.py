@@ -117,7 +117,8 @@ def save(vae: VAE, folder: str | Path) -> Path:
     specs = model_spec(vae)
     folder.mkdir(parents=True, exist_ok=True)
     digest = write_tensors(folder / "model.safetensors", vae.state_dict())
-    write_json(folder / "model.json", {"schema": SCHEMA, "vae": specs, "sha256": digest})
+    description = {"schema": SCHEMA, "vae": specs, "options": _options(vae), "sha256": digest}
+    write_json(folder / "model.json", description)
     return folder
 
 
@@ -151,7 +152,10 @@ def load(
     if not isinstance(specs, dict) or set(specs) != set(_PARTS):
         raise expected(f"{folder / 'model.json'}", f"parts {', '.join(_PARTS)}", specs)
     parts: dict[str, Any] = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
-    vae = VAE(**parts)
+    options = description.get("options", {})
+    if not isinstance(options, dict) or not set(options) <= {"cond_size", "show_mask"}:
+        raise expected(f"{folder / 'model.json'}", "options cond_size and show_mask", options)
+    vae = VAE(**parts, **options)
     weights = folder / "model.safetensors"
     state, _ = tensors_of(weights, read_bytes(weights, description.get("sha256")))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
@@ -163,6 +167,10 @@ def load(
             f"`{folder / 'model.safetensors'}`: expected the weights of model.json, got {reason}"
         ) from None
     return vae.to(device).eval()
+
+
+def _options(vae: VAE) -> dict[str, Any]:
+    return {"cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
 
 
 def _spec(part: nn.Module) -> dict[str, Any]:

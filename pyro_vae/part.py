@@ -8,9 +8,9 @@ from typing import Any
 
 from torch import nn
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, unknown_name
 
-__all__ = ["Part"]
+__all__ = ["Part", "named_part"]
 
 
 class Part(nn.Module):
@@ -46,6 +46,37 @@ class Part(nn.Module):
             "class": _class_name(self),
             "args": {name: _encode(name, value) for name, value in self._arguments.items()},
         }
+
+
+def named_part(argument: str, given: object, known: Mapping[str, Any], **defaults: Any) -> Any:
+    """Returns a part that was given by name: its class alone, or with its options.
+
+    Args:
+        argument: What to call it in an error.
+        given: A name, a mapping of ``class`` and options, or anything else, returned as it is.
+        known: Classes by name.
+        defaults: Options for those that have none of their own.
+
+    Raises:
+        ValueError: If the name is unknown, or an option.
+
+    Example:
+        >>> from pyro_vae import priors
+        >>> named_part("parts", {"class": "Normal", "dim": 2}, {"Normal": priors.Normal}).spec()
+        {'class': 'priors.Normal', 'args': {'dim': 2}}
+    """
+    if isinstance(given, str):
+        given = {"class": given}
+    if not isinstance(given, Mapping):
+        return given
+    options = dict(given)
+    name = options.pop("class", None)
+    if name not in known:
+        raise unknown_name(argument, name, known)
+    try:
+        return known[name](**defaults | options)
+    except TypeError as error:
+        raise expected(argument, f"options of {name}", str(error)) from None
 
 
 def _class_name(module: nn.Module) -> str:

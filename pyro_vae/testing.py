@@ -95,7 +95,7 @@ def check_guide(guide: Guide) -> None:
         _check_reparameterisation(guide)
     for extreme in _EXTREME:
         far = torch.full((5, *guide.param_shape), extreme, dtype=torch.float32)
-        _check_extreme(copy.deepcopy(guide).float(), far)
+        _check_extreme(_single(guide), far)
 
 
 def check_likelihood(likelihood: Likelihood) -> None:
@@ -391,7 +391,8 @@ def _check_reparameterisation(guide: Guide, step: float = 1e-5) -> None:
     for index in itertools.product(*map(range, features.shape)):
         shift = torch.zeros_like(features)
         shift[index] = step
-        slope = (expectation(features + shift) - expectation(features - shift)) / (2 * step)
+        with torch.no_grad():
+            slope = (expectation(features + shift) - expectation(features - shift)) / (2 * step)
         _require(
             _close(gradient[index], slope, 1e-5 * (1 + float(slope.abs()))),
             f"{guide}: the gradient of an expectation of draws is {float(gradient[index]):.6g} at "
@@ -426,6 +427,15 @@ def _ends(support: Any, event_shape: torch.Size) -> Tensor:
     rows = [column[torch.arange(longest) % len(column)] for column in columns]
     data = torch.stack(rows, -1).reshape(-1, *event_shape)
     return data[support.check(data).reshape(len(data), -1).all(-1)]
+
+
+def _single(guide: Guide) -> Guide:
+    """Returns a copy in single precision, and with it the model it is part of, if any."""
+    twin = copy.deepcopy(guide).float()
+    view = getattr(twin, "_view", None)
+    if view is not None:
+        view.vae.float()
+    return twin
 
 
 def _check_start(likelihood: Likelihood) -> None:

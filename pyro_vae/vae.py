@@ -7,6 +7,7 @@ import math
 import weakref
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from typing import Any
 
 import pyro
@@ -16,6 +17,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae.distributions import feasible, masked
 from pyro_vae.guides import Guide
 from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.likelihoods import Likelihood
@@ -23,13 +25,14 @@ from pyro_vae.networks import MLP, Network
 from pyro_vae.networks.network import Standardize
 from pyro_vae.priors import Prior
 
-__all__ = ["VAE", "evaluating"]
+__all__ = ["VAE", "View", "evaluating", "same_space"]
 
 _instances = itertools.count()
 # Entries of x simulated at a time: little memory, whatever is asked for. A megabyte stays in the
 # cache of a core, which halves the time; an accelerator wants more work for each launch.
 _CHUNK = {"cpu": 2**18}
 _CHUNK_ELSEWHERE = 2**22
+_HOT_DECK = 10_000
 
 
 class _Program(nn.Module):
@@ -61,10 +64,15 @@ class _Program(nn.Module):
         return self.__dict__ | {"_named": None}
 
 
-def _batched(network: nn.Module, inputs: Tensor, event_dim: int) -> Tensor:
+def _batched(
+    network: nn.Module, inputs: Tensor, event_dim: int, cond: Tensor | None = None
+) -> Tensor:
     """Calls a network, which knows one batch dimension, on any number of them."""
     batch_shape = inputs.shape[: inputs.ndim - event_dim]
-    outputs = network(inputs.reshape(-1, *inputs.shape[inputs.ndim - event_dim :]))
+    args = [inputs.reshape(-1, *inputs.shape[inputs.ndim - event_dim :])]
+    if cond is not None:
+        args.append(cond.expand(*batch_shape, -1).reshape(-1, cond.shape[-1]))
+    outputs = network(*args)
     # Half precision is for matrix products; a density needs more digits.
     if outputs.dtype in (torch.float16, torch.bfloat16):
         outputs = outputs.float()
@@ -72,29 +80,46 @@ def _batched(network: nn.Module, inputs: Tensor, event_dim: int) -> Tensor:
 
 
 class Model(_Program):
-    """The generative program p(z) p(x|z): sites ``z`` and ``x`` in plate ``data``."""
+    """The generative program p(z) p(x|z): sites ``z`` (or those of the prior) and ``x``."""
+
+    filler: Tensor
 
     def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
         super().__init__()
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
+        # A datum of the support, in place of values that nobody has seen.
+        filler = feasible(likelihood.support, likelihood.event_shape)
+        self.register_buffer("filler", filler, persistent=False)
 
-    def decode(self, z: Tensor) -> Any:
-        """Returns p(x|z) for z of shape ``(*, event_shape)``."""
-        params = _batched(self.decoder, z, len(self.prior.event_shape))
+    def decode(self, z: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
+        """Returns p(x|z) for z of shape ``(*, *prior.event_shape)``, of what a mask leaves."""
+        inputs = self.prior.decoded(z)
+        event_dim = len(self.prior.decoded_shape)
+        params = _batched(self.decoder, inputs, event_dim, cond)
         expected_shape = self.likelihood.param_shape
         if params.shape[params.ndim - len(expected_shape) :] != expected_shape:
-            got = f"{tuple(params.shape[z.ndim - len(self.prior.event_shape) :])}"
+            got = f"{tuple(params.shape[inputs.ndim - event_dim :])}"
             raise expected("decoder", f"outputs of shape {tuple(expected_shape)} a datum", got)
-        return self.likelihood(params)
+        law = self.likelihood(params)
+        return law if mask is None else masked(law, mask)
 
-    def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor | None = None,
+        *,
+        size: int | None = None,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Runs the program.
 
         Args:
             x: Observed data, shape ``(B, *event_shape)``; None simulates.
-            size: Number of data to simulate; 1 if neither is given.
+            size: Number of data to simulate, if neither ``x`` nor ``cond`` says it; else 1.
+            cond: What each datum is conditioned on, shape ``(B, cond_size)``.
+            mask: Which entries of ``x`` are observed, boolean, of its shape; all if not given.
 
         Returns:
             The data, observed or simulated.
@@ -102,48 +127,103 @@ class Model(_Program):
         self._register()
         if x is not None:
             x = as_batch(x, self.likelihood.event_shape, self)
-        batch = (size or 1) if x is None else len(x)
-        with pyro.plate("data", batch, dim=-1):
-            z = pyro.sample("z", self.prior())
-            return pyro.sample("x", self.decode(z), obs=x)
+            if mask is not None:
+                x = torch.where(mask, x, self.filler)
+        sized = cond if x is None else x
+        with pyro.plate("data", (size or 1) if sized is None else len(sized), dim=-1):
+            draws: dict[str, Tensor] = {}
+            for name in self.prior.sites:
+                draws[name] = pyro.sample(name, self.prior.site(name, draws, cond))
+            law = self.decode(self.prior.join(draws), cond, mask)
+            return pyro.sample("x", law, obs=x)
 
 
 class GuideProgram(_Program):
-    """The inference program q(z|x): site ``z`` in plate ``data``."""
+    """The inference program q(z|x): site ``z``, or those of the guide, in plate ``data``."""
 
-    def __init__(self, standardize: nn.Module, encoder: nn.Module, family: Guide) -> None:
+    def __init__(
+        self, standardize: nn.Module, encoder: nn.Module, family: Guide, show_mask: bool
+    ) -> None:
         super().__init__()
         self.standardize = standardize
         self.encoder = encoder
         self.family = family
+        self.show_mask = show_mask
+        self._view: View | None = None
+
+    def bind(self, view: View) -> None:
+        """Takes the view of the model, which guides that refine their parameters need."""
+        self._view = view
 
     @property
     def relaxation(self) -> Relaxed | None:
-        """What the objective should do about a discrete z, if it is discrete."""
-        return self.family if isinstance(self.family, Relaxed) else None
+        """What the objective should do about discrete sites, if there are any."""
+        parts = self.family.sites.values()
+        return next((part for part in parts if isinstance(part, Relaxed)), None)
 
-    def features(self, x: Tensor, event_dim: int) -> Tensor:
+    def features(
+        self,
+        x: Tensor,
+        event_dim: int,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Returns what the family reads, ``(*, *param_shape)``, for x ``(*, event_shape)``.
 
         These are the variational parameters of each datum, which amortisation makes a function.
+        An entry that the mask hides is seen as the mean of the data.
         """
-        features = _batched(self.encoder, self.standardize(x), event_dim)
+        inputs = self.standardize(x)
+        if mask is not None:
+            inputs = torch.where(mask, inputs, 0.0)
+        features = self.of(inputs, event_dim, cond, mask)
+        if self._view is None:
+            return features
+        return self.family.refine(features, partial(self._view.log_joint, x, cond=cond, mask=mask))
+
+    def of(
+        self,
+        inputs: Tensor,
+        event_dim: int,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
+        """Returns what the family reads of inputs as the encoder sees them: standardised."""
+        if self.show_mask:
+            seen = torch.ones_like(inputs) if mask is None else mask.to(inputs).expand_as(inputs)
+            inputs = torch.cat([inputs, seen], -event_dim)
+        features = _batched(self.encoder, inputs, event_dim, cond)
         expected_shape = self.family.param_shape
-        if features.shape[x.ndim - event_dim :] != expected_shape:
-            got = tuple(features.shape[x.ndim - event_dim :])
+        if features.shape[inputs.ndim - event_dim :] != expected_shape:
+            got = tuple(features.shape[inputs.ndim - event_dim :])
             raise expected("encoder", f"outputs of shape {tuple(expected_shape)} a datum", got)
         return features
 
-    def encode(self, x: Tensor, event_dim: int) -> Any:
+    def encode(
+        self,
+        x: Tensor,
+        event_dim: int,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Any:
         """Returns q(z|x) for x of shape ``(*, event_shape)``."""
-        return self.family(self.features(x, event_dim))
+        return self.family(self.features(x, event_dim, cond, mask))
 
-    def forward(self, x: Tensor | None = None, *, size: int | None = None) -> Tensor:
+    def forward(
+        self,
+        x: Tensor | None = None,
+        *,
+        size: int | None = None,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         """Runs the program.
 
         Args:
             x: Observed data, shape ``(B, *event_shape)``.
             size: Taken so that model and guide share a signature; the guide needs ``x``.
+            cond: What each datum is conditioned on, shape ``(B, cond_size)``.
+            mask: Which entries of ``x`` are observed, boolean, of its shape; all if not given.
 
         Returns:
             One draw of z a datum.
@@ -156,8 +236,62 @@ class GuideProgram(_Program):
         self._register()
         event_shape = x.shape[1:]
         x = as_batch(x, event_shape, self)
+        features = self.features(x, len(event_shape), cond, mask)
         with pyro.plate("data", len(x), dim=-1):
-            return pyro.sample("z", self.encode(x, len(event_shape)))
+            draws: dict[str, Tensor] = {}
+            for name in self.family.order:
+                draws[name] = pyro.sample(name, self.family.site(name, features, draws))
+            return self.family.join(draws)
+
+
+class View:
+    """What a part that needs more than its arguments may ask of the model it is in.
+
+    Parts get it by ``bind``, and keep it in an attribute whose name begins with an underscore. It
+    holds the model without registering it: its parameters are not the part's.
+
+    Args:
+        vae: The model.
+    """
+
+    def __init__(self, vae: VAE) -> None:
+        self.vae = vae
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one x."""
+        return self.vae.event_shape
+
+    @property
+    def cond_size(self) -> int | None:
+        """Entries of one condition, if there is one."""
+        return self.vae.cond_size
+
+    @property
+    def prior(self) -> Prior:
+        """The law p(z)."""
+        return self.vae.prior
+
+    @property
+    def guide(self) -> Guide:
+        """The family q(z|x)."""
+        return self.vae.posterior
+
+    def encode(self, inputs: Tensor) -> Any:
+        """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
+        program = self.vae.guide
+        parameter = next(program.parameters())
+        inputs = inputs.to(parameter.dtype)
+        return program.family(program.of(inputs, len(self.event_shape)))
+
+    def log_joint(
+        self, x: Tensor, z: Tensor, *, cond: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
+        """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
+        model = self.vae.model
+        if mask is not None:
+            x = torch.where(mask, x, model.filler)
+        return model.decode(z, cond, mask).log_prob(x) + model.prior.given(cond).log_prob(z)
 
 
 @contextmanager
@@ -191,17 +325,27 @@ def as_batch(x: Tensor, event_shape: torch.Size, module: nn.Module) -> Tensor:
 class VAE(nn.Module):
     """Creates a variational autoencoder from a prior, a guide and a likelihood.
 
-    ``vae.model`` and ``vae.guide`` are Pyro programs, called as ``(x=None, *, size=None)``, and
-    modules that own the parameters; everything in Pyro that takes a model and a guide takes them.
+    ``vae.model`` and ``vae.guide`` are Pyro programs, called as
+    ``(x=None, *, size=None, cond=None, mask=None)``, and modules that own the parameters;
+    everything in Pyro that takes a model and a guide takes them.
 
     The package's own networks are sized from what the parts declare; :meth:`initialize`, called by
     :func:`pyro_vae.fit`, then standardises what the encoder sees and starts the decoder at the
     marginal of the data. Any other module is taken as it is: an encoder sees raw ``x`` and ends in
-    ``guide.param_shape``, a decoder ends in ``likelihood.param_shape``.
+    ``guide.param_shape``, a decoder ends in ``likelihood.param_shape``; with a condition, both are
+    called with it as a second argument.
+
+    With ``cond_size`` every law is conditional: p(x, z | c) and q(z | x, c). Data may lack entries:
+    a ``mask`` says which are observed, the likelihood is of those alone, and the encoder sees the
+    mean of the data in place of the others.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
         https://arxiv.org/abs/1312.6114
+        Learning Structured Output Representation using Deep Conditional Generative Models
+        (Sohn et al., 2015), https://papers.nips.cc/paper/5775
+        MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
+        (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
 
     Args:
         prior: The law p(z).
@@ -209,9 +353,13 @@ class VAE(nn.Module):
         likelihood: The law p(x|z).
         encoder: Maps ``(B, *x)`` to ``(B, *guide.param_shape)``; an MLP if not given.
         decoder: Maps ``(B, *z)`` to ``(B, *likelihood.param_shape)``; an MLP if not given.
+        cond_size: Entries of what each datum is conditioned on; None conditions on nothing.
+        show_mask: Whether the encoder sees which entries are observed, stacked below the data
+            along their first dimension.
 
     Raises:
-        ValueError: If prior and guide are laws on different spaces.
+        ValueError: If prior and guide are laws on different spaces, or a part cannot work with
+            the others.
 
     Example:
         >>> import pyro_vae as pv
@@ -229,8 +377,14 @@ class VAE(nn.Module):
         likelihood: Likelihood,
         encoder: nn.Module | None = None,
         decoder: nn.Module | None = None,
+        cond_size: int | None = None,
+        show_mask: bool = False,
     ) -> None:
         super().__init__()
+        if cond_size is not None:
+            positive_integer("cond_size", cond_size)
+        if not isinstance(show_mask, bool):
+            raise expected("show_mask", "True or False", show_mask)
         for name, part, kind in (
             ("prior", prior, Prior),
             ("guide", guide, Guide),
@@ -238,22 +392,29 @@ class VAE(nn.Module):
         ):
             if not isinstance(part, kind):
                 raise expected(name, f"a {kind.__name__}", part)
-        if prior.event_shape != guide.event_shape or prior.support is not guide.support:
+        if not same_space(prior, guide):
             raise ValueError(
                 f"`guide`: expected a law on the same space as the prior, "
                 f"{_space(prior)}, got {_space(guide)}"
             )
+        self.cond_size = cond_size
         encoder = MLP() if encoder is None else encoder
         decoder = MLP() if decoder is None else decoder
         standardize: nn.Module = nn.Identity()
         if isinstance(encoder, Network):
             standardize = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
-            encoder.build(likelihood.event_shape, guide.param_shape)
+            first, *rest = likelihood.event_shape
+            seen = (2 * first if show_mask else first, *rest)
+            encoder.build(seen, guide.param_shape, cond_size or 0)
         if isinstance(decoder, Network):
-            decoder.build(prior.event_shape, likelihood.param_shape)
+            decoder.build(prior.decoded_shape, likelihood.param_shape, cond_size or 0)
         self.model = Model(prior, decoder, likelihood)
-        self.guide = GuideProgram(standardize, encoder, guide)
+        self.guide = GuideProgram(standardize, encoder, guide, show_mask)
         self.register_buffer("initialized", torch.tensor(False))
+        view = View(self)
+        self.guide.bind(view)
+        for part in (prior, guide):
+            part.bind(view)
 
     @property
     def prior(self) -> Prior:
@@ -285,12 +446,13 @@ class VAE(nn.Module):
         """Shape of one x."""
         return self.likelihood.event_shape
 
-    def check(self, x: Tensor, argument: str = "x") -> Tensor:
+    def check(self, x: Tensor, argument: str = "x", mask: Tensor | None = None) -> Tensor:
         """Returns data as this model takes them: same dtype and device.
 
         Args:
             x: Data, shape ``(N, *event_shape)``.
             argument: What to call them in an error.
+            mask: Which entries are observed; the others may be anything, and become feasible.
 
         Raises:
             ValueError: If shape or dtype is wrong, or a value is not finite or outside the
@@ -302,6 +464,8 @@ class VAE(nn.Module):
             raise ValueError(str(error).replace("`x`", f"`{argument}`", 1)) from None
         if len(x) == 0:
             raise expected(argument, "at least one datum", x)
+        if mask is not None:
+            x = torch.where(mask.to(x.device), x, self.model.filler.to(x))
         bad = ~(x.isfinite() & self.likelihood.support.check(x))
         if bad.any():
             where = bad.nonzero()[0].tolist()
@@ -311,48 +475,110 @@ class VAE(nn.Module):
             raise ValueError(f"`{argument}`: expected values in the support of {law}, got {got}")
         return x.to(self.initialized.device)
 
+    def check_given(
+        self, x: Tensor, cond: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor | None, Tensor | None]:
+        """Returns the condition and the mask of data as this model takes them.
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``.
+            cond: Real numbers, shape ``(N, cond_size)``.
+            mask: Booleans of the shape of ``x``.
+
+        Raises:
+            ValueError: If either is not what it should be, or a condition is missing or has no
+                use in this model.
+        """
+        cond = self._check_cond(cond, len(x))
+        if mask is None:
+            return cond, None
+        shape = (len(x), *self.event_shape)
+        if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
+            raise expected("mask", f"a boolean tensor of shape {shape}", mask)
+        self._check_maskable()
+        return cond, mask.to(self.initialized.device)
+
+    def _check_cond(self, cond: Tensor | None, size: int) -> Tensor | None:
+        if self.cond_size is None:
+            if cond is not None:
+                raise expected("cond", "None for a model built without `cond_size`", cond)
+            return None
+        shape = (size, self.cond_size)
+        if not isinstance(cond, Tensor) or cond.shape != shape or cond.is_complex():
+            raise expected("cond", f"a tensor of shape {shape}", cond)
+        cond = cond.to(self.model.filler)
+        if not cond.isfinite().all():
+            raise expected(
+                "cond", "finite numbers", f"{int((~cond.isfinite()).sum())} that are not"
+            )
+        return cond
+
+    def _check_maskable(self) -> None:
+        params = self.model.filler.new_zeros(1, *self.likelihood.param_shape)
+        one = self.model.filler.new_ones(self.event_shape, dtype=torch.bool)
+        masked(self.likelihood(params), one)
+
     @torch.no_grad()
-    def initialize(self, x_train: Tensor) -> None:
+    def initialize(self, x_train: Tensor, mask: Tensor | None = None) -> None:
         """Standardises the encoder's input and starts the decoder at the marginal of the data.
 
         Done once: a fitted model is left alone.
 
         Args:
             x_train: Training data, shape ``(N, *event_shape)``.
+            mask: Which entries are observed. The others are filled, for this alone, by observed
+                values of the same entry, drawn at random.
         """
         if self.initialized:
             return
+        if mask is not None:
+            x_train = hot_deck(x_train, mask, self.model.filler)
         if isinstance(self.guide.standardize, Standardize):
             self.guide.standardize.fit(x_train)
+        self.prior.start(self.guide.standardize(x_train))
         params = self.likelihood.init_params(x_train)
         if isinstance(self.decoder, Network):
             self.decoder.start_at(params)
         self.initialized.fill_(True)
 
-    def encode(self, x: Tensor) -> Any:
+    def encode(self, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
         x = as_batch(x, self.event_shape, self)
         with evaluating(self):
-            return self.guide.encode(x, len(self.event_shape))
+            return self.guide.encode(x, len(self.event_shape), cond, mask)
 
-    def decode(self, z: Tensor) -> Any:
+    def decode(self, z: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
         with evaluating(self):
-            return self.model.decode(z)
+            return self.model.decode(z, cond, mask)
 
     @torch.no_grad()
-    def sample(self, n: int) -> Tensor:
-        """Draws z from the prior and then x: shape ``(n, *event_shape)``."""
-        z = self.prior().sample((positive_integer("n", n),))
-        return self.decode(z).sample()
+    def sample(self, n: int, cond: Tensor | None = None) -> Tensor:
+        """Draws z from the prior and then x: shape ``(n, *event_shape)``.
+
+        Args:
+            n: How many.
+            cond: A condition each, shape ``(n, cond_size)``.
+        """
+        cond = self._check_cond(cond, positive_integer("n", n))
+        z = self.prior.given(cond).expand((n,)).sample()
+        return self.decode(z, cond).sample()
 
     @torch.no_grad()
-    def reconstruct(self, x: Tensor) -> Tensor:
+    def reconstruct(
+        self, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None
+    ) -> Tensor:
         """Returns E[x|z] at z = E[z|x], same shape as ``x``."""
-        return self.decode(self.encode(x).mean).mean
+        return self.decode(self.encode(x, cond, mask).mean, cond).mean
 
     @torch.no_grad()
-    def log_prob(self, x: Tensor, num_samples: int = 1000) -> Tensor:
+    def log_prob(
+        self,
+        x: Tensor,
+        num_samples: int = 1000,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Tensor:
         r"""Estimates log p(x) by importance weighting with the guide.
 
         .. math:: \log \hat p(x) = \log \frac1K \sum_k \frac{p(x \mid z_k) p(z_k)}{q(z_k \mid x)},
@@ -364,19 +590,126 @@ class VAE(nn.Module):
         Args:
             x: Data, shape ``(N, *event_shape)``.
             num_samples: Draws for each datum, K.
+            cond: What each datum is conditioned on, shape ``(N, cond_size)``.
+            mask: Which entries are observed, of the shape of ``x``: the density is of those.
 
         Returns:
             Log-densities in nats, shape ``(N,)``, too low in expectation, and less so as K grows.
         """
-        x = self.check(x)
+        cond, mask = self.check_given(x, cond, mask)
+        x = self.check(x, mask=mask)
         estimates = []
-        for batch in self.batches(x):
+        for batch, c, m in self.batches_given(x, cond, mask):
             total = batch.new_full((len(batch),), -math.inf)
-            for log_likelihood, log_prior, log_guide in self.importance(batch, num_samples):
+            for terms in self.importance(batch, num_samples, c, m):
+                log_likelihood, log_prior, log_guide = terms
                 weights = (log_likelihood + log_prior - log_guide).logsumexp(0)
                 total = torch.logaddexp(total, weights)
             estimates.append(total - math.log(num_samples))
         return torch.cat(estimates)
+
+    @torch.no_grad()
+    def impute(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        num_samples: int = 1000,
+        num_imputations: int | None = None,
+        cond: Tensor | None = None,
+    ) -> Tensor:
+        r"""Fills the entries that are not observed, given those that are.
+
+        A single imputation is the mean, by self-normalised importance weighting,
+
+        .. math:: \mathrm{E}[x_m \mid x_o] \approx \sum_k \bar w_k \, \mathrm{E}[x_m \mid z_k],
+            \quad \bar w_k \propto \frac{p(x_o \mid z_k) \, p(z_k)}{q(z_k \mid x_o)},
+            \quad z_k \sim q(z \mid x_o)
+
+        and multiple imputations are draws of p(x_m | x_o), by importance resampling of z.
+
+        References:
+            MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
+            (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
+            Multiple Imputation for Nonresponse in Surveys (Rubin, 1987),
+            https://doi.org/10.1002/9780470316696
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``; what is not observed may be anything, NaN too.
+            mask: Which entries are observed, boolean, of the same shape.
+            num_samples: Draws of z for each datum, K.
+            num_imputations: How many draws to return; None returns the mean.
+            cond: What each datum is conditioned on, shape ``(N, cond_size)``.
+
+        Returns:
+            ``x`` where it is observed, and what was imputed elsewhere: shape ``(N, *event_shape)``,
+            or ``(num_imputations, N, *event_shape)``.
+
+        Raises:
+            ValueError: If an argument is not what it should be, or the entries of x are not
+                independent given z.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((4,)))
+            >>> x = torch.zeros(5, 4)
+            >>> vae.impute(x, x == 0, num_imputations=3).shape
+            torch.Size([3, 5, 4])
+        """
+        positive_integer("num_samples", num_samples)
+        if num_imputations is not None:
+            positive_integer("num_imputations", num_imputations)
+        if mask is None:
+            raise expected("mask", "which entries are observed", None)
+        cond, observed = self.check_given(x, cond, mask)
+        x = self.check(x, mask=mask)
+        filled = []
+        for batch, c, m in self.batches_given(x, cond, observed):
+            assert m is not None
+            z, log_weights = self._weighted(batch, num_samples, c, m)
+            weights = log_weights.softmax(0)
+            if num_imputations is None:
+                drawn = self._mean(z, weights, c)
+            else:
+                index = weights.T.multinomial(num_imputations, replacement=True).T
+                chosen = z[index, torch.arange(len(batch), device=z.device)]
+                drawn = self.decode(chosen, c).sample()
+            filled.append(torch.where(m, batch, drawn))
+        return torch.cat(filled, 0 if num_imputations is None else 1)
+
+    def _weighted(
+        self, x: Tensor, num_samples: int, cond: Tensor | None, mask: Tensor | None
+    ) -> tuple[Tensor, Tensor]:
+        """Returns draws of z, ``(K, B, *z)``, and the logarithms of their importance weights."""
+        guide, prior = self.encode(x, cond, mask), self.prior.given(cond)
+        z = guide.sample((num_samples,))
+        log_weights = [
+            self.decode(part, cond, mask).log_prob(x) + prior.log_prob(part) - guide.log_prob(part)
+            for part in z.split(self.draws_at_once(x))
+        ]
+        return z, torch.cat(log_weights)
+
+    def _mean(self, z: Tensor, weights: Tensor, cond: Tensor | None) -> Tensor:
+        total = weights.new_zeros(())
+        size = self.draws_at_once(weights.T)
+        for part, weight in zip(z.split(size), weights.split(size), strict=True):
+            mean = self.decode(part, cond).mean
+            total = total + torch.einsum("kb,kb...->b...", weight, mean)
+        return total
+
+    def batches_given(
+        self, x: Tensor, cond: Tensor | None, mask: Tensor | None
+    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
+        """Splits data as :meth:`batches` does, with their conditions and masks."""
+        batches = self.batches(x)
+        size = len(batches[0])
+        none = [None] * len(batches)
+        yield from zip(
+            batches,
+            none if cond is None else cond.split(size),
+            none if mask is None else mask.split(size),
+            strict=True,
+        )
 
     def batches(self, x: Tensor) -> tuple[Tensor, ...]:
         """Splits data so that :meth:`importance` draws several z for each datum at a time."""
@@ -388,12 +721,20 @@ class VAE(nn.Module):
         return max(1, _CHUNK.get(x.device.type, _CHUNK_ELSEWHERE) // (entries * len(x)))
 
     @torch.no_grad()
-    def importance(self, x: Tensor, num_samples: int) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    def importance(
+        self,
+        x: Tensor,
+        num_samples: int,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+    ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Draws z from the guide, a bounded number at a time.
 
         Args:
             x: Data that passed :meth:`check`, shape ``(B, *event_shape)``.
             num_samples: Draws for each datum in all.
+            cond: What each datum is conditioned on, shape ``(B, cond_size)``.
+            mask: Which entries are observed, of the shape of ``x``.
 
         Yields:
             ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, each of shape ``(S, B)``, whose S add
@@ -405,14 +746,21 @@ class VAE(nn.Module):
         left = positive_integer("num_samples", num_samples)
         chunk = self.draws_at_once(x)
         with evaluating(self):
-            features = self.guide.features(x, len(self.event_shape))
+            features = self.guide.features(x, len(self.event_shape), cond, mask)
         while left > 0:
             count = min(chunk, left)
-            yield self.weigh(x, features, count)
+            yield self.weigh(x, features, count, cond=cond, mask=mask)
             left -= count
 
     def weigh(
-        self, x: Tensor, features: Tensor, count: int, *, from_prior: bool = False
+        self,
+        x: Tensor,
+        features: Tensor,
+        count: int,
+        *,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        from_prior: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draws z and returns what an importance weight is made of.
 
@@ -420,17 +768,52 @@ class VAE(nn.Module):
             x: Data that passed :meth:`check`, shape ``(B, *event_shape)``.
             features: What the guide reads for them, shape ``(B, *guide.param_shape)``.
             count: Draws for each datum, S.
+            cond: What each datum is conditioned on, shape ``(B, cond_size)``.
+            mask: Which entries are observed, of the shape of ``x``.
             from_prior: Draws z from the prior instead of the guide.
 
         Returns:
             ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, each of shape ``(S, B)``.
         """
-        prior, guide = self.prior(), self.posterior(features)
-        z = prior.sample((count, len(x))) if from_prior else guide.sample((count,))
-        return self.decode(z).log_prob(x), prior.log_prob(z), guide.log_prob(z)
+        prior, guide = self.prior.given(cond), self.posterior(features)
+        proposal = prior.expand((len(x),)) if from_prior else guide
+        z = proposal.sample((count,))
+        return self.decode(z, cond, mask).log_prob(x), prior.log_prob(z), guide.log_prob(z)
+
+
+def hot_deck(x: Tensor, mask: Tensor, filler: Tensor) -> Tensor:
+    """Fills what is not observed with observed values of the same entry, drawn at random.
+
+    Args:
+        x: Data, shape ``(N, *event_shape)``, of which about ten thousand count.
+        mask: Which entries are observed, of the same shape.
+        filler: In place of an entry that nobody has observed, shape ``event_shape``.
+
+    Returns:
+        As many data, complete.
+    """
+    every = max(1, len(x) // _HOT_DECK)
+    x, mask = x[::every], mask[::every]
+    # Observed rows first, in random order; then one of those for each row.
+    order = torch.where(mask, torch.rand_like(x), 2.0).argsort(0)
+    count = mask.sum(0)
+    rank = (torch.rand_like(x) * count).long().clamp_max(len(x) - 1)
+    donors = x.gather(0, order.gather(0, rank))
+    return torch.where(mask, x, torch.where(count > 0, donors, filler))
+
+
+def same_space(prior: Prior, guide: Guide) -> bool:
+    """Tells whether a prior and a guide are laws of the same latent variables."""
+    if list(prior.sites) != list(guide.sites):
+        return False
+    pairs = zip(prior.sites.values(), guide.sites.values(), strict=True)
+    return all(p.event_shape == q.event_shape and p.support is q.support for p, q in pairs)
 
 
 def _space(part: Prior | Guide) -> str:
+    if len(part.sites) > 1:
+        inside = ", ".join(f"{name}: {_space(site)}" for name, site in part.sites.items())
+        return f"{type(part).__name__}({inside})"
     arguments = ", ".join(map(str, part.event_shape))
     kinds = {constraints.one_hot: "one-hot vectors", constraints.boolean: "binary vectors"}
     kind = kinds.get(part.support, "real vectors")

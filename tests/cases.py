@@ -15,10 +15,18 @@ from typing import Any, Literal
 
 from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae.part import Part
+from pyro_vae.vae import VAE, same_space
 
 # What an argument without a default is given, in every class that has it. `groups`, `classes` and
 # `dim` agree between priors and guides, so that pairs on the same space exist.
-ARGUMENTS: dict[str, Any] = {"dim": 2, "groups": 2, "classes": 3, "event_shape": (2,)}
+ARGUMENTS: dict[str, Any] = {
+    "dim": 2,
+    "groups": 2,
+    "classes": 3,
+    "event_shape": (2,),
+    "dims": (1, 1),
+    "parts": [{"class": "Normal", "dim": 1}, {"class": "Normal", "dim": 1}],
+}
 # What to try of options that are open: small sizes, since densities are summed over all states.
 TRIED: dict[str, list[Any]] = {
     "levels": [7],
@@ -26,6 +34,7 @@ TRIED: dict[str, list[Any]] = {
     "rank": [1],
     "total": [5, "learned"],
     "columns": [["Normal", "Poisson"]],
+    "pseudo_inputs": [3],
 }
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words
 
@@ -39,6 +48,19 @@ class Case:
 
     def __call__(self, **changes: Any) -> Any:
         return self.part(**self.arguments | changes)
+
+    def bound(self) -> Any:
+        """The part as one of a small model, which some parts need to be complete."""
+        part = self()
+        if isinstance(part, priors.Prior):
+            fits = (case() for case in GUIDES if same_space(part, case()))
+            guide = next(fits)
+            vae = VAE(part, guide, likelihoods.Bernoulli((4,)))
+        else:
+            prior = next(case() for case in PRIORS if same_space(case(), part))
+            vae = VAE(prior, part, likelihoods.Bernoulli((4,)))
+        vae.double()
+        return part
 
     def __str__(self) -> str:
         room = self.part.__module__.split(".")[1]
@@ -92,7 +114,8 @@ def _cases(room: types.ModuleType) -> list[Case]:
     return [case for part in _exported(room) for case in cases_of(part)]
 
 
-PRIORS = _cases(priors)
+PRIORS = [case for case in _cases(priors) if not case.part.conditional]
+CONDITIONAL = [case for case in _cases(priors) if case.part.conditional]
 GUIDES = _cases(guides)
 LIKELIHOODS = _cases(likelihoods)
 NETWORKS = _cases(networks)

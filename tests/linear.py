@@ -81,10 +81,14 @@ class LinearGaussian:
             object.__setattr__(self, name, value)
 
     def log_prob(self, x: Tensor) -> Tensor:
-        """log N(x | b, W W' + noise^2 I), shape ``(N,)``, float64."""
+        """log p(x), shape ``(N,)``, float64."""
+        return self.marginal.log_prob(x.double())
+
+    @property
+    def marginal(self) -> MultivariateNormal:
+        """p(x) = N(x | b, W W' + noise^2 I), float64."""
         noise = self.noise**2 * torch.eye(self.dim).double()
-        law = MultivariateNormal(self.offset, self.weight @ self.weight.T + noise)
-        return law.log_prob(x.double())
+        return MultivariateNormal(self.offset, self.weight @ self.weight.T + noise)
 
     def posterior(self, x: Tensor) -> MultivariateNormal:
         """The exact p(z|x), batch shape ``(N,)``, float64."""

@@ -30,12 +30,12 @@ from pyro_vae.networks.network import Standardize
 
 @pytest.mark.parametrize("case", PRIORS, ids=str)
 def test_prior(case: Case) -> None:
-    testing.check_prior(case())
+    testing.check_prior(case.bound())
 
 
 @pytest.mark.parametrize("case", GUIDES, ids=str)
 def test_guide(case: Case) -> None:
-    testing.check_guide(case())
+    testing.check_guide(case.bound())
 
 
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)

@@ -13,11 +13,11 @@ import torch
 from cases import GUIDES, LIKELIHOODS, PRIORS, Case
 
 import pyro_vae as pv
+from pyro_vae.vae import same_space
 
 
 def _fit_together(prior: Case, guide: Case) -> bool:
-    p, q = prior(), guide()
-    return p.event_shape == q.event_shape and p.support is q.support
+    return same_space(prior(), guide())
 
 
 PAIRS = list(itertools.product(PRIORS, GUIDES))

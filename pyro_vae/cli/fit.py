@@ -22,6 +22,7 @@ from pyro_vae.cli.parsing import (
     ROLES,
     Parser,
     add_part,
+    guides_of,
     parse,
     parts_of,
     read_config,
@@ -204,6 +205,8 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
     for role, follows in _following(parts).items():
         chosen = options[role].as_dict()
         del chosen["class"]
+        if role == "guide" and "parts" in follows:
+            values["parts"] = guides_of(values["parts"])
         made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
     objective = made.pop("objective")
     return VAE(**made), objective

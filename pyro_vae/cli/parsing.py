@@ -20,7 +20,16 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
 
-__all__ = ["ROLES", "Parser", "add_part", "parse", "parts_of", "read_config", "value_of"]
+__all__ = [
+    "ROLES",
+    "Parser",
+    "add_part",
+    "guides_of",
+    "parse",
+    "parts_of",
+    "read_config",
+    "value_of",
+]
 
 ROLES: dict[str, tuple[ModuleType, type]] = {
     "likelihood": (likelihoods, likelihoods.Likelihood),
@@ -152,14 +161,38 @@ def _guide(prior: Any, name: str | None) -> str:
     Raises:
         ValueError: If the guide is on another space than the prior.
     """
-    known, support = laws("guide"), prior.support
-    fitting = [each for each, cls in known.items() if cls.support is support]
+    known = laws("guide")
+    if prior.named_sites:
+        fitting = [prior.__name__]
+    else:
+        fitting = [
+            each
+            for each, cls in known.items()
+            if not cls.named_sites and cls.support is prior.support
+        ]
     if name is None:
         return "Normal" if "Normal" in fitting else fitting[0]
     if name in known and name not in fitting:
         what = f"one on the space of the prior {prior.__name__}: {' or '.join(fitting)}"
         raise expected("--guide", what, name)
     return name
+
+
+def guides_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    """Returns a guide for each part of a product prior, on its space and of its size.
+
+    Raises:
+        ValueError: If a part is no mapping of ``class`` and options, or its class is unknown.
+    """
+    known, found = laws("prior"), []
+    for part in parts:
+        name = part.get("class") if isinstance(part, Mapping) else part
+        if not isinstance(part, Mapping) or name not in known:
+            raise unknown_name("--prior.parts", name, known)
+        guide = laws("guide")[chosen := _guide(known[name], None)]
+        taken = inspect.signature(guide).parameters
+        found.append({"class": chosen} | {k: v for k, v in part.items() if k in taken})
+    return found
 
 
 def add_part(parser: Parser, role: str, cls: type, *, skip: set[str]) -> None:

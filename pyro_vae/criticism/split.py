@@ -9,10 +9,10 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, constraints
+from torch.distributions import constraints
 
 from pyro_vae.criticism.statistics import Statistic, kurtosis, simulate
-from pyro_vae.distributions import MAX_ENUMERATED
+from pyro_vae.distributions import MAX_ENUMERATED, by_entry
 from pyro_vae.vae import VAE
 
 __all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
@@ -44,17 +44,10 @@ def halve(vae: VAE, names: tuple[str, ...]) -> Halves | str:
     size = vae.event_shape.numel()
     if size < 2:
         return "one feature cannot be halved"
-    if _by_entry(vae.decode(vae.prior().sample((2,))), vae) is None:
+    if by_entry(vae.decode(vae.prior().sample((2,))), len(vae.event_shape)) is None:
         return f"{type(vae.likelihood).__name__} does not factorise over the entries of x"
     given = torch.arange(size, device=vae.initialized.device) < size // 2
     return Halves(given.reshape(vae.event_shape), names[size // 2 :])
-
-
-def _by_entry(law: Any, vae: VAE) -> Any:
-    """The law of single entries, if they are independent given z."""
-    if not isinstance(law, Independent) or law.base_dist.event_shape:
-        return None
-    return law.base_dist if law.reinterpreted_batch_ndims == len(vae.event_shape) else None
 
 
 def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
@@ -144,7 +137,7 @@ def _log_likelihood(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Tensor:
     """Of the given features, shape ``(S, N)``."""
     parts = []
     for chunk in z.split(vae.draws_at_once(x)):
-        entries = _by_entry(vae.decode(chunk), vae).log_prob(x)
+        entries = by_entry(vae.decode(chunk), len(vae.event_shape)).log_prob(x)
         parts.append((entries * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)
 

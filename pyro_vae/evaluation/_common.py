@@ -30,14 +30,21 @@ __all__ = [
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
-def check_arguments(vae: object, seed: object) -> None:
-    """Refuses what is no VAE, and a seed that is no integer >= 0.
+def check_arguments(vae: object, seed: object, *, conditional: bool = False) -> None:
+    """Refuses what is no VAE, one that needs conditions, and a seed that is no integer >= 0.
+
+    Args:
+        vae: What should be a model.
+        seed: What should be a seed.
+        conditional: Whether the caller knows what to do with conditions.
 
     Raises:
-        ValueError: In both cases.
+        ValueError: In these cases.
     """
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
+    if vae.cond_size is not None and not conditional:
+        raise expected("vae", "a model without conditions", f"one of `cond_size` {vae.cond_size}")
     check_seed(seed)
 
 
@@ -95,13 +102,24 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
 
 
-def describe(vae: VAE, x: Tensor, given: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(
+    vae: VAE,
+    x: Tensor,
+    given: Mapping[str, Any] | None,
+    *,
+    cond: Tensor | None = None,
+    mask: Tensor | None = None,
+) -> dict[str, Any]:
     """Returns the base measure: what was said of the data, and what they tell themselves.
+
+    Conditions and masks are part of it, by their fingerprints, where there are any.
 
     Raises:
         ValueError: If something was said that is no part of it.
     """
     told = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
+    parts = {"cond": cond, "mask": mask}
+    told |= {name: fingerprint(part) for name, part in parts.items() if part is not None}
     for name in given or {}:
         if name not in (*_DESCRIBED, *told, "measure"):
             raise unknown_name("base_measure", name, _DESCRIBED)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from functools import partial
 from typing import Literal
@@ -60,13 +60,20 @@ class Draws:
         num_samples: Draws for each datum, S.
         proposal: Where they come from.
         max_memory: Bytes that the draws and their sums may take at once; None for few.
+        given: What goes with each datum, by name: ``cond`` and ``mask``, None where there is none.
 
     Raises:
         ValueError: If an argument is not what it should be, or the memory is too little.
     """
 
     def __init__(
-        self, vae: VAE, x: Tensor, num_samples: int, proposal: Proposal, max_memory: int | None
+        self,
+        vae: VAE,
+        x: Tensor,
+        num_samples: int,
+        proposal: Proposal,
+        max_memory: int | None,
+        given: Mapping[str, Tensor | None],
     ) -> None:
         if proposal not in PROPOSALS:
             raise unknown_name("proposal", proposal, PROPOSALS)
@@ -80,13 +87,22 @@ class Draws:
         self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
         if len(x) * num_samples * self._flops >= self._worth:
             at_once *= _FEWER_PASSES
+        self._given = {name: value for name, value in given.items() if value is not None}
         if max_memory is not None:
             batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
         self.batches = x.split(batch)
         self.counts = {law: _counts(total, at_once) for law, total in self.strata.items()}
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
 
-    def of(self, x: Tensor, features: Tensor) -> Iterator[tuple[bool, Tensor]]:
+    def given(self, batch: int) -> dict[str, Tensor]:
+        """Returns what goes with the data of a batch, counted from 0."""
+        size = len(self.batches[0])
+        rows = slice(batch * size, batch * size + len(self.batches[batch]))
+        return {name: value[rows] for name, value in self._given.items()}
+
+    def of(
+        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor]
+    ) -> Iterator[tuple[bool, Tensor]]:
         """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
 
         The terms are ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, gathered into blocks on the
@@ -96,7 +112,7 @@ class Draws:
             held: list[Tensor] = []
             size = 0
             for i, count in enumerate(counts):
-                held.append(self._terms(x, features, _Chunk(len(x), count, from_prior)))
+                held.append(self._terms(x, features, given, _Chunk(len(x), count, from_prior)))
                 size += count
                 if size >= BLOCK or i == len(counts) - 1:
                     block = torch.cat(held, 1)
@@ -113,24 +129,31 @@ class Draws:
             log_prior + math.log(self.strata[True] / total),
         )
 
-    def _terms(self, x: Tensor, features: Tensor, chunk: _Chunk) -> Tensor:
+    def _terms(
+        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
+    ) -> Tensor:
         if chunk in self._graphs:
+            inputs = [x, features, *given.values()]
             if self._graphs[chunk] is None:
-                self._capture(x, features, chunk)
+                self._capture(inputs, list(given), chunk)
             if (graph := self._graphs.get(chunk)) is not None:
-                return graph(x, features)[0]
-        return self._eagerly(x, features, chunk)
+                return graph(*inputs)[0]
+        return self._eagerly(x, features, given, chunk)
 
-    def _eagerly(self, x: Tensor, features: Tensor, chunk: _Chunk) -> Tensor:
-        return torch.stack(self.vae.weigh(x, features, chunk.count, from_prior=chunk.from_prior))
+    def _eagerly(
+        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
+    ) -> Tensor:
+        count, law = chunk.count, chunk.from_prior
+        return torch.stack(self.vae.weigh(x, features, count, from_prior=law, **given))
 
-    def _capture(self, x: Tensor, features: Tensor, chunk: _Chunk) -> None:
-        def terms(x: Tensor, features: Tensor) -> list[Tensor]:
+    def _capture(self, inputs: list[Tensor], names: list[str], chunk: _Chunk) -> None:
+        def terms(x: Tensor, features: Tensor, *given: Tensor) -> list[Tensor]:
             with values_stay_tensors():
-                return [self._eagerly(x, features, chunk)]
+                named = dict(zip(names, given, strict=True))
+                return [self._eagerly(x, features, named, chunk)]
 
         try:
-            self._graphs[chunk] = Graph(terms, Reach(self.vae).tensors, [x, features])
+            self._graphs[chunk] = Graph(terms, Reach(self.vae).tensors, inputs)
         except NotCapturable as reason:
             log.warning("evaluate runs eagerly: %s", reason)
             self._graphs.clear()
@@ -169,12 +192,18 @@ class Draws:
 
     def _costs(self, x: Tensor) -> tuple[int, int, int]:
         """Bytes that drawing takes in any case, those to encode a datum, and those for each z."""
+        given = {name: value[: len(x)] for name, value in self._given.items()}
 
         def encode() -> Tensor:
-            return self.vae.guide.features(x, len(self.vae.event_shape))
+            return self.vae.guide.features(x, len(self.vae.event_shape), **given)
 
         features = encode()
-        one, three = (peak_bytes(partial(self.vae.weigh, x, features, n)) for n in (1, 3))
+
+        def weigh(count: int) -> tuple[Tensor, Tensor, Tensor]:
+            cond, mask = given.get("cond"), given.get("mask")
+            return self.vae.weigh(x, features, count, cond=cond, mask=mask)
+
+        one, three = (peak_bytes(partial(weigh, n)) for n in (1, 3))
         # A kernel may need for itself as much again as its results take.
         return 2 * one, 2 * peak_bytes(encode), three - one
 

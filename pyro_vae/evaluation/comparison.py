@@ -22,7 +22,17 @@ __all__ = [
     "standard_error",
 ]
 
-_PARTS = ("data", "split", "fingerprint", "binarize", "dequantize", "transform", "measure", "dim")
+_PARTS = (
+    "data",
+    "split",
+    "fingerprint",
+    "mask",
+    "binarize",
+    "dequantize",
+    "transform",
+    "measure",
+    "dim",
+)
 _ALARMING = 0.1  # share of data whose weights are too heavy-tailed for an error to be believed
 
 

@@ -33,6 +33,8 @@ def evaluate(
     max_memory: int | None = None,
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
+    cond: Tensor | None = None,
+    mask: Tensor | None = None,
     progress: Callable[[float], None] | None = None,
 ) -> Scores:
     r"""Scores a model on held-out data, by importance weighting with its guide.
@@ -71,6 +73,8 @@ def evaluate(
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from:
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
             themselves tell (their fingerprint and dimension) is never taken from it.
+        cond: What each datum is conditioned on, shape ``(N, cond_size)``: scores are log p(x|c).
+        mask: Which entries are observed, boolean, of the shape of ``x``: scores are of those.
         progress: Called now and then with the fraction that is done.
 
     Returns:
@@ -86,21 +90,26 @@ def evaluate(
         >>> scores.log_marginal.shape, scores.kl_estimator, scores.summary()["num_samples"]
         ((5,), 'analytic', 100)
     """
-    check_arguments(vae, seed)
+    check_arguments(vae, seed, conditional=True)
     positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
-    data = vae.check(x)
-    described = describe(vae, x, base_measure)
+    cond, mask = vae.check_given(x, cond, mask)
+    data = vae.check(x, mask=mask)
+    given = {"cond": cond, "mask": mask}
+    described = describe(vae, data if mask is not None else x, base_measure, **given)
     with undisturbed(vae, seed, data.device):
-        draws = Draws(vae, data, num_samples, proposal, max_memory)
+        draws = Draws(vae, data, num_samples, proposal, max_memory, given)
     columns, means, kl_estimators = [], [], set()
     with undisturbed(vae, seed, data.device):
         for i, batch in enumerate(draws.batches):
-            features = vae.guide.features(batch, len(vae.event_shape))
+            held = draws.given(i)
+            features = vae.guide.features(batch, len(vae.event_shape), **held)
             strata = {law: _Sums(len(batch), num_samples) for law in draws.counts}
             done = 0
-            for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features):
+            for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(
+                batch, features, held
+            ):
                 log_weights = log_likelihood + log_prior
                 log_weights -= draws.log_proposal(log_prior, log_guide)
                 strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)
@@ -108,7 +117,7 @@ def evaluate(
                 if progress is not None:
                     progress((i + done / num_samples) / len(draws.batches))
             guide = vae.posterior(features)
-            kl = _analytic_kl(guide, vae.prior())
+            kl = _analytic_kl(guide, vae.prior.given(held.get("cond")))
             kl_estimators.add("sampled" if kl is None else "analytic")
             columns.append(_columns(strata[False], strata[True], kl, smooth))
             means.append(guide.mean.cpu().double())

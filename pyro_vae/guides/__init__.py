@@ -3,8 +3,21 @@
 from pyro_vae.guides.full_normal import FullNormal
 from pyro_vae.guides.guide import Guide
 from pyro_vae.guides.gumbel_softmax import GumbelSoftmax
+from pyro_vae.guides.hierarchy import Hierarchy
 from pyro_vae.guides.low_rank_normal import LowRankNormal
 from pyro_vae.guides.normal import Normal
+from pyro_vae.guides.product import Product
 from pyro_vae.guides.relaxed_bernoulli import RelaxedBernoulli
+from pyro_vae.guides.semi_amortized import SemiAmortized
 
-__all__ = ["FullNormal", "Guide", "GumbelSoftmax", "LowRankNormal", "Normal", "RelaxedBernoulli"]
+__all__ = [
+    "FullNormal",
+    "Guide",
+    "GumbelSoftmax",
+    "Hierarchy",
+    "LowRankNormal",
+    "Normal",
+    "Product",
+    "RelaxedBernoulli",
+    "SemiAmortized",
+]

@@ -4,13 +4,12 @@ from __future__ import annotations
 
 from typing import Any
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import positive_integer
-from pyro_vae.distributions import positive
+from pyro_vae.distributions import diagonal_normal
 from pyro_vae.guides.guide import Guide
 
 __all__ = ["Normal"]
@@ -47,5 +46,4 @@ class Normal(Guide):
 
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x) from features of shape ``(*, B, 2 * dim)``."""
-        loc, raw = features.chunk(2, -1)
-        return dist.Normal(loc, positive(raw)).to_event(1)
+        return diagonal_normal(features)

@@ -53,10 +53,11 @@ class ConvEncoder(Network):
         self.layers = nn.Sequential()
         self.out_shape = torch.Size()
 
-    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
         if len(in_shape) != 3:
             raise expected("encoder", "data of shape (C, H, W) for ConvEncoder", tuple(in_shape))
         depth, height, width = in_shape
+        depth += cond_size
         layers: list[nn.Module] = []
         for before, after in zip((depth, *self.channels[:-1]), self.channels, strict=True):
             layers += [
@@ -76,8 +77,10 @@ class ConvEncoder(Network):
         last.weight.mul_(0.01)
         last.bias.copy_(output.flatten())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, C, H, W)`` to ``(B, *out_shape)``."""
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Maps ``(B, C, H, W)``, and a condition if any, to ``(B, *out_shape)``."""
+        if cond is not None:  # the same in each pixel
+            x = torch.cat([x, cond[..., None, None].expand(-1, -1, *x.shape[2:])], 1)
         return self.layers(x).reshape(-1, *self.out_shape)
 
 
@@ -110,7 +113,7 @@ class ConvDecoder(Network):
         self.bias = nn.Parameter(torch.zeros(0))
         self.out_shape = torch.Size()
 
-    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
         if len(out_shape) != 3:
             raise expected("decoder", "data of shape (C, H, W) for ConvDecoder", tuple(out_shape))
         depth, height, width = out_shape
@@ -118,7 +121,7 @@ class ConvDecoder(Network):
         small = (_halved(height, times), _halved(width, times))
         layers: list[nn.Module] = [
             nn.Flatten(),
-            nn.Linear(math.prod(in_shape), self.channels[0] * math.prod(small)),
+            nn.Linear(math.prod(in_shape) + cond_size, self.channels[0] * math.prod(small)),
             nn.Unflatten(1, (self.channels[0], *small)),
         ]
         for i, before in enumerate(self.channels):
@@ -150,6 +153,7 @@ class ConvDecoder(Network):
         last.weight.mul_(0.01)
         self.bias.copy_(output)
 
-    def forward(self, z: Tensor) -> Tensor:
-        """Maps ``(B, *in_shape)`` to ``(B, C, H, W)``."""
-        return self.layers(z) + self.bias
+    def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Maps ``(B, *in_shape)``, and a condition if any, to ``(B, C, H, W)``."""
+        inputs = z if cond is None else torch.cat([z.flatten(1), cond], 1)
+        return self.layers(inputs) + self.bias

@@ -57,8 +57,8 @@ class MLP(Network):
         self.layers = nn.Sequential()
         self.out_shape = torch.Size()
 
-    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
-        widths = [math.prod(in_shape), *self.hidden]
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
+        widths = [math.prod(in_shape) + cond_size, *self.hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
             layers += [nn.Linear(before, after), activation_layer(self.activation)]
@@ -74,6 +74,7 @@ class MLP(Network):
         last.weight.mul_(0.01)
         last.bias.copy_(output.flatten())
 
-    def forward(self, x: Tensor) -> Tensor:
-        """Maps ``(B, *in_shape)`` to ``(B, *out_shape)``."""
-        return self.layers(x.flatten(1)).reshape(-1, *self.out_shape)
+    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Maps ``(B, *in_shape)``, and a condition if any, to ``(B, *out_shape)``."""
+        inputs = x.flatten(1) if cond is None else torch.cat([x.flatten(1), cond], 1)
+        return self.layers(inputs).reshape(-1, *self.out_shape)

@@ -30,12 +30,13 @@ class Network(Part, ABC):
     """A network that :class:`pyro_vae.VAE` sizes from what the other parts declare."""
 
     @abstractmethod
-    def build(self, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
+    def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
         """Makes the layers, anew at each call.
 
         Args:
             in_shape: Shape of one input, without the batch dimension.
             out_shape: Shape of one output, likewise.
+            cond_size: Entries of a condition, ``(B, cond_size)``, given as a second input.
 
         Raises:
             ValueError: If the network cannot map one shape to the other.

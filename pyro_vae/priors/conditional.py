@@ -1,0 +1,70 @@
+"""The conditional prior."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.joint import NormalGiven
+from pyro_vae.priors.prior import Prior
+
+__all__ = ["Conditional"]
+
+
+class Conditional(Prior):
+    r"""Creates a normal prior whose parameters are a function of the condition.
+
+    .. math:: p(z \mid c) = \mathcal{N}(z \mid \mu(c), \mathrm{diag}\,\sigma^2(c))
+
+    It is for models with ``cond_size``, and starts near the standard normal law.
+
+    References:
+        Learning Structured Output Representation using Deep Conditional Generative Models
+        (Sohn et al., 2015), https://papers.nips.cc/paper/5775
+
+    Args:
+        dim: Number of latent dimensions.
+        hidden: Widths of the hidden layers of the network behind it.
+
+    Raises:
+        ValueError: If a size is not positive.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> prior = Conditional(2)
+        >>> likelihood = pv.likelihoods.Bernoulli((4,))
+        >>> vae = pv.VAE(prior, pv.guides.Normal(2), likelihood, cond_size=3)
+        >>> prior(torch.eye(3)).batch_shape
+        torch.Size([3])
+    """
+
+    support = constraints.real_vector
+    conditional = True
+
+    def __init__(self, dim: int, hidden: Sequence[int] = (64,)) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([positive_integer("dim", dim)])
+        if any(width < 1 for width in hidden):
+            raise expected("hidden", "positive widths", hidden)
+        self.hidden = tuple(hidden)
+        self.law: nn.Module | None = None
+
+    def bind(self, view: Any) -> None:
+        if view.cond_size is None:
+            raise expected("prior", "a law without a condition, in a model without one", self)
+        self.law = NormalGiven(view.cond_size, self.event_shape[0], self.hidden)
+
+    def forward(self, cond: Tensor | None = None) -> Any:
+        """Returns p(z|c), batch shape ``(B,)``, for conditions of shape ``(B, cond_size)``.
+
+        Raises:
+            ValueError: If there is no condition, or the prior is part of no model.
+        """
+        if cond is None or self.law is None:
+            raise expected("cond", "conditions, and a prior that is part of a VAE", cond)
+        return self.law(cond)

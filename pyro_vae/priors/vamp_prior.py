@@ -1,0 +1,89 @@
+"""The VampPrior: the guide's own mixture over pseudo-inputs."""
+
+from __future__ import annotations
+
+from typing import Any, Literal
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import constraints
+
+from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.priors.prior import Prior
+
+__all__ = ["VampPrior"]
+
+
+class VampPrior(Prior):
+    r"""Creates a mixture of the guide's laws at pseudo-inputs.
+
+    .. math:: p(z) = \frac1K \sum_{k=1}^{K} q(z \mid u_k)
+
+    The pseudo-inputs are data as the encoder sees them, standardised. They start at training data
+    drawn at random, and are learned, or stay there. There is no closed form of the divergence from
+    it: objectives sample it.
+
+    References:
+        VAE with a VampPrior (Tomczak and Welling, 2018), https://arxiv.org/abs/1705.07120
+
+    Args:
+        dim: Number of latent dimensions.
+        pseudo_inputs: Their number, K.
+        inputs: Whether they are ``learned``, or stay the ``data`` they start at.
+
+    Raises:
+        ValueError: If a number is not a positive integer, or ``inputs`` is unknown.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> prior = VampPrior(2, pseudo_inputs=10)
+        >>> vae = pv.VAE(prior, pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> prior().component_distribution.batch_shape
+        torch.Size([10])
+    """
+
+    support = constraints.real_vector
+    pseudo: Tensor
+
+    def __init__(
+        self, dim: int, pseudo_inputs: int = 500, inputs: Literal["learned", "data"] = "learned"
+    ) -> None:
+        super().__init__()
+        self.event_shape = torch.Size([positive_integer("dim", dim)])
+        if inputs not in ("learned", "data"):
+            raise unknown_name("inputs", inputs, ("learned", "data"))
+        self.number = positive_integer("pseudo_inputs", pseudo_inputs)
+        self.inputs = inputs
+        self._view: Any = None
+
+    def bind(self, view: Any) -> None:
+        if view.cond_size is not None:
+            raise expected(
+                "prior", "a law that takes conditions, in a model with `cond_size`", self
+            )
+        self._view = view
+        start = torch.randn(self.number, *view.event_shape)
+        if self.inputs == "learned":
+            self.pseudo = nn.Parameter(start)
+        else:
+            self.register_buffer("pseudo", start)
+
+    @torch.no_grad()
+    def start(self, x_train: Tensor) -> None:
+        chosen = torch.randperm(len(x_train), device=x_train.device)
+        # As many as there are, and those again, if there are fewer data than pseudo-inputs.
+        index = chosen.repeat(-(-self.number // len(chosen)))[: self.number]
+        self.pseudo.copy_(x_train[index])
+
+    def forward(self) -> Any:
+        """Returns p(z), event shape ``(dim,)``.
+
+        Raises:
+            ValueError: If the prior is part of no model.
+        """
+        if self._view is None:
+            raise expected("prior", "one that is part of a VAE, whose guide it is made of", self)
+        laws = self._view.encode(self.pseudo)
+        weights = dist.Categorical(logits=self.pseudo.new_zeros(self.number))
+        return dist.MixtureSameFamily(weights, laws)

@@ -1,0 +1,399 @@
+"""Parts that need the rest of the model, and latents of several sites."""
+
+from __future__ import annotations
+
+import copy
+import pickle
+from pathlib import Path
+from typing import Any
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import CONDITIONAL, Case
+from pyro import poutine
+from pyro.infer import SVI, Trace_ELBO
+from torch import Tensor
+from torch.distributions import constraints, kl_divergence
+
+import pyro_vae as pv
+from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae.joint import Joint
+
+
+def _small(prior: Any, guide: Any, likelihood: Any = None, **options: Any) -> pv.VAE:
+    likelihood = likelihoods.Bernoulli((4,)) if likelihood is None else likelihood
+    small = {"encoder": networks.MLP((8,)), "decoder": networks.MLP((8,))}
+    return pv.VAE(prior, guide, likelihood, **small, **options).double()
+
+
+MIXED = [{"class": "Normal", "dim": 2}, {"class": "Categorical", "groups": 1, "classes": 3}]
+
+
+def _mixed(mode: str = "straight-through") -> pv.VAE:
+    guide = guides.Product([guides.Normal(2), guides.GumbelSoftmax(1, 3, mode=mode)])
+    return _small(priors.Product(MIXED), guide)
+
+
+def test_the_vamp_prior_is_the_mixture_of_the_guide_at_its_pseudo_inputs() -> None:
+    """Fails when the pseudo-inputs are standardised a second time."""
+    prior = priors.VampPrior(2, pseudo_inputs=3)
+    vae = _small(prior, guides.Normal(2))
+    x = torch.randint(2, (20, 4)).double()
+    vae.initialize(x)
+    standardize = vae.guide.standardize
+    rows = prior.pseudo * standardize.scale + standardize.shift
+    assert all(any(torch.allclose(row, datum) for datum in x) for row in rows)
+    z = torch.randn(5, 2).double()
+    each = vae.encode(rows).log_prob(z[:, None])
+    torch.testing.assert_close(prior().log_prob(z), each.logsumexp(-1) - torch.tensor(3.0).log())
+
+
+def test_more_pseudo_inputs_than_data_repeat_them() -> None:
+    prior = priors.VampPrior(2, pseudo_inputs=7, inputs="data")
+    vae = _small(prior, guides.Normal(2))
+    vae.initialize(torch.eye(4)[:3].double())
+    assert len(prior.pseudo.unique(dim=0)) == 3
+    assert "pseudo" not in dict(prior.named_parameters())
+    assert "pseudo" in prior.state_dict()
+
+
+def test_a_copy_is_bound_to_itself() -> None:
+    """Fails when a copy's prior still encodes with the original's network."""
+    vae = _small(priors.VampPrior(2, pseudo_inputs=3), guides.Normal(2))
+    for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
+        z = torch.randn(5, 2).double()
+        before = vae.prior().log_prob(z)
+        torch.testing.assert_close(twin.prior().log_prob(z), before)
+        with torch.no_grad():
+            for parameter in twin.encoder.parameters():
+                parameter.add_(0.5)
+        assert not torch.allclose(twin.prior().log_prob(z), before)
+        torch.testing.assert_close(vae.prior().log_prob(z), before)
+
+
+def test_a_part_that_is_bound_owns_none_of_the_rest() -> None:
+    vae = _small(priors.VampPrior(2, pseudo_inputs=3), guides.SemiAmortized(2))
+    assert list(dict(vae.prior.named_parameters())) == ["pseudo"]
+    assert not list(vae.posterior.parameters())
+    keys = list(vae.state_dict())
+    assert len(keys) == len(set(keys)) == len({t.data_ptr() for t in vae.state_dict().values()})
+
+
+def test_the_joint_law_is_the_product_of_its_sites() -> None:
+    vae = _mixed()
+    prior, x = vae.prior, torch.ones(6, 4).double()
+    trace = poutine.trace(vae.model).get_trace(x)
+    assert [n for n, s in trace.nodes.items() if s["type"] == "sample"][1:] == ["z1", "z2", "x"]
+    draws = {name: trace.nodes[name]["value"] for name in ("z1", "z2")}
+    trace.compute_log_prob()
+    by_site = trace.nodes["z1"]["log_prob"] + trace.nodes["z2"]["log_prob"]
+    torch.testing.assert_close(prior().log_prob(prior.join(draws)), by_site)
+    z = prior().sample((3, 6))
+    assert z.shape == (3, 6, 5)
+    assert bool(prior.support.check(z).all())
+    assert not bool(prior.support.check(z + 0.5).any())
+    assert not prior().has_rsample
+    with pytest.raises(NotImplementedError):
+        prior().enumerate_support()
+
+
+def test_divergence_of_products_is_the_sum_of_their_sites() -> None:
+    vae = _mixed()
+    x = torch.ones(6, 4).double()
+    q = vae.encode(x)
+    features = vae.guide.features(x, 1)
+    parts = zip(vae.posterior.sites, vae.prior.sites.values(), strict=True)
+    by_site = sum(kl_divergence(vae.posterior.site(n, features, {}), p()) for n, p in parts)
+    torch.testing.assert_close(kl_divergence(q, vae.prior()), by_site)
+    assert pv.evaluate(vae, x, num_samples=10).kl_estimator == "analytic"
+
+
+def test_discrete_products_are_enumerated() -> None:
+    """Fails when the states of one site are paired with those of the next, not crossed."""
+    two = [{"class": "Categorical", "groups": 1, "classes": k} for k in (2, 3)]
+    guide = guides.Product([guides.GumbelSoftmax(1, k) for k in (2, 3)])
+    vae = _small(priors.Product(two), guide)
+    x = torch.ones(6, 4).double()
+    exact = pv.evaluation.enumerate_log_prob(vae, x)
+    by_hand = torch.stack(
+        [
+            vae.decode(torch.cat([a, b]).expand(6, -1)).log_prob(x)
+            for a in torch.eye(2).double()
+            for b in torch.eye(3).double()
+        ]
+    )
+    torch.testing.assert_close(exact, by_hand.logsumexp(0) - torch.tensor(6.0).log())
+
+
+@pytest.mark.parametrize("mode", ["enumerate", "concrete", "straight-through", "soft"])
+def test_continuous_and_discrete_sites_train_together(mode: str) -> None:
+    vae = _mixed(mode)
+    before = [p.detach().clone() for p in vae.parameters()]
+    loss = pv.objectives.ELBO(
+        kl="sampled" if mode == "concrete" else "analytic"
+    ).differentiable_loss(vae.model, vae.guide, torch.ones(6, 4).double())
+    loss.backward()
+    assert all(p.grad is not None and bool(p.grad.abs().sum() > 0) for p in vae.parameters())
+    assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
+
+
+def _linear(direction: str) -> pv.VAE:
+    """Two layers and linear maps, all normal, so that the posterior is known."""
+    dims = [1, 2]
+    vae = pv.VAE(
+        priors.Hierarchy(dims, hidden=()),
+        guides.Hierarchy(dims, direction=direction, hidden=()),
+        likelihoods.Normal((3,), scale=1.0),
+        encoder=networks.MLP(()),
+        decoder=networks.MLP(()),
+    ).double()
+    generator = torch.Generator().manual_seed(3)
+    with torch.no_grad():
+        for parameter in vae.model.parameters():
+            noise = torch.randn(parameter.shape, generator=generator, dtype=torch.float64)
+            parameter.copy_(0.5 * noise)
+        (below,) = vae.prior.below
+        below.network.layers[0].weight[2:] = 0.0  # a scale that does not depend on the layer above
+    return vae
+
+
+def _marginal(vae: pv.VAE) -> dist.MultivariateNormal:
+    """The law of x by what linear maps do to means and covariances."""
+    (below,) = vae.prior.below
+    (map_z,), (map_x,) = below.network.layers, vae.decoder.layers
+    scale = torch.nn.functional.softplus(map_z.bias[2:]) + 1e-4
+    loc = map_x.weight @ map_z.bias[:2] + map_x.bias
+    of_z = map_z.weight[:2] @ map_z.weight[:2].T + torch.diag(scale**2)
+    noise = torch.eye(3, dtype=torch.float64)
+    return dist.MultivariateNormal(loc, map_x.weight @ of_z @ map_x.weight.T + noise)
+
+
+@pytest.mark.parametrize("direction", ["ladder", "bottom-up"])
+def test_a_linear_hierarchy_has_the_evidence_of_its_normal_law(direction: str) -> None:
+    """Within 4 standard errors of exact; fails when the decoder sees the top layer."""
+    vae = _linear(direction)
+    with torch.no_grad():
+        exact_law = _marginal(vae)
+        torch.manual_seed(0)
+        x = exact_law.sample((40,))
+    scores = pv.evaluate(vae, x, num_samples=20_000, proposal="defensive", seed=1)
+    exact = exact_law.log_prob(x).detach().numpy()
+    error = (scores.mcse**2).sum() ** 0.5
+    assert abs((scores.log_marginal - exact).sum()) < 4 * error + 40 * 1e-3
+    assert (scores.elbo < exact).all()
+    assert scores.kl_estimator == "sampled"
+
+
+def test_a_ladder_multiplies_the_laws_of_encoder_and_prior() -> None:
+    """Fails when variances are added in place of precisions."""
+    vae = _linear("ladder")
+    x = torch.randn(5, 3).double()
+    features = vae.guide.features(x, 1)
+    above = torch.randn(5, 1).double()
+    law = vae.posterior.site("z1", features, {"z2": above})
+    said, prior = features[:, 2:].chunk(2, -1), vae.prior.site("z1", {"z2": above})
+    scale = torch.nn.functional.softplus(said[1]) + 1e-4
+    z = torch.randn(7, 5, 2).double()
+    product = dist.Normal(said[0], scale).to_event(1).log_prob(z) + prior.log_prob(z)
+    ratio = product - law.log_prob(z)
+    torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))  # the same but for a constant
+
+
+def test_names_of_sites_and_what_the_decoder_sees() -> None:
+    vae = _linear("bottom-up")
+    x = torch.randn(5, 3).double()
+    trace = poutine.trace(vae.guide).get_trace(x)
+    assert [n for n, s in trace.nodes.items() if s["type"] == "sample"][1:] == ["z1", "z2"]
+    model = poutine.trace(poutine.replay(vae.model, trace=trace)).get_trace(x)
+    z1 = trace.nodes["z1"]["value"]
+    torch.testing.assert_close(
+        model.nodes["x"]["fn"].base_dist.loc, vae.decoder(z1), rtol=1e-12, atol=1e-12
+    )
+
+
+def test_the_joint_draws_are_the_programs_draws() -> None:
+    """Means of draws of the joint law and of the program's sites agree within 4 errors."""
+    vae = _linear("bottom-up")
+    x = torch.zeros(1, 3).double()
+    torch.manual_seed(0)
+    joint = vae.encode(x).sample((20_000,))[:, 0]
+    trace = poutine.trace(vae.guide).get_trace(x.expand(20_000, -1))
+    program = torch.cat([trace.nodes[name]["value"] for name in ("z2", "z1")], -1)
+    error = ((joint.var(0) + program.var(0)) / 20_000).sqrt()
+    assert ((joint.mean(0) - program.mean(0)) / error).abs().max() < 4
+    torch.testing.assert_close(joint.T.cov(), program.T.cov(), rtol=0.1, atol=0.05)
+
+
+@pytest.mark.parametrize("direction", ["ladder", "bottom-up"])
+def test_stock_pyro_trains_a_hierarchy(direction: str) -> None:
+    dims = (1, 2)
+    vae = _small(priors.Hierarchy(dims), guides.Hierarchy(dims, direction=direction))
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+    svi.step(torch.eye(4).double())
+    assert not [name for name, p in vae.named_parameters() if torch.equal(p, before[name])]
+
+
+def test_refinement_gains_and_converges_to_the_best_of_the_family() -> None:
+    """On a linear model, whose best diagonal guide is known; fails when the steps go downhill."""
+    weight = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]]).double()
+    precision = 1 + weight.square().sum(0) / 0.25
+    x = torch.tensor([[1.0, -1.0, 0.5]]).double()
+    best = (x @ weight / 0.25) / precision
+    reached = []
+    for steps in (1, 300):
+        guide = guides.SemiAmortized(2, steps=steps, step_size=0.02)
+        vae = pv.VAE(
+            priors.Normal(2),
+            guide,
+            likelihoods.Normal((3,), scale=0.5),
+            encoder=networks.MLP((4,)),
+            decoder=networks.MLP(()),
+        ).double()
+        with torch.no_grad():
+            vae.decoder.layers[0].weight.copy_(weight)
+            vae.decoder.layers[0].bias.zero_()
+        torch.manual_seed(0)
+        q = vae.encode(x.expand(50, -1)).mean  # each with draws of its own
+        reached.append((q - best).square().mean().sqrt())
+    assert reached[1] < 0.15
+    assert reached[0] > 2 * reached[1]
+
+
+def test_the_encoder_learns_through_the_refinement() -> None:
+    vae = _small(priors.Normal(2), guides.SemiAmortized(2, steps=2))
+    loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, torch.eye(4).double())
+    loss.backward()
+    assert all(bool(p.grad.abs().sum() > 0) for p in vae.parameters())  # type: ignore[union-attr]
+
+
+COND = torch.eye(3).double().repeat(4, 1)
+
+
+@pytest.mark.parametrize("case", CONDITIONAL, ids=str)
+def test_conditional_priors_depend_on_the_condition(case: Case, tmp_path: Path) -> None:
+    vae = _small(case(), guides.Normal(2), cond_size=3)
+    with torch.no_grad():
+        for parameter in vae.prior.parameters():
+            parameter.add_(torch.randn_like(parameter))
+    x = torch.ones(12, 4).double()
+    p = vae.prior(COND)
+    assert p.batch_shape == (12,)
+    assert vae.prior.support is constraints.real_vector
+    z = torch.randn(12, 2).double()
+    one_by_one = torch.cat([vae.prior(c[None]).log_prob(v[None]) for c, v in zip(COND, z)])  # noqa: B905
+    torch.testing.assert_close(p.log_prob(z), one_by_one)
+    assert len(p.log_prob(z[:1].expand(12, -1)).unique()) == 3
+    loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, x, cond=COND)
+    loss.backward()
+    assert all(bool(q.grad.abs().sum() > 0) for q in vae.parameters())  # type: ignore[union-attr]
+    pv.save(vae, tmp_path / "run")
+    twin = pv.load(tmp_path / "run")
+    torch.testing.assert_close(twin.prior(COND).log_prob(z), p.log_prob(z))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "decoder", "shape"),
+    [
+        (networks.MLP((8,)), networks.MLP((8,)), (4,)),
+        (networks.ConvEncoder((2,)), networks.ConvDecoder((2,)), (1, 4, 4)),
+    ],
+    ids=["mlp", "conv"],
+)
+def test_a_conditional_model_conditions_all_its_parts(
+    encoder: Any, decoder: Any, shape: tuple[int, ...]
+) -> None:
+    vae = pv.VAE(
+        priors.Normal(2), guides.Normal(2), likelihoods.Bernoulli(shape), encoder, decoder, 3
+    ).double()
+    x = torch.ones(12, *shape).double()
+    q = vae.encode(x, COND)
+    assert len(q.mean.unique(dim=0)) == 3
+    assert len(vae.decode(torch.zeros(12, 2).double(), COND).mean.unique(dim=0)) == 3
+    assert vae.sample(12, COND).shape == vae.reconstruct(x, COND).shape == x.shape
+    torch.manual_seed(1)
+    one = vae.log_prob(x, 200, COND)
+    scores = pv.evaluate(vae, x, cond=COND, num_samples=2000)
+    assert abs(one - torch.from_numpy(scores.log_marginal)).max() < 0.5
+    assert scores.base_measure["cond"]
+    shown = vae.sample(3, torch.eye(3).double()[[0, 0, 0]])
+    assert shown.shape == (3, *shape)
+
+
+def test_wrong_conditions_are_told_in_one_line() -> None:
+    x = torch.ones(2, 4).double()
+    plain = _small(priors.Normal(2), guides.Normal(2))
+    given = _small(priors.Normal(2), guides.Normal(2), cond_size=3)
+    bad = COND[:2].clone()
+    bad[0, 0] = torch.nan
+    for says, call in (
+        (r"`cond`: expected None for a model built without", lambda: plain.log_prob(x, 1, x)),
+        (r"`cond`: expected a tensor of shape \(2, 3\), got None", lambda: given.log_prob(x, 1)),
+        (r"`cond`: expected a tensor of shape \(2, 3\)", lambda: given.sample(2, COND)),
+        (r"`cond`: expected finite numbers, got '1 that", lambda: given.sample(2, bad)),
+        (r"`vae`: expected a model without conditions", lambda: pv.evaluation.gaps(given, x)),
+        (r"`vae`: expected a model without conditions", lambda: pv.criticism.check(given, x)),
+        (r"`cond_size`: expected a positive", lambda: _small(*_normals(), cond_size=0)),
+        (r"`show_mask`: expected True or False", lambda: _small(*_normals(), show_mask=1)),
+        (
+            r"`prior`: expected a law without a condition",
+            lambda: _small(priors.Conditional(2), guides.Normal(2)),
+        ),
+        (
+            r"`prior`: expected a law that takes conditions",
+            lambda: _small(priors.VampPrior(2), guides.Normal(2), cond_size=3),
+        ),
+        (r"`prior`: expected one that is part of a VAE", lambda: priors.VampPrior(2)()),
+        (
+            r"`guide`: expected one that is part of a VAE",
+            lambda: guides.Hierarchy((1, 2))(torch.zeros(2, 6)).sample(),
+        ),
+        (r"`parts`: expected two or more priors", lambda: priors.Product(["Normal"])),
+        (
+            r"`parts`: expected one of .* got 'Norml' \(did you mean 'Normal'",
+            lambda: priors.Product([{"class": "Norml"}, "Normal"]),
+        ),
+        (
+            r"`parts`: expected options of Normal",
+            lambda: priors.Product([{"class": "Normal", "dims": 2}, {"class": "Normal", "dim": 1}]),
+        ),
+        (
+            r"`parts`: expected one relaxation for all",
+            lambda: guides.Product(
+                [guides.GumbelSoftmax(1, 2), guides.GumbelSoftmax(1, 2, mode="soft")]
+            ),
+        ),
+        (
+            r"`guide`: expected a law on the same space .*z1: .*z2: .* got Normal",
+            lambda: _small(priors.Product(MIXED), guides.Normal(5)),
+        ),
+        (r"`dims`: expected two or more", lambda: priors.Hierarchy([2])),
+        (r"`direction`: expected one of", lambda: guides.Hierarchy([2, 2], direction="up")),
+    ):
+        with pytest.raises(ValueError, match=says) as error:
+            call()
+        assert "\n" not in str(error.value)
+
+
+def _normals() -> tuple[Any, Any]:
+    return priors.Normal(2), guides.Normal(2)
+
+
+def test_a_joint_law_of_dependent_sites_has_no_closed_divergence() -> None:
+    def law(name: str, earlier: Any) -> Any:
+        loc = torch.zeros(1) if name == "a" else earlier["a"]
+        return dist.Normal(loc, 1.0).to_event(1)
+
+    shapes = {"a": torch.Size([1]), "b": torch.Size([1])}
+    joint = Joint(law, shapes, constraints.real_vector)
+    with pytest.raises(NotImplementedError):
+        kl_divergence(joint, joint)
+    z = joint.rsample((50_000,))
+    torch.testing.assert_close(
+        z.T.cov(), torch.tensor([[1.0, 1.0], [1.0, 2.0]]), atol=0.05, rtol=0.05
+    )
+    assert joint.has_rsample
+    assert joint.expand((3,)).sample((2,)).shape == (2, 3, 2)
+    assert isinstance(joint.mean, Tensor)
