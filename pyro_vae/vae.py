@@ -489,10 +489,11 @@ class VAE(nn.Module):
             ValueError: If either is not what it should be, or a condition is missing or has no
                 use in this model.
         """
-        cond = self._check_cond(cond, len(x))
+        size = len(x) if isinstance(x, Tensor) and x.ndim > 0 else 0  # told of by `check`
+        cond = self._check_cond(cond, size)
         if mask is None:
             return cond, None
-        shape = (len(x), *self.event_shape)
+        shape = (size, *self.event_shape)
         if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
             raise expected("mask", f"a boolean tensor of shape {shape}", mask)
         self._check_maskable()

@@ -73,7 +73,7 @@ class Draws:
         num_samples: int,
         proposal: Proposal,
         max_memory: int | None,
-        given: Mapping[str, Tensor | None],
+        given: Mapping[str, Tensor | None] | None = None,
     ) -> None:
         if proposal not in PROPOSALS:
             raise unknown_name("proposal", proposal, PROPOSALS)
@@ -87,7 +87,7 @@ class Draws:
         self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
         if len(x) * num_samples * self._flops >= self._worth:
             at_once *= _FEWER_PASSES
-        self._given = {name: value for name, value in given.items() if value is not None}
+        self._given = {name: value for name, value in (given or {}).items() if value is not None}
         if max_memory is not None:
             batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
         self.batches = x.split(batch)
@@ -101,7 +101,7 @@ class Draws:
         return {name: value[rows] for name, value in self._given.items()}
 
     def of(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor]
+        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor] | None = None
     ) -> Iterator[tuple[bool, Tensor]]:
         """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
 
@@ -112,7 +112,9 @@ class Draws:
             held: list[Tensor] = []
             size = 0
             for i, count in enumerate(counts):
-                held.append(self._terms(x, features, given, _Chunk(len(x), count, from_prior)))
+                held.append(
+                    self._terms(x, features, given or {}, _Chunk(len(x), count, from_prior))
+                )
                 size += count
                 if size >= BLOCK or i == len(counts) - 1:
                     block = torch.cat(held, 1)
