@@ -20,8 +20,8 @@ class Part(nn.Module):
 
     Example:
         >>> import pyro_vae as pv
-        >>> pv.priors.Normal(2).spec()
-        {'class': 'priors.Normal', 'args': {'dim': 2}}
+        >>> pv.priors.Laplace(2).spec()
+        {'class': 'priors.Laplace', 'args': {'dim': 2}}
     """
 
     _arguments: dict[str, Any]
@@ -62,8 +62,8 @@ def named_part(argument: str, given: object, known: Mapping[str, Any], **default
 
     Example:
         >>> from pyro_vae import priors
-        >>> named_part("parts", {"class": "Normal", "dim": 2}, {"Normal": priors.Normal}).spec()
-        {'class': 'priors.Normal', 'args': {'dim': 2}}
+        >>> named_part("parts", {"class": "Laplace", "dim": 2}, {"Laplace": priors.Laplace}).spec()
+        {'class': 'priors.Laplace', 'args': {'dim': 2}}
     """
     if isinstance(given, str):
         given = {"class": given}
