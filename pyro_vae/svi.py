@@ -389,7 +389,7 @@ class CompiledSVI:
             batch_size: Rows a step. The last step takes what is left.
             shuffle: Whether to permute the rows, by torch's random numbers.
             transform: Applied to the rows gathered, inside the graph: takes and returns what the
-                programs take, one tensor or a tuple.
+                programs take, one tensor, a tuple, or a mapping of arguments by name.
             position: Where to go on from, in a pass that was left; a new pass if not given.
             on_step: Called between two steps (two groups of ``unroll`` steps) and after the last.
 
@@ -413,7 +413,10 @@ class CompiledSVI:
             rows = index[step * batch_size : (step + 1) * batch_size]
             args = tuple(tensor[rows] for tensor in inputs[1:])
             if transform is not None:
-                args = transform(*args)
+                made = transform(*args)
+                if isinstance(made, dict):
+                    return (), made
+                args = made
             return args if isinstance(args, tuple) else (args,), {}
 
         losses = position.losses

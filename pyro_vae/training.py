@@ -6,9 +6,9 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import nullcontext
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
@@ -43,6 +43,7 @@ __all__ = ["Run", "best_device", "fit"]
 log = logging.getLogger("pyro_vae")
 Schedule = Literal["constant", "cosine"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
+Given: TypeAlias = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray] | None
 
 _TOLD = ("engine", "seconds", "steps", "best_epoch")  # by fit.json, as they are in the run
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
@@ -138,6 +139,8 @@ def fit(
     weight_decay: float = 0.0,
     optim: Optim | None = None,
     validation: Tensor | np.ndarray | float | None = None,
+    cond: Given = None,
+    mask: Given = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
     compile: bool | Literal["auto"] = "auto",
@@ -178,6 +181,10 @@ def fit(
         optim: From parameters to a torch optimiser, or an optimiser of ``pyro.optim``; in place
             of Adam, with its own learning rate.
         validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
+        cond: What each datum is conditioned on, shape ``(N, cond_size)``; where validation data
+            come apart, and with a dataset, a mapping with ``train`` and ``validation``.
+        mask: Which entries are observed, boolean, of the shape of the data; likewise. Hidden
+            entries may be anything.
         seed: Seeds every generator; None leaves them as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
@@ -240,7 +247,7 @@ def fit(
     with folder as progress:
         if seed is not None:
             pyro.set_rng_seed(seed)
-        train, held_out, draw = _splits(vae, data, validation, seed)
+        train, held_out, draw = _splits(data, validation, seed, {"cond": cond, "mask": mask})
         if patience is not None and held_out is None:
             raise expected("patience", "validation data to go with it", patience)
         settings, state = {}, None
@@ -255,14 +262,14 @@ def fit(
             set_random_state(state["start"], vae.initialized.device)
         start = random_state(vae.initialized.device)
         if draw is None:
-            drawn = train = vae.check(train, "data")
+            drawn = train = train.checked(vae, "data")
         else:
-            drawn = vae.check(draw(train), "data")
-            train = train.to(drawn)
+            drawn = replace(train, x=draw(train.x)).checked(vae, "data")
+            train = replace(drawn, x=train.x.to(drawn.x))
         if held_out is not None:
-            held_out = vae.check(held_out, "validation")
-        vae.initialize(drawn)
-        monitored = drawn[torch.randperm(len(drawn), device=drawn.device)[:_MONITORED]]
+            held_out = held_out.checked(vae, "validation")
+        vae.initialize(drawn.x, drawn.mask)
+        monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:_MONITORED]]
         loop = _Loop(
             vae,
             objective,
@@ -290,13 +297,14 @@ class _Loop:
         optim: Optim,
         options: Mapping[str, Any],
         *,
-        data: tuple[Tensor, Tensor | None, Tensor, Callable[[Tensor], Tensor] | None],
+        data: tuple[_Rows, _Rows | None, _Rows, Callable[[Tensor], Tensor] | None],
         progress: RunInProgress | None,
         start: Mapping[str, Any],
     ) -> None:
         self.vae = vae
         self.options = options
-        self.train, self.held_out, self.monitored, self.draw = data
+        self.train, self.held_out, self.monitored, draw = data
+        self.transform = draw if len(self.train.given) == 1 else _by_name(self.train, draw)
         self.progress = progress
         self.start = start
         self.epoch = 1
@@ -333,15 +341,15 @@ class _Loop:
             "best": self.best,
             "rates": self.rates,
             "seconds": self.seconds + time.perf_counter() - self.began,
-            "random": random_state(self.train.device),
+            "random": random_state(self.train.x.device),
             "model": self.vae.state_dict(),
             "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
-            "environment": _environment(self.train.device),
+            "environment": _environment(self.train.x.device),
         }
 
     def restore(self, state: Mapping[str, Any]) -> None:
         """Takes over what :meth:`state` returned."""
-        device = self.train.device
+        device = self.train.x.device
         if (changed := differences(state["environment"], _environment(device))) != "":
             log.warning("resumed where the last bits may differ: %s", changed)
         self.epoch, self.history = state["epoch"], state["history"]
@@ -408,9 +416,9 @@ class _Loop:
             self.svi.set_lr(self.rates[0] * share)
         try:
             losses = self.svi.epoch(
-                self.train,
+                *self.train.given.values(),
                 batch_size=self.options["batch_size"],
-                transform=self.draw,
+                transform=self.transform,
                 position=self.position,
                 on_step=None if self.progress is None else self._on_step,
             )
@@ -470,28 +478,95 @@ def _adamw(params: Iterable[Tensor], lr: float, decay: float) -> torch.optim.Opt
     return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
 
 
+@dataclass(frozen=True)
+class _Rows:
+    """Data, and what goes with each of them."""
+
+    x: Tensor
+    cond: Tensor | None = None
+    mask: Tensor | None = None
+
+    @property
+    def given(self) -> dict[str, Tensor]:
+        """What there is, by the names of the programs' arguments."""
+        return {name: value for name, value in vars(self).items() if value is not None}
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def __getitem__(self, index: Any) -> _Rows:
+        return _Rows(**{name: value[index] for name, value in self.given.items()})
+
+    def checked(self, vae: VAE, argument: str) -> _Rows:
+        """The same as the model takes them."""
+        cond, mask = vae.check_given(self.x, self.cond, self.mask)
+        return _Rows(vae.check(self.x, argument, mask), cond, mask)
+
+    def batches(self, size: int) -> Iterator[_Rows]:
+        for start in range(0, len(self), size):
+            yield self[start : start + size]
+
+
+def _by_name(
+    rows: _Rows, draw: Callable[[Tensor], Tensor] | None
+) -> Callable[..., dict[str, Tensor]]:
+    """What makes a batch of tensors into the arguments that the programs know by name."""
+    names = list(rows.given)
+
+    def transform(x: Tensor, *others: Tensor) -> dict[str, Tensor]:
+        values = (x if draw is None else draw(x), *others)
+        return dict(zip(names, values, strict=True))
+
+    return transform
+
+
 def _splits(
-    vae: VAE, data: Dataset | Tensor | np.ndarray, validation: object, seed: int | None
-) -> tuple[Tensor, Tensor | None, Callable[[Tensor], Tensor] | None]:
+    data: Dataset | Tensor | np.ndarray,
+    validation: object,
+    seed: int | None,
+    given: Mapping[str, Given],
+) -> tuple[_Rows, _Rows | None, Callable[[Tensor], Tensor] | None]:
     """Returns training data, held-out data, and what to do to each batch afresh."""
     if isinstance(data, Dataset):
         if validation is not None:
             raise expected("validation", "None with a dataset, which brings its own", validation)
-        held_out = data.validation if len(data.validation) > 0 else None
-        return data.train, held_out, data.draw if data.binarize == "stochastic" else None
-    train = _as_tensor("data", data)
+        train, held_out = _rows(data.train, given, "train"), None
+        if len(data.validation) > 0:
+            held_out = _rows(data.validation, given, "validation")
+        return train, held_out, data.draw if data.binarize == "stochastic" else None
+    x = _as_tensor("data", data)
     if validation is None:
-        return train, None, None
+        return _rows(x, given, "train", alone=True), None, None
     if not isinstance(validation, float):
-        return train, _as_tensor("validation", validation), None
+        held_out = _rows(_as_tensor("validation", validation), given, "validation")
+        return _rows(x, given, "train"), held_out, None
     if not 0 < validation < 1:
         raise expected("validation", "data or a fraction between 0 and 1", validation)
+    train = _rows(x, given, "train", alone=True)
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    order = torch.randperm(len(train), generator=generator)
-    held_out, kept = order.split([n := round(validation * len(train)), len(train) - n])
-    if len(held_out) == 0 or len(kept) == 0:
-        raise expected("validation", f"a fraction that splits {len(train)} data", validation)
-    return train[kept], train[held_out], None
+    order = torch.randperm(len(x), generator=generator)
+    chosen, kept = order.split([n := round(validation * len(x)), len(x) - n])
+    if len(chosen) == 0 or len(kept) == 0:
+        raise expected("validation", f"a fraction that splits {len(x)} data", validation)
+    return train[kept], train[chosen], None
+
+
+def _rows(x: Tensor, given: Mapping[str, Given], split: str, *, alone: bool = False) -> _Rows:
+    """Returns data of a split with what goes with them; ``alone`` if there is no other split."""
+    found: dict[str, Tensor] = {}
+    for name, value in given.items():
+        if value is None:
+            continue
+        if isinstance(value, Mapping):
+            if split not in value:
+                raise expected(name, f"a mapping with {split}", sorted(value))
+            value = value[split]
+        elif not alone:
+            raise expected(name, "a mapping with train and validation", value)
+        found[name] = _as_tensor(name, value)
+        if len(found[name]) != len(x):
+            raise expected(name, f"one row for each of {len(x)} data", value)
+    return _Rows(x, **found)
 
 
 def _as_tensor(argument: str, data: object) -> Tensor:
@@ -502,12 +577,14 @@ def _as_tensor(argument: str, data: object) -> Tensor:
     raise expected(argument, "a tensor or an array of real numbers", data)
 
 
-def _monitor(vae: VAE, x: Tensor) -> Terms:
+def _monitor(vae: VAE, rows: _Rows) -> Terms:
     """The bound itself on some data, whatever the objective, leaving the generators alone."""
-    devices = [x.device] if x.device.type == "cuda" else []
+    devices = [rows.x.device] if rows.x.device.type == "cuda" else []
     with torch.random.fork_rng(devices), evaluating(vae):
         torch.manual_seed(_MONITOR_SEED)
-        terms = [ELBO().terms(vae.model, vae.guide, batch) for batch in x.split(_MONITORED)]
+        terms = [
+            ELBO().terms(vae.model, vae.guide, **batch.given) for batch in rows.batches(_MONITORED)
+        ]
     reconstruction = torch.cat([each.reconstruction for each in terms])
     return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)
 
@@ -538,14 +615,17 @@ def _known(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, An
 
 
 def _described(
-    vae: VAE, objective: PyroELBO, data: object, train: Tensor, held_out: Tensor | None
+    vae: VAE, objective: PyroELBO, data: object, train: _Rows, held_out: _Rows | None
 ) -> dict[str, Any]:
     """Returns what a run is known again by, besides its options."""
-    prints = {"train": train, "validation": held_out}
+    prints = {"train": train.x, "validation": None if held_out is None else held_out.x}
     told: dict[str, Any] = {}
     if isinstance(data, Dataset):
         prints = {split: data.split(split) for split in SPLITS}
         told = {"name": data.name, "binarize": data.binarize, "transform": data.transform}
+    for split, rows in (("train", train), ("validation", held_out)):
+        given = {} if rows is None else rows.given
+        prints |= {f"{split} {name}": x for name, x in given.items() if name != "x"}
     told |= {name: x if x is None else fingerprint(x) for name, x in prints.items()}
     dtype = next((str(p.dtype) for p in vae.parameters()), None)
     plain = {

@@ -298,3 +298,78 @@ def test_it_trains_on_the_gpu_by_default() -> None:
     assert {p.device.type for p in vae.parameters()} == {"cuda"}
     assert run.history["elbo"][-1] > run.history["elbo"][0] + 0.5
     assert vae.log_prob(pairs(500, seed=8), 100).mean() > -2.85
+
+
+def _table(n: int = 60) -> tuple[torch.Tensor, torch.Tensor, torch.Tensor]:
+    generator = torch.Generator().manual_seed(5)
+    x = torch.randn(n, 4, generator=generator)
+    mask = torch.rand(n, 4, generator=generator) > 0.3
+    cond = torch.nn.functional.one_hot(torch.arange(n) % 3, 3).float()
+    return torch.where(mask, x, torch.nan), mask, cond
+
+
+def _given_vae() -> pv.VAE:
+    pyro.set_rng_seed(0)
+    small = {"encoder": pv.networks.MLP((8,)), "decoder": pv.networks.MLP((8,))}
+    likelihood = pv.likelihoods.Normal((4,))
+    return pv.VAE(pv.priors.Conditional(2), pv.guides.Normal(2), likelihood, **small, cond_size=3)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_conditions_and_masks_go_with_their_data() -> None:
+    """Captured and eager fits agree; and fails when the rows of a mask are not those of x."""
+    x, mask, cond = _table()
+    ends = []
+    for engine in (False, True):
+        vae = _given_vae()
+        run = pv.fit(
+            vae,
+            x,
+            cond=cond,
+            mask=mask,
+            validation=0.25,
+            epochs=3,
+            batch_size=16,
+            seed=0,
+            compile=engine,
+            lr=1e-2,
+        )
+        assert run.engine == ("inductor" if engine else "eager")
+        assert all(math.isfinite(v) for line in run.history.values() for v in line)
+        ends.append(run.history["validation_elbo"])
+    assert ends[0] == pytest.approx(ends[1], rel=1e-4)
+    # What no one observed changes nothing: a mask of other rows would let it in.
+    vae = _given_vae()
+    other = torch.where(mask, x, 1e3)
+    again = pv.fit(
+        vae,
+        other,
+        cond=cond,
+        mask=mask,
+        validation=0.25,
+        epochs=3,
+        batch_size=16,
+        seed=0,
+        compile=False,
+        lr=1e-2,
+    )
+    assert again.history["validation_elbo"] == ends[0]
+
+
+def test_splits_that_come_apart_bring_their_own_conditions() -> None:
+    x, mask, cond = _table()
+    parts = {"train": slice(0, 40), "validation": slice(40, 60)}
+    given = {
+        "cond": {name: cond[rows] for name, rows in parts.items()},
+        "mask": {name: mask[rows].numpy() for name, rows in parts.items()},
+    }
+    run = pv.fit(_given_vae(), x[:40], validation=x[40:], **given, epochs=1, seed=0)
+    assert math.isfinite(run.history["validation_elbo"][0])
+    for says, change in (
+        (r"`cond`: expected a mapping with train and validation", {"cond": cond[:40]}),
+        (r"`cond`: expected a mapping with validation", {"cond": {"train": cond[:40]}}),
+        (r"`mask`: expected one row for each of 40", {"mask": given["mask"] | {"train": mask}}),
+        (r"`cond`: expected a tensor of shape \(40, 3\), got None", {"cond": None}),
+    ):
+        with pytest.raises(ValueError, match=says):
+            pv.fit(_given_vae(), x[:40], validation=x[40:], **(given | change), epochs=1)
