@@ -31,6 +31,10 @@ class ConvEncoder(Network):
 
     Each layer halves height and width; one linear map follows.
 
+    References:
+        Striving for Simplicity: The All Convolutional Net (Springenberg et al., 2015),
+        https://arxiv.org/abs/1412.6806
+
     Args:
         channels: Channels after each halving.
         activation: As in :class:`MLP`.
@@ -89,6 +93,10 @@ class ConvDecoder(Network):
 
     The last layer has a bias a pixel rather than a channel, so that it can start at the
     marginal of the data.
+
+    References:
+        Unsupervised Representation Learning with Deep Convolutional Generative Adversarial Networks
+        (Radford et al., 2016), https://arxiv.org/abs/1511.06434
 
     Args:
         channels: Channels before each doubling of height and width.

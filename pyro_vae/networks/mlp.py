@@ -22,6 +22,10 @@ class MLP(Network):
 
     Inputs and outputs of any shape are flattened and restored.
 
+    References:
+        Learning representations by back-propagating errors (Rumelhart et al., 1986),
+        https://doi.org/10.1038/323533a0
+
     Args:
         hidden: Widths of the hidden layers; empty for one linear map.
         activation: What follows each hidden layer.

@@ -1,0 +1,75 @@
+"""What the exported classes say of themselves, and the command that fits each."""
+
+from __future__ import annotations
+
+import inspect
+import re
+
+import pyro_vae as pv
+
+ROOMS = ("priors", "guides", "likelihoods", "networks", "objectives")
+GREY = ("Bernoulli", "BetaBinomial", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic")
+GREY += ("Normal",)  # likelihoods that the digits suit; the others have simulated data
+GROUPS = "--prior Categorical --prior.groups 8 --prior.classes 4"
+COLUMNS = "[Normal, Poisson, Bernoulli, {class: Categorical, levels: 4}]"
+# What a class cannot do without.
+OPTIONS = {
+    "priors.Categorical": "--prior.groups 8 --prior.classes 4",
+    "guides.GumbelSoftmax": GROUPS,
+    "objectives.Enumerated": "--prior Categorical --prior.groups 1 --prior.classes 10",
+    "likelihoods.Autoregressive": "--likelihood.levels 5",
+    "likelihoods.BetaBinomial": "--likelihood.levels 17",
+    "likelihoods.Categorical": "--likelihood.levels 17",
+    "likelihoods.DiscretizedLogistic": "--likelihood.levels 17",
+    "likelihoods.Mixed": f"--likelihood.columns '{COLUMNS}'",
+}
+
+
+def parts() -> dict[str, type]:
+    """Every exported class that is a part or an objective, by its name."""
+    bases = (pv.part.Part, pv.objectives.Objective)
+    exported = {f"{r}.{n}": getattr(getattr(pv, r), n) for r in ROOMS for n in vars(pv)[r].__all__}
+    return {
+        name: cls
+        for name, cls in exported.items()
+        if inspect.isclass(cls) and issubclass(cls, bases) and not inspect.isabstract(cls)
+    }
+
+
+def reference(cls: type) -> tuple[str, str, int]:
+    """Title, address and year of the first reference of a docstring."""
+    told = re.search(r"References:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(cls) or "", re.DOTALL)
+    words = " ".join(told[1].split()) if told else ""
+    found = re.match(r"(.+?) \([^()]+, (\d{4})\).*?(https?://[^\s,;]+)", words)
+    if found is None:
+        raise ValueError(f"{cls}: expected `References: Title (authors, year), URL`, got {words!r}")
+    return found[1], found[3], int(found[2])
+
+
+def support(cls: type) -> str:
+    """Where the variables of a law live, in a word or two."""
+    law = getattr(cls, "support", None)
+    name = "" if law is None else type(law).__name__.strip("_")
+    words = {"IndependentConstraint": "real", "OneHot": "one-hot", "Boolean": "0 or 1"}
+    words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
+    own = {"Mixed": "by column"}
+    levels = "levels" in inspect.signature(cls).parameters
+    return own.get(cls.__name__) or ("levels" if levels else words.get(name, name.lower()))
+
+
+def command(name: str) -> str:
+    """What follows ``pyro-vae`` to fit a model with that class."""
+    room, _, law = name.partition(".")
+    data = "digits"
+    if room == "likelihoods" and law not in GREY:
+        data = f"runs/laws/{law}.csv"
+    role = room.removesuffix("s")
+    if room == "networks":
+        role = "decoder" if "Decoder" in law else "encoder"
+    before = ""
+    if room == "guides" and name not in OPTIONS:
+        spaces = {n: c for n, c in parts().items() if n.startswith("priors.")}
+        fitting = [n for n, c in spaces.items() if c.support is parts()[name].support]
+        prior = "priors.Normal" if "priors.Normal" in fitting else fitting[0]
+        before = "" if prior == "priors.Normal" else f"--prior {prior.partition('.')[2]} "
+    return f"fit {data} {before}--{role} {law} {OPTIONS.get(name, '')}".strip()
