@@ -63,7 +63,7 @@ def run(name: str, smoke: bool) -> dict[str, object]:
         effort = ["--epochs", "1", "--num-samples", "10", *EFFORT[4:]] if smoke else EFFORT
         code = main([*words, *effort, "--json", "--out", str(Path(folder) / "run")])
     if code != 0:
-        raise SystemExit(f"{name}: `pyro-vae {command(name)}` ended with {code}")
+        raise ValueError(f"{name}: `pyro-vae {command(name)}` ended with {code}")
     found = json.loads(printed.getvalue())
     return {"command": command(name), "effort": EFFORT} | {
         k: found[k] for k in ("seconds", "scores")
@@ -104,8 +104,15 @@ if __name__ == "__main__":
         (common.RESULTS / "laws.md").write_text(table(known))
     else:
         simulate()
+        failed = []
         for name in [] if args.data else args.names or [n for n in parts() if n not in known]:
-            known[name] = run(name, args.smoke)
+            try:
+                known[name] = run(name, args.smoke)
+            except ValueError as error:
+                failed.append(str(error))
+                continue
             print(name, known[name]["seconds"], known[name]["scores"]["log_marginal"], flush=True)
             if not args.smoke:
                 common.write("laws", {"laws": known})
+        if failed:
+            raise SystemExit("\n".join(failed))

@@ -130,6 +130,18 @@ def test_one_hot_latents_are_shown_by_their_use(groups: int, classes: int, tmp_p
     assert ((blue[..., 2] - blue[..., 0]) > 0.2).mean() > 0.1  # even use is half way up the scale
 
 
+def test_binary_latents_are_scattered_by_their_means(tmp_path: Path) -> None:
+    """Fails when latents other than real and one-hot ones are refused."""
+    data = _data("vectors")
+    vae = pv.VAE(
+        pv.priors.Bernoulli(3),
+        pv.guides.RelaxedBernoulli(3),
+        pv.likelihoods.Normal(data.event_shape),
+    )
+    path = report.latent(vae, data.test, tmp_path / "a.png")
+    assert matplotlib.image.imread(path)[..., :3].std() > 0.01
+
+
 def test_the_latent_picture_draws_nothing_at_random(tmp_path: Path) -> None:
     data = _data("vectors")
     vae = _vae(pv.likelihoods.Normal(data.event_shape))

@@ -593,6 +593,8 @@ def _latent(story: _Story) -> Html:
 def _walks(story: _Story) -> Html:
     vae, x = story.vae, story.x
     one_hot = vae.prior.support is constraints.one_hot
+    if not one_hot and vae.prior.support is not constraints.real_vector:
+        return _caption("Walks are drawn where latents are real vectors or one-hot: not here.")
     order = story.variances.argsort(descending=True)
     units = order[story.variances[order] > _ACTIVE][:_UNITS]
     told = []

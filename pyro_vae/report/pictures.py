@@ -201,10 +201,10 @@ def latent_means(vae: VAE, x: Tensor) -> Tensor:
     """Returns E[z|x], shape ``(N, *prior.event_shape)``, on the CPU.
 
     Raises:
-        ValueError: If latents are neither real nor one-hot.
+        ValueError: If latents are neither vectors nor one-hot.
     """
-    if vae.prior.support not in (constraints.one_hot, constraints.real_vector):
-        raise expected("vae", "real or one-hot latents", vae.prior.support)
+    if vae.prior.support is not constraints.one_hot and len(vae.prior.event_shape) != 1:
+        raise expected("vae", "vectors or one-hot latents", vae.prior.event_shape)
     return torch.cat([vae.encode(batch).mean for batch in x.split(1024)]).cpu()
 
 
