@@ -1,0 +1,154 @@
+"""Runs killed with SIGKILL at random instants, each resumed: are the weights those of one let be?
+
+    python experiments/killed.py            # 100 runs, 20 of them compiled: about 10 minutes
+    python experiments/killed.py --table    # results/reliable.md, with the other experiments
+    python experiments/killed.py --smoke    # 4 runs, no figure
+
+Each run is a process of its own, forked from this one, and writes a checkpoint after every step, so
+that many are killed while they write. Afterwards another process resumes it. Weights, best weights
+and history must be those of a run that nothing happened to, tensor by tensor.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import os
+import random
+import shutil
+import signal
+import tempfile
+import time
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import common
+import reliable
+import torch
+from safetensors.torch import load_file
+
+import pyro_vae as pv
+
+RUNS, COMPILED = 100, 20
+
+
+def fit(out: Path, compile: bool) -> None:
+    """Fits a small model, or goes on with it."""
+    generator = torch.Generator().manual_seed(0)
+    data = torch.rand(600, 20, generator=generator).bernoulli(generator=generator)
+    resumed = any((out / "checkpoints").glob("step-*"))
+    torch.manual_seed(os.getpid() if resumed else 0)  # what resumes starts from other weights
+    vae = pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        pv.likelihoods.Bernoulli((20,)),
+        pv.networks.MLP((16,), dropout=0.1),
+        pv.networks.MLP((16,)),
+    )
+    pv.fit(
+        vae,
+        data,
+        epochs=6,
+        batch_size=64,
+        validation=0.1,
+        schedule="cosine",
+        seed=1,
+        device="cpu",
+        compile=compile,
+        out=out,
+        checkpoint_every=1,
+        resume=True,
+    )
+
+
+def forked(work: Callable[[], None]) -> int:
+    """Starts a process that does something and ends."""
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def finished(pid: int) -> bool:
+    """Waits; tells whether the process ended well."""
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def contents(out: Path) -> dict[str, Any]:
+    """Everything that must agree."""
+    history = json.loads((out / "history.json").read_text())
+    del history["seconds"]
+    weights = {
+        f"{name}/{key}": tensor
+        for name in ("model", "last")
+        for key, tensor in load_file(out / f"{name}.safetensors").items()
+    }
+    return {"history": history} | weights
+
+
+def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
+    """Bit by bit."""
+    return a.keys() == b.keys() and all(
+        torch.equal(x, b[key]) if isinstance(x, torch.Tensor) else x == b[key]
+        for key, x in a.items()
+    )
+
+
+def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
+    """Kills one run; says what it was doing."""
+    while True:
+        pid = forked(lambda: fit(out, compile))
+        time.sleep(rng.uniform(0, seconds))
+        os.kill(pid, signal.SIGKILL)
+        ended = finished(pid)
+        if not ended and not (out / "model.json").exists():
+            break
+        shutil.rmtree(out)  # it was over already: another time, another instant
+    folder = out / "checkpoints"
+    if not folder.is_dir() or not any(folder.iterdir()):
+        return "before the first checkpoint"
+    writing = any(folder.glob(".*")) or (out / ".finishing").exists()
+    return "while writing" if writing else "between two writes"
+
+
+def main(runs: int, compiled: int) -> dict[str, Any]:
+    """Returns how many came out the same."""
+    rng = random.Random(0)
+    identical, killed = 0, dict.fromkeys(reliable.INSTANTS, 0)
+    with tempfile.TemporaryDirectory() as folder:
+        whole: dict[bool, tuple[dict[str, Any], float]] = {}
+        for compile in (False, True)[: 1 + (compiled > 0)]:
+            for name in ("warm", "whole"):  # the first compiles, the second finds that in a cache
+                start = time.perf_counter()
+                out = Path(folder, f"{name}-{compile}")
+                assert finished(forked(lambda: fit(out, compile)))  # noqa: B023
+            whole[compile] = contents(out), time.perf_counter() - start
+        for i in range(runs):
+            compile = i >= runs - compiled
+            expected, seconds = whole[compile]
+            out = Path(folder, f"run-{i}")
+            killed[trial(out, compile, seconds, rng)] += 1
+            ended = finished(forked(lambda: fit(out, compile)))  # noqa: B023
+            identical += ended and same(contents(out), expected)
+            shutil.rmtree(out)
+            print(f"{i + 1} killed {killed}, {identical} identical", flush=True)
+    return {"runs": runs, "compiled": compiled, "identical": identical, "killed": killed}
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
+    parser.add_argument("--table", action="store_true", help="write results/reliable.md and stop")
+    args = parser.parse_args()
+    torch.set_num_threads(1)
+    if args.table:
+        reliable.write_table()
+    elif args.smoke:
+        print(main(4, 0))
+    else:
+        print(common.write("killed", main(RUNS, COMPILED)))
