@@ -35,7 +35,7 @@ from pyro_vae._capture import (
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.objectives import Objective
 
-__all__ = ["CompiledSVI", "Position"]
+__all__ = ["CompiledSVI", "NonFinite", "Position"]
 
 log = logging.getLogger("pyro_vae")
 Program = Callable[..., Any]
@@ -43,7 +43,26 @@ Program = Callable[..., Any]
 Batch = Callable[[Sequence[Tensor], int], tuple[tuple[Any, ...], dict[str, Any]]]
 Engine = Literal["inductor", "cuda-graph", "eager"]
 _STOCK = (pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO)
+_TRIES = 20  # draws with which to find out why a loss was not finite
 _COMPILE_SECONDS = 50.0  # two small graphs (full and short batch) on one core, nothing cached
+
+
+class NonFinite(FloatingPointError):
+    """A loss that is not finite, and the site, parameter or number that is to blame.
+
+    Attributes:
+        step: The step that was not taken.
+        batch: What the programs were called with.
+        random: State of torch's generator with which it is so; None if it was not so again.
+        rows: Of the data, those in the batch; None for a step that was given its batch.
+    """
+
+    def __init__(self, message: str, step: int, batch: Any, random: Tensor | None) -> None:
+        super().__init__(message)
+        self.step = step
+        self.batch = batch
+        self.random = random
+        self.rows: Tensor | None = None
 
 
 @dataclass
@@ -133,6 +152,9 @@ class _Optim:
 
     def slots(self, params: Iterable[Tensor]) -> list[_Slot]:
         return [self._slots[param] for param in params]
+
+    def all_slots(self) -> Iterable[_Slot]:
+        return self._slots.values()
 
     def step(self, params: Sequence[Tensor]) -> None:
         """Takes a step by the optimisers themselves, from ``param.grad``."""
@@ -296,6 +318,11 @@ class CompiledSVI:
         planned_steps: Steps that will be taken in all, which ``"auto"`` decides from.
         unroll: Steps that :meth:`epoch` takes in one graph.
         max_graphs: How many graphs are captured before new situations run eagerly.
+        clip_norm: Longer gradients are scaled down to this norm: of all parameters together, and of
+            the loss as it is, summed over the batch.
+        on_nonfinite: Whether a loss (or with ``clip_norm``, a gradient) that is not finite stops
+            the run, or the step is left out, ``skip``.
+        max_skipped: Steps to leave out in all, before that stops the run too.
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
             stay as they are; a program sees to it that what a distribution gets is float32, as a
             ``VAE`` does.
@@ -305,6 +332,7 @@ class CompiledSVI:
         engine_steps: Steps taken by each engine.
         steps: Steps taken in all.
         captures: Graphs captured so far.
+        skipped: Steps left out so far, counted at the end of each pass.
 
     Example:
         >>> import pyro, torch, pyro_vae as pv
@@ -326,16 +354,28 @@ class CompiledSVI:
         planned_steps: int | None = None,
         unroll: int = 1,
         max_graphs: int = 8,
+        clip_norm: float | None = None,
+        on_nonfinite: Literal["raise", "skip"] = "raise",
+        max_skipped: int = 100,
         precision: Literal["float32", "tf32", "bfloat16"] = "float32",
     ) -> None:
         if compile not in (True, False, "auto"):
             raise unknown_name("compile", compile, ("True", "False", "auto"))
         if precision not in ("float32", "tf32", "bfloat16"):
             raise unknown_name("precision", precision, ("float32", "tf32", "bfloat16"))
+        if clip_norm is not None and not 0 < clip_norm < math.inf:
+            raise expected("clip_norm", "a positive number", clip_norm)
+        if on_nonfinite not in ("raise", "skip"):
+            raise unknown_name("on_nonfinite", on_nonfinite, ("raise", "skip"))
         self.model = model
         self.guide = guide
         self.loss = loss
         self.steps = 0
+        self.skipped = 0
+        self._clip_norm = clip_norm
+        self._skip = on_nonfinite == "skip"
+        self._max_skipped = max_skipped
+        self._random: Tensor | None = None  # before the last step that ran eagerly
         self.engine: Engine = "eager"
         self.engine_steps: dict[Engine, int] = {}
         self._optim = _Optim(optim)
@@ -356,13 +396,15 @@ class CompiledSVI:
         """Takes one step and returns the loss.
 
         Raises:
-            FloatingPointError: If the loss is not finite. The step is not taken.
+            NonFinite: If the loss is not finite. The step is not taken.
         """
         call = _Call.of(args, kwargs)
         at = self.steps
         loss = float(self._run(("step", call.key), call.tensors, call.batch, 1))
         if not math.isfinite(loss):
-            raise self._not_finite(loss, at, args, kwargs)
+            self.skipped += 1
+            if not self._skip or self.skipped > self._max_skipped:
+                raise self._not_finite(loss, at, args, kwargs)
         return loss
 
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
@@ -397,7 +439,7 @@ class CompiledSVI:
             Losses on the CPU, shape ``(steps,)``.
 
         Raises:
-            FloatingPointError: If a loss is not finite. That step and later ones are not taken.
+            NonFinite: If a loss is not finite. That step and later ones are not taken.
             ValueError: If the tensors differ in length.
         """
         positive_integer("batch_size", batch_size)
@@ -432,22 +474,26 @@ class CompiledSVI:
             key = ("epoch", together, len(index), layouts, transform)
             losses.append(self._run(key, (index, *tensors), batch, together, transform))
             position.start += len(index)
-            if self.engine == "eager" and not losses[-1].isfinite().all():
+            if self.engine == "eager" and not self._skip and not losses[-1].isfinite().all():
                 break
             if on_step is not None:
                 on_step(position)
         values = torch.cat(losses).cpu()
         bad = (~values.isfinite()).nonzero()
-        if len(bad):
+        self.skipped += len(bad)
+        if len(bad) and (not self._skip or self.skipped > self._max_skipped):
             at = int(bad[0])
             args, kwargs = batch((order, *tensors), at)
-            raise self._not_finite(float(values[at]), first + at, args, kwargs)
+            error = self._not_finite(float(values[at]), first + at, args, kwargs)
+            error.rows = order[at * batch_size : (at + 1) * batch_size].cpu()
+            raise error
         return values
 
     def state_dict(self) -> dict[str, Any]:
         """Returns what a later run needs to go on: optimiser state, step counts, the engine."""
         state = {
             "steps": self.steps,
+            "skipped": self.skipped,
             "optim": self._optim.state_dict(),
             "engine": self.engine,
             "engine_steps": dict(self.engine_steps),
@@ -464,6 +510,7 @@ class CompiledSVI:
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Takes over what :meth:`state_dict` returned. Parameters are loaded by themselves."""
         self.steps = state["steps"]
+        self.skipped = state["skipped"]
         self.engine = state["engine"]
         self.engine_steps = dict(state["engine_steps"])
         self._worthwhile = state["worthwhile"]
@@ -475,7 +522,13 @@ class CompiledSVI:
             self.loss.step.copy_(state["objective_step"])
 
     def set_lr(self, lr: float) -> None:
-        """Sets the learning rate of every parameter, those to come included."""
+        """Sets the learning rate of every parameter, those to come included.
+
+        Raises:
+            ValueError: If it is no finite number >= 0.
+        """
+        if not 0 <= lr < math.inf:
+            raise expected("lr", "a finite number >= 0", lr)
         self._optim.set_lr(lr)
 
     # Which engine
@@ -517,14 +570,34 @@ class CompiledSVI:
         losses = list(first)  # a step that had to be taken while looking at the program
         for number in range(len(losses), count):
             args, kwargs = batch(tensors, number)
-            loss, params = self._gradients(args, kwargs)
-            losses.append(loss)
-            if not math.isfinite(loss):
+            if self._ok.device.type == "cpu":
+                self._random = torch.get_rng_state()
+            try:
+                loss, params = self._gradients(args, kwargs)
+            except ValueError as error:
+                # A law refuses parameters that are not finite before there is a loss.
+                if "invalid values" not in str(error):
+                    raise
+                loss, params = math.nan, []
+            losses.append(self._step(loss, params))
+            if not (math.isfinite(losses[-1]) or self._skip):
                 break
-            self._optim.step(params)
-            zero_grads(params)
-        self._count("eager", sum(map(math.isfinite, losses)))
+        taken = len(losses) if self._skip else sum(map(math.isfinite, losses))
+        self._count("eager", taken)
         return torch.tensor(losses)
+
+    def _step(self, loss: float, params: list[Tensor]) -> float:
+        """Takes a step if all is finite, and returns the loss, NaN for a gradient's sake."""
+        grads = [param.grad for param in params if param.grad is not None]
+        if self._clip_norm is not None and math.isfinite(loss):
+            norm, scale = _clipping(grads, self._clip_norm)
+            for grad in grads:
+                grad.mul_(scale)
+            loss = loss if bool(norm.isfinite()) else math.nan
+        if math.isfinite(loss):
+            self._optim.step(params)
+        zero_grads(params)
+        return loss
 
     def _count(self, engine: Engine, count: int) -> None:
         self.steps += count
@@ -623,10 +696,7 @@ class CompiledSVI:
             created = any(id(param) not in known for param in params)
             if created or getattr(self.loss, "max_plate_nesting", None) != nesting:
                 undo.clear()
-                if math.isfinite(loss):
-                    self._optim.step(params)
-                    zero_grads(params)
-                return trained, [loss]
+                return trained, [self._step(loss, params)]
             if self._compile == "auto" and self._worthwhile is None:
                 # The first run is cold, and another program may have the processor for a while.
                 self._eager_seconds = min(self._seconds(args, kwargs) for _ in range(3))
@@ -709,6 +779,10 @@ class CompiledSVI:
                     loss = self._objective(args, kwargs)
                 grads = torch.autograd.grad(loss, params)
                 loss = loss.detach()
+                if self._clip_norm is not None:
+                    norm, scale = _clipping(grads, self._clip_norm)
+                    grads = [grad * scale for grad in grads]
+                    loss = torch.where(norm.isfinite(), loss, math.nan)
                 losses.append(loss)
                 self._advance(captured, grads, rows[number], loss)
             return [torch.stack(losses), *(() if captured.slots else grads)]
@@ -731,7 +805,8 @@ class CompiledSVI:
         So a run stops where it went wrong without the host having to look at each loss.
         """
         if captured.slots:
-            self._ok.logical_and_(loss.isfinite())
+            before = self._ok | self._skip  # what is left out does not end the run
+            self._ok.copy_(before & loss.isfinite())
             for slot, grad, row in zip(captured.slots, grads, captured.cohorts, strict=True):
                 _updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], self._ok)
         if isinstance(self.loss, Objective):
@@ -739,24 +814,66 @@ class CompiledSVI:
             self.loss.advance()
             self.loss.step.copy_(torch.where(self._ok, self.loss.step, before))
 
-    def _not_finite(self, loss: float, at: int, args: Any, kwargs: Any) -> FloatingPointError:
-        """Goes back to where the loss was last finite, and finds out which site is to blame."""
+    def _not_finite(self, loss: float, at: int, args: Any, kwargs: Any) -> NonFinite:
+        """Goes back to where the loss was last finite, and finds out what is to blame."""
         self._optim.rewind(self.steps - at)
         self.steps = at
         self._ok.fill_(True)
-        blame = "with other random numbers every site is finite"
+        blame, state = None, self._random if self.engine == "eager" else None
+        before = torch.get_rng_state()
+        for _ in range(_TRIES):
+            if state is not None:
+                torch.set_rng_state(state)
+            tried = torch.get_rng_state()
+            if (blame := self._blame(args, kwargs)) is not None:
+                break
+            state = None  # other numbers
+        torch.set_rng_state(before)
+        if blame is None:
+            message = "with other random numbers every site is finite"
+            return NonFinite(f"the loss is {loss} at step {at}: {message}", at, args, None)
+        return NonFinite(f"the loss is {loss} at step {at}: {blame}", at, args, tried)
+
+    def _blame(self, args: Any, kwargs: Any) -> str | None:
+        rates = [slot.group["lr"] for slot in self._optim.all_slots()]
+        if not all(math.isfinite(float(rate)) for rate in rates):
+            return f"the learning rate is {float(rates[0])}"
         with torch.no_grad(), pyro.validation_enabled(False):
             guide = poutine.trace(self.guide).get_trace(*args, **kwargs)
             model = poutine.trace(poutine.replay(self.model, guide)).get_trace(*args, **kwargs)
-            for name, site in (*guide.nodes.items(), *model.nodes.items()):
+            sites = [*guide.nodes.items(), *model.nodes.items()]
+            # Causes first: parameters, then data, then what is computed from them.
+            sites.sort(key=lambda item: (item[1]["type"] != "param", not _is_data(item[1])))
+            for name, site in sites:
                 values = [site["value"]] if site["type"] in ("param", "sample") else []
                 if site["type"] == "sample" and not site_is_subsample(site):
                     values.append(site["fn"].log_prob(site["value"]))
-                if not all(value.isfinite().all() for value in values):
-                    kind = "parameter" if site["type"] == "param" else "site"
-                    blame = f"{kind} `{name}` is not finite"
-                    break
-        return FloatingPointError(f"the loss is {loss} at step {at}: {blame}")
+                bad = [value for value in values if not value.isfinite().all()]
+                if bad and site["type"] == "param":
+                    # A store's name starts with that of the module.
+                    return f"parameter `{name.rpartition('$$$')[2]}` is not finite"
+                if bad:
+                    first = (~bad[0].isfinite()).nonzero()[0].tolist()
+                    where = f" at {first}" if first else ""
+                    whose = "what is observed at it" if _is_data(site) else "it"
+                    return f"site `{name}`: {whose} is not finite{where}"
+            weight = getattr(self.loss, "weight", None)
+            if callable(weight) and not math.isfinite(value := float(weight())):
+                return f"the schedule: the weight of {type(self.loss).__name__} is {value}"
+        return None
+
+
+def _is_data(site: dict[str, Any]) -> bool:
+    """Tells whether a site is observed, and what is observed is not finite."""
+    return bool(site["type"] == "sample" and site["is_observed"]) and not bool(
+        site["value"].isfinite().all()
+    )
+
+
+def _clipping(grads: Sequence[Tensor], largest: float) -> tuple[Tensor, Tensor]:
+    """Returns the norm of all gradients together, and what to multiply each with."""
+    norm = torch.nn.utils.get_total_norm(grads, foreach=False)
+    return norm, (largest / (norm + 1e-6)).clamp_max(1.0)
 
 
 def _stored(name: str) -> Tensor | None:

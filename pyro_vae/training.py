@@ -25,6 +25,7 @@ from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
+from pyro_vae.health import Health
 from pyro_vae.objectives import ELBO, Terms
 from pyro_vae.resume import (
     Resume,
@@ -35,7 +36,7 @@ from pyro_vae.resume import (
     random_state,
     set_random_state,
 )
-from pyro_vae.svi import CompiledSVI, Position
+from pyro_vae.svi import CompiledSVI, NonFinite, Position
 from pyro_vae.vae import VAE, evaluating
 
 __all__ = ["Run", "best_device", "fit"]
@@ -45,7 +46,14 @@ Schedule = Literal["constant", "cosine"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
 Given: TypeAlias = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray] | None
 
-_TOLD = ("engine", "seconds", "steps", "best_epoch")  # by fit.json, as they are in the run
+_ROWS = 8  # of a batch, told one by one
+_TOLD = (
+    "engine",
+    "seconds",
+    "steps",
+    "best_epoch",
+    "skipped",
+)  # by fit.json, as they are in the run
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
 _MONITOR_SEED = 20140414  # the same draws at each epoch: what changes is the model
 
@@ -68,6 +76,7 @@ class Run:
         best_epoch: The epoch whose weights the model has, if validation chose it.
         last_weights: The weights at the last epoch.
         settings: What was fitted, to what and how, by which a run is known again.
+        skipped: Steps left out, their loss not being finite.
     """
 
     vae: VAE
@@ -80,6 +89,7 @@ class Run:
     best_epoch: int | None = None
     last_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
     settings: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    skipped: int = 0
 
     @property
     def steps_per_second(self) -> float:
@@ -145,6 +155,8 @@ def fit(
     device: torch.device | str | None = None,
     compile: bool | Literal["auto"] = "auto",
     patience: int | None = None,
+    clip_norm: float | None = None,
+    on_nonfinite: Literal["raise", "skip"] = "raise",
     out: str | Path | RunInProgress | None = None,
     checkpoint_every: int | None = None,
     keep: int = 3,
@@ -189,6 +201,11 @@ def fit(
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
         patience: Epochs without a better validation ELBO after which to stop; None never stops.
+        clip_norm: Largest norm of the gradient a datum, of all parameters together; a longer one
+            is scaled down to it.
+        on_nonfinite: Whether a loss that is not finite stops the run, with the last checkpoint and
+            a file that reproduces it in ``out``; or the step is left out, ``skip``, 100 at most,
+            and counted.
         out: Folder to write model, last weights and history to; must not exist.
         checkpoint_every: Steps from one checkpoint to the next, in ``out``; None writes one only
             when told to stop.
@@ -203,7 +220,7 @@ def fit(
     Raises:
         ValueError: If an argument is out of range, data do not fit the model, or the run to resume
             is damaged or of other settings.
-        FloatingPointError: If the loss is not finite.
+        FloatingPointError: If the loss is not finite: says where, and which site or parameter.
         Interrupted: If told to stop; a ``KeyboardInterrupt``.
 
     Example:
@@ -215,8 +232,12 @@ def fit(
     """
     positive_integer("epochs", epochs)
     positive_integer("batch_size", batch_size)
-    if not lr > 0:
+    if not 0 < lr < math.inf:
         raise expected("lr", "a positive number", lr)
+    if clip_norm is not None and not 0 < clip_norm < math.inf:
+        raise expected("clip_norm", "a positive number", clip_norm)
+    if on_nonfinite not in ("raise", "skip"):
+        raise unknown_name("on_nonfinite", on_nonfinite, ("raise", "skip"))
     if schedule not in ("constant", "cosine"):
         raise unknown_name("schedule", schedule, ("constant", "cosine"))
     if isinstance(optim, PyroOptim) and schedule != "constant":
@@ -240,6 +261,8 @@ def fit(
         "seed": seed,
         "compile": compile,
         "patience": patience,
+        "clip_norm": clip_norm,
+        "on_nonfinite": on_nonfinite,
     }
     folder: Any = nullcontext(out)
     if out is not None and not isinstance(out, RunInProgress):
@@ -313,6 +336,7 @@ class _Loop:
         self.best: tuple[int, float, dict[str, Tensor]] | None = None
         self.rates: list[float] = []  # what the optimiser started with, once it has parameters
         self.seconds = 0.0
+        self.skipped = 0
         self.signals = Waiting()
         self.steps_an_epoch = math.ceil(len(self.train) / options["batch_size"])
 
@@ -321,6 +345,7 @@ class _Loop:
             self.rates.append(made.param_groups[0]["lr"])
             return made
 
+        clip = options["clip_norm"]
         self.svi = CompiledSVI(
             vae.model,
             vae.guide,
@@ -328,7 +353,11 @@ class _Loop:
             objective,
             compile=options["compile"],
             planned_steps=options["epochs"] * self.steps_an_epoch,
+            # The loss is a sum over the batch.
+            clip_norm=clip and clip * min(options["batch_size"], len(self.train)),
+            on_nonfinite=options["on_nonfinite"],
         )
+        self.health = Health(vae, self.monitored)
 
     def state(self) -> dict[str, Any]:
         """Returns all that :meth:`restore` needs, in another process too."""
@@ -364,6 +393,7 @@ class _Loop:
         self.vae.load_state_dict(state["model"])
         svi = state["svi"]
         self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
+        self.skipped = self.svi.skipped
         set_random_state(state["random"], device)
 
     def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run:
@@ -397,6 +427,7 @@ class _Loop:
             best_epoch=None if self.best is None else self.best[0],
             last_weights=last_weights,
             settings=self.start["settings"],
+            skipped=self.skipped,
         )
 
     @property
@@ -422,20 +453,42 @@ class _Loop:
                 position=self.position,
                 on_step=None if self.progress is None else self._on_step,
             )
-            line = {"epoch": epoch, "loss": losses.sum().item() / len(self.train)}
+            taken = losses[losses.isfinite()].sum().item()
+            line = {"epoch": epoch, "loss": taken / len(self.train)}
             line |= _line(_monitor(self.vae, self.monitored), "")
             if self.held_out is not None:
                 line |= _line(_monitor(self.vae, self.held_out), "validation_")
+        except NonFinite as error:
+            raise self._told(error) from None
         except ValueError as error:
             reason = str(error).splitlines()[0]
             if "invalid values" not in reason:
                 raise
             # A law refuses parameters that are not finite before there is a loss.
             raise FloatingPointError(f"epoch {epoch}: {reason.rstrip(':')}") from None
+        if self.svi.skipped > self.skipped:
+            self.skipped = self.svi.skipped
+            log.warning("epoch %d: %d steps left out so far, of losses that are not finite",
+                        epoch, self.skipped)  # fmt: skip
+        self.health.look(line)
         elbo = line.get("validation_elbo", -math.inf)
         if elbo > (-math.inf if self.best is None else self.best[1]):
             self.best = epoch, elbo, _copy(self.vae)
         return line
+
+    def _told(self, error: NonFinite) -> FloatingPointError:
+        """Says which batch it was; with a folder, leaves there what reproduces it."""
+        told = f"epoch {self.epoch}: {error}"
+        if error.rows is not None:
+            rows = ", ".join(map(str, error.rows[:_ROWS].tolist()))
+            told += f"; rows {rows}{', ...' if len(error.rows) > _ROWS else ''} of the data"
+        if self.progress is not None:
+            state = {"message": str(error), "step": error.step, "rows": error.rows}
+            state |= {"batch": error.batch, "torch": error.random, "model": self.vae.state_dict()}
+            told += f"; reproduced by {self.progress.reproduce(state)}"
+            if len(last := self.progress.checkpoints[-1:]):
+                told += f"; the last checkpoint is {last[0]}"
+        return FloatingPointError(told)
 
     def _on_step(self, position: Position) -> None:
         assert self.progress is not None
@@ -443,8 +496,12 @@ class _Loop:
         every = self.progress.every
         if self.signals.signum is None and (every is None or self.svi.steps % every):
             return
-        if not all(bool(losses.isfinite().all()) for losses in position.losses):
-            position.start = len(position.order)  # the end of the pass says what it is
+        sound = self.options["on_nonfinite"] == "skip" or all(
+            bool(losses.isfinite().all()) for losses in position.losses
+        )
+        if not (sound and all(bool(p.isfinite().all()) for p in self.vae.parameters())):
+            # Not to be kept. The pass, if it is cut short here, says what it was.
+            position.start = position.start if sound else len(position.order)
             return
         path = self._save()
         if self.signals.signum is not None:

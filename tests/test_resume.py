@@ -21,12 +21,14 @@ from unittest import mock
 import pyro
 import pytest
 import torch
+from safetensors.torch import load_file
 from torch import Tensor
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
 from pyro_vae import svi
 from pyro_vae._signals import Interrupted
+from pyro_vae.health import Health
 from pyro_vae.svi import CompiledSVI
 
 
@@ -329,3 +331,119 @@ def test_what_is_no_run_is_not_touched(tmp_path: Path) -> None:
         fit(build(), X, out=tmp_path / "run")
     with pytest.raises(ValueError, match="expected a finished run"):
         pv.load(tmp_path / "run")
+
+
+# Losses that are not finite
+
+
+class Planted(ELBO):
+    """The ELBO, with something else done before the n-th step."""
+
+    def __init__(self, at: int, do: Callable[[], object]) -> None:
+        super().__init__()
+        self._at, self._do = at, do
+
+    def differentiable_loss(self, *args: Any, **kwargs: Any) -> Tensor:
+        self._at -= 1
+        if self._at == 0:
+            self._do()
+        return super().differentiable_loss(*args, **kwargs)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("where", ["weight", "datum", "schedule"])
+def test_what_is_not_finite_is_named(where: str, tmp_path: Path) -> None:
+    vae, x = build(), X.clone()
+    weight = vae.decoder.state_dict(keep_vars=True)
+    name, parameter = next(item for item in weight.items() if item[1].requires_grad)
+    plant: dict[str, Callable[[], object]] = {
+        "weight": lambda: parameter.data.view(-1)[0].fill_(math.nan),
+        "datum": lambda: x[:, 2].fill_(math.inf),
+        "schedule": lambda: setattr(objective, "beta", math.nan),
+    }
+    says = {
+        "weight": rf"parameter `decoder.{name}` is not finite",
+        "datum": r"site `x`: what is observed at it is not finite at \[0, 2\]",
+        "schedule": "the schedule: the weight of Planted is nan",
+    }
+    objective = Planted(6 if where == "datum" else 7, plant[where])  # a batch is gathered before
+    with pytest.raises(FloatingPointError) as error:
+        fit(vae, x, objective=objective, out=tmp_path / "run", checkpoint_every=4)
+    told = str(error.value)
+    assert re.search(rf"^epoch 2: the loss is nan at step 6: {says[where]}; rows \d+, ", told), told
+    (last,) = (tmp_path / "run" / "checkpoints").iterdir()
+    file = tmp_path / "run" / "nonfinite.safetensors"
+    assert f"reproduced by {file}; the last checkpoint is {last}" in told
+    assert last.name.startswith("step-0000000004")
+    kept = load_file(file)
+    assert torch.equal(kept["/batch/0"], x[kept["/rows"]])
+    again = build()
+    again.load_state_dict({k[7:]: v for k, v in kept.items() if k.startswith("/model/")})
+    torch.set_rng_state(kept["/torch"])
+    objective = ELBO()
+    objective.beta = math.nan if where == "schedule" else 1.0
+    with pyro.validation_enabled(False):  # a law refuses parameters that are not finite
+        assert not math.isfinite(objective.loss(again.model, again.guide, kept["/batch/0"]))
+
+
+def test_steps_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
+    """An infinite datum in each epoch: the other steps are those of a run with a NaN loss."""
+    x = X.clone()
+
+    def plant() -> None:
+        x[3] = math.inf
+
+    run = fit(build(), x, objective=Planted(1, plant), on_nonfinite="skip")
+    assert (run.skipped, run.steps) == (4, 16)
+    assert all(weight.isfinite().all() for weight in run.last_weights.values())
+    assert all(map(math.isfinite, run.history["loss"]))
+    assert "epoch 4: 4 steps left out so far" in caplog.text
+    vae = build()
+    optim = partial(torch.optim.Adam, lr=1e-3)
+    limits = {"on_nonfinite": "skip", "max_skipped": 2}
+    bounded = CompiledSVI(vae.model, vae.guide, optim, ELBO(), compile=False, **limits)
+    for _ in range(2):
+        bounded.epoch(x, batch_size=8)
+    with pytest.raises(FloatingPointError, match=r"^the loss is nan at step \d+: site `x`: what"):
+        bounded.epoch(x, batch_size=8)
+
+
+@pytest.mark.parametrize("compile", [False, True])
+def test_gradients_are_clipped(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    """By plain gradient descent no step is longer than the rate times the norm.
+
+    Fails when the norm is of each parameter by itself, or is not a datum's.
+    """
+    monkeypatch.setattr(compile_fx, "compile_fx", lambda module, examples, **kwargs: module)
+    moved = []
+    for clip_norm in (None, 0.01):
+        vae = build()
+        vae.initialize(X)
+        before = torch.cat([p.detach().flatten() for p in vae.parameters()])
+        optim = partial(torch.optim.SGD, lr=0.1)
+        one = {"epochs": 1, "batch_size": 30, "compile": compile}
+        fit(vae, X, optim=optim, clip_norm=clip_norm, **one)
+        after = torch.cat([p.detach().flatten() for p in vae.parameters()])
+        moved.append(float((after - before).norm()))
+    assert moved[0] > 0.1 * 0.01 * 30 * 1.5
+    assert moved[1] == pytest.approx(0.1 * 0.01 * 30, rel=1e-3)
+
+
+def test_health_is_looked_after(caplog: pytest.LogCaptureFixture) -> None:
+    vae = build()
+    vae.initialize(X)
+    health = Health(vae, X)
+    line = {"epoch": 1, "kl": 3.0}
+    health.look(line)
+    health.look({"epoch": 2, "kl": 2.0})
+    assert caplog.text == ""
+    health.look({"epoch": 3, "kl": 1e-3})
+    health.look({"epoch": 4, "kl": 1e-3})
+    assert caplog.text.count("posterior collapse: KL 0.001 nats") == 1
+    health.look({"epoch": 5, "kl": 500.0})
+    assert "the KL explodes: 500 nats" in caplog.text
+    assert "saturated" not in caplog.text
+    with torch.no_grad():
+        list(vae.decoder.parameters())[-1].fill_(40.0)
+    health.look({"epoch": 6, "kl": 2.0})
+    assert "the decoder is saturated: p(x|z) leaves next to no variance in 100%" in caplog.text
