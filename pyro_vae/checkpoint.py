@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
@@ -15,6 +16,7 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
+from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae._errors import expected, unknown_name
@@ -37,6 +39,9 @@ __all__ = [
 
 SCHEMA = 1  # of every file
 CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
+_LEAST = 2**24  # numbers that any model may have while it is built
+_HEADER = 2**20  # bytes
+_LARGEST_JSON = 2**26
 _ROOMS = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
 _PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
 
@@ -145,18 +150,29 @@ def load(
     folder = Path(folder)
     if not folder.is_dir():
         raise expected("folder", "an existing run folder", str(folder))
-    description = read_json(folder / "model.json")
+    described, weights = folder / "model.json", folder / "model.safetensors"
+    description = read_json(described)
     specs = description.get("vae")
     if description.get("schema") != SCHEMA:
-        raise expected(f"{folder / 'model.json'}", f"schema {SCHEMA}", description.get("schema"))
+        raise expected(str(described), f"schema {SCHEMA}", description.get("schema"))
     if not isinstance(specs, dict) or set(specs) != set(_PARTS):
-        raise expected(f"{folder / 'model.json'}", f"parts {', '.join(_PARTS)}", specs)
-    parts: dict[str, Any] = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
+        raise expected(str(described), f"parts {', '.join(_PARTS)}", specs)
     options = description.get("options", {})
     if not isinstance(options, dict) or not set(options) <= {"cond_size", "show_mask"}:
-        raise expected(f"{folder / 'model.json'}", "options cond_size and show_mask", options)
-    vae = VAE(**parts, **options)
-    weights = folder / "model.safetensors"
+        raise expected(str(described), "options cond_size and show_mask", options)
+    size = _size(weights)
+    try:
+        with _Bounded(max(_LEAST, 4 * size)):
+            parts = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
+            vae = VAE(**parts, **options)
+    except ValueError as error:
+        raise ValueError(f"{described}: {error}") from None
+    except Exception as error:  # whatever a constructor makes of arguments that a file has made up
+        reason = f"{type(error).__name__}: {error}".splitlines()[0]
+        raise expected(str(described), "a model that can be built", reason) from None
+    numbers = sum(tensor.numel() for tensor in vae.state_dict().values())
+    if size > 8 * numbers + _HEADER:
+        raise expected(str(weights), f"{numbers:,} numbers as model.json says", f"{size:,} bytes")
     state, _ = tensors_of(weights, read_bytes(weights, description.get("sha256")))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
     try:
@@ -190,7 +206,7 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
     arguments = {key: _value(key, item, classes) for key, item in given.items()}
     try:
         return known[name](**arguments)
-    except TypeError as error:
+    except (TypeError, OverflowError) as error:
         raise expected(argument, f"arguments of {name}", str(error)) from None
 
 
@@ -206,11 +222,11 @@ def read_json(path: Path) -> dict[str, Any]:
     Raises:
         ValueError: If there is no such file, or it is no JSON object.
     """
+    if (size := _size(path)) > _LARGEST_JSON:
+        raise expected(str(path), f"at most {_LARGEST_JSON:,} bytes of JSON", size)
     try:
-        content = json.loads(_read(path))
+        content = json.loads(path.read_bytes())
     except (ValueError, RecursionError) as error:
-        if isinstance(error, _Missing):
-            raise
         raise expected(str(path), "valid JSON", str(error)) from None
     if not isinstance(content, dict):
         raise expected(str(path), "a JSON object", content)
@@ -239,20 +255,53 @@ def tensors_of(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str,
     try:
         tensors = tensors_from_bytes(content)  # checks the header against the length
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
-    except (SafetensorError, ValueError, RecursionError) as error:
+    except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise expected(str(path), "a safetensors file", str(error)) from None
     return tensors, header.get("__metadata__", {})
 
 
-class _Missing(ValueError):
-    """There is no such file."""
+class _Bounded(TorchDispatchMode):
+    """Refuses to make tensors larger than a file accounts for, before there is memory for them."""
+
+    def __init__(self, limit: int) -> None:
+        super().__init__()
+        self._limit = limit
+        self._made = 0
+        self._calls = 0
+
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        size = 0
+        for value in (*args, *(kwargs or {}).values()):
+            if isinstance(value, list | tuple) and all(isinstance(each, int) for each in value):
+                size = max(size, math.prod(value))
+        name = func.overloadpacket.__name__
+        if name in ("arange", "linspace", "eye", "randperm"):
+            numbers = [value for value in args if isinstance(value, int | float)]
+            size = int(max(numbers, default=0)) ** (2 if name == "eye" else 1)
+        self._made += size
+        self._calls += 1
+        if self._made > self._limit or self._calls > self._limit // 64:
+            raise expected("args", "a model no larger than its weights", f"{size:,} numbers")
+        return func(*args, **(kwargs or {}))
 
 
-def _read(path: Path) -> bytes:
-    try:
-        return path.read_bytes()
-    except FileNotFoundError:
+def _size(path: Path) -> int:
+    """Returns the size of a file of a run folder.
+
+    Raises:
+        ValueError: If there is no such file, or it is a link that leads out of the folder.
+    """
+    if not path.exists() and not path.is_symlink():
         what = f"a file {path.name} in it"
         if (path.parent / CHECKPOINTS).is_dir():
             what = "a finished run (fit --resume goes on with this one)"
-        raise _Missing(str(expected("folder", what, str(path.parent)))) from None
+        raise expected("folder", what, str(path.parent))
+    inside = path.resolve().is_relative_to(path.parent.resolve())
+    if not (inside and path.is_file()):  # a pipe would be waited for without end
+        raise expected(str(path), "a plain file inside the folder", str(path.resolve()))
+    return path.stat().st_size
+
+
+def _read(path: Path) -> bytes:
+    _size(path)
+    return path.read_bytes()

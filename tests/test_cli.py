@@ -159,7 +159,7 @@ def test_data_that_moved_are_found_and_data_that_changed_are_refused(
         *evaluate, "--data", "changed.npy"
     )
     Path("run/data.json").unlink()
-    assert "a run folder with a data.json" in fails(*evaluate)
+    assert "a file data.json in it" in fails(*evaluate)
 
 
 def test_sample_writes_arrays_and_pictures(

@@ -148,6 +148,6 @@ def _config(folder: Path) -> dict[str, Any] | None:
         content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     except FileNotFoundError:
         return None
-    except yaml.YAMLError:
+    except (yaml.YAMLError, UnicodeDecodeError):
         raise expected("RUN", "a readable config.yaml in it", str(folder)) from None
     return content if isinstance(content, dict) else None

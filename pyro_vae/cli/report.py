@@ -6,7 +6,6 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
 
 import yaml
 
@@ -56,15 +55,24 @@ def run(argv: list[str]) -> None:
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
     out = new_path(options.out, folder / "report.html")
-    summary, history = _read(folder, "scores.json"), _read(folder, "history.json")
-    data = recorded_data(folder, summary["base_measure"]["split"], options.data, options.data_root)
+    summary = checkpoint.read_json(folder / "scores.json")
+    history = checkpoint.read_json(folder / "history.json")
+    try:
+        split = summary["base_measure"]["split"]
+        settings = _settings(folder)
+    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        reason = f"{type(error).__name__} {error}".splitlines()[0]
+        raise expected(
+            "RUN", f"a readable scores.json and config.yaml in {folder}", reason
+        ) from None
+    data = recorded_data(folder, split, options.data, options.data_root)
     with live() as monitor:
         content = page(
             vae,
             data,
             history=history,
             summary=summary,
-            settings=_settings(folder),
+            settings=settings,
             name=folder.resolve().name,
             num_samples=options.num_samples,
             num_draws=options.num_draws,
@@ -77,21 +85,12 @@ def run(argv: list[str]) -> None:
     print(json.dumps(told) if options.json else f"Wrote {out}")
 
 
-def _read(folder: Path, name: str) -> Any:
-    try:
-        return json.loads((folder / name).read_bytes())
-    except FileNotFoundError:
-        raise expected("RUN", f"a run folder with a {name}", str(folder)) from None
-    except ValueError:
-        raise expected("RUN", f"a readable {name} in it", str(folder)) from None
-
-
 def _settings(folder: Path) -> Mapping[str, object]:
     """How the run was fitted, as its config and its record of the engine have it."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     objective = dict(config["objective"])
     arguments = ", ".join(f"{name}={value}" for name, value in objective.items() if name != "class")
-    engine = _read(folder, "engine.json")
+    engine = checkpoint.read_json(folder / "engine.json")
     return {
         "objective": f"objectives.{objective['class']}({arguments})",
         "training": ", ".join(f"{name}={config[name]}" for name in _SETTINGS if name in config),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import shutil
 import tempfile
 from collections.abc import Iterator
@@ -17,7 +16,7 @@ from torch.distributions import constraints
 
 from pyro_vae import data as data_room
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.checkpoint import write_json
+from pyro_vae.checkpoint import SCHEMA, read_json, write_json
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 from pyro_vae.resume import Resume, taken
@@ -131,7 +130,7 @@ def load_data(
 def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     """Writes ``data.json``: what finds the data again, and what tells that they are the same."""
     prints = {split: fingerprint(data.split(split)) for split in SPLITS}
-    content = {"source": data.source, "options": options, "fingerprints": prints}
+    content = {"schema": SCHEMA, "source": data.source, "options": options, "fingerprints": prints}
     write_json(folder / "data.json", content)
 
 
@@ -147,15 +146,18 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     Raises:
         ValueError: If the folder has no record of its data, or they are not the same any more.
     """
+    record = read_json(folder / "data.json")
     try:
-        record = json.loads((folder / "data.json").read_bytes())
         known = record["fingerprints"][split]
         recorded = {name: record["options"][name] for name in ("root", "binarize", "levels")}
         found_by = record["source"] if source is None else source
-    except FileNotFoundError:
-        raise expected("RUN", "a run folder with a data.json", str(folder)) from None
-    except (ValueError, KeyError, TypeError):
+    except (KeyError, TypeError):
         raise expected("RUN", "a readable data.json in it", str(folder)) from None
+    told = {name: value for name, value in recorded.items() if name != "levels"}
+    if not all(value is None or isinstance(value, str) for value in (*told.values(), found_by)):
+        raise expected(str(folder / "data.json"), "names and paths", told | {"source": found_by})
+    if source is None and ".." in Path(str(found_by)).parts:
+        raise expected(str(folder / "data.json"), "a name or an absolute path", found_by)
     moved = {} if root is None else {"root": root}
     data = data_room.load(found_by, **(recorded | moved))
     found = fingerprint(data.split(split))
