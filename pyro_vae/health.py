@@ -32,11 +32,16 @@ class Health:
     Args:
         vae: The model.
         x: Data to look at it with.
+        cond: What they are conditioned on, if anything.
+        mask: Which entries are observed, if not all are.
     """
 
-    def __init__(self, vae: VAE, x: Tensor) -> None:
+    def __init__(
+        self, vae: VAE, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None
+    ) -> None:
         self.vae = vae
-        self.x = x[:_LOOKED_AT]
+        given = (x, cond, mask)
+        self.x, self.cond, self.mask = (g if g is None else g[:_LOOKED_AT] for g in given)
         self._kl: list[float] = []
         self._said: set[str] = set()
 
@@ -66,9 +71,11 @@ class Health:
     @torch.no_grad()
     def _certain(self) -> float:
         """The share of features that vary in the data, and not at all given z."""
+        assert self.x is not None
         varies = self.x.var(0, correction=0)
         try:
-            given = self.vae.decode(self.vae.encode(self.x).mean).variance.mean(0)
+            z = self.vae.encode(self.x, self.cond, self.mask).mean
+            given = self.vae.decode(z, self.cond).variance.mean(0)
         except NotImplementedError:  # a law without a closed variance
             return 0.0
         if given.shape != varies.shape:

@@ -357,7 +357,7 @@ class _Loop:
             clip_norm=clip and clip * min(options["batch_size"], len(self.train)),
             on_nonfinite=options["on_nonfinite"],
         )
-        self.health = Health(vae, self.monitored)
+        self.health = Health(vae, **self.monitored.given)
 
     def state(self) -> dict[str, Any]:
         """Returns all that :meth:`restore` needs, in another process too."""
