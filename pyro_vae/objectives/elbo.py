@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
-from pyro_vae.objectives.objective import Objective, Program, Term, per_datum
+from pyro_vae.objectives.objective import Objective, Program, Term, per_datum, total
 
 __all__ = ["ELBO", "Terms"]
 
@@ -169,15 +169,9 @@ class ELBO(Objective):
         if self.kl == "sampled" and mode in ("soft", "straight-through"):
             # A density at soft draws is undefined, and at hard ones has no gradient by the draw.
             raise expected("kl", f"`analytic` with the relaxation {mode!r}", self.kl)
-        reconstruction: Tensor | float = 0.0
-        latents: list[Term] = []
         with self._relaxed(guide):
-            for model_trace, guide_trace in self._traces(model, guide, args, kwargs):
-                observed, latent = self._split(model_trace, guide_trace, self.kl)
-                for term in observed:
-                    reconstruction = reconstruction + term.value.sum()
-                latents += latent
-        return torch.as_tensor(self.weight() * self._divergence(latents) - reconstruction)
+            observed, latents = self._all_terms(model, guide, args, kwargs)
+        return self.weight() * self._divergence(latents) - total(observed)
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
@@ -188,38 +182,43 @@ class ELBO(Objective):
         Raises:
             ValueError: If the model has no plate ``data``.
         """
-        observed: list[Term] = []
-        latents: list[Term] = []
-        for traces in self._traces(model, guide, args, kwargs):
-            for kept, found in zip((observed, latents), self._split(*traces, self.kl), strict=True):
-                kept += found
+        observed, latents = self._all_terms(model, guide, args, kwargs)
         reconstruction, kl = (
             torch.stack([per_datum(term.site, term.value) for term in terms]).sum(0)
             for terms in (observed, latents)
         )
         return Terms(reconstruction, kl, {term.site["name"]: term.estimator for term in latents})
 
-    def _divergence(self, latents: list[Term]) -> Tensor | float:
+    def _all_terms(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> tuple[list[Term], list[Term]]:
+        """The terms of all particles, each its share of the expectation."""
+        observed: list[Term] = []
+        latents: list[Term] = []
+        for traces in self._traces(model, guide, args, kwargs):
+            more, latent = self._split(*traces, self.kl)
+            observed += more
+            latents += latent
+        return observed, latents
+
+    def _divergence(self, latents: list[Term]) -> Tensor:
         """The KL summed over the batch, as free bits or a capacity have it."""
         if self.free_bits > 0:
-            clamped: dict[str, tuple[Tensor | float, Tensor | float]] = {}
+            groups: dict[str, list[tuple[Tensor, Tensor]]] = {}
             for term in latents:
-                total, floor = clamped.get(term.site["name"], (0.0, 0.0))
-                groups, size = _groups(term, self.num_particles)
-                floor = floor + size * self._weight_of(term).sum()
-                clamped[term.site["name"]] = total + groups, floor
-            return sum(
-                torch.maximum(torch.as_tensor(total), self.free_bits * torch.as_tensor(floor)).sum()
-                for total, floor in clamped.values()
-            )
-        divergence: Tensor | float = 0.0
-        for term in latents:
-            divergence = divergence + term.value.sum()
+                by_group, size = _groups(term, self.num_particles)
+                floor = self.free_bits * size * self._weight_of(term).sum()
+                groups.setdefault(term.site["name"], []).append((by_group, floor))
+            sums = [
+                map(torch.as_tensor, map(sum, zip(*each, strict=True))) for each in groups.values()
+            ]
+            return torch.stack([torch.maximum(*each).sum() for each in sums]).sum()
+        divergence = total(latents)
         if self.capacity is not None:
-            data = [per_datum(term.site, self._weight_of(term)).sum() for term in latents]
             names = [term.site["name"] for term in latents]
+            data = [per_datum(term.site, self._weight_of(term)).sum() for term in latents]
             num_data = sum(n for n, name in zip(data, names, strict=True) if name == names[0])
-            divergence = torch.as_tensor(divergence - self.capacity * self._ramp() * num_data).abs()
+            divergence = (divergence - self.capacity * self._ramp() * num_data).abs()
         return divergence
 
     def _weight_of(self, term: Term) -> Tensor:

@@ -10,7 +10,7 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae.objectives.objective import Objective, Program, is_sample, plates
+from pyro_vae.objectives.objective import Objective, Program, is_sample, plates, total
 from pyro_vae.objectives.relaxation import relaxed
 
 __all__ = ["Enumerated"]
@@ -77,8 +77,7 @@ class Enumerated(Objective):
             ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
         self._check(guide_trace, "guide")
         observed, latent = self._split(model_trace, guide_trace, "analytic")
-        loss = -torch.stack([term.value.sum() for term in observed]).sum()
-        return loss + torch.stack([term.value.sum() for term in latent]).sum()
+        return total(latent) - total(observed)
 
     def _log_marginal(self, trace: poutine.Trace) -> Tensor:
         self._check(trace, "model")

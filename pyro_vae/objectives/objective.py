@@ -28,9 +28,11 @@ __all__ = [
     "Term",
     "check_reparameterised",
     "is_sample",
+    "only_latent",
     "per_datum",
     "per_particle",
     "plates",
+    "total",
 ]
 
 Program = Callable[..., Any]
@@ -226,6 +228,23 @@ def check_reparameterised(site: Site) -> None:
         raise expected(
             f"guide, site {site['name']}", "a reparameterised or relaxed distribution", law
         )
+
+
+def total(terms: Sequence[Term]) -> Tensor:
+    """Adds terms up, over the batch, shape ``()``."""
+    return torch.as_tensor(sum(term.value.sum() for term in terms))
+
+
+def only_latent(latent: Sequence[Term]) -> tuple[Site, Site]:
+    """Returns the guide's site and the model's, of the latent whose KL alone is given.
+
+    Raises:
+        ValueError: If there is not exactly one.
+    """
+    if len(latent) != 1 or latent[0].against is None:
+        names = [term.site["name"] for term in latent]
+        raise expected("guide", "exactly one latent site, which the model has too", names)
+    return latent[0].site, latent[0].against
 
 
 def plates(site: Site, value: Tensor, *, keep: Sequence[str] = ()) -> Tensor:
