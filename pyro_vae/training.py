@@ -26,7 +26,7 @@ from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
 from pyro_vae.health import Health
-from pyro_vae.objectives import ELBO, Terms
+from pyro_vae.objectives import ELBO, Enumerated, Objective, Terms
 from pyro_vae.resume import (
     Resume,
     RunInProgress,
@@ -55,6 +55,7 @@ _TOLD = (
     "skipped",
 )  # by fit.json, as they are in the run
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
+_ENUMERATED = 100  # at a time, each with all states of its latent
 _MONITOR_SEED = 20140414  # the same draws at each epoch: what changes is the model
 
 
@@ -271,6 +272,8 @@ def fit(
         if seed is not None:
             pyro.set_rng_seed(seed)
         train, held_out, draw = _splits(data, validation, seed, {"cond": cond, "mask": mask})
+        if isinstance(objective, Objective):
+            objective.told(len(train))
         if patience is not None and held_out is None:
             raise expected("patience", "validation data to go with it", patience)
         settings, state = {}, None
@@ -455,9 +458,9 @@ class _Loop:
             )
             taken = losses[losses.isfinite()].sum().item()
             line = {"epoch": epoch, "loss": taken / len(self.train)}
-            line |= _line(_monitor(self.vae, self.monitored), "")
+            line |= _line(_monitor(self.vae, self.svi.loss, self.monitored), "")
             if self.held_out is not None:
-                line |= _line(_monitor(self.vae, self.held_out), "validation_")
+                line |= _line(_monitor(self.vae, self.svi.loss, self.held_out), "validation_")
         except NonFinite as error:
             raise self._told(error) from None
         except ValueError as error:
@@ -634,14 +637,15 @@ def _as_tensor(argument: str, data: object) -> Tensor:
     raise expected(argument, "a tensor or an array of real numbers", data)
 
 
-def _monitor(vae: VAE, rows: _Rows) -> Terms:
+def _monitor(vae: VAE, objective: object, rows: _Rows) -> Terms:
     """The bound itself on some data, whatever the objective, leaving the generators alone."""
     devices = [rows.x.device] if rows.x.device.type == "cuda" else []
+    # Where a sum over states is what is trained the guide may not be; it takes more memory.
+    bound: ELBO | Enumerated = objective if isinstance(objective, Enumerated) else ELBO()
+    size = _MONITORED if isinstance(bound, ELBO) else _ENUMERATED
     with torch.random.fork_rng(devices), evaluating(vae):
         torch.manual_seed(_MONITOR_SEED)
-        terms = [
-            ELBO().terms(vae.model, vae.guide, **batch.given) for batch in rows.batches(_MONITORED)
-        ]
+        terms = [bound.terms(vae.model, vae.guide, **batch.given) for batch in rows.batches(size)]
     reconstruction = torch.cat([each.reconstruction for each in terms])
     return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)
 

@@ -223,7 +223,7 @@ def _fit(
     steps = math.ceil(len(data.train) / max(options.batch_size, 1))
     finished = is_finished(folder.folder)
     with live() as monitor:
-        on_epoch = monitor.fitting(options.epochs, steps)
+        on_epoch = monitor.fitting(options.epochs, steps, bound=objective.bounds(vae.guide))
         fitted = fit(
             vae,
             data,

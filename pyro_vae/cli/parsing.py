@@ -25,6 +25,7 @@ __all__ = [
     "Parser",
     "add_part",
     "guides_of",
+    "laws",
     "parse",
     "parts_of",
     "read_config",

@@ -11,10 +11,11 @@ import yaml
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.parsing import Parser, laws, parse
 from pyro_vae.cli.runs import as_device, new_path, recorded_data
 from pyro_vae.cli.tables import live
 from pyro_vae.report import page
+from pyro_vae.vae import VAE
 
 __all__ = ["run"]
 
@@ -59,7 +60,7 @@ def run(argv: list[str]) -> None:
     history = checkpoint.read_json(folder / "history.json")
     try:
         split = summary["base_measure"]["split"]
-        settings = _settings(folder)
+        settings = _settings(folder, vae)
     except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise expected(
@@ -85,14 +86,17 @@ def run(argv: list[str]) -> None:
     print(json.dumps(told) if options.json else f"Wrote {out}")
 
 
-def _settings(folder: Path) -> Mapping[str, object]:
+def _settings(folder: Path, vae: VAE) -> Mapping[str, object]:
     """How the run was fitted, as its config and its record of the engine have it."""
     config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    objective = dict(config["objective"])
-    arguments = ", ".join(f"{name}={value}" for name, value in objective.items() if name != "class")
+    chosen = dict(config["objective"])
+    name = chosen.pop("class")
+    arguments = ", ".join(f"{key}={value}" for key, value in chosen.items())
+    bounds = laws("objective")[name](**chosen).bounds(vae.guide)
+    warning = "" if bounds else ", whose value is not a bound of log p(x)"
     engine = checkpoint.read_json(folder / "engine.json")
     return {
-        "objective": f"objectives.{objective['class']}({arguments})",
+        "objective": f"objectives.{name}({arguments}){warning}",
         "training": ", ".join(f"{name}={config[name]}" for name in _SETTINGS if name in config),
         "engine": ", ".join(f"{name}: {steps:,} steps" for name, steps in engine.items()),
     }

@@ -47,12 +47,13 @@ class Monitor:
     def __rich__(self) -> Group:
         return Group(self._bar, self._line) if self._line else Group(self._bar)
 
-    def fitting(self, epochs: int, steps: int) -> Any:
+    def fitting(self, epochs: int, steps: int, *, bound: bool) -> Any:
         """Returns what takes in the history line by line.
 
         Args:
             epochs: Epochs to come.
             steps: Optimiser steps an epoch.
+            bound: Whether minus the loss is a lower bound of log p(x).
         """
         self._line = Text("preparing the first step (compiling takes up to a minute)", style="dim")
         task = self._bar.add_task("fit", total=epochs)
@@ -68,7 +69,9 @@ class Monitor:
             ]
             if "validation_elbo" in line:
                 words.append(f"val. ELBO {line['validation_elbo']:.2f}")
-            self._line = Text("  ".join(words))
+            words.append(f"loss {line['loss']:.2f}{'' if bound else ' (not a bound)'}")
+            # In a narrow terminal the line breaks between two figures, not within one.
+            self._line = Text("  ".join(word.replace(" ", "\u00a0") for word in words))
 
         return on_epoch
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -13,7 +14,7 @@ from torch.distributions import Independent, kl_divergence
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.objectives.objective import Objective, Program, Term, per_datum, total
 
-__all__ = ["ELBO", "Terms"]
+__all__ = ["ELBO", "Terms", "terms_of"]
 
 Schedule = Literal["linear", "sigmoid", "cyclical"]
 _STEEPNESS = 10.0  # of the sigmoid: 0.7 % at the start of the warm-up, 99.3 % at its end
@@ -182,12 +183,7 @@ class ELBO(Objective):
         Raises:
             ValueError: If the model has no plate ``data``.
         """
-        observed, latents = self._all_terms(model, guide, args, kwargs)
-        reconstruction, kl = (
-            torch.stack([per_datum(term.site, term.value) for term in terms]).sum(0)
-            for terms in (observed, latents)
-        )
-        return Terms(reconstruction, kl, {term.site["name"]: term.estimator for term in latents})
+        return terms_of(*self._all_terms(model, guide, args, kwargs))
 
     def _all_terms(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -226,6 +222,19 @@ class ELBO(Objective):
         ones = term.value.new_ones(term.site["fn"].batch_shape)
         weight: Tensor = scale_and_mask(ones, term.site["scale"], term.site["mask"])
         return weight / self.num_particles
+
+
+def terms_of(observed: Sequence[Term], latents: Sequence[Term]) -> Terms:
+    """Adds up the terms of each datum.
+
+    Raises:
+        ValueError: If a site is not in the plate ``data``.
+    """
+    reconstruction, kl = (
+        torch.stack([per_datum(term.site, term.value) for term in terms]).sum(0)
+        for terms in (observed, latents)
+    )
+    return Terms(reconstruction, kl, {term.site["name"]: term.estimator for term in latents})
 
 
 def _groups(term: Term, num_particles: int) -> tuple[Tensor, int]:

@@ -10,7 +10,8 @@ from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae.objectives.objective import Objective, Program, is_sample, plates, total
+from pyro_vae.objectives.elbo import Terms, terms_of
+from pyro_vae.objectives.objective import Objective, Program, Term, is_sample, plates, total
 from pyro_vae.objectives.relaxation import relaxed
 
 __all__ = ["Enumerated"]
@@ -70,29 +71,64 @@ class Enumerated(Objective):
         Raises:
             ValueError: If there is not exactly one latent site, or it has no states to list.
         """
-        with relaxed("enumerate", self.step):  # the temperature has no part in it
-            if self.over == "prior":
-                trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
-                return -self._log_marginal(trace)
-            ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
-        self._check(guide_trace, "guide")
-        observed, latent = self._split(model_trace, guide_trace, "analytic")
+        if self.over == "prior":
+            log_likelihood, log_prior, _ = self._states(model, args, kwargs)
+            return -(log_likelihood + log_prior).logsumexp(0).sum()
+        observed, latent = self._expectations(model, guide, args, kwargs)
         return total(latent) - total(observed)
 
-    def _log_marginal(self, trace: poutine.Trace) -> Tensor:
-        self._check(trace, "model")
-        joint: Tensor | float = 0.0
-        for site in filter(is_sample, trace.nodes.values()):
-            joint = joint + plates(site, self._log_prob(site, enumerated=True))
-        return torch.as_tensor(joint).logsumexp(0).sum()
+    @torch.no_grad()
+    def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
+        """Returns the two halves of the bound per datum; over the prior those of log p(x) itself.
 
-    def _check(self, trace: poutine.Trace, program: str) -> None:
-        latent = {
-            site["name"]: type(site["fn"]).__name__
-            for site in trace.nodes.values()
-            if is_sample(site) and not site["is_observed"]
+        The latter is the ELBO of the exact posterior in place of the guide.
+        """
+        if self.over == "guide":
+            observed, latent = self._expectations(model, guide, args, kwargs)
+            return terms_of(observed, latent)
+        log_likelihood, log_prior, name = self._states(model, args, kwargs)
+        log_posterior = (log_likelihood + log_prior).log_softmax(0)
+        posterior = log_posterior.exp()
+        reconstruction = (posterior * log_likelihood).sum(0)
+        return Terms(
+            reconstruction, (posterior * (log_posterior - log_prior)).sum(0), {name: "analytic"}
+        )
+
+    def _expectations(
+        self, model: Program, guide: Program, args: Any, kwargs: Any
+    ) -> tuple[list[Term], list[Term]]:
+        with relaxed("enumerate", self.step):  # the temperature has no part in it
+            ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
+        _only_states("guide", guide_trace)
+        return self._split(model_trace, guide_trace, "analytic")
+
+    def _states(self, model: Program, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, str]:
+        """Log p(x|z) and log p(z) at each state, shape ``(S, B)``, and the name of z."""
+        with relaxed("enumerate", self.step):
+            trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
+        name = _only_states("model", trace)
+        log_likelihood: Tensor | float = 0.0
+        for site in filter(is_sample, trace.nodes.values()):
+            value = plates(site, self._log_prob(site, enumerated=True))
+            if site["name"] == name:
+                log_prior = value
+            else:
+                log_likelihood = log_likelihood + value
+        return torch.as_tensor(log_likelihood), log_prior, name
+
+
+def _only_states(program: str, trace: poutine.Trace) -> str:
+    """Returns the name of the one latent site, whose states are listed.
+
+    Raises:
+        ValueError: If there are more or fewer, or it is not discrete.
+    """
+    sites = filter(is_sample, trace.nodes.values())
+    latent = {site["name"]: site for site in sites if not site["is_observed"]}
+    if [site["infer"].get("relaxed") for site in latent.values()] != ["enumerate"]:
+        laws = {
+            name: type(getattr(site["fn"], "base_dist", site["fn"])).__name__
+            for name, site in latent.items()
         }
-        states = [s for s in trace.nodes.values() if s.get("infer", {}).get("relaxed")]
-        if len(latent) != 1 or len(states) != 1:
-            what = "one latent site, discrete, whose states can be listed"
-            raise expected(program, what, latent)
+        raise expected(program, "one latent site, of a few states that can be listed", laws)
+    return next(iter(latent))
