@@ -4,8 +4,8 @@
     python experiments/killed.py --table    # results/reliable.md, with the other experiments
     python experiments/killed.py --smoke    # 4 runs, no figure
 
-Each run is a process of its own, forked from this one, and writes a checkpoint after every step, so
-that many are killed while they write. Afterwards another process resumes it. Weights, best weights
+Each run is a process of its own, forked from this one, which writes a checkpoint after every step.
+Some are killed with a random number of the bytes of one written. Afterwards another process resumes it. Weights, best weights
 and history must be those of a run that nothing happened to, tensor by tensor.
 """
 
@@ -17,6 +17,7 @@ import os
 import random
 import shutil
 import signal
+import stat
 import tempfile
 import time
 from collections.abc import Callable
@@ -32,6 +33,7 @@ from safetensors.torch import load_file
 import pyro_vae as pv
 
 RUNS, COMPILED = 100, 20
+STEPS = 36
 
 
 def fit(out: Path, compile: bool) -> None:
@@ -100,24 +102,41 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
+def dies_writing(out: Path, compile: bool, rng: random.Random) -> None:
+    """Fits, and is killed with some bytes of a checkpoint, and no more, on the disk."""
+    fsync, left = os.fsync, rng.randrange(1, 2 * STEPS)  # a file and its folder, each step
+
+    def kill(handle: int) -> None:
+        nonlocal left
+        left -= 1
+        if left <= 0 and stat.S_ISREG(os.fstat(handle).st_mode):
+            os.ftruncate(handle, rng.randrange(os.fstat(handle).st_size + 1))
+            os.kill(os.getpid(), signal.SIGKILL)
+        fsync(handle)
+
+    os.fsync = kill
+    fit(out, compile)
+
+
 def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
     """Kills one run; says what it was doing."""
+    writing = rng.random() < 0.4
     while True:
-        pid = forked(lambda: fit(out, compile))
-        if rng.random() < 0.9:  # most of them not while they get ready
-            while not any((out / "checkpoints").glob("step-*")) and not (out / "fit.json").exists():
+        work = (lambda: dies_writing(out, compile, rng)) if writing else (lambda: fit(out, compile))
+        pid = forked(work)
+        if not writing:
+            begun = rng.random() < 0.9  # most of them not while they get ready
+            while begun and not any((out / "checkpoints").glob("step-*")):
                 time.sleep(1e-3)
-        time.sleep(rng.uniform(0, seconds))
-        os.kill(pid, signal.SIGKILL)
-        ended = finished(pid)
-        if not ended and not (out / "model.json").exists():
+            time.sleep(rng.uniform(0, seconds))
+            os.kill(pid, signal.SIGKILL)
+        if not finished(pid) and not (out / "model.json").exists():
             break
         shutil.rmtree(out)  # it was over already: another time, another instant
     folder = out / "checkpoints"
-    if not folder.is_dir() or not any(folder.iterdir()):
-        return "before the first checkpoint"
-    writing = any(folder.glob(".*")) or (out / ".finishing").exists()
-    return "while writing" if writing else "between two writes"
+    if any(folder.glob(".*")) or (out / ".finishing").exists():
+        return "while writing"
+    return "between two writes" if any(folder.glob("*")) else "before the first checkpoint"
 
 
 def main(runs: int, compiled: int) -> dict[str, Any]:

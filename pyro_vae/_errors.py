@@ -70,3 +70,17 @@ def positive_integer(argument: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise expected(argument, "a positive integer", value)
     return value
+
+
+def out_of_memory(error: BaseException) -> bool:
+    """Tells whether an error is that there was no memory left, on whatever device.
+
+    Example:
+        >>> out_of_memory(MemoryError()), out_of_memory(ValueError())
+        (True, False)
+    """
+    if isinstance(error, MemoryError | torch.OutOfMemoryError):
+        return True
+    # What the allocator of the CPU says, and that of C++.
+    words = ("can't allocate memory", "not enough memory", "bad_alloc")
+    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)

@@ -21,7 +21,7 @@ from pyro.optim import PyroOptim
 from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
 from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
@@ -222,6 +222,7 @@ def fit(
         ValueError: If an argument is out of range, data do not fit the model, or the run to resume
             is damaged or of other settings.
         FloatingPointError: If the loss is not finite: says where, and which site or parameter.
+        MemoryError: If memory does not suffice; says which argument to lower.
         Interrupted: If told to stop; a ``KeyboardInterrupt``.
 
     Example:
@@ -463,6 +464,14 @@ class _Loop:
                 line |= _line(_monitor(self.vae, self.svi.loss, self.held_out), "validation_")
         except NonFinite as error:
             raise self._told(error) from None
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = self.options["batch_size"]
+            raise MemoryError(
+                f"out of memory in epoch {epoch}: lower `batch_size`, now {size}, or the widths of "
+                "the networks"
+            ) from None
         except ValueError as error:
             reason = str(error).splitlines()[0]
             if "invalid values" not in reason:

@@ -447,3 +447,37 @@ def test_health_is_looked_after(caplog: pytest.LogCaptureFixture) -> None:
         list(vae.decoder.parameters())[-1].fill_(40.0)
     health.look({"epoch": 6, "kl": 2.0})
     assert "the decoder is saturated: p(x|z) leaves next to no variance in 100%" in caplog.text
+
+
+# Out of memory
+
+
+def test_evaluation_goes_on_with_fewer_draws_at_a_time(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """More than 7 draws of z do not fit."""
+    vae = build()
+    scores = pv.evaluate(vae, X, num_samples=50)
+    weigh = pv.VAE.weigh
+
+    def small(self: pv.VAE, x: Tensor, features: Tensor, count: int, **options: Any) -> Any:
+        if count > 7:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
+        return weigh(self, x, features, count, **options)
+
+    monkeypatch.setattr(pv.VAE, "weigh", small)
+    halved = pv.evaluate(vae, X, num_samples=50)
+    assert "out of memory: z drawn 6 at a time for each of 30 data" in caplog.text
+    error = (scores.mcse**2 + halved.mcse**2) ** 0.5
+    assert (abs(scores.log_marginal - halved.log_marginal) < 5 * error).all()
+    monkeypatch.setattr(pv.VAE, "weigh", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError, match="out of memory for one z of each of 30 data"):
+        pv.evaluate(vae, X, num_samples=50)
+
+
+def test_training_says_what_to_lower() -> None:
+    def full() -> None:
+        raise torch.OutOfMemoryError("CUDA out of memory. Tried to allocate 20.00 GiB")
+
+    with pytest.raises(MemoryError, match="in epoch 2: lower `batch_size`, now 8, or the widths"):
+        fit(build(), X, objective=Planted(6, full))

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
         return _fail("interrupted, nothing written", 130)
-    except (ValueError, FloatingPointError, OSError) as error:
+    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
         return _fail(str(error), 2)
 
 

@@ -6,7 +6,7 @@ import logging
 import math
 from collections import Counter
 from collections.abc import Iterator, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from typing import Literal
 
@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._capture import Graph, NotCapturable, Reach, values_stay_tensors
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
 from pyro_vae.evaluation._memory import peak_bytes
 from pyro_vae.evaluation.pareto import tail_length
 from pyro_vae.vae import VAE
@@ -92,6 +92,7 @@ class Draws:
             batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
         self.batches = x.split(batch)
         self.counts = {law: _counts(total, at_once) for law, total in self.strata.items()}
+        self._least = math.inf  # draws at a time, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
 
     def given(self, batch: int) -> dict[str, Tensor]:
@@ -132,6 +133,26 @@ class Draws:
         )
 
     def _terms(
+        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
+    ) -> Tensor:
+        """Draws a chunk; where memory does not suffice, half of it and then the other."""
+        before = torch.get_rng_state()
+        try:
+            return self._drawn(x, features, given, chunk)
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+        if chunk.count == 1:
+            raise MemoryError(f"out of memory for one z of each of {len(x)} data: fewer at a time")
+        torch.set_rng_state(before)
+        half = chunk.count // 2
+        if half < self._least:
+            self._least = half
+            log.warning("out of memory: z drawn %d at a time for each of %d data", half, len(x))
+        parts = [replace(chunk, count=count) for count in (half, chunk.count - half)]
+        return torch.cat([self._terms(x, features, given, part) for part in parts], 1)
+
+    def _drawn(
         self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
     ) -> Tensor:
         if chunk in self._graphs:
