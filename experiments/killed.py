@@ -1,12 +1,11 @@
 """Runs killed with SIGKILL at random instants, each resumed: are the weights those of one let be?
 
     python experiments/killed.py            # 100 runs, 20 of them compiled: about 10 minutes
-    python experiments/killed.py --table    # results/reliable.md, with the other experiments
     python experiments/killed.py --smoke    # 4 runs, no figure
 
 Each run is a process of its own, forked from this one, which writes a checkpoint after every step.
-Some are killed with a random number of the bytes of one written. Afterwards another process resumes it. Weights, best weights
-and history must be those of a run that nothing happened to, tensor by tensor.
+Some are killed with a random number of the bytes of one written. Afterwards another process resumes
+it. Weights, best weights and history must be those of a run that nothing happened to.
 """
 
 from __future__ import annotations
@@ -21,6 +20,7 @@ import stat
 import tempfile
 import time
 from collections.abc import Callable
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -82,6 +82,11 @@ def finished(pid: int) -> bool:
     return os.waitpid(pid, 0)[1] == 0
 
 
+def whole(out: Path) -> bool:
+    """Tells whether a run is over."""
+    return (out / "model.json").exists()
+
+
 def contents(out: Path) -> dict[str, Any]:
     """Everything that must agree."""
     history = json.loads((out / "history.json").read_text())
@@ -122,15 +127,15 @@ def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
     """Kills one run; says what it was doing."""
     writing = rng.random() < 0.4
     while True:
-        work = (lambda: dies_writing(out, compile, rng)) if writing else (lambda: fit(out, compile))
-        pid = forked(work)
+        work = partial(dies_writing, rng=rng) if writing else fit
+        pid = forked(partial(work, out, compile))
         if not writing:
             begun = rng.random() < 0.9  # most of them not while they get ready
-            while begun and not any((out / "checkpoints").glob("step-*")):
+            while begun and not any(out.glob("checkpoints/step-*")) and not whole(out):
                 time.sleep(1e-3)
             time.sleep(rng.uniform(0, seconds))
             os.kill(pid, signal.SIGKILL)
-        if not finished(pid) and not (out / "model.json").exists():
+        if not finished(pid) and not whole(out):
             break
         shutil.rmtree(out)  # it was over already: another time, another instant
     folder = out / "checkpoints"
@@ -144,21 +149,18 @@ def main(runs: int, compiled: int) -> dict[str, Any]:
     rng = random.Random(0)
     identical, killed = 0, dict.fromkeys(reliable.INSTANTS, 0)
     with tempfile.TemporaryDirectory() as folder:
-        whole: dict[bool, tuple[dict[str, Any], float]] = {}
-        for compile in (False, True)[: 1 + (compiled > 0)]:
-            out = Path(folder, f"whole-{compile}")
-            assert finished(forked(lambda: fit(out, compile)))  # noqa: B023
-            whole[compile] = (
-                contents(out),
-                json.loads((out / "history.json").read_text())["seconds"][-1],
-            )
+        expected: dict[bool, tuple[dict[str, Any], float]] = {}
         for i in range(runs):
             compile = i >= runs - compiled
-            expected, seconds = whole[compile]
+            if compile not in expected:  # what becomes of a run that is let be
+                out = Path(folder, f"whole-{compile}")
+                assert finished(forked(partial(fit, out, compile)))
+                seconds = json.loads((out / "history.json").read_text())["seconds"][-1]
+                expected[compile] = contents(out), seconds
             out = Path(folder, f"run-{i}")
-            killed[trial(out, compile, seconds, rng)] += 1
-            ended = finished(forked(lambda: fit(out, compile)))  # noqa: B023
-            identical += ended and same(contents(out), expected)
+            killed[trial(out, compile, expected[compile][1], rng)] += 1
+            ended = finished(forked(partial(fit, out, compile)))
+            identical += ended and same(contents(out), expected[compile][0])
             shutil.rmtree(out)
             print(f"{i + 1} killed {killed}, {identical} identical", flush=True)
     return {"runs": runs, "compiled": compiled, "identical": identical, "killed": killed}
@@ -167,12 +169,8 @@ def main(runs: int, compiled: int) -> dict[str, Any]:
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--table", action="store_true", help="write results/reliable.md and stop")
-    args = parser.parse_args()
     torch.set_num_threads(1)
-    if args.table:
-        reliable.write_table()
-    elif args.smoke:
+    if parser.parse_args().smoke:
         print(main(4, 0))
     else:
         print(common.write("killed", main(RUNS, COMPILED)))
