@@ -279,6 +279,15 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
         assert all((digits / name).read_bytes() == Path("run", name).read_bytes() for name in same)
 
 
+def test_a_report_of_the_data_goes_before_the_fit(
+    built: Built, capsys: pytest.CaptureFixture[str]
+) -> None:
+    built("--data-report")
+    assert capsys.readouterr().err.startswith(
+        "digits: 1 × 8 × 8, support Boolean()\n  train: 1,257"
+    )
+
+
 def test_terminated_is_143(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

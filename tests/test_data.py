@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import gc
 import gzip
+import json
 import socket
 import struct
 import subprocess
@@ -23,7 +24,7 @@ from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae import data as room
-from pyro_vae.data import Dataset, base_measure_of, load
+from pyro_vae.data import Dataset, base_measure_of, inspect, load
 
 
 @pytest.fixture
@@ -557,3 +558,40 @@ def test_a_dataset_is_frozen() -> None:
     assert isinstance(data, Dataset)
     with pytest.raises(AttributeError, match="cannot assign"):
         data.test = data.train  # type: ignore[misc]
+
+
+def test_a_report_finds_what_may_surprise() -> None:
+    """Fails when a row in both splits is not counted, or -0 and 0 are told apart."""
+    x = torch.randn(20, 4)
+    x[:, 2] = 5.0
+    x[3] = x[7]
+    x[1, 0], x[2] = 0.0, x[1]
+    x[2, 0] = -0.0
+    held = torch.cat([x[:2], torch.randn(3, 4)])
+    found = inspect(
+        Dataset(
+            name="made",
+            train=x,
+            validation=x[:0],
+            test=held,
+            labels={"train": torch.arange(20) % 2, "validation": None, "test": None},
+            support=constraints.real,
+        )
+    )
+    assert (found.constant, found.num_constant) == ([(2,)], 1)
+    assert found.duplicates == {"train": 4, "validation": 0, "test": 0}
+    assert found.in_train == {"validation": 0, "test": 2}
+    assert found.classes == {"train": {0: 10, 1: 10}}
+    assert found.ranges["train"] == (x.min(), x.mean(), x.max())
+    told = str(found)
+    assert "1 features are constant in training: [2]" in told
+    assert "2 test data are training data too" in told
+    json.dumps(found.summary())
+
+
+def test_a_report_of_the_digits() -> None:
+    data = load("digits")
+    found = inspect(data)
+    assert found.sizes == {"train": 1257, "validation": 180, "test": 360}
+    assert set(found.classes["test"]) == set(range(10))
+    assert found.num_constant == int((data.train.var(0) == 0).sum()) > 0

@@ -17,6 +17,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae import checkpoint, report
+from pyro_vae import data as data_room
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.cli.parsing import (
     ROLES,
@@ -62,7 +63,7 @@ _BY_PROGRAM: set[str | int] = {
     "on_epoch",
 }
 # Of this invocation, not of the model: a replay has its own.
-_NOT_REPLAYED = ("config", "json", "out", "resume")
+_NOT_REPLAYED = ("config", "data_report", "json", "out", "resume")
 
 
 def run(argv: list[str]) -> None:
@@ -76,6 +77,9 @@ def run(argv: list[str]) -> None:
     config = {} if path is None else read_config(path)
     parts = parts_of(argv, config, DEFAULT_PARTS)
     parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
+    parser.add_argument(
+        "--data_report", action="store_true", help="Say what there is in the data, then fit."
+    )
     _add_checkpoints(parser)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
@@ -92,6 +96,8 @@ def run(argv: list[str]) -> None:
         root=options.data_root,
         binarize=options.binarize,
     )
+    if options.data_report:
+        print(data_room.inspect(data), file=sys.stderr)
     config_text = _config(parser, options, data, served["root"]).encode()
     kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
     with in_progress(out, argument="--out", **kept) as progress:

@@ -1,0 +1,119 @@
+"""What there is in a data set, and what about it may surprise."""
+
+from __future__ import annotations
+
+import dataclasses
+import hashlib
+from collections import Counter
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae.data.dataset import SPLITS, Dataset
+
+__all__ = ["DataReport", "inspect"]
+
+
+@dataclasses.dataclass(frozen=True)
+class DataReport:
+    """What :func:`inspect` found.
+
+    Attributes:
+        name: Of the data set.
+        event_shape: Shape of one datum.
+        support: The narrowest support, of those that likelihoods have, which all values are in.
+        sizes: Data in each split.
+        ranges: Smallest value, mean and largest value in each split that has data.
+        constant: Features that do not vary in the training data, at most ten of them.
+        num_constant: How many there are.
+        duplicates: For each split, data that another datum of it equals.
+        in_train: Data of the other splits that a training datum equals: they are no held-out data.
+        classes: For each split with labels, how many data each has.
+    """
+
+    name: str
+    event_shape: tuple[int, ...]
+    support: str
+    sizes: dict[str, int]
+    ranges: dict[str, tuple[float, float, float]]
+    constant: list[tuple[int, ...]]
+    num_constant: int
+    duplicates: dict[str, int]
+    in_train: dict[str, int]
+    classes: dict[str, dict[int, int]]
+
+    def summary(self) -> dict[str, Any]:
+        """Returns it ready for JSON."""
+        return dataclasses.asdict(self)
+
+    def __str__(self) -> str:
+        shape = " × ".join(map(str, self.event_shape))
+        lines = [f"{self.name}: {shape}, support {self.support}"]
+        for split, size in self.sizes.items():
+            told = f"  {split}: {size:,} data"
+            if split in self.ranges:
+                low, mean, high = self.ranges[split]
+                told += f", values {low:.4g} to {high:.4g}, mean {mean:.4g}"
+            if split in self.classes:
+                told += f", {len(self.classes[split])} classes"
+            lines.append(told)
+        if self.num_constant:
+            where = ", ".join(str(list(index)) for index in self.constant)
+            more = ", ..." if self.num_constant > len(self.constant) else ""
+            lines.append(f"  {self.num_constant} features are constant in training: {where}{more}")
+        for split, count in self.duplicates.items():
+            if count:
+                lines.append(f"  {count:,} {split} data equal another one of that split")
+        for split, count in self.in_train.items():
+            if count:
+                lines.append(f"  {count:,} {split} data are training data too: scores flatter")
+        return "\n".join(lines)
+
+
+def inspect(data: Dataset) -> DataReport:
+    """Looks at a data set before a model does.
+
+    Values that are not finite, shapes that differ and labels of another length never get so far:
+    :func:`pyro_vae.data.load` refuses them.
+
+    Args:
+        data: A data set.
+
+    Returns:
+        The report, which prints itself.
+
+    Example:
+        >>> from pyro_vae.data import load
+        >>> x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0], [0.0, 3.0]])
+        >>> report = inspect(load(x, validation=0, test=0))
+        >>> report.num_constant, report.duplicates["train"]
+        (1, 2)
+    """
+    splits = {split: data.split(split) for split in SPLITS}
+    filled = {split: x for split, x in splits.items() if len(x)}
+    still = (data.train == data.train[:1]).all(0).nonzero()
+    rows = {split: _digests(x) for split, x in splits.items()}
+    known = set(rows["train"])
+    counts = {split: Counter(each) for split, each in rows.items()}
+    return DataReport(
+        name=data.name,
+        event_shape=tuple(data.event_shape),
+        support=str(data.support),
+        sizes={split: len(x) for split, x in splits.items()},
+        ranges={s: (x.min().item(), x.mean().item(), x.max().item()) for s, x in filled.items()},
+        constant=[tuple(index) for index in still[:10].tolist()],
+        num_constant=len(still),
+        duplicates={s: sum(n for n in each.values() if n > 1) for s, each in counts.items()},
+        in_train={s: sum(row in known for row in rows[s]) for s in SPLITS if s != "train"},
+        classes={
+            split: dict(sorted(Counter(labels.tolist()).items()))
+            for split, labels in data.labels.items()
+            if labels is not None
+        },
+    )
+
+
+def _digests(x: Tensor) -> list[bytes]:
+    # Minus zero is zero.
+    flat = (x.detach().cpu() + 0.0).flatten(1).numpy()
+    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
