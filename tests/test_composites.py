@@ -139,6 +139,42 @@ def test_continuous_and_discrete_sites_train_together(mode: str) -> None:
     assert all(torch.equal(a, b) for a, b in zip(before, vae.parameters(), strict=True))
 
 
+def test_enumerating_one_site_weighs_the_others() -> None:
+    """The exact expectation over y of a continuous site that depends on it, by hand.
+
+    Fails when the divergence of a site is summed over the states of another without weights.
+    """
+
+    class Both(guides.Product):
+        """q(y|x) q(z|x, y): the location of z moves with y."""
+
+        def site(self, name: str, features: Tensor, earlier: Any) -> Any:
+            law = super().site(name, features, earlier)
+            if name == "z1":
+                return law
+            move = earlier["z1"] @ torch.tensor([[0.0], [1.0], [3.0]]).double()
+            return dist.Normal(law.mean + move[..., 0, :], 0.7).to_event(1)
+
+    vae = _small(
+        priors.Product(MIXED[::-1]),
+        Both([guides.GumbelSoftmax(1, 3, mode="enumerate"), guides.Normal(2)]),
+    )
+    x = torch.eye(4).double()
+    torch.manual_seed(0)
+    loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, x)
+    features = vae.guide.features(x, 1)
+    q = vae.posterior.site("z1", features, {})
+    probs = q.base_dist.probs[:, 0]
+    by_hand = kl_divergence(q, vae.prior.site("z1", {})).sum()
+    torch.manual_seed(0)
+    states = torch.eye(3).double()[:, None, None].expand(3, 4, 1, 3)
+    law = vae.posterior.site("z2", features, {"z1": states})
+    z = law.rsample()
+    by_hand = by_hand + (probs.T * kl_divergence(law, vae.prior.site("z2", {}))).sum()
+    reconstruction = vae.decode(vae.prior.join({"z1": states, "z2": z})).log_prob(x)
+    torch.testing.assert_close(loss, by_hand - (probs.T * reconstruction).sum())
+
+
 def _linear(direction: str) -> pv.VAE:
     """Two layers and linear maps, all normal, so that the posterior is known."""
     dims = [1, 2]

@@ -153,7 +153,10 @@ class Objective(pyro.infer.ELBO, ABC):
             replayed = poutine.replay(model, trace=guide_trace)
             model_trace = poutine.trace(replayed).get_trace(*args, **kwargs)
         if is_validation_enabled():
-            check_model_guide_match(model_trace, guide_trace, self.max_plate_nesting)
+            # Enumerated states lie beyond the plates, where a prior need not have them all.
+            own = getattr(unwrapped, "max_plate_nesting", self.max_plate_nesting)
+            nesting = own + (self.vectorize_particles and self.num_particles > 1)
+            check_model_guide_match(model_trace, guide_trace, nesting)
         return prune_subsample_sites(model_trace), prune_subsample_sites(guide_trace)
 
     def _split(
@@ -194,9 +197,13 @@ class Objective(pyro.infer.ELBO, ABC):
             try:
                 value = kl_divergence(guide_site["fn"], model_site["fn"])
                 # A KL that depends on nothing drawn has no batch shape of its own.
-                value = torch.as_tensor(value).expand(guide_site["fn"].batch_shape)
+                shapes = (value.shape, guide_site["fn"].batch_shape)
+                value = torch.as_tensor(value).expand(torch.broadcast_shapes(*shapes))
                 value = scale_and_mask(value, guide_site["scale"], guide_site["mask"])
-                return Term(guide_site, value / self.num_particles, "analytic", model_site)
+                # That of an enumerated site is an expectation already, others' may depend on it.
+                own = guide_site["infer"].get("relaxed") == "enumerate"
+                weight = 1.0 / self.num_particles if own else share
+                return Term(guide_site, weight * value, "analytic", model_site)
             except NotImplementedError:
                 pass  # no closed form for this pair: the caller is told
         log_q = self._log_prob(guide_site, enumerated=enumerated)
