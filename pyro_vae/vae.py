@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
 import math
 import weakref
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -542,6 +543,43 @@ class VAE(nn.Module):
             self.decoder.start_at(params)
         self.initialized.fill_(True)
 
+    def at(self, cond: Tensor) -> VAE:
+        """Returns the model at one condition: p(x, z | c) and q(z | x, c) with c fixed.
+
+        It is a copy without conditions, so that everything that takes a VAE takes it: scores,
+        checks, reports of the data of one group.
+
+        Args:
+            cond: The condition, shape ``(cond_size,)``.
+
+        Raises:
+            ValueError: If the model has no conditions, or this is none.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> parts = (
+            ...     pv.priors.Conditional(2),
+            ...     pv.guides.Normal(2),
+            ...     pv.likelihoods.Bernoulli((4,)),
+            ... )
+            >>> group = pv.VAE(*parts, cond_size=3).at(torch.tensor([0.0, 1.0, 0.0]))
+            >>> pv.evaluate(group, torch.ones(5, 4), num_samples=10).log_marginal.shape
+            (5,)
+        """
+        if not isinstance(cond, Tensor) or cond.ndim != 1:
+            raise expected("cond", f"a tensor of shape ({self.cond_size},)", cond)
+        checked = self._check_cond(cond[None], 1)
+        if checked is None:
+            raise expected("vae", "a model with conditions", self)
+        twin = copy.deepcopy(self)
+        networks = [_At(network, checked[0]) for network in (twin.encoder, twin.decoder)]
+        prior = _PriorAt(twin.prior, checked[0]) if twin.prior.conditional else twin.prior
+        fixed = VAE(prior, twin.posterior, twin.likelihood, *networks)
+        fixed.guide.standardize = twin.guide.standardize
+        fixed.guide.show_mask = self.guide.show_mask
+        fixed.initialized.fill_(True)
+        return fixed.to(checked).train(self.training)
+
     def encode(self, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
         x = as_batch(x, self.event_shape, self)
@@ -780,6 +818,53 @@ class VAE(nn.Module):
         proposal = prior.expand((len(x),)) if from_prior else guide
         z = proposal.sample((count,))
         return self.decode(z, cond, mask).log_prob(x), prior.log_prob(z), guide.log_prob(z)
+
+
+class _At(nn.Module):
+    """A network that is given one condition with everything."""
+
+    cond: Tensor
+
+    def __init__(self, network: nn.Module, cond: Tensor) -> None:
+        super().__init__()
+        self.network = network
+        self.register_buffer("cond", cond)
+
+    def forward(self, inputs: Tensor) -> Any:
+        return self.network(inputs, self.cond.expand(len(inputs), -1))
+
+
+class _PriorAt(Prior):
+    """A conditional prior at one condition."""
+
+    cond: Tensor
+
+    def __init__(self, law: Prior, cond: Tensor) -> None:
+        super().__init__()
+        self.law = law
+        self.event_shape, self.support = law.event_shape, law.support
+        self.named_sites = law.named_sites
+        self.register_buffer("cond", cond)
+
+    @property
+    def sites(self) -> Mapping[str, Prior]:
+        return self.law.sites if self.law.named_sites else {"z": self}
+
+    @property
+    def decoded_shape(self) -> torch.Size:
+        return self.law.decoded_shape
+
+    def decoded(self, z: Tensor) -> Tensor:
+        return self.law.decoded(z)
+
+    def join(self, draws: Mapping[str, Tensor]) -> Tensor:
+        return self.law.join(draws)
+
+    def site(self, name: str, earlier: Mapping[str, Tensor], cond: Tensor | None = None) -> Any:
+        return self.law.site(name, earlier, self.cond)
+
+    def forward(self) -> Any:
+        return self.law(self.cond)
 
 
 def hot_deck(x: Tensor, mask: Tensor, filler: Tensor) -> Tensor:

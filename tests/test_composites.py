@@ -358,6 +358,50 @@ def test_a_conditional_model_conditions_all_its_parts(
     assert shown.shape == (3, *shape)
 
 
+@pytest.mark.parametrize(
+    "prior",
+    [
+        priors.Normal(2),
+        priors.Conditional(2),
+        priors.Product([{"class": "Conditional", "dim": 1}, {"class": "Normal", "dim": 1}]),
+    ],
+    ids=lambda prior: type(prior).__name__,
+)
+def test_a_model_at_one_condition_is_that_model(prior: Any) -> None:
+    """Fails when another condition is taken."""
+    one = {"class": "Normal", "dim": 1}
+    guide = guides.Product([one, one]) if prior.named_sites else guides.Normal(2)
+    vae = _small(prior, guide, likelihoods.Normal((4,)), cond_size=3, show_mask=True)
+    x = torch.randn(30, 4).double()
+    vae.initialize(x)
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    cond = torch.tensor([0.0, 1.0, 0.0]).double()
+    group, rows = vae.at(cond), cond.expand(30, -1)
+    for seed in (1, 2):
+        scores = pv.evaluate(vae, x, cond=rows, num_samples=20, seed=seed)
+        fixed = pv.evaluate(group, x, num_samples=20, seed=seed)
+        torch.testing.assert_close(
+            torch.from_numpy(scores.log_marginal), torch.from_numpy(fixed.log_marginal)
+        )
+    torch.manual_seed(3)
+    drawn = vae.sample(30, rows)
+    torch.manual_seed(3)
+    assert torch.allclose(drawn, group.sample(30))
+    pv.evaluation.rate_distortion(group, x)
+    with torch.no_grad():
+        next(vae.decoder.parameters()).add_(1.0)
+    again = pv.evaluate(group, x, num_samples=20, seed=2)
+    assert (again.log_marginal == fixed.log_marginal).all()  # it is a copy
+    for says, call in (
+        (r"`cond`: expected a tensor of shape", lambda: vae.at(rows)),
+        (r"`cond`: expected None", lambda: group.at(cond)),
+    ):
+        with pytest.raises(ValueError, match=says):
+            call()
+
+
 def test_wrong_conditions_are_told_in_one_line() -> None:
     x = torch.ones(2, 4).double()
     plain = _small(priors.Normal(2), guides.Normal(2))
