@@ -572,9 +572,9 @@ class VAE(nn.Module):
         if checked is None:
             raise expected("vae", "a model with conditions", self)
         twin = copy.deepcopy(self)
-        networks = [_At(network, checked[0]) for network in (twin.encoder, twin.decoder)]
+        encoder, decoder = (_At(net, checked[0]) for net in (twin.encoder, twin.decoder))
         prior = _PriorAt(twin.prior, checked[0]) if twin.prior.conditional else twin.prior
-        fixed = VAE(prior, twin.posterior, twin.likelihood, *networks)
+        fixed = VAE(prior, twin.posterior, twin.likelihood, encoder, decoder)
         fixed.guide.standardize = twin.guide.standardize
         fixed.guide.show_mask = self.guide.show_mask
         fixed.initialized.fill_(True)
