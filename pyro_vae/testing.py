@@ -10,11 +10,14 @@ from __future__ import annotations
 import copy
 import itertools
 import json
+import math
 import pickle
 from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
+import numpy as np
 import torch
+from pyro.distributions.constraints import sphere
 from torch import Tensor, nn
 from torch.distributions import constraints
 
@@ -41,6 +44,8 @@ _STEEP = (-80.0, -3.0, 0.0, 3.0, 80.0)
 _ENDS = (-1e6, 0.0, 0.5, 1.0, 1e6)  # of these an entry is given those in its support
 _GRID_1D, _GRID_2D = 20_001, 601
 _DRAWS = 4000
+_AT_ONCE = 10_000
+_CHUNKS = 25  # of so many draws, from which standard errors come
 _LOGIT, _GRID_LOGIT = 22.0, 901  # to within 3e-10 of 0 and 1, in small steps
 
 
@@ -92,7 +97,10 @@ def check_guide(guide: Guide) -> None:
     _check_gradients(guide, [features], lambda: guide(features).log_prob(z))
     _check_mass(guide, guide(features[0, 0].detach()))
     if guide(features).has_rsample:
-        _check_reparameterisation(guide)
+        if guide.support is sphere:
+            _check_reparameterisation_on_sphere(guide)
+        else:
+            _check_reparameterisation(guide)
     for extreme in _EXTREME:
         far = torch.full((5, *guide.param_shape), extreme, dtype=torch.float32)
         _check_extreme(_single(guide), far)
@@ -275,8 +283,8 @@ def total_mass(d: Any) -> float:
     """Sums or integrates the density of a small distribution over its whole space.
 
     Args:
-        d: A distribution of empty batch shape: enumerable, boolean, of at most two counts, or of
-            at most two real numbers.
+        d: A distribution of empty batch shape: enumerable, boolean, of at most two counts, of at
+            most two real numbers, or of unit vectors of two or three coordinates.
 
     Returns:
         What should be 1.
@@ -296,6 +304,9 @@ def total_mass(d: Any) -> float:
             pass  # a product of variables, each with few states: spanned below
     size = d.event_shape.numel()
     draws = d.sample((_DRAWS,)).reshape(_DRAWS, size)
+    if d.support is sphere:
+        points, areas = _sphere(size, draws.dtype)
+        return float((d.log_prob(points).exp() * areas).sum())
     support, entries = _entries(d.support, size)
     if all(each is constraints.boolean for each in entries):
         _require(2**size <= MAX_ENUMERATED, f"{d}: too many entries to sum over all states")
@@ -305,7 +316,9 @@ def total_mass(d: Any) -> float:
     values = torch.cartesian_prod(*[axis for axis, _ in spanned]).reshape(-1, *d.event_shape)
     volume = torch.cartesian_prod(*[steps for _, steps in spanned]).reshape(-1, size).prod(1)
     inside = support.check(values).reshape(len(values), -1).all(-1)
-    return float((d.log_prob(values[inside]).exp() * volume[inside]).sum())
+    # A few at a time stay in the processor's cache: three times as fast.
+    chunks = zip(values[inside].split(_AT_ONCE), volume[inside].split(_AT_ONCE), strict=True)
+    return sum(float((d.log_prob(x).exp() * steps).sum()) for x, steps in chunks)
 
 
 def _entries(support: Any, size: int) -> tuple[Any, list[Any]]:
@@ -388,6 +401,7 @@ def _check_reparameterisation(guide: Guide, step: float = 1e-5) -> None:
 
     leaf = features.clone().requires_grad_()
     (gradient,) = torch.autograd.grad(expectation(leaf), leaf)
+    guide = copy.deepcopy(guide).requires_grad_(False)
     for index in itertools.product(*map(range, features.shape)):
         shift = torch.zeros_like(features)
         shift[index] = step
@@ -398,6 +412,50 @@ def _check_reparameterisation(guide: Guide, step: float = 1e-5) -> None:
             f"{guide}: the gradient of an expectation of draws is {float(gradient[index]):.6g} at "
             f"feature {index}, finite differences give {float(slope):.6g}",
         )
+
+
+def _sphere(dim: int, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """Points over the unit sphere, ``(P, dim)``, and the area each stands for, ``(P,)``."""
+    _require(dim in (2, 3), f"spheres of 2 or 3 coordinates are integrated over, not {dim}")
+    count = _GRID_1D if dim == 2 else _GRID_2D
+    angles = torch.arange(count, dtype=dtype) * (2 * math.pi / count)
+    circle = torch.stack([angles.cos(), angles.sin()], -1)
+    if dim == 2:
+        return circle, torch.full((count,), 2 * math.pi / count, dtype=dtype)
+    nodes, weights = map(torch.from_numpy, np.polynomial.legendre.leggauss(count // 2))
+    heights = nodes.to(dtype)[:, None, None].expand(-1, count, 1)
+    around = (1 - heights.square()).sqrt() * circle
+    areas = weights.to(dtype)[:, None].expand(-1, count) * (2 * math.pi / count)
+    return torch.cat([heights, around], -1).reshape(-1, 3), areas.reshape(-1)
+
+
+def _check_reparameterisation_on_sphere(guide: Guide) -> None:
+    """Compares gradients of an expectation with those of its integral, in standard errors.
+
+    Draws that are accepted or rejected do not move smoothly with the features, though their
+    gradient is unbiased: finite differences under common random numbers say nothing about it.
+    """
+    features = torch.randn(*guide.param_shape, dtype=torch.float64).requires_grad_()
+    weights = torch.randn(2, *guide.event_shape, dtype=torch.float64)
+
+    def f(z: Tensor) -> Tensor:
+        return z @ weights[0] + (z @ weights[1]).square()
+
+    points, areas = _sphere(guide.event_shape.numel(), torch.float64)
+    exact = (guide(features).log_prob(points).exp() * areas * f(points)).sum()
+    (truth,) = torch.autograd.grad(exact, features)
+    found = []
+    for _ in range(_CHUNKS):
+        mean = f(guide(features).rsample((_DRAWS,))).mean()
+        found.append(torch.autograd.grad(mean, features)[0])
+    gradients = torch.stack(found)
+    errors = gradients.std(0) / _CHUNKS**0.5
+    away = ((gradients.mean(0) - truth).abs() / errors.clamp_min(1e-9)).max()
+    _require(
+        bool(away < 6),  # of Student's law with as many degrees of freedom as there are chunks
+        f"{guide}: the gradient of an expectation of draws is {float(away):.1f} standard errors "
+        "from that of its integral",
+    )
 
 
 def _check_extreme(part: Guide | Likelihood, params: Tensor, value: Tensor | None = None) -> None:

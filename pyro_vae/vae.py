@@ -13,6 +13,7 @@ from typing import Any
 
 import pyro
 import torch
+from pyro.distributions.constraints import sphere
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import constraints
@@ -901,6 +902,10 @@ def _space(part: Prior | Guide) -> str:
         inside = ", ".join(f"{name}: {_space(site)}" for name, site in part.sites.items())
         return f"{type(part).__name__}({inside})"
     arguments = ", ".join(map(str, part.event_shape))
-    kinds = {constraints.one_hot: "one-hot vectors", constraints.boolean: "binary vectors"}
+    kinds = {
+        constraints.one_hot: "one-hot vectors",
+        constraints.boolean: "binary vectors",
+        sphere: "unit vectors",
+    }
     kind = kinds.get(part.support, "real vectors")
     return f"{type(part).__name__}({arguments}) on {kind}"

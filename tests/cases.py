@@ -35,6 +35,9 @@ TRIED: dict[str, list[Any]] = {
     "total": [5, "learned"],
     "columns": [["Normal", "Poisson"]],
     "pseudo_inputs": [3],
+    "hidden": [(8,)],
+    "transforms": [2],
+    "context": [3],
 }
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words
 

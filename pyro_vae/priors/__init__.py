@@ -3,7 +3,9 @@
 from pyro_vae.priors.bernoulli import Bernoulli
 from pyro_vae.priors.categorical import Categorical
 from pyro_vae.priors.conditional import Conditional
+from pyro_vae.priors.flow import Flow
 from pyro_vae.priors.hierarchy import Hierarchy
+from pyro_vae.priors.hyperspherical import Hyperspherical
 from pyro_vae.priors.laplace import Laplace
 from pyro_vae.priors.mixture import Mixture
 from pyro_vae.priors.normal import Normal
@@ -16,7 +18,9 @@ __all__ = [
     "Bernoulli",
     "Categorical",
     "Conditional",
+    "Flow",
     "Hierarchy",
+    "Hyperspherical",
     "Laplace",
     "Mixture",
     "Normal",
