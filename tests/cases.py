@@ -10,7 +10,7 @@ import dataclasses
 import inspect
 import types
 import typing
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
 from pyro_vae import guides, likelihoods, networks, priors
@@ -35,7 +35,7 @@ TRIED: dict[str, list[Any]] = {
     "total": [5, "learned"],
     "columns": [["Normal", "Poisson"]],
     "pseudo_inputs": [3],
-    "hidden": [(8,)],
+    "hidden": [8, (8,)],
     "transforms": [2],
     "context": [3],
 }
@@ -89,16 +89,27 @@ def _choices(annotation: Any) -> list[Any]:
     return []
 
 
+def _tried(name: str, annotation: Any) -> list[Any]:
+    """What to try of an open option, of those that its annotation allows."""
+    values = TRIED.get(name, [])
+    if annotation is int:
+        return [value for value in values if isinstance(value, int)]
+    if typing.get_origin(annotation) is Sequence:
+        return [value for value in values if not isinstance(value, int)]
+    return values
+
+
 def cases_of(part: type[Part]) -> list[Case]:
     """Every way to build a class: its required arguments, and each value of each closed option."""
     hints = typing.get_type_hints(part.__init__)
     required: dict[str, Any] = {}
     closed: list[dict[str, Any]] = []
     for name, parameter in list(inspect.signature(part).parameters.items()):
-        if len(TRIED.get(name, [])) == 1:
-            required[name] = TRIED[name][0]
+        tried = _tried(name, hints[name])
+        if len(tried) == 1:
+            required[name] = tried[0]
         elif parameter.default is not inspect.Parameter.empty:
-            closed += [{name: choice} for choice in TRIED.get(name, _choices(hints[name]))]
+            closed += [{name: choice} for choice in tried or _choices(hints[name])]
         elif name in ARGUMENTS:
             required[name] = ARGUMENTS[name]
         else:
