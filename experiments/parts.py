@@ -68,8 +68,9 @@ def command(name: str) -> str:
         role = "decoder" if "Decoder" in law else "encoder"
     before = ""
     if room == "guides" and name not in OPTIONS:
+        space = getattr(parts()[name], "support", None)
         spaces = {n: c for n, c in parts().items() if n.startswith("priors.")}
-        fitting = [n for n, c in spaces.items() if c.support is parts()[name].support]
+        fitting = [n for n, c in spaces.items() if getattr(c, "support", None) is space]
         prior = "priors.Normal" if "priors.Normal" in fitting else fitting[0]
         before = "" if prior == "priors.Normal" else f"--prior {prior.partition('.')[2]} "
     return f"fit {data} {before}--{role} {law} {OPTIONS.get(name, '')}".strip()

@@ -276,3 +276,28 @@ def test_what_does_not_factorise_is_criticised_as_a_whole() -> None:
         with pytest.raises(ValueError, match=r"`given`: .* does not factorise"):
             pit(vae, x, given="rest", num_draws=50)
         assert pv.evaluate(vae, x, num_samples=5).log_marginal.shape == (40,)
+
+
+# The scale of a normal law.
+
+
+@pytest.mark.parametrize("scale", ["shared", "per-dimension"])
+def test_a_fitted_scale_is_the_likeliest(scale: Any) -> None:
+    """No gradient is left. Fails when the mean residual is taken for its root mean square."""
+    likelihood = Normal((3,), scale=scale).double()
+    params, x = torch.randn(6, 40, 3).double(), 2 * torch.randn(40, 3).double()
+    likelihood.fit_scale(x, params)
+    log_prob = likelihood(params).log_prob(x).mean()
+    (gradient,) = torch.autograd.grad(log_prob, likelihood.raw_scale)
+    assert gradient.abs().max() < 1e-10
+    with torch.no_grad():
+        for shift in (-0.01, 0.01):
+            likelihood.raw_scale += shift
+            assert likelihood(params).log_prob(x).mean() < log_prob
+            likelihood.raw_scale -= shift
+
+
+@pytest.mark.parametrize("scale", [0.5, "predicted"])
+def test_a_scale_that_is_not_learned_cannot_be_fitted(scale: Any) -> None:
+    with pytest.raises(ValueError, match="`scale`: expected shared or per-dimension"):
+        Normal((2,), scale=scale).fit_scale(torch.zeros(3, 2), torch.zeros(3, 2))
