@@ -27,7 +27,7 @@ import common
 import numpy as np
 import torch
 import yaml
-from parts import COLUMNS, GREY, command, parts, reference, support
+from parts import COLUMNS, GREY, NO_COMMAND, command, parts, reference, support
 
 from pyro_vae.cli import main
 
@@ -79,13 +79,12 @@ def table(results: dict[str, dict]) -> str:
     for name, cls in parts().items():
         title, url, year = reference(cls)
         what = re.sub(r"^Creates (an? )?|\.$", "", inspect.getdoc(cls).partition("\n")[0])
-        found = results.get(name, {"command": command(name), "scores": None})
-        scores = found["scores"]
+        scores = results.get(name, {"scores": None})["scores"]
         score = f"{scores['log_marginal']:.2f}" if scores else "not measured"
         measure = scores["base_measure"]["measure"].partition(",")[0] if scores else ""
-        shown = found["command"].replace("|", "\\|")
+        shown = NO_COMMAND.get(name) or f"`{command(name)}`"
         lines.append(
-            f"| `{name}` | {what} | {support(cls)} | [{title}]({url}) | {year} | `{shown}` | "
+            f"| `{name}` | {what} | {support(cls)} | [{title}]({url}) | {year} | {shown} | "
             f"{score} | {measure} |"
         )
     return "\n".join(lines) + "\n"
@@ -105,7 +104,11 @@ if __name__ == "__main__":
     else:
         simulate()
         failed = []
-        for name in [] if args.data else args.names or [n for n in parts() if n not in known]:
+        for name in (
+            []
+            if args.data
+            else args.names or [n for n in parts() if n not in {*known, *NO_COMMAND}]
+        ):
             try:
                 known[name] = run(name, args.smoke)
             except ValueError as error:

@@ -199,7 +199,8 @@ def _arguments(function: Callable[..., Any]) -> set[str]:
 def _following(parts: Mapping[str, Any]) -> dict[str, set[str]]:
     """For each role the constructor arguments that are no options: they follow from others."""
     prior = _arguments(parts["prior"])
-    known: dict[str, set[str]] = {"prior": {"dim"}, "guide": prior, "likelihood": {"event_shape"}}
+    guide = prior - {"parts"}  # families are called otherwise than the laws that they approximate
+    known: dict[str, set[str]] = {"prior": {"dim"}, "guide": guide, "likelihood": {"event_shape"}}
     return {role: known.get(role, set()) & _arguments(parts[role]) for role in ROLES}
 
 
