@@ -59,7 +59,7 @@ def support(cls: type) -> str:
     name = "" if law is None else type(law).__name__.strip("_")
     words = {"IndependentConstraint": "real", "OneHot": "one-hot", "Boolean": "0 or 1"}
     words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
-    own = {"Mixed": "by column"}
+    own = {"Mixed": "by column", "Product": "by part"}
     levels = "levels" in inspect.signature(cls).parameters
     return own.get(cls.__name__) or ("levels" if levels else words.get(name, name.lower()))
 

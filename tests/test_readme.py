@@ -70,3 +70,10 @@ def test_the_table_lists_every_part(base: type) -> None:
     parts = {name for name, part in exported.items() if base in part.__mro__[1:]}
     assert len(parts) > 0
     assert set(re.findall(rf"`{room}\.(\w+)`", README)) == parts
+    for name in parts:
+        cited = rf"^\| `{room}\.{name}` \|.*\]\((https?://\S+)\) \| (\d{{4}}) \|"
+        told = re.findall(cited, README, re.MULTILINE)
+        add = f"add a row: python experiments/laws.py {room}.{name}, then --table, then tables.py"
+        assert told, add
+        docstring = exported[name].__doc__ or ""
+        assert all(word in docstring for row in told for word in row), f"{name} cites others: {add}"

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -11,9 +11,10 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyro_vae.likelihoods as room
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected
 from pyro_vae.distributions import Columns, ColumnSupport
 from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.part import named_part
 
 __all__ = ["Mixed"]
 
@@ -108,17 +109,7 @@ def _law(column: object) -> Likelihood:
     known = {
         name: getattr(room, name) for name in room.__all__ if name not in ("Likelihood", "Mixed")
     }
-    if isinstance(column, str):
-        column = {"class": column}
-    if isinstance(column, Mapping):
-        options = dict(column)
-        name = options.pop("class", None)
-        if name not in known:
-            raise unknown_name("columns", name, known)
-        try:
-            column = known[name](**{"event_shape": (1,)} | options)
-        except TypeError as error:
-            raise expected("columns", f"options of {name}", str(error)) from None
+    column = named_part("columns", column, known, event_shape=(1,))
     if not isinstance(column, Likelihood) or len(column.event_shape) != 1:
         raise expected("columns", "names, mappings or likelihoods of columns", column)
     law = column(torch.zeros(column.param_shape))
