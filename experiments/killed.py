@@ -19,15 +19,14 @@ import signal
 import stat
 import tempfile
 import time
-from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
 
 import common
-import reliable
 import torch
 import torch._inductor.compile_fx  # once, for all processes
+from reliable import INSTANTS, finished, forked
 from safetensors.torch import load_file
 
 import pyro_vae as pv
@@ -63,23 +62,6 @@ def fit(out: Path, compile: bool) -> None:
         checkpoint_every=1,
         resume=True,
     )
-
-
-def forked(work: Callable[[], None]) -> int:
-    """Starts a process that does something and ends."""
-    if (pid := os.fork()) == 0:
-        code = 1
-        try:
-            work()
-            code = 0
-        finally:
-            os._exit(code)
-    return pid
-
-
-def finished(pid: int) -> bool:
-    """Waits; tells whether the process ended well."""
-    return os.waitpid(pid, 0)[1] == 0
 
 
 def whole(out: Path) -> bool:
@@ -147,7 +129,7 @@ def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
 def main(runs: int, compiled: int) -> dict[str, Any]:
     """Returns how many came out the same."""
     rng = random.Random(0)
-    identical, killed = 0, dict.fromkeys(reliable.INSTANTS, 0)
+    identical, killed = 0, dict.fromkeys(INSTANTS, 0)
     with tempfile.TemporaryDirectory() as folder:
         expected: dict[bool, tuple[dict[str, Any], float]] = {}
         for i in range(runs):

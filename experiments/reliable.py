@@ -1,27 +1,68 @@
-"""The table of what was done to runs and run folders, and what became of them."""
+"""What the experiments of reliability share, and the table of what they found.
+
+python experiments/reliable.py    # results/reliable.md, after killed, damage, hardship,
+# rubbish and endurance have written theirs
+"""
 
 from __future__ import annotations
 
+import os
+from collections.abc import Callable
+from functools import partial
+
 import common
+import torch
+
+import pyro_vae as pv
 
 INSTANTS = ("before the first checkpoint", "between two writes", "while writing")
+X = torch.rand(300, 20, generator=torch.Generator().manual_seed(0)).round()
+fit = partial(pv.fit, device="cpu", compile=False, epochs=4, batch_size=64, seed=1)
 
 
-def write_table() -> None:
-    """Writes results/reliable.md from the results there are."""
+def model(width: int = 16) -> pv.VAE:
+    """A small model."""
+    torch.manual_seed(0)
+    mlp = partial(pv.networks.MLP, (width,))
+    likelihood = pv.likelihoods.Bernoulli((20,))
+    return pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, mlp(), mlp())
+
+
+def same(a: pv.Run, b: pv.Run) -> bool:
+    """Bit by bit."""
+    return all(torch.equal(a.last_weights[k], b.last_weights[k]) for k in a.last_weights)
+
+
+def forked(work: Callable[[], object]) -> int:
+    """Starts a process that does something and ends."""
+    if (pid := os.fork()) == 0:
+        code = 1
+        try:
+            work()
+            code = 0
+        finally:
+            os._exit(code)
+    return pid
+
+
+def finished(pid: int) -> bool:
+    """Waits; tells whether the process ended well."""
+    return os.waitpid(pid, 0)[1] == 0
+
+
+def table() -> str:
+    """Returns all that was tried, and what came of it, as Markdown."""
     rows = []
     for found in common.read("killed.json"):
         killed = ", ".join(f"{count} {what}" for what, count in found["killed"].items())
-        rows.append(
-            (
-                f"{found['runs']} runs killed at random instants ({killed}; "
-                f"{found['compiled']} of them compiled), then resumed",
-                f"{found['identical']} of {found['runs']} end bit-identical",
-            )
-        )
-    for name in ("damaged", "strange", "full_disk", "rubbish", "memory", "planted"):
+        what = f"{found['runs']} runs killed ({killed}; {found['compiled']} compiled) and resumed"
+        rows.append((what, f"{found['identical']} of {found['runs']} end bit-identical"))
+    for name in ("damage", "hardship", "rubbish", "endurance"):
         for found in common.read(f"{name}.json"):
             rows += [(row["what"], row["came_of_it"]) for row in found["rows"]]
     lines = ["| what was done | what came of it |", "|---|---|"]
-    lines += [f"| {what} | {result} |" for what, result in rows]
-    (common.RESULTS / "reliable.md").write_text("\n".join(lines) + "\n", encoding="utf-8")
+    return "\n".join(lines + [f"| {what} | {result} |" for what, result in rows]) + "\n"
+
+
+if __name__ == "__main__":
+    (common.RESULTS / "reliable.md").write_text(table(), encoding="utf-8")

@@ -82,5 +82,10 @@ def out_of_memory(error: BaseException) -> bool:
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
     # What the allocator of the CPU says, and that of C++.
-    words = ("can't allocate memory", "not enough memory", "bad_alloc")
+    words = (
+        "can't allocate memory",
+        "not enough memory",
+        "bad_alloc",
+        "size calculation overflowed",
+    )
     return isinstance(error, RuntimeError) and any(each in str(error) for each in words)

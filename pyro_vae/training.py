@@ -234,8 +234,10 @@ def fit(
     """
     positive_integer("epochs", epochs)
     positive_integer("batch_size", batch_size)
-    if not 0 < lr < math.inf:
-        raise expected("lr", "a positive number", lr)
+    if not 0 < lr < 1e30:  # what single precision can hold, with Adam's corrections
+        raise expected("lr", "a positive number below 1e30", lr)
+    if seed is not None and not 0 <= seed < 2**32:
+        raise expected("seed", "an integer >= 0 and below 2**32", seed)
     if clip_norm is not None and not 0 < clip_norm < math.inf:
         raise expected("clip_norm", "a positive number", clip_norm)
     if on_nonfinite not in ("raise", "skip"):
@@ -244,8 +246,8 @@ def fit(
         raise unknown_name("schedule", schedule, ("constant", "cosine"))
     if isinstance(optim, PyroOptim) and schedule != "constant":
         raise expected("schedule", "`constant` with an optimiser of Pyro's", schedule)
-    if not weight_decay >= 0:
-        raise expected("weight_decay", "a number >= 0", weight_decay)
+    if not 0 <= weight_decay < math.inf:
+        raise expected("weight_decay", "a finite number >= 0", weight_decay)
     if optim is not None and weight_decay > 0:
         raise expected("weight_decay", "0 with an `optim` of your own", weight_decay)
     if patience is not None:

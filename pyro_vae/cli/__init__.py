@@ -7,7 +7,7 @@ from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
 
-from pyro_vae._errors import unknown_name
+from pyro_vae._errors import out_of_memory, unknown_name
 from pyro_vae._signals import Interrupted, raising
 
 __all__ = ["entry", "main"]
@@ -66,7 +66,11 @@ def main(argv: list[str] | None = None) -> int:
     except KeyboardInterrupt:
         return _fail("interrupted, nothing written", 130)
     except (ValueError, FloatingPointError, OSError, MemoryError) as error:
-        return _fail(str(error), 2)
+        return _fail(str(error) or "out of memory", 2)
+    except RuntimeError as error:
+        if not out_of_memory(error):
+            raise
+        return _fail(f"out of memory: {error}", 2)
 
 
 def _fail(message: str, code: int) -> int:

@@ -85,8 +85,8 @@ def run(argv: list[str]) -> None:
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
     options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
-    if options.seed is None or options.seed < 0:
-        raise expected("--seed", "an integer >= 0", options.seed)
+    if options.seed is None or not 0 <= options.seed < 2**32:
+        raise expected("--seed", "an integer >= 0 and below 2**32", options.seed)
     default = Path("runs") / Path(options.data).stem
     out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)

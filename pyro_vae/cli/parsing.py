@@ -90,7 +90,11 @@ def parse(
         if key not in known:
             raise unknown_name("config", key, known.keys())
         start[key] = value
-    return parser.parse_args([_read(token) for token in argv], namespace=start)
+    options = parser.parse_args([_read(token) for token in argv], namespace=start)
+    for key, value in options.items():
+        if isinstance(value, int) and abs(value) >= 2**53:
+            raise expected(_written(f"--{key}"), "an integer below 2**53", value)
+    return options
 
 
 def read_config(path: str) -> dict[str, Any]:
