@@ -97,11 +97,11 @@ def run(name: str, root: str | None, runs: Path, smoke: bool) -> None:
     }
     figures["ais"] = [annealed.log_marginal.mean(), (annealed.mcse**2).sum() ** 0.5 / len(x)]
     figures["ais_above_iw"] = [gain.mean(), variance.sum() ** 0.5 / len(x)]
-    summary = found.summary()
+    summary, dropout = found.summary(), vae.encoder.spec()["args"]["dropout"]
     for key in ("elbo_optimal", "elbo", "approximation", "amortisation", "residual"):
         figures[key] = [summary[key], summary[f"{key}_mcse"]]
     result = {
-        "network": name,
+        "network": name + (f", encoder dropout {dropout}" if dropout else ""),
         "figures": {key: [float(v) for v in pair] for key, pair in figures.items()},
         "k_hat_above_threshold": scores[5000].summary()["k_hat_above_threshold"],
         "cpu_seconds": seconds,
