@@ -119,6 +119,12 @@ class GroupedOneHotCategorical(Independent):
         """Whether the joint states can be listed: always."""
         return True
 
+    @property
+    def num_states(self) -> int:
+        """How many joint states there are."""
+        groups, classes = self.event_shape
+        return int(classes**groups)
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Lists the joint states.
 
@@ -133,7 +139,7 @@ class GroupedOneHotCategorical(Independent):
             ValueError: If there are more than ``MAX_ENUMERATED`` of them.
         """
         groups, classes = self.event_shape
-        if classes**groups > MAX_ENUMERATED:
+        if self.num_states > MAX_ENUMERATED:
             raise expected(
                 "groups", f"at most {MAX_ENUMERATED} joint states", f"{classes}**{groups}"
             )
@@ -165,6 +171,11 @@ class JointBernoulli(Independent):
         """Whether the joint states can be listed: always."""
         return True
 
+    @property
+    def num_states(self) -> int:
+        """How many joint states there are."""
+        return int(2 ** self.event_shape[0])
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Lists the joint states.
 
@@ -179,7 +190,7 @@ class JointBernoulli(Independent):
             ValueError: If there are more than ``MAX_ENUMERATED`` of them.
         """
         (dim,) = self.event_shape
-        if 2**dim > MAX_ENUMERATED:
+        if self.num_states > MAX_ENUMERATED:
             raise expected("dim", f"at most {MAX_ENUMERATED} joint states", f"2**{dim}")
         logits = self.base_dist.logits
         axis = torch.arange(2, dtype=logits.dtype, device=logits.device)

@@ -24,9 +24,11 @@ from torch.nn.functional import logsigmoid
 
 import pyro_vae as pv
 from pyro_vae._spheres import PowerSpherical, SphericalUniform
+from pyro_vae.criticism.split import Halves, halve, infer
 from pyro_vae.distributions import LogitRelaxedBernoulli
-from pyro_vae.evaluation import enumerate_log_prob
+from pyro_vae.evaluation import ais, enumerate_log_prob, gaps, posterior_draws
 from pyro_vae.objectives import ELBO
+from pyro_vae.report import interpolations, traversals
 
 MODES = ["concrete", "enumerate", "soft", "straight-through"]
 
@@ -471,3 +473,75 @@ def test_a_sphere_needs_two_coordinates() -> None:
     for room in (pv.priors, pv.guides):
         with pytest.raises(ValueError, match=r"`dim`: expected at least 2.*got 1"):
             room.Hyperspherical(1)
+
+
+# What is done with a fitted model, on each of these spaces.
+
+SPACES: dict[str, tuple[Any, Any]] = {
+    "sphere": (pv.priors.Hyperspherical(3), pv.guides.Hyperspherical(3)),
+    "binary": (pv.priors.Bernoulli(3), pv.guides.RelaxedBernoulli(3)),
+    "flow": (pv.priors.Flow(3, hidden=(8,)), pv.guides.Flow(3, hidden=(8,), context=3)),
+}
+
+
+def vae_on(space: str) -> pv.VAE:
+    return pv.VAE(
+        *copy.deepcopy(SPACES[space]),
+        pv.likelihoods.Bernoulli((4,)),
+        encoder=pv.networks.MLP((8,)),
+        decoder=pv.networks.MLP((8,)),
+    )
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_walks_stay_where_z_can_be(space: str) -> None:
+    """Fails when the other coordinates of a direction stay as they are."""
+    vae, x, seen = vae_on(space), binary(6).float(), []
+    vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))
+    along = traversals(vae, x[0], torch.tensor([0, 2]), steps=5)
+    assert along.shape[::2] == (2, 4)
+    assert interpolations(vae, x[:2], x[2:4], steps=5).shape == (2, 5, 4)
+    for z in seen:
+        inside = vae.prior.support.check(z)
+        if space == "sphere":  # less exactly than draws are
+            inside = (z.norm(dim=-1) - 1).abs() < 1e-5
+        assert inside.all()
+    units = seen[0].reshape(2, along.shape[1], 3)
+    assert (units[0, 1:, 0] > units[0, :-1, 0]).all()
+    assert (units[1, 1:, 2] > units[1, :-1, 2]).all()
+
+
+@pytest.mark.parametrize("space", SPACES)
+def test_evaluation_and_criticism_take_them(space: str) -> None:
+    vae, x = vae_on(space), binary(30).float()
+    scores = pv.evaluate(vae, x, num_samples=50)
+    assert np.isfinite(scores.log_marginal).all()
+    tree = pv.to_datatree(vae, x, num_draws=5)
+    assert tree["posterior"]["z"].dims == ("chain", "draw", "data", "latent")
+    checks = pv.criticism.check(vae, x, level=0.5)
+    assert len(checks.rows) > 3
+    halves = halve(vae, ("a", "b", "c", "d"))
+    assert isinstance(halves, Halves)
+    with torch.no_grad():
+        z, _ = infer(vae, x, halves, 20)
+    assert z.shape == (120, 30, 3)
+
+
+def test_what_needs_gradients_in_z_refuses_other_spaces_in_one_line() -> None:
+    x = binary(4).float()
+    for space in ("sphere", "binary"):
+        vae = vae_on(space)
+        says = r"^`vae`: expected a (latent on all|continuous)"
+        with pytest.raises(ValueError, match=says) as error:
+            ais(vae, x, num_chains=2, num_temperatures=2, seed=0)
+        assert "\n" not in str(error.value)
+        with pytest.raises(ValueError, match=r"^`vae`: expected a "):
+            posterior_draws(vae, x, method="nuts", num_draws=2, seed=0)
+
+
+def test_gaps_of_binary_latents_are_summed() -> None:
+    vae, x = vae_on("binary"), binary(4).float()
+    found = gaps(vae, x, num_steps=4, num_samples=10)
+    exact = enumerate_log_prob(vae, x).numpy()
+    np.testing.assert_allclose(found.log_marginal, exact, rtol=1e-5)
+    assert (found.approximation >= -1e-5).all()

@@ -78,7 +78,7 @@ class Labels:
         for name in dims or {}:
             if name not in shapes:
                 raise unknown_name("dims", name, shapes)
-        defaults = {"x": _X, "z": _ONE_HOT if vae.prior.support.is_discrete else _Z}
+        defaults = {"x": _X, "z": _ONE_HOT if vae.prior.support is constraints.one_hot else _Z}
         self.event: dict[str, tuple[str, ...]] = {}
         self.sizes: dict[str, int] = {}
         for variable, shape in shapes.items():

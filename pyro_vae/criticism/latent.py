@@ -54,7 +54,7 @@ def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
         return (2 * torch.cdist(z, first.expand(len(z), -1, -1)).mean((-2, -1)) - own) - within
 
     energy = Statistic("latent distance", distance)
-    if vae.prior.support is constraints.one_hot:
+    if vae.prior.support.is_discrete:
         return (Statistic("latent classes", lambda z: z.flatten(2).mean(1), names), energy)
 
     ordered = prior.sort(0).values

@@ -117,11 +117,11 @@ def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, 
         Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
         trusted, empty if they are.
     """
-    if vae.prior.support is constraints.one_hot:
-        z, log_weights, exact = _discrete(vae, x, halves)
-    else:
+    if vae.prior.support is constraints.real_vector:
         z, log_weights = _continuous(vae, x, halves)
         exact = False
+    else:
+        z, log_weights, exact = _elsewhere(vae, x, halves)
     weights = log_weights.softmax(0)
     note = ""
     if not exact:
@@ -147,12 +147,13 @@ def _half_seen(vae: VAE, x: Tensor, halves: Halves) -> Any:
     return vae.encode(torch.where(halves.given, x, simulate(vae, 1, 500)[0].mean(0)))
 
 
-def _discrete(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor, bool]:
-    prior, (groups, classes) = vae.prior(), vae.prior.event_shape
-    if classes**groups <= min(_STATES, MAX_ENUMERATED):
+def _elsewhere(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor, bool]:
+    """Of latents that are not all real vectors, where proposals cannot adapt by moments."""
+    prior = vae.prior()
+    if vae.prior.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
         states = prior.enumerate_support()[:, None]
         log_weights = _log_likelihood(vae, x, halves, states) + prior.log_prob(states)
-        return states.expand(-1, len(x), -1, -1), log_weights, True
+        return states.expand(-1, len(x), *prior.event_shape), log_weights, True
     guide = _half_seen(vae, x, halves)
     z = torch.cat([guide.sample((_LAST,)), prior.sample((_LAST, len(x)))])
     log_prior = prior.log_prob(z)

@@ -384,11 +384,11 @@ def _mean_and_error(draws: Tensor) -> tuple[Tensor, Tensor]:
 
 
 def _number_of_states(vae: VAE) -> int:
-    groups, classes = vae.prior.event_shape
-    if classes**groups > MAX_ENUMERATED:
+    count: int = vae.prior().num_states
+    if count > MAX_ENUMERATED:
         what = f"a latent of at most {MAX_ENUMERATED:,} joint states, to sum over"
-        raise expected("vae", what, f"{classes}**{groups}")
-    return int(classes**groups)
+        raise expected("vae", what, f"about 10**{len(str(count)) - 1}")
+    return count
 
 
 def _ascend(bound: _Bound, start: Tensor, num_steps: int, lr: float) -> Tensor:

@@ -14,6 +14,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -593,8 +594,10 @@ def _latent(story: _Story) -> Html:
 def _walks(story: _Story) -> Html:
     vae, x = story.vae, story.x
     one_hot = vae.prior.support is constraints.one_hot
-    if not one_hot and vae.prior.support is not constraints.real_vector:
-        return _caption("Walks are drawn where latents are real vectors or one-hot: not here.")
+    kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
+    if vae.prior.support not in kinds:
+        return _caption("Walks are drawn where z is one vector or one-hot: not here.")
+    discrete = vae.prior.support.is_discrete
     order = story.variances.argsort(descending=True)
     units = order[story.variances[order] > _ACTIVE][:_UNITS]
     told = []
@@ -606,13 +609,18 @@ def _walks(story: _Story) -> Html:
         titles = [f"z{unit}" for unit in units.tolist()]
         told += [
             tag("h3", "One latent unit at a time"),
-            _paths(story, walked, titles, list(span), "tab10" if one_hot else "coolwarm"),
+            _paths(story, walked, titles, list(span), "tab10" if discrete else "coolwarm"),
         ]
         some = "Each latent unit"
         if len(units) < len(order):
             some = f"Each of the {len(units)} units that vary most over data"
         if one_hot:
             what = "takes each of its classes in turn"
+        elif discrete:
+            what = "is 0 and then 1"
+        elif vae.prior.support is sphere:
+            what = "moves along the sphere from one of its poles to the other"
+            what += "" if story.images else ", from blue to red"
         else:
             what = f"moves from −{_REACH:g} to {_REACH:g} standard deviations of the prior"
             what += "" if story.images else ", from blue to red"
@@ -641,7 +649,9 @@ def _walks(story: _Story) -> Html:
                 + ("E[x | z] " if story.images else "")
                 + (
                     "while z changes one latent variable after another."
-                    if one_hot
+                    if discrete
+                    else "while z moves along an arc of the sphere."
+                    if vae.prior.support is sphere
                     else "while z moves along a straight line."
                 )
                 + " Every step should look like a datum; a blur half way is a hole in latent space."

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import torch
+from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import constraints
 
@@ -11,6 +12,7 @@ from pyro_vae.vae import VAE
 
 __all__ = ["interpolations", "traversals"]
 
+_POLE = 0.98  # at 1 nothing would be left of the other coordinates
 _DRAWS = 4000  # of a prior whose moments have no closed form
 
 
@@ -21,7 +23,8 @@ def traversals(
     r"""Moves one latent unit at a time, the others staying at E[z|x] of a datum.
 
     A real unit goes from ``-reach`` to ``reach`` standard deviations of the prior around its mean,
-    in equal steps; a one-hot unit takes each of its classes in turn.
+    in equal steps; a one-hot unit takes each of its classes in turn, a binary one 0 and 1. On the
+    sphere a coordinate goes from -1 to 1, and the others keep their proportions.
 
     .. math:: \hat x_{us} = E[x \mid z], \quad z_u = \mu_u + c_s \sigma_u, \quad
         z_{-u} = E[z_{-u} \mid x_0]
@@ -30,17 +33,17 @@ def traversals(
         beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
 
     Args:
-        vae: The model, with real or one-hot latents.
+        vae: The model, with one latent variable, a vector or one-hot.
         datum: Where to start, shape ``(*event_shape)``.
         units: Indices of latent units, shape ``(U,)``.
-        steps: Positions of a real unit, S; a one-hot unit has one for each class.
+        steps: Positions of a real unit, S; a discrete unit has one for each state.
         reach: How far to go, in standard deviations of the prior.
 
     Returns:
         E[x|z], shape ``(U, S, *event_shape)``.
 
     Raises:
-        ValueError: If latents are neither real nor one-hot.
+        ValueError: If latents are neither vectors nor one-hot.
 
     Example:
         >>> import pyro_vae as pv
@@ -51,6 +54,11 @@ def traversals(
     start = _start(vae, datum[None])[0]
     if vae.prior.support is constraints.one_hot:
         moved = torch.eye(start.shape[-1]).to(start)  # (classes, classes)
+    elif vae.prior.support is constraints.boolean:
+        moved = torch.tensor([0.0, 1.0]).to(start)[:, None].expand(2, len(start))
+    elif vae.prior.support is sphere:
+        positions = torch.linspace(-_POLE, _POLE, positive_integer("steps", steps)).to(start)
+        moved = positions[:, None].expand(-1, len(start))
     else:
         positions = torch.linspace(-reach, reach, positive_integer("steps", steps)).to(start)
         mean, scale = _moments(vae)
@@ -58,6 +66,10 @@ def traversals(
     z = start.expand(len(units), len(moved), *start.shape).clone()
     for i, unit in enumerate(units.tolist()):
         z[i, :, unit] = moved if start.ndim == 2 else moved[:, unit]
+        if vae.prior.support is sphere:
+            others = torch.arange(len(start)).to(z.device) != unit
+            rest = (1 - moved[:, :1].square()).sqrt()
+            z[i] = torch.where(others, rest * _direction(torch.where(others, start, 0.0)), z[i])
     return vae.decode(z).mean
 
 
@@ -65,13 +77,14 @@ def traversals(
 def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -> Tensor:
     r"""Goes from data to other data through latent space.
 
-    Real latents move along a straight line; one-hot ones change unit after unit from the most
-    probable class of the first datum to that of the second.
+    Real latents move along a straight line, those on the sphere along the arc above it; discrete
+    ones change unit after unit from the most probable state of the first datum to that of the
+    second.
 
     .. math:: \hat x_s = E[x \mid z_s], \quad z_s = (1 - t_s) \, E[z \mid x_1] + t_s E[z \mid x_2]
 
     Args:
-        vae: The model, with real or one-hot latents.
+        vae: The model, with one latent variable, a vector or one-hot.
         first: Where to start, shape ``(P, *event_shape)``.
         second: Where to end, same shape.
         steps: Positions on the way, both ends included, S.
@@ -80,7 +93,7 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
         E[x|z], shape ``(P, S, *event_shape)``.
 
     Raises:
-        ValueError: If latents are neither real nor one-hot.
+        ValueError: If latents are neither vectors nor one-hot.
 
     Example:
         >>> import pyro_vae as pv
@@ -90,23 +103,34 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
     """
     ends = _start(vae, first)[:, None], _start(vae, second)[:, None]
     along = torch.linspace(0, 1, positive_integer("steps", steps)).to(ends[0])
-    if vae.prior.support is constraints.one_hot:
-        units = ends[0].shape[-2]
+    if vae.prior.support.is_discrete:
+        units = vae.prior.event_shape[0]
         turned = torch.arange(units).to(along)[None] < (along * units).round()[:, None]
-        z = torch.where(turned[None, :, :, None], ends[1], ends[0])
+        each = turned.reshape(1, steps, units, *(1,) * (ends[0].ndim - 3))
+        z = torch.where(each, ends[1], ends[0])
     else:
         z = torch.lerp(ends[0], ends[1], along[None, :, None])
+        if vae.prior.support is sphere:
+            z = _direction(z)
     return vae.decode(z).mean
 
 
 def _start(vae: VAE, x: Tensor) -> Tensor:
-    """E[z|x], or the most probable classes, which unlike their mean are a value that z can have."""
+    """E[z|x], or the value nearest to it that z can have: a state, or a point on the sphere."""
     mean = vae.encode(vae.check(x)).mean
     if vae.prior.support is constraints.one_hot:
         return torch.nn.functional.one_hot(mean.argmax(-1), mean.shape[-1]).to(mean)
+    if vae.prior.support is constraints.boolean:
+        return mean.round()
+    if vae.prior.support is sphere:
+        return _direction(mean)
     if vae.prior.support is not constraints.real_vector:
-        raise expected("vae", "real or one-hot latents", vae.prior.support)
+        raise expected("vae", "vectors or one-hot latents", vae.prior.support)
     return mean
+
+
+def _direction(z: Tensor) -> Tensor:
+    return torch.nn.functional.normalize(z, dim=-1)
 
 
 def _moments(vae: VAE) -> tuple[Tensor, Tensor]:
