@@ -469,6 +469,14 @@ def test_a_concentrated_direction_is_a_normal_law_in_its_tangent() -> None:
     assert scipy.stats.kstest(across.flatten().numpy(), "norm").pvalue > 1e-3
 
 
+def test_directions_start_as_near_in_any_dimension() -> None:
+    for dim in (2, 5, 40):
+        mean = pv.guides.Hyperspherical(dim)(
+            torch.ones(dim + 1) * (torch.arange(dim + 1) < dim)
+        ).mean
+        assert float(mean.norm()) == pytest.approx(0.735, abs=1e-3)
+
+
 def test_a_sphere_needs_two_coordinates() -> None:
     for room in (pv.priors, pv.guides):
         with pytest.raises(ValueError, match=r"`dim`: expected at least 2.*got 1"):

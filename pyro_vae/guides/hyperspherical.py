@@ -15,6 +15,8 @@ from pyro_vae.guides.guide import Guide
 
 __all__ = ["Hyperspherical"]
 
+_START = 4.0  # with a raw concentration of 0 the mean has length 0.73
+
 
 class Hyperspherical(Guide):
     r"""Creates a guide of directions: the power spherical law.
@@ -23,7 +25,9 @@ class Hyperspherical(Guide):
         \quad z \in S^{d - 1}
 
     The encoder ends in a vector, whose direction is :math:`\mu` (the first axis, should it be
-    zero), and a raw concentration; :math:`\kappa` is ``softplus(raw) + 1e-4``.
+    zero), and a raw concentration; :math:`\kappa` is ``4 (d - 1) (softplus(raw) + 1e-4)``. Draws
+    then start equally near to :math:`\mu` in any dimension, and tell the decoder something; nearly
+    uniform ones hide x from it, and training can end there.
 
     References:
         The Power Spherical distribution (De Cao and Aziz, 2020), https://arxiv.org/abs/2006.04437
@@ -59,4 +63,4 @@ class Hyperspherical(Guide):
         length = vector.square().sum(-1, keepdim=True)
         vector = torch.where(length > torch.finfo(length.dtype).tiny, vector, self.first)
         loc = vector / vector.norm(dim=-1, keepdim=True)
-        return PowerSpherical(loc, positive(raw))
+        return PowerSpherical(loc, _START * (vector.shape[-1] - 1) * positive(raw))
