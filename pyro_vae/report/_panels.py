@@ -76,7 +76,8 @@ def marginal(axes: Axes, drawn: np.ndarray, reference: np.ndarray | None, title:
     low, high = both.min(), both.max()
     count = min(30, math.ceil(3 * min(len(x) for x, _ in values.values()) ** (1 / 3)))
     if np.all(both == np.round(both)):  # each bin takes in as many integers as any other
-        bins = np.arange(low - 0.5, high + 1.5 + count, math.ceil((high - low + 1) / count))
+        width = math.ceil((high - low + 1) / count)
+        bins = np.arange(low - 0.5, high + 0.5 + width, width)
     else:
         bins = np.linspace(low, high if high > low else low + 1, count + 1)
     for label, (x, colour) in values.items():
