@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae.part import Part
 from pyro_vae.vae import VAE, same_space
 
@@ -38,7 +38,14 @@ TRIED: dict[str, list[Any]] = {
     "hidden": [8, (8,)],
     "transforms": [2],
     "context": [3],
+    "beta": [0.5, 4.0],
+    "warmup": [3, 0],
+    "free_bits": [0.1, 0.0],
+    "capacity": [0.5, None],
+    "alpha": [-0.5, 0.5, 1.0],
 }
+# What an option has no meaning without.
+BESIDE: dict[Any, dict[str, Any]] = {"sigmoid": {"warmup": 10}, "cyclical": {"warmup": 10}}
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words
 
 
@@ -46,7 +53,7 @@ NUMBER = 0.7  # what an option is given that takes a number or one of a few word
 class Case:
     """How to build one part."""
 
-    part: type[Part]
+    part: type[Any]
     arguments: dict[str, Any]
 
     def __call__(self, **changes: Any) -> Any:
@@ -99,17 +106,22 @@ def _tried(name: str, annotation: Any) -> list[Any]:
     return values
 
 
-def cases_of(part: type[Part]) -> list[Case]:
+def cases_of(part: type[Any]) -> list[Case]:
     """Every way to build a class: its required arguments, and each value of each closed option."""
     hints = typing.get_type_hints(part.__init__)
     required: dict[str, Any] = {}
     closed: list[dict[str, Any]] = []
     for name, parameter in list(inspect.signature(part).parameters.items()):
+        if parameter.kind is inspect.Parameter.VAR_KEYWORD:
+            continue
         tried = _tried(name, hints[name])
         if len(tried) == 1:
             required[name] = tried[0]
         elif parameter.default is not inspect.Parameter.empty:
-            closed += [{name: choice} for choice in tried or _choices(hints[name])]
+            closed += [
+                {name: choice} | BESIDE.get(str(choice), {})
+                for choice in tried or _choices(hints[name])
+            ]
         elif name in ARGUMENTS:
             required[name] = ARGUMENTS[name]
         else:
@@ -117,10 +129,11 @@ def cases_of(part: type[Part]) -> list[Case]:
     return [Case(part, required | option) for option in closed or [{}]]
 
 
-def _exported(room: types.ModuleType) -> Iterator[type[Part]]:
+def _exported(room: types.ModuleType) -> Iterator[type[Any]]:
+    kinds = (Part, objectives.Objective)
     for name in room.__all__:
         part = getattr(room, name)
-        if inspect.isclass(part) and issubclass(part, Part) and not inspect.isabstract(part):
+        if inspect.isclass(part) and issubclass(part, kinds) and not inspect.isabstract(part):
             yield part
 
 
@@ -133,6 +146,8 @@ CONDITIONAL = [case for case in _cases(priors) if case.part.conditional]
 GUIDES = _cases(guides)
 LIKELIHOODS = _cases(likelihoods)
 NETWORKS = _cases(networks)
+# Several options may be left at the same defaults.
+OBJECTIVES = list({(case.part, str(vars(case()))): case for case in _cases(objectives)}.values())
 
 # Vectors and images of odd size, both ways: a network takes those that it can.
 SHAPES: list[tuple[tuple[int, ...], tuple[int, ...]]] = [
