@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.objectives.objective import Objective, Program, only_latent, total
+from pyro_vae.objectives.objective import Objective, Program, Site, only_latent, total
 
 __all__ = ["TotalCorrelation"]
 
@@ -80,8 +80,13 @@ class TotalCorrelation(Objective):
         excess = scale_and_mask(self._log_ratio(site), site["scale"], site["mask"])
         return total(latent) - total(observed) + (self.beta - 1) * excess.sum()
 
-    def _log_ratio(self, site: dict[str, Any]) -> Tensor:
+    def _log_ratio(self, site: Site) -> Tensor:
         """Estimates log q(z) - sum_j log q(z_j) at the draw of each datum, shape ``(B,)``."""
+        joint, marginals = self._log_aggregate(site)
+        return joint - marginals.sum(-1)
+
+    def _log_aggregate(self, site: Site) -> tuple[Tensor, Tensor]:
+        """Estimates log q(z), shape ``(B,)``, and each log q(z_j), shape ``(B, d)``."""
         law, z = site["fn"], site["value"]
         if not isinstance(law, Independent) or len(law.batch_shape) != 1:
             what = "one draw a datum of a law with independent dimensions"
@@ -90,15 +95,13 @@ class TotalCorrelation(Objective):
         if self.num_data is None or self.num_data < size:
             what = f"the number of training data, at least the {size} of a batch"
             raise expected("num_data", what, self.num_data)
-        if size == 1:
-            return z.new_zeros(1)
         # Along the first dimension the draws, along the second the data.
         by_dimension = law.base_dist.log_prob(z.unsqueeze(1)).flatten(2)
+        if size == 1:
+            return by_dimension[0].sum(-1), by_dimension[0]
         own = torch.eye(size, dtype=torch.bool, device=z.device)
         others = (self.num_data - 1) / (self.num_data * (size - 1))
-        weights = z.new_full((size, size), math.log(others)).masked_fill(
-            own, -math.log(self.num_data)
-        )
+        weights = z.new_full((size, size), math.log(others))
+        weights = weights.masked_fill(own, -math.log(self.num_data))
         joint = (weights + by_dimension.sum(-1)).logsumexp(1)
-        marginals = (weights.unsqueeze(-1) + by_dimension).logsumexp(1)
-        return joint - marginals.sum(-1)
+        return joint, (weights.unsqueeze(-1) + by_dimension).logsumexp(1)
