@@ -126,10 +126,11 @@ def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
     return "between two writes" if any(folder.glob("*")) else "before the first checkpoint"
 
 
-def main(runs: int, compiled: int) -> dict[str, Any]:
-    """Returns how many came out the same."""
+def main(runs: int, compiled: int, keep: bool) -> None:
+    """Kills and resumes, and counts how many come out the same."""
     rng = random.Random(0)
-    identical, killed = 0, dict.fromkeys(INSTANTS, 0)
+    found: dict[str, Any] = {"runs": 0, "compiled": 0, "identical": 0}
+    killed = found["killed"] = dict.fromkeys(INSTANTS, 0)
     with tempfile.TemporaryDirectory() as folder:
         expected: dict[bool, tuple[dict[str, Any], float]] = {}
         for i in range(runs):
@@ -142,17 +143,18 @@ def main(runs: int, compiled: int) -> dict[str, Any]:
             out = Path(folder, f"run-{i}")
             killed[trial(out, compile, expected[compile][1], rng)] += 1
             ended = finished(forked(partial(fit, out, compile)))
-            identical += ended and same(contents(out), expected[compile][0])
+            found["identical"] += ended and same(contents(out), expected[compile][0])
+            found["runs"] += 1
+            found["compiled"] += compile
             shutil.rmtree(out)
-            print(f"{i + 1} killed {killed}, {identical} identical", flush=True)
-    return {"runs": runs, "compiled": compiled, "identical": identical, "killed": killed}
+            print(found, flush=True)
+            if keep:
+                common.write("killed", found)
 
 
 if __name__ == "__main__":
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
     torch.set_num_threads(1)
-    if parser.parse_args().smoke:
-        print(main(4, 0))
-    else:
-        print(common.write("killed", main(RUNS, COMPILED)))
+    smoke = parser.parse_args().smoke
+    main(4 if smoke else RUNS, 0 if smoke else COMPILED, keep=not smoke)

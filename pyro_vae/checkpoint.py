@@ -81,7 +81,8 @@ def write_json(path: Path, content: object) -> None:
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     """Writes a safetensors file as a whole, and returns its SHA-256."""
-    content = tensors_to_bytes({k: t.detach().cpu().contiguous() for k, t in tensors.items()})
+    plain = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    content = tensors_to_bytes(plain, {"schema": str(SCHEMA)})
     write_bytes(path, content)
     return hashlib.sha256(content).hexdigest()
 
@@ -173,7 +174,9 @@ def load(
     numbers = sum(tensor.numel() for tensor in vae.state_dict().values())
     if size > 8 * numbers + _HEADER:
         raise expected(str(weights), f"{numbers:,} numbers as model.json says", f"{size:,} bytes")
-    state, _ = tensors_of(weights, read_bytes(weights, description.get("sha256")))
+    state, told = tensors_of(weights, read_bytes(weights, description.get("sha256")))
+    if told.get("schema", str(SCHEMA)) != str(SCHEMA):
+        raise expected(str(weights), f"schema {SCHEMA}", told["schema"])
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
     try:
         vae.load_state_dict(state)

@@ -220,6 +220,9 @@ def in_progress(
             hint = "" if "--resume" in told else f"; --resume goes on with {folder}"
             signum = getattr(error, "signum", signal.SIGINT)
             raise Interrupted(f"{told}{hint}", signum) from None
+        if isinstance(error, ValueError) and folder in missing and is_unfinished(folder):
+            # What came after the fit has failed; the fit is not to be lost for that.
+            raise ValueError(f"{error}; --resume goes on with {folder}") from None
         raise
 
 

@@ -115,6 +115,9 @@ class Run:
             ValueError: If a file is missing or damaged.
         """
         told = checkpoint.read_json(folder / "fit.json")
+        if told.get("schema") != checkpoint.SCHEMA or not told.keys() >= {"settings", *_TOLD}:
+            what = f"schema {checkpoint.SCHEMA}, settings, {', '.join(_TOLD)}"
+            raise expected(str(folder / "fit.json"), what, sorted(told))
         last = folder / "last.safetensors"
         weights, _ = checkpoint.tensors_of(
             last, checkpoint.read_bytes(last, told.get("last_sha256"))
