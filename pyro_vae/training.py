@@ -708,8 +708,9 @@ def _described(
         for name, value in vars(objective).items()
         if isinstance(value, bool | int | float | str) and name != "max_plate_nesting"
     }
+    options = {"dtype": dtype, "cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
     return {
-        "model": checkpoint.model_spec(vae) | {"dtype": dtype},
+        "model": checkpoint.model_spec(vae) | options,
         "objective": {"class": type(objective).__name__} | plain,
         "data": told,
     }
