@@ -64,7 +64,7 @@ def test_more_draws_drown_the_standard_gradient_and_clear_dreg() -> None:
 
     From K = 4 to 64 that is a quarter and four times as much; each may be off by a third. Theorem 1
     of Rainforth et al. (2018), https://arxiv.org/abs/1802.04537; section 6 of Tucker et al. (2019),
-    https://arxiv.org/abs/1810.04152. Fails when DReG's weights are not squared.
+    https://arxiv.org/abs/1810.04152.
     """
     few, many = 4, 64
     standard = signal_to_noise(IWAE(many)) / signal_to_noise(IWAE(few))
@@ -143,7 +143,7 @@ def test_total_correlation_of_a_gaussian() -> None:
     """Data whose latents are together normal with correlation r: the truth is -log(1 - r^2) / 2.
 
     With all data in the batch, averaged over draws; the finite data and the logarithms of sums are
-    good to 0.03 nats. Fails when the others are weighed by 1 / M, or a marginal is left out.
+    good to 0.03 nats. Fails when a marginal is left out.
     """
     generator = torch.Generator().manual_seed(0)
     size, noise, r = 3000, 0.4, 0.8
@@ -211,7 +211,7 @@ def many_rows() -> tuple[pv.VAE, Tensor]:
 
 
 def test_free_bits_clamp_each_dimension_of_the_batch() -> None:
-    """Fails when each datum is clamped by itself, or the sum of the dimensions is."""
+    """Fails when the sum of the dimensions is clamped."""
     vae, x = many_rows()
     q = vae.encode(x).base_dist
     kl = torch.distributions.kl_divergence(q, Normal(0.0, 1.0)).detach()

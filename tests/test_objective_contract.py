@@ -78,7 +78,7 @@ def mean(w: Tensor) -> Tensor:
 def test_value_and_gradient_are_those_of_quadrature(
     objective: Objective, bound: Callable[[Tensor], Tensor], num_samples: int
 ) -> None:
-    """Fails when log K is not taken off, or DReG's weights are not squared."""
+    """Fails when log K is not taken off."""
     truth = quadrature(bound, num_samples)
     testing.check_objective(objective, expected_loss=truth, capture=False)
 

@@ -102,7 +102,6 @@ def test_fit_takes_stock_objectives(stock: Any) -> None:
 
 
 def test_what_is_followed_over_the_prior_needs_no_guide() -> None:
-    """Fails when it is the ELBO of the guide, which nothing trains."""
     model, x = vae(mode="soft"), binary(120)
     before = [p.clone() for p in model.guide.parameters()]
     run = pv.fit(model, x, objective=Enumerated("prior"), epochs=3, lr=0.1, compile=False, seed=0)
