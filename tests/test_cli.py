@@ -405,7 +405,7 @@ def test_a_mistake_about_a_run_is_one_line(
     [
         ("--help", ["pyro-vae COMMAND", "fit", "evaluate", "sample"]),
         ("", ["pyro-vae COMMAND"]),
-        ("fit --help", ["--latent-dim", "--objective.num-particles", "standard normal prior"]),
+        ("fit --help", ["--latent-dim", "--objective.num-particles", "normal prior, standard or"]),
         ("fit --help", ["Widths of the hidden layers", "Passes over the training data", "digits"]),
         ("fit --prior Categorical --help", ["--prior.groups", "--guide.temperature", "soft"]),
         ("fit --likelihood.help Normal", ["independent normal variables", "Calibrated Decoders"]),

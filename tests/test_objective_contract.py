@@ -73,7 +73,7 @@ def mean(w: Tensor) -> Tensor:
         (Renyi(1.0, 2), mean, 1),
         (TotalCorrelation(1.0), mean, 1),
     ],
-    ids=str,
+    ids=lambda value: type(value).__name__ if isinstance(value, Objective) else str(value)[:1],
 )
 def test_value_and_gradient_are_those_of_quadrature(
     objective: Objective, bound: Callable[[Tensor], Tensor], num_samples: int

@@ -55,6 +55,8 @@ _BY_PROGRAM: set[str | int] = {
     "objective",
     "optim",
     "validation",
+    "cond",
+    "mask",
     "device",
     "out",
     "checkpoint_every",

@@ -83,6 +83,7 @@ def inspect(data: Dataset) -> DataReport:
         The report, which prints itself.
 
     Example:
+        >>> import torch
         >>> from pyro_vae.data import load
         >>> x = torch.tensor([[0.0, 1.0], [0.0, 2.0], [0.0, 1.0], [0.0, 3.0]])
         >>> report = inspect(load(x, validation=0, test=0))
