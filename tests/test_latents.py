@@ -313,7 +313,7 @@ def test_a_flow_prior_is_the_change_of_variables(kind: Any, dim: int) -> None:
 
 @pytest.mark.parametrize("dim", [1, 3])
 def test_a_flow_guide_is_the_change_of_variables(dim: int) -> None:
-    """Fails when the kept density is that of the base, or lacks the sign of the determinant."""
+    """Fails when the kept density lacks the sign of the determinant."""
     guide = pv.guides.Flow(dim, transforms=3, hidden=(8,), context=4).double()
     with torch.no_grad():
         for parameter in guide.parameters():
