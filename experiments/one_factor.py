@@ -6,8 +6,9 @@
 
 DATA holds `binarized_mnist.npz`. Each row changes one part of the first; networks (300-300, 40
 latent dimensions), epochs, step size and seed are the same. All are far from converged: published
-figures are of hundreds of epochs. Scores are by 1,000 importance samples, on 2,500 test images,
-the same for all, so that differences are paired.
+figures are of hundreds of epochs. Scores are by 1,000 importance samples on the first 2,500 test
+images, the same for all, so that differences are paired. Those are easier than the rest: what
+compares with other networks is the validation ELBO, of 10,000 images.
 """
 
 from __future__ import annotations
@@ -99,23 +100,24 @@ def run(name: str, root: str | None, smoke: bool) -> None:
 def table() -> str:
     """Returns the table of all results as Markdown."""
     lines = [
-        f"| changed | NLL, {SAMPLES:,} samples | less than the first row | KL | active units | "
-        "k-hat > threshold | parameters | minutes a fit |",
-        "|---|---:|---:|---:|---:|---:|---:|---:|",
+        f"| changed | NLL, {SAMPLES:,} samples | less than the first row | validation -ELBO | KL | "
+        "active units | k-hat > threshold | parameters | minutes a fit |",
+        "|---|---:|---:|---:|---:|---:|---:|---:|---:|",
     ]
     found = {each["row"]: each for each in common.read("one_factor-*.json")}
     base = np.array(found["base"]["log_marginal"]) if "base" in found else None
     for name in ROWS:
         each = found.get(name)
         if each is None:
-            lines.append(f"| {name} | not measured | | | | | | |")
+            lines.append(f"| {name} | not measured | | | | | | | |")
             continue
         scores, gain = each["scores"], ""
         if base is not None and name != "base":
             paired = np.array(each["log_marginal"]) - base
             gain = f"{paired.mean():.2f} ± {paired.std(ddof=1) / len(paired) ** 0.5:.2f}"
         lines.append(
-            f"| {_said(each)} | {-scores['log_marginal']:.2f} | {gain} | {scores['kl']:.1f} | "
+            f"| {_said(each)} | {-scores['log_marginal']:.2f} | {gain} | "
+            f"{-each['best_validation_elbo']:.2f} | {scores['kl']:.1f} | "
             f"{scores['active_units']} | {scores['k_hat_above_threshold']:.0%} | "
             f"{each['parameters']:,} | {each['fit_seconds'] / 60:.0f} |"
         )

@@ -256,6 +256,7 @@ def test_an_evaluation_leaves_the_model_alone() -> None:
         ({"beta": -1.0}, "`beta`: expected a number >= 0, got -1"),
         ({"beta": math.nan}, "`beta`: expected a number >= 0, got nan"),
         ({"warmup": -1}, "`warmup`: "),
+        ({"num_particles": 0}, "`num_particles`: expected a positive integer, got 0"),
     ],
 )
 def test_bad_arguments(options: dict[str, Any], says: str) -> None:

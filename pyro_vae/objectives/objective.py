@@ -18,7 +18,7 @@ from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 from torch.distributions import kl_divergence
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, positive_integer
 from pyro_vae.objectives.relaxation import relaxed
 
 __all__ = [
@@ -75,6 +75,7 @@ class Objective(pyro.infer.ELBO, ABC):
     unbiased_gradient: bool = True
 
     def __init__(self, num_particles: int = 1, **kwargs: Any) -> None:
+        positive_integer("num_particles", num_particles)
         super().__init__(num_particles=num_particles, **kwargs)
         self.step = torch.zeros(())
 
