@@ -7,9 +7,10 @@
 scikit-learn's 569 x 30 table, standardised; each entry is hidden with probability one half, and the
 squared error of its imputation is averaged over hidden entries. Everything is fitted to the same
 incomplete table that is imputed, as in MIWAE (Mattei and Frellsen, 2019,
-https://arxiv.org/abs/1812.02633), whose networks and objective these are. A scale for each column, in
-place of one that the decoder predicts, and the epochs were chosen on a mask of another seed. Shifts and scales are those of the complete
-table, there as here: they decide the unit of the error, and the models do not need them.
+https://arxiv.org/abs/1812.02633), whose networks and objective these are. A scale for each column,
+in place of one that the decoder predicts, and the epochs were chosen on a mask of another seed.
+Shifts and scales are those of the complete table, there as here: they decide the unit of the
+error, and the models do not need them.
 """
 
 from __future__ import annotations
