@@ -40,9 +40,9 @@ ROWS = {
     "base": {},
     "mixture": {"prior": lambda: pv.priors.Mixture(LATENT, components=50)},
     "vamp": {"prior": lambda: pv.priors.VampPrior(LATENT, pseudo_inputs=500)},
-    "flow-prior": {"prior": lambda: pv.priors.Flow(LATENT)},
+    "priors.Flow": {"prior": lambda: pv.priors.Flow(LATENT)},
     "full": {"guide": lambda: pv.guides.FullNormal(LATENT)},
-    "flow-guide": {"guide": lambda: pv.guides.Flow(LATENT)},
+    "guides.Flow": {"guide": lambda: pv.guides.Flow(LATENT)},
     "iwae": {"objective": lambda: pv.objectives.IWAE(5, "dreg")},
 }
 
@@ -109,7 +109,7 @@ def table() -> str:
     for name in ROWS:
         each = found.get(name)
         if each is None:
-            lines.append(f"| {name} | not measured | | | | | | | |")
+            lines.append(f"| `{name}` | not measured | | | | | | | |")
             continue
         scores, gain = each["scores"], ""
         if base is not None and name != "base":
