@@ -158,10 +158,10 @@ class GuideProgram(_Program):
         self._view = view
 
     @property
-    def relaxation(self) -> Relaxed | None:
-        """What the objective should do about discrete sites, if there are any."""
-        parts = self.family.sites.values()
-        return next((part for part in parts if isinstance(part, Relaxed)), None)
+    def relaxations(self) -> Mapping[str, Relaxed]:
+        """What the objective should do about the discrete sites, by name."""
+        sites = self.family.sites.items()
+        return {name: part for name, part in sites if isinstance(part, Relaxed)}
 
     def features(
         self,

@@ -16,13 +16,13 @@ from pyro_vae.part import named_part
 
 __all__ = ["Product"]
 
-_SIZES = ("dim", "groups", "classes")
-
 
 class Product(Guide):
     r"""Creates a guide of variables that are independent given x, each of a family of its own.
 
     .. math:: q(z \mid x) = \prod_i q_i(z_i \mid x)
+
+    Discrete ones are relaxed each as it asks; at most one of them by enumeration.
 
     References:
         Learning Disentangled Joint Continuous and Discrete Representations (Dupont, 2018),
@@ -33,8 +33,7 @@ class Product(Guide):
             guides, or mappings of ``class`` and options.
 
     Raises:
-        ValueError: If they are fewer than two, or composite, or discrete ones differ in how they
-            are relaxed.
+        ValueError: If they are fewer than two, or composite.
 
     Example:
         >>> from pyro_vae import guides
@@ -55,9 +54,6 @@ class Product(Guide):
             raise expected("parts", "guides, none of them composite", parts)
         # What rebuilds it is the parts as they were built, options and all.
         self._arguments = self._arguments | {"parts": parts}
-        relaxed = [part for part in parts if part.support.is_discrete]
-        if any(_relaxation(part) != _relaxation(relaxed[0]) for part in relaxed):
-            raise expected("parts", "one relaxation for all discrete guides", parts)
         self.parts = nn.ModuleList(parts)
         self._shapes = {name: part.event_shape for name, part in self.sites.items()}
         self._features = {name: part.param_shape for name, part in self.sites.items()}
@@ -87,8 +83,3 @@ class Product(Guide):
 
         batch_shape = features.shape[:-1]
         return Joint(law, self._shapes, self.support, batch_shape=batch_shape, independent=True)
-
-
-def _relaxation(part: Guide) -> dict[str, Any]:
-    """The options that say how a discrete guide is trained."""
-    return {name: value for name, value in part.spec()["args"].items() if name not in _SIZES}

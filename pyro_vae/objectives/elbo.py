@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
-from pyro_vae.objectives.objective import Objective, Program, Term, per_datum, total
+from pyro_vae.objectives.objective import Objective, Program, Term, modes, per_datum, total
 
 __all__ = ["ELBO", "Terms", "terms_of"]
 
@@ -166,10 +166,10 @@ class ELBO(Objective):
         Raises:
             ValueError: If a latent site of the guide can be neither reparameterised nor relaxed.
         """
-        mode = getattr(getattr(guide, "relaxation", None), "mode", None)
-        if self.kl == "sampled" and mode in ("soft", "straight-through"):
+        without = sorted(modes(guide) & {"soft", "straight-through"})
+        if self.kl == "sampled" and without:
             # A density at soft draws is undefined, and at hard ones has no gradient by the draw.
-            raise expected("kl", f"`analytic` with the relaxation {mode!r}", self.kl)
+            raise expected("kl", f"`analytic` with the relaxation {without[0]!r}", self.kl)
         with self._relaxed(guide):
             observed, latents = self._all_terms(model, guide, args, kwargs)
         return self.weight() * self._divergence(latents) - total(observed)

@@ -9,7 +9,7 @@ from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae.objectives.objective import Objective, Program, Site, only_latent, total
+from pyro_vae.objectives.objective import Objective, Program, Site, modes, only_latent, total
 
 __all__ = ["MMD"]
 
@@ -79,10 +79,9 @@ class MMD(Objective):
             ValueError: If the latent is not one site in the plate ``data`` alone, or has no draws
                 to compare.
         """
-        mode = getattr(getattr(guide, "relaxation", None), "mode", None)
-        if mode in ("concrete", "enumerate"):
+        if without := modes(guide) & {"concrete", "enumerate"}:
             what = "the relaxation `soft` or `straight-through`, whose draws MMD compares"
-            raise expected("guide", what, mode)
+            raise expected("guide", what, ", ".join(sorted(without)))
         with self._relaxed(guide):
             ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
         observed, latent = self._split(model_trace, guide_trace, "analytic")

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
 from typing import Any, Literal
 
@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.distributions import kl_divergence
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae.guides.relaxed import Mode, Relaxed
 from pyro_vae.objectives.relaxation import relaxed
 
 __all__ = [
@@ -28,6 +29,7 @@ __all__ = [
     "Term",
     "check_reparameterised",
     "is_sample",
+    "modes",
     "only_latent",
     "per_datum",
     "per_particle",
@@ -92,8 +94,7 @@ class Objective(pyro.infer.ELBO, ABC):
         model, soft draws are none of the model's, and straight-through gradients are not those of
         the value.
         """
-        relaxation = getattr(guide, "relaxation", None)
-        return self.is_bound and (relaxation is None or relaxation.mode == "enumerate")
+        return self.is_bound and modes(guide) <= {"enumerate"}
 
     def told(self, num_data: int) -> None:
         """Hears the number of training data, before the first step; most have no use for it."""
@@ -115,20 +116,21 @@ class Objective(pyro.infer.ELBO, ABC):
         self.advance()
         return loss.item()
 
-    def _relaxed(self, guide: Program, needs_density: str | None = None) -> Any:
-        """The handler of the relaxation that a guide asks for.
+    @contextmanager
+    def _relaxed(self, guide: Program, needs_density: str | None = None) -> Iterator[None]:
+        """Installs the relaxations that a guide asks for, one for each site.
 
         Args:
             guide: The guide.
             needs_density: What needs draws with a density, for the error where they have none.
         """
-        relaxation = getattr(guide, "relaxation", None)
-        if relaxation is None:
-            return nullcontext()
-        if needs_density is not None and relaxation.mode != "concrete":
+        if needs_density is not None and (others := modes(guide) - {"concrete"}):
             what = f"the relaxation `concrete`, whose draws have the density that {needs_density}"
-            raise expected("guide", f"{what} needs", relaxation.mode)
-        return relaxed(relaxation.mode, relaxation.temperature_at(self.step))
+            raise expected("guide", f"{what} needs", ", ".join(sorted(others)))
+        with ExitStack() as handlers:
+            for name, part in relaxations(guide).items():
+                handlers.enter_context(relaxed(part.mode, part.temperature_at(self.step), name))
+            yield
 
     def _traces(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -218,6 +220,17 @@ class Objective(pyro.infer.ELBO, ABC):
         if is_validation_enabled() and not enumerated:
             check_site_shape(site, self.max_plate_nesting)
         return site["log_prob"]
+
+
+def relaxations(guide: Program) -> Mapping[str, Relaxed]:
+    """Returns what a guide asks for, by the name of the site; nothing if it is not of a VAE."""
+    asked: Mapping[str, Relaxed] = getattr(guide, "relaxations", {})
+    return asked
+
+
+def modes(guide: Program) -> set[Mode]:
+    """Returns how the sites of a guide are to be relaxed, taken together."""
+    return {part.mode for part in relaxations(guide).values()}
 
 
 def is_sample(site: Site) -> bool:

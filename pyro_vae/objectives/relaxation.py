@@ -22,7 +22,7 @@ __all__ = ["relaxed"]
 
 
 class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
-    """Relaxes the one-hot and binary sites of the programs that run inside it.
+    """Relaxes one-hot and binary sites of the programs that run inside it.
 
     Outside it, model and guide are always discrete. See :class:`pyro_vae.guides.GumbelSoftmax` and
     :class:`pyro_vae.guides.RelaxedBernoulli` for what the modes mean.
@@ -30,17 +30,19 @@ class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
     Args:
         mode: How to relax.
         temperature: Positive, shape ``()``.
+        site: Name of the site, which guide and model share; None relaxes all of them.
     """
 
-    def __init__(self, mode: Mode, temperature: Tensor) -> None:
+    def __init__(self, mode: Mode, temperature: Tensor, site: str | None = None) -> None:
         super().__init__()
         self.mode = mode
         self.temperature = temperature
+        self.site = site
 
     def _pyro_sample(self, msg: dict[str, Any]) -> None:
         fn = msg["fn"]
         kind = _KINDS.get(type(fn))
-        if kind is None or msg["is_observed"]:
+        if kind is None or msg["is_observed"] or self.site not in (None, msg["name"]):
             return
         msg["infer"]["relaxed"] = self.mode
         law = kind.law(self.temperature, logits=fn.base_dist.logits).to_event(1)
