@@ -5,10 +5,12 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Mapping
+from typing import Any
 
 import torch
 from torch import Tensor
 
+from pyro_vae._given import rows
 from pyro_vae.vae import VAE
 
 __all__ = ["Health"]
@@ -32,16 +34,12 @@ class Health:
     Args:
         vae: The model.
         x: Data to look at it with.
-        cond: What they are conditioned on, if anything.
-        mask: Which entries are observed, if not all are.
+        given: What goes with them, by name.
     """
 
-    def __init__(
-        self, vae: VAE, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None
-    ) -> None:
+    def __init__(self, vae: VAE, x: Tensor, **given: Any) -> None:
         self.vae = vae
-        given = (x, cond, mask)
-        self.x, self.cond, self.mask = (g if g is None else g[:_LOOKED_AT] for g in given)
+        self.x, self.given = x[:_LOOKED_AT], rows(given, slice(_LOOKED_AT))
         self._kl: list[float] = []
         self._said: set[str] = set()
 
@@ -71,11 +69,11 @@ class Health:
     @torch.no_grad()
     def _certain(self) -> float:
         """The share of features that vary in the data, and not at all given z."""
-        assert self.x is not None
         varies = self.x.var(0, correction=0)
         try:
-            z = self.vae.encode(self.x, self.cond, self.mask).mean
-            given = self.vae.decode(z, self.cond).variance.mean(0)
+            z = self.vae.encode(self.x, **self.given).mean
+            others = {name: value for name, value in self.given.items() if name != "mask"}
+            given = self.vae.decode(z, **others).variance.mean(0)
         except NotImplementedError:  # a law without a closed variance
             return 0.0
         if given.shape != varies.shape:

@@ -19,9 +19,11 @@ import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from pyro.optim import PyroOptim
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
+from pyro_vae._given import named_tensors, present, rows
 from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
@@ -44,7 +46,7 @@ __all__ = ["Run", "best_device", "fit"]
 log = logging.getLogger("pyro_vae")
 Schedule = Literal["constant", "cosine"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
-Given: TypeAlias = Tensor | np.ndarray | Mapping[str, Tensor | np.ndarray] | None
+Given: TypeAlias = Tensor | np.ndarray | Mapping[str, Any] | None
 
 _ROWS = 8  # of a batch, told one by one
 _TOLD = (
@@ -155,6 +157,7 @@ def fit(
     validation: Tensor | np.ndarray | float | None = None,
     cond: Given = None,
     mask: Given = None,
+    covariates: Mapping[str, Any] | None = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
     compile: bool | Literal["auto"] = "auto",
@@ -201,6 +204,8 @@ def fit(
             come apart, and with a dataset, a mapping with ``train`` and ``validation``.
         mask: Which entries are observed, boolean, of the shape of the data; likewise. Hidden
             entries may be anything.
+        covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``, such
+            as ``{"size_factor": s}``; likewise, a mapping of splits to those.
         seed: Seeds every generator; None leaves them as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
@@ -277,7 +282,8 @@ def fit(
     with folder as progress:
         if seed is not None:
             pyro.set_rng_seed(seed)
-        train, held_out, draw = _splits(data, validation, seed, {"cond": cond, "mask": mask})
+        given = present(cond=cond, mask=mask, covariates=covariates)
+        train, held_out, draw = _splits(data, validation, seed, given)
         if isinstance(objective, Objective):
             objective.told(len(train))
         if patience is not None and held_out is None:
@@ -300,7 +306,8 @@ def fit(
             train = replace(drawn, x=train.x.to(drawn.x))
         if held_out is not None:
             held_out = held_out.checked(vae, "validation")
-        vae.initialize(drawn.x, drawn.mask)
+        others = {name: drawn.others.get(name) for name in ("mask", "covariates")}
+        vae.initialize(drawn.x, **others)
         monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:_MONITORED]]
         loop = _Loop(
             vae,
@@ -336,7 +343,8 @@ class _Loop:
         self.vae = vae
         self.options = options
         self.train, self.held_out, self.monitored, draw = data
-        self.transform = draw if len(self.train.given) == 1 else _by_name(self.train, draw)
+        self.tensors, structure = tree_flatten(self.train.others)
+        self.transform = draw if len(self.tensors) == 0 else _by_name(structure, draw)
         self.progress = progress
         self.start = start
         self.epoch = 1
@@ -456,7 +464,8 @@ class _Loop:
             self.svi.set_lr(self.rates[0] * share)
         try:
             losses = self.svi.epoch(
-                *self.train.given.values(),
+                self.train.x,
+                *self.tensors,
                 batch_size=self.options["batch_size"],
                 transform=self.transform,
                 position=self.position,
@@ -557,24 +566,23 @@ class _Rows:
     """Data, and what goes with each of them."""
 
     x: Tensor
-    cond: Tensor | None = None
-    mask: Tensor | None = None
+    others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
-    def given(self) -> dict[str, Tensor]:
+    def given(self) -> dict[str, Any]:
         """What there is, by the names of the programs' arguments."""
-        return {name: value for name, value in vars(self).items() if value is not None}
+        return {"x": self.x, **self.others}
 
     def __len__(self) -> int:
         return len(self.x)
 
     def __getitem__(self, index: Any) -> _Rows:
-        return _Rows(**{name: value[index] for name, value in self.given.items()})
+        return _Rows(self.x[index], rows(self.others, index))
 
     def checked(self, vae: VAE, argument: str) -> _Rows:
         """The same as the model takes them."""
-        cond, mask = vae.check_given(self.x, self.cond, self.mask)
-        return _Rows(vae.check(self.x, argument, mask), cond, mask)
+        others = vae.check_given(self.x, **self.others)
+        return _Rows(vae.check(self.x, argument, others.get("mask")), others)
 
     def batches(self, size: int) -> Iterator[_Rows]:
         for start in range(0, len(self), size):
@@ -582,14 +590,12 @@ class _Rows:
 
 
 def _by_name(
-    rows: _Rows, draw: Callable[[Tensor], Tensor] | None
-) -> Callable[..., dict[str, Tensor]]:
+    structure: TreeSpec, draw: Callable[[Tensor], Tensor] | None
+) -> Callable[..., dict[str, Any]]:
     """What makes a batch of tensors into the arguments that the programs know by name."""
-    names = list(rows.given)
 
-    def transform(x: Tensor, *others: Tensor) -> dict[str, Tensor]:
-        values = (x if draw is None else draw(x), *others)
-        return dict(zip(names, values, strict=True))
+    def transform(x: Tensor, *others: Tensor) -> dict[str, Any]:
+        return {"x": x if draw is None else draw(x), **tree_unflatten(others, structure)}
 
     return transform
 
@@ -627,20 +633,32 @@ def _splits(
 
 def _rows(x: Tensor, given: Mapping[str, Given], split: str, *, alone: bool = False) -> _Rows:
     """Returns data of a split with what goes with them; ``alone`` if there is no other split."""
-    found: dict[str, Tensor] = {}
+    found: dict[str, Any] = {}
     for name, value in given.items():
-        if value is None:
-            continue
-        if isinstance(value, Mapping):
+        if isinstance(value, Mapping) and _by_split(name, value):
             if split not in value:
                 raise expected(name, f"a mapping with {split}", sorted(value))
             value = value[split]
         elif not alone:
             raise expected(name, "a mapping with train and validation", value)
-        found[name] = _as_tensor(name, value)
-        if len(found[name]) != len(x):
-            raise expected(name, f"one row for each of {len(x)} data", value)
-    return _Rows(x, **found)
+        if isinstance(value, Mapping):
+            named = value.items()
+            found[name] = {key: _companion(f"{name}: {key}", each, x) for key, each in named}
+        else:
+            found[name] = _companion(name, value, x)
+    return _Rows(x, found)
+
+
+def _by_split(name: str, value: Mapping[str, Any]) -> bool:
+    """Tells whether a mapping is one of splits: covariates are a mapping themselves."""
+    return name != "covariates" or all(isinstance(each, Mapping) for each in value.values())
+
+
+def _companion(argument: str, value: object, x: Tensor) -> Tensor:
+    tensor = _as_tensor(argument, value)
+    if len(tensor) != len(x):
+        raise expected(argument, f"one row for each of {len(x)} data", value)
+    return tensor
 
 
 def _as_tensor(argument: str, data: object) -> Tensor:
@@ -698,9 +716,9 @@ def _described(
     if isinstance(data, Dataset):
         prints = {split: data.split(split) for split in SPLITS}
         told = {"name": data.name, "binarize": data.binarize, "transform": data.transform}
-    for split, rows in (("train", train), ("validation", held_out)):
-        given = {} if rows is None else rows.given
-        prints |= {f"{split} {name}": x for name, x in given.items() if name != "x"}
+    for split, kept in (("train", train), ("validation", held_out)):
+        others = {} if kept is None else named_tensors(kept.others)
+        prints |= {f"{split} {name}": tensor for name, tensor in others.items()}
     told |= {name: x if x is None else fingerprint(x) for name, x in prints.items()}
     dtype = next((str(p.dtype) for p in vae.parameters()), None)
     plain = {

@@ -19,6 +19,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import Covariates, covariates_of, present, rows
 from pyro_vae.distributions import feasible, masked
 from pyro_vae.guides import Guide
 from pyro_vae.guides.relaxed import Relaxed
@@ -34,7 +35,7 @@ _instances = itertools.count()
 # cache of a core, which halves the time; an accelerator wants more work for each launch.
 _CHUNK = {"cpu": 2**18}
 _CHUNK_ELSEWHERE = 2**22
-_HOT_DECK = 10_000
+_HOT_DECK = 10_000  # data, about, that are filled to start from
 
 
 class _Program(nn.Module):
@@ -95,8 +96,15 @@ class Model(_Program):
         filler = feasible(likelihood.support, likelihood.event_shape)
         self.register_buffer("filler", filler, persistent=False)
 
-    def decode(self, z: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
+    def decode(
+        self,
+        z: Tensor,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
+    ) -> Any:
         """Returns p(x|z) for z of shape ``(*, *prior.event_shape)``, of what a mask leaves."""
+        named = covariates_of(self.likelihood.covariates, covariates)
         inputs = self.prior.decoded(z)
         event_dim = len(self.prior.decoded_shape)
         params = _batched(self.decoder, inputs, event_dim, cond)
@@ -104,7 +112,7 @@ class Model(_Program):
         if params.shape[params.ndim - len(expected_shape) :] != expected_shape:
             got = f"{tuple(params.shape[inputs.ndim - event_dim :])}"
             raise expected("decoder", f"outputs of shape {tuple(expected_shape)} a datum", got)
-        law = self.likelihood(params)
+        law = self.likelihood(params, **named)
         return law if mask is None else masked(law, mask)
 
     def forward(
@@ -114,14 +122,16 @@ class Model(_Program):
         size: int | None = None,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         """Runs the program.
 
         Args:
             x: Observed data, shape ``(B, *event_shape)``; None simulates.
-            size: Number of data to simulate, if neither ``x`` nor ``cond`` says it; else 1.
+            size: Number of data to simulate, if nothing else says it; 1 if not given.
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
             mask: Which entries of ``x`` are observed, boolean, of its shape; all if not given.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
 
         Returns:
             The data, observed or simulated.
@@ -131,12 +141,12 @@ class Model(_Program):
             x = as_batch(x, self.likelihood.event_shape, self)
             if mask is not None:
                 x = torch.where(mask, x, self.filler)
-        sized = cond if x is None else x
-        with pyro.plate("data", (size or 1) if sized is None else len(sized), dim=-1):
+        sized = [len(each) for each in (x, cond, *(covariates or {}).values()) if each is not None]
+        with pyro.plate("data", sized[0] if sized else size or 1, dim=-1):
             draws: dict[str, Tensor] = {}
             for name in self.prior.sites:
                 draws[name] = pyro.sample(name, self.prior.site(name, draws, cond))
-            law = self.decode(self.prior.join(draws), cond, mask)
+            law = self.decode(self.prior.join(draws), cond, mask, covariates)
             return pyro.sample("x", law, obs=x)
 
 
@@ -169,19 +179,21 @@ class GuideProgram(_Program):
         event_dim: int,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         """Returns what the family reads, ``(*, *param_shape)``, for x ``(*, event_shape)``.
 
         These are the variational parameters of each datum, which amortisation makes a function.
         An entry that the mask hides is seen as the mean of the data.
         """
-        inputs = self.standardize(x)
+        inputs = self.standardize(x if self._view is None else self._view.seen(x, covariates))
         if mask is not None:
             inputs = torch.where(mask, inputs, 0.0)
         features = self.of(inputs, event_dim, cond, mask)
         if self._view is None:
             return features
-        return self.family.refine(features, partial(self._view.log_joint, x, cond=cond, mask=mask))
+        log_joint = partial(self._view.log_joint, x, cond=cond, mask=mask, covariates=covariates)
+        return self.family.refine(features, log_joint)
 
     def of(
         self,
@@ -207,9 +219,10 @@ class GuideProgram(_Program):
         event_dim: int,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Any:
         """Returns q(z|x) for x of shape ``(*, event_shape)``."""
-        return self.family(self.features(x, event_dim, cond, mask))
+        return self.family(self.features(x, event_dim, cond, mask, covariates))
 
     def forward(
         self,
@@ -218,6 +231,7 @@ class GuideProgram(_Program):
         size: int | None = None,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         """Runs the program.
 
@@ -226,6 +240,7 @@ class GuideProgram(_Program):
             size: Taken so that model and guide share a signature; the guide needs ``x``.
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
             mask: Which entries of ``x`` are observed, boolean, of its shape; all if not given.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
 
         Returns:
             One draw of z a datum.
@@ -238,7 +253,7 @@ class GuideProgram(_Program):
         self._register()
         event_shape = x.shape[1:]
         x = as_batch(x, event_shape, self)
-        features = self.features(x, len(event_shape), cond, mask)
+        features = self.features(x, len(event_shape), cond, mask, covariates)
         with pyro.plate("data", len(x), dim=-1):
             draws: dict[str, Tensor] = {}
             for name in self.family.order:
@@ -279,6 +294,11 @@ class View:
         """The family q(z|x)."""
         return self.vae.posterior
 
+    def seen(self, x: Tensor, covariates: Covariates) -> Tensor:
+        """Returns what an encoder sees of x, before it is standardised: the same shape."""
+        likelihood = self.vae.likelihood
+        return likelihood.seen(x, **covariates_of(likelihood.covariates, covariates))
+
     def encode(self, inputs: Tensor) -> Any:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
         program = self.vae.guide
@@ -287,13 +307,20 @@ class View:
         return program.family(program.of(inputs, len(self.event_shape)))
 
     def log_joint(
-        self, x: Tensor, z: Tensor, *, cond: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        z: Tensor,
+        *,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
         model = self.vae.model
         if mask is not None:
             x = torch.where(mask, x, model.filler)
-        return model.decode(z, cond, mask).log_prob(x) + model.prior.given(cond).log_prob(z)
+        log_likelihood = model.decode(z, cond, mask, covariates).log_prob(x)
+        return log_likelihood + model.prior.given(cond).log_prob(z)
 
 
 @contextmanager
@@ -328,8 +355,8 @@ class VAE(nn.Module):
     """Creates a variational autoencoder from a prior, a guide and a likelihood.
 
     ``vae.model`` and ``vae.guide`` are Pyro programs, called as
-    ``(x=None, *, size=None, cond=None, mask=None)``, and modules that own the parameters;
-    everything in Pyro that takes a model and a guide takes them.
+    ``(x=None, *, size=None, cond=None, mask=None, covariates=None)``, and modules that own the
+    parameters; everything in Pyro that takes a model and a guide takes them.
 
     The package's own networks are sized from what the parts declare; :meth:`initialize`, called by
     :func:`pyro_vae.fit`, then standardises what the encoder sees and starts the decoder at the
@@ -339,7 +366,8 @@ class VAE(nn.Module):
 
     With ``cond_size`` every law is conditional: p(x, z | c) and q(z | x, c). Data may lack entries:
     a ``mask`` says which are observed, the likelihood is of those alone, and the encoder sees the
-    mean of the data in place of the others.
+    mean of the data in place of the others. A likelihood may need to know something of each datum,
+    such as its size factor: ``covariates`` go with the data, by name.
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
@@ -478,28 +506,46 @@ class VAE(nn.Module):
         return x.to(self.initialized.device)
 
     def check_given(
-        self, x: Tensor, cond: Tensor | None, mask: Tensor | None
-    ) -> tuple[Tensor | None, Tensor | None]:
-        """Returns the condition and the mask of data as this model takes them.
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
+    ) -> dict[str, Any]:
+        """Returns what goes with data, as this model takes it, by the names of the arguments.
 
         Args:
             x: Data, shape ``(N, *event_shape)``.
             cond: Real numbers, shape ``(N, cond_size)``.
             mask: Booleans of the shape of ``x``.
+            covariates: Real numbers by name, shape ``(N,)``.
 
         Raises:
-            ValueError: If either is not what it should be, or a condition is missing or has no
-                use in this model.
+            ValueError: If one is not what it should be, is missing, or has no use in this model.
         """
         size = len(x) if isinstance(x, Tensor) and x.ndim > 0 else 0  # told of by `check`
         cond = self._check_cond(cond, size)
+        covariates = self._check_covariates(covariates, size)
         if mask is None:
-            return cond, None
+            return present(cond=cond, covariates=covariates)
         shape = (size, *self.event_shape)
         if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
             raise expected("mask", f"a boolean tensor of shape {shape}", mask)
         self._check_maskable()
-        return cond, mask.to(self.initialized.device)
+        return present(cond=cond, mask=mask.to(self.initialized.device), covariates=covariates)
+
+    def _check_covariates(self, covariates: Covariates, size: int) -> dict[str, Tensor]:
+        named = covariates_of(self.likelihood.covariates, covariates)
+        for name, value in named.items():
+            argument, domain = f"covariates: {name}", self.likelihood.domain_of(name)
+            if not isinstance(value, Tensor) or value.shape != (size,) or value.is_complex():
+                raise expected(argument, f"a tensor of shape {(size,)}", value)
+            value = named[name] = value.to(self.model.filler)
+            bad = ~(value.isfinite() & domain.check(value))
+            if bad.any():
+                got = f"{value[bad][0].item():g}, {int(bad.sum())} bad in all"
+                raise expected(argument, f"finite numbers that are {domain}", got)
+        return named
 
     def _check_cond(self, cond: Tensor | None, size: int) -> Tensor | None:
         if self.cond_size is None:
@@ -519,10 +565,13 @@ class VAE(nn.Module):
     def _check_maskable(self) -> None:
         params = self.model.filler.new_zeros(1, *self.likelihood.param_shape)
         one = self.model.filler.new_ones(self.event_shape, dtype=torch.bool)
-        masked(self.likelihood(params), one)
+        named = {name: params.new_ones(1) for name in self.likelihood.covariates}
+        masked(self.likelihood(params, **named), one)
 
     @torch.no_grad()
-    def initialize(self, x_train: Tensor, mask: Tensor | None = None) -> None:
+    def initialize(
+        self, x_train: Tensor, mask: Tensor | None = None, covariates: Covariates = None
+    ) -> None:
         """Standardises the encoder's input and starts the decoder at the marginal of the data.
 
         Done once: a fitted model is left alone.
@@ -531,15 +580,20 @@ class VAE(nn.Module):
             x_train: Training data, shape ``(N, *event_shape)``.
             mask: Which entries are observed. The others are filled, for this alone, by observed
                 values of the same entry, drawn at random.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``.
         """
         if self.initialized:
             return
+        named = covariates_of(self.likelihood.covariates, covariates)
         if mask is not None:
-            x_train = hot_deck(x_train, mask, self.model.filler)
+            some = slice(None, None, max(1, len(x_train) // _HOT_DECK))
+            x_train = hot_deck(x_train[some], mask[some], self.model.filler)
+            named = rows(named, some)
+        seen = self.likelihood.seen(x_train, **named)
         if isinstance(self.guide.standardize, Standardize):
-            self.guide.standardize.fit(x_train)
-        self.prior.start(self.guide.standardize(x_train))
-        params = self.likelihood.init_params(x_train)
+            self.guide.standardize.fit(seen)
+        self.prior.start(self.guide.standardize(seen))
+        params = self.likelihood.init_params(x_train, **named)
         if isinstance(self.decoder, Network):
             self.decoder.start_at(params)
         self.initialized.fill_(True)
@@ -581,35 +635,54 @@ class VAE(nn.Module):
         fixed.initialized.fill_(True)
         return fixed.to(checked).train(self.training)
 
-    def encode(self, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
+    def encode(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
+    ) -> Any:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
         x = as_batch(x, self.event_shape, self)
         with evaluating(self):
-            return self.guide.encode(x, len(self.event_shape), cond, mask)
+            return self.guide.encode(x, len(self.event_shape), cond, mask, covariates)
 
-    def decode(self, z: Tensor, cond: Tensor | None = None, mask: Tensor | None = None) -> Any:
+    def decode(
+        self,
+        z: Tensor,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
+    ) -> Any:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
         with evaluating(self):
-            return self.model.decode(z, cond, mask)
+            return self.model.decode(z, cond, mask, covariates)
 
     @torch.no_grad()
-    def sample(self, n: int, cond: Tensor | None = None) -> Tensor:
+    def sample(self, n: int, cond: Tensor | None = None, covariates: Covariates = None) -> Tensor:
         """Draws z from the prior and then x: shape ``(n, *event_shape)``.
 
         Args:
             n: How many.
             cond: A condition each, shape ``(n, cond_size)``.
+            covariates: What the likelihood needs to know of each, by name, shape ``(n,)``.
         """
         cond = self._check_cond(cond, positive_integer("n", n))
+        covariates = self._check_covariates(covariates, n)
         z = self.prior.given(cond).expand((n,)).sample()
-        return self.decode(z, cond).sample()
+        return self.decode(z, cond, covariates=covariates).sample()
 
     @torch.no_grad()
     def reconstruct(
-        self, x: Tensor, cond: Tensor | None = None, mask: Tensor | None = None
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         """Returns E[x|z] at z = E[z|x], same shape as ``x``."""
-        return self.decode(self.encode(x, cond, mask).mean, cond).mean
+        z = self.encode(x, cond, mask, covariates).mean
+        return self.decode(z, cond, covariates=covariates).mean
 
     @torch.no_grad()
     def log_prob(
@@ -618,6 +691,7 @@ class VAE(nn.Module):
         num_samples: int = 1000,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         r"""Estimates log p(x) by importance weighting with the guide.
 
@@ -632,16 +706,17 @@ class VAE(nn.Module):
             num_samples: Draws for each datum, K.
             cond: What each datum is conditioned on, shape ``(N, cond_size)``.
             mask: Which entries are observed, of the shape of ``x``: the density is of those.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``.
 
         Returns:
             Log-densities in nats, shape ``(N,)``, too low in expectation, and less so as K grows.
         """
-        cond, mask = self.check_given(x, cond, mask)
+        given = self.check_given(x, cond, mask, covariates)
         x = self.check(x, mask=mask)
         estimates = []
-        for batch, c, m in self.batches_given(x, cond, mask):
+        for batch, of_batch in self.batches_given(x, given):
             total = batch.new_full((len(batch),), -math.inf)
-            for terms in self.importance(batch, num_samples, c, m):
+            for terms in self.importance(batch, num_samples, **of_batch):
                 log_likelihood, log_prior, log_guide = terms
                 weights = (log_likelihood + log_prior - log_guide).logsumexp(0)
                 total = torch.logaddexp(total, weights)
@@ -657,6 +732,7 @@ class VAE(nn.Module):
         num_samples: int = 1000,
         num_imputations: int | None = None,
         cond: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Tensor:
         r"""Fills the entries that are not observed, given those that are.
 
@@ -680,6 +756,7 @@ class VAE(nn.Module):
             num_samples: Draws of z for each datum, K.
             num_imputations: How many draws to return; None returns the mean.
             cond: What each datum is conditioned on, shape ``(N, cond_size)``.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``.
 
         Returns:
             ``x`` where it is observed, and what was imputed elsewhere: shape ``(N, *event_shape)``,
@@ -701,55 +778,49 @@ class VAE(nn.Module):
             positive_integer("num_imputations", num_imputations)
         if mask is None:
             raise expected("mask", "which entries are observed", None)
-        cond, observed = self.check_given(x, cond, mask)
+        given = self.check_given(x, cond, mask, covariates)
         x = self.check(x, mask=mask)
         filled = []
-        for batch, c, m in self.batches_given(x, cond, observed):
-            assert m is not None
-            z, log_weights = self._weighted(batch, num_samples, c, m)
-            weights = log_weights.softmax(0)
+        for batch, of_batch in self.batches_given(x, given):
+            z, log_weights = self._weighted(batch, num_samples, of_batch)
+            weights, observed = log_weights.softmax(0), of_batch.pop("mask")
             if num_imputations is None:
-                drawn = self._mean(z, weights, c)
+                drawn = self._mean(z, weights, of_batch)
             else:
                 index = weights.T.multinomial(num_imputations, replacement=True).T
                 chosen = z[index, torch.arange(len(batch), device=z.device)]
-                drawn = self.decode(chosen, c).sample()
-            filled.append(torch.where(m, batch, drawn))
+                drawn = self.decode(chosen, **of_batch).sample()
+            filled.append(torch.where(observed, batch, drawn))
         return torch.cat(filled, 0 if num_imputations is None else 1)
 
     def _weighted(
-        self, x: Tensor, num_samples: int, cond: Tensor | None, mask: Tensor | None
+        self, x: Tensor, num_samples: int, given: Mapping[str, Any]
     ) -> tuple[Tensor, Tensor]:
         """Returns draws of z, ``(K, B, *z)``, and the logarithms of their importance weights."""
-        guide, prior = self.encode(x, cond, mask), self.prior.given(cond)
+        guide, prior = self.encode(x, **given), self.prior.given(given.get("cond"))
         z = guide.sample((num_samples,))
         log_weights = [
-            self.decode(part, cond, mask).log_prob(x) + prior.log_prob(part) - guide.log_prob(part)
+            self.decode(part, **given).log_prob(x) + prior.log_prob(part) - guide.log_prob(part)
             for part in z.split(self.draws_at_once(x))
         ]
         return z, torch.cat(log_weights)
 
-    def _mean(self, z: Tensor, weights: Tensor, cond: Tensor | None) -> Tensor:
+    def _mean(self, z: Tensor, weights: Tensor, given: Mapping[str, Any]) -> Tensor:
         total = weights.new_zeros(())
         size = self.draws_at_once(weights.T)
         for part, weight in zip(z.split(size), weights.split(size), strict=True):
-            mean = self.decode(part, cond).mean
+            mean = self.decode(part, **given).mean
             total = total + torch.einsum("kb,kb...->b...", weight, mean)
         return total
 
     def batches_given(
-        self, x: Tensor, cond: Tensor | None, mask: Tensor | None
-    ) -> Iterator[tuple[Tensor, Tensor | None, Tensor | None]]:
-        """Splits data as :meth:`batches` does, with their conditions and masks."""
-        batches = self.batches(x)
-        size = len(batches[0])
-        none = [None] * len(batches)
-        yield from zip(
-            batches,
-            none if cond is None else cond.split(size),
-            none if mask is None else mask.split(size),
-            strict=True,
-        )
+        self, x: Tensor, given: Mapping[str, Any]
+    ) -> Iterator[tuple[Tensor, dict[str, Any]]]:
+        """Splits data as :meth:`batches` does, with what goes with them."""
+        start = 0
+        for batch in self.batches(x):
+            yield batch, rows(given, slice(start, start + len(batch)))
+            start += len(batch)
 
     def batches(self, x: Tensor) -> tuple[Tensor, ...]:
         """Splits data so that :meth:`importance` draws several z for each datum at a time."""
@@ -767,6 +838,7 @@ class VAE(nn.Module):
         num_samples: int,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
     ) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
         """Draws z from the guide, a bounded number at a time.
 
@@ -775,6 +847,7 @@ class VAE(nn.Module):
             num_samples: Draws for each datum in all.
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
             mask: Which entries are observed, of the shape of ``x``.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
 
         Yields:
             ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, each of shape ``(S, B)``, whose S add
@@ -786,10 +859,10 @@ class VAE(nn.Module):
         left = positive_integer("num_samples", num_samples)
         chunk = self.draws_at_once(x)
         with evaluating(self):
-            features = self.guide.features(x, len(self.event_shape), cond, mask)
+            features = self.guide.features(x, len(self.event_shape), cond, mask, covariates)
         while left > 0:
             count = min(chunk, left)
-            yield self.weigh(x, features, count, cond=cond, mask=mask)
+            yield self.weigh(x, features, count, cond=cond, mask=mask, covariates=covariates)
             left -= count
 
     def weigh(
@@ -800,6 +873,7 @@ class VAE(nn.Module):
         *,
         cond: Tensor | None = None,
         mask: Tensor | None = None,
+        covariates: Covariates = None,
         from_prior: bool = False,
     ) -> tuple[Tensor, Tensor, Tensor]:
         """Draws z and returns what an importance weight is made of.
@@ -810,6 +884,7 @@ class VAE(nn.Module):
             count: Draws for each datum, S.
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
             mask: Which entries are observed, of the shape of ``x``.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
             from_prior: Draws z from the prior instead of the guide.
 
         Returns:
@@ -818,7 +893,8 @@ class VAE(nn.Module):
         prior, guide = self.prior.given(cond), self.posterior(features)
         proposal = prior.expand((len(x),)) if from_prior else guide
         z = proposal.sample((count,))
-        return self.decode(z, cond, mask).log_prob(x), prior.log_prob(z), guide.log_prob(z)
+        log_likelihood = self.decode(z, cond, mask, covariates).log_prob(x)
+        return log_likelihood, prior.log_prob(z), guide.log_prob(z)
 
 
 class _At(nn.Module):
@@ -872,15 +948,13 @@ def hot_deck(x: Tensor, mask: Tensor, filler: Tensor) -> Tensor:
     """Fills what is not observed with observed values of the same entry, drawn at random.
 
     Args:
-        x: Data, shape ``(N, *event_shape)``, of which about ten thousand count.
+        x: Data, shape ``(N, *event_shape)``.
         mask: Which entries are observed, of the same shape.
         filler: In place of an entry that nobody has observed, shape ``event_shape``.
 
     Returns:
         As many data, complete.
     """
-    every = max(1, len(x) // _HOT_DECK)
-    x, mask = x[::every], mask[::every]
     # Observed rows first, in random order; then one of those for each row.
     order = torch.where(mask, torch.rand_like(x), 2.0).argsort(0)
     count = mask.sum(0)

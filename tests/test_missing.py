@@ -43,7 +43,7 @@ def test_what_is_hidden_does_not_matter(case: Case) -> None:
     nan, mask = _hidden(x)
     if by_entry(likelihood(params), len(likelihood.event_shape)) is None:
         with pytest.raises(ValueError, match=r"^`mask`: .*independent given z"):
-            vae.check_given(nan, None, mask)
+            vae.check_given(nan, mask=mask)
         return
     vae.initialize(nan, mask)
     losses, gradients = [], []

@@ -13,6 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._given import named_tensors
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.vae import VAE
@@ -31,12 +32,12 @@ _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
 def check_arguments(vae: object, seed: object, *, conditional: bool = False) -> None:
-    """Refuses what is no VAE, one that needs conditions, and a seed that is no integer >= 0.
+    """Refuses what is no VAE, one that needs more than x, and a seed that is no integer >= 0.
 
     Args:
         vae: What should be a model.
         seed: What should be a seed.
-        conditional: Whether the caller knows what to do with conditions.
+        conditional: Whether the caller knows what to do with conditions and covariates.
 
     Raises:
         ValueError: In these cases.
@@ -45,6 +46,9 @@ def check_arguments(vae: object, seed: object, *, conditional: bool = False) -> 
         raise expected("vae", "a VAE", vae)
     if vae.cond_size is not None and not conditional:
         raise expected("vae", "a model without conditions", f"one of `cond_size` {vae.cond_size}")
+    if vae.likelihood.covariates and not conditional:
+        got = f"one whose likelihood needs {', '.join(vae.likelihood.covariates)}"
+        raise expected("vae", "a model without covariates", got)
     check_seed(seed)
 
 
@@ -106,20 +110,17 @@ def describe(
     vae: VAE,
     x: Tensor,
     given: Mapping[str, Any] | None,
-    *,
-    cond: Tensor | None = None,
-    mask: Tensor | None = None,
+    **companions: Any,
 ) -> dict[str, Any]:
     """Returns the base measure: what was said of the data, and what they tell themselves.
 
-    Conditions and masks are part of it, by their fingerprints, where there are any.
+    What goes with the data, conditions and the like, is part of it, by its fingerprints.
 
     Raises:
         ValueError: If something was said that is no part of it.
     """
     told = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
-    parts = {"cond": cond, "mask": mask}
-    told |= {name: fingerprint(part) for name, part in parts.items() if part is not None}
+    told |= {name: fingerprint(part) for name, part in named_tensors(companions).items()}
     for name in given or {}:
         if name not in (*_DESCRIBED, *told, "measure"):
             raise unknown_name("base_measure", name, _DESCRIBED)

@@ -8,13 +8,15 @@ from collections import Counter
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Literal
+from typing import Any, Literal
 
 import torch
 from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae._capture import Graph, NotCapturable, Reach, values_stay_tensors
 from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
+from pyro_vae._given import rows
 from pyro_vae.evaluation._memory import peak_bytes
 from pyro_vae.evaluation.pareto import tail_length
 from pyro_vae.vae import VAE
@@ -60,7 +62,7 @@ class Draws:
         num_samples: Draws for each datum, S.
         proposal: Where they come from.
         max_memory: Bytes that the draws and their sums may take at once; None for few.
-        given: What goes with each datum, by name: ``cond`` and ``mask``, None where there is none.
+        given: What goes with each datum, by name: ``cond``, ``mask``, ``covariates``.
 
     Raises:
         ValueError: If an argument is not what it should be, or the memory is too little.
@@ -73,7 +75,7 @@ class Draws:
         num_samples: int,
         proposal: Proposal,
         max_memory: int | None,
-        given: Mapping[str, Tensor | None] | None = None,
+        given: Mapping[str, Any] | None = None,
     ) -> None:
         if proposal not in PROPOSALS:
             raise unknown_name("proposal", proposal, PROPOSALS)
@@ -87,7 +89,7 @@ class Draws:
         self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
         if len(x) * num_samples * self._flops >= self._worth:
             at_once *= _FEWER_PASSES
-        self._given = {name: value for name, value in (given or {}).items() if value is not None}
+        self._given = dict(given or {})
         if max_memory is not None:
             batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
         self.batches = x.split(batch)
@@ -95,14 +97,13 @@ class Draws:
         self._least = math.inf  # draws at a time, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
 
-    def given(self, batch: int) -> dict[str, Tensor]:
+    def given(self, batch: int) -> dict[str, Any]:
         """Returns what goes with the data of a batch, counted from 0."""
         size = len(self.batches[0])
-        rows = slice(batch * size, batch * size + len(self.batches[batch]))
-        return {name: value[rows] for name, value in self._given.items()}
+        return rows(self._given, slice(batch * size, batch * size + len(self.batches[batch])))
 
     def of(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor] | None = None
+        self, x: Tensor, features: Tensor, given: Mapping[str, Any] | None = None
     ) -> Iterator[tuple[bool, Tensor]]:
         """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
 
@@ -133,7 +134,7 @@ class Draws:
         )
 
     def _terms(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
+        self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
     ) -> Tensor:
         """Draws a chunk; where memory does not suffice, half of it and then the other."""
         before = torch.get_rng_state()
@@ -153,27 +154,27 @@ class Draws:
         return torch.cat([self._terms(x, features, given, part) for part in parts], 1)
 
     def _drawn(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
+        self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
     ) -> Tensor:
         if chunk in self._graphs:
-            inputs = [x, features, *given.values()]
+            companions, structure = tree_flatten(given)
+            inputs = [x, features, *companions]
             if self._graphs[chunk] is None:
-                self._capture(inputs, list(given), chunk)
+                self._capture(inputs, structure, chunk)
             if (graph := self._graphs.get(chunk)) is not None:
                 return graph(*inputs)[0]
         return self._eagerly(x, features, given, chunk)
 
     def _eagerly(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Tensor], chunk: _Chunk
+        self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
     ) -> Tensor:
         count, law = chunk.count, chunk.from_prior
         return torch.stack(self.vae.weigh(x, features, count, from_prior=law, **given))
 
-    def _capture(self, inputs: list[Tensor], names: list[str], chunk: _Chunk) -> None:
+    def _capture(self, inputs: list[Tensor], structure: TreeSpec, chunk: _Chunk) -> None:
         def terms(x: Tensor, features: Tensor, *given: Tensor) -> list[Tensor]:
             with values_stay_tensors():
-                named = dict(zip(names, given, strict=True))
-                return [self._eagerly(x, features, named, chunk)]
+                return [self._eagerly(x, features, tree_unflatten(given, structure), chunk)]
 
         try:
             self._graphs[chunk] = Graph(terms, Reach(self.vae).tensors, inputs)
@@ -215,7 +216,7 @@ class Draws:
 
     def _costs(self, x: Tensor) -> tuple[int, int, int]:
         """Bytes that drawing takes in any case, those to encode a datum, and those for each z."""
-        given = {name: value[: len(x)] for name, value in self._given.items()}
+        given = rows(self._given, slice(len(x)))
 
         def encode() -> Tensor:
             return self.vae.guide.features(x, len(self.vae.event_shape), **given)
@@ -223,8 +224,7 @@ class Draws:
         features = encode()
 
         def weigh(count: int) -> tuple[Tensor, Tensor, Tensor]:
-            cond, mask = given.get("cond"), given.get("mask")
-            return self.vae.weigh(x, features, count, cond=cond, mask=mask)
+            return self.vae.weigh(x, features, count, **given)
 
         one, three = (peak_bytes(partial(weigh, n)) for n in (1, 3))
         # A kernel may need for itself as much again as its results take.

@@ -173,7 +173,11 @@ and 'b' with measure lebesgue
     """
     (first, reference), *others = measures.items()
     for name, measure in others:
-        differing = [part for part in _PARTS if measure.get(part) != reference.get(part)]
+        # A condition is what a model makes its prediction from; a covariate, such as a size factor,
+        # may have been taken from the data that are predicted.
+        covariates = sorted((measure.keys() | reference.keys()) - {*_PARTS, "cond"})
+        parts = [*_PARTS, *covariates]
+        differing = [part for part in parts if measure.get(part) != reference.get(part)]
         if differing:
             ours, theirs = (
                 ", ".join(f"{part} {_short(each.get(part))}" for part in differing)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import Covariates
 from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
@@ -35,6 +36,7 @@ def evaluate(
     base_measure: Mapping[str, Any] | None = None,
     cond: Tensor | None = None,
     mask: Tensor | None = None,
+    covariates: Covariates = None,
     progress: Callable[[float], None] | None = None,
 ) -> Scores:
     r"""Scores a model on held-out data, by importance weighting with its guide.
@@ -75,6 +77,7 @@ def evaluate(
             themselves tell (their fingerprint and dimension) is never taken from it.
         cond: What each datum is conditioned on, shape ``(N, cond_size)``: scores are log p(x|c).
         mask: Which entries are observed, boolean, of the shape of ``x``: scores are of those.
+        covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``.
         progress: Called now and then with the fraction that is done.
 
     Returns:
@@ -94,9 +97,8 @@ def evaluate(
     positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
-    cond, mask = vae.check_given(x, cond, mask)
+    given = vae.check_given(x, cond, mask, covariates)
     data = vae.check(x, mask=mask)
-    given = {"cond": cond, "mask": mask}
     described = describe(vae, data if mask is not None else x, base_measure, **given)
     with undisturbed(vae, seed, data.device):
         draws = Draws(vae, data, num_samples, proposal, max_memory, given)

@@ -17,6 +17,7 @@ from pyro_vae.part import Part
 __all__ = ["Likelihood"]
 
 _SEEN, _ITERATIONS = 1000, 100
+_DOMAINS: dict[str, Constraint] = {"size_factor": constraints.positive}
 
 
 def thinned(x_train: Tensor) -> Tensor:
@@ -44,6 +45,8 @@ class Likelihood(Part, ABC):
             first event dimension.
         support: Where each entry of x lives.
         measure: What the density is taken against; only discrete data have bits per dimension.
+        covariates: Names of what the law needs to know of each datum besides z, and takes as
+            arguments of these names, shape ``(B,)``: in data sets, columns beside x.
 
     Args:
         event_shape: Shape of one x, at least one dimension.
@@ -55,6 +58,7 @@ class Likelihood(Part, ABC):
 
     support: Constraint
     measure: Literal["counting", "lebesgue", "mixed"]
+    covariates: tuple[str, ...] = ()
 
     def __init__(self, event_shape: Sequence[int], num_params: int = 1) -> None:
         super().__init__()
@@ -79,6 +83,14 @@ class Likelihood(Part, ABC):
     def law_of(self, index: Sequence[int]) -> Likelihood:
         """Returns the law of one entry of x: this one, but where entries have different laws."""
         return self
+
+    def domain_of(self, covariate: str) -> Constraint:
+        """Returns where a covariate lives: size factors are positive, others are real."""
+        return _DOMAINS.get(covariate, constraints.real)
+
+    def seen(self, x: Tensor, **covariates: Tensor) -> Tensor:
+        """Returns what an encoder sees of x, before it is standardised: the same shape."""
+        return x
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """Splits stacked parameters ``(*, B, *param_shape)`` into one tensor a parameter."""
@@ -114,7 +126,7 @@ class Likelihood(Part, ABC):
     def init_params(self, x_train: Tensor) -> Tensor:
         """Fits the law to all data at once, as if there were no z.
 
-        Starts the law's own parameters there too.
+        Starts the law's own parameters there too. A law with covariates takes them too, by name.
 
         Args:
             x_train: Training data, shape ``(N, *event_shape)``.
@@ -125,7 +137,7 @@ class Likelihood(Part, ABC):
 
     @abstractmethod
     def forward(self, params: Tensor) -> Any:
-        """Returns p(x|z).
+        """Returns p(x|z). A law with covariates takes them too, by name.
 
         Args:
             params: What the decoder returned, shape ``(*, B, *param_shape)``.
