@@ -8,6 +8,7 @@ import math
 import os
 import tempfile
 from collections.abc import Callable, Mapping
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +28,7 @@ __all__ = [
     "SCHEMA",
     "load",
     "model_spec",
+    "of_known_schema",
     "read_bytes",
     "read_json",
     "save",
@@ -74,9 +76,10 @@ def written(folder: Path) -> None:
             os.close(handle)
 
 
-def write_json(path: Path, content: object) -> None:
-    """Writes JSON as a whole; NaN and infinities, which JSON lacks, are refused."""
-    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
+def write_json(path: Path, content: Mapping[str, Any]) -> None:
+    """Writes a JSON object and its schema as a whole; NaN and infinities are refused."""
+    told = {"schema": SCHEMA, **content}
+    write_bytes(path, (json.dumps(told, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -123,7 +126,7 @@ def save(vae: VAE, folder: str | Path) -> Path:
     specs = model_spec(vae)
     folder.mkdir(parents=True, exist_ok=True)
     digest = write_tensors(folder / "model.safetensors", vae.state_dict())
-    description = {"schema": SCHEMA, "vae": specs, "options": _options(vae), "sha256": digest}
+    description = {"vae": specs, "options": _options(vae), "sha256": digest}
     write_json(folder / "model.json", description)
     return folder
 
@@ -154,8 +157,6 @@ def load(
     described, weights = folder / "model.json", folder / "model.safetensors"
     description = read_json(described)
     specs = description.get("vae")
-    if description.get("schema") != SCHEMA:
-        raise expected(str(described), f"schema {SCHEMA}", description.get("schema"))
     if not isinstance(specs, dict) or set(specs) != set(_PARTS):
         raise expected(str(described), f"parts {', '.join(_PARTS)}", specs)
     options = description.get("options", {})
@@ -174,9 +175,7 @@ def load(
     numbers = sum(tensor.numel() for tensor in vae.state_dict().values())
     if size > 8 * numbers + _HEADER:
         raise expected(str(weights), f"{numbers:,} numbers as model.json says", f"{size:,} bytes")
-    state, told = tensors_of(weights, read_bytes(weights, description.get("sha256")))
-    if told.get("schema", str(SCHEMA)) != str(SCHEMA):
-        raise expected(str(weights), f"schema {SCHEMA}", told["schema"])
+    state, _ = tensors_of(weights, read_bytes(weights, description.get("sha256")))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
     try:
         vae.load_state_dict(state)
@@ -219,11 +218,25 @@ def _value(argument: str, value: object, classes: Classes) -> Any:
     return _build(argument, value, classes) if isinstance(value, dict) else value
 
 
-def read_json(path: Path) -> dict[str, Any]:
-    """Reads a JSON object.
+def of_known_schema(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
+    """Returns what a file says besides its schema, which is 1 where none is written.
 
     Raises:
-        ValueError: If there is no such file, or it is no JSON object.
+        ValueError: If the schema is another.
+    """
+    content = dict(content)
+    found = content.pop("schema", SCHEMA)
+    if str(found) != str(SCHEMA):  # safetensors knows strings alone
+        which = f"schema {SCHEMA}, which pyro-vae {version('pyro-vae')} reads"
+        raise expected(str(path), which, found)
+    return content
+
+
+def read_json(path: Path) -> dict[str, Any]:
+    """Reads a JSON object, without its schema.
+
+    Raises:
+        ValueError: If there is no such file, it is no JSON object, or of another schema.
     """
     if (size := _size(path)) > _LARGEST_JSON:
         raise expected(str(path), f"at most {_LARGEST_JSON:,} bytes of JSON", size)
@@ -233,7 +246,7 @@ def read_json(path: Path) -> dict[str, Any]:
         raise expected(str(path), "valid JSON", str(error)) from None
     if not isinstance(content, dict):
         raise expected(str(path), "a JSON object", content)
-    return content
+    return of_known_schema(path, content)
 
 
 def read_bytes(path: Path, digest: object) -> bytes:
@@ -250,17 +263,17 @@ def read_bytes(path: Path, digest: object) -> bytes:
 
 
 def tensors_of(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Returns the tensors and the metadata of a safetensors file.
+    """Returns the tensors and the metadata of a safetensors file, without its schema.
 
     Raises:
-        ValueError: If it is none.
+        ValueError: If it is none, or of another schema.
     """
     try:
         tensors = tensors_from_bytes(content)  # checks the header against the length
         header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise expected(str(path), "a safetensors file", str(error)) from None
-    return tensors, header.get("__metadata__", {})
+    return tensors, of_known_schema(path, header.get("__metadata__", {}))
 
 
 class _Bounded(TorchDispatchMode):

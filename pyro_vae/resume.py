@@ -24,6 +24,7 @@ from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
     SCHEMA,
+    of_known_schema,
     read_bytes,
     tensors_of,
     write_bytes,
@@ -283,10 +284,9 @@ def _state(path: Path) -> dict[str, Any]:
         state = _decode(json.loads(metadata["state"]), tensors)
     except (ValueError, KeyError, TypeError, RecursionError) as error:
         raise expected(str(path), "a checkpoint", f"{type(error).__name__} {error}") from None
-    if not isinstance(state, dict) or state.get("schema") != SCHEMA:
-        got = state.get("schema") if isinstance(state, dict) else state
-        raise expected(str(path), f"a checkpoint of schema {SCHEMA}", got)
-    return state
+    if not isinstance(state, dict):
+        raise expected(str(path), "a checkpoint", state)
+    return of_known_schema(path, state)
 
 
 def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
@@ -354,15 +354,19 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Tells in one line what differs between two settings; nothing if nothing does.
 
+    A setting that there was not before is no difference if it is off now, None or False.
+
     Example:
         >>> differences({"epochs": 3, "model": {"dim": 2}}, {"epochs": 4, "model": {"dim": 2}})
         'epochs was 3, is 4'
+        >>> differences({"epochs": 3}, {"epochs": 3, "mask": False})
+        ''
     """
     old, new = dict(_leaves(before)), dict(_leaves(now))
     told = [
         f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}"
         for key in dict.fromkeys((*old, *new))
-        if old.get(key) != new.get(key)
+        if old.get(key) != new.get(key) and (key in old or new[key] is not False)
     ]
     more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     return "; ".join(told[:_SHOWN]) + more

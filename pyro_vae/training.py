@@ -105,7 +105,7 @@ class Run:
         digest = checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
         checkpoint.write_json(folder / "history.json", dict(self.history))
         checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
-        told = {"schema": checkpoint.SCHEMA, "settings": self.settings, "last_sha256": digest}
+        told = {"settings": self.settings, "last_sha256": digest}
         told |= {name: getattr(self, name) for name in _TOLD}
         checkpoint.write_json(folder / "fit.json", told)
 
@@ -117,8 +117,8 @@ class Run:
             ValueError: If a file is missing or damaged.
         """
         told = checkpoint.read_json(folder / "fit.json")
-        if told.get("schema") != checkpoint.SCHEMA or not told.keys() >= {"settings", *_TOLD}:
-            what = f"schema {checkpoint.SCHEMA}, settings, {', '.join(_TOLD)}"
+        if not told.keys() >= {"settings", *_TOLD}:
+            what = f"settings, {', '.join(_TOLD)}"
             raise expected(str(folder / "fit.json"), what, sorted(told))
         last = folder / "last.safetensors"
         weights, _ = checkpoint.tensors_of(

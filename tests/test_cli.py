@@ -19,6 +19,7 @@ import yaml
 from linear import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import fit as fit_verb
 from pyro_vae.cli import main
 from pyro_vae.criticism import check
@@ -62,12 +63,12 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
 def test_fit_writes_a_whole_run(digits: Path) -> None:
     assert {path.name for path in digits.iterdir()} == _FILES
     assert [path.name for path in digits.parent.iterdir()] == ["digits"], "scratch is left"
-    scores = json.loads((digits / "scores.json").read_text())
+    scores = read_json(digits / "scores.json")
     assert scores["num_samples"] == 20
     assert -64 * np.log(2) < scores["log_marginal"] < -20  # better than fair coins, in one epoch
     told = scores["base_measure"]
     assert (told["data"], told["split"], told["binarize"]) == ("digits", "test", "threshold")
-    history = json.loads((digits / "history.json").read_text())
+    history = read_json(digits / "history.json")
     assert history["epoch"] == [1]
     vae = pv.load(digits)
     assert vae.prior.event_shape == (3,)
@@ -83,7 +84,7 @@ def test_a_config_replays_the_run(digits: Path, capsys: pytest.CaptureFixture[st
     told = json.loads(capsys.readouterr().out)
     assert set(told) == {"out", "seconds", "steps_per_second", "scores"}
     assert told["out"] == "again"
-    assert told["scores"] == json.loads((digits / "scores.json").read_text())
+    assert told["scores"] == read_json(digits / "scores.json")
     weights = "model.safetensors"
     assert Path("again", weights).read_bytes() == (digits / weights).read_bytes()
     assert Path("again", "config.yaml").read_bytes() == Path(config).read_bytes()
@@ -129,7 +130,7 @@ def test_evaluate_gives_the_scores_of_the_fit(
 ) -> None:
     argv = ["evaluate", str(digits), "--num-samples", "20", "--json"]
     assert main(argv) == 0
-    fitted = json.loads((digits / "scores.json").read_text())
+    fitted = read_json(digits / "scores.json")
     assert json.loads(capsys.readouterr().out) == fitted
     assert main([*argv, "--split", "validation"]) == 0
     validation = json.loads(capsys.readouterr().out)
@@ -272,7 +273,7 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
     for said in ("", "run is finished: these are its scores\n"):
         assert main([*argv, "--resume"]) == 0
         shown = capsys.readouterr()
-        assert json.loads(shown.out)["scores"] == json.loads((digits / "scores.json").read_text())
+        assert json.loads(shown.out)["scores"] == read_json(digits / "scores.json")
         assert shown.err.endswith(said)
         assert {path.name for path in Path("run").iterdir()} == _FILES
         same = ("model.safetensors", "last.safetensors", "engine.json", "model.json")
@@ -436,7 +437,7 @@ def test_the_console_script(digits: Path) -> None:
     )
     assert done.returncode == 0, done.stderr
     told = json.loads(done.stdout)
-    expected = json.loads((digits / "scores.json").read_text())["log_marginal"]
+    expected = read_json(digits / "scores.json")["log_marginal"]
     assert told["scores"]["log_marginal"] == pytest.approx(expected, rel=1e-4)
     assert "ELBO" in done.stderr
     assert "Traceback" not in done.stderr

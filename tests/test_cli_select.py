@@ -11,6 +11,7 @@ import numpy as np
 import pytest
 
 import pyro_vae as pv
+from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.cli import select as verb
 
@@ -32,7 +33,7 @@ def test_a_selection_is_written_and_told(capsys: pytest.CaptureFixture[str]) -> 
     assert main([*argv, *_QUICK.split(), "--json"]) == 0
     told = json.loads(capsys.readouterr().out)
     assert told["out"] == "runs/values-select"
-    written = json.loads(Path("runs/values-select/selection.json").read_text())
+    written = read_json(Path("runs/values-select/selection.json"))
     assert {"out": told.pop("out")} | written == {"out": "runs/values-select"} | told
     assert Path("runs/values-select/selection.png").read_bytes().startswith(b"\x89PNG")
     assert [each["arguments"] for each in told["candidates"]] == [

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import re
-from pathlib import Path
 from typing import Any
 
 import pytest
@@ -75,11 +74,10 @@ def test_the_progress_line_says_so(bound: bool) -> None:
     assert re.search(r"loss 12\.3[45](.*)$", line)[1] == ("" if bound else " (not a bound)")  # type: ignore[index]
 
 
-@pytest.mark.parametrize(("beta", "bound"), [("1.0", True), ("0.5", False)])
-def test_the_report_says_so(beta: str, bound: bool, tmp_path: Path) -> None:
-    (tmp_path / "config.yaml").write_text(f"objective:\n  class: ELBO\n  beta: {beta}\n")
-    (tmp_path / "engine.json").write_text('{"eager": 3}')
-    objective = str(_settings(tmp_path, vae())["objective"])
+@pytest.mark.parametrize(("beta", "bound"), [(1.0, True), (0.5, False)])
+def test_the_report_says_so(beta: float, bound: bool) -> None:
+    config = {"objective": {"class": "ELBO", "beta": beta}}
+    objective = str(_settings(config, {"eager": 3}, vae())["objective"])
     assert objective.startswith(f"objectives.ELBO(beta={beta})")
     assert ("not a bound" in objective) is not bound
 

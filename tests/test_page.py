@@ -14,6 +14,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import report
+from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.report._html import Html, table, tag
 
@@ -230,7 +231,7 @@ def test_the_verb_writes_one_page(
     assert Path("run/report.html").read_text() == "mine"
     page = Path(told["out"]).read_text(encoding="utf-8")
     assert told["bytes"] == len(page.encode())
-    summary = json.loads(Path("run/scores.json").read_text())
+    summary = read_json(Path("run/scores.json"))
     assert f"{summary['log_marginal']:.2f}".replace("-", "−") in page
     for told_of in ("likelihoods.Bernoulli", "objectives.ELBO", "seed=0", "eager: 10 steps"):
         assert told_of in page

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import copy
-import json
 import math
 from collections.abc import Mapping
 from functools import partial
@@ -18,6 +17,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae.checkpoint import read_json
 from pyro_vae.data import Dataset
 
 fit = partial(pv.fit, device="cpu", compile=False)
@@ -238,9 +238,8 @@ def test_what_is_written(tmp_path: Path) -> None:
     names = {path.name for path in run.out.iterdir()}
     weights = {"model.safetensors", "last.safetensors"}
     assert names == {"model.json", "history.json", "engine.json", "fit.json", *weights}
-    assert json.loads((run.out / "engine.json").read_text()) == {"eager": run.steps}
-    history = json.loads((run.out / "history.json").read_text())
-    assert history == dict(run.history)
+    assert read_json(run.out / "engine.json") == {"eager": run.steps}
+    assert read_json(run.out / "history.json") == run.history
     assert same(pv.load(run.out).state_dict(), vae.state_dict())
 
 

@@ -8,13 +8,12 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-import yaml
 from rich.console import Console
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
-from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.parsing import Parser, parse, read_yaml
 from pyro_vae.cli.runs import as_device, new_path
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
@@ -59,6 +58,7 @@ def run(argv: list[str]) -> None:
     if options.out is not None and new_path(options.out, Path()).suffix != ".png":
         raise expected("--out", "a file that ends in .png", options.out)
     folders = _folders(options.runs)
+    groups = _fits_of_one_model(folders)
     models, held_out = {}, {}
     for name, folder in folders.items():
         models[name] = checkpoint.load(folder, device=as_device(options.device))
@@ -87,7 +87,7 @@ def run(argv: list[str]) -> None:
         pyro.set_rng_seed(options.seed)
         shown = {name: (models[name], x) for name, (x, _) in held_out.items()}
         side_by_side(shown, options.out, found=checks or None)
-    comparison = None if refused else compare(scores, groups=_fits_of_one_model(folders))
+    comparison = None if refused else compare(scores, groups=groups)
     if options.json:
         result: dict[str, Any] = (
             {"refused": refused} if comparison is None else comparison.summary()
@@ -144,10 +144,5 @@ def _fits_of_one_model(folders: Mapping[str, Path]) -> dict[str, str]:
 
 def _config(folder: Path) -> dict[str, Any] | None:
     """What a run was told; None where nothing says so."""
-    try:
-        content = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        return None
-    except (yaml.YAMLError, UnicodeDecodeError):
-        raise expected("RUN", "a readable config.yaml in it", str(folder)) from None
-    return content if isinstance(content, dict) else None
+    path = folder / "config.yaml"
+    return read_yaml("RUN", path) if path.exists() else None

@@ -260,4 +260,4 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     kept.data, kept.data_root = data.source, root
-    return parser.dump(kept)
+    return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

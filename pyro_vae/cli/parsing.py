@@ -19,6 +19,7 @@ from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
 
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.checkpoint import of_known_schema
 
 __all__ = [
     "ROLES",
@@ -29,6 +30,7 @@ __all__ = [
     "parse",
     "parts_of",
     "read_config",
+    "read_yaml",
     "value_of",
 ]
 
@@ -101,18 +103,9 @@ def read_config(path: str) -> dict[str, Any]:
     """Reads a YAML file of options; ``prior: Normal`` is short for ``prior: {class: Normal}``.
 
     Raises:
-        ValueError: If there is no such file, or it holds no mapping.
+        ValueError: If there is no such file, it holds no mapping, or is of another schema.
     """
-    try:
-        content = yaml.safe_load(Path(path).read_text(encoding="utf-8"))
-    except FileNotFoundError:
-        raise expected("--config", "an existing YAML file", path) from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
-        mark = getattr(error, "problem_mark", None)
-        where = "" if mark is None else f", line {mark.line + 1}"
-        raise expected("--config", "a readable YAML file", f"{path}{where}") from None
-    if not isinstance(content, dict):
-        raise expected("--config", f"options, key by key, in {path}", content)
+    content = read_yaml("--config", Path(path))
     for role in ROLES:
         value = content.get(role, {})
         if isinstance(value, str):
@@ -120,6 +113,29 @@ def read_config(path: str) -> dict[str, Any]:
         elif not isinstance(value, dict):
             raise expected(role, f"a class and its options in {path}", value)
     return content
+
+
+def read_yaml(argument: str, path: Path) -> dict[str, Any]:
+    """Reads a mapping, without its schema.
+
+    Args:
+        argument: What named the file, for an error.
+        path: The file.
+
+    Raises:
+        ValueError: If there is no such file, it holds no mapping, or is of another schema.
+    """
+    try:
+        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+    except FileNotFoundError:
+        raise expected(argument, "an existing YAML file", str(path)) from None
+    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+        mark = getattr(error, "problem_mark", None)
+        where = "" if mark is None else f", line {mark.line + 1}"
+        raise expected(argument, "a readable YAML file", f"{path}{where}") from None
+    if not isinstance(content, dict):
+        raise expected(argument, f"options, key by key, in {path}", content)
+    return of_known_schema(path, content)
 
 
 def laws(role: str) -> dict[str, Any]:

@@ -6,12 +6,11 @@ import json
 import time
 from collections.abc import Mapping
 from pathlib import Path
-
-import yaml
+from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.cli.parsing import Parser, laws, parse
+from pyro_vae.cli.parsing import Parser, laws, parse, read_yaml
 from pyro_vae.cli.runs import as_device, new_path, recorded_data
 from pyro_vae.cli.tables import live
 from pyro_vae.report import page
@@ -58,10 +57,12 @@ def run(argv: list[str]) -> None:
     out = new_path(options.out, folder / "report.html")
     summary = checkpoint.read_json(folder / "scores.json")
     history = checkpoint.read_json(folder / "history.json")
+    config = read_yaml("RUN", folder / "config.yaml")
+    engine = checkpoint.read_json(folder / "engine.json")
     try:
         split = summary["base_measure"]["split"]
-        settings = _settings(folder, vae)
-    except (yaml.YAMLError, UnicodeDecodeError, KeyError, TypeError, ValueError) as error:
+        settings = _settings(config, engine, vae)
+    except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise expected(
             "RUN", f"a readable scores.json and config.yaml in {folder}", reason
@@ -86,15 +87,15 @@ def run(argv: list[str]) -> None:
     print(json.dumps(told) if options.json else f"Wrote {out}")
 
 
-def _settings(folder: Path, vae: VAE) -> Mapping[str, object]:
+def _settings(
+    config: Mapping[str, Any], engine: Mapping[str, Any], vae: VAE
+) -> Mapping[str, object]:
     """How the run was fitted, as its config and its record of the engine have it."""
-    config = yaml.safe_load((folder / "config.yaml").read_text(encoding="utf-8"))
     chosen = dict(config["objective"])
     name = chosen.pop("class")
     arguments = ", ".join(f"{key}={value}" for key, value in chosen.items())
     bounds = laws("objective")[name](**chosen).bounds(vae.guide)
     warning = "" if bounds else ", whose value is not a bound of log p(x)"
-    engine = checkpoint.read_json(folder / "engine.json")
     return {
         "objective": f"objectives.{name}({arguments}){warning}",
         "training": ", ".join(f"{name}={config[name]}" for name in _SETTINGS if name in config),

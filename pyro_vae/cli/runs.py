@@ -16,7 +16,7 @@ from torch.distributions import constraints
 
 from pyro_vae import data as data_room
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.checkpoint import SCHEMA, read_json, write_json
+from pyro_vae.checkpoint import read_json, write_json
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 from pyro_vae.resume import Resume, taken
@@ -130,7 +130,7 @@ def load_data(
 def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     """Writes ``data.json``: what finds the data again, and what tells that they are the same."""
     prints = {split: fingerprint(data.split(split)) for split in SPLITS}
-    content = {"schema": SCHEMA, "source": data.source, "options": options, "fingerprints": prints}
+    content = {"source": data.source, "options": options, "fingerprints": prints}
     write_json(folder / "data.json", content)
 
 
