@@ -669,8 +669,9 @@ class VAE(nn.Module):
         """
         cond = self._check_cond(cond, positive_integer("n", n))
         covariates = self._check_covariates(covariates, n)
-        z = self.prior.given(cond).expand((n,)).sample()
-        return self.decode(z, cond, covariates=covariates).sample()
+        with evaluating(self):  # a prior's law may ask networks, too
+            z = self.prior.given(cond).expand((n,)).sample()
+            return self.decode(z, cond, covariates=covariates).sample()
 
     @torch.no_grad()
     def reconstruct(
@@ -782,7 +783,7 @@ class VAE(nn.Module):
         x = self.check(x, mask=mask)
         filled = []
         for batch, of_batch in self.batches_given(x, given):
-            z, log_weights = self._weighted(batch, num_samples, of_batch)
+            z, log_weights = self.weighted(batch, num_samples, of_batch)
             weights, observed = log_weights.softmax(0), of_batch.pop("mask")
             if num_imputations is None:
                 drawn = self._mean(z, weights, of_batch)
@@ -793,16 +794,28 @@ class VAE(nn.Module):
             filled.append(torch.where(observed, batch, drawn))
         return torch.cat(filled, 0 if num_imputations is None else 1)
 
-    def _weighted(
-        self, x: Tensor, num_samples: int, given: Mapping[str, Any]
+    @torch.no_grad()
+    def weighted(
+        self, x: Tensor, num_samples: int, given: Mapping[str, Any] | None = None
     ) -> tuple[Tensor, Tensor]:
-        """Returns draws of z, ``(K, B, *z)``, and the logarithms of their importance weights."""
-        guide, prior = self.encode(x, **given), self.prior.given(given.get("cond"))
-        z = guide.sample((num_samples,))
-        log_weights = [
-            self.decode(part, **given).log_prob(x) + prior.log_prob(part) - guide.log_prob(part)
-            for part in z.split(self.draws_at_once(x))
-        ]
+        """Draws z from the guide, and weighs the draws.
+
+        Args:
+            x: Data that passed :meth:`check`, shape ``(B, *event_shape)``.
+            num_samples: Draws for each datum, K.
+            given: What goes with them, as :meth:`check_given` returns it.
+
+        Returns:
+            Draws of z, ``(K, B, *z)``, and the logarithms of their importance weights, ``(K, B)``.
+        """
+        given = given or {}
+        with evaluating(self):
+            guide, prior = self.encode(x, **given), self.prior.given(given.get("cond"))
+            z = guide.sample((num_samples,))
+            log_weights = [
+                self.decode(part, **given).log_prob(x) + prior.log_prob(part) - guide.log_prob(part)
+                for part in z.split(self.draws_at_once(x))
+            ]
         return z, torch.cat(log_weights)
 
     def _mean(self, z: Tensor, weights: Tensor, given: Mapping[str, Any]) -> Tensor:
@@ -890,11 +903,12 @@ class VAE(nn.Module):
         Returns:
             ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, each of shape ``(S, B)``.
         """
-        prior, guide = self.prior.given(cond), self.posterior(features)
-        proposal = prior.expand((len(x),)) if from_prior else guide
-        z = proposal.sample((count,))
-        log_likelihood = self.decode(z, cond, mask, covariates).log_prob(x)
-        return log_likelihood, prior.log_prob(z), guide.log_prob(z)
+        with evaluating(self):
+            prior, guide = self.prior.given(cond), self.posterior(features)
+            proposal = prior.expand((len(x),)) if from_prior else guide
+            z = proposal.sample((count,))
+            log_likelihood = self.decode(z, cond, mask, covariates).log_prob(x)
+            return log_likelihood, prior.log_prob(z), guide.log_prob(z)
 
 
 class _At(nn.Module):

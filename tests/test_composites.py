@@ -74,6 +74,39 @@ def test_a_copy_is_bound_to_itself() -> None:
         torch.testing.assert_close(vae.prior().log_prob(z), before)
 
 
+def test_dropout_is_off_in_the_priors_law_too() -> None:
+    """Of a model left in `train` mode; fails when the prior encodes with units left out."""
+    vae = pv.VAE(
+        priors.VampPrior(2, pseudo_inputs=3),
+        guides.Normal(2),
+        likelihoods.Bernoulli((4,)),
+        networks.MLP((8,), dropout=0.5),
+        networks.MLP((8,)),
+    ).double()
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.mul_(3)  # such that a unit more or less is seen
+    x = torch.eye(4).double()
+    mask = torch.ones_like(x, dtype=torch.bool)
+    with torch.no_grad():
+        features = vae.eval().guide.features(x, 1)
+    calls = {
+        "sample": lambda: vae.sample(5),
+        "log_prob": lambda: vae.log_prob(x, 5),
+        "impute": lambda: vae.weighted(x, 5, {"mask": mask})[1],
+        "weigh": lambda: vae.weigh(x, features, 5)[1],
+        "from the prior": lambda: vae.weigh(x, features, 5, from_prior=True)[1],
+    }
+    for name, call in calls.items():
+        drawn = []
+        for training in (False, True):
+            vae.train(training)
+            torch.manual_seed(1)
+            drawn.append(call())
+            assert all(module.training == training for module in vae.modules())
+        torch.testing.assert_close(*drawn, rtol=0, atol=0, msg=name)
+
+
 def test_a_part_that_is_bound_owns_none_of_the_rest() -> None:
     vae = _small(priors.VampPrior(2, pseudo_inputs=3), guides.SemiAmortized(2))
     assert list(dict(vae.prior.named_parameters())) == ["pseudo"]

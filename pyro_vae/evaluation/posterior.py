@@ -184,14 +184,7 @@ def _resampled(
     draws, shapes, sizes = [], [], []
     done = 0
     for batch in x.split(size):
-        guide, prior = vae.encode(batch), vae.prior()
-        z = guide.sample((num_proposals,))
-        log_weights = torch.cat(
-            [
-                vae.decode(chunk).log_prob(batch) + prior.log_prob(chunk) - guide.log_prob(chunk)
-                for chunk in z.split(vae.draws_at_once(batch))
-            ]
-        )
+        z, log_weights = vae.weighted(batch, num_proposals)
         log_weights = log_weights.cpu().double()
         shares = log_weights.softmax(0)
         chosen = shares.T.multinomial(num_draws, replacement=True).T.to(z.device)
