@@ -38,12 +38,14 @@ __all__ = [
     "diagonal_normal",
     "feasible",
     "inverse_positive",
+    "labelled",
     "masked",
     "positive",
 ]
 
 SCALE_FLOOR = 1e-4
 MAX_ENUMERATED = 2**16
+_IMPOSSIBLE = 1e30  # nats below what is certain: its probability is exactly 0
 
 
 def positive(raw: Tensor) -> Tensor:
@@ -151,6 +153,35 @@ class GroupedOneHotCategorical(Independent):
         batch = self.batch_shape if expand else (1,) * len(self.batch_shape)
         view = one_hot.reshape(-1, *(1,) * len(batch), groups, classes)
         return view.expand(-1, *batch, -1, -1)
+
+
+def labelled(law: GroupedOneHotCategorical, labels: Tensor) -> tuple[Any, Tensor]:
+    """Returns the law of one categorical variable that is known of some data.
+
+    Args:
+        law: Of one group, batch shape ``(B,)``.
+        labels: The class, shape ``(B,)``; negative where it is not known.
+
+    Returns:
+        The law, a point mass where the class is known, and what ``law`` said of it: the logarithm
+        of its probability, 0 where it is not known, shape ``(B,)``.
+
+    Example:
+        >>> from pyro.distributions import OneHotCategorical
+        >>> law = GroupedOneHotCategorical(OneHotCategorical(logits=torch.zeros(2, 1, 4)), 1)
+        >>> known, log_prob = labelled(law, torch.tensor([3, -1]))
+        >>> known.mean.squeeze(1).tolist(), (4 * log_prob.exp()).tolist()
+        ([[0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]], [1.0, 4.0])
+    """
+    logits = law.base_dist.logits
+    known, index = labels >= 0, labels.clamp_min(0)
+    log_prob = logits.squeeze(-2).gather(-1, index.unsqueeze(-1)).squeeze(-1)
+    corner = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)[index]
+    # Finite, so that nothing times it is nothing, not NaN, in a divergence and its gradient.
+    certain = (corner - 1) * _IMPOSSIBLE
+    logits = torch.where(known[:, None, None], certain.unsqueeze(-2), logits)
+    point = GroupedOneHotCategorical(dist.OneHotCategorical(logits=logits), 1)
+    return point, torch.where(known, log_prob, 0.0)
 
 
 class JointBernoulli(Independent):

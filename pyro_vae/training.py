@@ -158,6 +158,7 @@ def fit(
     cond: Given = None,
     mask: Given = None,
     covariates: Mapping[str, Any] | None = None,
+    labels: Given = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
     compile: bool | Literal["auto"] = "auto",
@@ -206,6 +207,8 @@ def fit(
             entries may be anything.
         covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``, such
             as ``{"size_factor": s}``; likewise, a mapping of splits to those.
+        labels: The class of each training datum, integers of shape ``(N,)``, -1 where it is not
+            known, for models with one categorical latent; held-out data are scored without.
         seed: Seeds every generator; None leaves them as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
@@ -282,10 +285,10 @@ def fit(
     with folder as progress:
         if seed is not None:
             pyro.set_rng_seed(seed)
-        given = present(cond=cond, mask=mask, covariates=covariates)
+        given = present(cond=cond, mask=mask, covariates=covariates, labels=labels)
         train, held_out, draw = _splits(data, validation, seed, given)
         if isinstance(objective, Objective):
-            objective.told(len(train))
+            objective.told(len(train), train.num_labels)
         if patience is not None and held_out is None:
             raise expected("patience", "validation data to go with it", patience)
         settings, state = {}, None
@@ -374,7 +377,7 @@ class _Loop:
             clip_norm=clip and clip * min(options["batch_size"], len(self.train)),
             on_nonfinite=options["on_nonfinite"],
         )
-        self.health = Health(vae, **self.monitored.given)
+        self.health = Health(vae, **self.monitored.without_labels().given)
 
     def state(self) -> dict[str, Any]:
         """Returns all that :meth:`restore` needs, in another process too."""
@@ -569,9 +572,18 @@ class _Rows:
     others: Mapping[str, Any] = field(default_factory=dict)
 
     @property
+    def num_labels(self) -> int:
+        """How many data have a label."""
+        return int((self.others["labels"] >= 0).sum()) if "labels" in self.others else 0
+
+    @property
     def given(self) -> dict[str, Any]:
         """What there is, by the names of the programs' arguments."""
         return {"x": self.x, **self.others}
+
+    def without_labels(self) -> _Rows:
+        """The same, of no class that is known."""
+        return _Rows(self.x, {k: v for k, v in self.others.items() if k != "labels"})
 
     def __len__(self) -> int:
         return len(self.x)
@@ -628,18 +640,20 @@ def _splits(
     chosen, kept = order.split([n := round(validation * len(x)), len(x) - n])
     if len(chosen) == 0 or len(kept) == 0:
         raise expected("validation", f"a fraction that splits {len(x)} data", validation)
-    return train[kept], train[chosen], None
+    return train[kept], train[chosen].without_labels(), None
 
 
 def _rows(x: Tensor, given: Mapping[str, Given], split: str, *, alone: bool = False) -> _Rows:
     """Returns data of a split with what goes with them; ``alone`` if there is no other split."""
     found: dict[str, Any] = {}
     for name, value in given.items():
+        if name == "labels" and split == "validation":
+            continue
         if isinstance(value, Mapping) and _by_split(name, value):
             if split not in value:
                 raise expected(name, f"a mapping with {split}", sorted(value))
             value = value[split]
-        elif not alone:
+        elif not alone and name != "labels":
             raise expected(name, "a mapping with train and validation", value)
         if isinstance(value, Mapping):
             named = value.items()

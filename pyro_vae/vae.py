@@ -20,7 +20,7 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._given import Covariates, covariates_of, present, rows
-from pyro_vae.distributions import feasible, masked
+from pyro_vae.distributions import feasible, labelled, masked
 from pyro_vae.guides import Guide
 from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.likelihoods import Likelihood
@@ -123,6 +123,7 @@ class Model(_Program):
         cond: Tensor | None = None,
         mask: Tensor | None = None,
         covariates: Covariates = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Runs the program.
 
@@ -132,6 +133,7 @@ class Model(_Program):
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
             mask: Which entries of ``x`` are observed, boolean, of its shape; all if not given.
             covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
+            labels: Taken so that model and guide share a signature; it is the guide that knows.
 
         Returns:
             The data, observed or simulated.
@@ -172,6 +174,24 @@ class GuideProgram(_Program):
         """What the objective should do about the discrete sites, by name."""
         sites = self.family.sites.items()
         return {name: part for name, part in sites if isinstance(part, Relaxed)}
+
+    @property
+    def label_site(self) -> str:
+        """The name of the site that labels are of.
+
+        Raises:
+            ValueError: If there is not exactly one categorical site of one group.
+        """
+        parts = self.family.sites.items()
+        found = [
+            name
+            for name, part in parts
+            if part.support is constraints.one_hot and part.event_shape[0] == 1
+        ]
+        if len(found) != 1:
+            what = "a guide with one site that is one categorical variable"
+            raise expected("labels", what, {name: type(part).__name__ for name, part in parts})
+        return found[0]
 
     def features(
         self,
@@ -232,6 +252,7 @@ class GuideProgram(_Program):
         cond: Tensor | None = None,
         mask: Tensor | None = None,
         covariates: Covariates = None,
+        labels: Tensor | None = None,
     ) -> Tensor:
         """Runs the program.
 
@@ -241,12 +262,14 @@ class GuideProgram(_Program):
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
             mask: Which entries of ``x`` are observed, boolean, of its shape; all if not given.
             covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
+            labels: The class of each datum, shape ``(B,)``, of the one categorical site; -1 where
+                it is not known. Where it is, that site is certain.
 
         Returns:
             One draw of z a datum.
 
         Raises:
-            ValueError: If there is no ``x`` to condition on.
+            ValueError: If there is no ``x`` to condition on, or labels are of no site.
         """
         if x is None:
             raise expected("x", "data, since the guide is q(z|x)", None)
@@ -257,7 +280,10 @@ class GuideProgram(_Program):
         with pyro.plate("data", len(x), dim=-1):
             draws: dict[str, Tensor] = {}
             for name in self.family.order:
-                draws[name] = pyro.sample(name, self.family.site(name, features, draws))
+                law, infer = self.family.site(name, features, draws), {}
+                if labels is not None and name == self.label_site:
+                    law, infer["label_log_prob"] = labelled(law, labels)
+                draws[name] = pyro.sample(name, law, infer=infer)
             return self.family.join(draws)
 
 
@@ -355,8 +381,8 @@ class VAE(nn.Module):
     """Creates a variational autoencoder from a prior, a guide and a likelihood.
 
     ``vae.model`` and ``vae.guide`` are Pyro programs, called as
-    ``(x=None, *, size=None, cond=None, mask=None, covariates=None)``, and modules that own the
-    parameters; everything in Pyro that takes a model and a guide takes them.
+    ``(x=None, *, size=None, cond=None, mask=None, covariates=None, labels=None)``, and modules that
+    own the parameters; everything in Pyro that takes a model and a guide takes them.
 
     The package's own networks are sized from what the parts declare; :meth:`initialize`, called by
     :func:`pyro_vae.fit`, then standardises what the encoder sees and starts the decoder at the
@@ -368,12 +394,15 @@ class VAE(nn.Module):
     a ``mask`` says which are observed, the likelihood is of those alone, and the encoder sees the
     mean of the data in place of the others. A likelihood may need to know something of each datum,
     such as its size factor: ``covariates`` go with the data, by name.
+    ``labels`` fix a categorical latent where they are known: the ELBO is then one of log p(x, y).
 
     References:
         Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
         https://arxiv.org/abs/1312.6114
         Learning Structured Output Representation using Deep Conditional Generative Models
         (Sohn et al., 2015), https://papers.nips.cc/paper/5775
+        Semi-supervised Learning with Deep Generative Models (Kingma et al., 2014),
+        https://arxiv.org/abs/1406.5298
         MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
         (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
 
@@ -511,6 +540,7 @@ class VAE(nn.Module):
         cond: Tensor | None = None,
         mask: Tensor | None = None,
         covariates: Covariates = None,
+        labels: Tensor | None = None,
     ) -> dict[str, Any]:
         """Returns what goes with data, as this model takes it, by the names of the arguments.
 
@@ -519,6 +549,7 @@ class VAE(nn.Module):
             cond: Real numbers, shape ``(N, cond_size)``.
             mask: Booleans of the shape of ``x``.
             covariates: Real numbers by name, shape ``(N,)``.
+            labels: Integers from 0, shape ``(N,)``; -1 where the class is not known.
 
         Raises:
             ValueError: If one is not what it should be, is missing, or has no use in this model.
@@ -526,13 +557,15 @@ class VAE(nn.Module):
         size = len(x) if isinstance(x, Tensor) and x.ndim > 0 else 0  # told of by `check`
         cond = self._check_cond(cond, size)
         covariates = self._check_covariates(covariates, size)
+        labels = self._check_labels(labels, size)
         if mask is None:
-            return present(cond=cond, covariates=covariates)
+            return present(cond=cond, covariates=covariates, labels=labels)
         shape = (size, *self.event_shape)
         if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
             raise expected("mask", f"a boolean tensor of shape {shape}", mask)
         self._check_maskable()
-        return present(cond=cond, mask=mask.to(self.initialized.device), covariates=covariates)
+        mask = mask.to(self.initialized.device)
+        return present(cond=cond, mask=mask, covariates=covariates, labels=labels)
 
     def _check_covariates(self, covariates: Covariates, size: int) -> dict[str, Tensor]:
         named = covariates_of(self.likelihood.covariates, covariates)
@@ -561,6 +594,17 @@ class VAE(nn.Module):
                 "cond", "finite numbers", f"{int((~cond.isfinite()).sum())} that are not"
             )
         return cond
+
+    def _check_labels(self, labels: Tensor | None, size: int) -> Tensor | None:
+        if labels is None:
+            return None
+        classes = self.posterior.sites[self.guide.label_site].event_shape[1]
+        whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+        if not whole or labels.shape != (size,):
+            raise expected("labels", f"{size} integers, one for each datum", labels)
+        if len(bad := labels[(labels < -1) | (labels >= classes)]):
+            raise expected("labels", f"classes from 0 to {classes - 1}, or -1", bad[0].item())
+        return labels.to(self.initialized.device, torch.long)
 
     def _check_maskable(self) -> None:
         params = self.model.filler.new_zeros(1, *self.likelihood.param_shape)
@@ -646,6 +690,43 @@ class VAE(nn.Module):
         x = as_batch(x, self.event_shape, self)
         with evaluating(self):
             return self.guide.encode(x, len(self.event_shape), cond, mask, covariates)
+
+    @torch.no_grad()
+    def classify(
+        self,
+        x: Tensor,
+        cond: Tensor | None = None,
+        mask: Tensor | None = None,
+        covariates: Covariates = None,
+    ) -> Tensor:
+        """Returns q(y|x), the probability of each class, shape ``(B, K)``.
+
+        Args:
+            x: Data, shape ``(B, *event_shape)``.
+            cond: What each datum is conditioned on, shape ``(B, cond_size)``.
+            mask: Which entries of ``x`` are observed, of its shape.
+            covariates: What the likelihood needs to know of each datum, by name, shape ``(B,)``.
+
+        Raises:
+            ValueError: If the guide has not exactly one site that is one categorical variable.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(
+            ...     pv.priors.Product([pv.priors.Normal(2), pv.priors.Categorical(1, 3)]),
+            ...     pv.guides.Product([pv.guides.Normal(2), pv.guides.GumbelSoftmax(1, 3)]),
+            ...     pv.likelihoods.Bernoulli((4,)),
+            ... )
+            >>> vae.classify(torch.ones(5, 4)).shape
+            torch.Size([5, 3])
+        """
+        given = self.check_given(x, cond, mask, covariates)
+        x = self.check(x, mask=given.get("mask"))
+        with evaluating(self):
+            features = self.guide.features(x, len(self.event_shape), **given)
+            law = self.posterior.site(self.guide.label_site, features, {})
+        probs: Tensor = law.mean.squeeze(-2)
+        return probs
 
     def decode(
         self,

@@ -187,7 +187,7 @@ def test_each_site_is_relaxed_as_it_asks(first: str, second: str) -> None:
     """Guide and model alike; fails when the first relaxation is that of the whole guide."""
     vae = _two_discrete({"mode": first, "temperature": 0.6}, {"mode": second, "temperature": 2.0})
     objective, x = pv.objectives.ELBO(), torch.ones(6, 4).double()
-    with objective._relaxed(vae.guide):
+    with objective._relaxed(vae.guide, {}):
         ((model, guide),) = objective._traces(vae.model, vae.guide, (x,), {})
     wanted = {"z1": (first, 0.6), "z2": (second, 2.0)}
     for trace in (model, guide):

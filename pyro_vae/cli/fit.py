@@ -57,6 +57,7 @@ _BY_PROGRAM: set[str | int] = {
     "validation",
     "cond",
     "mask",
+    "labels",
     "device",
     "out",
     "checkpoint_every",

@@ -18,22 +18,30 @@ __all__ = ["Product"]
 
 
 class Product(Guide):
-    r"""Creates a guide of variables that are independent given x, each of a family of its own.
+    r"""Creates a guide of several variables, each of a family of its own.
 
     .. math:: q(z \mid x) = \prod_i q_i(z_i \mid x)
+
+    They are independent given x, unless told otherwise: then the discrete ones, y, are drawn first
+    and shift, by a linear map that is learned, what the families of the others read. That is
+    :math:`q(y \mid x) \, q(z \mid x, y)`, as semi-supervised models have it.
 
     Discrete ones are relaxed each as it asks; at most one of them by enumeration.
 
     References:
         Learning Disentangled Joint Continuous and Discrete Representations (Dupont, 2018),
         https://arxiv.org/abs/1804.00104
+        Semi-supervised Learning with Deep Generative Models (Kingma et al., 2014),
+        https://arxiv.org/abs/1406.5298
 
     Args:
         parts: The families, in the order of the prior's parts, none of them composite itself:
             guides, or mappings of ``class`` and options.
+        independent: Whether the continuous ones do not depend on the discrete ones.
 
     Raises:
-        ValueError: If they are fewer than two, or composite.
+        ValueError: If they are fewer than two, or composite, or all discrete or all continuous
+            where they are to depend on each other.
 
     Example:
         >>> from pyro_vae import guides
@@ -44,7 +52,7 @@ class Product(Guide):
 
     named_sites = True
 
-    def __init__(self, parts: Sequence[Any]) -> None:
+    def __init__(self, parts: Sequence[Any], independent: bool = True) -> None:
         super().__init__()
         if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) < 2:
             raise expected("parts", "two or more guides", parts)
@@ -60,13 +68,34 @@ class Product(Guide):
         self.event_shape = torch.Size([sum(shape.numel() for shape in self._shapes.values())])
         self.param_shape = torch.Size([sum(shape.numel() for shape in self._features.values())])
         self.support = joint_support(self.sites)
+        self.independent = independent
+        discrete = [name for name, part in self.sites.items() if part.support.is_discrete]
+        others = [name for name in self.sites if name not in discrete]
+        if not independent and not (discrete and others):
+            raise expected("parts", "discrete and continuous ones, to be dependent", parts)
+        self._order = list(self.sites) if independent else discrete + others
+        self._seen = {name: self._shapes[name] for name in discrete}
+        entries = sum(shape.numel() for shape in self._seen.values())
+        self.shifts = nn.ModuleDict()
+        for name in others if not independent else ():
+            shift = nn.Linear(entries, self._features[name].numel(), bias=False)
+            nn.init.zeros_(shift.weight)  # it starts as an independent guide
+            self.shifts[name] = shift
 
     @property
     def sites(self) -> Mapping[str, Guide]:
         return dict(zip(site_names(len(self.parts)), self.parts, strict=True))  # type: ignore[arg-type]
 
+    @property
+    def order(self) -> Sequence[str]:
+        return self._order
+
     def site(self, name: str, features: Tensor, earlier: Mapping[str, Tensor]) -> Any:
-        return self.sites[name](split_sites(features, self._features)[name])
+        own = split_sites(features, self._features)[name]
+        if name in self.shifts:
+            shift = self.shifts[name](join_sites(earlier, self._seen))
+            own = own + shift.reshape(*shift.shape[:-1], *self._features[name])
+        return self.sites[name](own)
 
     def join(self, draws: Mapping[str, Tensor]) -> Tensor:
         return join_sites(draws, self._shapes)
@@ -81,5 +110,11 @@ class Product(Guide):
         def law(name: str, earlier: Mapping[str, Tensor]) -> Any:
             return self.site(name, features, earlier)
 
-        batch_shape = features.shape[:-1]
-        return Joint(law, self._shapes, self.support, batch_shape=batch_shape, independent=True)
+        return Joint(
+            law,
+            self._shapes,
+            self.support,
+            order=self.order,
+            batch_shape=features.shape[:-1],
+            independent=self.independent,
+        )

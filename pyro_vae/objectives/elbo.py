@@ -58,6 +58,11 @@ class ELBO(Objective):
     With a ``capacity``, C nats, the term is :math:`\beta \, |\mathrm{KL} - r_t C|`, of the mean
     KL over the minibatch: the warm-up raises the capacity, and the weight stays.
 
+    Labels, where data have some, make it semi-supervised: a labelled datum has the bound
+    :math:`\mathcal{L}(x, y)` of log p(x, y), any other :math:`\mathcal{L}(x)`. A ``label_weight``,
+    a, also rewards the guide for saying so by itself: of M labelled data among N, each adds
+    :math:`a \frac{N}{M} \log q(y \mid x)`, by which the objective is no bound any more.
+
     Takes any reparameterised Pyro model and guide. Its value and gradient equal those of Pyro's
     ``TraceMeanField_ELBO`` (``kl="analytic"``) and ``Trace_ELBO`` (``kl="sampled"``), but nothing
     is read back from the device.
@@ -77,6 +82,8 @@ class ELBO(Objective):
         https://arxiv.org/abs/1606.04934, for free bits
         Understanding disentangling in beta-VAE (Burgess et al., 2018),
         https://arxiv.org/abs/1804.03599, for the capacity
+        Semi-supervised Learning with Deep Generative Models (Kingma et al., 2014),
+        https://arxiv.org/abs/1406.5298, for the weight of labels, there 0.1
 
     Args:
         kl: ``analytic`` where a closed form is known, site by site; ``sampled`` everywhere.
@@ -86,6 +93,8 @@ class ELBO(Objective):
         cycles: How often a ``cyclical`` schedule starts over.
         free_bits: Nats of each latent dimension that cost the same whether used or not.
         capacity: Nats a datum that the KL is drawn towards in place of 0.
+        label_weight: Weight of log q(y|x) of labelled data. ``fit`` tells M and N; elsewhere N / M
+            counts as 1.
         num_particles: Draws of z for each datum.
         kwargs: As in :class:`pyro.infer.ELBO`.
 
@@ -110,6 +119,7 @@ class ELBO(Objective):
         cycles: int = 4,
         free_bits: float = 0.0,
         capacity: float | None = None,
+        label_weight: float = 0.0,
         num_particles: int = 1,
         **kwargs: Any,
     ) -> None:
@@ -130,6 +140,8 @@ class ELBO(Objective):
             raise expected("capacity", "a number of nats >= 0", capacity)
         if capacity is not None and free_bits > 0:
             raise expected("free_bits", "0 beside a capacity", free_bits)
+        if not label_weight >= 0:
+            raise expected("label_weight", "a number >= 0", label_weight)
         kwargs.setdefault("vectorize_particles", num_particles > 1)
         super().__init__(num_particles=num_particles, **kwargs)
         self.kl = kl
@@ -139,8 +151,20 @@ class ELBO(Objective):
         self.cycles = cycles
         self.free_bits = free_bits
         self.capacity = capacity
+        self.label_weight = label_weight
+        self.data_per_label = 1.0
         # Clamping from below only adds to the loss: with free bits it bounds, less tightly.
-        self.is_bound = beta >= 1 and warmup == 0 and capacity is None
+        self.is_bound = beta >= 1 and warmup == 0 and capacity is None and label_weight == 0
+
+    def told(self, num_data: int, num_labels: int = 0) -> None:
+        """Takes over the number of data for each label.
+
+        Raises:
+            ValueError: If labels have a weight, and there are none.
+        """
+        if num_labels == 0 and self.label_weight > 0:
+            raise expected("label_weight", "0 without labels", self.label_weight)
+        self.data_per_label = num_data / num_labels if num_labels > 0 else 1.0
 
     def weight(self) -> Tensor | float:
         """Returns the weight of the KL term at the current step."""
@@ -170,9 +194,10 @@ class ELBO(Objective):
         if self.kl == "sampled" and without:
             # A density at soft draws is undefined, and at hard ones has no gradient by the draw.
             raise expected("kl", f"`analytic` with the relaxation {without[0]!r}", self.kl)
-        with self._relaxed(guide):
+        with self._relaxed(guide, kwargs):
             observed, latents = self._all_terms(model, guide, args, kwargs)
-        return self.weight() * self._divergence(latents) - total(observed)
+        loss = self.weight() * self._divergence(latents) - total(observed)
+        return loss - self._classification(latents) if self.label_weight > 0 else loss
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
@@ -216,6 +241,16 @@ class ELBO(Objective):
             num_data = sum(n for n, name in zip(data, names, strict=True) if name == names[0])
             divergence = (divergence - self.capacity * self._ramp() * num_data).abs()
         return divergence
+
+    def _classification(self, latents: list[Term]) -> Tensor | float:
+        """The weighted log q(y|x) of what is labelled, summed over the batch."""
+        sites = [term.site for term in latents if "label_log_prob" in term.site["infer"]]
+        sums = [
+            scale_and_mask(site["infer"]["label_log_prob"], site["scale"], site["mask"]).sum()
+            for site in sites
+        ]
+        # The same for each particle of those that come one by one.
+        return self.label_weight * self.data_per_label * sum(sums) / max(1, len(sums))
 
     def _weight_of(self, term: Term) -> Tensor:
         """What each entry of a site's batch counts for: 1 but for scales, masks and particles."""

@@ -72,6 +72,8 @@ class Enumerated(Objective):
             ValueError: If there is not exactly one latent site, or it has no states to list.
         """
         if self.over == "prior":
+            if kwargs.get("labels") is not None:
+                raise expected("over", "`guide`, which knows the labels", self.over)
             log_likelihood, log_prior, _ = self._states(model, args, kwargs)
             return -(log_likelihood + log_prior).logsumexp(0).sum()
         observed, latent = self._expectations(model, guide, args, kwargs)

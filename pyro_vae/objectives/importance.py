@@ -64,7 +64,7 @@ class Importance(Objective, ABC):
     def _log_weights(self, model: Program, guide: Program, args: Any, kwargs: Any) -> LogWeights:
         """Runs guide and model once, all draws together."""
         name = type(self).__name__
-        with self._relaxed(guide, name):
+        with self._relaxed(guide, kwargs, name):
             ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
         sums: dict[str, Tensor | float] = {"likelihood": 0.0, "prior": 0.0, "guide": 0.0}
         sites = []

@@ -82,7 +82,7 @@ class MMD(Objective):
         if without := modes(guide) & {"concrete", "enumerate"}:
             what = "the relaxation `soft` or `straight-through`, whose draws MMD compares"
             raise expected("guide", what, ", ".join(sorted(without)))
-        with self._relaxed(guide):
+        with self._relaxed(guide, kwargs):
             ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
         observed, latent = self._split(model_trace, guide_trace, "analytic")
         loss = -total(observed)

@@ -96,8 +96,11 @@ class Objective(pyro.infer.ELBO, ABC):
         """
         return self.is_bound and modes(guide) <= {"enumerate"}
 
-    def told(self, num_data: int) -> None:
-        """Hears the number of training data, before the first step; most have no use for it."""
+    def told(self, num_data: int, num_labels: int = 0) -> None:
+        """Hears the number of training data, and of labels, before the first step.
+
+        Most have no use for it.
+        """
 
     def advance(self) -> None:
         """Counts one optimiser step."""
@@ -117,18 +120,26 @@ class Objective(pyro.infer.ELBO, ABC):
         return loss.item()
 
     @contextmanager
-    def _relaxed(self, guide: Program, needs_density: str | None = None) -> Iterator[None]:
+    def _relaxed(
+        self, guide: Program, given: Mapping[str, Any], needs_density: str | None = None
+    ) -> Iterator[None]:
         """Installs the relaxations that a guide asks for, one for each site.
 
         Args:
             guide: The guide.
+            given: What the programs are called with, by name.
             needs_density: What needs draws with a density, for the error where they have none.
         """
         if needs_density is not None and (others := modes(guide) - {"concrete"}):
             what = f"the relaxation `concrete`, whose draws have the density that {needs_density}"
             raise expected("guide", f"{what} needs", ", ".join(sorted(others)))
+        program: Any = guide
         with ExitStack() as handlers:
             for name, part in relaxations(guide).items():
+                labelled = given.get("labels") is not None and name == program.label_site
+                if labelled and part.mode == "concrete":
+                    what = "a relaxation with discrete draws, as what is known has no density"
+                    raise expected("labels", what, part.mode)
                 handlers.enter_context(relaxed(part.mode, part.temperature_at(self.step), name))
             yield
 
@@ -175,7 +186,9 @@ class Objective(pyro.infer.ELBO, ABC):
             raise expected("guide", "at most one enumerated site", [s["name"] for s in states])
         # Enumerated states lie along a new leftmost dimension: their expectation is a weighted sum.
         enumerated = len(states) == 1
-        q = self._log_prob(states[0], enumerated=True).exp() if enumerated else 1.0
+        # A scale is of the terms, not of the law.
+        log_q = self._log_prob(states[0], enumerated=True, scaled=False) if enumerated else None
+        q = 1.0 if log_q is None else log_q.exp()
         share = q / self.num_particles
         observed, latent = [], []
         for name, site in model_trace.nodes.items():

@@ -59,7 +59,7 @@ class TotalCorrelation(Objective):
         self.num_data = None if num_data is None else positive_integer("num_data", num_data)
         self._given = num_data is not None
 
-    def told(self, num_data: int) -> None:
+    def told(self, num_data: int, num_labels: int = 0) -> None:
         """Takes over the number of training data, where it was not given."""
         if not self._given:
             self.num_data = num_data
@@ -73,7 +73,7 @@ class TotalCorrelation(Objective):
             ValueError: If the guide is not one site of independent dimensions, or the number of
                 data is not known, or less than the batch.
         """
-        with self._relaxed(guide, type(self).__name__):
+        with self._relaxed(guide, kwargs, type(self).__name__):
             ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
         observed, latent = self._split(model_trace, guide_trace, "analytic")
         site, _ = only_latent(latent)
