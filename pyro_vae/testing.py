@@ -13,6 +13,7 @@ import json
 import math
 import pickle
 from collections.abc import Callable, Iterable, Sequence
+from functools import partial
 from typing import Any
 
 import numpy as np
@@ -21,6 +22,7 @@ from pyro.distributions.constraints import sphere
 from torch import Tensor, nn
 from torch.distributions import constraints
 
+from pyro_vae._given import rows
 from pyro_vae.distributions import (
     MAX_ENUMERATED,
     ColumnSupport,
@@ -47,6 +49,7 @@ __all__ = [
     "check_objective",
     "check_part",
     "check_prior",
+    "some_covariates",
     "total_mass",
 ]
 
@@ -125,7 +128,8 @@ def check_likelihood(likelihood: Likelihood) -> None:
     Density and gradient must be finite for extreme parameters, and for extreme data too: at the
     closed ends of the support, for counts of a million, and a million away from zero.
     ``init_params`` must explain data drawn from the law itself as well as the parameters they
-    were drawn with, to 0.05 nats a datum.
+    were drawn with, to 0.05 nats a datum. A covariate is one number a datum; the density must
+    depend on it, and the law must refuse to be without.
 
     Args:
         likelihood: A likelihood of at most two entries a datum.
@@ -140,7 +144,9 @@ def check_likelihood(likelihood: Likelihood) -> None:
     check_part(likelihood)
     likelihood = copy.deepcopy(likelihood).double()
     params = _check_batches(likelihood, likelihood.event_shape)
-    x = likelihood(params).sample()
+    named = some_covariates(likelihood, params.shape[1])
+    law = partial(likelihood, **named)
+    x = law(params).sample()
     support = likelihood.support
     _require(_all(support.check(x)), f"{likelihood}: draws outside `support`, {support}")
     measures = ("counting", "lebesgue", "mixed")
@@ -148,10 +154,11 @@ def check_likelihood(likelihood: Likelihood) -> None:
     kinds = {bool(each.is_discrete) for each in _entries(support, x[0, 0].numel())[1]}
     told = "mixed" if len(kinds) == 2 else "counting" if kinds == {True} else "lebesgue"
     _require(likelihood.measure == told, f"{likelihood}: `measure` contradicts `support`")
-    mean = likelihood(params).mean
+    mean = law(params).mean
     _require(mean.shape == x.shape, f"{likelihood}: mean of shape {tuple(mean.shape)}")
-    _check_gradients(likelihood, [params], lambda: likelihood(params).log_prob(x))
-    _check_mass(likelihood, likelihood(params[0, 0].detach()))
+    _check_gradients(likelihood, [params], lambda: law(params).log_prob(x))
+    _check_mass(likelihood, likelihood(params[0, 0].detach(), **rows(named, 0)))
+    _check_covariates(likelihood, params.detach(), x)
     _check_start(likelihood)
     for extreme in _EXTREME:
         far = torch.full((5, *likelihood.param_shape), extreme, dtype=torch.float32)
@@ -606,13 +613,14 @@ def _check_batches(part: Guide | Likelihood, event_shape: torch.Size) -> Tensor:
     params = torch.empty(0)
     for batch_shape in _BATCH_SHAPES:
         params = torch.randn(*batch_shape, *part.param_shape, dtype=torch.float64)
-        check_distribution(part(params), batch_shape, event_shape)
-    value = part(params).sample()
+        named = some_covariates(part, *batch_shape[-1:])
+        check_distribution(part(params, **named), batch_shape, event_shape)
+    value = part(params, **named).sample()
     one_by_one = torch.stack(
-        [part(params[0, i]).log_prob(value[0, i]) for i in range(params.shape[1])]
+        [part(params[0, i], **rows(named, i)).log_prob(value[0, i]) for i in range(params.shape[1])]
     )
     _require(
-        torch.allclose(part(params).log_prob(value)[0], one_by_one),
+        torch.allclose(part(params, **named).log_prob(value)[0], one_by_one),
         f"{part}: the density of a datum depends on the rest of its batch",
     )
     return params.requires_grad_()
@@ -705,7 +713,7 @@ def _check_reparameterisation_on_sphere(guide: Guide) -> None:
 def _check_extreme(part: Guide | Likelihood, params: Tensor, value: Tensor | None = None) -> None:
     """Checks that the density and its gradient are finite far away, in single precision."""
     params = params.requires_grad_()
-    d = part(params)
+    d = part(params, **some_covariates(part, len(params), dtype=torch.float32))
     if value is None:
         value = d.rsample() if d.has_rsample else d.sample()
     log_prob = d.log_prob(value)
@@ -740,25 +748,69 @@ def _single(guide: Guide) -> Guide:
     return twin
 
 
+def some_covariates(
+    part: Part, *batch_shape: int, dtype: torch.dtype = torch.float64
+) -> dict[str, Tensor]:
+    """Draws what a likelihood needs to know of each datum: nothing for one that needs nothing.
+
+    Args:
+        part: The likelihood; any other part has no covariates.
+        batch_shape: Shape of each of them.
+        dtype: Their dtype.
+
+    Returns:
+        Numbers between a half and two, by name: size factors, or any other real numbers.
+
+    Example:
+        >>> from pyro_vae import likelihoods
+        >>> some_covariates(likelihoods.Poisson((2,), size_factor=True), 5)["size_factor"].shape
+        torch.Size([5])
+    """
+    names = part.covariates if isinstance(part, Likelihood) else ()
+    return {name: 2 ** (2 * torch.rand(batch_shape, dtype=dtype) - 1) for name in names}
+
+
+def _check_covariates(likelihood: Likelihood, params: Tensor, x: Tensor) -> None:
+    named = some_covariates(likelihood, params.shape[1])
+    before = likelihood(params, **named).log_prob(x)
+    seen = likelihood.seen(x, **named)
+    _require(seen.shape == x.shape, f"{likelihood}: `seen` is of shape {tuple(seen.shape)}")
+    for name, value in named.items():
+        after = likelihood(params, **named | {name: 2 * value}).log_prob(x)
+        _require(
+            bool((after != before).all()), f"{likelihood}: the density does not depend on {name}"
+        )
+        try:
+            likelihood(params, **{k: v for k, v in named.items() if k != name})
+        except ValueError as error:
+            _require("\n" not in str(error), f"{error}: an error of more than one line")
+        else:
+            _require(False, f"{likelihood}: does without its covariate {name}")
+
+
 def _check_start(likelihood: Likelihood) -> None:
     """Checks that ``init_params`` fits data drawn from the law as well as their parameters do."""
     with torch.no_grad():
         true = torch.randn(*likelihood.param_shape, dtype=torch.float64)
-        x = likelihood(true).sample((_DRAWS,))
-        best = likelihood(true).log_prob(x).mean()
-        start = likelihood.init_params(x)
+        named = some_covariates(likelihood, _DRAWS)
+        law = partial(likelihood, **named)
+        many = true.expand(_DRAWS, *true.shape)
+        x = law(many).sample()
+        best = law(many).log_prob(x).mean()
+        init_params: Callable[..., Tensor] = likelihood.init_params
+        start = init_params(x, **named)
         _require(
             start.shape == likelihood.param_shape,
             f"{likelihood}: init_params of shape {tuple(start.shape)}, "
             f"not {tuple(likelihood.param_shape)}",
         )
-        reached = likelihood(start).log_prob(x).mean()
+        reached = law(start.expand_as(many)).log_prob(x).mean()
         _require(
             bool(reached > best - 0.05),
             f"{likelihood}: init_params explains data of the law itself with {reached:.3f} nats "
             f"a datum, their own parameters with {best:.3f}",
         )
-        constant = likelihood.init_params(x[:1].expand(8, *x.shape[1:]))
+        constant = init_params(x[:1].expand(8, *x.shape[1:]), **rows(named, slice(8)))
         _require(
             _all(constant.isfinite()), f"{likelihood}: init_params of constant data is not finite"
         )

@@ -15,6 +15,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.checkpoint import read_json, write_json
+from pyro_vae.testing import some_covariates
 from pyro_vae.vae import same_space
 
 
@@ -24,7 +25,7 @@ def small_vae(**networks: nn.Module) -> pv.VAE:
     )
 
 
-def assert_same_model(a: pv.VAE, b: pv.VAE, x: Tensor) -> None:
+def assert_same_model(a: pv.VAE, b: pv.VAE, x: Tensor, **given: Any) -> None:
     ours, theirs = a.state_dict(), b.state_dict()
     assert ours.keys() == theirs.keys()
     for name, tensor in ours.items():
@@ -33,7 +34,7 @@ def assert_same_model(a: pv.VAE, b: pv.VAE, x: Tensor) -> None:
     values = []
     for vae in (a, b):
         pyro.set_rng_seed(1)
-        values.append(vae.log_prob(x, 5))
+        values.append(vae.log_prob(x, 5, **given))
     assert torch.equal(*values)
 
 
@@ -47,11 +48,12 @@ def _models() -> list[tuple[Case, Case, Case]]:
 @pytest.mark.parametrize(("prior", "guide", "likelihood"), _models(), ids=str)
 def test_round_trip(prior: Case, guide: Case, likelihood: Case, tmp_path: Path) -> None:
     vae = pv.VAE(prior(), guide(), likelihood())
-    x = vae.sample(6)
-    vae.initialize(x)
+    covariates = some_covariates(vae.likelihood, 6)
+    x = vae.sample(6, covariates=covariates)
+    vae.initialize(x, covariates=covariates)
     pv.save(vae, tmp_path / "run")
     loaded = pv.load(tmp_path / "run")
-    assert_same_model(vae, loaded, x)
+    assert_same_model(vae, loaded, x, covariates=covariates)
     for part in ("prior", "posterior", "likelihood", "encoder", "decoder"):
         assert getattr(loaded, part).spec() == getattr(vae, part).spec()
 

@@ -105,11 +105,13 @@ def _location_scale(logpdf: Any, case: Case, params: np.ndarray, x: np.ndarray) 
     return logpdf(x, loc=params, scale=scale)
 
 
-def _negative_binomial(case: Case, params: list[np.ndarray], x: np.ndarray) -> np.ndarray:
+def _negative_binomial(
+    case: Case, params: list[np.ndarray], x: np.ndarray, size: np.ndarray | float
+) -> np.ndarray:
     """A learned inverse dispersion starts at 1."""
-    predicted = case.arguments["dispersion"] == "predicted"
+    predicted = case.arguments.get("dispersion") == "predicted"
     theta = _softplus(params[-1]) if predicted else np.ones_like(x)
-    return scipy.stats.nbinom.logpmf(x, theta, theta / (theta + _softplus(params[0])))
+    return scipy.stats.nbinom.logpmf(x, theta, theta / (theta + size * _softplus(params[0])))
 
 
 def _discretized_logistic(params: np.ndarray, x: np.ndarray, components: int) -> np.ndarray:
@@ -123,12 +125,15 @@ def _discretized_logistic(params: np.ndarray, x: np.ndarray, components: int) ->
     return np.log((weights * (above - below)).sum(0))
 
 
-def _reference(case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
+def _reference(
+    case: Case, params: np.ndarray, x: np.ndarray, size: np.ndarray | float = 1.0
+) -> np.ndarray:
+    """Log-densities, of counts at the mean times the size factor."""
     match case.part:
         case likelihoods.Bernoulli:
             terms = scipy.stats.bernoulli.logpmf(x, scipy.special.expit(params))
         case likelihoods.Poisson:
-            terms = scipy.stats.poisson.logpmf(x, _softplus(params))
+            terms = scipy.stats.poisson.logpmf(x, size * _softplus(params))
         case likelihoods.Normal:
             terms = _location_scale(scipy.stats.norm.logpdf, case, params, x)
         case likelihoods.Laplace:
@@ -151,14 +156,14 @@ def _reference(case: Case, params: np.ndarray, x: np.ndarray) -> np.ndarray:
         case likelihoods.DiscretizedLogistic:
             terms = _discretized_logistic(params, x, case.arguments["components"])
         case likelihoods.NegativeBinomial:
-            count = 2 if case.arguments["dispersion"] == "predicted" else 1
-            terms = _negative_binomial(case, _split(params, count), x)
+            count = 2 if case.arguments.get("dispersion") == "predicted" else 1
+            terms = _negative_binomial(case, _split(params, count), x, size)
         case likelihoods.ZeroInflatedNegativeBinomial:
             mean, gate, *rest = _split(
-                params, 3 if case.arguments["dispersion"] == "predicted" else 2
+                params, 3 if case.arguments.get("dispersion") == "predicted" else 2
             )
             pi = scipy.special.expit(gate)
-            inner = np.exp(_negative_binomial(case, [mean, *rest], x))
+            inner = np.exp(_negative_binomial(case, [mean, *rest], x, size))
             terms = np.log(pi * (x == 0) + (1 - pi) * inner)
         case likelihoods.Mixed:
             raw = params[:, 0], params[:, 1]
@@ -199,15 +204,17 @@ def test_likelihood_is_the_law_it_names(case: Case) -> None:
     """Fails when the floor of ``positive`` is left out, or a variance taken for a scale."""
     likelihood = case(**{} if "columns" in case.arguments else {"event_shape": (2, 3)}).double()
     params = torch.randn(50, *likelihood.param_shape).double()
-    x = likelihood(params).sample()
+    named = testing.some_covariates(likelihood, 50)
+    x = likelihood(params, **named).sample()
     if case.part is likelihoods.Autoregressive:
         reference = _one_by_one(likelihood.network, params.numpy(), x.numpy().reshape(50, 6))
     elif case.part is likelihoods.Multinomial:
         reference = _reference(case, params.reshape(50, 6).numpy(), x.reshape(50, 6).numpy())
     else:
-        reference = _reference(case, params.numpy(), x.numpy())
+        size = named["size_factor"].reshape(50, 1, 1).numpy() if named else 1.0
+        reference = _reference(case, params.numpy(), x.numpy(), size)
     np.testing.assert_allclose(
-        likelihood(params).log_prob(x).detach().numpy(), reference, rtol=1e-8, atol=1e-8
+        likelihood(params, **named).log_prob(x).detach().numpy(), reference, rtol=1e-8, atol=1e-8
     )
 
 
@@ -216,7 +223,8 @@ def test_likelihood_is_the_law_it_names(case: Case) -> None:
 )
 def test_mean_of_a_likelihood_is_that_of_its_draws(case: Case) -> None:
     likelihood = case(event_shape=(2,)).double()
-    law = likelihood(torch.linspace(-1, 1, likelihood.param_shape[0]).double())
+    params = torch.linspace(-1, 1, likelihood.param_shape[0]).double()
+    law = likelihood(params, **testing.some_covariates(likelihood))
     draws = law.sample((20_000,))
     error = draws.std(0) / len(draws) ** 0.5
     assert ((draws.mean(0) - law.mean) / error).abs().max() < 4

@@ -23,6 +23,7 @@ from pyro_vae.likelihoods import (
     Normal,
     Poisson,
 )
+from pyro_vae.testing import some_covariates
 
 
 def _vae(likelihood: Likelihood) -> pv.VAE:
@@ -48,16 +49,27 @@ def test_a_table_is_its_columns_side_by_side() -> None:
     sizes = [len(part.event_shape) and part.event_shape[0] for part in parts]
     table = Mixed((sum(sizes),), parts).double()
     params = torch.randn(4, 7, *table.param_shape).double()
-    law = table(params)
+    assert table.covariates == ("size_factor",)
+    named = some_covariates(table, 7)
+    law = table(params, **named)
     x = law.sample((3,))
     assert x.shape == (3, 4, 7, sum(sizes))
     entries, own = x.split(sizes, -1), params.split([p.param_shape[0] for p in parts], -1)
-    each = [
-        part(mine).log_prob(value) for part, mine, value in zip(parts, own, entries, strict=True)
+    laws = [
+        part(mine, **named if part.covariates else {})
+        for part, mine in zip(parts, own, strict=True)
     ]
+    each = [law.log_prob(value) for law, value in zip(laws, entries, strict=True)]
     torch.testing.assert_close(law.log_prob(x), sum(each))
-    means = torch.cat([part(mine).mean for part, mine in zip(parts, own, strict=True)], -1)
-    torch.testing.assert_close(law.mean, means)
+    torch.testing.assert_close(law.mean, torch.cat([law.mean for law in laws], -1))
+    seen = torch.cat(
+        [
+            x / named["size_factor"][:, None] if part.covariates else x
+            for part, x in zip(parts, entries, strict=True)
+        ],
+        -1,
+    )
+    torch.testing.assert_close(table.seen(x, **named), seen)
     wider = law.expand((2, 4, 7))
     torch.testing.assert_close(wider.log_prob(x[0]), law.log_prob(x[0]).expand(2, 4, 7))
     assert table.support.check(x).all()
@@ -66,8 +78,12 @@ def test_a_table_is_its_columns_side_by_side() -> None:
         for part, size in zip(parts, sizes, strict=True)
         if part.support is constraints.nonnegative_integer
     )
-    start = table.init_params(x[:, 0, 0])
-    alone = [part.init_params(value[:, 0, 0]) for part, value in zip(parts, entries, strict=True)]
+    named = some_covariates(table, 3)
+    start = table.init_params(x[:, 0, 0], **named)
+    alone = [
+        part.init_params(value[:, 0, 0], **named if part.covariates else {})
+        for part, value in zip(parts, entries, strict=True)
+    ]
     torch.testing.assert_close(start, torch.cat(alone))
 
 

@@ -11,6 +11,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae.distributions import by_entry
+from pyro_vae.testing import some_covariates
 from pyro_vae.vae import hot_deck
 
 
@@ -39,17 +40,20 @@ def test_what_is_hidden_does_not_matter(case: Case) -> None:
         decoder=networks.MLP((8,)),
     ).double()
     params = torch.randn(1, *likelihood.param_shape).double().expand(30, -1)
-    x = likelihood(params).sample()
+    named = some_covariates(likelihood, 30)
+    law = likelihood(params, **named)
+    x = law.sample()
     nan, mask = _hidden(x)
-    if by_entry(likelihood(params), len(likelihood.event_shape)) is None:
+    given = {"mask": mask, "covariates": named}
+    if by_entry(law, len(likelihood.event_shape)) is None:
         with pytest.raises(ValueError, match=r"^`mask`: .*independent given z"):
-            vae.check_given(nan, mask=mask)
+            vae.check_given(nan, **given)
         return
-    vae.initialize(nan, mask)
+    vae.initialize(nan, **given)
     losses, gradients = [], []
     for data in (nan, torch.where(mask, x, x.roll(1, 0))):
         torch.manual_seed(1)
-        loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, data, mask=mask)
+        loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, data, **given)
         losses.append(loss)
         gradients.append(torch.autograd.grad(loss, list(vae.parameters())))
     assert losses[0].isfinite()
@@ -57,10 +61,10 @@ def test_what_is_hidden_does_not_matter(case: Case) -> None:
     for one, other in zip(*gradients, strict=True):
         assert one.isfinite().all()
         torch.testing.assert_close(one, other, rtol=0, atol=0)
-    filled = vae.impute(nan, mask, num_samples=10)
+    filled = vae.impute(nan, **given, num_samples=10)
     assert filled.isfinite().all()
     assert torch.equal(filled[mask], x[mask])
-    draws = vae.impute(nan, mask, num_samples=10, num_imputations=2)
+    draws = vae.impute(nan, **given, num_samples=10, num_imputations=2)
     assert likelihood.support.check(draws).all()
 
 

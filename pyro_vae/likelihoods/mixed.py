@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -64,6 +64,7 @@ class Mixed(Likelihood):
         self.support = ColumnSupport([part.support for part in parts], sizes)
         measures = {part.measure for part in parts}
         self.measure = measures.pop() if len(measures) == 1 else "mixed"
+        self.covariates = tuple(sorted({name for part in parts for name in part.covariates}))
 
     @property
     def are_counts(self) -> Tensor:
@@ -89,19 +90,32 @@ class Mixed(Likelihood):
             left -= part.event_shape.numel()
         raise IndexError(f"column {index[0]} of {self.event_shape.numel()}")
 
-    def init_params(self, x_train: Tensor) -> Tensor:
-        """Returns where each law starts, fitted to its own columns."""
-        columns = x_train.split([part.event_shape.numel() for part in self._parts()], -1)
-        started = zip(self._parts(), columns, strict=True)
-        return torch.cat([part.init_params(x) for part, x in started])
+    def seen(self, x: Tensor, **covariates: Tensor) -> Tensor:
+        """Returns what an encoder sees of each column."""
+        each = zip(self._parts(), self._columns(x), strict=True)
+        return torch.cat([part.seen(own, **_its(part, covariates)) for part, own in each], -1)
 
-    def forward(self, params: Tensor) -> Any:
+    def init_params(self, x_train: Tensor, **covariates: Tensor) -> Tensor:
+        """Returns where each law starts, fitted to its own columns."""
+        each = zip(self._parts(), self._columns(x_train), strict=True)
+        return torch.cat([part.init_params(x, **_its(part, covariates)) for part, x in each])
+
+    def forward(self, params: Tensor, **covariates: Tensor) -> Any:
         """Returns p(x|z) from the parameters of all laws, ``(*, B, *param_shape)``."""
         each = zip(self._parts(), self.split(params), strict=True)
-        return Columns([part(own).base_dist for part, own in each]).to_event(1)
+        laws = [part(own, **_its(part, covariates)).base_dist for part, own in each]
+        return Columns(laws).to_event(1)
+
+    def _columns(self, x: Tensor) -> tuple[Tensor, ...]:
+        return x.split([part.event_shape.numel() for part in self._parts()], -1)
 
     def _parts(self) -> list[Likelihood]:
         return [part for part in self.columns if isinstance(part, Likelihood)]
+
+
+def _its(part: Likelihood, covariates: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The covariates that the law of a column needs."""
+    return {name: covariates[name] for name in part.covariates if name in covariates}
 
 
 def _law(column: object) -> Likelihood:
@@ -112,7 +126,8 @@ def _law(column: object) -> Likelihood:
     column = named_part("columns", column, known, event_shape=(1,))
     if not isinstance(column, Likelihood) or len(column.event_shape) != 1:
         raise expected("columns", "names, mappings or likelihoods of columns", column)
-    law = column(torch.zeros(column.param_shape))
+    ones = {name: torch.ones(()) for name in column.covariates}
+    law = column(torch.zeros(column.param_shape), **ones)
     if not isinstance(law, Independent) or law.base_dist.event_shape:
         what = "laws under which columns are independent given z"
         raise expected("columns", what, type(column).__name__)

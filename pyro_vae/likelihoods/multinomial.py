@@ -84,7 +84,8 @@ class Multinomial(Likelihood):
             totals = x_train.flatten(1).sum(1)
             mean, variance = totals.mean(), totals.var(correction=0)
             self.raw_mean.copy_(inverse_positive(mean))
-            self.raw_dispersion.copy_(inverse_positive(inverse_dispersion(mean, variance)))
+            theta = inverse_dispersion(mean.square(), variance - mean)
+            self.raw_dispersion.copy_(inverse_positive(theta))
         counted = x_train.sum(0) + 0.5
         return (counted / counted.sum()).log()
 

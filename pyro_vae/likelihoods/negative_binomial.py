@@ -22,7 +22,9 @@ class NegativeBinomial(Dispersed):
         \left(\frac{\mu_d}{\theta_d + \mu_d}\right)^{x_d}, \quad
         \operatorname{Var} x_d = \mu_d + \mu_d^2 / \theta_d
 
-    Mean :math:`\mu` and inverse dispersion :math:`\theta` are ``softplus(raw) + 1e-4``.
+    Mean :math:`\mu` and inverse dispersion :math:`\theta` are ``softplus(raw) + 1e-4``. With
+    ``size_factor``, the mean is :math:`s \mu` for a datum of size factor s, such as the depth at
+    which a cell was sequenced, and the encoder sees x / s.
 
     References:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
@@ -32,6 +34,7 @@ class NegativeBinomial(Dispersed):
         event_shape: Shape of one x.
         dispersion: ``shared``, one learned number; ``per-dimension``, one learned number for each
             entry; ``predicted``, given by the decoder beside the mean.
+        size_factor: Whether each datum has one, given as the covariate ``size_factor``.
 
     Raises:
         ValueError: If ``dispersion`` is none of these words.
@@ -42,17 +45,23 @@ class NegativeBinomial(Dispersed):
     """
 
     def __init__(
-        self, event_shape: Sequence[int], dispersion: DispersionMode = "per-dimension"
+        self,
+        event_shape: Sequence[int],
+        dispersion: DispersionMode = "per-dimension",
+        size_factor: bool = False,
     ) -> None:
-        super().__init__(event_shape, dispersion, num_params=1)
+        super().__init__(event_shape, dispersion, num_params=1, size_factor=size_factor)
 
     @torch.no_grad()
-    def init_params(self, x_train: Tensor) -> Tensor:
+    def init_params(self, x_train: Tensor, size_factor: Tensor | None = None) -> Tensor:
         """Returns the raw means, with the raw inverse dispersions after them if predicted."""
-        mean, variance = x_train.mean(0), x_train.var(0, correction=0)
-        return self.start_at([inverse_positive(mean)], self.fit_dispersion(mean, variance))
+        sizes = self.sizes(x_train, size_factor)
+        mean = x_train.mean(0) / sizes.mean(0)
+        excess = (x_train - sizes * mean).square().mean(0) - x_train.mean(0)
+        theta = self.fit_dispersion(sizes.square().mean(0) * mean.square(), excess)
+        return self.start_at([inverse_positive(mean)], theta)
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Any:
         """Returns p(x|z) from raw means, and raw dispersions if predicted."""
         raw_mean, *raw = self.split(params)
-        return self.counts(raw_mean, raw).to_event(len(self.event_shape))
+        return self.counts(raw_mean, raw, size_factor).to_event(len(self.event_shape))

@@ -10,6 +10,7 @@ from torch import Tensor
 
 from pyro_vae.distributions import ZeroInflated, inverse_positive
 from pyro_vae.likelihoods.dispersed import Dispersed, DispersionMode
+from pyro_vae.likelihoods.likelihood import thinned
 
 __all__ = ["ZeroInflatedNegativeBinomial"]
 
@@ -24,7 +25,8 @@ class ZeroInflatedNegativeBinomial(Dispersed):
 
     Mean :math:`\mu` and inverse dispersion :math:`\theta` of the negative binomial are
     ``softplus(raw) + 1e-4``, as in :class:`NegativeBinomial`; the decoder also gives the logit of
-    :math:`\pi`, the probability of an additional zero.
+    :math:`\pi`, the probability of an additional zero. With ``size_factor``, the mean is
+    :math:`s \mu` for a datum of size factor s, and the encoder sees x / s.
 
     References:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
@@ -34,6 +36,7 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         event_shape: Shape of one x.
         dispersion: ``shared``, one learned number; ``per-dimension``, one learned number for each
             entry; ``predicted``, given by the decoder.
+        size_factor: Whether each datum has one, given as the covariate ``size_factor``.
 
     Raises:
         ValueError: If ``dispersion`` is none of these words.
@@ -44,32 +47,43 @@ class ZeroInflatedNegativeBinomial(Dispersed):
     """
 
     def __init__(
-        self, event_shape: Sequence[int], dispersion: DispersionMode = "per-dimension"
+        self,
+        event_shape: Sequence[int],
+        dispersion: DispersionMode = "per-dimension",
+        size_factor: bool = False,
     ) -> None:
-        super().__init__(event_shape, dispersion, num_params=2)
+        super().__init__(event_shape, dispersion, num_params=2, size_factor=size_factor)
 
     @torch.no_grad()
-    def init_params(self, x_train: Tensor) -> Tensor:
+    def init_params(self, x_train: Tensor, size_factor: Tensor | None = None) -> Tensor:
         """Returns raw means, logits of additional zeros, and raw dispersions if predicted.
 
-        By expectation-maximisation, the negative binomial fitted by its moments.
+        By expectation-maximisation, the negative binomial fitted by its moments. With size factors
+        each datum has a chance of its own to be an additional zero, and a thousand data are enough.
         """
-        zeros, mean, second = (
-            each.mean(0) for each in ((x_train == 0).to(x_train), x_train, x_train.square())
+        sizes = self.sizes(x_train, size_factor)
+        if size_factor is not None:
+            x_train, sizes = thinned(x_train), thinned(sizes)
+        zeros = (x_train == 0).to(x_train)
+        if size_factor is None:
+            zeros = zeros.mean(0, keepdim=True)
+        total, crossed, second = (
+            each.mean(0) for each in (x_train, sizes * x_train, x_train.square())
         )
-        gate = zeros / 2
+        added = zeros / 2
         for _ in range(_ROUNDS):
-            kept = (1 - gate).clamp_min(1e-3)
-            # Additional zeros add nothing to the sums: the moments of the rest are theirs.
-            inner = mean / kept
-            theta = self.fit_dispersion(inner, second / kept - inner.square())
-            at_zero = kept * (theta / (theta + inner)).pow(theta)
-            gate = zeros * gate / (gate + at_zero).clamp_min(1e-12)
-        logits = gate.clamp(1e-3, 1 - 1e-3).logit()
+            # Additional zeros add nothing to sums over x: those are of the rest.
+            kept, gate = (1 - added).clamp_min(1e-3), added.mean(0)
+            inner = total / (kept * sizes).mean(0)
+            square = inner.square() * (kept * sizes.square()).mean(0)
+            theta = self.fit_dispersion(square, second - 2 * inner * crossed + square - total)
+            at_zero = (1 - gate) * (theta / (theta + sizes * inner)).pow(theta)
+            added = zeros * gate / (gate + at_zero).clamp_min(1e-12)
+        logits = added.mean(0).clamp(1e-3, 1 - 1e-3).logit()
         return self.start_at([inverse_positive(inner), logits], theta)
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Any:
         """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted."""
         raw_mean, gate, *raw = self.split(params)
-        law = ZeroInflated(self.counts(raw_mean, raw), gate_logits=gate)
+        law = ZeroInflated(self.counts(raw_mean, raw, size_factor), gate_logits=gate)
         return law.to_event(len(self.event_shape))
