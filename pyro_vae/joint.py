@@ -37,6 +37,7 @@ class NormalGiven(nn.Module):
 
     def __init__(self, size: int, dim: int, hidden: Sequence[int]) -> None:
         super().__init__()
+        self.size = size
         self.network = MLP(hidden)
         self.network.build((size,), (2 * dim,))
         start = torch.zeros(2, dim)

@@ -295,10 +295,16 @@ class View:
 
     Args:
         vae: The model.
+        site: The one of its latent variables that the part is of; None if it is of all.
     """
 
-    def __init__(self, vae: VAE) -> None:
+    def __init__(self, vae: VAE, site: str | None = None) -> None:
         self.vae = vae
+        self.site = site
+
+    def of_site(self, name: str) -> View:
+        """Returns the view for a part of a composite: q(z|x) is that of its own site."""
+        return View(self.vae, name)
 
     @property
     def event_shape(self) -> torch.Size:
@@ -329,8 +335,10 @@ class View:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
         program = self.vae.guide
         parameter = next(program.parameters())
-        inputs = inputs.to(parameter.dtype)
-        return program.family(program.of(inputs, len(self.event_shape)))
+        features = program.of(inputs.to(parameter.dtype), len(self.event_shape))
+        if self.site is None:
+            return program.family(features)
+        return program.family.site(self.site, features, {})
 
     def log_joint(
         self,

@@ -74,6 +74,62 @@ def test_a_copy_is_bound_to_itself() -> None:
         torch.testing.assert_close(vae.prior().log_prob(z), before)
 
 
+def _vamp_product(mode: str = "straight-through") -> pv.VAE:
+    prior = priors.Product([priors.VampPrior(2, pseudo_inputs=3), priors.Categorical(1, 3)])
+    guide = guides.Product([guides.Normal(2), guides.GumbelSoftmax(1, 3, mode=mode)])
+    return _small(prior, guide)
+
+
+def test_a_vamp_prior_of_one_site_is_the_mixture_of_the_guide_there() -> None:
+    """Beside a discrete site; fails when it is made of the guide of all sites, or of another's."""
+    vae = _vamp_product()
+    x = torch.randint(2, (20, 4)).double()
+    vae.initialize(x)
+    z = vae.prior().sample((5,))
+    features = vae.guide.of(vae.prior.parts[0].pseudo, 1)
+    law = vae.posterior.site("z1", features, {})
+    log_vamp = law.log_prob(z[:, None, :2]).logsumexp(-1) - torch.tensor(3.0).log()
+    torch.testing.assert_close(vae.prior().log_prob(z), log_vamp - torch.tensor(3.0).log())
+    twin = copy.deepcopy(vae)
+    with torch.no_grad():
+        next(twin.encoder.parameters()).add_(0.5)
+    assert not torch.allclose(twin.prior().log_prob(z), vae.prior().log_prob(z))
+
+
+@pytest.mark.parametrize("mode", ["straight-through", "enumerate"])
+def test_a_vamp_prior_of_one_site_trains(mode: str, tmp_path: Path) -> None:
+    vae = _vamp_product(mode)
+    x = torch.randint(2, (20, 4)).double()
+    before = {name: p.detach().clone() for name, p in vae.named_parameters()}
+    pv.fit(vae, x, epochs=2, batch_size=10, seed=0, compile=False)
+    assert not [name for name, p in vae.named_parameters() if torch.equal(p, before[name])]
+    pv.save(vae, tmp_path / "run")
+    twin, z = pv.load(tmp_path / "run"), vae.prior().sample((5,))
+    torch.testing.assert_close(twin.prior().log_prob(z), vae.prior().log_prob(z))
+
+
+def test_a_prior_keeps_what_it_has_learned_in_another_model() -> None:
+    """Fails when a part is made anew each time that a model takes it."""
+    sizes = {priors.VampPrior: None, priors.Conditional: 3}
+    for prior, cond_size in ((kind(2), size) for kind, size in sizes.items()):
+        first = _small(prior, guides.Normal(2), cond_size=cond_size)
+        with torch.no_grad():
+            for parameter in prior.parameters():
+                parameter.add_(1.0)
+        learned = {name: value.clone() for name, value in prior.state_dict().items()}
+        assert learned
+        for twin in (prior, copy.deepcopy(first).prior):
+            second = _small(twin, guides.Normal(2), cond_size=cond_size)
+            assert all(torch.equal(v, learned[n]) for n, v in second.prior.state_dict().items())
+        other, says = (
+            ({"cond_size": 2}, r"`cond_size`: expected 3, .* got 2")
+            if cond_size
+            else ({"likelihood": likelihoods.Bernoulli((5,))}, r"`prior`: .*shape \(4,\).*\(5,\)")
+        )
+        with pytest.raises(ValueError, match=says):
+            _small(prior, guides.Normal(2), **other)
+
+
 def test_dropout_is_off_in_the_priors_law_too() -> None:
     """Of a model left in `train` mode; fails when the prior encodes with units left out."""
     vae = pv.VAE(

@@ -101,8 +101,8 @@ class Product(Guide):
         return join_sites(draws, self._shapes)
 
     def bind(self, view: Any) -> None:
-        for part in self.sites.values():
-            part.bind(view)
+        for name, part in self.sites.items():
+            part.bind(view.of_site(name))
 
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x), event shape ``(D,)``, from features of shape ``(*, B, *param_shape)``."""

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
@@ -52,12 +52,16 @@ class Conditional(Prior):
         if any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
         self.hidden = tuple(hidden)
-        self.law: nn.Module | None = None
+        self.law: NormalGiven | None = None
 
     def bind(self, view: Any) -> None:
         if view.cond_size is None:
             raise expected("prior", "a law without a condition, in a model without one", self)
-        self.law = NormalGiven(view.cond_size, self.event_shape[0], self.hidden)
+        if self.law is None:
+            self.law = NormalGiven(view.cond_size, self.event_shape[0], self.hidden)
+        elif self.law.size != view.cond_size:  # of an earlier model
+            what = f"{self.law.size}, of so many entries its prior is a function already"
+            raise expected("cond_size", what, view.cond_size)
 
     def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z|c), batch shape ``(B,)``, for conditions of shape ``(B, cond_size)``.

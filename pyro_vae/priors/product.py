@@ -73,8 +73,8 @@ class Product(Prior):
         return join_sites(draws, self._shapes)
 
     def bind(self, view: Any) -> None:
-        for part in self.sites.values():
-            part.bind(view)
+        for name, part in self.sites.items():
+            part.bind(view.of_site(name))
 
     def start(self, x_train: Tensor) -> None:
         for part in self.sites.values():

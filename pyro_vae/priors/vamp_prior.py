@@ -62,8 +62,15 @@ class VampPrior(Prior):
             raise expected(
                 "prior", "a law that takes conditions, in a model with `cond_size`", self
             )
+        shape = torch.Size([self.number, *view.event_shape])
+        known = getattr(self, "pseudo", None)  # of an earlier model, learned there
+        if known is not None and known.shape != shape:
+            what = f"data of shape {tuple(known.shape[1:])}, as its pseudo-inputs are"
+            raise expected("prior", what, view.event_shape)
         self._view = view
-        start = torch.randn(self.number, *view.event_shape)
+        if known is not None:
+            return
+        start = torch.randn(shape)
         if self.inputs == "learned":
             self.pseudo = nn.Parameter(start)
         else:
