@@ -588,6 +588,13 @@ def test_wrong_conditions_are_told_in_one_line() -> None:
             r"`prior`: expected a law that takes conditions",
             lambda: _small(priors.VampPrior(2), guides.Normal(2), cond_size=3),
         ),
+        (
+            r"`guide`: expected latents that are independent given x",
+            lambda: _small(
+                priors.Product([priors.VampPrior(2), priors.Categorical(1, 3)]),
+                guides.Product([guides.Normal(2), guides.GumbelSoftmax(1, 3)], independent=False),
+            ),
+        ),
         (r"`prior`: expected one that is part of a VAE", lambda: priors.VampPrior(2)()),
         (
             r"`guide`: expected one that is part of a VAE",

@@ -62,6 +62,9 @@ class VampPrior(Prior):
             raise expected(
                 "prior", "a law that takes conditions, in a model with `cond_size`", self
             )
+        if not getattr(view.guide, "independent", True):
+            what = "latents that are independent given x, of one of which this prior is made"
+            raise expected("guide", what, view.guide)
         shape = torch.Size([self.number, *view.event_shape])
         known = getattr(self, "pseudo", None)  # of an earlier model, learned there
         if known is not None and known.shape != shape:
