@@ -46,6 +46,9 @@ TRIED: dict[str, list[Any]] = {
 }
 # What an option has no meaning without.
 BESIDE: dict[Any, dict[str, Any]] = {"sigmoid": {"warmup": 10}, "cyclical": {"warmup": 10}}
+# What these arguments do not allow: dependent latents are discrete ones and others
+# (tests/test_labels.py).
+ELSEWHERE: dict[str, list[Any]] = {"independent": [False]}
 NUMBER = 0.7  # what an option is given that takes a number or one of a few words
 
 
@@ -121,6 +124,7 @@ def cases_of(part: type[Any]) -> list[Case]:
             closed += [
                 {name: choice} | BESIDE.get(str(choice), {})
                 for choice in tried or _choices(hints[name])
+                if choice not in ELSEWHERE.get(name, [])
             ]
         elif name in ARGUMENTS:
             required[name] = ARGUMENTS[name]
