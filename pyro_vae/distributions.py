@@ -257,6 +257,13 @@ class LogitRelaxedBernoulli(relaxed_bernoulli.LogitRelaxedBernoulli, TorchDistri
         uniform = clamp_probs(uniform)
         return (self.logits + uniform.log() - torch.log1p(-uniform)) / self.temperature
 
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        # Torch's own takes the exponential of this, which overflows.
+        odds = self.logits - value * self.temperature
+        return self.temperature.log() + F.logsigmoid(odds) + F.logsigmoid(-odds)
+
 
 class ExpRelaxedCategorical(relaxed_categorical.ExpRelaxedCategorical, TorchDistributionMixin):
     """Creates a Concrete variable in log space, where its density stays finite.
@@ -296,6 +303,8 @@ class EdgedBeta(dist.Beta):
     EDGE = 1e-6
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         within = value.clamp(self.EDGE, 1 - self.EDGE)
         log_prob = super().log_prob(within)
         # Near 0 the density goes as x to the power a - 1, of which the mean is 1 / a of the end.
@@ -334,6 +343,8 @@ class Levels(dist.Categorical):
         return super().sample(torch.Size(sample_shape)).to(self._param.dtype)
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         return super().log_prob(value.long())
 
 
@@ -613,6 +624,8 @@ class TotalMultinomial(TorchDistribution):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         value = value.flatten(value.ndim - len(self.event_shape))
         total = value.sum(-1)
         ways = (total + 1).lgamma() - (value + 1).lgamma().sum(-1)
@@ -697,6 +710,8 @@ class AutoregressiveLevels(TorchDistribution):
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
         value = value.flatten(value.ndim - len(self.event_shape)).long()
         batch = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
         value = value.expand((*batch, -1))

@@ -201,6 +201,18 @@ class Joint(TorchDistribution):
             law.has_enumerate_support for law in self._walk(lambda law, _: law.mean).values()
         )
 
+    @property
+    def num_states(self) -> int:
+        """How many joint states there are, where all sites are discrete: none is listed.
+
+        Raises:
+            NotImplementedError: If a site is continuous.
+        """
+        if not self.has_enumerate_support:
+            raise NotImplementedError
+        laws = self._walk(lambda law, _: law.mean).values()
+        return math.prod(map(_number_of_states, laws))
+
     def enumerate_support(self, expand: bool = True) -> Tensor:
         """Lists the joint states, shape ``(S, *batch_shape, D)``.
 
@@ -208,17 +220,20 @@ class Joint(TorchDistribution):
             NotImplementedError: If a site is continuous.
             ValueError: If there are more than ``MAX_ENUMERATED`` of them.
         """
-        if not self.has_enumerate_support:
-            raise NotImplementedError
+        if (number := self.num_states) > MAX_ENUMERATED:
+            raise expected("prior", f"at most {MAX_ENUMERATED} joint states", number)
         laws = self._walk(lambda law, _: law.mean)
         states = [laws[name].enumerate_support(expand=False).flatten(1) for name in self.shapes]
-        if (number := math.prod(map(len, states))) > MAX_ENUMERATED:
-            raise expected("prior", f"at most {MAX_ENUMERATED} joint states", number)
         index = torch.cartesian_prod(*[torch.arange(len(each)) for each in states])
         index = index.reshape(number, len(states))
         joint = torch.cat([each[index[:, i]] for i, each in enumerate(states)], -1)
         batch = self.batch_shape if expand else (1,) * len(self.batch_shape)
         return joint.reshape(number, *(1,) * len(batch), -1).expand(-1, *batch, -1)
+
+
+def _number_of_states(law: Any) -> int:
+    known = getattr(law, "num_states", None)
+    return len(law.enumerate_support(expand=False)) if known is None else known
 
 
 @register_kl(Joint, Joint)

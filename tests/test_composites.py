@@ -20,6 +20,7 @@ from torch.distributions import constraints, kl_divergence
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae.distributions import GroupedOneHotCategorical, JointBernoulli
 from pyro_vae.joint import Joint
 
 
@@ -215,6 +216,25 @@ def test_discrete_products_are_enumerated() -> None:
         ]
     )
     torch.testing.assert_close(exact, by_hand.logsumexp(0) - torch.tensor(6.0).log())
+
+
+def test_states_are_counted_before_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when the states of a site are listed to tell that there are too many of all."""
+    parts = [{"class": "Bernoulli", "dim": 16}, {"class": "Categorical", "groups": 2, "classes": 5}]
+    law = priors.Product(parts)()
+    assert law.num_states == 2**16 * 25
+
+    def listed(*_: Any, **__: Any) -> Any:
+        raise AssertionError("listed")
+
+    for kind in (JointBernoulli, GroupedOneHotCategorical):
+        monkeypatch.setattr(kind, "enumerate_support", listed)
+    with pytest.raises(
+        ValueError, match=r"`prior`: expected at most 65536 joint states, got 16384"
+    ):
+        law.enumerate_support()
+    with pytest.raises(NotImplementedError):
+        _ = priors.Product(MIXED)().num_states
 
 
 @pytest.mark.parametrize("mode", ["enumerate", "concrete", "straight-through", "soft"])

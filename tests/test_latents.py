@@ -94,6 +94,25 @@ def test_binary_guide_and_prior_are_the_laws_they_name() -> None:
     np.testing.assert_allclose(p.log_prob(z).numpy(), -3 * math.log(2))
 
 
+@pytest.mark.parametrize("temperature", [0.1, 1.0])
+def test_relaxed_log_odds_have_a_density_however_far_out(temperature: float) -> None:
+    """In single precision as by hand in double. Fails when an exponential of the odds is taken."""
+    far = torch.tensor([-1e4, -100.0, -1.0, 0.0, 1.0, 100.0, 1e4])
+    logits, value = (each.requires_grad_() for each in torch.meshgrid(far, far, indexing="ij"))
+    single = LogitRelaxedBernoulli(torch.tensor(temperature), logits=logits).log_prob(value)
+    single.sum().backward()
+    odds = logits.detach().double() - temperature * value.detach().double()
+    # log(e^d / (1 + e^d)^2) is even in d, and so safe for -|d|.
+    away = odds.abs()
+    by_hand = math.log(temperature) - away - 2 * torch.log1p((-away).exp())
+    torch.testing.assert_close(single.detach().double(), by_hand, rtol=1e-5, atol=1e-5)
+    slope = -torch.tanh(odds / 2).float()
+    assert logits.grad is not None
+    assert value.grad is not None
+    torch.testing.assert_close(logits.grad, slope, rtol=1e-4, atol=1e-5)
+    torch.testing.assert_close(value.grad, -temperature * slope, rtol=1e-4, atol=1e-5)
+
+
 def test_joint_binary_states_are_all_different() -> None:
     q = pv.guides.RelaxedBernoulli(3)(torch.randn(5, 3).double())
     states = q.enumerate_support()

@@ -18,10 +18,11 @@ from pyro.infer.autoguide import AutoNormal
 from pyro.infer.enum import config_enumerate
 from pyro.optim import Adam
 from torch import Tensor, nn
+from torch.distributions import register_kl
 from torch.nn.functional import logsigmoid
 
 import pyro_vae as pv
-from pyro_vae.objectives import ELBO, relaxed
+from pyro_vae.objectives import ELBO, MMD, Enumerated, relaxed
 
 STOCK = {"sampled": Trace_ELBO, "analytic": TraceMeanField_ELBO}
 EXACTLY = {"rtol": 1e-10, "atol": 1e-10}
@@ -336,6 +337,104 @@ def test_enumeration_equals_brute_force(kl: str, num_particles: int) -> None:
     exact = brute_force(vae, x)[0].sum()
     torch.testing.assert_close(loss, exact, **EXACTLY)
     torch.testing.assert_close(gradients_of(loss, vae), gradients_of(exact, vae), **EXACTLY)
+
+
+@pytest.mark.parametrize(
+    "objective",
+    [ELBO(), ELBO("sampled"), ELBO("sampled", num_particles=2), Enumerated(), Enumerated("prior")],
+    ids=lambda o: f"{type(o).__name__}-{getattr(o, 'over', getattr(o, 'kl', ''))}",
+)
+def test_a_scale_is_of_the_enumerated_bound(objective: Any) -> None:
+    """Fails when q(z|x), or p(x, z), is taken to the power of the scale before states are summed.
+
+    What a mask hides counts for nothing; fails when each of its states counts as one.
+    """
+    vae, x = discrete_vae(mode="enumerate"), binary(7)
+    seen = torch.arange(7) < 4
+    whole = objective.differentiable_loss(vae.model, vae.guide, x)
+    part = objective.differentiable_loss(vae.model, vae.guide, x[seen])
+    with poutine.scale(scale=0.3):
+        scaled = objective.differentiable_loss(vae.model, vae.guide, x)
+        terms = objective.terms(vae.model, vae.guide, x)
+    with poutine.mask(mask=seen):
+        masked = objective.differentiable_loss(vae.model, vae.guide, x)
+    torch.testing.assert_close(scaled, 0.3 * whole, **EXACTLY)
+    torch.testing.assert_close(
+        gradients_of(scaled, vae.model), 0.3 * gradients_of(whole, vae.model)
+    )
+    torch.testing.assert_close(masked, part, **EXACTLY)
+    if isinstance(objective, Enumerated):
+        torch.testing.assert_close(-terms.elbo.sum(), scaled.detach(), **EXACTLY)
+
+
+def test_scales_that_differ_are_refused_where_states_are_summed() -> None:
+    vae, x = discrete_vae(), binary(3)
+
+    def half(x: Tensor) -> Any:
+        with pyro.plate("data", len(x)):
+            with poutine.scale(scale=0.5):
+                z = pyro.sample("z", vae.prior())
+            pyro.sample("x", vae.model.decode(z), obs=x)
+
+    with pytest.raises(ValueError, match=r"`model`: expected the same scale at every site"):
+        Enumerated("prior").loss(half, vae.guide, x)
+
+
+class _Closed(dist.Normal):
+    """A law whose divergence from its own kind is said to be a plain number."""
+
+
+@register_kl(_Closed, _Closed)
+def _quarter(p: _Closed, q: _Closed) -> float:
+    return 0.25
+
+
+def _closed_model(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", _Closed(torch.zeros(()), 1.0))
+        pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+def _closed_guide(x: Tensor) -> None:
+    loc = pyro.param("loc", torch.tensor(0.5))
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", _Closed(loc, 1.0))
+
+
+def test_a_closed_form_may_be_a_plain_number() -> None:
+    terms = ELBO().terms(_closed_model, _closed_guide, torch.zeros(3))
+    assert terms.kl.tolist() == [0.25] * 3
+    assert terms.kl_estimator == {"z": "analytic"}
+
+
+def test_an_error_beside_the_closed_form_is_none_of_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when what scales the divergence is inside the `try`: then it is sampled instead."""
+    said = iter([NotImplementedError("not this scale")])
+
+    def once(value: Tensor, scale: Any, mask: Any) -> Tensor:
+        for error in said:
+            raise error
+        return value
+
+    monkeypatch.setattr("pyro_vae.objectives.objective.scale_and_mask", once)
+    with pytest.raises(NotImplementedError, match="not this scale"):
+        ELBO().terms(normal_vae().model, normal_vae().guide, torch.zeros(3, 3).double())
+
+
+@pytest.mark.parametrize("beta", [0.0, 1.0])
+def test_a_distance_does_not_teach_a_prior_whose_draws_have_no_gradient(beta: float) -> None:
+    """Fails when the distance is taken to draws that the prior's parameters do not know of."""
+    small = {"encoder": pv.networks.MLP((5,)), "decoder": pv.networks.MLP((5,))}
+    x = torch.randn(6, 3)
+
+    def loss(prior: Any) -> Tensor:
+        vae = pv.VAE(prior, pv.guides.Normal(2), pv.likelihoods.Normal((3,)), **small)
+        return MMD(beta=beta).differentiable_loss(vae.model, vae.guide, x)
+
+    with pytest.raises(ValueError, match=r"^`model`: expected a prior that is not learned"):
+        loss(pv.priors.Mixture(2, components=3))
+    assert loss(pv.priors.Mixture(2).requires_grad_(False)).isfinite()
+    assert loss(pv.priors.Normal(2)).isfinite()
 
 
 def test_stock_enumeration_agrees() -> None:

@@ -6,12 +6,22 @@ from typing import Any, Literal
 
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import prune_subsample_sites
 from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.objectives.elbo import Terms, terms_of
-from pyro_vae.objectives.objective import Objective, Program, Term, is_sample, plates, total
+from pyro_vae.objectives.objective import (
+    Objective,
+    Program,
+    Site,
+    Term,
+    common_scale,
+    is_sample,
+    plates,
+    total,
+)
 from pyro_vae.objectives.relaxation import relaxed
 
 __all__ = ["Enumerated"]
@@ -74,8 +84,8 @@ class Enumerated(Objective):
         if self.over == "prior":
             if kwargs.get("labels") is not None:
                 raise expected("over", "`guide`, which knows the labels", self.over)
-            log_likelihood, log_prior, _ = self._states(model, args, kwargs)
-            return -(log_likelihood + log_prior).logsumexp(0).sum()
+            log_likelihood, log_prior, site = self._states(model, args, kwargs)
+            return -_counted(site, (log_likelihood + log_prior).logsumexp(0)).sum()
         observed, latent = self._expectations(model, guide, args, kwargs)
         return total(latent) - total(observed)
 
@@ -88,13 +98,12 @@ class Enumerated(Objective):
         if self.over == "guide":
             observed, latent = self._expectations(model, guide, args, kwargs)
             return terms_of(observed, latent)
-        log_likelihood, log_prior, name = self._states(model, args, kwargs)
+        log_likelihood, log_prior, site = self._states(model, args, kwargs)
         log_posterior = (log_likelihood + log_prior).log_softmax(0)
         posterior = log_posterior.exp()
-        reconstruction = (posterior * log_likelihood).sum(0)
-        return Terms(
-            reconstruction, (posterior * (log_posterior - log_prior)).sum(0), {name: "analytic"}
-        )
+        reconstruction = _counted(site, (posterior * log_likelihood).sum(0))
+        kl = _counted(site, (posterior * (log_posterior - log_prior)).sum(0))
+        return Terms(reconstruction, kl, {site["name"]: "analytic"})
 
     def _expectations(
         self, model: Program, guide: Program, args: Any, kwargs: Any
@@ -104,19 +113,27 @@ class Enumerated(Objective):
         _only_states("guide", guide_trace)
         return self._split(model_trace, guide_trace, "analytic")
 
-    def _states(self, model: Program, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, str]:
-        """Log p(x|z) and log p(z) at each state, shape ``(S, B)``, and the name of z."""
+    def _states(self, model: Program, args: Any, kwargs: Any) -> tuple[Tensor, Tensor, Site]:
+        """Log p(x|z) and log p(z) at each state, shape ``(S, B)``, unscaled, and the site of z."""
         with relaxed("enumerate", self.step):
             trace = prune_subsample_sites(poutine.trace(model).get_trace(*args, **kwargs))
         name = _only_states("model", trace)
+        sites = list(filter(is_sample, trace.nodes.values()))
+        common_scale(sites)
         log_likelihood: Tensor | float = 0.0
-        for site in filter(is_sample, trace.nodes.values()):
-            value = plates(site, self._log_prob(site, enumerated=True))
+        for site in sites:
+            value = plates(site, self._log_prob(site, enumerated=True, scaled=False))
             if site["name"] == name:
                 log_prior = value
             else:
                 log_likelihood = log_likelihood + value
-        return torch.as_tensor(log_likelihood), log_prior, name
+        return torch.as_tensor(log_likelihood), log_prior, trace.nodes[name]
+
+
+def _counted(site: Site, value: Tensor) -> Tensor:
+    """What of each datum, shape ``(B,)``, counts: scale and mask are of it, not of a state."""
+    counted: Tensor = scale_and_mask(value, site["scale"], site["mask"])
+    return counted
 
 
 def _only_states(program: str, trace: poutine.Trace) -> str:

@@ -8,12 +8,13 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import positive_integer
 from pyro_vae.objectives.objective import (
     Objective,
     Program,
     Site,
     check_reparameterised,
+    common_scale,
     is_sample,
     per_particle,
 )
@@ -76,21 +77,8 @@ class Importance(Objective, ABC):
             check_reparameterised(site)
             sums["guide"] = sums["guide"] + self._per_draw(site)
             sites.append(site)
-        return LogWeights(**sums, scale=_common_scale(sites))  # type: ignore[arg-type]
+        return LogWeights(**sums, scale=common_scale(sites))  # type: ignore[arg-type]
 
     def _per_draw(self, site: Site) -> Tensor:
         value = per_particle(site, self._log_prob(site, scaled=False))
         return value if self.num_samples > 1 else value.unsqueeze(0)
-
-
-def _common_scale(sites: list[Site]) -> Any:
-    """A scale is of the bound, not of a weight: it must be that of all sites."""
-    first = sites[0]["scale"]
-    for site in sites:
-        scale = site["scale"]
-        if scale is not first and (
-            isinstance(scale, Tensor) or isinstance(first, Tensor) or scale != first
-        ):
-            what = f"the same scale at every site, as at `{sites[0]['name']}`"
-            raise expected("model", what, f"another at `{site['name']}`")
-    return first

@@ -76,8 +76,8 @@ class MMD(Objective):
         """Returns minus the objective summed over the batch, shape ``()``, nats.
 
         Raises:
-            ValueError: If the latent is not one site in the plate ``data`` alone, or has no draws
-                to compare.
+            ValueError: If the latent is not one site in the plate ``data`` alone, has no draws
+                to compare, or a prior that its own draws cannot teach.
         """
         if without := modes(guide) & {"concrete", "enumerate"}:
             what = "the relaxation `soft` or `straight-through`, whose draws MMD compares"
@@ -97,6 +97,9 @@ class MMD(Objective):
             raise expected("guide", "a latent in the plate `data` alone", ours["name"])
         z, law = ours["value"], prior["fn"]
         y = law.rsample() if law.has_rsample else law.sample()
+        if not law.has_rsample and law.log_prob(y).requires_grad:
+            what = "a prior that is not learned, or whose draws pass a gradient"
+            raise expected("model", what, type(law).__name__)
         z, y = z.flatten(1), y.flatten(1)
         size = len(z)
         if size == 1:

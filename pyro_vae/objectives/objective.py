@@ -28,6 +28,7 @@ __all__ = [
     "Site",
     "Term",
     "check_reparameterised",
+    "common_scale",
     "is_sample",
     "modes",
     "only_latent",
@@ -209,19 +210,16 @@ class Objective(pyro.infer.ELBO, ABC):
         self, guide_site: Site, model_site: Site, kl: str, share: Any, enumerated: bool
     ) -> Term:
         check_reparameterised(guide_site)
-        if kl == "analytic":
-            try:
-                value = kl_divergence(guide_site["fn"], model_site["fn"])
-                # A KL that depends on nothing drawn has no batch shape of its own.
-                shapes = (value.shape, guide_site["fn"].batch_shape)
-                value = torch.as_tensor(value).expand(torch.broadcast_shapes(*shapes))
-                value = scale_and_mask(value, guide_site["scale"], guide_site["mask"])
-                # That of an enumerated site is an expectation already, others' may depend on it.
-                own = guide_site["infer"].get("relaxed") == "enumerate"
-                weight = 1.0 / self.num_particles if own else share
-                return Term(guide_site, weight * value, "analytic", model_site)
-            except NotImplementedError:
-                pass  # no closed form for this pair: the caller is told
+        value = _closed_form(guide_site["fn"], model_site["fn"]) if kl == "analytic" else None
+        if value is not None:
+            # A KL that depends on nothing drawn has no batch shape of its own.
+            shapes = (value.shape, guide_site["fn"].batch_shape)
+            value = value.expand(torch.broadcast_shapes(*shapes))
+            value = scale_and_mask(value, guide_site["scale"], guide_site["mask"])
+            # That of an enumerated site is an expectation already, others' may depend on it.
+            own = guide_site["infer"].get("relaxed") == "enumerate"
+            weight = 1.0 / self.num_particles if own else share
+            return Term(guide_site, weight * value, "analytic", model_site)
         log_q = self._log_prob(guide_site, enumerated=enumerated)
         value = log_q - self._log_prob(model_site, enumerated=enumerated)
         return Term(guide_site, share * value, "sampled", model_site)
@@ -233,6 +231,14 @@ class Objective(pyro.infer.ELBO, ABC):
         if is_validation_enabled() and not enumerated:
             check_site_shape(site, self.max_plate_nesting)
         return site["log_prob"]
+
+
+def _closed_form(q: Any, p: Any) -> Tensor | None:
+    """KL(q || p), or None where no closed form is known."""
+    try:
+        return torch.as_tensor(kl_divergence(q, p))
+    except NotImplementedError:
+        return None
 
 
 def relaxations(guide: Program) -> Mapping[str, Relaxed]:
@@ -262,6 +268,23 @@ def check_reparameterised(site: Site) -> None:
         raise expected(
             f"guide, site {site['name']}", "a reparameterised or relaxed distribution", law
         )
+
+
+def common_scale(sites: Sequence[Site]) -> Any:
+    """Returns what each datum counts for, where that is of the bound and not of a term of it.
+
+    Raises:
+        ValueError: If it is not the same at all sites.
+    """
+    first = sites[0]["scale"]
+    for site in sites:
+        scale = site["scale"]
+        if scale is not first and (
+            isinstance(scale, Tensor) or isinstance(first, Tensor) or scale != first
+        ):
+            what = f"the same scale at every site, as at `{sites[0]['name']}`"
+            raise expected("model", what, f"another at `{site['name']}`")
+    return first
 
 
 def total(terms: Sequence[Term]) -> Tensor:
