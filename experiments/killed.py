@@ -26,16 +26,17 @@ from typing import Any
 import common
 import torch
 import torch._inductor.compile_fx  # once, for all processes
-from reliable import INSTANTS, finished, forked
+from reliable import INSTANTS, finished, fit, forked
 from safetensors.torch import load_file
 
 import pyro_vae as pv
+from pyro_vae.resume import is_finished
 
 RUNS, COMPILED = 100, 20
 STEPS = 36
 
 
-def fit(out: Path, compile: bool) -> None:
+def train(out: Path, compile: bool) -> None:
     """Fits a small model, or goes on with it."""
     generator = torch.Generator().manual_seed(0)
     data = torch.rand(600, 20, generator=generator).bernoulli(generator=generator)
@@ -48,25 +49,8 @@ def fit(out: Path, compile: bool) -> None:
         pv.networks.MLP((16,), dropout=0.1),
         pv.networks.MLP((16,)),
     )
-    pv.fit(
-        vae,
-        data,
-        epochs=4,
-        batch_size=64,
-        validation=0.1,
-        schedule="cosine",
-        seed=1,
-        device="cpu",
-        compile=compile,
-        out=out,
-        checkpoint_every=1,
-        resume=True,
-    )
-
-
-def whole(out: Path) -> bool:
-    """Tells whether a run is over."""
-    return (out / "model.json").exists()
+    kept = {"out": out, "checkpoint_every": 1, "resume": True}
+    fit(vae, data, validation=0.1, schedule="cosine", compile=compile, **kept)
 
 
 def contents(out: Path) -> dict[str, Any]:
@@ -102,22 +86,22 @@ def dies_writing(out: Path, compile: bool, rng: random.Random) -> None:
         fsync(handle)
 
     os.fsync = kill
-    fit(out, compile)
+    train(out, compile)
 
 
 def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
     """Kills one run; says what it was doing."""
     writing = rng.random() < 0.4
     while True:
-        work = partial(dies_writing, rng=rng) if writing else fit
+        work = partial(dies_writing, rng=rng) if writing else train
         pid = forked(partial(work, out, compile))
         if not writing:
             begun = rng.random() < 0.9  # most of them not while they get ready
-            while begun and not any(out.glob("checkpoints/step-*")) and not whole(out):
+            while begun and not any(out.glob("checkpoints/step-*")) and not is_finished(out):
                 time.sleep(1e-3)
             time.sleep(rng.uniform(0, seconds))
             os.kill(pid, signal.SIGKILL)
-        if not finished(pid) and not whole(out):
+        if not finished(pid) and not is_finished(out):
             break
         shutil.rmtree(out)  # it was over already: another time, another instant
     folder = out / "checkpoints"
@@ -134,15 +118,15 @@ def main(runs: int, compiled: int, keep: bool) -> None:
     with tempfile.TemporaryDirectory() as folder:
         expected: dict[bool, tuple[dict[str, Any], float]] = {}
         for i in range(runs):
-            compile = i >= runs - compiled
+            compile = compiled > 0 and i % (runs // compiled) == 0
             if compile not in expected:  # what becomes of a run that is let be
                 out = Path(folder, f"whole-{compile}")
-                assert finished(forked(partial(fit, out, compile)))
+                assert finished(forked(partial(train, out, compile)))
                 seconds = json.loads((out / "history.json").read_text())["seconds"][-1]
                 expected[compile] = contents(out), seconds
             out = Path(folder, f"run-{i}")
             killed[trial(out, compile, expected[compile][1], rng)] += 1
-            ended = finished(forked(partial(fit, out, compile)))
+            ended = finished(forked(partial(train, out, compile)))
             found["identical"] += ended and same(contents(out), expected[compile][0])
             found["runs"] += 1
             found["compiled"] += compile

@@ -1,0 +1,73 @@
+"""The tests under the oldest and under the newest versions of everything that is depended on.
+
+    python experiments/versions.py oldest   # with the Python of the environment of .ci/lowest
+    python experiments/versions.py newest   # with that of `pip install '.[test]'`: 10 minutes each
+    python experiments/versions.py --table  # results/versions.md
+
+What is counted is what pytest's last line says.
+"""
+
+from __future__ import annotations
+
+import argparse
+import json
+import re
+import subprocess
+import sys
+from importlib.metadata import requires, version
+from typing import Any
+
+import common
+from packaging.requirements import Requirement
+
+
+def versions() -> dict[str, str]:
+    """Returns what is installed of what the package and its tests depend on."""
+    needed = [Requirement(line) for line in requires("pyro-vae") or []]
+    extra = {"extra": "test"}
+    here = [each.name for each in needed if each.marker is None or each.marker.evaluate(extra)]
+    return {name: version(name) for name in here}
+
+
+def tests() -> dict[str, Any]:
+    """Runs them; returns how many passed, were skipped and failed, and which did."""
+    command = [sys.executable, "-m", "pytest", "-q"]
+    lines = []
+    with subprocess.Popen(
+        command, cwd=common.HERE.parent, stdout=subprocess.PIPE, text=True
+    ) as running:
+        for line in running.stdout or []:
+            print(line, end="", flush=True)
+            lines.append(line)
+    counts = {word: int(count) for count, word in re.findall(r"(\d+) ([a-z]+)", lines[-1])}
+    failed = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
+    told = {word: counts.get(word, 0) for word in ("passed", "skipped", "failed", "errors")}
+    return told | {"which": failed, "last_line": lines[-1].strip()}
+
+
+def table() -> str:
+    """Returns both ends as Markdown."""
+    (found,) = common.read("versions.json")
+    ends = [end for end in ("oldest", "newest") if end in found]
+    lines = ["| | " + " | ".join(ends) + " |", "|---|" + "---|" * len(ends)]
+    names = dict.fromkeys(name for end in ends for name in found[end]["versions"])
+    rows = [("Python", [found[end]["environment"]["python"] for end in ends])]
+    rows += [(name, [found[end]["versions"].get(name, "") for end in ends]) for name in names]
+    told = "{passed:,} passed, {failed} failed, {skipped} skipped"
+    rows += [("tests", [told.format(**found[end]["tests"]) for end in ends])]
+    lines += [f"| {name} | {' | '.join(values)} |" for name, values in rows]
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("end", choices=["oldest", "newest"], nargs="?")
+    parser.add_argument("--table", action="store_true", help="write the table of what was found")
+    options = parser.parse_args()
+    if options.end:
+        found = {"environment": common.environment(), "versions": versions(), "tests": tests()}
+        path = common.RESULTS / "versions.json"
+        before = json.loads(path.read_text()) if path.exists() else {}
+        path.write_text(json.dumps(before | {options.end: found}, indent=2) + "\n")
+    if options.table:
+        (common.RESULTS / "versions.md").write_text(table(), encoding="utf-8")
