@@ -355,6 +355,7 @@ def test_terminated_is_143(
         ("fit --config wrong_class.yaml", "did you mean 'Normal'?"),
         ("fit --config wrong_part.yaml", "`prior`: expected a class and its options"),
         ("fit --config no_yaml.yaml", "a readable YAML file, got 'no_yaml.yaml, line 2'"),
+        ("fit --config deep.yaml", "a readable YAML file, got 'deep.yaml'"),
         ("fit --config no_mapping.yaml", "`--config`: expected options, key by key"),
         ("fit nan.csv", "`data`: expected"),
         ("fit empty.csv", "at least one datum"),
@@ -374,6 +375,7 @@ def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
     Path("wrong_class.yaml").write_text("data: digits\nprior: Nrmal\n")
     Path("wrong_part.yaml").write_text("data: digits\nprior: 3\n")
     Path("no_yaml.yaml").write_text("data: [digits\n")
+    Path("deep.yaml").write_text("[" * 5000)
     Path("no_mapping.yaml").write_text("- digits\n")
     Path("nan.csv").write_text("a,b\n1,2\nnan,3\n")
     Path("empty.csv").write_text("a,b\n")
