@@ -46,16 +46,19 @@ def tests() -> dict[str, Any]:
 
 
 def table() -> str:
-    """Returns both ends as Markdown."""
+    """Returns a row for each end, as Markdown."""
     (found,) = common.read("versions.json")
-    ends = [end for end in ("oldest", "newest") if end in found]
-    lines = ["| | " + " | ".join(ends) + " |", "|---|" + "---|" * len(ends)]
-    names = dict.fromkeys(name for end in ends for name in found[end]["versions"])
-    rows = [("Python", [found[end]["environment"]["python"] for end in ends])]
-    rows += [(name, [found[end]["versions"].get(name, "") for end in ends]) for name in names]
-    told = "{passed:,} passed, {failed} failed, {skipped} skipped"
-    rows += [("tests", [told.format(**found[end]["tests"]) for end in ends])]
-    lines += [f"| {name} | {' | '.join(values)} |" for name, values in rows]
+    lines = [
+        "| versions | Python | of what | passed | failed | skipped |",
+        "|---|---|---|---:|---:|---:|",
+    ]
+    for end in ("oldest", "newest"):
+        if end not in found:
+            continue
+        of = ", ".join(f"{name} {number}" for name, number in found[end]["versions"].items())
+        counts = (found[end]["tests"][word] for word in ("passed", "failed", "skipped"))
+        cells = [end, found[end]["environment"]["python"], of, *(f"{count:,}" for count in counts)]
+        lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines) + "\n"
 
 
