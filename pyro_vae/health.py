@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import statistics
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -42,6 +42,10 @@ class Health:
         self.x, self.given = x[:_LOOKED_AT], rows(given, slice(_LOOKED_AT))
         self._kl: list[float] = []
         self._said: set[str] = set()
+
+    def recall(self, kl: Sequence[float]) -> None:
+        """Takes in the KL of epochs that another process has looked at."""
+        self._kl = list(kl)
 
     def look(self, line: Mapping[str, float]) -> None:
         """Takes in a line of the history."""

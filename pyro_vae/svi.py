@@ -99,7 +99,7 @@ class _Optim:
         self._torch: Optimizer | None = None
         self._slots: dict[Tensor, _Slot] = {}
         self._waiting: dict[str, Any] | None = None
-        self._lr: float | None = None
+        self._scaled: float | None = None
         self._held = False
 
     def adopt(self, params: Iterable[Tensor]) -> None:
@@ -132,8 +132,8 @@ class _Optim:
                 self._torch.load_state_dict(self._waiting)
                 self._waiting = None
                 self._regroup()
-        if self._lr is not None:
-            self.set_lr(self._lr)
+        if self._scaled is not None:
+            self.scale_lr(self._scaled)
 
     def _regroup(self) -> None:
         # Loading a state replaces the groups of a torch optimiser.
@@ -186,10 +186,11 @@ class _Optim:
         for slot in self._slots.values() if self._held else ():
             slot.step -= count
 
-    def set_lr(self, lr: float) -> None:
-        self._lr = lr
+    def scale_lr(self, share: float) -> None:
+        self._scaled = share
         for slot in self._slots.values():
-            slot.group["lr"] = lr
+            # As torch's schedulers do: what a group started with stays in the optimiser's state.
+            slot.group["lr"] = slot.group.setdefault("initial_lr", slot.group["lr"]) * share
 
     def state_dict(self) -> dict[str, Any]:
         self.release()
@@ -381,7 +382,8 @@ class CompiledSVI:
         self._optim = _Optim(optim)
         self._compile = compile
         self._planned = planned_steps
-        self._unroll = positive_integer("unroll", unroll)
+        # Whether a step was left out is to be known before the next, which counts those taken.
+        self._unroll = 1 if positive_integer("unroll", unroll) and self._skip else unroll
         self._max_graphs = positive_integer("max_graphs", max_graphs)
         self._graphs: dict[Any, list[_Captured]] = {}
         self.captures = 0
@@ -521,15 +523,15 @@ class CompiledSVI:
         if isinstance(self.loss, Objective):
             self.loss.step.copy_(state["objective_step"])
 
-    def set_lr(self, lr: float) -> None:
-        """Sets the learning rate of every parameter, those to come included.
+    def scale_lr(self, share: float) -> None:
+        """Sets each learning rate to a share of what it was at first, those to come included.
 
         Raises:
             ValueError: If it is no finite number >= 0.
         """
-        if not 0 <= lr < math.inf:
-            raise expected("lr", "a finite number >= 0", lr)
-        self._optim.set_lr(lr)
+        if not 0 <= share < math.inf:
+            raise expected("share", "a finite number >= 0", share)
+        self._optim.scale_lr(share)
 
     # Which engine
 
@@ -553,8 +555,9 @@ class CompiledSVI:
             return self._run_eagerly(tensors, batch, count, first)
         losses, *grads = captured.graph(captured.rows(count), *tensors)
         if captured.slots:
+            taken = int(losses.isfinite().sum()) if self._skip else count
             for slot in captured.slots:
-                slot.step += count
+                slot.step += taken
         else:
             for param, grad in zip(captured.params, grads, strict=True):
                 param.grad = grad
@@ -596,6 +599,8 @@ class CompiledSVI:
             loss = loss if bool(norm.isfinite()) else math.nan
         if math.isfinite(loss):
             self._optim.step(params)
+        elif params and isinstance(self.loss, Objective):
+            self.loss.step.sub_(1)  # counted with the gradients, and not taken
         zero_grads(params)
         return loss
 
@@ -673,14 +678,15 @@ class CompiledSVI:
 
     def _rehearse(
         self, reach: Reach, tensors: Sequence[Tensor], batch: Batch
-    ) -> tuple[list[Tensor], list[float]]:
+    ) -> tuple[list[Tensor], list[Tensor], list[float]]:
         """Runs the programs once with Pyro's validation on, and takes no step.
 
         Unless that run has created parameters: creating them draws random numbers that a stock step
         draws too, once, so that the run is then the step.
 
         Returns:
-            The parameters that have a gradient; the loss of the step, if it was taken.
+            The parameters met; those of them that have a gradient; the loss of the step, if it
+            was taken.
         """
         store = pyro.get_param_store()._params
         state = list({id(t): t for t in (*reach.tensors, *store.values())}.values())
@@ -696,7 +702,7 @@ class CompiledSVI:
             created = any(id(param) not in known for param in params)
             if created or getattr(self.loss, "max_plate_nesting", None) != nesting:
                 undo.clear()
-                return trained, [self._step(loss, params)]
+                return params, trained, [self._step(loss, params)]
             if self._compile == "auto" and self._worthwhile is None:
                 # The first run is cold, and another program may have the processor for a while.
                 self._eager_seconds = min(self._seconds(args, kwargs) for _ in range(3))
@@ -706,7 +712,7 @@ class CompiledSVI:
             raise NotCapturable(f"{sites.stiff} cannot be reparameterised")
         if not trained:
             raise NotCapturable("no parameter has a gradient; are the modules registered?")
-        return trained, []
+        return params, trained, []
 
     def _capture(
         self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any
@@ -721,9 +727,10 @@ class CompiledSVI:
                     f"loss {type(self.loss).__name__} is none of {known}, and may read values back"
                 )
             reach = Reach(self.model, self.guide, self.loss, root)
-            params, losses = self._rehearse(reach, tensors, batch)
+            met, params, losses = self._rehearse(reach, tensors, batch)
             if losses:
                 return None, losses
+            self._optim.adopt(met)  # those without a gradient too, as a step that is not compiled
             if self._compile == "auto":
                 self._pays()
             start = time.perf_counter()
@@ -755,7 +762,6 @@ class CompiledSVI:
         batch: Batch,
         count: int,
     ) -> _Captured:
-        self._optim.adopt(params)
         self._optim.hold()
         inside = not self._optim.refusal(params)
         captured = _Captured(reach, params, self._optim.slots(params) if inside else [])
@@ -804,19 +810,21 @@ class CompiledSVI:
 
         So a run stops where it went wrong without the host having to look at each loss.
         """
+        ok = loss.isfinite()
         if captured.slots:
             before = self._ok | self._skip  # what is left out does not end the run
-            self._ok.copy_(before & loss.isfinite())
+            ok = self._ok.copy_(before & ok)
             for slot, grad, row in zip(captured.slots, grads, captured.cohorts, strict=True):
                 _updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], self._ok)
         if isinstance(self.loss, Objective):
             before = self.loss.step.clone()
             self.loss.advance()
-            self.loss.step.copy_(torch.where(self._ok, self.loss.step, before))
+            self.loss.step.copy_(torch.where(ok, self.loss.step, before))
 
     def _not_finite(self, loss: float, at: int, args: Any, kwargs: Any) -> NonFinite:
         """Goes back to where the loss was last finite, and finds out what is to blame."""
-        self._optim.rewind(self.steps - at)
+        if not self._skip:
+            self._optim.rewind(self.steps - at)
         self.steps = at
         self._ok.fill_(True)
         blame, state = None, self._random if self.engine == "eager" else None

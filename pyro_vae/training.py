@@ -354,22 +354,15 @@ class _Loop:
         self.position: Position | None = None
         self.history: dict[str, list[float]] = {}
         self.best: tuple[int, float, dict[str, Tensor]] | None = None
-        self.rates: list[float] = []  # what the optimiser started with, once it has parameters
         self.seconds = 0.0
         self.skipped = 0
         self.signals = Waiting()
         self.steps_an_epoch = math.ceil(len(self.train) / options["batch_size"])
-
-        def optimizer(params: Iterable[Tensor]) -> torch.optim.Optimizer:
-            made: torch.optim.Optimizer = optim(params)
-            self.rates.append(made.param_groups[0]["lr"])
-            return made
-
         clip = options["clip_norm"]
         self.svi = CompiledSVI(
             vae.model,
             vae.guide,
-            optim if isinstance(optim, PyroOptim) else optimizer,
+            optim,
             objective,
             compile=options["compile"],
             planned_steps=options["epochs"] * self.steps_an_epoch,
@@ -382,13 +375,15 @@ class _Loop:
     def state(self) -> dict[str, Any]:
         """Returns all that :meth:`restore` needs, in another process too."""
         svi = self.svi.state_dict()
+        if self.position is not None and len(self.position.losses) > 1:
+            # Few tensors in a file; in place, as the pass goes on with this very list.
+            self.position.losses[:] = [torch.cat(self.position.losses)]
         return {
             **self.start,
             "epoch": self.epoch,
             "position": self.position and dict(vars(self.position)),
             "history": self.history,
             "best": self.best,
-            "rates": self.rates,
             "seconds": self.seconds + time.perf_counter() - self.began,
             "random": random_state(self.train.x.device),
             "model": self.vae.state_dict(),
@@ -402,7 +397,8 @@ class _Loop:
         if (changed := differences(state["environment"], _environment(device))) != "":
             log.warning("resumed where the last bits may differ: %s", changed)
         self.epoch, self.history = state["epoch"], state["history"]
-        self.rates, self.seconds = state["rates"], state["seconds"]
+        self.seconds = state["seconds"]
+        self.health.recall(self.history.get("kl", []))
         if state["position"] is not None:
             position = Position(**state["position"])
             position.losses = [losses.to(device) for losses in position.losses]
@@ -412,6 +408,9 @@ class _Loop:
             self.best = epoch, elbo, {k: weight.to(device) for k, weight in weights.items()}
         self.vae.load_state_dict(state["model"])
         svi = state["svi"]
+        for group in svi["optim"].get("param_groups", ()) if "rates" in state else ():
+            # A checkpoint of before had one rate for all groups, beside them.
+            group["initial_lr"] = state["rates"][0]
         self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
         self.skipped = self.svi.skipped
         set_random_state(state["random"], device)
@@ -464,7 +463,7 @@ class _Loop:
         epochs, epoch = self.options["epochs"], self.epoch
         if self.options["schedule"] == "cosine" and epoch > 1:
             share = (1 + math.cos(math.pi * (epoch - 1) / epochs)) / 2
-            self.svi.set_lr(self.rates[0] * share)
+            self.svi.scale_lr(share)
         try:
             losses = self.svi.epoch(
                 self.train.x,
@@ -474,8 +473,7 @@ class _Loop:
                 position=self.position,
                 on_step=None if self.progress is None else self._on_step,
             )
-            taken = losses[losses.isfinite()].sum().item()
-            line = {"epoch": epoch, "loss": taken / len(self.train)}
+            line = {"epoch": epoch, "loss": self._mean(losses)}
             line |= _line(_monitor(self.vae, self.svi.loss, self.monitored), "")
             if self.held_out is not None:
                 line |= _line(_monitor(self.vae, self.svi.loss, self.held_out), "validation_")
@@ -504,6 +502,13 @@ class _Loop:
         if elbo > (-math.inf if self.best is None else self.best[1]):
             self.best = epoch, elbo, _copy(self.vae)
         return line
+
+    def _mean(self, losses: Tensor) -> float:
+        """The loss a datum, of the steps that were not left out."""
+        sizes = torch.full_like(losses, self.options["batch_size"])
+        sizes[-1] = len(self.train) - sizes[:-1].sum()
+        taken = losses.isfinite()
+        return (losses[taken].sum() / sizes[taken].sum()).item()
 
     def _told(self, error: NonFinite) -> FloatingPointError:
         """Says which batch it was; with a folder, leaves there what reproduces it."""

@@ -171,6 +171,18 @@ def test_checkpoints_are_written_and_the_newest_kept(tmp_path: Path) -> None:
     assert same_run(whole, fit(build(5), X, out=tmp_path / "run", resume=True))
 
 
+def test_a_checkpoint_at_each_step_changes_nothing(tmp_path: Path) -> None:
+    """Fails when the losses of a pass, once written, are another list than the pass goes on with;
+    and, as to the size of a file, when they stay in pieces.
+    """
+    whole = fit(build(), X)
+    stopped(tmp_path / "run", 7, checkpoint_every=1)
+    *_, last = sorted((tmp_path / "run" / "checkpoints").iterdir())
+    losses = [value for name, value in load_file(last).items() if "position/losses" in name]
+    assert [len(each) for each in losses] == [3]
+    assert same_run(whole, fit(build(5), X, out=tmp_path / "run", resume=True))
+
+
 class _Killed(BaseException):
     """No handler of ours takes care of it."""
 
@@ -465,6 +477,21 @@ def test_health_is_looked_after(caplog: pytest.LogCaptureFixture) -> None:
     assert "the decoder is saturated: p(x|z) leaves next to no variance in 100%" in caplog.text
 
 
+def test_health_goes_on_from_what_was_seen(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails when a resumed run starts with an empty record."""
+    health = Health(build(), X)
+    health.recall([3.0, 2.0])
+    health.look({"epoch": 3, "kl": 500.0})
+    assert "the KL explodes: 500 nats" in caplog.text
+    stopped(tmp_path / "run", 10)
+    with mock.patch.object(Health, "recall") as recalled:
+        run = fit(build(), X, out=tmp_path / "run", resume=True)
+    recalled.assert_called_once()
+    assert recalled.call_args.args[0][:2] == run.history["kl"][:2]
+
+
 # Out of memory
 
 
@@ -475,15 +502,19 @@ def test_evaluation_goes_on_with_fewer_draws_at_a_time(
     vae = build()
     scores = pv.evaluate(vae, X, num_samples=50)
     weigh = pv.VAE.weigh
+    failed = 0
 
     def small(self: pv.VAE, x: Tensor, features: Tensor, count: int, **options: Any) -> Any:
+        nonlocal failed
         if count > 7:
+            failed += 1
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
         return weigh(self, x, features, count, **options)
 
     monkeypatch.setattr(pv.VAE, "weigh", small)
     halved = pv.evaluate(vae, X, num_samples=50)
     assert "out of memory: z drawn 6 at a time for each of 30 data" in caplog.text
+    assert failed == 3  # at 50, 25 and 12: what did not fit is not tried again
     error = (scores.mcse**2 + halved.mcse**2) ** 0.5
     assert (abs(scores.log_marginal - halved.log_marginal) < 5 * error).all()
     monkeypatch.setattr(pv.VAE, "weigh", mock.Mock(side_effect=MemoryError))

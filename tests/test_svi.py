@@ -310,11 +310,91 @@ def test_a_new_learning_rate_is_used_without_another_capture() -> None:
     vae, svi = _small()
     x = torch.rand(16, 6).bernoulli()
     svi.step(x)
-    svi.set_lr(0.0)
+    svi.scale_lr(0.0)
     before = [p.clone() for p in vae.parameters()]
     svi.step(x)
     torch.testing.assert_close(before, list(vae.parameters()), atol=0, rtol=0)
     assert svi.captures == 1
+
+
+def test_each_group_keeps_its_own_rate() -> None:
+    """Fails when all get that of the first, or a second share is taken of the first's result."""
+    made: list[torch.optim.Optimizer] = []
+
+    def optim(params: list[Tensor]) -> torch.optim.Optimizer:
+        made.append(OPTIMISERS["groups"](params))
+        return made[-1]
+
+    x = torch.rand(16, 6).bernoulli()
+    _, svi = _small(False, optim)
+    svi.step(x)
+    svi.scale_lr(0.1)
+    svi.scale_lr(0.5)
+    assert [group["lr"] for group in made[0].param_groups] == [0.05, 0.0005]
+    _, again = _small(False, optim)
+    again.load_state_dict(svi.state_dict())
+    again.scale_lr(0.25)
+    again.step(x)
+    assert [group["lr"] for group in made[1].param_groups] == [0.025, 0.00025]
+    with pytest.raises(ValueError, match=r"^`share`: expected a finite number >= 0, got nan"):
+        svi.scale_lr(math.nan)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_the_optimiser_is_given_all_parameters_that_are_met() -> None:
+    """One of them has no gradient. Fails when only those that have go to the optimiser."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.param("idle", torch.ones(3))
+
+    given: dict[bool, list[int]] = {}
+    x = torch.randn(5)
+    for compiled in (False, True):
+        pyro.clear_param_store()
+        model(x)
+        guide(x)  # created already: the first step is captured
+
+        def optim(params: list[Tensor], compiled: bool = compiled) -> torch.optim.Optimizer:
+            given[compiled] = sorted(param.numel() for param in params)
+            return torch.optim.SGD(params, lr=0.1)
+
+        svi = CompiledSVI(model, guide, optim, Trace_ELBO(), compile=compiled)
+        svi.step(x)
+        assert svi.engine == ("inductor" if compiled else "eager")
+    assert given == {False: [1, 3], True: [1, 3]}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("name", ["Adam", "RMSprop"])
+def test_steps_left_out_are_not_counted(name: str) -> None:
+    """A datum is infinite in one of three steps: schedule and bias correction know of two.
+
+    Fails when the objective's step counts all, eagerly or captured, or Adam's count does.
+    """
+    x = torch.rand(48, 6).bernoulli()
+    x[17, 2] = math.inf
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        objective = pv.objectives.ELBO(warmup=8)
+        optim = OPTIMISERS[name]
+        _, svi = _small(compiled, optim, objective, on_nonfinite="skip", unroll=3)
+        with pyro.validation_enabled(False):  # which would refuse the guide before it draws
+            losses = [svi.epoch(x, batch_size=16, shuffle=False) for _ in range(3)]
+        assert svi.skipped == 3
+        assert objective.step == 6
+        assert all(math.isnan(each[1]) for each in losses)
+        return torch.cat(losses).nan_to_num(0.0).tolist(), svi
+
+    _, captured = _eager_and_captured(run)
+    assert captured.engine_steps == {"inductor": 9}
+    if name == "Adam":
+        state = captured.state_dict()["optim"]["state"]
+        assert {float(each["step"]) for each in state.values()} == {6.0}
 
 
 @pytest.mark.slow

@@ -195,6 +195,48 @@ def test_the_cosine_schedule_ends_still() -> None:
     assert last_move("cosine") < 0.1 * last_move("constant")
 
 
+def test_the_schedule_keeps_groups_apart() -> None:
+    """Fails when all groups get the rate of the first."""
+    made: list[torch.optim.Optimizer] = []
+
+    def optim(params: Any) -> torch.optim.Optimizer:
+        first, *rest = params
+        groups = [{"params": [first], "lr": 0.1}, {"params": rest, "lr": 0.01}]
+        made.append(torch.optim.Adam(groups))
+        return made[-1]
+
+    fit(small_vae(), pairs(40), epochs=2, batch_size=20, schedule="cosine", optim=optim)
+    assert [group["lr"] for group in made[0].param_groups] == pytest.approx([0.05, 0.005])
+
+
+def test_the_loss_is_the_mean_of_steps_taken() -> None:
+    """Each datum costs 2 nats, and the second step of three is left out, of 20, 20 and 5 data.
+
+    Fails when the sum is divided by the number of all data.
+    """
+
+    class Planted(pv.objectives.ELBO):
+        def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+            loss = super().differentiable_loss(model, guide, *args, **kwargs)
+            cost = math.nan if self.calls == 1 else 2.0
+            self.calls += 1
+            return 0.0 * loss + cost * len(args[0])
+
+    objective = Planted()
+    objective.calls = 0
+    run = fit(
+        small_vae(),
+        pairs(45),
+        objective=objective,
+        epochs=1,
+        batch_size=20,
+        compile=False,
+        on_nonfinite="skip",
+    )
+    assert run.history["loss"] == [2.0]
+    assert run.skipped == 1
+
+
 def test_stochastic_binarisation_is_drawn_at_each_step() -> None:
     grey = torch.full((40, 6), 0.5)
     data = pv.data.load(grey.numpy(), binarize="stochastic")

@@ -94,7 +94,7 @@ class Draws:
             batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
         self.batches = x.split(batch)
         self.counts = {law: _counts(total, at_once) for law, total in self.strata.items()}
-        self._least = math.inf  # draws at a time, once memory has not sufficed
+        self._least = num_samples  # at a time: fewer, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
 
     def given(self, batch: int) -> dict[str, Any]:
@@ -136,21 +136,22 @@ class Draws:
     def _terms(
         self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
     ) -> Tensor:
-        """Draws a chunk; where memory does not suffice, half of it and then the other."""
-        before = torch.get_rng_state()
-        try:
-            return self._drawn(x, features, given, chunk)
-        except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
-                raise
-        if chunk.count == 1:
-            raise MemoryError(f"out of memory for one z of each of {len(x)} data: fewer at a time")
-        torch.set_rng_state(before)
-        half = chunk.count // 2
-        if half < self._least:
-            self._least = half
-            log.warning("out of memory: z drawn %d at a time for each of %d data", half, len(x))
-        parts = [replace(chunk, count=count) for count in (half, chunk.count - half)]
+        """Draws a chunk; where memory does not suffice or did not before, in smaller ones."""
+        if chunk.count <= self._least:
+            before = torch.get_rng_state()
+            try:
+                return self._drawn(x, features, given, chunk)
+            except (RuntimeError, MemoryError) as error:
+                if not out_of_memory(error):
+                    raise
+            if chunk.count == 1:
+                what = f"out of memory for one z of each of {len(x)} data: fewer at a time"
+                raise MemoryError(what)
+            torch.set_rng_state(before)
+            self._least = chunk.count // 2
+            told = "out of memory: z drawn %d at a time for each of %d data"
+            log.warning(told, self._least, len(x))
+        parts = [replace(chunk, count=count) for count in _counts(chunk.count, self._least)]
         return torch.cat([self._terms(x, features, given, part) for part in parts], 1)
 
     def _drawn(
