@@ -47,7 +47,8 @@ COLUMNS = [case for case in LIKELIHOODS if _is_of_columns(case)]
 def test_what_is_outside_the_support_has_no_density(case: Case, value: float) -> None:
     """As torch's own laws do. Fails when a law of several entries does not look at its data."""
     likelihood = case()
-    law = likelihood(torch.zeros(likelihood.param_shape))
+    named = {name: torch.ones(()) for name in likelihood.covariates}
+    law = likelihood(torch.zeros(likelihood.param_shape), **named)
     x = torch.full(likelihood.event_shape, value)
     if likelihood.support.check(x).all():
         assert law.log_prob(x).isfinite()
