@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from pathlib import Path
 from typing import Any
 
@@ -15,6 +16,7 @@ from torch.distributions import kl_divergence
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, objectives, priors
+from pyro_vae.cli import main
 
 X = torch.tensor([[0.0, 1.0], [1.0, 1.0], [1.0, 0.0], [0.0, 0.0], [0.0, 1.0]]).double()
 SOME = torch.tensor([2, -1, 0, -1, 1])
@@ -344,3 +346,49 @@ def test_wrong_labels_are_told_in_one_line() -> None:
         with pytest.raises(ValueError, match=says) as error:
             call()
         assert "\n" not in str(error.value)
+
+
+def test_labels_are_kept_by_class() -> None:
+    """Fails when a label goes with another datum, or the seed does not choose."""
+    data = pv.data.load("digits")
+    truth = data.labels["train"]
+    assert truth is not None
+    kept = data.some_labels(25, seed=1)
+    known = kept >= 0
+    assert torch.equal(kept[known], truth[known])
+    assert kept[known].bincount().tolist() == [3] * 5 + [2] * 5
+    assert torch.equal(kept, data.some_labels(25, seed=1))
+    assert not torch.equal(kept, data.some_labels(25, seed=2))
+    for count, says in ((5, "class 5, got 0"), (5000, "class 0, got 500")):
+        with pytest.raises(ValueError, match=rf"^`count`: expected 1 to \d+ labels of {says}"):
+            data.some_labels(count)
+    with pytest.raises(ValueError, match=r"^`data`: expected labels"):
+        pv.data.load(torch.rand(20, 3)).some_labels(2)
+
+
+def test_accuracy_is_a_share_of_the_data() -> None:
+    """Fails when the error is that of the mean squared, or the class the least probable."""
+    vae = states()
+    best = vae.classify(X).argmax(-1)
+    wrong = best.clone()
+    wrong[0] = (wrong[0] + 1) % 3
+    assert pv.evaluation.accuracy(vae, X, best) == (1.0, 0.0)
+    assert pv.evaluation.accuracy(vae, X, wrong) == pytest.approx((0.8, (0.16 / 5) ** 0.5))
+
+
+def test_the_command_line_fits_with_labels(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails when labels do not reach the fit, or their number is not replayed."""
+    parts = "{class: Normal, dim: 2}, {class: %s, groups: 1, classes: 10}"
+    argv = ["fit", "digits", "--labelled", "50", "--prior", "Product", "--epochs", "2"]
+    argv += ["--prior.parts", f"[{parts % 'Categorical'}]", "--objective.label-weight", "1"]
+    argv += ["--guide.parts", f"[{parts % 'GumbelSoftmax'}]", "--guide.independent", "false"]
+    argv += ["--num-samples", "5", "--compile", "false", "--out", str(tmp_path / "run"), "--json"]
+    assert main(argv) == 0
+    scores = json.loads(capsys.readouterr().out)["scores"]
+    p = scores["accuracy"]
+    assert scores["accuracy_standard_error"] == pytest.approx((p * (1 - p) / 360) ** 0.5)
+    assert "labelled: 50" in (tmp_path / "run" / "config.yaml").read_text()
+    settings = json.loads((tmp_path / "run" / "fit.json").read_text())["settings"]
+    assert settings["objective"]["data_per_label"] == pytest.approx(1257 / 50)

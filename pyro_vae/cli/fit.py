@@ -12,7 +12,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import pyro
-import torch
 from jsonargparse import Namespace
 from rich.console import Console
 
@@ -32,7 +31,7 @@ from pyro_vae.cli.parsing import (
 from pyro_vae.cli.runs import as_device, load_data, new_path, record_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
-from pyro_vae.evaluation import Scores, evaluate
+from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.resume import RunInProgress, in_progress, is_finished
 from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
@@ -83,6 +82,12 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--data_report", action="store_true", help="Say what there is in the data, then fit."
     )
+    parser.add_argument(
+        "--labelled",
+        type=int | None,
+        help="Tell the model the classes of so many training data, as many of each class; it needs "
+        "one categorical latent. Their weight is --objective.label-weight.",
+    )
     _add_checkpoints(parser)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
@@ -99,6 +104,7 @@ def run(argv: list[str]) -> None:
         root=options.data_root,
         binarize=options.binarize,
     )
+    labels = None if options.labelled is None else data.some_labels(options.labelled, options.seed)
     if options.data_report:
         print(data_room.inspect(data), file=sys.stderr)
     config_text = _config(parser, options, data, served["root"]).encode()
@@ -108,8 +114,13 @@ def run(argv: list[str]) -> None:
             checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
         vae, objective = build_model(options, parts, data)
-        fitted, scores = _fit(vae, objective, data, options, device, progress)
+        given = {"device": device, "labels": labels, **training_options(options)}
+        fitted, scores = _fit(vae, objective, data, options, given, progress)
         summary = scores.summary() if scores else checkpoint.read_json(out / "scores.json")
+        truth = data.labels[split := report.held_out(data)]
+        if scores is not None and labels is not None and truth is not None:
+            right = accuracy(vae, data.split(split), truth)
+            summary |= {"accuracy": right[0], "accuracy_standard_error": right[1]}
 
         def write(folder: Path) -> None:
             fitted.write(folder)
@@ -227,7 +238,7 @@ def _fit(
     objective: Any,
     data: Dataset,
     options: Namespace,
-    device: torch.device | None,
+    given: Mapping[str, Any],
     folder: RunInProgress,
 ) -> tuple[Run, Scores | None]:
     steps = math.ceil(len(data.train) / max(options.batch_size, 1))
@@ -238,10 +249,9 @@ def _fit(
             vae,
             data,
             objective=objective,
-            device=device,
             on_epoch=on_epoch,
             out=folder,
-            **training_options(options),
+            **given,
         )
         if finished:
             return fitted, None

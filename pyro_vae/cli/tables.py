@@ -143,6 +143,9 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     table.add_section()
     if "bits_per_dim" in summary:
         table.add_row("bits per dimension", _number(summary["bits_per_dim"], 4))
+    if "accuracy" in summary:
+        right, error = (f"{summary[f'accuracy{of}']:.1%}" for of in ("", "_standard_error"))
+        table.add_row("accuracy of q(y|x)", right, error)
     table.add_row("active latent units", str(summary["active_units"]))
     table.add_row("k-hat, median", _number(summary["k_hat_median"]))
     if summary["k_hat_above_threshold"] is not None:

@@ -7,12 +7,13 @@ import hashlib
 from collections.abc import Mapping
 from typing import Any, Literal, get_args
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae._errors import unknown_name
+from pyro_vae._errors import expected, unknown_name
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
@@ -73,8 +74,8 @@ class Dataset:
             probabilities in [0, 1] from which :meth:`draw` draws.
         validation: Held-out data for choices made while fitting, ``(M, *event_shape)``.
         test: Held-out data for the final scores, ``(K, *event_shape)``.
-        labels: For each split a long tensor ``(N,)``, or None where there are no labels. The models
-            never see them.
+        labels: For each split a long tensor ``(N,)``, or None where there are no labels. Models
+            see those alone that :func:`pyro_vae.fit` is given.
         support: Constraint that every datum satisfies as a likelihood sees it, after :meth:`draw`.
         binarize: How the values were made binary: ``"none"``, ``"threshold"`` (once) or
             ``"stochastic"`` (training data afresh in each batch, held-out data once).
@@ -152,6 +153,43 @@ binarize='threshold')
             return batch
         # Several times faster than `torch.bernoulli`, which draws one number at a time on the CPU.
         return (torch.rand_like(batch) < batch).to(batch.dtype)
+
+    def some_labels(self, count: int, seed: int = 0) -> Tensor:
+        """Labels of so many training data, as many of each class, and -1 for the others.
+
+        As semi-supervised learning is measured (Kingma et al., 2014,
+        https://arxiv.org/abs/1406.5298).
+
+        Args:
+            count: How many labels to keep; where classes do not divide them, the first have more.
+            seed: Of their choice.
+
+        Returns:
+            A long tensor of shape ``(N,)``.
+
+        Raises:
+            ValueError: If the training data have no labels, or a class too few.
+
+        Example:
+            >>> from pyro_vae.data import load
+            >>> kept = load("digits").some_labels(100)
+            >>> kept.unique(return_counts=True)[1].tolist()
+            [1157, 10, 10, 10, 10, 10, 10, 10, 10, 10, 10]
+        """
+        labels = self.labels["train"]
+        if labels is None:
+            raise expected("data", "labels of the training data", None)
+        # NumPy promises that this generator's stream never changes.
+        order = torch.from_numpy(np.random.RandomState(seed).permutation(len(labels)))
+        order = order.to(labels.device)
+        classes, sizes = labels.unique(return_counts=True)
+        kept = torch.full_like(labels, -1)
+        for i, (each, size) in enumerate(zip(classes, sizes.tolist(), strict=True)):
+            share = count // len(classes) + (i < count % len(classes))
+            if not 0 < share <= size:
+                raise expected("count", f"1 to {size} labels of class {int(each)}", share)
+            kept[order[labels[order] == each][:share]] = each
+        return kept
 
     def to(self, device: torch.device | str) -> Dataset:
         """The same data set with all its tensors on `device`."""

@@ -2,7 +2,7 @@
 
 from pyro_vae.evaluation.annealing import Annealed, Bidirectional, ais, bdmc
 from pyro_vae.evaluation.comparison import Comparison, compare
-from pyro_vae.evaluation.downstream import Anomalies, Probes, anomalies, probe
+from pyro_vae.evaluation.downstream import Anomalies, Probes, accuracy, anomalies, probe
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
@@ -20,6 +20,7 @@ __all__ = [
     "Probes",
     "RateDistortion",
     "Scores",
+    "accuracy",
     "ais",
     "anomalies",
     "bdmc",

@@ -17,7 +17,7 @@ from pyro_vae.evaluation._common import check_arguments, undisturbed
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.vae import VAE
 
-__all__ = ["Anomalies", "Probes", "anomalies", "probe"]
+__all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -282,6 +282,37 @@ def probe(
         num_data=len(truth),
         method=f"{folds}-fold cross-validated" if test is None else "held out",
     )
+
+
+def accuracy(vae: VAE, x: Tensor, labels: ArrayLike | Tensor, **given: Any) -> tuple[float, float]:
+    """Returns the share of data whose most probable class under q(y|x) is theirs, and its error.
+
+    Args:
+        vae: A model with one categorical latent, fitted to some labels.
+        x: Data, shape ``(N, *event_shape)``.
+        labels: Their classes, integers of shape ``(N,)``.
+        given: What goes with the data, as in :meth:`pyro_vae.VAE.classify`.
+
+    Returns:
+        The accuracy, and its standard error over data.
+
+    Raises:
+        ValueError: If data or labels do not suit the model or each other.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(
+        ...     pv.priors.Categorical(1, 3),
+        ...     pv.guides.GumbelSoftmax(1, 3),
+        ...     pv.likelihoods.Bernoulli((4,)),
+        ... )
+        >>> share, error = accuracy(vae, torch.ones(5, 4), [0, 1, 2, 0, 1])
+        >>> 0 <= share <= 1
+        True
+    """
+    chosen = vae.classify(x, **given).argmax(-1).cpu().numpy()
+    share = float((chosen == _labels("labels", labels, len(chosen))).mean())
+    return share, (share * (1 - share) / len(chosen)) ** 0.5
 
 
 def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarray:
