@@ -6,7 +6,7 @@ import copy
 import itertools
 import math
 import weakref
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import partial
 from typing import Any
@@ -47,8 +47,9 @@ class _Program(nn.Module):
 
     max_plate_nesting = 1
 
-    def __init__(self) -> None:
+    def __init__(self, cond_size: int | None) -> None:
         super().__init__()
+        self.cond_size = cond_size
         self._named: tuple[weakref.ref[_Program], str] | None = None
 
     def _register(self) -> None:
@@ -60,11 +61,31 @@ class _Program(nn.Module):
             if parameter.requires_grad:
                 pyro.param(param_with_module_name(self._named[1], name), parameter)
 
+    def _check_given(self, cond: Any, mask: Any, batch_shape: Sequence[int]) -> None:
+        """Checks what a program is called with, which nobody may have checked yet."""
+        if mask is not None and (not isinstance(mask, Tensor) or mask.dtype is not torch.bool):
+            raise expected("mask", "a boolean tensor", mask)
+        if self.cond_size is None:
+            if cond is not None:
+                raise expected("cond", "None for a model built without `cond_size`", cond)
+            return
+        shape = torch.Size((*batch_shape, self.cond_size))
+        if not isinstance(cond, Tensor) or not _expands(cond.shape, shape):
+            raise expected("cond", f"a tensor of shape {tuple(shape[-2:])}", cond)
+
     def __getstate__(self) -> dict[str, Any]:
         for parameter in self.parameters():
             # The store leaves a weak reference here at each use, and those cannot be pickled.
             parameter.__dict__.pop("unconstrained", None)
         return self.__dict__ | {"_named": None}
+
+
+def _expands(shape: torch.Size, to: torch.Size) -> bool:
+    """Tells whether a tensor can be expanded but for its last dimension, which is as it must be."""
+    ours, theirs = shape[::-1], to[::-1]
+    pairs = zip(ours[1:], theirs[1:], strict=False)
+    fits = all(size in (1, wanted) for size, wanted in pairs)
+    return 0 < len(ours) <= len(theirs) and ours[0] == theirs[0] and fits
 
 
 def _batched(
@@ -87,8 +108,10 @@ class Model(_Program):
 
     filler: Tensor
 
-    def __init__(self, prior: Prior, decoder: nn.Module, likelihood: Likelihood) -> None:
-        super().__init__()
+    def __init__(
+        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, cond_size: int | None
+    ) -> None:
+        super().__init__(cond_size)
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
@@ -107,6 +130,7 @@ class Model(_Program):
         named = covariates_of(self.likelihood.covariates, covariates)
         inputs = self.prior.decoded(z)
         event_dim = len(self.prior.decoded_shape)
+        self._check_given(cond, mask, inputs.shape[: inputs.ndim - event_dim])
         params = _batched(self.decoder, inputs, event_dim, cond)
         expected_shape = self.likelihood.param_shape
         if params.shape[params.ndim - len(expected_shape) :] != expected_shape:
@@ -141,10 +165,13 @@ class Model(_Program):
         self._register()
         if x is not None:
             x = as_batch(x, self.likelihood.event_shape, self)
-            if mask is not None:
-                x = torch.where(mask, x, self.filler)
-        sized = [len(each) for each in (x, cond, *(covariates or {}).values()) if each is not None]
-        with pyro.plate("data", sized[0] if sized else size or 1, dim=-1):
+        of_data = (x, cond, *(covariates or {}).values())
+        sized = [len(each) for each in of_data if isinstance(each, Tensor) and each.ndim > 0]
+        size = sized[0] if sized else size or 1
+        self._check_given(cond, mask, (size,))
+        if x is not None and mask is not None:
+            x = torch.where(mask, x, self.filler)
+        with pyro.plate("data", size, dim=-1):
             draws: dict[str, Tensor] = {}
             for name in self.prior.sites:
                 draws[name] = pyro.sample(name, self.prior.site(name, draws, cond))
@@ -156,9 +183,14 @@ class GuideProgram(_Program):
     """The inference program q(z|x): site ``z``, or those of the guide, in plate ``data``."""
 
     def __init__(
-        self, standardize: nn.Module, encoder: nn.Module, family: Guide, show_mask: bool
+        self,
+        standardize: nn.Module,
+        encoder: nn.Module,
+        family: Guide,
+        show_mask: bool,
+        cond_size: int | None,
     ) -> None:
-        super().__init__()
+        super().__init__(cond_size)
         self.standardize = standardize
         self.encoder = encoder
         self.family = family
@@ -206,6 +238,7 @@ class GuideProgram(_Program):
         These are the variational parameters of each datum, which amortisation makes a function.
         An entry that the mask hides is seen as the mean of the data.
         """
+        self._check_given(cond, mask, x.shape[: x.ndim - event_dim])
         inputs = self.standardize(x if self._view is None else self._view.seen(x, covariates))
         if mask is not None:
             inputs = torch.where(mask, inputs, 0.0)
@@ -475,8 +508,8 @@ class VAE(nn.Module):
             encoder.build(seen, guide.param_shape, cond_size or 0)
         if isinstance(decoder, Network):
             decoder.build(prior.decoded_shape, likelihood.param_shape, cond_size or 0)
-        self.model = Model(prior, decoder, likelihood)
-        self.guide = GuideProgram(standardize, encoder, guide, show_mask)
+        self.model = Model(prior, decoder, likelihood, cond_size)
+        self.guide = GuideProgram(standardize, encoder, guide, show_mask, cond_size)
         self.register_buffer("initialized", torch.tensor(False))
         view = View(self)
         self.guide.bind(view)

@@ -641,6 +641,37 @@ def test_wrong_conditions_are_told_in_one_line() -> None:
         assert "\n" not in str(error.value)
 
 
+def test_programs_and_laws_tell_of_wrong_conditions_and_masks_in_one_line() -> None:
+    """Whoever calls them; fails when torch is left to find out."""
+    x, z = torch.ones(4, 4).double(), torch.zeros(3, 4, 2).double()
+    plain = _small(*_normals())
+    given = [_small(prior(2), guides.Normal(2), cond_size=3) for prior in _CONDITIONED]
+    for vae in (plain, *given):
+        calls: list[Any] = [
+            lambda v=vae, **k: v.encode(x, **k),
+            lambda v=vae, **k: v.decode(z, **k),
+            lambda v=vae, **k: v.model(x, **k),
+            lambda v=vae, **k: v.guide(x, **k),
+        ]
+        right = COND[:4] if vae in given else None
+        wrong: list[Any] = [COND[:4, :2], COND[:3], COND[0, 0]]
+        wrong += [None] if vae in given else [COND[:4]]
+        for call in calls:
+            call(cond=right)
+            for cond in wrong:
+                with pytest.raises(ValueError, match=r"^`cond`: expected .*[^\n]*$") as error:
+                    call(cond=cond)
+                assert "\n" not in str(error.value)
+            with pytest.raises(ValueError, match=r"^`mask`: expected a boolean tensor, got Tensor"):
+                call(cond=right, mask=torch.ones(4, 4))
+            call(cond=right, mask=torch.ones(4, 4, dtype=torch.bool))
+    for vae in given:
+        vae.encode(x, COND[0])  # one for all
+
+
+_CONDITIONED = (priors.Normal, priors.Conditional)
+
+
 def _normals() -> tuple[Any, Any]:
     return priors.Normal(2), guides.Normal(2)
 
