@@ -117,9 +117,11 @@ def save(vae: VAE, folder: str | Path) -> Path:
         The folder.
 
     Raises:
-        ValueError: If the folder holds a model already, or an argument of a part cannot be
-            written as JSON.
+        ValueError: If the folder holds a model already, an argument of a part cannot be written
+            as JSON, or the model is one at a condition, whose networks no file can rebuild.
     """
+    if vae.fixed_cond:
+        raise expected("vae", "the model with conditions, of which `at` gives a copy", "the copy")
     folder = Path(folder)
     if (folder / "model.json").exists():
         raise expected("folder", "one that holds no model yet", str(folder))

@@ -20,6 +20,7 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._given import Covariates, covariates_of, present, rows
+from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.distributions import feasible, labelled, masked
 from pyro_vae.guides import Guide
 from pyro_vae.guides.relaxed import Relaxed
@@ -545,6 +546,11 @@ class VAE(nn.Module):
     def event_shape(self) -> torch.Size:
         """Shape of one x."""
         return self.likelihood.event_shape
+
+    @property
+    def fixed_cond(self) -> bool:
+        """Whether this is a model with conditions at one of them, see :meth:`at`."""
+        return isinstance(self.encoder, _At)
 
     def check(self, x: Tensor, argument: str = "x", mask: Tensor | None = None) -> Tensor:
         """Returns data as this model takes them: same dtype and device.
@@ -1078,25 +1084,6 @@ class _PriorAt(Prior):
 
     def forward(self) -> Any:
         return self.law(self.cond)
-
-
-def hot_deck(x: Tensor, mask: Tensor, filler: Tensor) -> Tensor:
-    """Fills what is not observed with observed values of the same entry, drawn at random.
-
-    Args:
-        x: Data, shape ``(N, *event_shape)``.
-        mask: Which entries are observed, of the same shape.
-        filler: In place of an entry that nobody has observed, shape ``event_shape``.
-
-    Returns:
-        As many data, complete.
-    """
-    # Observed rows first, in random order; then one of those for each row.
-    order = torch.where(mask, torch.rand_like(x), 2.0).argsort(0)
-    count = mask.sum(0)
-    rank = (torch.rand_like(x) * count).long().clamp_max(len(x) - 1)
-    donors = x.gather(0, order.gather(0, rank))
-    return torch.where(mask, x, torch.where(count > 0, donors, filler))
 
 
 def same_space(prior: Prior, guide: Guide) -> bool:

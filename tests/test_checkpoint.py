@@ -131,6 +131,16 @@ def test_what_json_cannot_say_is_refused_before_anything_is_written(tmp_path: Pa
     assert not (tmp_path / "run").exists()
 
 
+def test_a_model_at_a_condition_is_not_saved(tmp_path: Path) -> None:
+    """Fails when a folder is written that nothing can load."""
+    parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,))
+    vae = pv.VAE(*parts, cond_size=3)
+    with pytest.raises(ValueError, match=r"^`vae`: expected the model with conditions[^\n]*$"):
+        pv.save(vae.at(torch.ones(3)), tmp_path / "run")
+    assert not (tmp_path / "run").exists()
+    pv.save(vae, tmp_path / "run")
+
+
 def test_a_failed_write_leaves_nothing_behind(tmp_path: Path) -> None:
     write_json(tmp_path / "a.json", {"x": 1})
     with pytest.raises(ValueError, match="JSON"):

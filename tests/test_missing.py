@@ -10,9 +10,9 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.distributions import by_entry
 from pyro_vae.testing import some_covariates
-from pyro_vae.vae import hot_deck
 
 
 def _linear() -> LinearGaussian:
