@@ -202,7 +202,8 @@ def fit(
             of Adam, with its own learning rate.
         validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
         cond: What each datum is conditioned on, shape ``(N, cond_size)``; where validation data
-            come apart, and with a dataset, a mapping with ``train`` and ``validation``.
+            come apart, and with a dataset, a mapping with ``train`` and ``validation``. A dataset
+            may bring its own, and covariates.
         mask: Which entries are observed, boolean, of the shape of the data; likewise. Hidden
             entries may be anything.
         covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``, such
@@ -285,6 +286,10 @@ def fit(
     with folder as progress:
         if seed is not None:
             pyro.set_rng_seed(seed)
+        if isinstance(data, Dataset):
+            cond = dict(data.cond) or None if cond is None and vae.cond_size is not None else cond
+            if covariates is None and vae.likelihood.covariates:
+                covariates = dict(data.covariates) or None
         given = present(cond=cond, mask=mask, covariates=covariates, labels=labels)
         train, held_out, draw = _splits(data, validation, seed, given)
         if isinstance(objective, Objective):

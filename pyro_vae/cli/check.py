@@ -10,7 +10,7 @@ from rich.console import Console
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, recorded_data
+from pyro_vae.cli.runs import as_device, at_condition, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
@@ -53,6 +53,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--max_data", type=int, default=1000, help="Of more data, so many at random are looked at."
     )
+    parser.add_argument(
+        "--cond", type=str | None, help="Of a run with conditions: the one to look at, such as 3."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
@@ -62,6 +65,7 @@ def run(argv: list[str]) -> int:
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
     data = recorded_data(folder, options.split, options.data, options.data_root)
+    vae, data = at_condition(folder, vae, data, options.cond)
     x = data.split(options.split)
     if len(x) == 0:
         raise expected("--split", f"a split that {data.name} has", options.split)

@@ -18,7 +18,7 @@ from pyro_vae.cli.runs import as_device, new_path
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
-from pyro_vae.evaluation._common import describe
+from pyro_vae.evaluation._common import check_arguments, describe
 from pyro_vae.evaluation.comparison import check_comparable
 from pyro_vae.report import side_by_side
 
@@ -63,7 +63,13 @@ def run(argv: list[str]) -> None:
     for name, folder in folders.items():
         models[name] = checkpoint.load(folder, device=as_device(options.device))
         held_out[name] = load_held_out(folder, options)
-    measures = {name: describe(models[name], *each) for name, each in held_out.items()}
+    if options.checks or options.out is not None:
+        for model in models.values():
+            check_arguments(model, options.seed)
+    measures = {
+        name: describe(models[name], x, measure, **given)
+        for name, (x, measure, given) in held_out.items()
+    }
     refused = ""
     try:
         check_comparable(measures, "RUN")
@@ -73,19 +79,24 @@ def run(argv: list[str]) -> None:
         refused = str(error)
     scores, checks = {}, {}
     with live() as monitor:
-        for name, (x, measure) in held_out.items():
+        for name, (x, measure, given) in held_out.items():
             known = {"seed": options.seed, "base_measure": measure}
             if not refused:
                 progress = monitor.evaluating(Path(name).name)
                 scores[name] = evaluate(
-                    models[name], x, num_samples=options.num_samples, progress=progress, **known
+                    models[name],
+                    x,
+                    num_samples=options.num_samples,
+                    progress=progress,
+                    **known,
+                    **given,
                 )
             if options.checks:
                 progress = monitor.evaluating(f"check {Path(name).name}")
                 checks[name] = check(models[name], x, progress=progress, **known)
     if options.out is not None:
         pyro.set_rng_seed(options.seed)
-        shown = {name: (models[name], x) for name, (x, _) in held_out.items()}
+        shown = {name: (models[name], x) for name, (x, *_) in held_out.items()}
         side_by_side(shown, options.out, found=checks or None)
     comparison = None if refused else compare(scores, groups=groups)
     if options.json:

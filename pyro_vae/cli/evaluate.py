@@ -16,6 +16,7 @@ from pyro_vae.cli.runs import as_device, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import ais, evaluate, gaps
+from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation._memory import as_bytes
 
 __all__ = ["add_options", "load_held_out", "run"]
@@ -57,7 +58,9 @@ def run(argv: list[str]) -> None:
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
-    x, measure = load_held_out(folder, options)
+    if options.ais or options.gaps:
+        check_arguments(vae, options.seed)  # now, not after minutes
+    x, measure, given = load_held_out(folder, options)
     with live() as monitor:
         scores = evaluate(
             vae,
@@ -69,6 +72,7 @@ def run(argv: list[str]) -> None:
             seed=options.seed,
             base_measure=measure,
             progress=monitor.evaluating(),
+            **given,
         )
         known: dict[str, Any] = {"seed": options.seed, "base_measure": measure}
         summary = scores.summary()
@@ -109,7 +113,9 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
 
 
-def load_held_out(folder: Path, options: Namespace) -> tuple[Tensor, dict[str, Any]]:
-    """Returns the data of a run that the options ask for, and their base measure."""
+def load_held_out(
+    folder: Path, options: Namespace
+) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
+    """Returns the data of a run that the options ask for, their base measure, and companions."""
     data = recorded_data(folder, options.split, options.data, options.data_root)
     return held_out(data, options.split, options.max_data)

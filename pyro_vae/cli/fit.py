@@ -56,6 +56,7 @@ _BY_PROGRAM: set[str | int] = {
     "validation",
     "cond",
     "mask",
+    "covariates",
     "labels",
     "device",
     "out",
@@ -88,6 +89,7 @@ def run(argv: list[str]) -> None:
         help="Tell the model the classes of so many training data, as many of each class; it needs "
         "one categorical latent. Their weight is --objective.label-weight.",
     )
+    _add_companions(parser)
     _add_checkpoints(parser)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
@@ -103,7 +105,11 @@ def run(argv: list[str]) -> None:
         parts["likelihood"].support,
         root=options.data_root,
         binarize=options.binarize,
+        cond=options.cond,
+        size_factor=options.size_factor,
     )
+    if options.labelled is not None and (data.cond or data.covariates):
+        raise expected("--labelled", "none with --cond or --size-factor", options.labelled)
     labels = None if options.labelled is None else data.some_labels(options.labelled, options.seed)
     if options.data_report:
         print(data_room.inspect(data), file=sys.stderr)
@@ -187,6 +193,23 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     return parser
 
 
+def _add_companions(parser: Parser) -> None:
+    group = parser.add_argument_group("what goes with each datum")
+    group.add_argument(
+        "--cond",
+        type=str | None,
+        help="Columns to condition model and guide on, with commas between them: label, or digit "
+        "of the sets of digits; columns of a .csv file by name, which x is then without. Integers "
+        "become one-hot vectors, other numbers are standardised.",
+    )
+    group.add_argument(
+        "--size_factor",
+        type=str | None,
+        help="The column of a .csv file that is each datum's size factor, which multiplies the "
+        "mean of a likelihood of counts; divided by its own mean.",
+    )
+
+
 def _add_checkpoints(parser: Parser) -> None:
     group = parser.add_argument_group("checkpoints")
     group.add_argument(
@@ -214,7 +237,11 @@ def _following(parts: Mapping[str, Any]) -> dict[str, set[str]]:
     """For each role the constructor arguments that are no options: they follow from others."""
     prior = _arguments(parts["prior"])
     guide = prior - {"parts"}  # families are called otherwise than the laws that they approximate
-    known: dict[str, set[str]] = {"prior": {"dim"}, "guide": guide, "likelihood": {"event_shape"}}
+    known: dict[str, set[str]] = {
+        "prior": {"dim"},
+        "guide": guide,
+        "likelihood": {"event_shape", "size_factor"},
+    }
     return {role: known.get(role, set()) & _arguments(parts[role]) for role in ROLES}
 
 
@@ -222,6 +249,7 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
     """Returns the model and its objective."""
     values: dict[str, Any] = {"dim": options.get("latent_dim"), "event_shape": data.event_shape}
     values |= options.prior.as_dict()
+    values["size_factor"] = bool(data.covariates)
     made = {}
     for role, follows in _following(parts).items():
         chosen = options[role].as_dict()
@@ -230,7 +258,13 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
             values["parts"] = guides_of(values["parts"])
         made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
     objective = made.pop("objective")
-    return VAE(**made), objective
+    size = data.cond["train"].shape[1] if data.cond else None
+    vae = VAE(**made, cond_size=size)
+    if bool(data.covariates) != bool(vae.likelihood.covariates):
+        law = type(vae.likelihood).__name__
+        what = f"none with {law}" if data.covariates else f"the column that {law} needs"
+        raise expected("--size-factor", what, options.get("size_factor"))
+    return vae, objective
 
 
 def _fit(
@@ -255,9 +289,9 @@ def _fit(
         )
         if finished:
             return fitted, None
-        x = data.split(report.held_out(data))
-        progress = monitor.evaluating()
-        scores = evaluate(vae, x, num_samples=options.num_samples, progress=progress)
+        split = report.held_out(data)
+        known = {"num_samples": options.num_samples, "progress": monitor.evaluating()}
+        scores = evaluate(vae, data.split(split), **known, **data.given(split))
     return fitted, scores
 
 
@@ -270,5 +304,8 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     kept = options.clone()
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
+    for key in ("cond", "size_factor"):  # of runs that have them alone: select knows neither
+        if kept.get(key) is None:
+            kept.pop(key, None)
     kept.data, kept.data_root = data.source, root
     return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

@@ -273,7 +273,7 @@ def explain(role: str, name: str) -> None:
     described, *_ = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(known[name]) or "")
     parser = Parser("fit", f"DATA --{role} {name}", described)
     parser.formatter_class = _Verbatim
-    _add_arguments(parser, role, known[name], {"dim", "event_shape"})
+    _add_arguments(parser, role, known[name], {"dim", "event_shape", "size_factor"})
     parser.print_help()
 
 

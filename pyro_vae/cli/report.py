@@ -11,7 +11,7 @@ from typing import Any
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.cli.parsing import Parser, laws, parse, read_yaml
-from pyro_vae.cli.runs import as_device, new_path, recorded_data
+from pyro_vae.cli.runs import as_device, at_condition, new_path, recorded_data
 from pyro_vae.cli.tables import live
 from pyro_vae.report import page
 from pyro_vae.vae import VAE
@@ -43,6 +43,9 @@ def run(argv: list[str]) -> None:
         type=int | None,
         help="Simulated data sets of the checks; if not given as many as they need.",
     )
+    parser.add_argument(
+        "--cond", type=str | None, help="Of a run with conditions: the one to look at, such as 3."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of all draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
@@ -68,12 +71,13 @@ def run(argv: list[str]) -> None:
             "RUN", f"a readable scores.json and config.yaml in {folder}", reason
         ) from None
     data = recorded_data(folder, split, options.data, options.data_root)
+    vae, data = at_condition(folder, vae, data, options.cond)
     with live() as monitor:
         content = page(
             vae,
             data,
             history=history,
-            summary=summary,
+            summary=summary if options.cond is None else None,
             settings=settings,
             name=folder.resolve().name,
             num_samples=options.num_samples,

@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 import shutil
 import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
+from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -16,18 +18,24 @@ from torch.distributions import constraints
 
 from pyro_vae import data as data_room
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import named_tensors, rows
 from pyro_vae.checkpoint import read_json, write_json
 from pyro_vae.data import Dataset
+from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 from pyro_vae.resume import Resume, taken
+from pyro_vae.vae import VAE
 
 __all__ = [
     "as_device",
+    "at_condition",
+    "condition",
     "held_out",
     "load_data",
     "new_path",
     "record_data",
     "recorded_data",
+    "size_factor",
     "writing",
 ]
 
@@ -106,6 +114,8 @@ def load_data(
     *,
     root: str | None,
     binarize: Binarize | None,
+    cond: str | None = None,
+    size_factor: str | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
 
@@ -122,15 +132,20 @@ def load_data(
         binarize = "none"
     if root is not None:
         root = str(Path(root).expanduser().resolve())  # a replay works from anywhere
-    data = data_room.load(source, root=root, binarize=binarize, levels=levels)
+    beside: dict[str, Any] = {"cond": cond or "", "size_factor": size_factor}
+    data = data_room.load(source, root=root, binarize=binarize, levels=levels, **beside)
     options = {"root": root, "binarize": data.binarize, "levels": levels}
-    return data, options
+    return data, options | beside
 
 
 def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     """Writes ``data.json``: what finds the data again, and what tells that they are the same."""
-    prints = {split: fingerprint(data.split(split)) for split in SPLITS}
-    content = {"source": data.source, "options": options, "fingerprints": prints}
+    prints: dict[str, str] = {split: fingerprint(data.split(split)) for split in SPLITS}
+    for split in SPLITS:
+        for name, tensor in named_tensors(data.given(split)).items():
+            prints[f"{split} {name}"] = fingerprint(tensor)
+    content: dict[str, Any] = {"source": data.source, "options": options, "fingerprints": prints}
+    content |= {"columns": [each.spec() for each in data.columns], "size_unit": data.size_unit}
     write_json(folder / "data.json", content)
 
 
@@ -150,6 +165,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     try:
         known = record["fingerprints"][split]
         recorded = {name: record["options"][name] for name in ("root", "binarize", "levels")}
+        recorded |= {k: v for k, v in record["options"].items() if k in ("cond", "size_factor")}
         found_by = record["source"] if source is None else source
     except (KeyError, TypeError):
         raise expected("RUN", "a readable data.json in it", str(folder)) from None
@@ -166,11 +182,71 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
             f"`--data`: expected the {split} data of the run, fingerprint {known[:12]}, "
             f"got {data.name} with {found[:12]}"
         )
+    for name, tensor in named_tensors(data.given(split)).items():
+        if fingerprint(tensor) != record["fingerprints"].get(f"{split} {name}"):
+            raise ValueError(f"`--data`: expected the {name} of the run, got others in {data.name}")
     return data
 
 
-def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Tensor, dict[str, Any]]:
-    """Returns what to score and its base measure, which says so if it is not the whole split.
+def condition(folder: Path, vae: VAE, told: str | None) -> Tensor | None:
+    """Returns the condition, shape ``(cond_size,)``, that a user wrote: a value for each column.
+
+    Raises:
+        ValueError: If it is none, it is missing, or the run has no conditions.
+    """
+    if vae.cond_size is None:
+        if told is not None:
+            raise expected("--cond", "nothing, as the run has no conditions", told)
+        return None
+    try:
+        columns = [Column.from_spec(each) for each in read_json(folder / "data.json")["columns"]]
+    except (KeyError, TypeError):
+        raise expected("RUN", "conditions in its data.json", str(folder)) from None
+    values = [] if told is None else told.split(",")
+    if len(values) != len(columns):
+        what = ", ".join(f"{each.name} ({each})" for each in columns)
+        raise expected("--cond", f"a value for {what}", told)
+    pairs = zip(columns, values, strict=True)
+    return torch.cat([column.read(value.strip())[0] for column, value in pairs])
+
+
+def size_factor(folder: Path, vae: VAE, told: float | None) -> dict[str, Tensor]:
+    """Returns the covariates of one datum whose size factor a user wrote, each of shape ``()``.
+
+    Raises:
+        ValueError: If it is missing, not positive, or the run has no size factors.
+    """
+    if not vae.likelihood.covariates:
+        if told is not None:
+            raise expected("--size-factor", "nothing, as the run has no size factors", told)
+        return {}
+    if told is None or not 0 < told < math.inf:
+        raise expected("--size-factor", "a positive number", told)
+    return {"size_factor": torch.tensor(told / read_json(folder / "data.json")["size_unit"])}
+
+
+def at_condition(folder: Path, vae: VAE, data: Dataset, told: str | None) -> tuple[VAE, Dataset]:
+    """Returns a model at a condition and the data of that condition; both as they are without one.
+
+    Raises:
+        ValueError: If it is none, it is missing, or the run has no conditions.
+    """
+    cond = condition(folder, vae, told)
+    if cond is None:
+        return vae, data
+    chosen = {split: torch.isclose(c, cond).all(1) for split, c in data.cond.items()}
+    parts: dict[str, Any] = {split: data.split(split)[chosen[split]] for split in SPLITS}
+    labels = {k: None if y is None else y[chosen[k]] for k, y in data.labels.items()}
+    name = f"{data.name}, {', '.join(each.name for each in data.columns)} = {told}"
+    return vae.at(cond), replace(data, **parts, labels=labels, name=name, cond={}, columns=())
+
+
+def held_out(
+    data: Dataset, split: Split, max_data: int | None
+) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
+    """Returns what to score, its base measure, and what goes with it.
+
+    The base measure says so if it is not the whole split.
 
     Args:
         data: The data of a run.
@@ -180,12 +256,13 @@ def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Tensor,
     Raises:
         ValueError: If the split is empty, or the most is no positive integer.
     """
-    x, measure = data.split(split), data.base_measure(split)
+    x, measure, given = data.split(split), data.base_measure(split), data.given(split)
     if len(x) == 0:
         raise expected("--split", f"a split that {data.name} has", split)
     if max_data is None or positive_integer("--max-data", max_data) >= len(x):
-        return x, measure
+        return x, measure, given
     order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_SUBSET_SEED))
-    chosen = x[order[:max_data].sort().values]
+    index = order[:max_data].sort().values
+    chosen = x[index]
     told = {"split": f"{split}[{max_data} of {len(x)}]", "fingerprint": fingerprint(chosen)}
-    return chosen, measure | told
+    return chosen, measure | told, rows(given, index)

@@ -8,11 +8,13 @@ from pathlib import Path
 
 import numpy as np
 import pyro
+from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import present
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import new_path
+from pyro_vae.cli.runs import condition, new_path, size_factor
 
 __all__ = ["run"]
 
@@ -28,6 +30,12 @@ def run(argv: list[str]) -> None:
     parser = Parser("sample", "RUN", "Draws z from the prior of a run, then x.")
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
     parser.add_argument("-n", "--num_samples", type=int, default=64, help="Number of draws.")
+    parser.add_argument(
+        "--cond", type=str | None, help="Of a run with conditions: the one to draw at, such as 3."
+    )
+    parser.add_argument(
+        "--size_factor", type=float | None, help="Of a run with size factors: that of each draw."
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument(
         "--out",
@@ -43,13 +51,18 @@ def run(argv: list[str]) -> None:
     out = new_path(options.out, folder / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
+    one = present(
+        cond=condition(folder, vae, options.cond),
+        covariates=size_factor(folder, vae, options.size_factor),
+    )
+    given = tree_map(lambda value: value.expand(options.num_samples, *value.shape), one)
     pyro.set_rng_seed(options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        report.samples(vae, out, num_samples=options.num_samples)
+        report.samples(vae, out, num_samples=options.num_samples, given=given)
     else:
         content = io.BytesIO()
-        np.save(content, vae.sample(options.num_samples).numpy())
+        np.save(content, vae.sample(options.num_samples, **given).numpy())
         checkpoint.write_bytes(out, content.getvalue())
     shape = [options.num_samples, *vae.event_shape]
     print(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
 import numpy as np
@@ -14,6 +14,8 @@ from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._given import present
+from pyro_vae.data.columns import Column
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
@@ -81,6 +83,10 @@ class Dataset:
             ``"stochastic"`` (training data afresh in each batch, held-out data once).
         transform: What was done to the raw values before, such as ``"x / 16"``, or ``"none"``.
         dequantize: The noise added to the values, or ``"none"``.
+        cond: For each split what data are conditioned on, ``(N, cond_size)``, if there is anything.
+        covariates: For each split, by name, what a likelihood needs to know of each, ``(N,)``.
+        columns: The columns that ``cond`` is made of, in order.
+        size_unit: What the column of size factors was divided by: its mean in the training data.
         source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
             for an array.
 
@@ -101,6 +107,10 @@ binarize='threshold')
     transform: str = "none"
     dequantize: str = "none"
     source: str | None = None
+    cond: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    covariates: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
+    columns: Sequence[Column] = ()
+    size_unit: float = 1.0
 
     def __post_init__(self) -> None:
         for split in SPLITS:
@@ -120,6 +130,19 @@ binarize='threshold')
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
         return getattr(self, name)
+
+    def given(self, split: Split) -> dict[str, Any]:
+        """What goes with the data of a split, by the names of the arguments that take it.
+
+        Example:
+            >>> from pyro_vae.data import load
+            >>> {
+            ...     name: tuple(c.shape)
+            ...     for name, c in load("digits", cond="digit").given("test").items()
+            ... }
+            {'cond': (360, 10)}
+        """
+        return present(cond=self.cond.get(split), covariates=dict(self.covariates.get(split, {})))
 
     def base_measure(self, split: Split = "test") -> dict[str, Any]:
         """What a score on a split is a density of; scores compare only where these agree.
@@ -195,6 +218,11 @@ binarize='threshold')
         """The same data set with all its tensors on `device`."""
         moved: dict[str, Any] = {split: self.split(split).to(device) for split in SPLITS}
         labels = {k: None if y is None else y.to(device) for k, y in self.labels.items()}
+        moved["cond"] = {k: c.to(device) for k, c in self.cond.items()}
+        moved["covariates"] = {
+            k: {name: value.to(device) for name, value in named.items()}
+            for k, named in self.covariates.items()
+        }
         return dataclasses.replace(self, labels=labels, **moved)
 
     def _describe(self, split: Split) -> dict[str, Any]:

@@ -32,8 +32,10 @@ def read_file(path: Path) -> Raw:
         raise expected("data", "an existing file", str(path))
     if path.suffix == ".npz":
         return _read_splits(path)
-    values = _read_csv(path) if path.suffix == ".csv" else _numpy_load(path)
-    return Raw(splits={"train": as_values(values)})
+    if path.suffix == ".npy":
+        return Raw(splits={"train": as_values(_numpy_load(path))})
+    values, names = _read_csv(path)
+    return Raw(splits={"train": as_values(values)}, names=names)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -85,8 +87,12 @@ def _read_splits(path: Path) -> Raw:
     return Raw(splits=values, labels=labels)
 
 
-def _read_csv(path: Path) -> np.ndarray:
-    """Numbers separated by commas; a first row without any number names the columns."""
+def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
+    """Numbers separated by commas; a first row without any number names the columns.
+
+    Returns:
+        The numbers, and the names if there are any.
+    """
     rows: list[np.ndarray] = []
     names: list[str] = []
     try:
@@ -102,7 +108,8 @@ def _read_csv(path: Path) -> np.ndarray:
                 rows.append(_read_row(cells, reader.line_num, names))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise expected("data", "a CSV file in UTF-8", str(path)) from error
-    return np.stack(rows) if rows else np.empty((0, len(names)))
+    named = not any(_is_number(name) for name in names)
+    return np.stack(rows) if rows else np.empty((0, len(names))), names if named else []
 
 
 def _read_row(cells: list[str], line: int, names: list[str]) -> np.ndarray:

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import math
 import os
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
@@ -14,10 +15,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.files import SUFFIXES, read_file
 from pyro_vae.data.named import NAMES, read_named
-from pyro_vae.data.raw import Raw, as_labels, as_values
+from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
 
 ROOT = Path("~/.cache/pyro-vae")
 
@@ -31,6 +33,8 @@ def load(
     validation: float | None = None,
     test: float | None = None,
     levels: bool = False,
+    cond: str | Sequence[str] = (),
+    size_factor: str | None = None,
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -79,6 +83,10 @@ def load(
         test: The same for the test set; by default a tenth, for `digits` a fifth.
         levels: Serve the integer levels of images (0 to 16 or 255) as they are, for likelihoods of
             counts. Otherwise images that are not made binary are divided by the top level.
+        cond: Columns to condition on, ``a,b`` or a list: ``label`` where there are labels, also
+            ``digit`` of the sets of digits, or names of columns of a `.csv` file, which are then no
+            part of x. Integers become one-hot vectors, other numbers are standardised.
+        size_factor: The column of size factors, likewise; divided by its mean in the training data.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -100,12 +108,15 @@ def load(
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise expected("seed", "an integer in [0, 2**32)", seed)
     raw, name, source = _read(data, root, download)
+    names = [name for name in cond.split(",") if name] if isinstance(cond, str) else list(cond)
+    sizes = [] if size_factor is None else [size_factor]
+    raw = with_columns(raw, {"cond": [name.strip() for name in names], "size_factor": sizes})
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
     if labels is not None:
         if raw.top is not None or set(raw.splits) != {"train"}:
             raise expected("labels", "None where the data bring their own splits", labels)
-        raw = Raw(raw.splits, {"train": as_labels(labels, len(raw.splits["train"]))})
+        raw = replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
     if binarize is None:
         binarize = "threshold" if raw.binarize and not levels else "none"
 
@@ -129,7 +140,39 @@ def load(
         binarize=binarize,
         transform=f"x / {top}" if top > 1 and binarize == "none" else "none",
         source=source,
+        **_companions(raw, parts, size_factor),
     )
+
+
+def _companions(
+    raw: Raw, parts: Mapping[Split, tuple[Split, Tensor | slice]], size_factor: str | None
+) -> dict[str, Any]:
+    """Conditions and size factors of each split, of the columns beside x."""
+    found: dict[str, Any] = {}
+    values = {
+        name: {split: column[of][rows] for split, (of, rows) in parts.items()}
+        for name, column in raw.columns.items()
+    }
+    names = [name for name in values if name != size_factor]
+    if names:
+        found["columns"] = columns = [
+            Column.of(name, values[name]["train"], torch.cat(list(values[name].values())))
+            for name in names
+        ]
+        found["cond"] = {
+            split: torch.cat([each.encode(values[each.name][split]) for each in columns], 1)
+            for split in parts
+        }
+    if size_factor is not None:
+        sizes = values[size_factor]
+        lowest = min(float(size.min()) for size in sizes.values() if len(size))
+        if lowest <= 0:
+            raise expected("size_factor", f"positive numbers in {size_factor}", lowest)
+        found["size_unit"] = unit = float(sizes["train"].double().mean())
+        found["covariates"] = {
+            split: {"size_factor": (size / unit).float()} for split, size in sizes.items()
+        }
+    return found
 
 
 def _read(

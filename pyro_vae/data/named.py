@@ -30,6 +30,7 @@ from pyro_vae.data.raw import Raw
 _AMAT = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 _TIMEOUT = 30.0  # seconds; torchvision opens its addresses without one
 _BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error)
+_DIGIT = ("digit", "label")
 _log = logging.getLogger(__name__)
 
 
@@ -75,6 +76,7 @@ def _digits(root: Path, download: bool) -> Raw:
     return Raw(
         splits={"train": torch.from_numpy(digits.images.astype(np.uint8)).unsqueeze(1)},
         labels={"train": torch.from_numpy(digits.target)},
+        label_names=_DIGIT,
         top=16,
         binarize=True,
         held_out={"validation": 0.1, "test": 0.2},
@@ -118,6 +120,7 @@ def _mnist_like(
             "test": x_test.unsqueeze(1),
         },
         labels={"train": y[:-validation], "validation": y[-validation:], "test": y_test},
+        label_names=_DIGIT if name == "mnist" else ("label",),
         top=255,
         binarize=True,
     )

@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
 
 _EXACT = 2**24  # float32 holds every smaller integer
@@ -23,19 +23,60 @@ class Raw:
     Args:
         splits: ``"train"``, and the other splits where the source brings its own.
         labels: Long tensors for some or all of the same splits.
+        label_names: What labels are called as a column.
         top: Top grey level of images with integer levels ``0..top``; None for values that are
             served as they are.
         binarize: Whether the convention for these images is to make them binary.
+        names: Of the columns of x, where they have names.
+        columns: What lies beside x by name: a number a datum, for the same splits as the labels.
         held_out: Shares to hold out as validation and test where the source has no such split.
     """
 
     splits: Mapping[Split, Tensor]
     labels: Mapping[Split, Tensor] = field(default_factory=dict)
+    label_names: Sequence[str] = ("label",)
     top: int | None = None
     binarize: bool = False
+    names: Sequence[str] = ()
+    columns: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
     held_out: Mapping[Split, float] = field(
         default_factory=lambda: {"validation": 0.1, "test": 0.1}
     )
+
+
+def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
+    """Takes columns out of x, and labels, to lie beside it.
+
+    Args:
+        raw: What a source holds.
+        wanted: Names of columns, by the option that asks for them; ``label`` is that of labels.
+
+    Raises:
+        ValueError: If there is no such column, it is asked for twice, or nothing would be left.
+    """
+    beside = dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
+    known, found = [*raw.names, *beside], dict(raw.columns)
+    for option, names in wanted.items():
+        for name in names:
+            if not known:
+                raise expected(option, "data with labels or with names of columns", name)
+            if name not in known:
+                raise unknown_name(option, name, known)
+            if name in found:
+                raise expected(option, "each column once", name)
+            at = list(raw.names).index(name) if name in raw.names else None
+            found[name] = (
+                beside[name]
+                if at is None
+                else {split: x[:, at].double() for split, x in raw.splits.items()}
+            )
+    kept = [i for i, name in enumerate(raw.names) if name not in found]
+    if raw.names and not kept:
+        raise expected("data", "columns that are left for x", list(raw.names))
+    splits = raw.splits
+    if len(kept) < len(raw.names):
+        splits = {split: x[:, kept] for split, x in raw.splits.items()}
+    return replace(raw, splits=splits, columns=found, names=[raw.names[i] for i in kept])
 
 
 def as_values(x: Any, what: str = "") -> Tensor:

@@ -5,14 +5,17 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
+from typing import Any
 
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import constraints
+from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import rows as rows_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
 from pyro_vae.report import _panels as panels
@@ -52,12 +55,14 @@ def pictures(
     """
     folder = Path(folder)
     split = held_out(data)
-    x, labels = data.split(split), data.labels[split]
+    x, labels, name = data.split(split), data.labels[split], f"{split} data"
+    given = _used(vae, data.given(split))
     count = 64 if are_images(vae.event_shape) else 1000
+    drawn = rows_of(given, torch.arange(count) % len(x))
     return [
-        samples(vae, folder / "samples.png", num_samples=count, reference=x),
-        reconstructions(vae, x, folder / "reconstructions.png", name=f"{split} data"),
-        latent(vae, x, folder / "latent.png", labels=labels, name=f"{split} data"),
+        samples(vae, folder / "samples.png", num_samples=count, reference=x, given=drawn),
+        reconstructions(vae, x, folder / "reconstructions.png", name=name, given=given),
+        latent(vae, x, folder / "latent.png", labels=labels, name=name, given=given),
         curves(history, folder / "curves.png"),
     ]
 
@@ -70,7 +75,12 @@ def held_out(data: Dataset) -> Split:
 
 @torch.no_grad()
 def samples(
-    vae: VAE, path: str | Path, *, num_samples: int = 64, reference: Tensor | None = None
+    vae: VAE,
+    path: str | Path,
+    *,
+    num_samples: int = 64,
+    reference: Tensor | None = None,
+    given: Mapping[str, Any] | None = None,
 ) -> Path:
     """Draws what the model makes up.
 
@@ -83,14 +93,17 @@ def samples(
         num_samples: Number of draws.
         reference: Data ``(N, *event_shape)``, which set the grey scale of images and stand beside
             the marginals of vectors.
+        given: What goes with each draw, by name: ``cond``, ``covariates``.
 
     Returns:
         The path.
     """
+    given = given or {}
     positive_integer("num_samples", num_samples)
     if not are_images(vae.event_shape):
-        return _marginals(vae.sample(num_samples), reference, path)
-    means = vae.decode(vae.prior().sample((num_samples,))).mean
+        return _marginals(vae.sample(num_samples, **given), reference, path)
+    prior = vae.prior.given(given.get("cond")).expand((num_samples,))
+    means = vae.decode(prior.sample(), **given).mean
     columns = math.ceil(math.sqrt(num_samples))
     rows = math.ceil(num_samples / columns)
     figure = Figure(figsize=(0.7 * columns, 0.7 * rows + 0.5), layout="constrained")
@@ -101,7 +114,14 @@ def samples(
 
 
 @torch.no_grad()
-def reconstructions(vae: VAE, x: Tensor, path: str | Path, *, name: str = "data") -> Path:
+def reconstructions(
+    vae: VAE,
+    x: Tensor,
+    path: str | Path,
+    *,
+    name: str = "data",
+    given: Mapping[str, Any] | None = None,
+) -> Path:
     """Draws data above what the model makes of them, E[x|z] at z = E[z|x].
 
     Args:
@@ -109,13 +129,14 @@ def reconstructions(vae: VAE, x: Tensor, path: str | Path, *, name: str = "data"
         x: Held-out data, shape ``(N, *event_shape)``.
         path: The PNG to write.
         name: What to call the data.
+        given: What goes with them, by name: ``cond``, ``covariates``.
 
     Returns:
         The path.
     """
     images = are_images(vae.event_shape)
     x = vae.check(x[: 30 if images else 6])
-    rebuilt = vae.reconstruct(x)
+    rebuilt = vae.reconstruct(x, **rows_of(given or {}, slice(len(x))))
     title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
     if not images:
         return _lines(x, rebuilt, path, title)
@@ -144,6 +165,7 @@ def latent(
     *,
     labels: Tensor | None = None,
     name: str = "data",
+    given: Mapping[str, Any] | None = None,
 ) -> Path:
     """Draws where data lie in latent space.
 
@@ -157,13 +179,14 @@ def latent(
         path: The PNG to write.
         labels: Integers ``(N,)`` that colour the data; the model never saw them.
         name: What to call the data.
+        given: What goes with them, by name: ``cond``, ``covariates``.
 
     Returns:
         The path.
     """
     x = vae.check(x[:SCATTERED])
     labels = None if labels is None else labels[:SCATTERED].cpu()
-    means = latent_means(vae, x)
+    means = latent_means(vae, x, rows_of(given or {}, slice(len(x))))
     if vae.prior.support is constraints.one_hot:
         groups, classes = means.shape[1:]
         rows = groups if groups > 1 or labels is None else len(labels.unique())
@@ -197,7 +220,14 @@ def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
     return write(figure, path)
 
 
-def latent_means(vae: VAE, x: Tensor) -> Tensor:
+def _used(vae: VAE, given: Mapping[str, Any]) -> dict[str, Any]:
+    """What a model has a use for, of what a data set brings."""
+    wanted = {"cond": vae.cond_size is not None, "covariates": bool(vae.likelihood.covariates)}
+    device = vae.initialized.device
+    return tree_map(lambda value: value.to(device), {k: v for k, v in given.items() if wanted[k]})
+
+
+def latent_means(vae: VAE, x: Tensor, given: Mapping[str, Any] | None = None) -> Tensor:
     """Returns E[z|x], shape ``(N, *prior.event_shape)``, on the CPU.
 
     Raises:
@@ -205,7 +235,8 @@ def latent_means(vae: VAE, x: Tensor) -> Tensor:
     """
     if vae.prior.support is not constraints.one_hot and len(vae.prior.event_shape) != 1:
         raise expected("vae", "vectors or one-hot latents", vae.prior.event_shape)
-    return torch.cat([vae.encode(batch).mean for batch in x.split(1024)]).cpu()
+    batches = vae.batches_given(x, given or {})
+    return torch.cat([vae.encode(batch, **own).mean for batch, own in batches]).cpu()
 
 
 def _marginals(drawn: Tensor, reference: Tensor | None, path: str | Path) -> Path:

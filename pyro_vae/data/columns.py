@@ -1,0 +1,100 @@
+"""Columns beside x that data are conditioned on, and what a network sees of them."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected, unknown_name
+
+__all__ = ["Column"]
+
+
+@dataclass(frozen=True)
+class Column:
+    """A column of conditions: integers become one-hot vectors, other numbers are standardised.
+
+    Args:
+        name: What it is called.
+        levels: The integers that it holds; None if it holds real numbers.
+        loc: What is subtracted from real numbers: their mean in the training data.
+        scale: What they are then divided by: their standard deviation there.
+
+    Example:
+        >>> digit = Column.of("digit", torch.tensor([3, 8, 3]), torch.tensor([3, 8, 3]))
+        >>> digit.encode(torch.tensor([8]))
+        tensor([[0., 1.]])
+    """
+
+    name: str
+    levels: tuple[int, ...] | None = None
+    loc: float = 0.0
+    scale: float = 1.0
+
+    @classmethod
+    def of(cls, name: str, train: Tensor, every: Tensor) -> Column:
+        """Returns the column of these values.
+
+        Args:
+            name: What it is called.
+            train: Those of the training data, shape ``(N,)``.
+            every: Those of all data, whose integers are the levels.
+        """
+        if (every == every.round()).all():
+            return cls(name, levels=tuple(map(int, every.unique().tolist())))
+        spread = float(train.double().std(correction=0))
+        return cls(name, loc=float(train.double().mean()), scale=spread if spread > 0 else 1.0)
+
+    @property
+    def size(self) -> int:
+        """Entries of a condition that are of this column."""
+        return 1 if self.levels is None else len(self.levels)
+
+    def encode(self, values: Tensor) -> Tensor:
+        """Returns what a network sees of values ``(N,)``: shape ``(N, size)``.
+
+        Raises:
+            ValueError: If a value is none of the levels.
+        """
+        if self.levels is None:
+            return ((values.double() - self.loc) / self.scale).float()[:, None]
+        known = values[:, None] == torch.tensor(self.levels, device=values.device)
+        if not (found := known.any(1)).all():
+            value, levels = values[~found][0].item(), map(str, self.levels)
+            raise unknown_name(self.name, f"{value:g}", levels)
+        return known.float()
+
+    def read(self, text: str) -> Tensor:
+        """Returns the condition of one value, as it is written: shape ``(1, size)``.
+
+        Raises:
+            ValueError: If it is no number, or none of the levels.
+        """
+        try:
+            value = float(text)
+        except ValueError:
+            raise expected(self.name, f"a number, {self}", text) from None
+        return self.encode(torch.tensor([value], dtype=torch.float64))
+
+    def spec(self) -> dict[str, Any]:
+        """Returns it ready for JSON."""
+        if self.levels is None:
+            return {"name": self.name, "loc": self.loc, "scale": self.scale}
+        return {"name": self.name, "levels": list(self.levels)}
+
+    @classmethod
+    def from_spec(cls, spec: Mapping[str, Any]) -> Column:
+        """Reads what :meth:`spec` returned."""
+        given = dict(spec)
+        if (levels := given.pop("levels", None)) is not None:
+            return cls(levels=tuple(map(int, levels)), **given)
+        return cls(**given)
+
+    def __str__(self) -> str:
+        if self.levels is None:
+            return "a real one"
+        return f"one of {', '.join(map(str, self.levels))}"
