@@ -1061,9 +1061,13 @@ class _PriorAt(Prior):
     def __init__(self, law: Prior, cond: Tensor) -> None:
         super().__init__()
         self.law = law
-        self.event_shape, self.support = law.event_shape, law.support
+        self.event_shape = law.event_shape
         self.named_sites = law.named_sites
         self.register_buffer("cond", cond)
+
+    @property
+    def support(self) -> Any:  # type: ignore[override]
+        return self.law.support  # not kept: a copy would have another
 
     @property
     def sites(self) -> Mapping[str, Prior]:

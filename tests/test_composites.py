@@ -692,3 +692,21 @@ def test_a_joint_law_of_dependent_sites_has_no_closed_divergence() -> None:
     assert joint.has_rsample
     assert joint.expand((3,)).sample((2,)).shape == (2, 3, 2)
     assert isinstance(joint.mean, Tensor)
+
+
+@pytest.mark.parametrize("conditional", [False, True])
+def test_a_copy_is_on_the_same_space(conditional: bool) -> None:
+    """Supports are told by identity. Fails when they are kept, and so copied, with the model."""
+    if conditional:
+        parts: Any = (priors.Conditional(2), guides.Normal(2))
+    else:
+        parts = (
+            priors.Product([priors.Normal(2), priors.Laplace(1)]),
+            guides.Product([guides.Normal(2), guides.Normal(1)]),
+        )
+    vae = pv.VAE(*parts, likelihoods.Bernoulli((4,)), cond_size=3 if conditional else None)
+    vae = vae.at(torch.zeros(3)) if conditional else vae
+    for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
+        assert twin.prior.support is constraints.real_vector
+        assert twin.posterior.support is constraints.real_vector
+        pv.VAE(twin.prior, twin.posterior, twin.likelihood)

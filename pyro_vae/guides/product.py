@@ -67,7 +67,6 @@ class Product(Guide):
         self._features = {name: part.param_shape for name, part in self.sites.items()}
         self.event_shape = torch.Size([sum(shape.numel() for shape in self._shapes.values())])
         self.param_shape = torch.Size([sum(shape.numel() for shape in self._features.values())])
-        self.support = joint_support(self.sites)
         self.independent = independent
         discrete = [name for name, part in self.sites.items() if part.support.is_discrete]
         others = [name for name in self.sites if name not in discrete]
@@ -81,6 +80,11 @@ class Product(Guide):
             shift = nn.Linear(entries, self._features[name].numel(), bias=False)
             nn.init.zeros_(shift.weight)  # it starts as an independent guide
             self.shifts[name] = shift
+
+    @property
+    def support(self) -> Any:  # type: ignore[override]
+        # Not kept: a copy of the model would have a copy, and supports are told by identity.
+        return joint_support(self.sites)
 
     @property
     def sites(self) -> Mapping[str, Guide]:

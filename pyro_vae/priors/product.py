@@ -59,8 +59,12 @@ class Product(Prior):
         self.parts = nn.ModuleList(parts)
         self._shapes = {name: part.event_shape for name, part in self.sites.items()}
         self.event_shape = torch.Size([sum(shape.numel() for shape in self._shapes.values())])
-        self.support = joint_support(self.sites)
         self.conditional = any(part.conditional for part in parts)
+
+    @property
+    def support(self) -> Any:  # type: ignore[override]
+        # Not kept: a copy of the model would have a copy, and supports are told by identity.
+        return joint_support(self.sites)
 
     @property
     def sites(self) -> Mapping[str, Prior]:
