@@ -27,6 +27,7 @@ __all__ = [
     "CHECKPOINTS",
     "SCHEMA",
     "load",
+    "load_weights",
     "model_spec",
     "of_known_schema",
     "read_bytes",
@@ -177,16 +178,23 @@ def load(
     numbers = sum(tensor.numel() for tensor in vae.state_dict().values())
     if size > 8 * numbers + _HEADER:
         raise expected(str(weights), f"{numbers:,} numbers as model.json says", f"{size:,} bytes")
-    state, _ = tensors_of(weights, read_bytes(weights, description.get("sha256")))
+    load_weights(vae, weights, description.get("sha256"))
+    return vae.to(device).eval()
+
+
+def load_weights(vae: VAE, path: Path, digest: object) -> None:
+    """Puts the weights of a file whose SHA-256 is known into a model, in their precision.
+
+    Raises:
+        ValueError: If the file is missing or damaged, or has the weights of another model.
+    """
+    state, _ = tensors_of(path, read_bytes(path, digest))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
     try:
         vae.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()  # the first line only names the class
-        raise ValueError(
-            f"`{folder / 'model.safetensors'}`: expected the weights of model.json, got {reason}"
-        ) from None
-    return vae.to(device).eval()
+        raise ValueError(f"`{path}`: expected the weights of model.json, got {reason}") from None
 
 
 def _options(vae: VAE) -> dict[str, Any]:

@@ -99,12 +99,16 @@ class RunInProgress:
             stands = f"; {before[-1].name[:15]} stands" if before else ""
             reason = error.strerror or error
             raise OSError(f"checkpoint of step {step} in {path.parent}: {reason}{stands}") from None
-        for old in self.checkpoints[: -self.keep]:
+        # What has just been written stays, though its step may be lower than that of another.
+        others = [each for each in self.checkpoints if each != path]
+        for old in others[: max(0, len(others) + 1 - self.keep)]:
             old.unlink()
         return path
 
     def read(self) -> dict[str, Any] | None:
         """Returns the newest state, on the CPU; None if there is nothing to go on from.
+
+        Damaged ones that are passed over for an older one are removed: they are the newest no more.
 
         Raises:
             ValueError: If it is damaged, and an older one was not asked for.
@@ -112,13 +116,19 @@ class RunInProgress:
         if self.resume is False:
             return None
         damage: ValueError | None = None
+        passed: list[Path] = []
         for path in reversed(self.checkpoints):
             try:
-                return _state(path)
+                state = _state(path)
             except ValueError as error:
                 damage = error
+                passed.append(path)
                 if self.resume != "previous":
                     break
+            else:
+                for damaged in passed:
+                    damaged.unlink()
+                return state
         if damage is None:
             return None
         if self.resume == "previous":
@@ -200,14 +210,14 @@ def in_progress(
     if not missing and not (is_unfinished(folder) or is_finished(folder)):
         raise expected(argument, "a run folder to resume", str(folder))
     try:
-        folder.mkdir(parents=True, exist_ok=True)
-        with _locked(folder, argument):
+        _make(folder, missing, argument)
+        # What the holder of the lock has made is no one else's to remove.
+        with _locked(folder, argument), _removed_on_error(folder, missing):
             if not is_finished(folder):
                 (folder / CHECKPOINTS).mkdir(exist_ok=True)
             _sweep(folder)
             yield RunInProgress(folder, every, keep, resume)
     except OSError as error:
-        _remove(folder, missing)
         if (folder / CHECKPOINTS).is_dir() or is_finished(folder):
             raise
         if error.filename is None:
@@ -215,7 +225,6 @@ def in_progress(
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
     except BaseException as error:
-        _remove(folder, missing)
         if isinstance(error, KeyboardInterrupt) and is_unfinished(folder):
             told = str(error) or "interrupted"
             hint = "" if "--resume" in told else f"; --resume goes on with {folder}"
@@ -227,6 +236,31 @@ def in_progress(
         raise
 
 
+def _make(folder: Path, missing: list[Path], argument: str) -> None:
+    try:
+        folder.mkdir(parents=True, exist_ok=not missing)
+    except OSError:
+        if folder.is_dir():  # by someone else, since it was looked for
+            raise taken(argument, folder) from None
+        _remove_empty(missing[1:])
+        raise
+
+
+def _remove_empty(folders: list[Path]) -> None:
+    for folder in folders:
+        with suppress(OSError):  # someone else may have written there meanwhile
+            folder.rmdir()
+
+
+@contextmanager
+def _removed_on_error(folder: Path, made: list[Path]) -> Iterator[None]:
+    try:
+        yield
+    except BaseException:
+        _remove(folder, made)
+        raise
+
+
 def _remove(folder: Path, made: list[Path]) -> None:
     """Takes away what this process has made, unless there is something to go on from."""
     checkpoints = folder / CHECKPOINTS
@@ -234,9 +268,7 @@ def _remove(folder: Path, made: list[Path]) -> None:
     if folder not in made or kept or is_finished(folder) or (folder / _REPRODUCTION).exists():
         return
     shutil.rmtree(folder, ignore_errors=True)
-    with suppress(OSError):  # someone else may have written there meanwhile
-        for parent in made[1:]:
-            parent.rmdir()
+    _remove_empty(made[1:])
 
 
 def _sweep(folder: Path) -> None:

@@ -17,7 +17,7 @@ import numpy as np
 import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
-from pyro.optim import PyroOptim
+from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
@@ -124,7 +124,9 @@ class Run:
         weights, _ = checkpoint.tensors_of(
             last, checkpoint.read_bytes(last, told.get("last_sha256"))
         )
-        vae.load_state_dict(checkpoint.load(folder).state_dict())
+        # Into the model given: one with a network of the user's own is not rebuilt by its names.
+        digest = checkpoint.read_json(folder / "model.json").get("sha256")
+        checkpoint.load_weights(vae, folder / "model.safetensors", digest)
         return cls(
             vae=vae.eval(),
             history=checkpoint.read_json(folder / "history.json"),
@@ -198,8 +200,8 @@ def fit(
         weight_decay: Against overfitting of small data: share by which weight matrices, not biases
             or scales, shrink per unit of learning rate (AdamW, Loshchilov and Hutter, 2019,
             https://arxiv.org/abs/1711.05101).
-        optim: From parameters to a torch optimiser, or an optimiser of ``pyro.optim``; in place
-            of Adam, with its own learning rate.
+        optim: From parameters to a torch optimiser, or an optimiser of ``pyro.optim`` that is no
+            scheduler; in place of Adam, with its own learning rate.
         validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
         cond: What each datum is conditioned on, shape ``(N, cond_size)``; where validation data
             come apart, and with a dataset, a mapping with ``train`` and ``validation``. A dataset
@@ -256,6 +258,9 @@ def fit(
         raise unknown_name("on_nonfinite", on_nonfinite, ("raise", "skip"))
     if schedule not in ("constant", "cosine"):
         raise unknown_name("schedule", schedule, ("constant", "cosine"))
+    if isinstance(optim, PyroLRScheduler):
+        what = "an optimiser without a schedule, of which no step would be taken"
+        raise expected("optim", what, optim.pt_scheduler_constructor.__name__)
     if isinstance(optim, PyroOptim) and schedule != "constant":
         raise expected("schedule", "`constant` with an optimiser of Pyro's", schedule)
     if not 0 <= weight_decay < math.inf:
@@ -436,7 +441,9 @@ class _Loop:
                     on_epoch(line)
             self.vae.eval()
             if self.progress is not None:
-                self._save()  # what comes after may be interrupted too
+                path = self._save()  # what comes after may be interrupted too
+        if self.progress is not None:
+            self._stop(path)  # a signal may have come after the last step
         last_weights = _copy(self.vae)
         if self.best is not None:
             self.vae.load_state_dict(self.best[2])
@@ -542,7 +549,10 @@ class _Loop:
             # Not to be kept. The pass, if it is cut short here, says what it was.
             position.start = position.start if sound else len(position.order)
             return
-        path = self._save()
+        self._stop(self._save())
+
+    def _stop(self, path: Path) -> None:
+        """Leaves, if a signal has come, now that a checkpoint is written."""
         if self.signals.signum is not None:
             name = signal.Signals(self.signals.signum).name
             raise Interrupted(

@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import io
 import re
 from typing import Any
 
 import pytest
 import torch
 from pyro.infer import RenyiELBO, Trace_ELBO
+from rich.console import Console
 from torch import Tensor
 
 import pyro_vae as pv
@@ -72,6 +74,20 @@ def test_the_progress_line_says_so(bound: bool) -> None:
     on_epoch({"epoch": 1, "loss": 12.345, **values})
     line = str(monitor._line).replace("\u00a0", " ")
     assert re.search(r"loss 12\.3[45](.*)$", line)[1] == ("" if bound else " (not a bound)")  # type: ignore[index]
+
+
+@pytest.mark.parametrize("size", [25.0, 123.4, 999.99, 3210.9, 54321.0])
+def test_the_progress_fits_80_columns(size: float) -> None:
+    """Fails when the words are written out, or all numbers have two decimals."""
+    monitor = Monitor()
+    on_epoch = monitor.fitting(1000, 100, bound=False)
+    line = {"epoch": 1000, "loss": size, "elbo": -size, "reconstruction": -size, "kl": 123.45}
+    on_epoch(line | {"validation_elbo": -size, "seconds": 10.0})
+    shown = io.StringIO()
+    Console(file=shown, width=80).print(monitor)
+    bar, figures = shown.getvalue().splitlines()
+    assert "10,000 step/s" in bar
+    assert figures.replace("\u00a0", " ").endswith(" (not a bound)")
 
 
 @pytest.mark.parametrize(("beta", "bound"), [(1.0, True), (0.5, False)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import errno
+import fcntl
 import json
 import logging
 import math
@@ -24,7 +25,7 @@ import pyro
 import pytest
 import torch
 from safetensors.torch import load_file
-from torch import Tensor
+from torch import Tensor, nn
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
@@ -34,6 +35,14 @@ from pyro_vae.health import Health
 from pyro_vae.resume import in_progress
 from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run
+
+
+@pytest.fixture(autouse=True)
+def interruptible() -> Iterator[None]:
+    """SIGINT as at a terminal: a run started in the background would ignore it, as it should."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 def build(seed: int = 0) -> pv.VAE:
@@ -114,6 +123,25 @@ def test_a_stopped_run_ends_as_if_it_had_not_been(
     """
     _check(RECIPES[recipe], at, tmp_path, compile=False)
     assert "SIGINT: stopping after this step" in capfd.readouterr().err
+
+
+def test_a_signal_after_the_last_step_is_heeded(tmp_path: Path) -> None:
+    """It comes while the last epoch is looked at. Fails when only a next step would ask for it."""
+    look = Health.look
+
+    def interrupted(self: Health, line: Mapping[str, float]) -> None:
+        look(self, line)
+        if line["epoch"] == 4:
+            os.kill(os.getpid(), signal.SIGTERM)
+
+    says = re.escape(f"stopped by SIGTERM at step 16; --resume goes on with {tmp_path / 'run'}")
+    with (
+        mock.patch.object(Health, "look", interrupted),
+        pytest.raises(Interrupted, match=says) as left,
+    ):
+        fit(build(), X, out=tmp_path / "run")
+    assert left.value.signum == signal.SIGTERM
+    assert same_run(fit(build(), X), fit(build(5), X, out=tmp_path / "run", resume=True))
 
 
 def _check(recipe: Callable[[], dict[str, Any]], at: int, tmp_path: Path, **options: Any) -> None:
@@ -205,6 +233,33 @@ def test_a_finished_run_is_read(tmp_path: Path, caplog: pytest.LogCaptureFixture
         fit(build(), X, out=tmp_path / "run", validation=0.2, resume=True, lr=0.1)
 
 
+class Own(nn.Module):
+    """A network that no name of the package's rebuilds."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.layer = nn.Linear(6, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layer(x)
+
+
+def test_a_finished_run_with_a_network_of_ones_own_is_read(tmp_path: Path) -> None:
+    """Fails when the model is rebuilt from its description."""
+
+    def build_own() -> pv.VAE:
+        parts = (pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((6,)))
+        return pv.VAE(*parts, Own(), pv.networks.MLP((8,)))
+
+    whole = fit(build_own(), X, out=tmp_path / "run")
+    again = {"out": tmp_path / "run", "resume": True}
+    assert same_run(whole, fit(build_own(), X, **again))
+    weights = tmp_path / "run" / "model.safetensors"
+    weights.write_bytes(weights.read_bytes()[:-1] + b"!")
+    with pytest.raises(ValueError, match=rf"`{weights}`: expected SHA-256"):
+        fit(build_own(), X, **again)
+
+
 @pytest.mark.parametrize(
     ("change", "says"),
     [
@@ -284,6 +339,34 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     fit(build(), X, out=tmp_path / "run", resume=True)
 
 
+def test_what_another_has_locked_is_left_alone(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It takes the folder as soon as there is one, and has written nothing yet."""
+    mkdir, held = Path.mkdir, []
+
+    def taken(self: Path, *args: Any, **options: Any) -> None:
+        mkdir(self, *args, **options)
+        held.append(os.open(self, os.O_RDONLY))
+        fcntl.flock(held[0], fcntl.LOCK_EX)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(Path, "mkdir", taken)
+        with pytest.raises(ValueError, match="a run folder that no other process is writing to"):
+            fit(build(), X, out=tmp_path / "run")
+    os.close(held[0])
+    assert os.listdir(tmp_path / "run") == []
+
+    def made(self: Path, *args: Any, **options: Any) -> None:
+        mkdir(self)
+        mkdir(self, *args, **options)
+
+    monkeypatch.setattr(Path, "mkdir", made)
+    with pytest.raises(ValueError, match="`out`: expected a path that does not exist yet"):
+        fit(build(), X, out=tmp_path / "other")
+    assert os.listdir(tmp_path / "other") == []
+
+
 # Damage
 
 
@@ -312,6 +395,28 @@ def test_a_checkpoint_that_is_cut_or_changed_is_found_out(tmp_path: Path) -> Non
         fit(build(), X, out=tmp_path / "run", resume="previous")
     before.write_bytes(text)
     assert same_run(whole, fit(build(), X, out=tmp_path / "run", resume="previous"))
+
+
+def test_what_was_passed_over_is_not_the_newest_again(tmp_path: Path) -> None:
+    """Fails when damaged checkpoints stay: they would be kept in place of whole ones."""
+    stopped(tmp_path / "run", 10, checkpoint_every=4)
+    folder = tmp_path / "run" / "checkpoints"
+    last = max(folder.iterdir())
+    last.write_bytes(last.read_bytes()[:-1])
+    with signal_at(9, signal.SIGINT), pytest.raises(Interrupted):
+        fit(build(), X, out=tmp_path / "run", resume="previous", keep=2)
+    kept = sorted(path.name[:15] for path in folder.iterdir())
+    assert kept == ["step-0000000008", "step-0000000009"]
+    assert same_run(fit(build(), X), fit(build(), X, out=tmp_path / "run", resume=True))
+
+
+def test_what_is_written_stays(tmp_path: Path) -> None:
+    """Steps may go back. Fails when the checkpoints of the highest steps are kept."""
+    with in_progress(tmp_path / "run", keep=2) as progress:
+        for step in (5, 9, 12, 7):
+            assert progress.write(step, {}).exists()
+        kept = [path.name[:15] for path in progress.checkpoints]
+    assert kept == ["step-0000000007", "step-0000000012"]
 
 
 def test_a_full_disk_leaves_what_there_was(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -302,6 +302,11 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
     assert not (tmp_path / "run").exists()
 
 
+SCHEDULED = pyro.optim.ExponentialLR(
+    {"optimizer": torch.optim.Adam, "optim_args": {"lr": 0.01}, "gamma": 0.5}
+)
+
+
 @pytest.mark.parametrize(
     ("data", "options", "says"),
     [
@@ -320,6 +325,7 @@ def test_a_loss_that_is_not_finite_stops_it(tmp_path: Path) -> None:
         (torch.zeros(4, 6), {"lr": math.nan}, "`lr`: expected a positive number"),
         (torch.zeros(4, 6), {"schedule": "cosin"}, "`schedule`: .*did you mean 'cosine'"),
         (torch.zeros(4, 6), {"patience": 3}, "`patience`: expected validation data"),
+        (torch.zeros(4, 6), {"optim": SCHEDULED}, "`optim`: .*without a schedule.*'ExponentialLR'"),
     ],
 )
 def test_bad_input_is_named(data: Any, options: dict[str, Any], says: str) -> None:

@@ -41,6 +41,7 @@ class Monitor:
             BarColumn(bar_width=28),
             TaskProgressColumn(),
             TimeElapsedColumn(),
+            TextColumn("{task.fields[speed]}"),
         )
         self._line = Text()
 
@@ -56,28 +57,25 @@ class Monitor:
             bound: Whether minus the loss is a lower bound of log p(x).
         """
         self._line = Text("preparing the first step (compiling takes up to a minute)", style="dim")
-        task = self._bar.add_task("fit", total=epochs)
+        task = self._bar.add_task("fit", total=epochs, speed="")
 
         def on_epoch(line: Mapping[str, float]) -> None:
             epoch = int(line["epoch"])
-            self._bar.update(task, completed=epoch, description=f"epoch {epoch}/{epochs}")
-            words = [
-                f"{steps * epoch / max(line['seconds'], 1e-9):,.0f} step/s",
-                f"ELBO {line['elbo']:.2f}",
-                f"reconstruction {line['reconstruction']:.2f}",
-                f"KL {line['kl']:.2f}",
-            ]
-            if "validation_elbo" in line:
-                words.append(f"val. ELBO {line['validation_elbo']:.2f}")
-            words.append(f"loss {line['loss']:.2f}{'' if bound else ' (not a bound)'}")
-            # In a narrow terminal the line breaks between two figures, not within one.
+            speed = f"{steps * epoch / max(line['seconds'], 1e-9):,.0f} step/s"
+            name = f"epoch {epoch}/{epochs}"
+            self._bar.update(task, completed=epoch, description=name, speed=speed)
+            shown = {"ELBO": "elbo", "val.": "validation_elbo", "recon.": "reconstruction"}
+            shown |= {"KL": "kl", "loss": "loss"}
+            words = [f"{name} {_brief(line[key])}" for name, key in shown.items() if key in line]
+            words[-1] += "" if bound else " (not a bound)"
+            # 80 columns hold it; a narrower line breaks between two figures, not within one.
             self._line = Text("  ".join(word.replace(" ", "\u00a0") for word in words))
 
         return on_epoch
 
     def selecting(self) -> Any:
         """Returns what takes in the number of fits done, the number in all, and what is next."""
-        task = self._bar.add_task("select")
+        task = self._bar.add_task("select", speed="")
 
         def on_fit(done: int, total: int, what: str) -> None:
             name = "select" if done == total else f"fit {done + 1}/{total}"
@@ -88,7 +86,7 @@ class Monitor:
 
     def evaluating(self, what: str = "evaluate") -> Any:
         """Returns what takes in the fraction of an evaluation that is done."""
-        task = self._bar.add_task(what, total=1.0)
+        task = self._bar.add_task(what, total=1.0, speed="")
         return lambda done: self._bar.update(task, completed=done)
 
 
@@ -320,6 +318,11 @@ def _title(measure: Mapping[str, Any], size: int) -> str:
     if measure["transform"] not in (None, "none"):
         title += f", {measure['transform']}"
     return title
+
+
+def _brief(value: float) -> str:
+    """Seven characters at most, for anything below a million."""
+    return f"{value:.{2 if abs(value) < 999.9 else 1 if abs(value) < 9999.9 else 0}f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:
