@@ -376,6 +376,7 @@ class CompiledSVI:
         self._clip_norm = clip_norm
         self._skip = on_nonfinite == "skip"
         self._max_skipped = max_skipped
+        self._looked_at = True  # whether the losses of the last steps have been
         self._random: Tensor | None = None  # before the last step that ran eagerly
         self.engine: Engine = "eager"
         self.engine_steps: dict[Engine, int] = {}
@@ -476,7 +477,7 @@ class CompiledSVI:
             key = ("epoch", together, len(index), layouts, transform)
             losses.append(self._run(key, (index, *tensors), batch, together, transform))
             position.start += len(index)
-            if self.engine == "eager" and not self._skip and not losses[-1].isfinite().all():
+            if self._looked_at and not self._skip and not losses[-1].isfinite().all():
                 break
             if on_step is not None:
                 on_step(position)
@@ -551,6 +552,7 @@ class CompiledSVI:
         first: list[float] = []
         if captured is None and self._wanted(key):
             captured, first = self._capture(key, tensors, batch, count, root)
+        self._looked_at = captured is None or not captured.slots
         if captured is None:
             return self._run_eagerly(tensors, batch, count, first)
         losses, *grads = captured.graph(captured.rows(count), *tensors)
@@ -764,6 +766,9 @@ class CompiledSVI:
     ) -> _Captured:
         self._optim.hold()
         inside = not self._optim.refusal(params)
+        if count > 1 and not inside:
+            self._unroll = 1
+            raise NotCapturable("the optimiser's update is no part of a graph: one step at a time")
         captured = _Captured(reach, params, self._optim.slots(params) if inside else [])
         state = [*reach.tensors, *params]
         for slot in captured.slots:

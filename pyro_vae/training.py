@@ -520,6 +520,8 @@ class _Loop:
         sizes = torch.full_like(losses, self.options["batch_size"])
         sizes[-1] = len(self.train) - sizes[:-1].sum()
         taken = losses.isfinite()
+        if not taken.any():
+            raise FloatingPointError(f"epoch {self.epoch}: all of its steps would be left out")
         return (losses[taken].sum() / sizes[taken].sum()).item()
 
     def _told(self, error: NonFinite) -> FloatingPointError:

@@ -790,3 +790,25 @@ def test_memory_stands_still_over_20000_steps() -> None:
     for _ in range(1000):
         svi.epoch(x, batch_size=16)
     assert resident() < 1.01 * before
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_an_optimiser_outside_the_graph_stops_at_once_too() -> None:
+    """Its steps are taken one by one. Fails when it goes on after a loss that is not finite, or
+    takes three steps for one.
+    """
+    ends = []
+    for after in (0.0, math.inf):
+        pyro.set_rng_seed(0)
+        pyro.clear_param_store()
+        x = torch.rand(48, 6).bernoulli()
+        vae, svi = _small(True, OPTIMISERS["RMSprop"], unroll=3)
+        svi.epoch(x, batch_size=8, shuffle=False)
+        x[17, 2] = math.inf
+        x[30:] = after
+        with pyro.validation_enabled(False), pytest.raises(FloatingPointError, match="at step 8"):
+            svi.epoch(x, batch_size=8, shuffle=False)
+        assert svi.engine == "inductor"
+        ends.append([p.detach().clone() for p in vae.parameters()])
+    torch.testing.assert_close(ends[0], ends[1], atol=0, rtol=0)

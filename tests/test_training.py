@@ -235,6 +235,10 @@ def test_the_loss_is_the_mean_of_steps_taken() -> None:
     )
     assert run.history["loss"] == [2.0]
     assert run.skipped == 1
+    objective.calls = 1  # the only step is the one to leave out: nothing would be learned
+    options: dict[str, Any] = {"epochs": 1, "batch_size": 20, "on_nonfinite": "skip"}
+    with pytest.raises(FloatingPointError, match="epoch 1: all of its steps would be left out"):
+        fit(small_vae(), pairs(20), objective=objective, **options)
 
 
 def test_stochastic_binarisation_is_drawn_at_each_step() -> None:
