@@ -27,7 +27,7 @@ import common
 import numpy as np
 import torch
 import yaml
-from parts import COLUMNS, GREY, NO_COMMAND, command, parts, reference, support
+from parts import COLUMNS, GREY, command, parts, reference, support
 
 from pyro_vae.cli import main
 
@@ -82,10 +82,9 @@ def table(results: dict[str, dict]) -> str:
         scores = results.get(name, {"scores": None})["scores"]
         score = f"{scores['log_marginal']:.2f}" if scores else "not measured"
         measure = scores["base_measure"]["measure"].partition(",")[0] if scores else ""
-        shown = NO_COMMAND.get(name) or f"`{command(name)}`"
         lines.append(
-            f"| `{name}` | {what} | {support(cls)} | [{title}]({url}) | {year} | {shown} | "
-            f"{score} | {measure} |"
+            f"| `{name}` | {what} | {support(cls)} | [{title}]({url}) | {year} | "
+            f"`{command(name)}` | {score} | {measure} |"
         )
     return "\n".join(lines) + "\n"
 
@@ -104,11 +103,7 @@ if __name__ == "__main__":
     else:
         simulate()
         failed = []
-        for name in (
-            []
-            if args.data
-            else args.names or [n for n in parts() if n not in {*known, *NO_COMMAND}]
-        ):
+        for name in [] if args.data else args.names or [n for n in parts() if n not in known]:
             try:
                 known[name] = run(name, args.smoke)
             except ValueError as error:

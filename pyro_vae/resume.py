@@ -386,7 +386,7 @@ def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     """Tells in one line what differs between two settings; nothing if nothing does.
 
-    A setting that there was not before is no difference if it is off now, None or False.
+    A setting that there was not before is no difference if it is off now: None, False or 0.
 
     Example:
         >>> differences({"epochs": 3, "model": {"dim": 2}}, {"epochs": 4, "model": {"dim": 2}})
@@ -398,7 +398,7 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
     told = [
         f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}"
         for key in dict.fromkeys((*old, *new))
-        if old.get(key) != new.get(key) and (key in old or new[key] is not False)
+        if old.get(key) != new.get(key) and (key in old or new[key])
     ]
     more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
     return "; ".join(told[:_SHOWN]) + more

@@ -56,6 +56,7 @@ _TOLD = (
     "best_epoch",
     "skipped",
 )  # by fit.json, as they are in the run
+_FOUND = ("max_plate_nesting", "data_per_label")  # by an objective, not asked of it
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
 _ENUMERATED = 100  # at a time, each with all states of its latent
 _MONITOR_SEED = 20140414  # the same draws at each epoch: what changes is the model
@@ -760,7 +761,7 @@ def _described(
     plain = {
         name: value
         for name, value in vars(objective).items()
-        if isinstance(value, bool | int | float | str) and name != "max_plate_nesting"
+        if isinstance(value, bool | int | float | str) and name not in _FOUND
     }
     options = {"dtype": dtype, "cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
     return {
