@@ -14,12 +14,15 @@ GROUPS = "--prior Categorical --prior.groups 8 --prior.classes 4"
 COLUMNS = "[Normal, Poisson, Bernoulli, {class: Categorical, levels: 4}]"
 PRODUCT = "--prior.parts '[{class: Normal, dim: 6}, {class: Categorical, groups: 2, classes: 4}]'"
 PRODUCT_GUIDE = PRODUCT.replace("prior", "guide").replace("Categorical", "GumbelSoftmax")
+WARMUP = "--objective.warmup 100"  # half of the steps: see guides.Hyperspherical
 # What a class cannot do without.
 OPTIONS = {
     "priors.Conditional": "--cond digit",
     "priors.Hierarchy": "--prior.dims [8,4] --guide Hierarchy",
+    "priors.Hyperspherical": WARMUP,
     "priors.Product": f"{PRODUCT} --guide Product {PRODUCT_GUIDE}",
     "guides.Hierarchy": "--prior Hierarchy --prior.dims [8,4]",
+    "guides.Hyperspherical": f"--prior Hyperspherical {WARMUP}",
     "guides.Product": f"--prior Product {PRODUCT} {PRODUCT_GUIDE}",
     "priors.Categorical": "--prior.groups 8 --prior.classes 4",
     "guides.GumbelSoftmax": GROUPS,
