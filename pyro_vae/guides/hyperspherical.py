@@ -28,9 +28,9 @@ class Hyperspherical(Guide):
     zero), and a raw concentration; :math:`\kappa` is ``4 (d - 1) (softplus(raw) + 1e-4)``. Draws
     then start equally near to :math:`\mu` in any dimension, and tell the decoder something.
 
-    Nearly uniform draws hide x from the decoder, and where :math:`\kappa` is near zero the direction
-    has no gradient that would bring it back: training that the KL brings there ends there. In more
-    than a few dimensions give the KL time, by ``ELBO(warmup=500)`` for a short fit.
+    Nearly uniform draws hide x from the decoder, and where :math:`\kappa` is near zero the
+    direction has no gradient that would bring it back: training that the KL brings there ends
+    there. In more than a few dimensions give the KL time, by ``ELBO(warmup=500)`` for a short fit.
 
     References:
         The Power Spherical distribution (De Cao and Aziz, 2020), https://arxiv.org/abs/2006.04437
