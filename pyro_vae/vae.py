@@ -314,7 +314,12 @@ class GuideProgram(_Program):
         with pyro.plate("data", len(x), dim=-1):
             draws: dict[str, Tensor] = {}
             for name in self.family.order:
-                law, infer = self.family.site(name, features, draws), {}
+                law = self.family.site(name, features, draws)
+                # No divergence from a law that depends on what is drawn later, given this draw.
+                prior = None if self._view is None else self._view.prior
+                infer: dict[str, Any] = {
+                    "closed_form": prior is None or draws.keys() >= set(prior.parents(name))
+                }
                 if labels is not None and name == self.label_site:
                     law, infer["label_log_prob"] = labelled(law, labels)
                 draws[name] = pyro.sample(name, law, infer=infer)
@@ -1079,6 +1084,9 @@ class _PriorAt(Prior):
 
     def decoded(self, z: Tensor) -> Tensor:
         return self.law.decoded(z)
+
+    def parents(self, name: str) -> Sequence[str]:
+        return self.law.parents(name)
 
     def join(self, draws: Mapping[str, Tensor]) -> Tensor:
         return self.law.join(draws)

@@ -394,3 +394,22 @@ def test_the_command_line_fits_with_labels(
     settings = json.loads((tmp_path / "run" / "fit.json").read_text())["settings"]
     labels = pv.data.load("digits").some_labels(50, seed=0)
     assert settings["data"]["train labels"] == fingerprint(labels)
+
+
+@pytest.mark.parametrize("options", [{"free_bits": 1e-9}, {"capacity": 0.0}], ids=str)
+def test_an_idle_penalty_leaves_the_bound_of_a_latent_given_the_class(
+    options: dict[str, float],
+) -> None:
+    """Fails when a divergence given a class is counted once for each class, whatever q(y|x)."""
+    vae = m2()
+    torch.testing.assert_close(loss(vae, SOME, **options), loss(vae, SOME))
+
+
+def test_a_penalty_of_a_latent_given_the_class_counts_each_datum_once() -> None:
+    """Free bits of 2 dimensions, and a capacity, of 5 data; fails when 3 classes are 15 data."""
+    vae = m2()
+    reconstruction = loss(vae, None, beta=0.0)
+    found = [loss(vae, None, **options) for options in ({"free_bits": 1e3}, {"capacity": 1e3})]
+    torch.testing.assert_close(found[0], reconstruction + 2 * 5e3)
+    divergence = loss(vae, None) - reconstruction
+    torch.testing.assert_close(found[1], reconstruction + 5e3 - divergence)

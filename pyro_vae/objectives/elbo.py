@@ -86,7 +86,8 @@ class ELBO(Objective):
         https://arxiv.org/abs/1406.5298, for the weight of labels, there 0.1
 
     Args:
-        kl: ``analytic`` where a closed form is known, site by site; ``sampled`` everywhere.
+        kl: ``analytic`` where a closed form is known, site by site, that is where the prior's law
+            of a site depends on nothing that the guide draws after it; ``sampled`` everywhere.
         beta: Weight of the KL term. Below 1 the objective is no bound.
         warmup: Optimiser steps over which the weight rises to ``beta``.
         schedule: Shape of the warm-up.
@@ -227,8 +228,8 @@ class ELBO(Objective):
         if self.free_bits > 0:
             groups: dict[str, list[tuple[Tensor, Tensor]]] = {}
             for term in latents:
-                by_group, size = _groups(term, self.num_particles)
-                floor = self.free_bits * size * self._weight_of(term).sum()
+                by_group, size = _groups(term)
+                floor = self.free_bits * size * _weight_of(term).sum()
                 groups.setdefault(term.site["name"], []).append((by_group, floor))
             sums = [
                 map(torch.as_tensor, map(sum, zip(*each, strict=True))) for each in groups.values()
@@ -237,7 +238,7 @@ class ELBO(Objective):
         divergence = total(latents)
         if self.capacity is not None:
             names = [term.site["name"] for term in latents]
-            data = [per_datum(term.site, self._weight_of(term)).sum() for term in latents]
+            data = [per_datum(term.site, _weight_of(term)).sum() for term in latents]
             num_data = sum(n for n, name in zip(data, names, strict=True) if name == names[0])
             divergence = (divergence - self.capacity * self._ramp() * num_data).abs()
         return divergence
@@ -251,12 +252,6 @@ class ELBO(Objective):
         ]
         # The same for each particle of those that come one by one.
         return self.label_weight * self.data_per_label * sum(sums) / max(1, len(sums))
-
-    def _weight_of(self, term: Term) -> Tensor:
-        """What each entry of a site's batch counts for: 1 but for scales, masks and particles."""
-        ones = term.value.new_ones(term.site["fn"].batch_shape)
-        weight: Tensor = scale_and_mask(ones, term.site["scale"], term.site["mask"])
-        return weight / self.num_particles
 
 
 def terms_of(observed: Sequence[Term], latents: Sequence[Term]) -> Terms:
@@ -272,7 +267,15 @@ def terms_of(observed: Sequence[Term], latents: Sequence[Term]) -> Terms:
     return Terms(reconstruction, kl, {term.site["name"]: term.estimator for term in latents})
 
 
-def _groups(term: Term, num_particles: int) -> tuple[Tensor, int]:
+def _weight_of(term: Term) -> Tensor:
+    """What each entry of a site's batch counts for: 1 but for scales, masks and its share."""
+    ones = term.value.new_ones(term.site["fn"].batch_shape)
+    weight: Tensor = scale_and_mask(ones, term.site["scale"], term.site["mask"])
+    # Shares add up to 1, whatever they are: the weight has no gradient.
+    return weight * torch.as_tensor(term.share).detach()
+
+
+def _groups(term: Term) -> tuple[Tensor, int]:
     """Splits a KL, summed over the batch, into what the latent's dimensions have of it.
 
     Returns:
@@ -288,6 +291,7 @@ def _groups(term: Term, num_particles: int) -> tuple[Tensor, int]:
     ):
         kl = kl_divergence(q.base_dist, p.base_dist).expand(q.base_dist.batch_shape)
         kl = kl.flatten(len(q.batch_shape)).movedim(-1, 0)  # scales and masks are of the batch
-        kl = scale_and_mask(kl, term.site["scale"], term.site["mask"])
-        return kl.reshape(len(kl), -1).sum(1) / num_particles, 1
+        kl = scale_and_mask(kl, term.site["scale"], term.site["mask"]).movedim(0, -1)
+        kl = torch.as_tensor(term.share).unsqueeze(-1) * kl
+        return kl.reshape(-1, kl.shape[-1]).sum(0), 1
     return term.value.sum().unsqueeze(0), term.site["fn"].event_shape.numel()

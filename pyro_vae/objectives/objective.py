@@ -52,12 +52,15 @@ class Term:
         value: To be summed over all dimensions.
         estimator: How a divergence was had; empty for an observed site.
         against: The model's site of a divergence, if any.
+        share: What each entry of the value counts for in the expectation: one over the particles,
+            times the probabilities of the states of an enumerated site that it may depend on.
     """
 
     site: Site
     value: Tensor
     estimator: Literal["", "analytic", "sampled"] = ""
     against: Site | None = None
+    share: Tensor | float = 1.0
 
 
 class Objective(pyro.infer.ELBO, ABC):
@@ -196,21 +199,22 @@ class Objective(pyro.infer.ELBO, ABC):
             if not is_sample(site):
                 continue
             if name in latents:
-                latent.append(self._kl(latents[name], site, kl, share, enumerated))
+                closed = kl == "analytic" and _in_order(name, model_trace, latents)
+                latent.append(self._kl(latents[name], site, closed, share, enumerated))
             else:
                 observed.append(Term(site, share * self._log_prob(site, enumerated=enumerated)))
         for name, site in latents.items():
             if name not in model_trace.nodes:  # auxiliary: in the guide alone
                 check_reparameterised(site)
                 value = share * self._log_prob(site, enumerated=enumerated)
-                latent.append(Term(site, value, "sampled"))
+                latent.append(Term(site, value, "sampled", share=share))
         return observed, latent
 
     def _kl(
-        self, guide_site: Site, model_site: Site, kl: str, share: Any, enumerated: bool
+        self, guide_site: Site, model_site: Site, closed: bool, share: Any, enumerated: bool
     ) -> Term:
         check_reparameterised(guide_site)
-        value = _closed_form(guide_site["fn"], model_site["fn"]) if kl == "analytic" else None
+        value = _closed_form(guide_site["fn"], model_site["fn"]) if closed else None
         if value is not None:
             # A KL that depends on nothing drawn has no batch shape of its own.
             shapes = (value.shape, guide_site["fn"].batch_shape)
@@ -219,10 +223,10 @@ class Objective(pyro.infer.ELBO, ABC):
             # That of an enumerated site is an expectation already, others' may depend on it.
             own = guide_site["infer"].get("relaxed") == "enumerate"
             weight = 1.0 / self.num_particles if own else share
-            return Term(guide_site, weight * value, "analytic", model_site)
+            return Term(guide_site, weight * value, "analytic", model_site, weight)
         log_q = self._log_prob(guide_site, enumerated=enumerated)
         value = log_q - self._log_prob(model_site, enumerated=enumerated)
-        return Term(guide_site, share * value, "sampled", model_site)
+        return Term(guide_site, share * value, "sampled", model_site, share)
 
     def _log_prob(self, site: Site, *, enumerated: bool = False, scaled: bool = True) -> Tensor:
         log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
@@ -231,6 +235,20 @@ class Objective(pyro.infer.ELBO, ABC):
         if is_validation_enabled() and not enumerated:
             check_site_shape(site, self.max_plate_nesting)
         return site["log_prob"]
+
+
+def _in_order(name: str, model_trace: poutine.Trace, latents: Mapping[str, Site]) -> bool:
+    """Tells whether a closed form of a divergence is an expectation over all that is drawn.
+
+    It takes a draw to say nothing of what the model's law depends on; but the guide may have drawn
+    that later, given this draw. Where it does not say, the order of the sites does.
+    """
+    said = latents[name]["infer"].get("closed_form")
+    if said is not None:
+        return bool(said)
+    before = list(model_trace.nodes)[: list(model_trace.nodes).index(name)]
+    drawn = list(latents)[: list(latents).index(name)]
+    return {other for other in before if other in latents} <= set(drawn)
 
 
 def _closed_form(q: Any, p: Any) -> Tensor | None:

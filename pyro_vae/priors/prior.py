@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -60,6 +60,11 @@ class Prior(Part, ABC):
             cond: What each datum is conditioned on, shape ``(B, cond_size)``.
         """
         return self.given(cond)
+
+    def parents(self, name: str) -> Sequence[str]:
+        """The sites whose draws the law of one depends on: all before it, if not known better."""
+        names = list(self.sites)
+        return names[: names.index(name)]
 
     def join(self, draws: Mapping[str, Tensor]) -> Tensor:
         """Returns z, shape ``(*, *event_shape)``, of the draws of all sites."""

@@ -73,6 +73,9 @@ class Product(Prior):
     def site(self, name: str, earlier: Mapping[str, Tensor], cond: Tensor | None = None) -> Any:
         return self.sites[name].given(cond)
 
+    def parents(self, name: str) -> Sequence[str]:
+        return ()
+
     def join(self, draws: Mapping[str, Tensor]) -> Tensor:
         return join_sites(draws, self._shapes)
 
