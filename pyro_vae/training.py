@@ -206,7 +206,7 @@ def fit(
         validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
         cond: What each datum is conditioned on, shape ``(N, cond_size)``; where validation data
             come apart, and with a dataset, a mapping with ``train`` and ``validation``. A dataset
-            may bring its own, and covariates.
+            may bring its own, and a mask and covariates.
         mask: Which entries are observed, boolean, of the shape of the data; likewise. Hidden
             entries may be anything.
         covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``, such
@@ -294,6 +294,7 @@ def fit(
             pyro.set_rng_seed(seed)
         if isinstance(data, Dataset):
             cond = dict(data.cond) or None if cond is None and vae.cond_size is not None else cond
+            mask = dict(data.mask) or None if mask is None else mask
             if covariates is None and vae.likelihood.covariates:
                 covariates = dict(data.covariates) or None
         given = present(cond=cond, mask=mask, covariates=covariates, labels=labels)

@@ -17,6 +17,7 @@ from pyro.distributions.constraints import sphere
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
 from torch.distributions import constraints
+from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._given import Covariates, covariates_of, present, rows
@@ -618,6 +619,19 @@ class VAE(nn.Module):
         self._check_maskable()
         mask = mask.to(self.initialized.device)
         return present(cond=cond, mask=mask, covariates=covariates, labels=labels)
+
+    def used(self, given: Mapping[str, Any]) -> dict[str, Any]:
+        """Returns what this model has a use for, on its device, of what a data set brings.
+
+        Args:
+            given: By the names of the arguments, as :meth:`pyro_vae.data.Dataset.given` has it.
+        """
+        unused = {"cond"} if self.cond_size is None else set()
+        unused |= set() if self.likelihood.covariates else {"covariates"}
+        device = self.initialized.device
+        kept = {name: value for name, value in given.items() if name not in unused}
+        moved: dict[str, Any] = tree_map(lambda value: value.to(device), kept)
+        return moved
 
     def _check_covariates(self, covariates: Covariates, size: int) -> dict[str, Tensor]:
         named = covariates_of(self.likelihood.covariates, covariates)

@@ -508,11 +508,12 @@ def test_bad_input_is_one_line(x: Any, options: dict[str, Any], message: str) ->
     ("text", "message"),
     [
         ("a,b\n1,2\n3,four\n", r"a number in row 3, column 2 \(b\), got 'four'"),
-        ("1,2\n\n3,\n", "a number in row 3, column 2, got ''"),
+        ("1,2\n\n3,\n", r"a number in row 3, column 2, got ''; `missing` \(--missing\) takes"),
         ("1,x\n3,4\n", r"a number in row 1, column 2"),
         ("1,2\n3,4,5\n", "2 cells in row 2, got 3"),
         ("a,b\n", r"at least one datum"),
-        ("1,2\n3,nan\n", r"a finite float32 value at index \(1, 1\), got nan"),
+        ("1,2\n3,nan\n", r"a number in row 2, column 2, got 'nan'; `missing`"),
+        ("1,2\n3,inf\n", r"a finite float32 value at index \(1, 1\), got inf"),
     ],
 )
 def test_a_bad_cell_is_found(tmp_path: Path, text: str, message: str) -> None:

@@ -10,7 +10,7 @@ from rich.console import Console
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, at_condition, recorded_data
+from pyro_vae.cli.runs import as_device, at_condition, complete, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
@@ -69,6 +69,7 @@ def run(argv: list[str]) -> int:
     x = data.split(options.split)
     if len(x) == 0:
         raise expected("--split", f"a split that {data.name} has", options.split)
+    complete("check", x)
     with live() as monitor:
         checks = check(
             vae,

@@ -14,7 +14,7 @@ from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse, read_yaml
-from pyro_vae.cli.runs import as_device, new_path
+from pyro_vae.cli.runs import as_device, complete, new_path
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
@@ -64,8 +64,9 @@ def run(argv: list[str]) -> None:
         models[name] = checkpoint.load(folder, device=as_device(options.device))
         held_out[name] = load_held_out(folder, options)
     if options.checks or options.out is not None:
-        for model in models.values():
+        for name, model in models.items():
             check_arguments(model, options.seed)
+            complete("--checks" if options.checks else "--out", held_out[name][0])
     measures = {
         name: describe(models[name], x, measure, **given)
         for name, (x, measure, given) in held_out.items()

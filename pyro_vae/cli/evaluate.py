@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, held_out, recorded_data
+from pyro_vae.cli.runs import as_device, complete, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import ais, evaluate, gaps
@@ -61,6 +61,8 @@ def run(argv: list[str]) -> None:
     if options.ais or options.gaps:
         check_arguments(vae, options.seed)  # now, not after minutes
     x, measure, given = load_held_out(folder, options)
+    if options.ais or options.gaps:
+        complete("--ais" if options.ais else "--gaps", x)
     with live() as monitor:
         scores = evaluate(
             vae,

@@ -107,9 +107,11 @@ def run(argv: list[str]) -> None:
         binarize=options.binarize,
         cond=options.cond,
         size_factor=options.size_factor,
+        missing=options.missing,
     )
-    if options.labelled is not None and (data.cond or data.covariates):
-        raise expected("--labelled", "none with --cond or --size-factor", options.labelled)
+    if options.labelled is not None and data.given("train"):
+        what = "none with --cond, --size-factor or --missing"
+        raise expected("--labelled", what, options.labelled)
     labels = None if options.labelled is None else data.some_labels(options.labelled, options.seed)
     if options.data_report:
         print(data_room.inspect(data), file=sys.stderr)
@@ -208,6 +210,17 @@ def _add_companions(parser: Parser) -> None:
         help="The column of a .csv file that is each datum's size factor, which multiplies the "
         "mean of a likelihood of counts; divided by its own mean.",
     )
+    group.add_argument(
+        "--missing",
+        action="store_true",
+        help="Entries may be missing: empty cells, NA and nan of a .csv file, NaN of an array. The "
+        "likelihood is of the others, and the encoder sees the mean of the data in their place.",
+    )
+    group.add_argument(
+        "--show_mask",
+        action="store_true",
+        help="With --missing, let the encoder also see which entries those are.",
+    )
 
 
 def _add_checkpoints(parser: Parser) -> None:
@@ -259,7 +272,10 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
         made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
     objective = made.pop("objective")
     size = data.cond["train"].shape[1] if data.cond else None
-    vae = VAE(**made, cond_size=size)
+    show_mask = bool(options.get("show_mask"))
+    if show_mask and not options.missing:
+        raise expected("--show-mask", "--missing beside it", show_mask)
+    vae = VAE(**made, cond_size=size, show_mask=show_mask)
     if bool(data.covariates) != bool(vae.likelihood.covariates):
         law = type(vae.likelihood).__name__
         what = f"none with {law}" if data.covariates else f"the column that {law} needs"
@@ -304,8 +320,8 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     kept = options.clone()
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
-    for key in ("cond", "size_factor"):  # of runs that have them alone: select knows neither
-        if kept.get(key) is None:
+    for key in ("cond", "size_factor", "missing", "show_mask"):  # of runs that have them alone
+        if not kept.get(key):
             kept.pop(key, None)
     kept.data, kept.data_root = data.source, root
     return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

@@ -11,7 +11,7 @@ from typing import Any
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.cli.parsing import Parser, laws, parse, read_yaml
-from pyro_vae.cli.runs import as_device, at_condition, new_path, recorded_data
+from pyro_vae.cli.runs import as_device, at_condition, complete, new_path, recorded_data
 from pyro_vae.cli.tables import live
 from pyro_vae.report import page
 from pyro_vae.vae import VAE
@@ -72,6 +72,7 @@ def run(argv: list[str]) -> None:
         ) from None
     data = recorded_data(folder, split, options.data, options.data_root)
     vae, data = at_condition(folder, vae, data, options.cond)
+    complete("report", data.split(split))
     with live() as monitor:
         content = page(
             vae,

@@ -29,6 +29,7 @@ from pyro_vae.vae import VAE
 __all__ = [
     "as_device",
     "at_condition",
+    "complete",
     "condition",
     "held_out",
     "load_data",
@@ -39,6 +40,7 @@ __all__ = [
     "writing",
 ]
 
+_BESIDE = ("cond", "size_factor", "missing")  # options of runs that are no older than these
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
 
@@ -116,6 +118,7 @@ def load_data(
     binarize: Binarize | None,
     cond: str | None = None,
     size_factor: str | None = None,
+    missing: bool = False,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
 
@@ -132,7 +135,7 @@ def load_data(
         binarize = "none"
     if root is not None:
         root = str(Path(root).expanduser().resolve())  # a replay works from anywhere
-    beside: dict[str, Any] = {"cond": cond or "", "size_factor": size_factor}
+    beside: dict[str, Any] = {"cond": cond or "", "size_factor": size_factor, "missing": missing}
     data = data_room.load(source, root=root, binarize=binarize, levels=levels, **beside)
     options = {"root": root, "binarize": data.binarize, "levels": levels}
     return data, options | beside
@@ -165,11 +168,11 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     try:
         known = record["fingerprints"][split]
         recorded = {name: record["options"][name] for name in ("root", "binarize", "levels")}
-        recorded |= {k: v for k, v in record["options"].items() if k in ("cond", "size_factor")}
+        recorded |= {k: v for k, v in record["options"].items() if k in _BESIDE}
         found_by = record["source"] if source is None else source
     except (KeyError, TypeError):
         raise expected("RUN", "a readable data.json in it", str(folder)) from None
-    told = {name: value for name, value in recorded.items() if name != "levels"}
+    told = {k: v for k, v in recorded.items() if k not in ("levels", "missing")}
     if not all(value is None or isinstance(value, str) for value in (*told.values(), found_by)):
         raise expected(str(folder / "data.json"), "names and paths", told | {"source": found_by})
     if source is None and ".." in Path(str(found_by)).parts:
@@ -237,8 +240,25 @@ def at_condition(folder: Path, vae: VAE, data: Dataset, told: str | None) -> tup
     chosen = {split: torch.isclose(c, cond).all(1) for split, c in data.cond.items()}
     parts: dict[str, Any] = {split: data.split(split)[chosen[split]] for split in SPLITS}
     labels = {k: None if y is None else y[chosen[k]] for k, y in data.labels.items()}
+    parts["mask"] = {k: mask[chosen[k]] for k, mask in data.mask.items()}
     name = f"{data.name}, {', '.join(each.name for each in data.columns)} = {told}"
     return vae.at(cond), replace(data, **parts, labels=labels, name=name, cond={}, columns=())
+
+
+def complete(argument: str, x: Tensor) -> None:
+    """Refuses data of which something is missing, for what compares whole data.
+
+    Args:
+        argument: What needs whole data, for the error.
+        x: Data, shape ``(N, *event_shape)``.
+
+    Raises:
+        ValueError: If an entry is missing.
+    """
+    lacking = int(x.isnan().sum())
+    if lacking:
+        got = f"{lacking:,} of {x.numel():,} entries missing"
+        raise expected(argument, "held-out data of which nothing is missing", got)
 
 
 def held_out(

@@ -85,6 +85,8 @@ class Dataset:
         dequantize: The noise added to the values, or ``"none"``.
         cond: For each split what data are conditioned on, ``(N, cond_size)``, if there is anything.
         covariates: For each split, by name, what a likelihood needs to know of each, ``(N,)``.
+        mask: For each split which entries are observed, of its shape, if any is missing anywhere;
+            what is missing is NaN.
         columns: The columns that ``cond`` is made of, in order.
         size_unit: What the column of size factors was divided by: its mean in the training data.
         source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
@@ -109,6 +111,7 @@ binarize='threshold')
     source: str | None = None
     cond: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     covariates: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
+    mask: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     columns: Sequence[Column] = ()
     size_unit: float = 1.0
 
@@ -142,7 +145,11 @@ binarize='threshold')
             ... }
             {'cond': (360, 10)}
         """
-        return present(cond=self.cond.get(split), covariates=dict(self.covariates.get(split, {})))
+        return present(
+            cond=self.cond.get(split),
+            mask=self.mask.get(split),
+            covariates=dict(self.covariates.get(split, {})),
+        )
 
     def base_measure(self, split: Split = "test") -> dict[str, Any]:
         """What a score on a split is a density of; scores compare only where these agree.
@@ -219,6 +226,7 @@ binarize='threshold')
         moved: dict[str, Any] = {split: self.split(split).to(device) for split in SPLITS}
         labels = {k: None if y is None else y.to(device) for k, y in self.labels.items()}
         moved["cond"] = {k: c.to(device) for k, c in self.cond.items()}
+        moved["mask"] = {k: m.to(device) for k, m in self.mask.items()}
         moved["covariates"] = {
             k: {name: value.to(device) for name, value in named.items()}
             for k, named in self.covariates.items()

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import csv
+import math
 import zipfile
 from collections.abc import Mapping
+from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
@@ -12,7 +14,7 @@ import numpy as np
 
 from pyro_vae._errors import expected
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.raw import Raw, as_labels, as_values
+from pyro_vae.data.raw import MISSING, Raw, as_labels, as_values
 
 SUFFIXES = (".npy", ".npz", ".csv")
 _KEYS: Mapping[Split, tuple[str, ...]] = {
@@ -22,20 +24,26 @@ _KEYS: Mapping[Split, tuple[str, ...]] = {
 }
 _ONE = ("x", "data")
 _ONE_LABELS = ("y", "labels")
+_MISSING = ("", "na", "nan")  # what a cell says where there is no number, in small letters
 
 
-def read_file(path: Path) -> Raw:
-    """The arrays of a file, split where the file brings splits of its own."""
+def read_file(path: Path, *, missing: bool = False) -> Raw:
+    """The arrays of a file, split where the file brings splits of its own.
+
+    Args:
+        path: A file that ends in one of `SUFFIXES`.
+        missing: Whether entries may be missing: NaN, and in a `.csv` file empty cells or ``NA``.
+    """
     if path.suffix not in SUFFIXES:
         raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
     if not path.is_file():
         raise expected("data", "an existing file", str(path))
     if path.suffix == ".npz":
-        return _read_splits(path)
+        return _read_splits(path, missing)
     if path.suffix == ".npy":
-        return Raw(splits={"train": as_values(_numpy_load(path))})
-    values, names = _read_csv(path)
-    return Raw(splits={"train": as_values(values)}, names=names)
+        return Raw(splits={"train": as_values(_numpy_load(path), missing=missing)})
+    values, names = _read_csv(path, missing)
+    return Raw(splits={"train": as_values(values, missing=missing)}, names=names)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -55,7 +63,7 @@ def _numpy_load(path: Path) -> Any:
         raise expected("data", "a NumPy file of plain arrays (no pickles)", str(path)) from error
 
 
-def _read_splits(path: Path) -> Raw:
+def _read_splits(path: Path, missing: bool) -> Raw:
     """Splits under their names, or one array under ``x``, ``data`` or the only key."""
     arrays = read_npz(path)
     values = {}
@@ -63,7 +71,7 @@ def _read_splits(path: Path) -> Raw:
     for split in SPLITS:
         key = next((key for key in _KEYS[split] if key in arrays), None)
         if key is not None:
-            values[split] = as_values(arrays[key], key)
+            values[split] = as_values(arrays[key], key, missing=missing)
             # The label of `x_train` is `y_train`, that of `train` may also be `train_labels`.
             bare = key.removeprefix("x_")
             own = next((y for y in (f"y_{bare}", f"{bare}_labels") if y in arrays), None)
@@ -74,7 +82,7 @@ def _read_splits(path: Path) -> Raw:
         key = next((key for key in _ONE if key in arrays), others[0] if len(others) == 1 else None)
         if key is None:
             raise expected("data", "keys train (and test), or x, or one array", sorted(arrays))
-        values["train"] = as_values(arrays[key], key)
+        values["train"] = as_values(arrays[key], key, missing=missing)
         own = next((y for y in _ONE_LABELS if y in arrays), None)
         if own is not None:
             labels["train"] = as_labels(arrays[own], len(values["train"]))
@@ -87,11 +95,11 @@ def _read_splits(path: Path) -> Raw:
     return Raw(splits=values, labels=labels)
 
 
-def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
+def _read_csv(path: Path, missing: bool) -> tuple[np.ndarray, list[str]]:
     """Numbers separated by commas; a first row without any number names the columns.
 
     Returns:
-        The numbers, and the names if there are any.
+        The numbers, NaN where one is missing, and the names if there are any.
     """
     rows: list[np.ndarray] = []
     names: list[str] = []
@@ -103,26 +111,18 @@ def _read_csv(path: Path) -> tuple[np.ndarray, list[str]]:
                     continue
                 if not names:
                     names = [cell.strip() for cell in cells]
-                    if not any(_is_number(cell) for cell in cells):
+                    if _are_names(cells):
                         continue
-                rows.append(_read_row(cells, reader.line_num, names))
+                rows.append(_read_row(cells, reader.line_num, names, missing))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise expected("data", "a CSV file in UTF-8", str(path)) from error
-    named = not any(_is_number(name) for name in names)
-    return np.stack(rows) if rows else np.empty((0, len(names))), names if named else []
+    values = np.stack(rows) if rows else np.empty((0, len(names)))
+    return values, names if _are_names(names) else []
 
 
-def _read_row(cells: list[str], line: int, names: list[str]) -> np.ndarray:
-    if len(cells) != len(names):
-        raise expected("data", f"{len(names)} cells in row {line}", len(cells))
-    try:
-        return np.array(cells, dtype=np.float64)
-    except ValueError:
-        column = next(i for i, cell in enumerate(cells) if not _is_number(cell))
-        where = f"row {line}, column {column + 1}"
-        if not _is_number(names[column]):
-            where += f" ({names[column]})"
-        raise expected("data", f"a number in {where}", cells[column]) from None
+def _are_names(cells: list[str]) -> bool:
+    """Whether a first row names the columns: there is no number in it, and NaN is one."""
+    return not any(_is_number(cell) for cell in cells)
 
 
 def _is_number(cell: str) -> bool:
@@ -131,3 +131,28 @@ def _is_number(cell: str) -> bool:
     except ValueError:
         return False
     return True
+
+
+def _read_row(cells: list[str], line: int, names: list[str], missing: bool) -> np.ndarray:
+    if len(cells) != len(names):
+        raise expected("data", f"{len(names)} cells in row {line}", len(cells))
+    with suppress(ValueError):  # as a whole row is read far sooner than cell by cell
+        row = np.array(cells, dtype=np.float64)
+        if not np.isnan(row).any():
+            return row
+    values = [_number(cell) for cell in cells]
+    for column, value in enumerate(values):
+        if value is None or (math.isnan(value) and not missing):
+            where = f"row {line}, column {column + 1}"
+            if not _is_number(names[column]):
+                where += f" ({names[column]})"
+            error = expected("data", f"a number in {where}", cells[column])
+            raise error if value is None else ValueError(f"{error}{MISSING}")
+    return np.array(values, dtype=np.float64)
+
+
+def _number(cell: str) -> float | None:
+    """The number in a cell: NaN if it is missing, None if there is something else."""
+    if cell.strip().lower() in _MISSING:
+        return math.nan
+    return float(cell) if _is_number(cell) else None

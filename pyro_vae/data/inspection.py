@@ -24,6 +24,7 @@ class DataReport:
         support: The narrowest support, of those that likelihoods have, which all values are in.
         sizes: Data in each split.
         ranges: Smallest value, mean and largest value in each split that has data.
+        missing: Share of the entries that are missing, in each split that has data.
         constant: Features that do not vary in the training data, at most ten of them.
         num_constant: How many there are.
         duplicates: For each split, data that another datum of it equals.
@@ -36,6 +37,7 @@ class DataReport:
     support: str
     sizes: dict[str, int]
     ranges: dict[str, tuple[float, float, float]]
+    missing: dict[str, float]
     constant: list[tuple[int, ...]]
     num_constant: int
     duplicates: dict[str, int]
@@ -54,6 +56,8 @@ class DataReport:
             if split in self.ranges:
                 low, mean, high = self.ranges[split]
                 told += f", values {low:.4g} to {high:.4g}, mean {mean:.4g}"
+                if self.missing[split]:
+                    told += f", {self.missing[split]:.1%} missing"
             if split in self.classes:
                 told += f", {len(self.classes[split])} classes"
             lines.append(told)
@@ -92,6 +96,7 @@ def inspect(data: Dataset) -> DataReport:
     """
     splits = {split: data.split(split) for split in SPLITS}
     filled = {split: x for split, x in splits.items() if len(x)}
+    seen = {split: x[~x.isnan()] for split, x in filled.items()}
     still = (data.train == data.train[:1]).all(0).nonzero()
     rows = {split: _digests(x) for split, x in splits.items()}
     known = set(rows["train"])
@@ -101,7 +106,12 @@ def inspect(data: Dataset) -> DataReport:
         event_shape=tuple(data.event_shape),
         support=str(data.support),
         sizes={split: len(x) for split, x in splits.items()},
-        ranges={s: (x.min().item(), x.mean().item(), x.max().item()) for s, x in filled.items()},
+        ranges={
+            split: (x.min().item(), x.mean().item(), x.max().item())
+            for split, x in seen.items()
+            if len(x)
+        },
+        missing={split: x.isnan().float().mean().item() for split, x in filled.items()},
         constant=[tuple(index) for index in still[:10].tolist()],
         num_constant=len(still),
         duplicates={s: sum(n for n in each.values() if n > 1) for s, each in counts.items()},

@@ -35,6 +35,7 @@ def load(
     levels: bool = False,
     cond: str | Sequence[str] = (),
     size_factor: str | None = None,
+    missing: bool = False,
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -87,6 +88,8 @@ def load(
             ``digit`` of the sets of digits, or names of columns of a `.csv` file, which are then no
             part of x. Integers become one-hot vectors, other numbers are standardised.
         size_factor: The column of size factors, likewise; divided by its mean in the training data.
+        missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
+            observed, instead of an error; :attr:`Dataset.mask` then says where there is one.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -107,7 +110,7 @@ def load(
         raise expected("binarize", "'none' where levels=True", binarize)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise expected("seed", "an integer in [0, 2**32)", seed)
-    raw, name, source = _read(data, root, download)
+    raw, name, source = _read(data, root, download, missing)
     names = [name for name in cond.split(",") if name] if isinstance(cond, str) else list(cond)
     sizes = [] if size_factor is None else [size_factor]
     raw = with_columns(raw, {"cond": [name.strip() for name in names], "size_factor": sizes})
@@ -127,6 +130,7 @@ def load(
     }
     if binarize != "none":
         splits = _binarized(splits, binarize, seed)
+    mask: dict[str, Tensor] = {split: ~x.isnan() for split, x in splits.items()} if missing else {}
     return Dataset(
         name=name,
         train=splits["train"],
@@ -140,6 +144,7 @@ def load(
         binarize=binarize,
         transform=f"x / {top}" if top > 1 and binarize == "none" else "none",
         source=source,
+        mask={} if all(bool(seen.all()) for seen in mask.values()) else mask,
         **_companions(raw, parts, size_factor),
     )
 
@@ -176,7 +181,7 @@ def _companions(
 
 
 def _read(
-    data: Any, root: str | os.PathLike[str] | None, download: bool
+    data: Any, root: str | os.PathLike[str] | None, download: bool, missing: bool
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     if isinstance(data, str) and data in NAMES:
@@ -189,9 +194,9 @@ def _read(
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
-        return read_file(path), path.name, str(path.resolve())
+        return read_file(path, missing=missing), path.name, str(path.resolve())
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
-        return Raw({"train": as_values(data)}), "array", None
+        return Raw({"train": as_values(data, missing=missing)}), "array", None
     raise expected("data", "a known name, a path, an array or a tensor", data)
 
 
@@ -227,16 +232,17 @@ def _binarized(
 ) -> dict[Split, Tensor]:
     """Grey values in [0, 1] as 0 and 1, but for training data to be drawn afresh in each batch."""
     for x in splits.values():
-        if len(x) and not (x.min() >= 0 and x.max() <= 1):
-            bounds = [x.min().item(), x.max().item()]
+        seen = x[~x.isnan()]
+        if len(seen) and not (seen.min() >= 0 and seen.max() <= 1):
+            bounds = [seen.min().item(), seen.max().item()]
             raise expected("data", "values in [0, 1] to be made binary", bounds)
     if binarize == "threshold":
-        return {split: (x > 0.5).float() for split, x in splits.items()}
+        return {split: (x > 0.5).float().where(~x.isnan(), x) for split, x in splits.items()}
     drawn = dict(splits)
     for split in ("validation", "test"):
         x = splits[split]
         uniform = np.random.RandomState([seed, SPLITS.index(split)]).random_sample(tuple(x.shape))
-        drawn[split] = (torch.from_numpy(uniform).to(x.device) < x).float()
+        drawn[split] = (torch.from_numpy(uniform).to(x.device) < x).float().where(~x.isnan(), x)
     return drawn
 
 
@@ -244,6 +250,6 @@ def _support(splits: Mapping[Split, Tensor]) -> constraints.Constraint:
     """The narrowest support, of those that likelihoods of discrete or bounded data have."""
     candidates = (constraints.boolean, constraints.nonnegative_integer, constraints.unit_interval)
     for support in candidates:
-        if all(support.check(x).all() for x in splits.values()):
+        if all((support.check(x) | x.isnan()).all() for x in splits.values()):
             return support
     return constraints.real

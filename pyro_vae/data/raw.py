@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
@@ -14,6 +15,8 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
 
 _EXACT = 2**24  # float32 holds every smaller integer
+# What an error about an entry that is not there says of the remedy.
+MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
 
 
 @dataclass(frozen=True)
@@ -21,7 +24,8 @@ class Raw:
     """What a source holds.
 
     Args:
-        splits: ``"train"``, and the other splits where the source brings its own.
+        splits: ``"train"``, and the other splits where the source brings its own; NaN where an
+            entry is missing.
         labels: Long tensors for some or all of the same splits.
         label_names: What labels are called as a column.
         top: Top grey level of images with integer levels ``0..top``; None for values that are
@@ -45,14 +49,15 @@ class Raw:
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
-    """Takes columns out of x, and labels, to lie beside it.
+    """Takes columns out of x, and labels, to lie beside it, where nothing may be missing.
 
     Args:
         raw: What a source holds.
         wanted: Names of columns, by the option that asks for them; ``label`` is that of labels.
 
     Raises:
-        ValueError: If there is no such column, it is asked for twice, or nothing would be left.
+        ValueError: If there is no such column, it is asked for twice, lacks a value, or nothing
+            would be left.
     """
     beside = dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
     known, found = [*raw.names, *beside], dict(raw.columns)
@@ -70,6 +75,9 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
                 if at is None
                 else {split: x[:, at].double() for split, x in raw.splits.items()}
             )
+            lacking = sum(int(column.isnan().sum()) for column in found[name].values())
+            if lacking:
+                raise expected(option, f"a value for each datum in {name}", f"{lacking} missing")
     kept = [i for i, name in enumerate(raw.names) if name not in found]
     if raw.names and not kept:
         raise expected("data", "columns that are left for x", list(raw.names))
@@ -79,12 +87,13 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
     return replace(raw, splits=splits, columns=found, names=[raw.names[i] for i in kept])
 
 
-def as_values(x: Any, what: str = "") -> Tensor:
+def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     """An array or a tensor as a finite float32 copy of shape ``(N, *event_shape)``.
 
     Args:
         x: A NumPy array, a tensor, or anything that NumPy takes as an array (``__array__``).
         what: Which array of a file this is, for the messages.
+        missing: Whether NaN is an entry that is missing, which stays NaN.
 
     Raises:
         ValueError: If it is empty, has fewer than two dimensions, is not numeric or not finite.
@@ -102,10 +111,14 @@ def as_values(x: Any, what: str = "") -> Tensor:
     else:
         with np.errstate(over="ignore"):  # what overflows float32 is refused below as infinite
             values = torch.from_numpy(np.array(array, dtype=np.float32, order="C"))
-    finite = values.isfinite()
-    if not finite.all():
-        where = tuple((~finite).nonzero()[0].tolist())
-        raise expected("data", f"a finite float32 value at index {where}{of}", array[where].item())
+    lacking = values.isnan()
+    values[lacking] = math.nan  # of all that are called so, the same bits for a fingerprint
+    bad = values.isinf() if missing else ~values.isfinite()
+    if bad.any():
+        where = tuple(bad.nonzero()[0].tolist())
+        wanted = f"a finite float32 value at index {where}{of}"
+        error = expected("data", wanted, array[where].item())
+        raise ValueError(f"{error}{MISSING}") if lacking[where] else error
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values

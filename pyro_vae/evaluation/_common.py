@@ -114,12 +114,15 @@ def describe(
 ) -> dict[str, Any]:
     """Returns the base measure: what was said of the data, and what they tell themselves.
 
-    What goes with the data, conditions and the like, is part of it, by its fingerprints.
+    What goes with the data, conditions and the like, is part of it, by its fingerprints; what a
+    mask hides is not.
 
     Raises:
         ValueError: If something was said that is no part of it.
     """
-    told = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
+    mask = companions.get("mask")
+    seen = x if mask is None else x.where(mask.to(x.device), math.nan)
+    told = {"fingerprint": fingerprint(seen), "dim": vae.event_shape.numel()}
     told |= {name: fingerprint(part) for name, part in named_tensors(companions).items()}
     for name in given or {}:
         if name not in (*_DESCRIBED, *told, "measure"):

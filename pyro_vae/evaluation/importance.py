@@ -99,7 +99,7 @@ def evaluate(
         raise expected("smooth", "True or False", smooth)
     given = vae.check_given(x, cond, mask, covariates)
     data = vae.check(x, mask=mask)
-    described = describe(vae, data if mask is not None else x, base_measure, **given)
+    described = describe(vae, x, base_measure, **given)
     with undisturbed(vae, seed, data.device):
         draws = Draws(vae, data, num_samples, proposal, max_memory, given)
     columns, means, kl_estimators = [], [], set()

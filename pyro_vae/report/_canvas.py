@@ -69,13 +69,17 @@ def limits(vae: VAE, reference: Tensor) -> tuple[float, float]:
     """What is black and what is white."""
     if vae.likelihood.support is constraints.boolean:
         return 0.0, 1.0
-    return reference.min().item(), reference.max().item()
+    seen = reference[~reference.isnan()]
+    return (seen.min().item(), seen.max().item()) if len(seen) else (0.0, 1.0)
 
 
 def tiles(images: Tensor, columns: int, black_white: tuple[float, float]) -> np.ndarray:
-    """Images ``(N, C, H, W)`` as one, of shape ``(height, width, 3)`` with values in [0, 1]."""
+    """Images ``(N, C, H, W)`` as one, of shape ``(height, width, 3)`` with values in [0, 1].
+
+    What is missing, NaN, is as grey as the gaps between images.
+    """
     low, high = black_white
-    images = ((images.cpu() - low) / max(high - low, 1e-12)).clamp(0, 1)
+    images = ((images.cpu() - low) / max(high - low, 1e-12)).clamp(0, 1).nan_to_num(_GAP)
     n, _, height, width = images.shape
     gap = max(1, height // 14)
     rows = math.ceil(n / columns)

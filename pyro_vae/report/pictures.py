@@ -7,12 +7,12 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 from torch.distributions import constraints
-from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._given import rows as rows_of
@@ -56,9 +56,10 @@ def pictures(
     folder = Path(folder)
     split = held_out(data)
     x, labels, name = data.split(split), data.labels[split], f"{split} data"
-    given = _used(vae, data.given(split))
+    given = vae.used(data.given(split))
     count = 64 if are_images(vae.event_shape) else 1000
     drawn = rows_of(given, torch.arange(count) % len(x))
+    drawn.pop("mask", None)  # what is drawn is whole
     return [
         samples(vae, folder / "samples.png", num_samples=count, reference=x, given=drawn),
         reconstructions(vae, x, folder / "reconstructions.png", name=name, given=given),
@@ -92,7 +93,7 @@ def samples(
         path: The PNG to write.
         num_samples: Number of draws.
         reference: Data ``(N, *event_shape)``, which set the grey scale of images and stand beside
-            the marginals of vectors.
+            the marginals of vectors; NaN where they are missing.
         given: What goes with each draw, by name: ``cond``, ``covariates``.
 
     Returns:
@@ -129,14 +130,19 @@ def reconstructions(
         x: Held-out data, shape ``(N, *event_shape)``.
         path: The PNG to write.
         name: What to call the data.
-        given: What goes with them, by name: ``cond``, ``covariates``.
+        given: What goes with them, by name: ``cond``, ``mask``, ``covariates``.
 
     Returns:
         The path.
     """
     images = are_images(vae.event_shape)
-    x = vae.check(x[: 30 if images else 6])
-    rebuilt = vae.reconstruct(x, **rows_of(given or {}, slice(len(x))))
+    x = x[: 30 if images else 6]
+    given = rows_of(given or {}, slice(len(x)))
+    mask = given.get("mask")
+    x = vae.check(x, mask=mask)
+    rebuilt = vae.reconstruct(x, **given)
+    if mask is not None:
+        x = x.where(mask, math.nan)  # not drawn
     title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
     if not images:
         return _lines(x, rebuilt, path, title)
@@ -179,14 +185,15 @@ def latent(
         path: The PNG to write.
         labels: Integers ``(N,)`` that colour the data; the model never saw them.
         name: What to call the data.
-        given: What goes with them, by name: ``cond``, ``covariates``.
+        given: What goes with them, by name: ``cond``, ``mask``, ``covariates``.
 
     Returns:
         The path.
     """
-    x = vae.check(x[:SCATTERED])
+    given = rows_of(given or {}, slice(SCATTERED))
+    x = vae.check(x[:SCATTERED], mask=given.get("mask"))
     labels = None if labels is None else labels[:SCATTERED].cpu()
-    means = latent_means(vae, x, rows_of(given or {}, slice(len(x))))
+    means = latent_means(vae, x, given)
     if vae.prior.support is constraints.one_hot:
         groups, classes = means.shape[1:]
         rows = groups if groups > 1 or labels is None else len(labels.unique())
@@ -220,13 +227,6 @@ def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
     return write(figure, path)
 
 
-def _used(vae: VAE, given: Mapping[str, Any]) -> dict[str, Any]:
-    """What a model has a use for, of what a data set brings."""
-    wanted = {"cond": vae.cond_size is not None, "covariates": bool(vae.likelihood.covariates)}
-    device = vae.initialized.device
-    return tree_map(lambda value: value.to(device), {k: v for k, v in given.items() if wanted[k]})
-
-
 def latent_means(vae: VAE, x: Tensor, given: Mapping[str, Any] | None = None) -> Tensor:
     """Returns E[z|x], shape ``(N, *prior.event_shape)``, on the CPU.
 
@@ -245,7 +245,10 @@ def _marginals(drawn: Tensor, reference: Tensor | None, path: str | Path) -> Pat
     dim = model.shape[1]
     figure, all_axes = grid(min(dim, PANELS), (2.6, 2.0))
     for i, axes in enumerate(all_axes):
-        panels.marginal(axes, model[:, i], None if data is None else data[:, i], f"x[{i}]")
+        seen = None if data is None else data[~np.isnan(data[:, i]), i]
+        panels.marginal(
+            axes, model[:, i], seen if seen is not None and len(seen) else None, f"x[{i}]"
+        )
     _legend_above(figure, all_axes[0])
     some = f"the first {PANELS} of {dim} entries" if dim > PANELS else "each entry"
     figure.suptitle(f"Marginal density of {some}: {len(drawn):,} draws of x", fontsize=11)
