@@ -554,6 +554,29 @@ def test_other_files_under_a_numpy_suffix_are_refused(tmp_path: Path) -> None:
         load(tmp_path / "x.npz")
 
 
+def test_a_damaged_numpy_file_is_refused(tmp_path: Path) -> None:
+    """Bytes of the data, of the directory of the archive, of a header. Fails when what zlib,
+    zipfile or the tokenizer raise is let through."""
+    np.savez_compressed(tmp_path / "x.npz", x=np.random.default_rng(0).random((20, 4)))
+    np.save(tmp_path / "x.npy", _X)
+    whole = {name: (tmp_path / name).read_bytes() for name in ("x.npz", "x.npy")}
+    version = whole["x.npz"].index(b"PK\x01\x02") + 6  # that is needed to read the entry
+    for name, at, byte in (("x.npz", 100, 0xFF), ("x.npz", version, 200), ("x.npy", 10, 0x28)):
+        content = bytearray(whole[name])
+        content[at] = byte
+        (tmp_path / name).write_bytes(content)
+        with pytest.raises(ValueError, match="a NumPy file of plain arrays"):
+            load(tmp_path / name)
+
+
+def test_a_name_that_two_columns_have_is_not_asked_for(tmp_path: Path) -> None:
+    """Fails when the first of them is taken, and both are lost to x."""
+    (tmp_path / "x.csv").write_text("a,b,b\n" + "1,2,3\n" * 20)
+    assert load(tmp_path / "x.csv").event_shape == (3,)
+    with pytest.raises(ValueError, match="`cond`: expected a name that one column has, got 'b'"):
+        load(tmp_path / "x.csv", cond="b")
+
+
 def test_a_dataset_is_frozen() -> None:
     data = load("digits")
     assert isinstance(data, Dataset)

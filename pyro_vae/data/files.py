@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import csv
 import math
+import tokenize
 import zipfile
+import zlib
 from collections.abc import Mapping
 from contextlib import suppress
 from pathlib import Path
@@ -25,6 +27,9 @@ _KEYS: Mapping[Split, tuple[str, ...]] = {
 _ONE = ("x", "data")
 _ONE_LABELS = ("y", "labels")
 _MISSING = ("", "na", "nan")  # what a cell says where there is no number, in small letters
+# What NumPy and zipfile make of damage, besides what they refuse in words of their own.
+_DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
+            tokenize.TokenError)  # fmt: skip
 
 
 def read_file(path: Path, *, missing: bool = False) -> Raw:
@@ -59,7 +64,7 @@ def _numpy_load(path: Path) -> Any:
         with path.open("rb") as file:
             found = np.load(file, allow_pickle=False)
             return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
-    except (ValueError, OSError, EOFError, zipfile.BadZipFile) as error:
+    except _DAMAGED as error:
         raise expected("data", "a NumPy file of plain arrays (no pickles)", str(path)) from error
 
 

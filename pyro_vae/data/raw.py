@@ -69,6 +69,8 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
                 raise unknown_name(option, name, known)
             if name in found:
                 raise expected(option, "each column once", name)
+            if known.count(name) > 1:
+                raise expected(option, "a name that one column has", name)
             at = list(raw.names).index(name) if name in raw.names else None
             found[name] = (
                 beside[name]
