@@ -26,6 +26,7 @@ from pyro_vae.vae import VAE
 __all__ = [
     "CHECKPOINTS",
     "SCHEMA",
+    "check_kinds",
     "load",
     "load_weights",
     "model_spec",
@@ -33,6 +34,7 @@ __all__ = [
     "read_bytes",
     "read_json",
     "save",
+    "size_of",
     "tensors_of",
     "write_bytes",
     "write_json",
@@ -165,7 +167,7 @@ def load(
     options = description.get("options", {})
     if not isinstance(options, dict) or not set(options) <= {"cond_size", "show_mask"}:
         raise expected(str(described), "options cond_size and show_mask", options)
-    size = _size(weights)
+    size = size_of(weights)
     try:
         with _Bounded(max(_LEAST, 4 * size)):
             parts = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
@@ -242,21 +244,55 @@ def of_known_schema(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
     return content
 
 
-def read_json(path: Path) -> dict[str, Any]:
+def read_json(path: Path, **kinds: Any) -> dict[str, Any]:
     """Reads a JSON object, without its schema.
 
+    Args:
+        path: The file.
+        kinds: The types of what it must say, by name.
+
     Raises:
-        ValueError: If there is no such file, it is no JSON object, or of another schema.
+        ValueError: If there is no such file, it is no JSON object, of another schema, says what no
+            file of a run does, or does not say what it must.
     """
-    if (size := _size(path)) > _LARGEST_JSON:
+    if (size := size_of(path)) > _LARGEST_JSON:
         raise expected(str(path), f"at most {_LARGEST_JSON:,} bytes of JSON", size)
     try:
-        content = json.loads(path.read_bytes())
+        content = json.loads(
+            path.read_bytes(), parse_float=_finite, parse_int=_integer, parse_constant=_finite
+        )
     except (ValueError, RecursionError) as error:
         raise expected(str(path), "valid JSON", str(error)) from None
     if not isinstance(content, dict):
         raise expected(str(path), "a JSON object", content)
-    return of_known_schema(path, content)
+    content = of_known_schema(path, content)
+    check_kinds(path, content, kinds)
+    return content
+
+
+def check_kinds(path: Path, content: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
+    """Checks that what a file says is of the types that it must be of, by name.
+
+    Raises:
+        ValueError: If it is not, or it is not there.
+    """
+    for name, kind in kinds.items():
+        if name not in content:
+            raise expected(str(path), f"{name} in it", sorted(content))
+        if not isinstance(content[name], kind):
+            told = getattr(kind, "__name__", str(kind))
+            raise expected(str(path), f"{told} as {name}", content[name])
+
+
+def _finite(text: str) -> float:
+    if not math.isfinite(value := float(text)):
+        raise ValueError(f"not a finite number: {text[:12]}")
+    return value
+
+
+def _integer(text: str) -> int:
+    _finite(text)  # what no float holds would not be shown either
+    return int(text)
 
 
 def read_bytes(path: Path, digest: object) -> bytes:
@@ -311,7 +347,7 @@ class _Bounded(TorchDispatchMode):
         return func(*args, **(kwargs or {}))
 
 
-def _size(path: Path) -> int:
+def size_of(path: Path) -> int:
     """Returns the size of a file of a run folder.
 
     Raises:
@@ -329,5 +365,5 @@ def _size(path: Path) -> int:
 
 
 def _read(path: Path) -> bytes:
-    _size(path)
+    size_of(path)
     return path.read_bytes()

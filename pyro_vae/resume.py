@@ -207,6 +207,9 @@ def in_progress(
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     if not missing and not resume:
         raise taken(argument, folder)
+    if any((folder / own).is_symlink() for own in (CHECKPOINTS, _STAGING)):
+        # What is removed when a run goes on, and when it is finished, is nobody else's.
+        raise expected(argument, "a run folder with its checkpoints in it, no link", str(folder))
     if not missing and not (is_unfinished(folder) or is_finished(folder)):
         raise expected(argument, "a run folder to resume", str(folder))
     try:
@@ -274,7 +277,7 @@ def _remove(folder: Path, made: list[Path]) -> None:
 def _sweep(folder: Path) -> None:
     """Removes what a process that was killed had not finished writing."""
     shutil.rmtree(folder / _STAGING, ignore_errors=True)
-    for path in (folder / CHECKPOINTS).glob(".*"):
+    for path in (folder / CHECKPOINTS).glob(".step-*"):
         path.unlink()
     if is_finished(folder):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)

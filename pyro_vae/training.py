@@ -41,7 +41,7 @@ from pyro_vae.resume import (
 from pyro_vae.svi import CompiledSVI, NonFinite, Position
 from pyro_vae.vae import VAE, evaluating
 
-__all__ = ["Run", "best_device", "fit"]
+__all__ = ["Run", "best_device", "fit", "read_engine", "read_history"]
 
 log = logging.getLogger("pyro_vae")
 Schedule = Literal["constant", "cosine"]
@@ -49,13 +49,15 @@ Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOpt
 Given: TypeAlias = Tensor | np.ndarray | Mapping[str, Any] | None
 
 _ROWS = 8  # of a batch, told one by one
-_TOLD = (
-    "engine",
-    "seconds",
-    "steps",
-    "best_epoch",
-    "skipped",
-)  # by fit.json, as they are in the run
+_TOLD = {  # by fit.json, as they are in the run
+    "engine": str,
+    "seconds": int | float,
+    "steps": int,
+    "best_epoch": int | None,
+    "skipped": int,
+}
+_HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
+_VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")
 _FOUND = ("max_plate_nesting", "data_per_label")  # by an objective, not asked of it
 _MONITORED = 2000  # training data on which the ELBO is followed from epoch to epoch
 _ENUMERATED = 100  # at a time, each with all states of its latent
@@ -98,7 +100,7 @@ class Run:
     @property
     def steps_per_second(self) -> float:
         """Optimiser steps a second, compilation and monitoring included."""
-        return self.steps / self.seconds
+        return self.steps / max(self.seconds, 1e-9)
 
     def write(self, folder: Path) -> None:
         """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""
@@ -117,10 +119,7 @@ class Run:
         Raises:
             ValueError: If a file is missing or damaged.
         """
-        told = checkpoint.read_json(folder / "fit.json")
-        if not told.keys() >= {"settings", *_TOLD}:
-            what = f"settings, {', '.join(_TOLD)}"
-            raise expected(str(folder / "fit.json"), what, sorted(told))
+        told = checkpoint.read_json(folder / "fit.json", settings=dict, **_TOLD)
         last = folder / "last.safetensors"
         weights, _ = checkpoint.tensors_of(
             last, checkpoint.read_bytes(last, told.get("last_sha256"))
@@ -130,13 +129,41 @@ class Run:
         checkpoint.load_weights(vae, folder / "model.safetensors", digest)
         return cls(
             vae=vae.eval(),
-            history=checkpoint.read_json(folder / "history.json"),
+            history=read_history(folder / "history.json"),
             out=folder,
-            engine_steps=checkpoint.read_json(folder / "engine.json"),
+            engine_steps=read_engine(folder / "engine.json"),
             last_weights=weights,
             settings=told["settings"],
             **{name: told[name] for name in _TOLD},
         )
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Reads ``history.json``.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    history = checkpoint.read_json(path, **dict.fromkeys(_HISTORY, list))
+    if history.keys() & set(_VALIDATION):
+        checkpoint.check_kinds(path, history, dict.fromkeys(_VALIDATION, list))
+    size = len(history["epoch"])
+    for name, values in history.items():
+        sound = isinstance(values, list) and len(values) == size > 0
+        if not (sound and all(isinstance(each, int | float) for each in values)):
+            raise expected(str(path), f"a number an epoch as {name}", values)
+    return history
+
+
+def read_engine(path: Path) -> dict[str, int]:
+    """Reads ``engine.json``.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    steps = checkpoint.read_json(path)
+    checkpoint.check_kinds(path, steps, dict.fromkeys(steps, int))
+    return steps
 
 
 def best_device() -> torch.device:
@@ -736,7 +763,7 @@ def _known(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, An
     """
     folder, state = progress.folder, None
     if is_finished(folder):
-        before = checkpoint.read_json(folder / "fit.json").get("settings", {})
+        before = checkpoint.read_json(folder / "fit.json", settings=dict)["settings"]
     else:
         state = progress.read()
         before = settings if state is None else state["settings"]

@@ -13,8 +13,8 @@ from rich.console import Console
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
-from pyro_vae.cli.parsing import Parser, parse, read_yaml
-from pyro_vae.cli.runs import as_device, complete, new_path
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import as_device, check_seed, complete, new_path, recorded_config
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
@@ -57,6 +57,7 @@ def run(argv: list[str]) -> None:
     options = parse(parser, argv)
     if options.out is not None and new_path(options.out, Path()).suffix != ".png":
         raise expected("--out", "a file that ends in .png", options.out)
+    check_seed(options.seed)
     folders = _folders(options.runs)
     groups = _fits_of_one_model(folders)
     models, held_out = {}, {}
@@ -97,6 +98,7 @@ def run(argv: list[str]) -> None:
                 checks[name] = check(models[name], x, progress=progress, **known)
     if options.out is not None:
         pyro.set_rng_seed(options.seed)
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         shown = {name: (models[name], x) for name, (x, *_) in held_out.items()}
         side_by_side(shown, options.out, found=checks or None)
     comparison = None if refused else compare(scores, groups=groups)
@@ -156,5 +158,4 @@ def _fits_of_one_model(folders: Mapping[str, Path]) -> dict[str, str]:
 
 def _config(folder: Path) -> dict[str, Any] | None:
     """What a run was told; None where nothing says so."""
-    path = folder / "config.yaml"
-    return read_yaml("RUN", path) if path.exists() else None
+    return recorded_config(folder) if (folder / "config.yaml").exists() else None

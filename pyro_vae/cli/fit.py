@@ -28,7 +28,14 @@ from pyro_vae.cli.parsing import (
     read_config,
     value_of,
 )
-from pyro_vae.cli.runs import as_device, load_data, new_path, record_data
+from pyro_vae.cli.runs import (
+    as_device,
+    check_seed,
+    load_data,
+    new_path,
+    record_data,
+    recorded_scores,
+)
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
 from pyro_vae.evaluation import Scores, accuracy, evaluate
@@ -95,8 +102,7 @@ def run(argv: list[str]) -> None:
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
     options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
-    if options.seed is None or not 0 <= options.seed < 2**32:
-        raise expected("--seed", "an integer >= 0 and below 2**32", options.seed)
+    check_seed(options.seed)
     default = Path("runs") / Path(options.data).stem
     out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)
@@ -124,7 +130,7 @@ def run(argv: list[str]) -> None:
         vae, objective = build_model(options, parts, data)
         given = {"device": device, "labels": labels, **training_options(options)}
         fitted, scores = _fit(vae, objective, data, options, given, progress)
-        summary = scores.summary() if scores else checkpoint.read_json(out / "scores.json")
+        summary = scores.summary() if scores else recorded_scores(out)
         truth = data.labels[split := report.held_out(data)]
         if scores is not None and labels is not None and truth is not None:
             right = accuracy(vae, data.split(split), truth)

@@ -42,6 +42,7 @@ ROLES: dict[str, tuple[ModuleType, type]] = {
     "decoder": (networks, networks.Network),
     "objective": (objectives, objectives.Objective),
 }
+_LARGEST, _MOST = 2**20, 2**16  # characters, and values, of a file of options
 _TYPES = {
     "<class 'int'>": "an integer",
     "<class 'float'>": "a number",
@@ -126,16 +127,33 @@ def read_yaml(argument: str, path: Path) -> dict[str, Any]:
         ValueError: If there is no such file, it holds no mapping, or is of another schema.
     """
     try:
-        content = yaml.safe_load(path.read_text(encoding="utf-8"))
+        with path.open(encoding="utf-8") as file:
+            text = file.read(_LARGEST + 1)
+        content = yaml.safe_load(text) if len(text) <= _LARGEST else None
     except FileNotFoundError:
         raise expected(argument, "an existing YAML file", str(path)) from None
     except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         raise expected(argument, "a readable YAML file", f"{path}{where}") from None
+    if len(text) > _LARGEST:
+        raise expected(argument, f"at most {_LARGEST:,} characters of YAML", str(path))
     if not isinstance(content, dict):
         raise expected(argument, f"options, key by key, in {path}", content)
+    _check_extent(argument, path, content)
     return of_known_schema(path, content)
+
+
+def _check_extent(argument: str, path: Path, content: object) -> None:
+    """Checks that aliases, which take no room in a file, do not make it endless when it is told."""
+    waiting, seen = [content], 0
+    while waiting:
+        value = waiting.pop()
+        if not isinstance(value, dict | list):
+            continue
+        if (seen := seen + len(value)) > _MOST:
+            raise expected(argument, f"at most {_MOST:,} values", str(path))
+        waiting += value.values() if isinstance(value, dict) else value
 
 
 def laws(role: str) -> dict[str, Any]:

@@ -10,10 +10,20 @@ from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.cli.parsing import Parser, laws, parse, read_yaml
-from pyro_vae.cli.runs import as_device, at_condition, complete, new_path, recorded_data
+from pyro_vae.cli.parsing import Parser, laws, parse
+from pyro_vae.cli.runs import (
+    as_device,
+    at_condition,
+    check_seed,
+    complete,
+    new_path,
+    recorded_config,
+    recorded_data,
+    recorded_scores,
+)
 from pyro_vae.cli.tables import live
 from pyro_vae.report import page
+from pyro_vae.training import read_engine, read_history
 from pyro_vae.vae import VAE
 
 __all__ = ["run"]
@@ -53,23 +63,20 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
-    if options.seed < 0:
-        raise expected("--seed", "an integer >= 0", options.seed)
+    check_seed(options.seed)
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
     out = new_path(options.out, folder / "report.html")
-    summary = checkpoint.read_json(folder / "scores.json")
-    history = checkpoint.read_json(folder / "history.json")
-    config = read_yaml("RUN", folder / "config.yaml")
-    engine = checkpoint.read_json(folder / "engine.json")
+    summary = recorded_scores(folder)
+    history = read_history(folder / "history.json")
+    engine = read_engine(folder / "engine.json")
+    config = recorded_config(folder)
     try:
-        split = summary["base_measure"]["split"]
         settings = _settings(config, engine, vae)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise expected(
-            "RUN", f"a readable scores.json and config.yaml in {folder}", reason
-        ) from None
+        raise expected(str(folder / "config.yaml"), "what fit was told", reason) from None
+    split = summary["base_measure"]["split"]
     data = recorded_data(folder, split, options.data, options.data_root)
     vae, data = at_condition(folder, vae, data, options.cond)
     complete("report", data.split(split))

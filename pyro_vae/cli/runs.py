@@ -17,9 +17,10 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._given import named_tensors, rows
-from pyro_vae.checkpoint import read_json, write_json
+from pyro_vae.checkpoint import check_kinds, read_json, size_of, write_json
+from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
 from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
@@ -29,18 +30,26 @@ from pyro_vae.vae import VAE
 __all__ = [
     "as_device",
     "at_condition",
+    "check_seed",
     "complete",
     "condition",
     "held_out",
     "load_data",
     "new_path",
     "record_data",
+    "recorded_config",
     "recorded_data",
+    "recorded_scores",
     "size_factor",
     "writing",
 ]
 
-_BESIDE = ("cond", "size_factor", "missing")  # options of runs that are no older than these
+# What scores.json says.
+_MEANS = ("log_marginal", "elbo", "reconstruction", "kl", "mcse", "standard_error",
+          "k_hat_median", "k_hat_above_threshold")  # fmt: skip
+_COUNTS = ("active_units", "num_samples")
+_OF_SOME = ("bits_per_dim", "accuracy", "accuracy_standard_error")  # runs
+_DESCRIBED = {"data": str, "split": str, "binarize": str, "transform": str}
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
 
@@ -93,6 +102,16 @@ def writing(folder: Path) -> Iterator[Path]:
         raise
 
 
+def check_seed(seed: int | None) -> None:
+    """Checks that every generator takes a seed.
+
+    Raises:
+        ValueError: If it is no integer >= 0 and below 2**32.
+    """
+    if seed is None or not 0 <= seed < 2**32:
+        raise expected("--seed", "an integer >= 0 and below 2**32", seed)
+
+
 def as_device(name: str | None) -> torch.device | None:
     """Returns the device of that name.
 
@@ -102,7 +121,9 @@ def as_device(name: str | None) -> torch.device | None:
     if name is None:
         return None
     try:
-        return torch.empty(0, device=name).device
+        found = torch.zeros((), device=name)
+        found.item()  # the device `meta` holds no numbers
+        return found.device
     except (RuntimeError, AssertionError) as error:
         reason = str(error).partition("\n")[0]
         raise ValueError(
@@ -152,6 +173,55 @@ def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     write_json(folder / "data.json", content)
 
 
+def recorded_scores(folder: Path) -> dict[str, Any]:
+    """Reads the scores of a run, as :meth:`pyro_vae.evaluation.Scores.summary` gave them.
+
+    Raises:
+        ValueError: If ``scores.json`` is missing or damaged.
+    """
+    path = folder / "scores.json"
+    kinds = dict.fromkeys(_MEANS, int | float | None) | dict.fromkeys(_COUNTS, int)
+    summary = read_json(path, base_measure=dict, **kinds)
+    given = dict.fromkeys(summary.keys() & set(_OF_SOME), int | float | None)
+    check_kinds(path, summary, given)
+    measure = summary["base_measure"]
+    check_kinds(path, measure, _DESCRIBED)
+    if measure["split"] not in SPLITS:
+        raise unknown_name(f"{path}: split", measure["split"], SPLITS)
+    return summary
+
+
+def recorded_config(folder: Path) -> dict[str, Any]:
+    """Reads what a run was told.
+
+    Raises:
+        ValueError: If ``config.yaml`` is missing, damaged or no plain file inside the folder.
+    """
+    path = folder / "config.yaml"
+    size_of(path)
+    return read_yaml("RUN", path)
+
+
+def recorded_columns(folder: Path, size: int) -> list[Column]:
+    """Reads the columns that make up a condition.
+
+    Args:
+        folder: The run folder.
+        size: Entries of a condition.
+
+    Raises:
+        ValueError: If they are missing or damaged, or another number of entries.
+    """
+    path = folder / "data.json"
+    try:
+        columns = [Column.from_spec(each) for each in read_json(path, columns=list)["columns"]]
+    except (TypeError, AttributeError) as error:
+        raise expected(str(path), "the columns of conditions", str(error)) from None
+    if sum(each.size for each in columns) != size:
+        raise expected(str(path), f"columns of {size} entries", [each.spec() for each in columns])
+    return columns
+
+
 def recorded_data(folder: Path, split: Split, source: str | None, root: str | None) -> Dataset:
     """Loads the data of a run.
 
@@ -164,21 +234,22 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     Raises:
         ValueError: If the folder has no record of its data, or they are not the same any more.
     """
-    record = read_json(folder / "data.json")
-    try:
-        known = record["fingerprints"][split]
-        recorded = {name: record["options"][name] for name in ("root", "binarize", "levels")}
-        recorded |= {k: v for k, v in record["options"].items() if k in _BESIDE}
-        found_by = record["source"] if source is None else source
-    except (KeyError, TypeError):
-        raise expected("RUN", "a readable data.json in it", str(folder)) from None
-    told = {k: v for k, v in recorded.items() if k not in ("levels", "missing")}
-    if not all(value is None or isinstance(value, str) for value in (*told.values(), found_by)):
-        raise expected(str(folder / "data.json"), "names and paths", told | {"source": found_by})
+    path = folder / "data.json"
+    record = read_json(path, source=str | None, options=dict, fingerprints=dict)
+    prints, found_by = record["fingerprints"], record["source"] if source is None else source
+    recorded = {"cond": "", "size_factor": None, "missing": False} | record["options"]
+    kinds = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
+    kinds |= {"size_factor": str | None, "missing": bool}
+    check_kinds(path, recorded, kinds)
+    check_kinds(path, prints, {split: str} | dict.fromkeys(prints, str))
+    recorded = {name: recorded[name] for name in kinds}
     if source is None and ".." in Path(str(found_by)).parts:
-        raise expected(str(folder / "data.json"), "a name or an absolute path", found_by)
+        raise expected(str(path), "a name or an absolute path", found_by)
+    # What is not there is not fetched to where a file says.
+    recorded["download"] = root is not None or recorded["root"] is None
     moved = {} if root is None else {"root": root}
     data = data_room.load(found_by, **(recorded | moved))
+    known = prints[split]
     found = fingerprint(data.split(split))
     if found != known:
         raise ValueError(
@@ -186,7 +257,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
             f"got {data.name} with {found[:12]}"
         )
     for name, tensor in named_tensors(data.given(split)).items():
-        if fingerprint(tensor) != record["fingerprints"].get(f"{split} {name}"):
+        if fingerprint(tensor) != prints.get(f"{split} {name}"):
             raise ValueError(f"`--data`: expected the {name} of the run, got others in {data.name}")
     return data
 
@@ -201,10 +272,7 @@ def condition(folder: Path, vae: VAE, told: str | None) -> Tensor | None:
         if told is not None:
             raise expected("--cond", "nothing, as the run has no conditions", told)
         return None
-    try:
-        columns = [Column.from_spec(each) for each in read_json(folder / "data.json")["columns"]]
-    except (KeyError, TypeError):
-        raise expected("RUN", "conditions in its data.json", str(folder)) from None
+    columns = recorded_columns(folder, vae.cond_size)
     values = [] if told is None else told.split(",")
     if len(values) != len(columns):
         what = ", ".join(f"{each.name} ({each})" for each in columns)
@@ -225,7 +293,11 @@ def size_factor(folder: Path, vae: VAE, told: float | None) -> dict[str, Tensor]
         return {}
     if told is None or not 0 < told < math.inf:
         raise expected("--size-factor", "a positive number", told)
-    return {"size_factor": torch.tensor(told / read_json(folder / "data.json")["size_unit"])}
+    path = folder / "data.json"
+    unit = read_json(path, size_unit=int | float)["size_unit"]
+    if unit <= 0:
+        raise expected(str(path), "a positive size_unit", unit)
+    return {"size_factor": torch.tensor(told / unit)}
 
 
 def at_condition(folder: Path, vae: VAE, data: Dataset, told: str | None) -> tuple[VAE, Dataset]:

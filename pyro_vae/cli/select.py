@@ -20,7 +20,7 @@ from pyro_vae.cli.fit import (
     training_options,
 )
 from pyro_vae.cli.parsing import ROLES, Parser, parse, parts_of, read_config, value_of
-from pyro_vae.cli.runs import as_device, load_data, new_path, writing
+from pyro_vae.cli.runs import as_device, check_seed, load_data, new_path, writing
 from pyro_vae.cli.tables import live, selection_table
 from pyro_vae.selection import combinations, select
 from pyro_vae.vae import VAE
@@ -53,8 +53,7 @@ def run(argv: list[str]) -> None:
         raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
     first = next(iter(settings.values())).options
     likelihood = next(iter(settings.values())).parts["likelihood"]
-    if first.seed is None or first.seed < 0:
-        raise expected("--seed", "an integer >= 0", first.seed)
+    check_seed(first.seed)
     out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
     data, _ = load_data(
         first.data, likelihood.support, root=first.data_root, binarize=first.binarize

@@ -88,11 +88,25 @@ class Column:
 
     @classmethod
     def from_spec(cls, spec: Mapping[str, Any]) -> Column:
-        """Reads what :meth:`spec` returned."""
+        """Reads what :meth:`spec` returned.
+
+        Raises:
+            TypeError: If it is something else.
+        """
+        if not isinstance(spec, Mapping) or not isinstance(spec.get("name"), str):
+            raise TypeError("a column without a name")
         given = dict(spec)
-        if (levels := given.pop("levels", None)) is not None:
-            return cls(levels=tuple(map(int, levels)), **given)
-        return cls(**given)
+        name, levels = given.pop("name"), given.pop("levels", None)
+        if levels is not None:
+            if not isinstance(levels, list) or not all(isinstance(each, int) for each in levels):
+                raise TypeError(f"{name}: levels that are no integers")
+            return cls(name, levels=tuple(levels), **given)
+        if not all(isinstance(value, int | float) for value in given.values()):
+            raise TypeError(f"{name}: what is no number")
+        column = cls(name, **given)
+        if column.scale <= 0:
+            raise TypeError(f"{name}: a scale that is not positive")
+        return column
 
     def __str__(self) -> str:
         if self.levels is None:
