@@ -126,7 +126,7 @@ def test_a_subset_is_the_same_for_every_run(capsys: pytest.CaptureFixture[str]) 
         ("runs/two runs/three --num-samples 0", "expected a positive integer, got 0"),
         ("runs/two runs/three --max-data 0", "`--max-data`: expected a positive integer, got 0"),
         ("runs/two runs/three --max-dat 5", "did you mean '--max-data'?"),
-        ("runs/two runs/three --seed -1", "`seed`: expected an integer >= 0, got -1"),
+        ("runs/two runs/three --seed -1", "`--seed`: expected an integer >= 0 and below 2**32"),
     ],
 )
 def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
