@@ -146,3 +146,78 @@ def test_a_run_at_one_condition_is_checked(
     assert main(["check", out, "--cond", "3", *few]) == 0
     labels = pv.data.load("digits").labels["test"]
     assert json.loads(capsys.readouterr().out)["num_data"] == int((labels == 3).sum())
+
+
+def _flowers(path: Path) -> list[list[str]]:
+    """Of three species, in a file where no order is theirs, one of which has a comma."""
+    rng = np.random.default_rng(0)
+    kinds = rng.permutation(["setosa"] * 20 + ["alba, minor"] * 20 + ["Virginica"] * 20)
+    rows = [[f"{i}", str(kind), f"{rng.normal():.6f}"] for i, kind in enumerate(kinds)]
+    lines = ["id, species ,width", *(f'{i},"{kind}" ,{width}' for i, kind, width in rows)]
+    path.write_text("\n".join(lines))
+    return rows
+
+
+WORDS = ("Virginica", "alba, minor", "setosa")  # as Python sorts them
+
+
+def test_words_are_one_hot_in_alphabetical_order(tmp_path: Path) -> None:
+    """Fails when a split has the words of other rows."""
+    rows = _flowers(tmp_path / "t.csv")
+    data = pv.data.load(tmp_path / "t.csv", cond="species")
+    assert data.event_shape == (2,)
+    seen = 0
+    for split in ("train", "validation", "test"):
+        for x, cond in zip(data.split(split), data.cond[split], strict=True):
+            i, kind, width = rows[int(x[0])]
+            assert cond.tolist() == [float(kind == word) for word in WORDS]
+            assert x.tolist() == pytest.approx([float(i), float(width)], abs=1e-6)
+            seen += 1
+    assert seen == len(rows)
+    (column,) = data.columns
+    assert column.words == WORDS
+    assert type(column).from_spec(column.spec()) == column
+
+
+@pytest.mark.parametrize(
+    ("says", "table", "cond"),
+    [
+        (r"a number in row 2, column 2 \(b\), got 'x'; `cond` \(--cond b\) takes words", "x,y", ""),
+        (r"`cond`: expected words alone or numbers alone in b, got 'x'", "x,3,4", "b"),
+        (r"`cond`: expected a value for each datum in b, got '2 missing'", "x,,NA", "b"),
+        (r"a number in row 2, column 1 \(a\), got 'u'", "x", "b"),
+    ],
+)
+def test_wrong_words_are_told_in_one_line(tmp_path: Path, says: str, table: str, cond: str) -> None:
+    first = "u" if table == "x" else "1"
+    lines = ["a,b", *(f"{first},{cell}" for cell in table.split(","))]
+    (tmp_path / "t.csv").write_text("\n".join(lines))
+    with pytest.raises(ValueError, match=says) as told:
+        pv.data.load(tmp_path / "t.csv", cond=cond)
+    assert "\n" not in str(told.value)
+
+
+def test_a_run_draws_at_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """At the very condition of that word; fails when the order of the words is not recorded."""
+    _flowers(tmp_path / "t.csv")
+    out, drawn = str(tmp_path / "run"), str(tmp_path / "draws.npy")
+    told = ["--cond", "species", "--latent-dim", "2", "--likelihood", "Normal", *EFFORT]
+    assert main(["fit", str(tmp_path / "t.csv"), *told, "--json", "--out", out]) == 0
+    draw = ["sample", out, "-n", "4", "--seed", "3", "--out", drawn, "--cond"]
+    assert main([*draw, '"alba, minor"']) == 0
+    vae, cond = pv.load(out), torch.tensor([[0.0, 1.0, 0.0]]).expand(4, 3)
+    pyro.set_rng_seed(3)
+    np.testing.assert_array_equal(np.load(drawn), vae.sample(4, cond).numpy())
+    assert main(["evaluate", out, "--num-samples", "5", "--json"]) == 0
+    capsys.readouterr()
+    others = (tmp_path / "t.csv").read_text().replace("setosa", "xetosa")  # in the same place
+    (tmp_path / "others.csv").write_text(others)
+    known = "one of Virginica, alba, minor, setosa"
+    for says, argv in (
+        (f"`species`: expected {known}, got 'setos' (did you mean 'setosa'?)", [*draw, "setos"]),
+        (f"`--cond`: expected a value for species ({known}), got None", draw[:-1]),
+        ("the words of the run's", ["evaluate", out, "--data", str(tmp_path / "others.csv")]),
+    ):
+        argv = [a if a != drawn else str(tmp_path / "new.npy") for a in argv]
+        assert main(argv) == 2
+        assert says in capsys.readouterr().err.splitlines()[-1]

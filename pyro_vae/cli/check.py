@@ -54,7 +54,9 @@ def run(argv: list[str]) -> int:
         "--max_data", type=int, default=1000, help="Of more data, so many at random are looked at."
     )
     parser.add_argument(
-        "--cond", type=str | None, help="Of a run with conditions: the one to look at, such as 3."
+        "--cond",
+        type=str | None,
+        help="Of a run with conditions: the one to look at, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")

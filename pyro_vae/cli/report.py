@@ -54,7 +54,9 @@ def run(argv: list[str]) -> None:
         help="Simulated data sets of the checks; if not given as many as they need.",
     )
     parser.add_argument(
-        "--cond", type=str | None, help="Of a run with conditions: the one to look at, such as 3."
+        "--cond",
+        type=str | None,
+        help="Of a run with conditions: the one to look at, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Of all draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import math
 import shutil
 import tempfile
@@ -259,6 +260,10 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     for name, tensor in named_tensors(data.given(split)).items():
         if fingerprint(tensor) != prints.get(f"{split} {name}"):
             raise ValueError(f"`--data`: expected the {name} of the run, got others in {data.name}")
+    if data.cond:
+        columns = recorded_columns(folder, data.cond[split].shape[1])
+        if [each.words for each in data.columns] != [each.words for each in columns]:
+            raise expected("--data", "the words of the run's conditions", data.name)
     return data
 
 
@@ -273,7 +278,7 @@ def condition(folder: Path, vae: VAE, told: str | None) -> Tensor | None:
             raise expected("--cond", "nothing, as the run has no conditions", told)
         return None
     columns = recorded_columns(folder, vae.cond_size)
-    values = [] if told is None else told.split(",")
+    values = [] if told is None else next(csv.reader([told], skipinitialspace=True), [])
     if len(values) != len(columns):
         what = ", ".join(f"{each.name} ({each})" for each in columns)
         raise expected("--cond", f"a value for {what}", told)

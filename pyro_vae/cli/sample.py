@@ -31,7 +31,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
     parser.add_argument("-n", "--num_samples", type=int, default=64, help="Number of draws.")
     parser.add_argument(
-        "--cond", type=str | None, help="Of a run with conditions: the one to draw at, such as 3."
+        "--cond",
+        type=str | None,
+        help="Of a run with conditions: the one to draw at, such as 3 or setosa.",
     )
     parser.add_argument(
         "--size_factor", type=float | None, help="Of a run with size factors: that of each draw."

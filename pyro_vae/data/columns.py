@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -18,15 +18,21 @@ __all__ = ["Column"]
 class Column:
     """A column of conditions: integers become one-hot vectors, other numbers are standardised.
 
+    Words are integers that count them in alphabetical order.
+
     Args:
         name: What it is called.
         levels: The integers that it holds; None if it holds real numbers.
         loc: What is subtracted from real numbers: their mean in the training data.
         scale: What they are then divided by: their standard deviation there.
+        words: What the integers 0, 1, ... stand for, if it holds words.
 
     Example:
         >>> digit = Column.of("digit", torch.tensor([3, 8, 3]), torch.tensor([3, 8, 3]))
         >>> digit.encode(torch.tensor([8]))
+        tensor([[0., 1.]])
+        >>> kind = Column.of("kind", torch.tensor([0]), torch.tensor([0, 1]), ["cat", "dog"])
+        >>> kind.read("dog")
         tensor([[0., 1.]])
     """
 
@@ -34,16 +40,20 @@ class Column:
     levels: tuple[int, ...] | None = None
     loc: float = 0.0
     scale: float = 1.0
+    words: tuple[str, ...] = ()
 
     @classmethod
-    def of(cls, name: str, train: Tensor, every: Tensor) -> Column:
+    def of(cls, name: str, train: Tensor, every: Tensor, words: Sequence[str] = ()) -> Column:
         """Returns the column of these values.
 
         Args:
             name: What it is called.
             train: Those of the training data, shape ``(N,)``.
             every: Those of all data, whose integers are the levels.
+            words: What the integers stand for, if it holds words.
         """
+        if words:
+            return cls(name, levels=tuple(range(len(words))), words=tuple(words))
         if (every == every.round()).all():
             return cls(name, levels=tuple(map(int, every.unique().tolist())))
         spread = float(train.double().std(correction=0))
@@ -72,8 +82,12 @@ class Column:
         """Returns the condition of one value, as it is written: shape ``(1, size)``.
 
         Raises:
-            ValueError: If it is no number, or none of the levels.
+            ValueError: If it is no number, or none of the levels; or none of the words.
         """
+        if self.words:
+            if text not in self.words:
+                raise unknown_name(self.name, text, self.words)
+            return self.encode(torch.tensor([self.words.index(text)]))
         try:
             value = float(text)
         except ValueError:
@@ -82,6 +96,8 @@ class Column:
 
     def spec(self) -> dict[str, Any]:
         """Returns it ready for JSON."""
+        if self.words:
+            return {"name": self.name, "words": list(self.words)}
         if self.levels is None:
             return {"name": self.name, "loc": self.loc, "scale": self.scale}
         return {"name": self.name, "levels": list(self.levels)}
@@ -97,6 +113,10 @@ class Column:
             raise TypeError("a column without a name")
         given = dict(spec)
         name, levels = given.pop("name"), given.pop("levels", None)
+        if (words := given.pop("words", None)) is not None:
+            if not isinstance(words, list) or not all(isinstance(each, str) for each in words):
+                raise TypeError(f"{name}: words that are none")
+            return cls(name, levels=tuple(range(len(words))), words=tuple(words), **given)
         if levels is not None:
             if not isinstance(levels, list) or not all(isinstance(each, int) for each in levels):
                 raise TypeError(f"{name}: levels that are no integers")
@@ -111,4 +131,4 @@ class Column:
     def __str__(self) -> str:
         if self.levels is None:
             return "a real one"
-        return f"one of {', '.join(map(str, self.levels))}"
+        return f"one of {', '.join(map(str, self.words or self.levels))}"

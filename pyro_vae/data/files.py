@@ -7,7 +7,7 @@ import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -32,12 +32,13 @@ _DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZi
             tokenize.TokenError)  # fmt: skip
 
 
-def read_file(path: Path, *, missing: bool = False) -> Raw:
+def read_file(path: Path, *, missing: bool = False, cond: Sequence[str] = ()) -> Raw:
     """The arrays of a file, split where the file brings splits of its own.
 
     Args:
         path: A file that ends in one of `SUFFIXES`.
         missing: Whether entries may be missing: NaN, and in a `.csv` file empty cells or ``NA``.
+        cond: Columns of a `.csv` file that may hold words in place of numbers.
     """
     if path.suffix not in SUFFIXES:
         raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
@@ -47,8 +48,9 @@ def read_file(path: Path, *, missing: bool = False) -> Raw:
         return _read_splits(path, missing)
     if path.suffix == ".npy":
         return Raw(splits={"train": as_values(_numpy_load(path), missing=missing)})
-    values, names = _read_csv(path, missing)
-    return Raw(splits={"train": as_values(values, missing=missing)}, names=names)
+    values, names, words = _read_csv(path, missing, cond)
+    # What is missing of x was refused row by row; `with_columns` knows what to say of the rest.
+    return Raw(splits={"train": as_values(values, missing=True)}, names=names, words=words)
 
 
 def read_npz(path: Path) -> dict[str, np.ndarray]:
@@ -100,13 +102,17 @@ def _read_splits(path: Path, missing: bool) -> Raw:
     return Raw(splits=values, labels=labels)
 
 
-def _read_csv(path: Path, missing: bool) -> tuple[np.ndarray, list[str]]:
+def _read_csv(
+    path: Path, missing: bool, cond: Sequence[str]
+) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
     """Numbers separated by commas; a first row without any number names the columns.
 
     Returns:
-        The numbers, NaN where one is missing, and the names if there are any.
+        The numbers, NaN where one is missing, the names if there are any, and by name the words of
+        the columns that have some, which their numbers count.
     """
     rows: list[np.ndarray] = []
+    beside: dict[int, list[str]] = {}
     names: list[str] = []
     try:
         with path.open(newline="", encoding="utf-8-sig") as file:
@@ -117,12 +123,36 @@ def _read_csv(path: Path, missing: bool) -> tuple[np.ndarray, list[str]]:
                 if not names:
                     names = [cell.strip() for cell in cells]
                     if _are_names(cells):
+                        beside = {i: [] for i, name in enumerate(names) if name in cond}
                         continue
+                if len(cells) != len(names):
+                    raise expected(
+                        "data", f"{len(names)} cells in row {reader.line_num}", len(cells)
+                    )
+                for i, column in beside.items():
+                    column.append(cells[i].strip())
+                    cells[i] = "0"  # until all of the column is known
                 rows.append(_read_row(cells, reader.line_num, names, missing))
     except (UnicodeDecodeError, csv.Error, OSError) as error:
         raise expected("data", "a CSV file in UTF-8", str(path)) from error
     values = np.stack(rows) if rows else np.empty((0, len(names)))
-    return values, names if _are_names(names) else []
+    words: dict[str, list[str]] = {}
+    for i, column in beside.items():
+        values[:, i], found = _read_column(names[i], column)
+        words |= {names[i]: found} if found else {}
+    return values, names if _are_names(names) else [], words
+
+
+def _read_column(name: str, cells: list[str]) -> tuple[np.ndarray, list[str]]:
+    """Numbers, or words as their places in alphabetical order, and these words."""
+    values = [_number(cell) for cell in cells]
+    words = sorted({cell for cell, value in zip(cells, values, strict=True) if value is None})
+    if not words:
+        return np.array(values, dtype=np.float64), []
+    if any(value is not None and not math.isnan(value) for value in values):
+        raise expected("cond", f"words alone or numbers alone in {name}", words[0])
+    place = {word: i for i, word in enumerate(words)}
+    return np.array([place.get(cell, math.nan) for cell in cells]), words
 
 
 def _are_names(cells: list[str]) -> bool:
@@ -139,8 +169,6 @@ def _is_number(cell: str) -> bool:
 
 
 def _read_row(cells: list[str], line: int, names: list[str], missing: bool) -> np.ndarray:
-    if len(cells) != len(names):
-        raise expected("data", f"{len(names)} cells in row {line}", len(cells))
     with suppress(ValueError):  # as a whole row is read far sooner than cell by cell
         row = np.array(cells, dtype=np.float64)
         if not np.isnan(row).any():
@@ -148,11 +176,13 @@ def _read_row(cells: list[str], line: int, names: list[str], missing: bool) -> n
     values = [_number(cell) for cell in cells]
     for column, value in enumerate(values):
         if value is None or (math.isnan(value) and not missing):
-            where = f"row {line}, column {column + 1}"
-            if not _is_number(names[column]):
-                where += f" ({names[column]})"
-            error = expected("data", f"a number in {where}", cells[column])
-            raise error if value is None else ValueError(f"{error}{MISSING}")
+            where, name = f"row {line}, column {column + 1}", names[column]
+            if not _is_number(name):
+                where += f" ({name})"
+            error, hint = expected("data", f"a number in {where}", cells[column]), MISSING
+            if value is None:
+                hint = "" if _is_number(name) else f"; `cond` (--cond {name}) takes words"
+            raise ValueError(f"{error}{hint}")
     return np.array(values, dtype=np.float64)
 
 

@@ -86,7 +86,8 @@ def load(
             counts. Otherwise images that are not made binary are divided by the top level.
         cond: Columns to condition on, ``a,b`` or a list: ``label`` where there are labels, also
             ``digit`` of the sets of digits, or names of columns of a `.csv` file, which are then no
-            part of x. Integers become one-hot vectors, other numbers are standardised.
+            part of x. Integers and words become one-hot vectors, words in alphabetical order; other
+            numbers are standardised.
         size_factor: The column of size factors, likewise; divided by its mean in the training data.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
             observed, instead of an error; :attr:`Dataset.mask` then says where there is one.
@@ -110,10 +111,11 @@ def load(
         raise expected("binarize", "'none' where levels=True", binarize)
     if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
         raise expected("seed", "an integer in [0, 2**32)", seed)
-    raw, name, source = _read(data, root, download, missing)
-    names = [name for name in cond.split(",") if name] if isinstance(cond, str) else list(cond)
+    names = cond.split(",") if isinstance(cond, str) else cond
+    names = [name.strip() for name in names if name]
+    raw, name, source = _read(data, root, download, missing, names)
     sizes = [] if size_factor is None else [size_factor]
-    raw = with_columns(raw, {"cond": [name.strip() for name in names], "size_factor": sizes})
+    raw = with_columns(raw, {"cond": names, "size_factor": sizes})
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
     if labels is not None:
@@ -161,7 +163,12 @@ def _companions(
     names = [name for name in values if name != size_factor]
     if names:
         found["columns"] = columns = [
-            Column.of(name, values[name]["train"], torch.cat(list(values[name].values())))
+            Column.of(
+                name,
+                values[name]["train"],
+                torch.cat(list(values[name].values())),
+                raw.words.get(name, ()),
+            )
             for name in names
         ]
         found["cond"] = {
@@ -181,7 +188,11 @@ def _companions(
 
 
 def _read(
-    data: Any, root: str | os.PathLike[str] | None, download: bool, missing: bool
+    data: Any,
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    missing: bool,
+    cond: Sequence[str],
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     if isinstance(data, str) and data in NAMES:
@@ -194,7 +205,7 @@ def _read(
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
-        return read_file(path, missing=missing), path.name, str(path.resolve())
+        return read_file(path, missing=missing, cond=cond), path.name, str(path.resolve())
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=missing)}), "array", None
     raise expected("data", "a known name, a path, an array or a tensor", data)

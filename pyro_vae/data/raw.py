@@ -33,6 +33,7 @@ class Raw:
         binarize: Whether the convention for these images is to make them binary.
         names: Of the columns of x, where they have names.
         columns: What lies beside x by name: a number a datum, for the same splits as the labels.
+        words: What the numbers 0, 1, ... of a column of words stand for, by the column's name.
         held_out: Shares to hold out as validation and test where the source has no such split.
     """
 
@@ -43,6 +44,7 @@ class Raw:
     binarize: bool = False
     names: Sequence[str] = ()
     columns: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
+    words: Mapping[str, Sequence[str]] = field(default_factory=dict)
     held_out: Mapping[Split, float] = field(
         default_factory=lambda: {"validation": 0.1, "test": 0.1}
     )
