@@ -14,8 +14,10 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import rows as rows_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS
 from pyro_vae.evaluation import evaluate
@@ -190,7 +192,8 @@ def select(
     Args:
         build: From a setting, as keyword arguments, to a model, or to a model and options of
             :func:`pyro_vae.fit` that go with it, such as ``objective``.
-        data: A dataset, or a tensor of shape ``(N, *event_shape)``, all of which is used.
+        data: A dataset, or a tensor of shape ``(N, *event_shape)``, all of which is used. Models
+            are given what goes with each datum of a dataset: conditions, a mask, covariates.
         grid: Values for each argument, all combinations of which are tried; or the settings
             themselves.
         folds: Parts that the data are cut into.
@@ -246,7 +249,9 @@ def select(
         train, with_it = pool.training(np.flatnonzero(fold != k), validation)
         fit(vae, train, seed=seed + s, **with_it, **options | dict(own))
         rows = np.flatnonzero(fold == k)
-        scores = evaluate(vae, pool.x[rows], num_samples=num_samples, seed=seed)
+        scores = evaluate(
+            vae, pool.x[rows], num_samples=num_samples, seed=seed, **pool.given(vae, rows)
+        )
         for name, column in columns.items():
             column[i, s, rows] = getattr(scores, name)
     if on_fit is not None:
@@ -257,7 +262,7 @@ def select(
         fold=fold,
         num_samples=num_samples,
         seconds=time.perf_counter() - began,
-        base_measure=describe(vae, pool.x, pool.measure),
+        base_measure=describe(vae, pool.x, pool.measure, **pool.given(vae)),
     )
 
 
@@ -279,7 +284,7 @@ def _checked_sizes(
     sizes, measures = [], {}
     for setting in settings:
         vae, _ = _built(build, setting, 0)
-        measures[_words(setting)] = describe(vae, pool.x, pool.measure)
+        measures[_words(setting)] = describe(vae, pool.x, pool.measure, **pool.given(vae))
         sizes.append(sum(p.numel() for p in vae.parameters()))
     check_comparable(measures, "grid")
     return sizes
@@ -301,6 +306,10 @@ class _Pool:
         else:
             raise expected("data", "a Dataset or a tensor", data)
         self._data, self._fitted, self.x = data, fitted, fitted
+        self._given: dict[str, Any] = {}
+        if isinstance(data, Dataset):
+            parts = [data.given(split) for split in ("train", "validation")]
+            self._given = tree_map(lambda *each: torch.cat(each).cpu(), *parts)
         self._order = torch.randperm(len(fitted), generator=generator).numpy()
         if isinstance(data, Dataset) and data.binarize == "stochastic":
             # Scored on one draw, the same for all; fitted to fresh ones. What was drawn already,
@@ -316,6 +325,10 @@ class _Pool:
         fold[self._order] = np.arange(len(fold)) * count // len(fold)
         return fold
 
+    def given(self, vae: VAE, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
+        """Returns what goes with data into a model, by the names of the arguments."""
+        return rows_of(vae.used(self._given), rows)
+
     def training(self, rows: np.ndarray, validation: float) -> tuple[Any, dict[str, Any]]:
         """Returns data for :func:`fit`, and options that go with them."""
         shuffled = np.random.default_rng(len(rows)).permutation(rows)
@@ -323,12 +336,17 @@ class _Pool:
         train, epochs_by = self._fitted[kept], self.x[held]
         if isinstance(self._data, Tensor):
             return train, {"validation": epochs_by} if len(epochs_by) > 0 else {}
+        of_split = {"train": rows_of(self._given, kept), "validation": rows_of(self._given, held)}
+        parts: dict[str, Any] = {
+            name: {split: given[name] for split, given in of_split.items()} for name in self._given
+        }
         return dataclasses.replace(
             self._data,
             train=train,
             validation=epochs_by,
             test=train[:0],
             labels=dict.fromkeys(SPLITS),
+            **parts,
         ), {}
 
 

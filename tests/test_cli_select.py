@@ -9,8 +9,10 @@ from typing import Any
 
 import numpy as np
 import pytest
+import torch
 
 import pyro_vae as pv
+from pyro_vae import selection
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.cli import select as verb
@@ -96,6 +98,47 @@ def test_a_setting_may_be_a_law(asked: Callable[[str], list[tuple[pv.VAE, Any]]]
     assert len(models) == 2, "what is the same is tried once"
 
 
+def test_what_goes_with_each_datum_stays_with_it(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In each fold, fitted or held out. Fails when companions are of other rows."""
+    rng = np.random.default_rng(0)
+    lines = ["id,kind,size,x"]
+    for i in range(60):
+        lines.append(f"{i},{'ab'[i % 2]},{i + 1},{'NA' if i % 3 == 0 else rng.poisson(i + 1)}")
+    Path("t.csv").write_text("\n".join(lines))
+    unit = pv.data.load("t.csv", cond="kind", size_factor="size", missing=True).size_unit
+    seen: list[int] = []
+
+    def told(x: torch.Tensor, cond: torch.Tensor, mask: torch.Tensor, covariates: Any) -> None:
+        ids = x[:, 0].round().long()
+        torch.testing.assert_close(cond[:, 1], (ids % 2).float())
+        torch.testing.assert_close(covariates["size_factor"] * unit, ids + 1.0)
+        assert torch.equal(mask[:, 1], ids % 3 != 0)
+        assert mask[:, 0].all()
+        seen.extend(ids.tolist())
+
+    def evaluate(vae: pv.VAE, x: torch.Tensor, **options: Any) -> Any:
+        told(x, **{name: options[name] for name in ("cond", "mask", "covariates")})
+        return pv.evaluate(vae, x, **options)
+
+    def fit(vae: pv.VAE, data: pv.data.Dataset, **options: Any) -> pv.Run:
+        for split in ("train", "validation"):
+            told(data.split(split), **data.given(split))  # type: ignore[arg-type]
+        return pv.fit(vae, data, **options)
+
+    monkeypatch.setattr(selection, "evaluate", evaluate)
+    monkeypatch.setattr(selection, "fit", fit)
+    argv = ["select", "t.csv", "--cond", "kind", "--size-factor", "size", "--missing"]
+    argv += ["--show-mask", "--prior", "Conditional", "--likelihood", "Poisson"]
+    assert main([*argv, "--latent-dim", "1,2", *_QUICK.split(), "--json"]) == 0
+    result = json.loads(capsys.readouterr().out)
+    assert result["size"] == 54
+    assert {"cond", "size_factor", "mask"} <= result["base_measure"].keys()
+    assert len(seen) == 54 * 2 * 2, "for two settings, each datum is in a fit and held out"
+    assert len(set(seen)) == 54
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
@@ -113,6 +156,12 @@ def test_a_setting_may_be_a_law(asked: Callable[[str], list[tuple[pv.VAE, Any]]]
         ("values.npy --prior Normal,Nrmal", "did you mean 'Normal'?"),
         ("nothing.npy --lr 1,2", "expected an existing file"),
         ("--lr 1,2", "`data`: expected a value"),
+        (
+            "values.npy --prior Conditional --lr 1,2",
+            "`--cond`: expected the columns that the prior",
+        ),
+        ("values.npy --cond a,b --lr 1,2", "`cond`: expected data with labels or with names of"),
+        ("values.npy --cond", "`--cond`: expected a value"),
         ("values.npy --likelihood Normal,Bernoulli", "`grid`: expected one base measure for all"),
     ],
 )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
@@ -120,7 +121,8 @@ def test_a_conditional_run_from_the_command_line(
         ("`group`: expected one of 3, 4, got '5'", [*drawn[:-2], "--cond", "5"]),
         ("`--size-factor`: expected a positive number", ["sample", "a", "--cond", "3"]),
         ("`--cond`: expected a value for group", ["check", "a"]),
-        ("`vae`: expected a model without covariates", ["check", "a", "--cond", "3"]),
+        ("`check`: expected a run without --size-factor", ["check", "a", "--cond", "3"]),
+        ("`report`: expected a run without --size-factor", ["report", "a", "--cond", "3"]),
         ("`vae`: expected a model without conditions", ["evaluate", "a", "--ais"]),
         ("`vae`: expected a model without conditions", ["compare", "a", "b", "--checks"]),
     ):
@@ -132,6 +134,28 @@ def test_a_conditional_run_from_the_command_line(
     )
     assert main(["evaluate", "a", "--num-samples", "5"]) == 2
     assert "`--data`: expected" in capsys.readouterr().err
+
+
+def test_a_conditional_prior_asks_for_columns(fails: Callable[..., str]) -> None:
+    """By the name of their option, also where it is a part of another prior."""
+    assert "`--cond`: expected the columns that the prior Conditional" in fails(
+        "fit", "digits", "--prior", "Conditional"
+    )
+    prior = [
+        "--prior",
+        "Product",
+        "--prior.parts",
+        "[{class: Conditional, dim: 2}, {class: Normal, dim: 1}]",
+    ]
+    guide = [
+        "--guide",
+        "Product",
+        "--guide.parts",
+        "[{class: Normal, dim: 2}, {class: Normal, dim: 1}]",
+    ]
+    assert "`--cond`: expected the columns that the prior Product" in fails(
+        "fit", "digits", *prior, *guide
+    )
 
 
 def test_a_run_at_one_condition_is_checked(

@@ -10,7 +10,7 @@ from rich.console import Console
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, at_condition, complete, recorded_data
+from pyro_vae.cli.runs import as_device, at_condition, complete, no_covariates, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
@@ -72,6 +72,7 @@ def run(argv: list[str]) -> int:
     if len(x) == 0:
         raise expected("--split", f"a split that {data.name} has", options.split)
     complete("check", x)
+    no_covariates("check", vae)
     with live() as monitor:
         checks = check(
             vae,

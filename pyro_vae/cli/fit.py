@@ -96,7 +96,6 @@ def run(argv: list[str]) -> None:
         help="Tell the model the classes of so many training data, as many of each class; it needs "
         "one categorical latent. Their weight is --objective.label-weight.",
     )
-    _add_companions(parser)
     _add_checkpoints(parser)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
@@ -186,6 +185,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples of the evaluation."
     )
+    _add_companions(parser)
     if "dim" in _arguments(parts["prior"]):
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
     for role, follows in _following(parts).items():
@@ -278,14 +278,16 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
         made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
     objective = made.pop("objective")
     size = data.cond["train"].shape[1] if data.cond else None
-    show_mask = bool(options.get("show_mask"))
-    if show_mask and not options.missing:
-        raise expected("--show-mask", "--missing beside it", show_mask)
-    vae = VAE(**made, cond_size=size, show_mask=show_mask)
+    if size is None and made["prior"].conditional:
+        law = type(made["prior"]).__name__
+        raise expected("--cond", f"the columns that the prior {law} is given", options.cond)
+    if options.show_mask and not options.missing:
+        raise expected("--show-mask", "--missing beside it", options.show_mask)
+    vae = VAE(**made, cond_size=size, show_mask=options.show_mask)
     if bool(data.covariates) != bool(vae.likelihood.covariates):
         law = type(vae.likelihood).__name__
         what = f"none with {law}" if data.covariates else f"the column that {law} needs"
-        raise expected("--size-factor", what, options.get("size_factor"))
+        raise expected("--size-factor", what, options.size_factor)
     return vae, objective
 
 

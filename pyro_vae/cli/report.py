@@ -17,6 +17,7 @@ from pyro_vae.cli.runs import (
     check_seed,
     complete,
     new_path,
+    no_covariates,
     recorded_config,
     recorded_data,
     recorded_scores,
@@ -82,6 +83,7 @@ def run(argv: list[str]) -> None:
     data = recorded_data(folder, split, options.data, options.data_root)
     vae, data = at_condition(folder, vae, data, options.cond)
     complete("report", data.split(split))
+    no_covariates("report", vae)
     with live() as monitor:
         content = page(
             vae,

@@ -37,6 +37,7 @@ __all__ = [
     "held_out",
     "load_data",
     "new_path",
+    "no_covariates",
     "record_data",
     "recorded_config",
     "recorded_data",
@@ -336,6 +337,22 @@ def complete(argument: str, x: Tensor) -> None:
     if lacking:
         got = f"{lacking:,} of {x.numel():,} entries missing"
         raise expected(argument, "held-out data of which nothing is missing", got)
+
+
+def no_covariates(argument: str, vae: VAE) -> None:
+    """Refuses a model that needs more than x and a condition, for what simulates data.
+
+    Args:
+        argument: What simulates, for the error.
+        vae: The model.
+
+    Raises:
+        ValueError: If its likelihood has covariates.
+    """
+    if names := vae.likelihood.covariates:
+        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        what = f"a run without {flags}, as what it simulates would have one as well"
+        raise expected(argument, what, f"likelihood {type(vae.likelihood).__name__} with it")
 
 
 def held_out(

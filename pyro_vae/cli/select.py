@@ -30,7 +30,9 @@ __all__ = ["run"]
 _DEFAULTS = {"epochs": 60, "num_samples": 200, "compile": False}
 _OWN = ("folds", "seeds", "out", "json")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
-_SINGLE = (*_OWN, "help", "config", "data_root", "binarize", "num_samples", "seed", "device")
+_BESIDE = ("cond", "size_factor", "missing", "show_mask")
+_OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
+_SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)
 
 
 def run(argv: list[str]) -> None:
@@ -56,7 +58,13 @@ def run(argv: list[str]) -> None:
     check_seed(first.seed)
     out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
     data, _ = load_data(
-        first.data, likelihood.support, root=first.data_root, binarize=first.binarize
+        first.data,
+        likelihood.support,
+        root=first.data_root,
+        binarize=first.binarize,
+        cond=first.cond,
+        size_factor=first.size_factor,
+        missing=first.missing,
     )
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:
