@@ -177,7 +177,12 @@ class Model(_Program):
             draws: dict[str, Tensor] = {}
             for name in self.prior.sites:
                 draws[name] = pyro.sample(name, self.prior.site(name, draws, cond))
-            law = self.decode(self.prior.join(draws), cond, mask, covariates)
+            z = self.prior.join(draws)
+            if cond is not None:  # enumerated states are alike for all data, conditions are not
+                batch_shape = z.shape[: z.ndim - len(self.prior.event_shape)]
+                batch_shape = torch.broadcast_shapes(batch_shape, (size,))
+                z = z.expand(*batch_shape, *self.prior.event_shape)
+            law = self.decode(z, cond, mask, covariates)
             return pyro.sample("x", law, obs=x)
 
 

@@ -529,6 +529,33 @@ def test_refinement_gains_and_converges_to_the_best_of_the_family() -> None:
     assert reached[0] > 2 * reached[1]
 
 
+@pytest.mark.parametrize(
+    "other",
+    [(priors.Normal(1), guides.Normal(1)), (priors.Categorical(1, 3), guides.GumbelSoftmax(1, 3))],
+    ids=["real", "discrete"],
+)
+def test_a_part_of_a_product_is_refined(other: tuple[Any, Any]) -> None:
+    """Each bound in the mean of 500 draws; fails when features are those of the encoder."""
+    bounds = []
+    for steps in (1, 100):
+        guide = guides.SemiAmortized(2, steps=steps, step_size=0.05)
+        torch.manual_seed(0)
+        vae = _small(
+            priors.Product([priors.Normal(2), other[0]]),
+            guides.Product([guide, other[1]]),
+            likelihoods.Normal((4,), scale=0.5),
+        )
+        x = 2 * torch.randn(3, 4).double()
+        bounds.append(pv.evaluate(vae, x, num_samples=500).elbo.mean())
+    assert bounds[1] > bounds[0] + 0.5
+
+
+def test_refined_parts_are_independent_of_the_others() -> None:
+    parts = [guides.SemiAmortized(2), guides.GumbelSoftmax(1, 3)]
+    with pytest.raises(ValueError, match="`independent`: expected True where a family refines"):
+        guides.Product(parts, independent=False)
+
+
 def test_the_encoder_learns_through_the_refinement() -> None:
     vae = _small(priors.Normal(2), guides.SemiAmortized(2, steps=2))
     loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, torch.eye(4).double())
@@ -631,6 +658,26 @@ def test_a_model_at_one_condition_is_that_model(prior: Any) -> None:
     ):
         with pytest.raises(ValueError, match=says):
             call()
+
+
+def test_states_are_summed_under_the_condition_of_each_datum() -> None:
+    """Against each state apart; fails when states have a batch of their own, or one condition."""
+    guide = guides.GumbelSoftmax(2, 3, mode="enumerate")
+    vae = _small(priors.Categorical(2, 3), guide, cond_size=3)
+    x = torch.eye(4).double().repeat(3, 1)
+    states = vae.prior().enumerate_support()
+    joint = [
+        vae.decode(state.expand(12, 2, 3), COND).log_prob(x) + vae.prior().log_prob(state)
+        for state in states
+    ]
+    exact = torch.stack(joint).logsumexp(0)
+    found = pv.objectives.Enumerated("prior").terms(vae.model, vae.guide, x, cond=COND).elbo
+    torch.testing.assert_close(found, exact)
+    log_q = torch.stack([vae.encode(x, COND).log_prob(state) for state in states])
+    bound = (log_q.exp() * (torch.stack(joint) - log_q)).sum()
+    for objective in (pv.objectives.Enumerated(), pv.objectives.ELBO(num_particles=2)):
+        loss = objective.differentiable_loss(vae.model, vae.guide, x, cond=COND)
+        torch.testing.assert_close(-loss, bound)
 
 
 def test_wrong_conditions_are_told_in_one_line() -> None:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import torch
@@ -41,7 +41,7 @@ class Product(Guide):
 
     Raises:
         ValueError: If they are fewer than two, or composite, or all discrete or all continuous
-            where they are to depend on each other.
+            where they are to depend on each other, or refine their parameters there.
 
     Example:
         >>> from pyro_vae import guides
@@ -72,6 +72,8 @@ class Product(Guide):
         others = [name for name in self.sites if name not in discrete]
         if not independent and not (discrete and others):
             raise expected("parts", "discrete and continuous ones, to be dependent", parts)
+        if any(type(part).refine is not Guide.refine for part in parts) and not independent:
+            raise expected("independent", "True where a family refines its parameters", False)
         self._order = list(self.sites) if independent else discrete + others
         self._seen = {name: self._shapes[name] for name in discrete}
         entries = sum(shape.numel() for shape in self._seen.values())
@@ -107,6 +109,22 @@ class Product(Guide):
     def bind(self, view: Any) -> None:
         for name, part in self.sites.items():
             part.bind(view.of_site(name))
+
+    def refine(self, features: Tensor, log_joint: Callable[[Tensor], Tensor]) -> Tensor:
+        """Returns features of which each family has refined its own, given draws of the others."""
+        own = split_sites(features, self._features)
+        for name, part in self.sites.items():
+
+            def of_own(z: Tensor, name: str = name) -> Tensor:
+                others = {
+                    other: self.sites[other](own[other].detach()).sample()
+                    for other in own
+                    if other != name
+                }
+                return log_joint(self.join(others | {name: z}))
+
+            own[name] = part.refine(own[name], of_own)
+        return join_sites(own, self._features)
 
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x), event shape ``(D,)``, from features of shape ``(*, B, *param_shape)``."""
