@@ -530,6 +530,8 @@ class _Loop:
             ) from None
         except ValueError as error:
             reason = str(error).splitlines()[0]
+            if "Trace Shapes:" in str(error) and "invalid values" not in reason:
+                raise ValueError(reason) from error  # the cause says what shapes Pyro saw
             if "invalid values" not in reason:
                 raise
             # A law refuses parameters that are not finite before there is a loss.

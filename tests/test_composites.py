@@ -805,3 +805,21 @@ def test_a_copy_is_on_the_same_space(conditional: bool) -> None:
         assert twin.prior.support is constraints.real_vector
         assert twin.posterior.support is constraints.real_vector
         pv.VAE(twin.prior, twin.posterior, twin.likelihood)
+
+
+def test_two_sites_are_not_enumerated_together() -> None:
+    """Fails when their states are broadcast against each other before anybody asks."""
+    parts = [
+        {"class": "GumbelSoftmax", "groups": 1, "classes": 3, "mode": "enumerate"},
+        {"class": "RelaxedBernoulli", "dim": 2, "mode": "enumerate"},
+    ]
+    with pytest.raises(ValueError, match="`parts`: expected at most one whose states are enum"):
+        guides.Product(parts)
+    del parts[0]["mode"], parts[1]["mode"]
+    prior = priors.Product([priors.Categorical(1, 3), priors.Bernoulli(2)])
+    vae = _small(prior, guides.Product(parts))
+    for over in ("guide", "prior"):
+        objective = pv.objectives.Enumerated(over)  # type: ignore[arg-type]
+        for call in (objective.loss, objective.terms):
+            with pytest.raises(ValueError, match=r"`guide`: expected one latent site.*'z1', 'z2'"):
+                call(vae.model, vae.guide, torch.ones(5, 4).double())

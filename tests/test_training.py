@@ -424,3 +424,15 @@ def test_splits_that_come_apart_bring_their_own_conditions() -> None:
     ):
         with pytest.raises(ValueError, match=says):
             pv.fit(_given_vae(), x[:40], validation=x[40:], **(given | change), epochs=1)
+
+
+def test_what_a_program_refuses_is_told_in_one_line() -> None:
+    """Fails with the shapes of its trace, which Pyro adds."""
+    vae = pv.VAE(
+        pv.priors.Categorical(20, 10),
+        pv.guides.GumbelSoftmax(20, 10, mode="enumerate"),
+        pv.likelihoods.Bernoulli((6,)),
+    )
+    with pytest.raises(ValueError, match=r"`groups`: .* joint states, got '10\*\*20'$") as told:
+        fit(vae, pairs(20), epochs=1)
+    assert "\n" not in str(told.value)

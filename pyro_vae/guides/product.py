@@ -11,6 +11,7 @@ from torch import Tensor, nn
 import pyro_vae.guides as room
 from pyro_vae._errors import expected
 from pyro_vae.guides.guide import Guide
+from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.joint import Joint, join_sites, joint_support, site_names, split_sites
 from pyro_vae.part import named_part
 
@@ -40,8 +41,9 @@ class Product(Guide):
         independent: Whether the continuous ones do not depend on the discrete ones.
 
     Raises:
-        ValueError: If they are fewer than two, or composite, or all discrete or all continuous
-            where they are to depend on each other, or refine their parameters there.
+        ValueError: If they are fewer than two, or composite, or two are enumerated; or, where they
+            are to depend on each other, all discrete or all continuous, or one refines its
+            parameters.
 
     Example:
         >>> from pyro_vae import guides
@@ -60,6 +62,9 @@ class Product(Guide):
         parts = [named_part("parts", part, known) for part in parts]
         if not all(isinstance(part, Guide) and not part.named_sites for part in parts):
             raise expected("parts", "guides, none of them composite", parts)
+        states = [part for part in parts if isinstance(part, Relaxed) and part.mode == "enumerate"]
+        if len(states) > 1:
+            raise expected("parts", "at most one whose states are enumerated", parts)
         # What rebuilds it is the parts as they were built, options and all.
         self._arguments = self._arguments | {"parts": parts}
         self.parts = nn.ModuleList(parts)

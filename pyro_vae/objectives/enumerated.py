@@ -20,6 +20,7 @@ from pyro_vae.objectives.objective import (
     common_scale,
     is_sample,
     plates,
+    relaxations,
     total,
 )
 from pyro_vae.objectives.relaxation import relaxed
@@ -81,6 +82,7 @@ class Enumerated(Objective):
         Raises:
             ValueError: If there is not exactly one latent site, or it has no states to list.
         """
+        _only_one(guide)
         if self.over == "prior":
             if kwargs.get("labels") is not None:
                 raise expected("over", "`guide`, which knows the labels", self.over)
@@ -95,6 +97,7 @@ class Enumerated(Objective):
 
         The latter is the ELBO of the exact posterior in place of the guide.
         """
+        _only_one(guide)
         if self.over == "guide":
             observed, latent = self._expectations(model, guide, args, kwargs)
             return terms_of(observed, latent)
@@ -134,6 +137,17 @@ def _counted(site: Site, value: Tensor) -> Tensor:
     """What of each datum, shape ``(B,)``, counts: scale and mask are of it, not of a state."""
     counted: Tensor = scale_and_mask(value, site["scale"], site["mask"])
     return counted
+
+
+def _only_one(guide: Program) -> None:
+    """Refuses a guide of several discrete sites, whose states would be taken for each other's.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    if len(asked := relaxations(guide)) > 1:
+        what = "one latent site, of a few states that can be listed"
+        raise expected("guide", what, sorted(asked))
 
 
 def _only_states(program: str, trace: poutine.Trace) -> str:

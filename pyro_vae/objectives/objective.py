@@ -35,6 +35,7 @@ __all__ = [
     "per_datum",
     "per_particle",
     "plates",
+    "relaxations",
     "total",
 ]
 
