@@ -305,6 +305,21 @@ def test_progress_rises_to_one() -> None:
     assert done[-1] == 1.0
 
 
+def test_classes_of_one_variable_are_one_active_unit_beside_others() -> None:
+    """Fails when each class of a site is counted."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.priors.Product([pv.priors.Normal(1), pv.priors.Categorical(1, 3)]),
+        pv.guides.Product([pv.guides.Normal(1), pv.guides.GumbelSoftmax(1, 3)]),
+        pv.likelihoods.Bernoulli((3,)),
+        encoder=torch.nn.Linear(3, 5),
+    )
+    with torch.no_grad():
+        vae.encoder.weight.copy_(torch.eye(5, 3).roll(2, 0) * 5)  # the class alone
+    x = torch.eye(3).repeat(4, 1)
+    assert pv.evaluate(vae, x, num_samples=2).active_units == 1
+
+
 def test_active_units_vary_over_the_data() -> None:
     class _Encoder(nn.Module):
         def forward(self, x: Tensor) -> Tensor:  # means of variance 4/4, 0.0225/4 and 0

@@ -16,6 +16,8 @@ from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import Scores
+from pyro_vae.joint import split_sites
+from pyro_vae.priors import Prior
 from pyro_vae.vae import VAE
 
 __all__ = ["evaluate"]
@@ -127,7 +129,7 @@ def evaluate(
     smoothed = ", Pareto smoothed" if smooth else ""
     return Scores(
         **{name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]},
-        active_units=_active_units(torch.cat(means), vae.prior.support),
+        active_units=_active_units(torch.cat(means), vae.prior),
         num_samples=num_samples,
         estimator=f"importance weighting, draws of {origin}{smoothed}",
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
@@ -217,8 +219,12 @@ def _analytic_kl(guide: Any, prior: Any) -> Tensor | None:
         return None
 
 
-def _active_units(means: Tensor, support: constraints.Constraint) -> int:
-    variance = means.var(0, correction=0)
-    if support is constraints.one_hot:
-        variance = variance.amax(-1)
-    return int((variance > _ACTIVE).sum())
+def _active_units(means: Tensor, prior: Prior) -> int:
+    variance, number = means.var(0, correction=0), 0
+    shapes = {name: site.event_shape for name, site in prior.sites.items()}
+    each = split_sites(variance, shapes) if prior.named_sites else {"z": variance}
+    for name, site in prior.sites.items():
+        # The classes of one variable are one unit.
+        units = each[name].amax(-1) if site.support is constraints.one_hot else each[name]
+        number += int((units > _ACTIVE).sum())
+    return number
