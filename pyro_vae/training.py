@@ -7,7 +7,7 @@ import math
 import signal
 import time
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from contextlib import nullcontext
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 from functools import partial
 from pathlib import Path
@@ -25,6 +25,7 @@ from pyro_vae import checkpoint
 from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
 from pyro_vae._given import named_tensors, present, rows
 from pyro_vae._signals import Interrupted, Waiting
+from pyro_vae.checkpoint import CHECKPOINTS
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
 from pyro_vae.health import Health
@@ -106,7 +107,11 @@ class Run:
         """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""
         checkpoint.save(self.vae, folder)
         digest = checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
-        checkpoint.write_json(folder / "history.json", dict(self.history))
+        history = {
+            name: [value if math.isfinite(value) else None for value in values]
+            for name, values in self.history.items()
+        }
+        checkpoint.write_json(folder / "history.json", history)
         checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
         told = {"settings": self.settings, "last_sha256": digest}
         told |= {name: getattr(self, name) for name in _TOLD}
@@ -139,7 +144,7 @@ class Run:
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
-    """Reads ``history.json``.
+    """Reads ``history.json``, in which null is what was not finite.
 
     Raises:
         ValueError: If it is missing or damaged.
@@ -150,9 +155,12 @@ def read_history(path: Path) -> dict[str, list[float]]:
     size = len(history["epoch"])
     for name, values in history.items():
         sound = isinstance(values, list) and len(values) == size > 0
-        if not (sound and all(isinstance(each, int | float) for each in values)):
+        if not (sound and all(isinstance(each, int | float | None) for each in values)):
             raise expected(str(path), f"a number an epoch as {name}", values)
-    return history
+    return {
+        name: [math.nan if value is None else value for value in values]
+        for name, values in history.items()
+    }
 
 
 def read_engine(path: Path) -> dict[str, int]:
@@ -339,7 +347,8 @@ def fit(
                 return Run.read(vae, progress.folder)
         vae.to(best_device() if device is None else torch.device(device))
         if state is not None:
-            set_random_state(state["start"], vae.initialized.device)
+            with _of_a_checkpoint(progress.folder):
+                set_random_state(state["start"], vae.initialized.device)
         start = random_state(vae.initialized.device)
         if draw is None:
             drawn = train = train.checked(vae, "data")
@@ -361,7 +370,8 @@ def fit(
             start={"start": start, "settings": settings},
         )
         if state is not None:
-            loop.restore(state)
+            with _of_a_checkpoint(progress.folder):
+                loop.restore(state)
         run = loop.run(on_epoch)
         if progress is not None and progress is not out:
             progress.finish(run.write)
@@ -435,8 +445,8 @@ class _Loop:
         device = self.train.x.device
         if (changed := differences(state["environment"], _environment(device))) != "":
             log.warning("resumed where the last bits may differ: %s", changed)
-        self.epoch, self.history = state["epoch"], state["history"]
-        self.seconds = state["seconds"]
+        self.epoch, self.history = int(state["epoch"]), dict(state["history"])
+        self.seconds = float(state["seconds"])
         self.health.recall(self.history.get("kl", []))
         if state["position"] is not None:
             position = Position(**state["position"])
@@ -729,11 +739,17 @@ def _companion(argument: str, value: object, x: Tensor) -> Tensor:
 
 
 def _as_tensor(argument: str, data: object) -> Tensor:
-    if isinstance(data, Tensor):
-        return data
+    if isinstance(data, np.ma.MaskedArray):
+        raise expected(argument, "an array, and `mask` beside it", data)
     if isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
-        return torch.from_numpy(np.ascontiguousarray(data))
-    raise expected(argument, "a tensor or an array of real numbers", data)
+        # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only.
+        kept = np.float64 if data.dtype.itemsize > 8 else data.dtype.newbyteorder("=")
+        data = torch.from_numpy(np.array(data, dtype=kept, order="C"))
+    if not isinstance(data, Tensor) or data.layout is not torch.strided or data.is_meta:
+        raise expected(argument, "a tensor or an array of real numbers", data)
+    if data.ndim == 0:
+        raise expected(argument, "at least one dimension", data)
+    return data
 
 
 def _monitor(vae: VAE, objective: object, rows: _Rows) -> Terms:
@@ -757,6 +773,21 @@ def _line(terms: Terms, prefix: str) -> dict[str, float]:
     }
 
 
+@contextmanager
+def _of_a_checkpoint(folder: Path) -> Iterator[None]:
+    """Inside it, what does not fit is the fault of a checkpoint.
+
+    It is what it was when it was written, but perhaps not by this model: networks of the user's
+    own are known by their name alone.
+    """
+    try:
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip() or type(error).__name__
+        what = "a checkpoint of this model and optimiser"
+        raise ValueError(f"`{folder / CHECKPOINTS}`: expected {what}, got {reason}") from None
+
+
 def _known(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, Any] | None:
     """Returns the state to go on from, if there is one.
 
@@ -768,7 +799,8 @@ def _known(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, An
         before = checkpoint.read_json(folder / "fit.json", settings=dict)["settings"]
     else:
         state = progress.read()
-        before = settings if state is None else state["settings"]
+        with _of_a_checkpoint(folder):
+            before = settings if state is None else state["settings"]
     if (changed := differences(before, settings)) != "":
         raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
     return state

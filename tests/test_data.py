@@ -619,3 +619,10 @@ def test_a_report_of_the_digits() -> None:
     assert found.sizes == {"train": 1257, "validation": 180, "test": 360}
     assert set(found.classes["test"]) == set(range(10))
     assert found.num_constant == int((data.train.var(0) == 0).sum()) > 0
+
+
+def test_a_masked_array_is_refused() -> None:
+    """Fails when what it hides is served."""
+    hidden = np.ma.masked_array(np.ones((20, 3)), mask=np.eye(20, 3, dtype=bool))
+    with pytest.raises(ValueError, match="`data`: expected no masked array"):
+        load(hidden)

@@ -655,3 +655,37 @@ def test_folders_of_the_first_schema_are_read(tmp_path: Path) -> None:
     assert state is not None
     assert (state["step"], state["epoch"], state["settings"]["batch_size"]) == (6, 2, 8)
     vae.load_state_dict(state["model"])
+
+
+def test_a_network_of_ones_own_that_has_changed_is_told(tmp_path: Path) -> None:
+    """It is known by its name alone. Fails when torch tells of each tensor in a line of its own."""
+
+    def own(width: int) -> pv.VAE:
+        pyro.set_rng_seed(0)
+        encoder = nn.Sequential(nn.Linear(6, width), nn.ReLU(), nn.Linear(width, 4))
+        parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((6,))
+        return pv.VAE(*parts, encoder, pv.networks.MLP((8,)))
+
+    with signal_at(6, signal.SIGINT), pytest.raises(Interrupted):
+        fit(own(8), X, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="a checkpoint of this model and optimiser") as told:
+        fit(own(9), X, out=tmp_path / "run", resume=True)
+    assert "size mismatch" in str(told.value)
+    assert "\n" not in str(told.value)
+    assert fit(own(8), X, out=tmp_path / "run", resume=True).steps == 16
+
+
+@pytest.mark.parametrize("missing", ["settings", "start", "svi", "model", "random", "history"])
+def test_a_strangers_checkpoint_is_told(missing: str, tmp_path: Path) -> None:
+    """Whole, by its name, but of something else. Fails when what is not in it is a `KeyError`."""
+    stopped(tmp_path / "run", 6)
+    with in_progress(tmp_path / "run", resume=True) as progress:
+        state = progress.read()
+        assert state is not None
+        step = state.pop("step")
+        del state[missing]
+        for path in progress.checkpoints:
+            path.unlink()
+        progress.write(step, state)
+    with pytest.raises(ValueError, match="a checkpoint of this model and optimiser"):
+        fit(build(), X, out=tmp_path / "run", resume=True)

@@ -17,6 +17,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae import report
 from pyro_vae.checkpoint import read_json
 from pyro_vae.data import Dataset
 
@@ -436,3 +437,50 @@ def test_what_a_program_refuses_is_told_in_one_line() -> None:
     with pytest.raises(ValueError, match=r"`groups`: .* joint states, got '10\*\*20'$") as told:
         fit(vae, pairs(20), epochs=1)
     assert "\n" not in str(told.value)
+
+
+@pytest.mark.parametrize(
+    "other", [np.dtype(">f4"), np.dtype(np.longdouble), np.dtype("i1")], ids=str
+)
+def test_arrays_of_any_real_type_are_taken(other: np.dtype) -> None:
+    """Those that may not be written to, too. Fails when torch is given them as they are."""
+    x = (np.arange(60).reshape(20, 3) % 7).astype(other)
+    x.flags.writeable = False
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)))
+    pv.fit(vae, x, epochs=1, device="cpu", compile=False)
+
+
+@pytest.mark.parametrize(
+    "x",
+    [
+        np.ma.masked_array(np.ones((20, 3)), mask=np.eye(20, 3, dtype=bool)),
+        torch.ones(20, 3).to_sparse(),
+        torch.ones(20, 3, device="meta"),
+        torch.tensor(1.0),
+    ],
+    ids=["masked", "sparse", "meta", "number"],
+)
+def test_what_is_no_plain_array_is_named(x: Any) -> None:
+    """Fails when the hidden values of a masked array are fitted, or torch finds out the others."""
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)))
+    for arguments in ({"data": x}, {"data": torch.ones(20, 3), "validation": x}):
+        with pytest.raises(ValueError, match=f"`{list(arguments)[-1]}`: expected") as error:
+            pv.fit(vae, **arguments, epochs=1, device="cpu", compile=False)
+        assert "\n" not in str(error.value)
+
+
+def test_a_bound_that_is_not_finite_is_written_and_read(tmp_path: Path) -> None:
+    """An outlier among validation data has the density 0 in single precision, from the first
+    epoch on. Fails when a fit of hours cannot be written for it."""
+    outlier = torch.full((2, 3), 1e20)
+
+    def fitted(**options: Any) -> pv.Run:
+        vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,), 0.1))
+        known = {"validation": outlier, "epochs": 2, "seed": 0, "compile": False, "device": "cpu"}
+        return pv.fit(vae, torch.ones(20, 3), out=tmp_path / "run", **known, **options)
+
+    assert not any(map(math.isfinite, fitted().history["validation_elbo"]))
+    again = fitted(resume=True)
+    assert all(map(math.isnan, again.history["validation_elbo"]))
+    assert all(map(math.isfinite, again.history["elbo"]))
+    report.pictures(again.vae, pv.data.load(torch.ones(20, 3)), again.history, tmp_path)

@@ -39,7 +39,10 @@ def fingerprint(x: Tensor) -> str:
     known = _fingerprints.get(x)
     if known is None or known[0] != x._version:
         digest = hashlib.sha256(f"{x.dtype} {tuple(x.shape)}".encode())
-        digest.update(x.detach().cpu().contiguous().numpy().data)
+        plain = x.detach().cpu().contiguous()
+        if plain.dtype is torch.bfloat16:  # which NumPy does not have
+            plain = plain.view(torch.int16)
+        digest.update(plain.numpy().data)
         known = _fingerprints[x] = (x._version, digest.hexdigest())
     return known[1]
 

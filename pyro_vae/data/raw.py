@@ -103,6 +103,8 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         ValueError: If it is empty, has fewer than two dimensions, is not numeric or not finite.
     """
     of = f" in {what}" if what else ""
+    if isinstance(x, np.ma.MaskedArray):
+        raise expected("data", f"no masked array, whose hidden values would be data{of}", x)
     array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
     if not _is_real(array):
         raise expected("data", f"real, integer or boolean values{of}", array)

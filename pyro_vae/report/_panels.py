@@ -16,6 +16,7 @@ from pyro_vae.report._canvas import BAD, HELD_OUT, TRAIN
 
 __all__ = [
     "CURVES",
+    "best_of",
     "correlation",
     "curve",
     "family",
@@ -53,15 +54,23 @@ def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
     if key == "elbo":
         axes.set_ylabel("nats per datum")
         if "validation" in shown:
-            best = int(np.argmax(shown["validation"][0]))
+            best = best_of(shown["validation"][0])
             label = f"best: epoch {epochs[best]:g}"
             axes.axvline(epochs[best], color=HELD_OUT, linestyle=":", label=label)
         axes.legend(framealpha=0.9, edgecolor="none")
 
 
+def best_of(values: Sequence[float]) -> int:
+    """Where the largest is, of numbers that need not be finite."""
+    return int(np.argmax(np.nan_to_num(np.asarray(values), nan=-np.inf, neginf=-np.inf)))
+
+
 def _leave_out_the_start(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
     """Sets the limits by all but the first twentieth, whose fall would flatten all that follows."""
     values = np.concatenate([np.asarray(line)[len(line) // 20 :] for line in lines])
+    values = values[np.isfinite(values)]
+    if len(values) == 0:
+        return
     low, high = values.min(), values.max()
     margin = 0.06 * (high - low) or 1.0
     axes.set_ylim(low - margin, high + margin)

@@ -344,7 +344,7 @@ def _curves(story: _Story) -> Html | None:
             charts.append(_image(as_svg(figure), f"{title} over the epochs"))
     gap = ""
     if "validation_elbo" in history:
-        best = int(np.argmax(history["validation_elbo"]))
+        best = panels.best_of(history["validation_elbo"])
         ahead = history["elbo"][best] - history["validation_elbo"][best]
         gap = (
             f" The model kept is that of epoch {history['epoch'][best]:g} of "
@@ -866,7 +866,9 @@ def _difference(summary: Mapping[str, Any]) -> float | None:
 
 
 def _number(value: float | None, digits: int = 2) -> str:
-    return "–" if value is None else f"{value:.{digits}f}".replace("-", "−")
+    if value is None or not math.isfinite(value):
+        return "–"
+    return f"{value:.{digits}f}".replace("-", "−")
 
 
 def _short(value: float) -> str:
