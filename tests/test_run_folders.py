@@ -140,6 +140,13 @@ def test_a_config_of_a_strangers_is_bounded(
     assert "a plain file inside the folder" in fails(argv)
 
 
+def test_a_seed_of_no_known_type_tells_fits_apart(run: Path) -> None:
+    """Fails when a list, which has no hash, is looked for among the seeds."""
+    config = run / "config.yaml"
+    config.write_text(config.read_text().replace("seed: 0", "seed: []"))
+    assert main(["compare", str(run), "run", "--num-samples", "5"]) == 0
+
+
 @pytest.mark.parametrize("name", ["checkpoints", ".finishing"])
 def test_what_lies_behind_a_link_is_left_alone(
     name: str, tmp_path: Path, run: Path, fails: Callable[[str], str]

@@ -147,7 +147,7 @@ def _fits_of_one_model(folders: Mapping[str, Path]) -> dict[str, str]:
         config = _config(folder)
         if config is None:
             continue
-        seed = config.get("seed")
+        seed = repr(config.get("seed"))  # of whatever type the file says
         key = repr({k: v for k, v in sorted(config.items()) if k not in _NOT_OF_THE_MODEL})
         if seed in seeds.setdefault(key, set()):
             continue  # the same fit once more tells nothing of seeds
