@@ -150,7 +150,7 @@ def test_what_goes_with_each_datum_stays_with_it(
         ("values.npy --latnt-dim 2,3", "did you mean '--latent-dim'?"),
         ("values.npy --lr 1,2 --lr 2,3", "`--lr`: expected to be given once, got '2,3'"),
         ("values.npy --seed 0,1 --lr 1,2", "`--seed`: expected an integer"),
-        ("values.npy --seed -1 --lr 1,2", "`--seed`: expected an integer >= 0, got -1"),
+        ("values.npy --seed -1 --lr 1,2", "`--seed`: expected an integer >= 0 and below 2**32"),
         ("values.npy --folds 1 --lr 1,2", "`folds`: expected an integer from 2 to 54, got 1"),
         ("values.npy --seeds 0 --lr 1,2", "`seeds`: expected a positive integer, got 0"),
         ("values.npy --prior Normal,Nrmal", "did you mean 'Normal'?"),

@@ -19,6 +19,7 @@ _VERBS = {
     "compare": "Rank runs by log p(x) of the same held-out data: paired differences, errors.",
     "select": "Cross-validate options of fit on held-out log p(x).",
     "sample": "Draw from a run.",
+    "impute": "Fill the missing cells of a table, given the others.",
     "report": "Write one HTML page about a run.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...

@@ -42,6 +42,8 @@ __all__ = [
     "recorded_config",
     "recorded_data",
     "recorded_scores",
+    "recorded_source",
+    "recorded_unit",
     "size_factor",
     "writing",
 ]
@@ -172,6 +174,7 @@ def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
             prints[f"{split} {name}"] = fingerprint(tensor)
     content: dict[str, Any] = {"source": data.source, "options": options, "fingerprints": prints}
     content |= {"columns": [each.spec() for each in data.columns], "size_unit": data.size_unit}
+    content["names"] = list(data.names)
     write_json(folder / "data.json", content)
 
 
@@ -224,6 +227,28 @@ def recorded_columns(folder: Path, size: int) -> list[Column]:
     return columns
 
 
+def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, Any]]:
+    """Reads what finds the data of a run, and the options that load them.
+
+    Args:
+        folder: The run folder.
+        source: Where data are that are to be taken instead; None if none are.
+
+    Raises:
+        ValueError: If the folder has no record of its data, or it is damaged.
+    """
+    path = folder / "data.json"
+    record = read_json(path, source=str | None, options=dict)
+    found_by: str | None = record["source"] if source is None else source
+    recorded = {"cond": "", "size_factor": None, "missing": False} | record["options"]
+    kinds = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
+    kinds |= {"size_factor": str | None, "missing": bool}
+    check_kinds(path, recorded, kinds)
+    if found_by is None or (source is None and ".." in Path(found_by).parts):
+        raise expected(str(path), "a name or an absolute path", found_by)
+    return found_by, {name: recorded[name] for name in kinds}
+
+
 def recorded_data(folder: Path, split: Split, source: str | None, root: str | None) -> Dataset:
     """Loads the data of a run.
 
@@ -237,16 +262,9 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
         ValueError: If the folder has no record of its data, or they are not the same any more.
     """
     path = folder / "data.json"
-    record = read_json(path, source=str | None, options=dict, fingerprints=dict)
-    prints, found_by = record["fingerprints"], record["source"] if source is None else source
-    recorded = {"cond": "", "size_factor": None, "missing": False} | record["options"]
-    kinds = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
-    kinds |= {"size_factor": str | None, "missing": bool}
-    check_kinds(path, recorded, kinds)
+    prints = read_json(path, fingerprints=dict)["fingerprints"]
     check_kinds(path, prints, {split: str} | dict.fromkeys(prints, str))
-    recorded = {name: recorded[name] for name in kinds}
-    if source is None and ".." in Path(str(found_by)).parts:
-        raise expected(str(path), "a name or an absolute path", found_by)
+    found_by, recorded = recorded_source(folder, source)
     # What is not there is not fetched to where a file says.
     recorded["download"] = root is not None or recorded["root"] is None
     moved = {} if root is None else {"root": root}
@@ -299,11 +317,20 @@ def size_factor(folder: Path, vae: VAE, told: float | None) -> dict[str, Tensor]
         return {}
     if told is None or not 0 < told < math.inf:
         raise expected("--size-factor", "a positive number", told)
+    return {"size_factor": torch.tensor(told / recorded_unit(folder))}
+
+
+def recorded_unit(folder: Path) -> float:
+    """Reads what the size factors of a run were divided by.
+
+    Raises:
+        ValueError: If it is missing or not positive.
+    """
     path = folder / "data.json"
-    unit = read_json(path, size_unit=int | float)["size_unit"]
+    unit: float = read_json(path, size_unit=int | float)["size_unit"]
     if unit <= 0:
         raise expected(str(path), "a positive size_unit", unit)
-    return {"size_factor": torch.tensor(told / unit)}
+    return unit
 
 
 def at_condition(folder: Path, vae: VAE, data: Dataset, told: str | None) -> tuple[VAE, Dataset]:

@@ -64,12 +64,27 @@ class Column:
         """Entries of a condition that are of this column."""
         return 1 if self.levels is None else len(self.levels)
 
-    def encode(self, values: Tensor) -> Tensor:
+    def encode(self, values: Tensor, words: Sequence[str] | None = None) -> Tensor:
         """Returns what a network sees of values ``(N,)``: shape ``(N, size)``.
 
+        Args:
+            values: Numbers, or places of words.
+            words: The words that they are places in, none if they are numbers; those of the column
+                if not given.
+
         Raises:
-            ValueError: If a value is none of the levels.
+            ValueError: If a value is none of the levels, or a word none of the words.
         """
+        if words is not None and (words or self.words):
+            if not (words and self.words):
+                raise expected(
+                    self.name, "a number" if words else str(self), [*words, "numbers"][0]
+                )
+            for word in words:
+                if word not in self.words:
+                    raise unknown_name(self.name, word, self.words)
+            places = torch.tensor([self.words.index(word) for word in words])
+            values = places[values.long()]
         if self.levels is None:
             return ((values.double() - self.loc) / self.scale).float()[:, None]
         known = values[:, None] == torch.tensor(self.levels, device=values.device)

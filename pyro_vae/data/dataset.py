@@ -90,6 +90,7 @@ class Dataset:
         covariates: For each split, by name, what a likelihood needs to know of each, ``(N,)``.
         mask: For each split which entries are observed, of its shape, if any is missing anywhere;
             what is missing is NaN.
+        names: Of the entries of x, where they are columns that have names.
         columns: The columns that ``cond`` is made of, in order.
         size_unit: What the column of size factors was divided by: its mean in the training data.
         source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
@@ -115,6 +116,7 @@ binarize='threshold')
     cond: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     covariates: Mapping[str, Mapping[str, Tensor]] = dataclasses.field(default_factory=dict)
     mask: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    names: Sequence[str] = ()
     columns: Sequence[Column] = ()
     size_unit: float = 1.0
 

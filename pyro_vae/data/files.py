@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import codecs
 import csv
+import io
 import math
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,39 @@ def _read_splits(path: Path, missing: bool) -> Raw:
             shape = tuple(values["train"].shape[1:])
             raise expected("data", f"{split} data of event shape {shape}", x)
     return Raw(splits=values, labels=labels)
+
+
+def fill_csv(path: Path, values: Mapping[int, Mapping[int, float]]) -> bytes:
+    """The content of a `.csv` file with numbers in some of its cells, and all else as it is.
+
+    Args:
+        path: The file.
+        values: Numbers by row, counted from the first one that is no names, and by column.
+    """
+    content = path.read_bytes()
+    mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
+    lines: list[str] = []
+
+    def read() -> Iterator[str]:
+        for line in io.StringIO(content[len(mark) :].decode(), newline=""):
+            lines.append(line)
+            yield line
+
+    filled, row, first = io.StringIO(newline=""), -1, True
+    for cells in csv.reader(read()):
+        line = "".join(lines)
+        lines.clear()
+        if cells:
+            row += not (first and _are_names(cells))
+            first = False
+        new = values.get(row, {}) if cells else {}
+        if new:
+            end = line[len(line.rstrip("\r\n")) :]
+            cells = [f"{new[i]:.7g}" if i in new else cell for i, cell in enumerate(cells)]
+            csv.writer(filled, lineterminator=end).writerow(cells)
+        else:
+            filled.write(line)
+    return mark + filled.getvalue().encode()
 
 
 def _read_csv(

@@ -146,6 +146,7 @@ def load(
         binarize=binarize,
         transform=f"x / {top}" if top > 1 and binarize == "none" else "none",
         source=source,
+        names=raw.names,
         mask={} if all(bool(seen.all()) for seen in mask.values()) else mask,
         **_companions(raw, parts, size_factor),
     )

@@ -1,0 +1,172 @@
+"""``pyro-vae impute``: the missing cells of a table, filled by a run."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from torch import Tensor
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae._given import present, rows
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import (
+    as_device,
+    check_seed,
+    new_path,
+    recorded_columns,
+    recorded_source,
+    recorded_unit,
+)
+from pyro_vae.data.files import fill_csv, read_file
+from pyro_vae.data.raw import with_columns
+from pyro_vae.vae import VAE
+
+__all__ = ["run"]
+
+_SUFFIXES = (".csv", ".npy")
+
+
+def run(argv: list[str]) -> None:
+    """Fills a table and writes it anew.
+
+    Raises:
+        ValueError: If an option, the run, the table or the file are not what they should be.
+    """
+    parser = Parser(
+        "impute",
+        "RUN [DATA]",
+        "Fills the missing cells of a table, given the others: by their means, or by draws of what "
+        "they may have been. All other cells, and names, stay as they are.",
+    )
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument(
+        "data",
+        type=str | None,
+        nargs="?",
+        help="A .csv file with the columns that the run was fitted to, where empty cells, NA and "
+        "nan are missing; or a .npy file, where NaN is. The data of the run if not given.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="The file to write, such as filled.csv, of the kind of DATA. With --num-imputations 3 "
+        "these are filled-1.csv to filled-3.csv; or one .npz file, whose array x has shape "
+        "(3, *shape of DATA).",
+    )
+    parser.add_argument(
+        "--num_imputations",
+        type=int | None,
+        help="Completed tables, each filled by draws (multiple imputation); if not given, one that "
+        "is filled by means.",
+    )
+    parser.add_argument(
+        "--num_samples", type=int, default=1000, help="Importance samples for each datum."
+    )
+    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    options = parse(parser, argv)
+    positive_integer("--num-samples", options.num_samples)
+    check_seed(options.seed)
+    folder, count = Path(options.run), options.num_imputations
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    found_by, recorded = recorded_source(folder, options.data)
+    path = Path(found_by).expanduser()
+    if path.suffix not in _SUFFIXES:
+        raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
+    outs = _outs(options.out, path.suffix, count)
+    x, where, given = _read(path, folder, vae, recorded)
+    mask = ~x.isnan()
+    lacking = (~mask).flatten(1).any(1)
+    pyro.set_rng_seed(options.seed)
+    drawn = x.expand(count or 1, *x.shape).clone()
+    if lacking.any():
+        filled = vae.impute(
+            x[lacking],
+            mask[lacking],
+            num_samples=options.num_samples,
+            num_imputations=count,
+            **rows(given, lacking),
+        )
+        drawn[:, lacking] = filled.to(x)
+    _write(outs, path, drawn, mask, where)
+    told: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
+    told |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
+    if options.json:
+        print(json.dumps(told))
+        return
+    print(f"Filled {told['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
+    for out in outs:
+        print(f"  {out}")
+
+
+def _outs(told: str | None, suffix: str, count: int | None) -> list[Path]:
+    """The files to write, none of which is there."""
+    if count is not None:
+        positive_integer("--num-imputations", count)
+    known = [suffix] if count is None else [suffix, ".npz"]
+    if told is None or Path(told).suffix not in known:
+        raise expected("--out", f"a file that ends in {' or '.join(known)}", told)
+    out = Path(told)
+    if count is None or out.suffix == ".npz":
+        return [new_path(told, out)]
+    numbered = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
+    return [new_path(str(each), each) for each in numbered]
+
+
+def _read(
+    path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]
+) -> tuple[Tensor, list[int], dict[str, Any]]:
+    """Returns x in the order of the file, the column of each of its entries, and companions."""
+    columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
+    names, size = [each.name for each in columns], recorded["size_factor"]
+    raw = read_file(path, missing=True, cond=names)
+    beside = {"cond": names, "size_factor": [] if size is None else [size]}
+    taken = with_columns(raw, beside)
+    known = checkpoint.read_json(folder / "data.json").get("names")
+    if known and taken.names and list(taken.names) != known:
+        raise expected("DATA", f"columns {known} as the run has them", list(taken.names))
+    values = {name: of_split["train"] for name, of_split in taken.columns.items()}
+    encoded = [each.encode(values[each.name], raw.words.get(each.name, ())) for each in columns]
+    covariates = {} if size is None else {"size_factor": values[size] / recorded_unit(folder)}
+    given = present(cond=torch.cat(encoded, 1) if encoded else None, covariates=covariates)
+    where = [i for i, name in enumerate(raw.names) if name not in values]
+    x = taken.splits["train"]
+    return x, where or list(range(x.shape[1])), given
+
+
+def _write(outs: list[Path], path: Path, drawn: Tensor, mask: Tensor, where: list[int]) -> None:
+    """Writes a completed table to each file, or all of them to one; all files or none."""
+    outs[0].parent.mkdir(parents=True, exist_ok=True)
+    if outs[0].suffix == ".npz":
+        content = io.BytesIO()
+        np.savez(content, x=drawn.numpy())
+        checkpoint.write_bytes(outs[0], content.getvalue())
+        return
+    written: list[Path] = []
+    try:
+        for out, x in zip(outs, drawn, strict=True):
+            checkpoint.write_bytes(out, _content(path, x, mask, where))
+            written.append(out)
+    except BaseException:
+        for out in written:
+            out.unlink()
+        raise
+
+
+def _content(path: Path, x: Tensor, mask: Tensor, where: list[int]) -> bytes:
+    if path.suffix == ".npy":
+        content = io.BytesIO()
+        np.save(content, x.numpy())
+        return content.getvalue()
+    values: dict[int, dict[int, float]] = {}
+    for row, entry in (~mask).nonzero().tolist():
+        values.setdefault(row, {})[where[entry]] = x[row, entry].item()
+    return fill_csv(path, values)
