@@ -63,8 +63,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--num_imputations",
         type=int | None,
-        help="Completed tables, each filled by draws (multiple imputation); if not given, one that "
-        "is filled by means.",
+        help="Completed tables, each filled by draws, values that a cell can have (multiple "
+        "imputation); if not given, one that is filled by means, which of counts and classes are "
+        "no whole numbers.",
     )
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples for each datum."
