@@ -335,6 +335,10 @@ def test_wrong_labels_are_told_in_one_line() -> None:
         (r"`labels`: expected a mapping with train", lambda: _fitted(x, labels={"test": y})),
         (r"`labels`: expected a relaxation with discrete", lambda: loss(concrete, SOME)),
         (
+            r"`labels`: expected none with IWAE",
+            lambda: objectives.IWAE(2).loss(summed.model, summed.guide, X, labels=SOME),
+        ),
+        (
             r"`over`: expected `guide`",
             lambda: over.loss(summed.model, summed.guide, X, labels=SOME),
         ),

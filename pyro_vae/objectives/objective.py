@@ -135,6 +135,10 @@ class Objective(pyro.infer.ELBO, ABC):
             given: What the programs are called with, by name.
             needs_density: What needs draws with a density, for the error where they have none.
         """
+        if needs_density is not None and given.get("labels") is not None:
+            # Said first: the relaxation that has densities is none that labels allow.
+            what = f"none with {needs_density}, since what is known has no density"
+            raise expected("labels", what, "labels")
         if needs_density is not None and (others := modes(guide) - {"concrete"}):
             what = f"the relaxation `concrete`, whose draws have the density that {needs_density}"
             raise expected("guide", f"{what} needs", ", ".join(sorted(others)))

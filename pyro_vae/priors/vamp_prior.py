@@ -22,7 +22,8 @@ class VampPrior(Prior):
 
     The pseudo-inputs are data as the encoder sees them, standardised. They start at training data
     drawn at random, and are learned, or stay there. There is no closed form of the divergence from
-    it: objectives sample it.
+    it: objectives sample it. Of a guide that refines its parameters it mixes the laws that the
+    encoder starts, as a pseudo-input has no likelihood to refine them by.
 
     References:
         VAE with a VampPrior (Tomczak and Welling, 2018), https://arxiv.org/abs/1705.07120
