@@ -6,6 +6,7 @@ Each case is what follows ``pyro-vae``, and the files that there are.
 from __future__ import annotations
 
 import io
+import random
 from typing import Any, TypeAlias
 
 import hypothesis.extra.numpy as arrays
@@ -26,7 +27,8 @@ FLAGS = [
     for flag in fit_parser(parts_of([], {}, DEFAULT_PARTS), "fit", "").flags()
     if flag not in LONG and not flag.endswith(".help")
 ]
-VERBS = ["fit", "evaluate", "sample", "check", "compare", "report", "select", "fitt", "", "--fit"]
+VERBS = ["fit", "evaluate", "sample", "check", "compare", "report", "select", "impute"]
+VERBS += ["fitt", "", "--fit"]
 word = st.text(st.characters(exclude_characters="\0", exclude_categories=["Cs"]), max_size=12)
 number = st.one_of(
     st.integers(-3, 40).map(str),
@@ -58,6 +60,22 @@ dtype = st.one_of(
 array = arrays.arrays(dtype, arrays.array_shapes(min_dims=0, max_dims=4, min_side=0, max_side=6))
 cell = st.one_of(number, word, st.just(""), st.just('"'), st.just("1"))
 table = st.lists(st.lists(cell, max_size=4).map(",".join), max_size=12).map("\n".join)
+COLUMNS = ["0 1", "0 2 7", "0.5 -1.25 3", "u v w", "1 NA 0", "0.5 nan", "3"]
+BESIDE = ["--missing", "--missing --show-mask", "--cond a", "--cond b,a", "--cond=", "--cond x"]
+BESIDE += ["--size-factor a", "--size-factor b", "--labelled 3", "--labelled 0"]
+beside = st.lists(st.sampled_from(BESIDE), max_size=2).map(lambda told: " ".join(told).split())
+
+
+@st.composite
+def tidy(draw: Any) -> str:
+    """A table as one would write it, but perhaps for a cell."""
+    columns = draw(st.lists(st.sampled_from(COLUMNS), min_size=1, max_size=4))
+    chosen = random.Random(draw(st.integers(0, 99)))
+    rows = [[chosen.choice(values.split()) for values in columns] for _ in range(24)]
+    if draw(st.booleans()):
+        chosen.choice(rows)[0] = draw(cell)
+    names = [list("abcd"[: len(columns)])] if draw(st.booleans()) else []
+    return "\n".join(map(",".join, names + rows))
 
 
 @st.composite
@@ -93,12 +111,13 @@ def numbers(draw: Any) -> Case:
     if draw(st.integers(0, 3)) == 0:
         content = content[: draw(st.integers(0, len(content)))]
     name = f"made{suffix}"
-    return ["fit", name, *QUICK, "--likelihood", draw(law)], {name: content}
+    return ["fit", name, *QUICK, "--likelihood", draw(law), *draw(beside)], {name: content}
 
 
 @st.composite
 def text(draw: Any) -> Case:
     """A CSV file."""
-    content = draw(table).encode() if draw(st.integers(0, 5)) else draw(st.binary(max_size=60))
-    argv = ["fit", "made.csv", *QUICK, "--likelihood", draw(law)]
+    written = st.one_of(table, tidy()).map(str.encode)
+    content = draw(written if draw(st.integers(0, 5)) else st.binary(max_size=60))
+    argv = ["fit", "made.csv", *QUICK, "--likelihood", draw(law), *draw(beside)]
     return [*argv, "--prior", draw(st.sampled_from(priors.__all__))], {"made.csv": content}
