@@ -239,6 +239,21 @@ def test_options_reach_the_parts(
     assert chosen.spec()["args"].items() >= arguments.items()
 
 
+def test_the_guides_of_a_product_follow_its_priors(built: Built) -> None:
+    """On the space of each and of its size, unless they are told."""
+    laws = [
+        {"class": "Normal", "dim": 3},
+        {"class": "Hyperspherical", "dim": 4},
+        {"class": "Categorical", "groups": 2, "classes": 5},
+    ]
+    parts = json.dumps(laws, separators=(",", ":"))
+    guide = built(f"--prior Product --prior.parts {parts}")[0].posterior
+    shapes = {name: tuple(part.event_shape) for name, part in guide.sites.items()}
+    assert shapes == {"z1": (3,), "z2": (4,), "z3": (2, 5)}
+    families = [type(part).__name__ for part in guide.sites.values()]
+    assert families == ["Normal", "Hyperspherical", "GumbelSoftmax"]
+
+
 def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
     _, objective, options = built(
         "--objective.beta 4 --objective.num-particles 2 --lr 0.1 --patience 3 --compile true"

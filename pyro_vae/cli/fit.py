@@ -198,6 +198,8 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     parser.set_defaults(_DEFAULTS)
     if "dropout" in _arguments(parts["decoder"]):
         parser.set_defaults({"decoder.dropout": _DROPOUT})
+    if "parts" in _arguments(parts["prior"]) & _arguments(parts["guide"]):
+        parser.set_optional("guide.parts", [])  # they follow from the prior's
     return parser
 
 
@@ -255,10 +257,9 @@ def _arguments(function: Callable[..., Any]) -> set[str]:
 def _following(parts: Mapping[str, Any]) -> dict[str, set[str]]:
     """For each role the constructor arguments that are no options: they follow from others."""
     prior = _arguments(parts["prior"])
-    guide = prior - {"parts"}  # families are called otherwise than the laws that they approximate
     known: dict[str, set[str]] = {
         "prior": {"dim"},
-        "guide": guide,
+        "guide": prior - {"parts"},  # families are called otherwise than what they approximate
         "likelihood": {"event_shape", "size_factor"},
     }
     return {role: known.get(role, set()) & _arguments(parts[role]) for role in ROLES}
@@ -273,8 +274,8 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
     for role, follows in _following(parts).items():
         chosen = options[role].as_dict()
         del chosen["class"]
-        if role == "guide" and "parts" in follows:
-            values["parts"] = guides_of(values["parts"])
+        if role == "guide" and chosen.get("parts") == []:
+            chosen["parts"] = guides_of(values["parts"])
         made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
     objective = made.pop("objective")
     size = data.cond["train"].shape[1] if data.cond else None

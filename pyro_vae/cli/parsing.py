@@ -71,6 +71,13 @@ class Parser(ArgumentParser):
         strings = (string for action in self._actions for string in action.option_strings)
         return [_written(string) for string in strings if string.startswith("--")]
 
+    def set_optional(self, name: str, value: Any) -> None:
+        """Gives an option a default, where the class that it is of has none."""
+        self.set_defaults({name: value})
+        for action in self._actions:
+            if action.dest == name:
+                action.required = False
+
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         # Docstrings are written for Sphinx, and options named after parameters have underscores;
         # jsonargparse has each list option a second time, to append to it.
