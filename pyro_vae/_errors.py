@@ -3,8 +3,12 @@
 from __future__ import annotations
 
 import difflib
+import numbers
+import os
 import reprlib
 from collections.abc import Iterable
+from pathlib import Path
+from typing import Any
 
 import torch
 
@@ -70,6 +74,43 @@ def positive_integer(argument: str, value: object) -> int:
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
         raise expected(argument, "a positive integer", value)
     return value
+
+
+def is_number(value: object) -> bool:
+    """Tells whether a value is a real number, which True and False are not.
+
+    Example:
+        >>> is_number(2), is_number(True), is_number("2")
+        (True, False, False)
+    """
+    return isinstance(value, numbers.Real) and not isinstance(value, bool)
+
+
+def as_path(argument: str, given: object) -> Path:
+    """Returns a path.
+
+    Raises:
+        ValueError: If it is something else, or has a character that no path has.
+    """
+    if not isinstance(given, str | os.PathLike) or "\0" in (path := os.fspath(given)):
+        raise expected(argument, "a path", given)
+    return Path(path)
+
+
+def as_device(argument: str, given: Any) -> torch.device:
+    """Returns a device of this machine.
+
+    Raises:
+        ValueError: If it has no such device.
+    """
+    try:
+        found = torch.zeros((), device=given)
+        found.item()  # the device `meta` holds no numbers
+        return found.device
+    except (RuntimeError, AssertionError, TypeError) as error:
+        reason = str(error).partition("\n")[0]
+        what = f"`{argument}`: expected one of this machine, got {_shown(given)}"
+        raise ValueError(f"{what}: {reason}") from None
 
 
 def out_of_memory(error: BaseException) -> bool:

@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import guides, likelihoods, networks, priors
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import as_device, as_path, expected, unknown_name
 from pyro_vae.vae import VAE
 
 __all__ = [
@@ -123,9 +123,11 @@ def save(vae: VAE, folder: str | Path) -> Path:
         ValueError: If the folder holds a model already, an argument of a part cannot be written
             as JSON, or the model is one at a condition, whose networks no file can rebuild.
     """
+    if not isinstance(vae, VAE):
+        raise expected("vae", "a VAE", vae)
     if vae.fixed_cond:
         raise expected("vae", "the model with conditions, of which `at` gives a copy", "the copy")
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     if (folder / "model.json").exists():
         raise expected("folder", "one that holds no model yet", str(folder))
     specs = model_spec(vae)
@@ -154,11 +156,13 @@ def load(
         The model, in ``eval`` mode.
 
     Raises:
-        ValueError: If a file is missing, damaged or names an unknown class.
+        ValueError: If a file is missing, damaged or names an unknown class, or this machine has
+            no such device.
     """
-    folder = Path(folder)
+    folder = as_path("folder", folder)
     if not folder.is_dir():
         raise expected("folder", "an existing run folder", str(folder))
+    where = None if device is None else as_device("device", device)
     described, weights = folder / "model.json", folder / "model.safetensors"
     description = read_json(described)
     specs = description.get("vae")
@@ -181,7 +185,7 @@ def load(
     if size > 8 * numbers + _HEADER:
         raise expected(str(weights), f"{numbers:,} numbers as model.json says", f"{size:,} bytes")
     load_weights(vae, weights, description.get("sha256"))
-    return vae.to(device).eval()
+    return vae.to(where).eval()
 
 
 def load_weights(vae: VAE, path: Path, digest: object) -> None:

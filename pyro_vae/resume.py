@@ -19,7 +19,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import as_path, expected, positive_integer
 from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
@@ -198,7 +198,7 @@ def in_progress(
         ValueError: If the folder exists and is not to be resumed, is no run folder, or another
             process is writing to it.
     """
-    folder = Path(folder)
+    folder = as_path(argument, folder)
     if every is not None:
         positive_integer("checkpoint_every", every)
     positive_integer("keep", keep)

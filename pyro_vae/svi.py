@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 import logging
 import math
 import time
@@ -90,6 +91,17 @@ class _Slot:
     step: int = 0
 
 
+def _steps_by_gradients(made: Any) -> Optimizer:
+    """Refuses what is no optimiser, and one that evaluates the loss itself, as L-BFGS does."""
+    if not isinstance(made, Optimizer):
+        raise expected("optim", "a callable that returns a torch optimiser", made)
+    closure = inspect.signature(type(made).step).parameters.get("closure")
+    if closure is not None and closure.default is closure.empty:
+        what = "an optimiser that steps by gradients alone, without a closure"
+        raise expected("optim", what, type(made).__name__)
+    return made
+
+
 class _Optim:
     """The optimiser, whether Pyro's (one torch optimiser a parameter) or a callable."""
 
@@ -118,11 +130,12 @@ class _Optim:
                     if state is not None:
                         made.load_state_dict(state)
                 made = self._pyro.optim_objs[param]
-                optimizer = getattr(made, "optimizer", made)  # a scheduler wraps its optimiser
+                # A scheduler wraps its optimiser.
+                optimizer = _steps_by_gradients(getattr(made, "optimizer", made))
                 self._slots[param] = _Slot(param, optimizer, optimizer.param_groups[0])
         else:
             if self._torch is None:
-                self._torch = self._make(new)
+                self._torch = _steps_by_gradients(self._make(new))
             else:
                 self._torch.add_param_group({"params": new})
             for group in self._torch.param_groups:

@@ -22,7 +22,14 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
+from pyro_vae._errors import (
+    as_device,
+    expected,
+    is_number,
+    out_of_memory,
+    positive_integer,
+    unknown_name,
+)
 from pyro_vae._given import named_tensors, present, rows
 from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.checkpoint import CHECKPOINTS
@@ -282,30 +289,41 @@ def fit(
         >>> len(run.history["elbo"]), run.vae is vae
         (2, True)
     """
+    if not isinstance(vae, VAE):
+        raise expected("vae", "a VAE", vae)
     positive_integer("epochs", epochs)
-    positive_integer("batch_size", batch_size)
-    if not 0 < lr < 1e30:  # what single precision can hold, with Adam's corrections
+    if positive_integer("batch_size", batch_size) >= 2**63:
+        raise expected("batch_size", "a positive integer below 2**63", batch_size)
+    if (
+        not is_number(lr) or not 0 < lr < 1e30
+    ):  # what single precision can hold, with Adam's corrections
         raise expected("lr", "a positive number below 1e30", lr)
-    if seed is not None and not 0 <= seed < 2**32:
+    whole = isinstance(seed, int) and not isinstance(seed, bool)
+    if seed is not None and not (whole and 0 <= seed < 2**32):
         raise expected("seed", "an integer >= 0 and below 2**32", seed)
-    if clip_norm is not None and not 0 < clip_norm < math.inf:
+    if clip_norm is not None and not (is_number(clip_norm) and 0 < clip_norm < math.inf):
         raise expected("clip_norm", "a positive number", clip_norm)
     if on_nonfinite not in ("raise", "skip"):
         raise unknown_name("on_nonfinite", on_nonfinite, ("raise", "skip"))
     if schedule not in ("constant", "cosine"):
         raise unknown_name("schedule", schedule, ("constant", "cosine"))
+    if not (optim is None or callable(optim)):
+        raise expected("optim", "a callable from parameters to a torch optimiser", optim)
     if isinstance(optim, PyroLRScheduler):
         what = "an optimiser without a schedule, of which no step would be taken"
         raise expected("optim", what, optim.pt_scheduler_constructor.__name__)
     if isinstance(optim, PyroOptim) and schedule != "constant":
         raise expected("schedule", "`constant` with an optimiser of Pyro's", schedule)
-    if not 0 <= weight_decay < math.inf:
+    if not is_number(weight_decay) or not 0 <= weight_decay < math.inf:
         raise expected("weight_decay", "a finite number >= 0", weight_decay)
     if optim is not None and weight_decay > 0:
         raise expected("weight_decay", "0 with an `optim` of your own", weight_decay)
     if patience is not None:
         positive_integer("patience", patience)
     objective = ELBO() if objective is None else objective
+    if not isinstance(objective, PyroELBO):
+        raise expected("objective", "an objective, such as ELBO()", objective)
+    where = best_device() if device is None else as_device("device", device)
     if resume is not False and out is None:
         raise expected("out", "the folder of the run to resume", out)
     options = {
@@ -345,7 +363,7 @@ def fit(
             if is_finished(progress.folder):
                 log.info("%s is finished", progress.folder)
                 return Run.read(vae, progress.folder)
-        vae.to(best_device() if device is None else torch.device(device))
+        vae.to(where)
         if state is not None:
             with _of_a_checkpoint(progress.folder):
                 set_random_state(state["start"], vae.initialized.device)

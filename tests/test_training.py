@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -340,6 +340,54 @@ def test_bad_input_is_named(data: Any, options: dict[str, Any], says: str) -> No
         fit(vae, data, **options)
     assert "\n" not in str(error.value)
     assert same(vae.state_dict(), before)
+
+
+LBFGS = torch.optim.LBFGS
+
+
+def test_what_is_of_another_type_is_named(tmp_path: Path) -> None:
+    """Each was torch's own error, or Python's. Fails when one of them is not looked at."""
+    run = small_vae()
+    fit(run, pairs(8), epochs=1)
+    pv.save(run, tmp_path / "run")
+    fitting: list[dict[str, Any]] = [
+        {"vae": "VAE"},
+        {"epochs": 1.5},
+        {"batch_size": 10**30},
+        {"lr": "x"},
+        {"lr": True},
+        {"seed": 1.5},
+        {"seed": "0"},
+        {"clip_norm": "x"},
+        {"weight_decay": "x"},
+        {"objective": "ELBO"},
+        {"objective": pv.objectives.ELBO},
+        {"optim": "Adam"},
+        {"optim": LBFGS},
+        {"optim": pyro.optim.PyroOptim(LBFGS, {"lr": 0.1})},
+        {"optim": lambda params: 3},
+        {"device": "nonsense"},
+        {"device": 3.5},
+        {"device": "meta"},
+        {"out": "a\0b"},
+        {"out": 3},
+    ]
+    wrong: list[tuple[Callable[..., object], dict[str, Any]]] = [
+        (lambda **given: fit(**{"vae": small_vae(), "data": pairs(8)} | given), each)
+        for each in fitting
+    ]
+    wrong += [
+        (partial(pv.evaluate, run, pairs(8)), {"num_samples": "x"}),
+        (pv.load, {"folder": 3}),
+        (pv.load, {"folder": "a\0b"}),
+        (partial(pv.load, tmp_path / "run"), {"device": "nonsense"}),
+        (partial(pv.save, run), {"folder": 3}),
+        (partial(pv.save, folder=tmp_path / "new"), {"vae": 3}),
+    ]
+    for call, given in wrong:
+        (name,) = given
+        with pytest.raises(ValueError, match=rf"^`{name}`: expected [^\n]*, got [^\n]*$"):
+            call(**given)
 
 
 @pytest.mark.gpu

@@ -17,6 +17,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae import _errors
 from pyro_vae import data as data_room
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._given import named_tensors, rows
@@ -122,17 +123,7 @@ def as_device(name: str | None) -> torch.device | None:
     Raises:
         ValueError: If this machine has no such device.
     """
-    if name is None:
-        return None
-    try:
-        found = torch.zeros((), device=name)
-        found.item()  # the device `meta` holds no numbers
-        return found.device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).partition("\n")[0]
-        raise ValueError(
-            f"`--device`: expected one of this machine, got {name!r}: {reason}"
-        ) from None
+    return None if name is None else _errors.as_device("--device", name)
 
 
 def load_data(
