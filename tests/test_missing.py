@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import math
+
 import pytest
 import torch
 from cases import LIKELIHOODS, Case
@@ -81,6 +83,15 @@ def test_nothing_hidden_is_no_mask() -> None:
     assert (scores[0].log_marginal == scores[1].log_marginal).all()
     assert "mask" in scores[0].base_measure
     assert "mask" not in scores[1].base_measure
+
+
+def test_bits_are_per_entry_that_is_seen() -> None:
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+    x = torch.ones(2, 4)
+    mask = torch.tensor([[True, True, False, False], [True, False, False, False]])
+    scores = pv.evaluate(vae, x, mask=mask, num_samples=20).summary()
+    nats = -scores["log_marginal"]
+    assert scores["bits_per_dim"] == pytest.approx(nats / (1.5 * math.log(2)))
 
 
 def test_scores_are_of_what_is_observed() -> None:

@@ -115,14 +115,16 @@ def describe(
     """Returns the base measure: what was said of the data, and what they tell themselves.
 
     What goes with the data, conditions and the like, is part of it, by its fingerprints; what a
-    mask hides is not.
+    mask hides is not, and ``dim`` is then the mean number of entries that a datum is seen to have.
 
     Raises:
         ValueError: If something was said that is no part of it.
     """
     mask = companions.get("mask")
-    seen = x if mask is None else x.where(mask.to(x.device), math.nan)
-    told = {"fingerprint": fingerprint(seen), "dim": vae.event_shape.numel()}
+    told: dict[str, Any] = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
+    if mask is not None:
+        seen = x.where(mask.to(x.device), math.nan)
+        told = {"fingerprint": fingerprint(seen), "dim": mask.sum().item() / len(mask)}
     told |= {name: fingerprint(part) for name, part in named_tensors(companions).items()}
     for name in given or {}:
         if name not in (*_DESCRIBED, *told, "measure"):
