@@ -26,7 +26,7 @@ from pyro_vae.evaluation.comparison import check_comparable, standard_error
 from pyro_vae.training import fit
 from pyro_vae.vae import VAE
 
-__all__ = ["Candidate", "Selection", "combinations", "select"]
+__all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 
 Built: TypeAlias = VAE | tuple[VAE, Mapping[str, Any]]
 
@@ -70,17 +70,36 @@ class Candidate:
         return _words(self.arguments)
 
 
+@dataclass(frozen=True)
+class Failed:
+    """A setting that cannot be chosen.
+
+    Attributes:
+        arguments: The setting.
+        reason: What was not finite, and in which fold.
+    """
+
+    arguments: dict[str, Any]
+    reason: str
+
+    @property
+    def label(self) -> str:
+        """The setting, on one line."""
+        return _words(self.arguments)
+
+
 @dataclass(frozen=True, repr=False)
 class Selection:
     """What :func:`select` returns.
 
     Attributes:
-        candidates: In the order of the grid.
+        candidates: Those that were fitted and scored, in the order of the grid.
         log_marginal: Held-out log p(x), shape ``(candidates, seeds, N)``.
         fold: The fold in which each datum was held out, shape ``(N,)``.
         num_samples: Draws of z for each datum.
         seconds: Wall-clock time.
         base_measure: What the log-densities are densities of.
+        failed: Settings of which a fit or its scores were not finite, and why.
     """
 
     candidates: tuple[Candidate, ...]
@@ -89,6 +108,7 @@ class Selection:
     num_samples: int
     seconds: float
     base_measure: dict[str, Any]
+    failed: tuple[Failed, ...] = ()
 
     @property
     def best(self) -> Candidate:
@@ -115,6 +135,7 @@ class Selection:
                 dataclasses.asdict(each) | {"seed_means": list(each.seed_means)}
                 for each in self.candidates
             ],
+            "failed": [dataclasses.asdict(each) for each in self.failed],
             "best": self.best.arguments,
             "chosen": self.chosen.arguments,
             "folds": int(self.fold.max()) + 1,
@@ -133,6 +154,7 @@ class Selection:
                 f"  {each.rank}. {each.label}  log p(x) {each.log_marginal:.2f}, difference "
                 f"{each.difference:.2f} ± {_error(each):.2g}"
             )
+        lines += [f"  failed: {each.label}: {each.reason}" for each in self.failed]
         return "\n".join(lines)
 
 
@@ -183,6 +205,9 @@ def select(
     what a fit owes to its training set. No estimate of the error of cross-validation is unbiased:
     training sets overlap.
 
+    A setting whose loss or held-out log p(x) is not finite in some fold is given up, and told as
+    failed; the others go on.
+
     References:
         Cross-validatory choice and assessment of statistical predictions (Stone, 1974),
         https://doi.org/10.1111/j.2517-6161.1974.tb00994.x
@@ -213,6 +238,7 @@ def select(
     Raises:
         ValueError: If an argument is out of range, or settings differ in what log p(x) is a density
             of.
+        FloatingPointError: If every setting fails.
 
     Example:
         >>> import pyro_vae as pv
@@ -242,27 +268,46 @@ def select(
         name: np.full((len(settings), seeds, len(fold)), math.nan)
         for name in ("log_marginal", "mcse", "k_hat")
     }
+    failed: dict[int, Failed] = {}
+    threshold = math.nan
     for done, (i, s, k) in enumerate(fits):
+        if i in failed:
+            continue
         if on_fit is not None:
             on_fit(done, len(fits), f"{_words(settings[i])}: fold {k + 1}, seed {seed + s}")
         vae, own = _built(build, settings[i], seed + s)
         train, with_it = pool.training(np.flatnonzero(fold != k), validation)
-        fit(vae, train, seed=seed + s, **with_it, **options | dict(own))
+        try:
+            fit(vae, train, seed=seed + s, **with_it, **options | dict(own))
+        except FloatingPointError as error:
+            failed[i] = Failed(settings[i], f"fold {k + 1}, {error}")
+            continue
         rows = np.flatnonzero(fold == k)
         scores = evaluate(
             vae, pool.x[rows], num_samples=num_samples, seed=seed, **pool.given(vae, rows)
         )
+        if not np.isfinite(scores.log_marginal).all():
+            failed[i] = Failed(settings[i], f"fold {k + 1}, held-out log p(x) is not finite")
+            continue
+        threshold = scores.k_hat_threshold
         for name, column in columns.items():
             column[i, s, rows] = getattr(scores, name)
     if on_fit is not None:
         on_fit(len(fits), len(fits), "")
+    kept = [i for i in range(len(settings)) if i not in failed]
+    if not kept:
+        reasons = "; ".join(f"{each.label}: {each.reason}" for each in failed.values())
+        raise FloatingPointError(f"every setting failed: {reasons}")
+    settings, sizes = [settings[i] for i in kept], [sizes[i] for i in kept]
+    columns = {name: column[kept] for name, column in columns.items()}
     return Selection(
-        candidates=_candidates(settings, sizes, fold, scores.k_hat_threshold, **columns),
+        candidates=_candidates(settings, sizes, fold, threshold, **columns),
         log_marginal=columns["log_marginal"],
         fold=fold,
         num_samples=num_samples,
         seconds=time.perf_counter() - began,
         base_measure=describe(vae, pool.x, pool.measure, **pool.given(vae)),
+        failed=tuple(failed.values()),
     )
 
 

@@ -139,6 +139,19 @@ def test_what_goes_with_each_datum_stays_with_it(
     assert len(set(seen)) == 54
 
 
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_setting_that_diverges_is_in_the_table(capsys: pytest.CaptureFixture[str]) -> None:
+    """Fails when all is lost for it, or it is not shown."""
+    argv = ["select", "values.npy", "--likelihood", "Normal", "--lr", "1e20,0.001", *_QUICK.split()]
+    assert main([*argv, "--epochs", "5"]) == 0
+    said = " ".join(capsys.readouterr().out.split())
+    assert "Failed: lr 1e+20: fold 1, epoch" in said
+    assert "Best: lr 0.001." in said
+    written = read_json(Path("runs/values-select/selection.json"))
+    assert [each["arguments"] for each in written["failed"]] == [{"lr": 1e20}]
+    assert Path("runs/values-select/selection.png").is_file()
+
+
 @pytest.mark.parametrize(
     ("argv", "words"),
     [

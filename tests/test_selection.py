@@ -248,3 +248,57 @@ def test_combinations_are_all_of_them() -> None:
     assert [tuple(each.values()) for each in combinations(grid)] == [
         (a, b) for a in (1, 2) for b in "xyz"
     ]
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_a_setting_that_diverges_is_told_and_the_others_go_on(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Fails when one that is not finite takes the others with it, or is among the candidates."""
+    x = torch.randn(20, 3)
+    tried: list[float] = []
+
+    def build(lr: float) -> tuple[pv.VAE, dict[str, Any]]:
+        law = pv.likelihoods.Normal((3,))
+        return pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), law), {"lr": lr}
+
+    def fit(vae: pv.VAE, data: Tensor, **options: Any) -> pv.Run:
+        tried.append(options["lr"])
+        return pv.fit(vae, data, **options)
+
+    monkeypatch.setattr(room, "fit", fit)
+    known: dict[str, Any] = {"folds": 2, "num_samples": 10, "epochs": 5, "validation": 0}
+    told = select(build, x, {"lr": [1e-3, 1e20, 2e-3]}, device="cpu", **known)
+    assert [each.arguments["lr"] for each in told.candidates] == [1e-3, 2e-3]
+    assert sorted(each.rank for each in told.candidates) == [1, 2]
+    assert told.log_marginal.shape == (2, 1, 20)
+    assert np.isfinite(told.log_marginal).all()
+    assert tried == [1e-3, 1e-3, 1e20, 2e-3, 2e-3], "one fold is enough"
+    (failed,) = told.failed
+    assert failed.label == "lr 1e+20"
+    assert failed.reason.startswith("fold 1, epoch ")
+    summary = json.loads(json.dumps(told.summary(), allow_nan=False))
+    assert summary["failed"] == [{"arguments": {"lr": 1e20}, "reason": failed.reason}]
+    assert f"failed: lr 1e+20: {failed.reason}" in repr(told)
+    says = "^every setting failed: lr 1e\\+20: fold 1, epoch .*; lr 1e\\+25: fold 1, epoch [^\n]*$"
+    with pytest.raises(FloatingPointError, match=says):
+        select(build, x, {"lr": [1e20, 1e25]}, device="cpu", **known)
+
+
+def test_scores_that_are_not_finite_are_a_failure(
+    fitted: list[dict[str, Any]], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An outlier of density 0 under one setting. Fails when that is ranked."""
+
+    def evaluate(vae: pv.VAE, x: Tensor, **options: Any) -> pv.Scores:
+        scores = pv.evaluate(vae, x, **options)
+        if vae.likelihood.spec()["args"]["scale"] == 1.0:
+            scores.log_marginal[0] = -math.inf
+        return scores
+
+    monkeypatch.setattr(room, "evaluate", evaluate)
+    x = torch.randn(20, 3)
+    told = select(_flat, x, {"scale": [1.0, 2.0]}, folds=2, num_samples=10)
+    assert [each.arguments for each in told.candidates] == [{"scale": 2.0}]
+    assert told.failed[0].reason == "fold 1, held-out log p(x) is not finite"
+    assert len(fitted) == 3

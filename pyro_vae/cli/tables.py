@@ -298,11 +298,14 @@ def selection_table(selection: Selection) -> Group:
         if several:
             cells.append(_number(each.spread))
         table.add_row(each.label, *cells, style=style)
+    for failed in selection.failed:
+        table.add_row(failed.label, "", "failed")
     best, chosen = selection.best, selection.chosen
     verdict = f"Best: {best.label}."
     if chosen is not best:
         verdict += f" The smallest model within one standard error of it: {chosen.label}."
-    return Group(table, Text(verdict))
+    reasons = [Text(f"Failed: {each.label}: {each.reason}.") for each in selection.failed]
+    return Group(table, *reasons, Text(verdict))
 
 
 def _difference(row: RankedRun | RankedModel | Candidate) -> tuple[str, str]:
