@@ -228,14 +228,16 @@ def in_progress(
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
     except BaseException as error:
-        if isinstance(error, KeyboardInterrupt) and is_unfinished(folder):
-            told = str(error) or "interrupted"
-            hint = "" if "--resume" in told else f"; --resume goes on with {folder}"
+        going_on = f"--resume goes on with {folder}" if is_unfinished(folder) else ""
+        told = going_on or (f"{folder} is written" if is_finished(folder) else "")
+        if isinstance(error, KeyboardInterrupt) and told:
+            reason = str(error) or "interrupted"
+            hint = "" if "--resume" in reason else f"; {told}"
             signum = getattr(error, "signum", signal.SIGINT)
-            raise Interrupted(f"{told}{hint}", signum) from None
-        if isinstance(error, ValueError) and folder in missing and is_unfinished(folder):
+            raise Interrupted(f"{reason}{hint}", signum) from None
+        if isinstance(error, ValueError) and folder in missing and going_on:
             # What came after the fit has failed; the fit is not to be lost for that.
-            raise ValueError(f"{error}; --resume goes on with {folder}") from None
+            raise ValueError(f"{error}; {going_on}") from None
         raise
 
 

@@ -19,10 +19,12 @@ import yaml
 from linear import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import fit as fit_verb
 from pyro_vae.cli import main
 from pyro_vae.criticism import check
+from pyro_vae.resume import is_finished
 
 _QUICK = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
 _SMALL = ["--encoder.hidden", "[16]", "--decoder.hidden", "[16]", *_QUICK]
@@ -261,6 +263,33 @@ def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
     assert isinstance(objective, pv.objectives.ELBO)
     assert (objective.beta, objective.num_particles) == (4.0, 2)
     assert (options.lr, options.patience, options.compile) == (0.1, 3, True)
+
+
+@pytest.mark.parametrize(
+    ("error", "says"),
+    [
+        (KeyboardInterrupt(), "error: interrupted; run is written"),
+        (Interrupted("terminated", signal.SIGTERM), "error: terminated; run is written"),
+    ],
+    ids=["interrupted", "terminated"],
+)
+def test_an_interrupt_after_all_is_written_says_so(
+    error: KeyboardInterrupt,
+    says: str,
+    digits: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """While the table is drawn. Fails when it says that nothing is written, or nothing of it."""
+
+    def stop(*_: object) -> None:
+        raise error
+
+    monkeypatch.setattr(fit_verb, "scores_table", stop)
+    argv = ["fit", "--config", str(digits / "config.yaml"), "--out", "run"]
+    assert main(argv) == (130 if type(error) is KeyboardInterrupt else 143)
+    assert capsys.readouterr().err.splitlines()[-1] == says
+    assert is_finished(Path("run"))
 
 
 def test_an_interrupt_is_one_line_and_resume_goes_on(

@@ -65,7 +65,7 @@ def main(argv: list[str] | None = None) -> int:
     except Interrupted as stop:
         return _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
-        return _fail("interrupted, nothing written", 130)
+        return _fail("interrupted", 130)
     except (ValueError, FloatingPointError, OSError, MemoryError) as error:
         return _fail(str(error) or "out of memory", 2)
     except RuntimeError as error:

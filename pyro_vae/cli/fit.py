@@ -146,21 +146,22 @@ def run(argv: list[str]) -> None:
             print(f"{out} is finished: these are its scores", file=sys.stderr)
         else:
             progress.finish(write)
-    seconds = time.perf_counter() - began
-    if options.json:
-        result = {
-            "out": str(out),
-            "seconds": seconds,
-            "steps_per_second": fitted.steps_per_second,
-            "scores": summary,
-        }
-        print(json.dumps(result))
-        return
-    console = Console(highlight=False)
-    console.print(scores_table(summary, len(data.split(report.held_out(data)))))
-    console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
-    for file in sorted(out.iterdir()):
-        console.print(f"  {file}", soft_wrap=True)
+        # Told with the folder in hand: what interrupts this says that the run is written.
+        seconds = time.perf_counter() - began
+        if options.json:
+            result = {
+                "out": str(out),
+                "seconds": seconds,
+                "steps_per_second": fitted.steps_per_second,
+                "scores": summary,
+            }
+            print(json.dumps(result))
+            return
+        console = Console(highlight=False)
+        console.print(scores_table(summary, len(data.split(report.held_out(data)))))
+        console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
+        for file in sorted(out.iterdir()):
+            console.print(f"  {file}", soft_wrap=True)
 
 
 def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
