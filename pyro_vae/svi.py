@@ -455,7 +455,8 @@ class CompiledSVI:
             Losses on the CPU, shape ``(steps,)``.
 
         Raises:
-            NonFinite: If a loss is not finite. That step and later ones are not taken.
+            NonFinite: If a loss is not finite, or with ``skip``, one more than may be left out.
+                That step and later ones are not taken.
             ValueError: If the tensors differ in length.
         """
         positive_integer("batch_size", batch_size)
@@ -478,6 +479,7 @@ class CompiledSVI:
             return args if isinstance(args, tuple) else (args,), {}
 
         losses = position.losses
+        skipped = self.skipped + sum(int((~each.isfinite()).sum()) for each in losses)
         first = self.steps - sum(map(len, losses))
         layouts = tuple(map(layout, tensors))
         while (start := position.start) < size:
@@ -492,13 +494,17 @@ class CompiledSVI:
             position.start += len(index)
             if self._looked_at and not self._skip and not losses[-1].isfinite().all():
                 break
+            if self._skip:
+                skipped += int((~losses[-1].isfinite()).sum())
+                if skipped > self._max_skipped:
+                    break
             if on_step is not None:
                 on_step(position)
         values = torch.cat(losses).cpu()
         bad = (~values.isfinite()).nonzero()
         self.skipped += len(bad)
         if len(bad) and (not self._skip or self.skipped > self._max_skipped):
-            at = int(bad[0])
+            at = int(bad[-1 if self._skip else 0])  # the step that is one too many, or the first
             args, kwargs = batch((order, *tensors), at)
             error = self._not_finite(float(values[at]), first + at, args, kwargs)
             error.rows = order[at * batch_size : (at + 1) * batch_size].cpu()

@@ -25,7 +25,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 import pyro_vae as pv
-from pyro_vae.svi import CompiledSVI
+from pyro_vae.svi import CompiledSVI, NonFinite, Position
 
 
 class Case(NamedTuple):
@@ -395,6 +395,43 @@ def test_steps_left_out_are_not_counted(name: str) -> None:
     if name == "Adam":
         state = captured.state_dict()["optim"]["state"]
         assert {float(each["step"]) for each in state.values()} == {6.0}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_no_more_steps_are_left_out_than_may_be() -> None:
+    """Three of ten steps of one pass are infinite, two may be left out: the third ends it.
+
+    Fails when they are counted at the end of the pass, or a pass that goes on counts afresh.
+    """
+    x = torch.rand(80, 6).bernoulli()
+    x[[8, 24, 48]] = math.inf  # steps 1, 3 and 6
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        limits = {"on_nonfinite": "skip", "max_skipped": 2}
+        _, svi = _small(compiled, OPTIMISERS["Adam"], pv.objectives.ELBO(), **limits)
+        kept: list[Position] = []
+        position = Position(torch.arange(80))
+        with (
+            pyro.validation_enabled(False),
+            pytest.raises(
+                NonFinite, match="^the loss is nan at step 6: site `x`: what is obs"
+            ) as error,
+        ):
+            svi.epoch(x, batch_size=8, position=position, on_step=kept.append)
+        assert error.value.step == 6
+        assert error.value.rows.tolist() == list(range(48, 56))
+        assert (svi.skipped, len(kept)) == (3, 6)
+        # From step 4 on, in another run: those of before count.
+        losses = [torch.cat(position.losses)[:4]]
+        _, svi = _small(compiled, OPTIMISERS["Adam"], pv.objectives.ELBO(), **limits)
+        svi.steps = 4
+        going_on = Position(torch.arange(80), 32, losses)
+        with pyro.validation_enabled(False), pytest.raises(NonFinite, match="at step 6:"):
+            svi.epoch(x, batch_size=8, position=going_on)
+        return torch.cat(position.losses).nan_to_num(0.0).tolist(), svi
+
+    _eager_and_captured(run)
 
 
 @pytest.mark.slow
