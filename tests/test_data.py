@@ -626,3 +626,18 @@ def test_a_masked_array_is_refused() -> None:
     hidden = np.ma.masked_array(np.ones((20, 3)), mask=np.eye(20, 3, dtype=bool))
     with pytest.raises(ValueError, match="`data`: expected no masked array"):
         load(hidden)
+
+
+@pytest.mark.parametrize("word", ["", "w"])
+def test_a_condition_of_too_many_values_is_refused(word: str, tmp_path: Path) -> None:
+    """A one-hot vector of each. Fails when there is no bound, which takes all memory."""
+
+    def write(count: int) -> str:
+        rows = "".join(f"{word}{i},{i % 7}\n" for i in range(count))
+        (tmp_path / "x.csv").write_text(f"id,x\n{rows}")
+        return str(tmp_path / "x.csv")
+
+    assert load(write(1000), cond="id").cond["train"].shape[1] == 1000
+    says = "^`cond`: expected at most 1000 different integers or words in id, got 1001$"
+    with pytest.raises(ValueError, match=says):
+        load(write(1001), cond="id")

@@ -14,6 +14,9 @@ from pyro_vae._errors import expected, unknown_name
 __all__ = ["Column"]
 
 
+_MOST_LEVELS = 1000  # what more there is has a vector of that length for each datum
+
+
 @dataclass(frozen=True)
 class Column:
     """A column of conditions: integers become one-hot vectors, other numbers are standardised.
@@ -51,11 +54,16 @@ class Column:
             train: Those of the training data, shape ``(N,)``.
             every: Those of all data, whose integers are the levels.
             words: What the integers stand for, if it holds words.
+
+        Raises:
+            ValueError: If a one-hot vector of it would have more than 1000 entries.
         """
-        if words:
-            return cls(name, levels=tuple(range(len(words))), words=tuple(words))
-        if (every == every.round()).all():
-            return cls(name, levels=tuple(map(int, every.unique().tolist())))
+        if words or (every == every.round()).all():
+            levels = range(len(words)) if words else every.unique().tolist()
+            if len(levels) > _MOST_LEVELS:
+                what = f"at most {_MOST_LEVELS} different integers or words in {name}"
+                raise expected("cond", what, len(levels))
+            return cls(name, levels=tuple(map(int, levels)), words=tuple(words))
         spread = float(train.double().std(correction=0))
         return cls(name, loc=float(train.double().mean()), scale=spread if spread > 0 else 1.0)
 
