@@ -211,7 +211,8 @@ def _add_companions(parser: Parser) -> None:
         type=str | None,
         help="Columns to condition model and guide on, with commas between them: label, or digit "
         "of the sets of digits; columns of a .csv file by name, which x is then without. Integers "
-        "and words become one-hot vectors, other numbers are standardised.",
+        "and words, 1000 different ones at most, become one-hot vectors; other numbers are "
+        "standardised.",
     )
     group.add_argument(
         "--size_factor",

@@ -86,8 +86,8 @@ def load(
             counts. Otherwise images that are not made binary are divided by the top level.
         cond: Columns to condition on, ``a,b`` or a list: ``label`` where there are labels, also
             ``digit`` of the sets of digits, or names of columns of a `.csv` file, which are then no
-            part of x. Integers and words become one-hot vectors, words in alphabetical order; other
-            numbers are standardised.
+            part of x. Integers and words, 1000 different ones at most, become one-hot vectors,
+            words in alphabetical order; other numbers are standardised.
         size_factor: The column of size factors, likewise; divided by its mean in the training data.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
             observed, instead of an error; :attr:`Dataset.mask` then says where there is one.
