@@ -29,11 +29,7 @@ ACTIVATION = "silu"
 BATCH = 100
 EPOCHS = 120  # 60,000 steps
 LR = 1e-3
-TEMPERATURES = {  # at first, at last, rate of decay a step
-    "soft": (1.0, 0.1, 4e-5),
-    "straight-through": (1.0, 0.1, 4e-5),
-    "concrete": (2 / 3, 2 / 3, 0.0),  # fixed, since what is bounded changes with it
-}
+TEMPERATURE, MIN_TEMPERATURE, ANNEAL_RATE = 1.0, 0.1, 4e-5
 PUBLISHED = {
     "Categorical": {"soft": 101.5, "straight-through": 107.8},
     "Bernoulli": {"soft": 105.0, "straight-through": 111.5},
@@ -56,15 +52,14 @@ def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
     torch.manual_seed(seed)
     mlp = partial(pv.networks.MLP, activation=ACTIVATION)
     prior, guide, size = LATENTS[law]
-    temperature, min_temperature, anneal_rate = TEMPERATURES[mode]
     vae = pv.VAE(
         prior=prior(*size),
         guide=guide(
             *size,
             mode=mode,
-            temperature=temperature,
-            min_temperature=min_temperature,
-            anneal_rate=anneal_rate,
+            temperature=TEMPERATURE,
+            min_temperature=MIN_TEMPERATURE,
+            anneal_rate=ANNEAL_RATE,
         ),
         likelihood=pv.likelihoods.Bernoulli(data.event_shape),
         encoder=mlp(ENCODER, dropout=DROPOUT[law]),
@@ -97,7 +92,7 @@ def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
             "epochs": EPOCHS,
             "lr": LR,
             "schedule": "cosine",
-            "temperature": TEMPERATURES[mode],
+            "temperature": [TEMPERATURE, MIN_TEMPERATURE, ANNEAL_RATE],
             "warmup": WARMUP[law],
             "encoder_dropout": DROPOUT[law],
         },
