@@ -163,6 +163,24 @@ def test_two_observed_sites_and_a_guide_by_hand() -> None:
     np.testing.assert_allclose(tree["sample_stats"]["log_q"], log_q, rtol=1e-4, atol=1e-4)
 
 
+def test_what_a_mask_hides_has_no_likelihood() -> None:
+    """Fails when the density is taken before the mask: a placeholder then weighs like a datum."""
+    y, mask = torch.tensor([0.0, 1.0, 50.0]), torch.tensor([True, True, False])
+
+    def model() -> None:
+        mean = pyro.sample("mean", dist.Normal(0.0, 1.0))
+        with pyro.plate("person", 3), pyro.poutine.mask(mask=mask), pyro.poutine.scale(scale=2.0):
+            pyro.sample("y", dist.Normal(mean, 1.0), obs=y)
+
+    def guide() -> None:
+        pyro.sample("mean", dist.Normal(0.5, 0.1))
+
+    tree = from_pyro_svi(model, guide, num_draws=4)
+    mean = torch.as_tensor(tree["posterior"]["mean"].values)
+    expected = torch.distributions.Normal(mean[..., None], 1.0).log_prob(y) * mask
+    np.testing.assert_allclose(tree["log_likelihood"]["y"], expected, rtol=1e-5)
+
+
 def test_a_point_has_no_density() -> None:
     x, y = _regression_data(5)
     tree = from_pyro_svi(_regression, AutoDelta(_regression), (x, y), num_draws=2)

@@ -12,6 +12,7 @@ import pyro.distributions as dist
 import torch
 import xarray
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
@@ -45,8 +46,9 @@ def from_pyro_svi(
     Both are run once for each draw, so that any program will do. The groups are those of
     :func:`to_datatree`: ``posterior`` has the latent and deterministic sites as the guide draws
     them; ``posterior_predictive`` has the sites that were observed, drawn anew, and never the
-    observations; ``log_likelihood`` and ``observed_data`` have them as observed; ``prior`` and
-    ``prior_predictive`` come from the model alone. ``sample_stats`` has ``log_p`` and ``log_q``,
+    observations; ``log_likelihood`` and ``observed_data`` have them as observed, the log-density
+    being 0 where ``poutine.mask`` hides them; ``prior`` and ``prior_predictive`` come from the
+    model alone. ``sample_stats`` has ``log_p`` and ``log_q``,
     the log-densities of model and guide in nats, for each element of the plates that all sites are
     in, or else as one number a draw; a guide that is a point has none.
 
@@ -237,7 +239,9 @@ def _draw(
         if name in seen:
             dims = draws.site_dims(name, site)
             shape = site["fn"].batch_shape
-            log_prob = site["unscaled_log_prob"].expand(shape).cpu().double().numpy()
+            # What a mask hides was not observed; a scale is of the objective, not of the data.
+            seen_log_prob = scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
+            log_prob = seen_log_prob.expand(shape).cpu().double().numpy()
             draws.number("log_likelihood", name, log_prob, dims[: len(shape)])
             if name not in draws.observed:
                 value = site["value"].expand(site["fn"].shape())
