@@ -9,9 +9,11 @@ from __future__ import annotations
 
 import functools
 import random
+import sys
 import types
 import warnings
 import weakref
+from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -23,6 +25,10 @@ import pyro.infer.trace_elbo
 import pyro.infer.trace_mean_field_elbo
 import pyro.infer.traceenum_elbo
 import torch
+from pyro.nn import PyroModule
+from pyro.poutine.indep_messenger import IndepMessenger
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 from torch.fx.experimental.proxy_tensor import make_fx
 
@@ -39,6 +45,8 @@ __all__ = [
 Function = Callable[..., Any]
 _PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
 _LIBRARIES = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "weakref"}
+_CONSTANT = _LIBRARIES | sys.stdlib_module_names | {"pyro_vae"}  # modules that do not change
+_BOOKKEEPING = frozenset(vars(PyroModule()))  # fields of any module
 _MISSING = object()
 
 
@@ -96,9 +104,13 @@ class Reach:
         return None
 
     def _visit(self, thing: Any) -> None:
-        if id(thing) in self._seen or _is_plain(thing) or isinstance(thing, type):
+        if id(thing) in self._seen or _is_plain(thing):
             return
         self._seen[id(thing)] = thing
+        if isinstance(thing, _GENERATORS):
+            raise NotCapturable(f"it has random numbers of its own ({type(thing).__name__})")
+        if isinstance(thing, Iterator) and type(thing).__module__ in ("builtins", "itertools"):
+            raise NotCapturable(f"it has an iterator ({type(thing).__name__}), which moves on")
         if isinstance(thing, Tensor):
             self.tensors.append(thing)
         elif isinstance(thing, nn.Module):
@@ -108,19 +120,35 @@ class Reach:
             self._visit(thing.__func__)
         elif isinstance(thing, types.FunctionType):
             self._function(thing)
+        elif isinstance(thing, type):
+            self._class(thing)
+        elif isinstance(thing, types.BuiltinMethodType):
+            if not isinstance(thing.__self__, types.ModuleType):
+                self._visit(thing.__self__)
         elif isinstance(thing, functools.partial):
             for part in (thing.func, *thing.args, *thing.keywords.values()):
                 self._visit(part)
         elif isinstance(thing, dict):
             self.watch(thing.get, list(thing), type(thing).__name__)
-        elif isinstance(thing, (list, tuple)):
-            self.watch(functools.partial(_item, thing), range(len(thing)), type(thing).__name__)
-        elif isinstance(thing, (torch.distributions.Distribution, pyro.infer.ELBO)) or (
-            not _of_a_library(type(thing))
-        ):
+            self._size(thing, type(thing).__name__)
+        elif isinstance(thing, (list, tuple, deque)):
+            # One more than there are: what is appended is noticed too.
+            keys = range(len(thing) + (not isinstance(thing, tuple)))
+            self.watch(functools.partial(_item, thing), keys, type(thing).__name__)
+        elif isinstance(thing, set):
+            self.watch(thing.__contains__, list(thing), "set", visit=False)
+            self._size(thing, "set")
+        elif isinstance(thing, np.ndarray):
+            self.watch(functools.partial(_has_bytes, thing), [thing.tobytes()], "array")
+        elif isinstance(thing, _WITH_FIELDS) or not _of_a_library(type(thing)):
+            if isinstance(thing, (IndepMessenger, TraceMessenger)):
+                return  # made anew by every run
+            self._visit(type(thing))
             fields = getattr(thing, "__dict__", None)
             if isinstance(fields, dict):
                 self.watch(fields.get, list(fields), type(thing).__name__)
+                if not _of_a_library(type(thing)):
+                    self._size(fields, type(thing).__name__)
             wrapped = getattr(thing, "__wrapped__", None)
             if wrapped is not None:
                 self._visit(wrapped)
@@ -131,25 +159,62 @@ class Reach:
         for part in ("_parameters", "_buffers", "_modules"):
             self.watch(fields[part].get, list(fields[part]), name)
         own = ["training"]
-        if not _of_a_library(type(module)):
-            # Names with an underscore are bookkeeping, of torch or of Pyro, and change at will.
-            own += [key for key in fields if not key.startswith("_") and key != "training"]
+        if _of_a_library(type(module)):
+            # Rates: of dropout, of running averages.
+            own += [key for key, value in fields.items() if isinstance(value, float)]
+        else:
+            own += [key for key in fields if key not in _BOOKKEEPING and key != "training"]
+            self._size(fields, name)
         self.watch(fields.get, own, name)
-        for owner in type(module).__mro__:
-            if not _of_a_library(owner):
-                for method in vars(owner).values():
-                    if isinstance(method, types.FunctionType):
-                        self._visit(method)
+        self._visit(type(module))
+
+    def _class(self, owner: type) -> None:
+        for base in owner.__mro__:
+            if _of_a_library(base) or _is_ours(base):
+                continue
+            values = []
+            for name, value in vars(base).items():
+                if isinstance(value, (staticmethod, classmethod)):
+                    self._visit(value.__func__)
+                elif isinstance(value, property):
+                    self._visit(value.fget)
+                elif isinstance(value, types.FunctionType):
+                    self._visit(value)
+                elif not name.startswith("__") and not hasattr(value, "__get__"):
+                    values.append(name)
+            self.watch(vars(base).get, values, base.__name__)
+
+    def _size(self, container: Any, owner: str) -> None:
+        # A truth value, whose identity says what it is, as that of a large number does not.
+        self.watch(functools.partial(_has_size, container), [len(container)], owner)
 
     def _function(self, function: types.FunctionType) -> None:
         if _of_a_library(function):
             return
-        names = [name for name in _names(function.__code__) if name in function.__globals__]
-        self.watch(function.__globals__.get, names, function.__name__)
+        if not _is_ours(function):
+            names = list(_names(function.__code__))
+            self._namespace(function.__globals__, names, function.__name__)
         cells = function.__closure__ or ()
         self.watch(functools.partial(_cell, cells), range(len(cells)), function.__name__)
         for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
             self._visit(value)
+
+    def _namespace(self, namespace: dict[str, Any], names: Sequence[str], owner: str) -> None:
+        """Watches what code with these names in it reads of a module, or of modules in there."""
+        names = list(dict.fromkeys(names))
+        spaces = {id(namespace): namespace}
+        waiting = [namespace]
+        while waiting:
+            space = waiting.pop()
+            found = [name for name in names if name in space]
+            self.watch(space.get, found, owner)
+            for name in found:
+                module = space[name]
+                if not isinstance(module, types.ModuleType) or id(vars(module)) in spaces:
+                    continue
+                if module.__name__.partition(".")[0] not in _CONSTANT:
+                    spaces[id(vars(module))] = vars(module)
+                    waiting.append(vars(module))
 
     def watch(
         self, get: Callable[[Any], Any], keys: Sequence[Any], owner: str, visit: bool = True
@@ -178,6 +243,23 @@ def _of_a_library(thing: Any) -> bool:
     return (thing.__module__ or "").partition(".")[0] in _LIBRARIES
 
 
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+_WITH_FIELDS = (torch.distributions.Distribution, pyro.infer.ELBO, Messenger)
+
+
+def _has_size(container: Any, size: int) -> bool:
+    return len(container) == size
+
+
+def _has_bytes(array: Any, values: bytes) -> bool:
+    return bool(array.tobytes() == values)
+
+
+def _is_ours(thing: Any) -> bool:
+    """Tells whether code is of this package, whose globals do not change either."""
+    return (thing.__module__ or "").partition(".")[0] == "pyro_vae"
+
+
 def _names(code: types.CodeType) -> Iterator[str]:
     yield from code.co_names
     for constant in code.co_consts:
@@ -185,7 +267,7 @@ def _names(code: types.CodeType) -> Iterator[str]:
             yield from _names(constant)
 
 
-def _item(sequence: Sequence[Any], index: int) -> Any:
+def _item(sequence: Sequence[Any] | deque[Any], index: int) -> Any:
     return sequence[index] if index < len(sequence) else _MISSING
 
 
@@ -451,6 +533,24 @@ def _draws() -> tuple[Any, ...]:
     return random.getstate(), str(np.random.get_state())
 
 
+@contextmanager
+def _never_seeded() -> Iterator[None]:
+    """Refuses a program that sets the state of torch's random numbers: a graph would not."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise NotCapturable("it sets the state of torch's random numbers")
+
+    names = ("manual_seed", "seed", "set_rng_state")
+    saved = [(owner, name, vars(owner)[name]) for owner in (torch, torch.random) for name in names]
+    try:
+        for owner, name, _ in saved:
+            setattr(owner, name, refuse)
+        yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -461,7 +561,7 @@ def _trace(
     """Runs ``function`` once under make_fx, on real tensors that it leaves as they were."""
     tensors = [*state, *args]
     draws = _draws()
-    with preserved(state):
+    with preserved(state), _never_seeded():
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
             module = make_fx(lambda *_: function(*args))(*tensors)

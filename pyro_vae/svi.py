@@ -6,7 +6,7 @@ import inspect
 import logging
 import math
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any, Literal, NamedTuple
@@ -233,6 +233,7 @@ class _Call(NamedTuple):
     key: Any
     tensors: tuple[Tensor, ...]
     batch: Batch
+    others: tuple[Any, ...] = ()
 
     @classmethod
     def of(cls, args: tuple[Any, ...], kwargs: dict[str, Any]) -> _Call:
@@ -241,13 +242,19 @@ class _Call(NamedTuple):
         leaves, spec = tree_flatten((args, kwargs))
         tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
         others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
+        keys = tuple(map(_key, others))
 
         def rebuild(tensors: Sequence[Tensor], step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
             rest = iter(tensors)
             filled = [next(rest) if isinstance(old, Tensor) else old for old in leaves]
             return tree_unflatten(filled, spec)
 
-        return cls((tuple(map(layout, tensors)), others, str(spec)), tensors, rebuild)
+        return cls((tuple(map(layout, tensors)), keys, str(spec)), tensors, rebuild, others)
+
+
+def _key(value: Any) -> tuple[type, Any]:
+    # `True`, 1 and 1.0 are equal, and not the same to a program.
+    return type(value), value if isinstance(value, Hashable) else id(value)
 
 
 def _positional(tensors: Sequence[Tensor], step: int) -> tuple[tuple[Any, ...], dict[str, Any]]:
@@ -416,7 +423,7 @@ class CompiledSVI:
         """
         call = _Call.of(args, kwargs)
         at = self.steps
-        loss = float(self._run(("step", call.key), call.tensors, call.batch, 1))
+        loss = float(self._run(("step", call.key), call.tensors, call.batch, 1, call.others))
         if not math.isfinite(loss):
             self.skipped += 1
             if not self._skip or self.skipped > self._max_skipped:

@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import collections
+import itertools
 import math
+import types
 from collections.abc import Callable
 from typing import Any, NamedTuple
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -546,6 +550,131 @@ def test_what_the_program_reads_is_never_stale(
     assert captured.captures == captures
 
 
+_elsewhere = types.ModuleType("elsewhere")
+
+
+class _Settings:
+    scale = 1.0
+
+
+class _Reader(nn.Module):
+    """A program that reads one number, from one place of many."""
+
+    own_class = 1.0
+
+    def __init__(self, read: Callable[[_Reader], Any]) -> None:
+        super().__init__()
+        self.read = read
+        self.dropout = nn.Dropout(0.2)
+        self.array = np.ones(1)
+        self._private = 1.0
+        self.some = [1.0]
+        self.by_name: dict[str, float] = {}
+        self.members = {1}
+        self.queue = collections.deque([1.0])
+        self.conditioned = pyro.condition(self.unconditioned, data={"x": torch.ones(4)})
+
+    @property
+    def settings(self) -> float:
+        return _Settings.scale
+
+    def unconditioned(self, x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", 4):
+            pyro.sample("x", dist.Normal(z, self.read(self)))
+
+    def forward(self, x: Tensor, *others: Any) -> None:
+        self.conditioned(x)
+
+
+def _handler(program: _Reader) -> Any:
+    return program.conditioned.func.args[0]
+
+
+READS: dict[str, tuple[Callable[[_Reader], Any], Callable[[_Reader], Any]]] = {
+    "module": (lambda p: _elsewhere.scale, lambda p: setattr(_elsewhere, "scale", 3.0)),
+    "class": (lambda p: _Settings.scale, lambda p: setattr(_Settings, "scale", 3.0)),
+    "property": (lambda p: p.settings, lambda p: setattr(_Settings, "scale", 3.0)),
+    "own class": (lambda p: p.own_class, lambda p: setattr(_Reader, "own_class", 3.0)),
+    "private": (lambda p: p._private, lambda p: setattr(p, "_private", 3.0)),
+    "appended": (lambda p: sum(p.some), lambda p: p.some.append(2.0)),
+    "new key": (lambda p: p.by_name.get("a", 1.0), lambda p: p.by_name.update(a=3.0)),
+    "new attribute": (lambda p: getattr(p, "late", 1.0), lambda p: setattr(p, "late", 3.0)),
+    "set": (lambda p: float(len(p.members)), lambda p: p.members.add(2)),
+    "deque": (lambda p: sum(p.queue), lambda p: p.queue.append(2.0)),
+    "array": (lambda p: float(p.array[0]), lambda p: p.array.fill(3.0)),
+    "dropout": (lambda p: 1 + p.dropout(torch.ones(4)), lambda p: setattr(p.dropout, "p", 0.9)),
+    "handler": (lambda p: 1.0, lambda p: _handler(p).data.update(x=torch.full((4,), 5.0))),
+}
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", READS)
+def test_what_is_read_from_anywhere_is_never_stale(
+    name: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Each fails when its guard is taken out of ``Reach``: seen before there were any."""
+    monkeypatch.setattr(_Settings, "scale", 1.0)
+    monkeypatch.setattr(_Reader, "own_class", 1.0)
+    read, change = READS[name]
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        _elsewhere.scale = _Settings.scale = _Reader.own_class = 1.0
+        program = _Reader(read)
+        optim = pyro.optim.Adam({"lr": 0.01})
+        svi = CompiledSVI(program, _normal_guide, optim, Trace_ELBO(), compile=compiled)
+        losses = [svi.step(torch.ones(4)) for _ in range(3)]
+        change(program)
+        return losses + [svi.step(torch.ones(4)) for _ in range(3)], svi
+
+    _, captured = _eager_and_captured(run)
+    assert captured.captures == 2
+
+
+class _Argument:
+    scale = 1.0
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("kind", ["object", "module", "array", "set", "type"])
+def test_arguments_that_are_no_tensors_are_never_stale(kind: str) -> None:
+    """Each fails when arguments are told apart by hash alone."""
+
+    def model(x: Tensor, other: Any) -> None:
+        scale = {
+            "object": lambda: other.scale,
+            "module": lambda: 1 + other(torch.ones(4)),
+            "array": lambda: float(other[0]),
+            "set": lambda: float(len(other)),
+            "type": lambda: 3.0 if other is True else 1.0,
+        }[kind]()
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, scale), obs=x)
+
+    def guide(x: Tensor, other: Any) -> None:
+        _normal_guide(x)
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        other: Any
+        other, change = {
+            "object": (_Argument(), lambda: setattr(other, "scale", 3.0)),
+            "module": (nn.Dropout(0.5), lambda: other.eval()),
+            "array": (np.ones(1), lambda: other.fill(3.0)),
+            "set": ({1}, lambda: other.add(2)),
+            "type": (1, lambda: None),
+        }[kind]
+        optim = pyro.optim.Adam({"lr": 0.01})
+        svi = CompiledSVI(model, guide, optim, Trace_ELBO(), compile=compiled)
+        losses = [svi.step(torch.ones(4), other) for _ in range(3)]
+        change()
+        other = True if kind == "type" else other
+        return losses + [svi.step(torch.ones(4), other) for _ in range(3)], svi
+
+    _, captured = _eager_and_captured(run)
+    assert captured.captures == 2
+
+
 @pytest.mark.usefixtures("interpreted")
 def test_going_back_to_an_earlier_mode_takes_the_earlier_graph() -> None:
     program = _Regressor()
@@ -606,6 +735,37 @@ def _python_random_model(x: Tensor) -> None:
         pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
+def _with_scale(make: Callable[[], Callable[[], Any]]) -> Any:
+    """A model whose scale comes from a function that has a state, made anew for each run."""
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        scale = make()
+
+        def model(x: Tensor) -> None:
+            z = pyro.sample("z", dist.Normal(0.0, scale()))
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        return _negative(model, _normal_guide)(compiled)
+
+    return run
+
+
+def _counting() -> Callable[[], float]:
+    count = itertools.count(1)
+    return lambda: float(next(count))
+
+
+def _numpy_generator() -> Callable[[], float]:
+    generator = np.random.default_rng(0)
+    return lambda: 1 + generator.random()
+
+
+def _torch_generator() -> Callable[[], Tensor]:
+    generator = torch.Generator().manual_seed(0)
+    return lambda: 1 + torch.rand((), generator=generator)
+
+
 def _discrete_guide(x: Tensor) -> None:
     pyro.sample("z", dist.Bernoulli(logits=pyro.param("logits", torch.zeros(()))))
 
@@ -645,6 +805,22 @@ NEGATIVE = {
     "Python's random numbers": (
         _negative(_python_random_model, _normal_guide),
         "it draws from Python's or NumPy's random numbers",
+    ),
+    "NumPy's own generator": (
+        _with_scale(_numpy_generator),
+        "it has random numbers of its own (Generator)",
+    ),
+    "torch's own generator": (
+        _with_scale(_torch_generator),
+        "it has random numbers of its own (Generator)",
+    ),
+    "an iterator": (
+        _with_scale(_counting),
+        "it has an iterator (count), which moves on",
+    ),
+    "the same draws at every step": (
+        _negative(_normal_model, poutine.seed(_normal_guide, rng_seed=3)),
+        "it sets the state of torch's random numbers",
     ),
     "another loss": (
         _negative(_normal_model, _normal_guide, loss=_OwnELBO),
