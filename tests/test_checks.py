@@ -14,6 +14,7 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.criticism import Checks, Statistic, check, default_statistics
 from pyro_vae.criticism.checks import compare, holm
+from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.split import halve, infer
 from pyro_vae.criticism.two_sample import classify
 
@@ -150,6 +151,24 @@ def test_collapsed_units_are_named() -> None:
     latent = check(vae, vae.sample(100)).latent
     assert latent["collapsed"] == ["z[2]"]
     assert latent["kl"][2] < 1e-6 < 0.1 < latent["kl"][0]
+
+
+def test_a_one_hot_site_of_several_is_one_unit() -> None:
+    """Fails when the classes are units: none of 200, each rare, has a variance above 0.01."""
+    classes = 200
+    encoder = nn.Linear(classes, 2 + classes)
+    encoder.weight.data.zero_()[2:] = 20 * torch.eye(classes)  # the largest entry of x is the class
+    encoder.bias.data.zero_()[1] = math.log(math.expm1(1 - 1e-4))  # scale 1
+    vae = pv.VAE(
+        pv.priors.Product([pv.priors.Normal(1), pv.priors.Categorical(1, classes)]),
+        pv.guides.Product([pv.guides.Normal(1), pv.guides.GumbelSoftmax(1, classes)]),
+        pv.likelihoods.Normal((classes,)),
+        encoder,
+    )
+    latent = collapsed_units(vae, torch.eye(classes))
+    assert latent["units"] == ["z1[0]", "z2[0]"]
+    assert latent["collapsed"] == ["z1[0]"]
+    assert latent["kl"] == pytest.approx([0.0, math.log(classes)], abs=1e-3)
 
 
 def test_a_categorical_latent_is_checked_by_the_use_of_its_classes() -> None:

@@ -9,6 +9,7 @@ from torch import Tensor
 from torch.distributions import Independent, constraints, kl_divergence
 
 from pyro_vae.criticism.statistics import Statistic
+from pyro_vae.joint import Joint, split_sites
 from pyro_vae.vae import VAE
 
 __all__ = ["collapsed_units", "latent_statistics"]
@@ -85,33 +86,50 @@ def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
 def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
     """Names the latent units that the data do not move: posterior collapse.
 
-    A one-hot variable is one unit. A unit is collapsed when KL(q(z|x) || p(z)), averaged over the
-    data, is below 0.01 nats; where it does not come apart by units, when the variance of the
-    posterior mean is below 0.01.
+    A one-hot variable is one unit; units of one site of several bear its name. A unit is collapsed
+    when KL(q(z|x) || p(z)), averaged over the data, is below 0.01 nats; where that does not come
+    apart by units, when the variance of the posterior mean is below 0.01.
 
     Args:
         vae: The model.
         x: Data that passed ``vae.check``, shape ``(N, *event_shape)``.
 
     Returns:
-        ``units``, ``collapsed`` (names), ``kl`` (nats, None where it does not come apart) and
+        ``units``, ``collapsed`` (names), ``kl`` (nats, None where one does not come apart) and
         ``variance`` (of the posterior mean; for a one-hot variable that of its most variable
         class), ready for JSON.
     """
     guides = [vae.encode(batch) for batch in vae.batches(x)]
     means = torch.cat([each.mean.cpu().double() for each in guides])
-    variance = means.var(0, correction=0)
-    if vae.prior.support is constraints.one_hot:
-        variance = variance.amax(-1)
-    kl = _kl_by_unit(guides, vae.prior(), variance.shape)
-    small = (variance if kl is None else kl).flatten() < _COLLAPSED
-    units = [f"z[{i}]" for i in range(variance.numel())]
+    spread = means.var(0, correction=0)
+    sites = vae.prior.sites
+    shapes = {name: site.event_shape for name, site in sites.items()}
+    spreads = split_sites(spread, shapes) if vae.prior.named_sites else {"z": spread}
+    units: list[str] = []
+    variances: list[float] = []
+    kls: list[float | None] = []
+    small: list[bool] = []
+    for name, site in sites.items():
+        variance = spreads[name]
+        if site.support is constraints.one_hot:
+            variance = variance.amax(-1)
+        laws = [_of_site(each, name) for each in guides]
+        kl = _kl_by_unit(laws, _of_site(vae.prior(), name), variance.shape)
+        units += [f"{name}[{i}]" for i in range(variance.numel())]
+        variances += variance.flatten().tolist()
+        kls += [None] * variance.numel() if kl is None else kl.flatten().tolist()
+        small += ((variance if kl is None else kl).flatten() < _COLLAPSED).tolist()
     return {
         "units": units,
-        "collapsed": [name for name, low in zip(units, small.tolist(), strict=True) if low],
-        "kl": None if kl is None else kl.flatten().tolist(),
-        "variance": variance.flatten().tolist(),
+        "collapsed": [name for name, low in zip(units, small, strict=True) if low],
+        "kl": None if None in kls else kls,
+        "variance": variances,
     }
+
+
+def _of_site(law: Any, name: str) -> Any:
+    """The law of one site of several that are independent; of others, the joint law."""
+    return law.law(name, {}) if isinstance(law, Joint) and law.independent else law
 
 
 def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | None:
