@@ -29,7 +29,8 @@ class Scores:
             had, see :func:`pyro_vae.evaluation.pareto.k_hat`.
         ess: Effective numbers of draws, shape ``(N,)``.
         active_units: Latent units whose posterior mean has a variance over the data above 0.01; a
-            one-hot variable is one unit.
+            one-hot variable is one unit. Of a site that depends on others, as in a hierarchy, it is
+            the mean given the means of those, which differs where the dependence is not linear.
         num_samples: Draws of z for each datum, S.
         estimator: How log p(x) was estimated.
         kl_estimator: ``analytic`` or ``sampled``.
