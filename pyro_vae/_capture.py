@@ -82,7 +82,7 @@ class Reach:
         """Takes everything as it now is."""
         self._ids = self._identities()
         self._pointers = [t.data_ptr() for t in self.tensors]
-        self._trained = [t.requires_grad for t in self.tensors]
+        self._trained = list(map(_training, self.tensors))
         self._layouts = [layout(t) for t in self.tensors]
 
     def changed(self) -> str | None:
@@ -95,7 +95,7 @@ class Reach:
                     return self._names[i]
             self._values = values
             self._ids = self._identities()
-        if [t.requires_grad for t in self.tensors] != self._trained:
+        if list(map(_training, self.tensors)) != self._trained:
             return "what is to be trained"
         if [t.data_ptr() for t in self.tensors] != self._pointers:
             if [layout(t) for t in self.tensors] != self._layouts:
@@ -245,6 +245,11 @@ def _of_a_library(thing: Any) -> bool:
 
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 _WITH_FIELDS = (torch.distributions.Distribution, pyro.infer.ELBO, Messenger)
+
+
+def _training(tensor: Tensor) -> tuple[bool, bool]:
+    hooks = tensor._backward_hooks or tensor._post_accumulate_grad_hooks
+    return tensor.requires_grad, bool(hooks)
 
 
 def _has_size(container: Any, size: int) -> bool:

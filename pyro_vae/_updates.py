@@ -26,12 +26,17 @@ _CONSTANTS = {
 
 def has_update(optimizer: Optimizer) -> bool:
     """Tells whether the optimiser's update can be part of a graph."""
-    return type(optimizer) in _CONSTANTS and not any(
-        # With dampening, SGD's first step is unlike the others.
-        group.get("differentiable")
-        or group.get("dampening")
-        or any(map(torch.is_complex, group["params"]))
-        for group in optimizer.param_groups
+    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    return (
+        not hooks
+        and type(optimizer) in _CONSTANTS
+        and not any(
+            # With dampening, SGD's first step is unlike the others.
+            group.get("differentiable")
+            or group.get("dampening")
+            or any(map(torch.is_complex, group["params"]))
+            for group in optimizer.param_groups
+        )
     )
 
 

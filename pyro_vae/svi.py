@@ -6,6 +6,7 @@ import inspect
 import logging
 import math
 import time
+import weakref
 from collections.abc import Callable, Hashable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -90,6 +91,13 @@ class _Slot:
     group: dict[str, Any]
     step: int = 0
 
+    def option(self, name: str) -> Any:
+        return self.group.get(name)
+
+
+# Which of several has taken over the step counts of an optimiser.
+_holders: weakref.WeakKeyDictionary[Optimizer, _Optim] = weakref.WeakKeyDictionary()
+
 
 def _steps_by_gradients(made: Any) -> Optimizer:
     """Refuses what is no optimiser, and one that evaluates the loss itself, as L-BFGS does."""
@@ -119,6 +127,7 @@ class _Optim:
         new = [param for param in params if param not in self._slots]
         if not new:
             return
+        self.release()  # the new ones are taken over with the others
         if self._pyro is not None:
             for param in new:
                 # What PyroOptim does on being called, less the step.
@@ -132,10 +141,12 @@ class _Optim:
                 made = self._pyro.optim_objs[param]
                 # A scheduler wraps its optimiser.
                 optimizer = _steps_by_gradients(getattr(made, "optimizer", made))
+                self._listen(optimizer)
                 self._slots[param] = _Slot(param, optimizer, optimizer.param_groups[0])
         else:
             if self._torch is None:
                 self._torch = _steps_by_gradients(self._make(new))
+                self._listen(self._torch)
             else:
                 self._torch.add_param_group({"params": new})
             for group in self._torch.param_groups:
@@ -144,15 +155,21 @@ class _Optim:
             if self._waiting is not None:
                 self._torch.load_state_dict(self._waiting)
                 self._waiting = None
-                self._regroup()
         if self._scaled is not None:
             self.scale_lr(self._scaled)
 
-    def _regroup(self) -> None:
+    def _listen(self, optimizer: Optimizer) -> None:
+        """Whoever saves or loads the optimiser's state itself finds it, and leaves it, in order."""
+        optimizer.register_state_dict_pre_hook(lambda _: self.release())
+        optimizer.register_load_state_dict_pre_hook(lambda *_: self.release())
+        optimizer.register_load_state_dict_post_hook(self._regroup)
+
+    def _regroup(self, optimizer: Optimizer) -> None:
         # Loading a state replaces the groups of a torch optimiser.
-        for group in self._torch.param_groups if self._torch else ():
+        for group in optimizer.param_groups:
             for param in group["params"]:
-                self._slots[param].group = group
+                if param in self._slots:
+                    self._slots[param].group = group
 
     def refusal(self, params: Iterable[Tensor]) -> bool:
         """Tells whether the update of some parameter cannot be part of a graph."""
@@ -162,6 +179,11 @@ class _Optim:
         return clipped or not all(
             _updates.has_update(self._slots[param].optimizer) for param in params
         )
+
+    def has_moved(self, param: Tensor) -> bool:
+        """Tells whether it has been updated: with momentum it goes on without a gradient."""
+        slot = self._slots.get(param)
+        return slot is not None and bool(slot.step or slot.optimizer.state.get(param))
 
     def slots(self, params: Iterable[Tensor]) -> list[_Slot]:
         return [self._slots[param] for param in params]
@@ -182,6 +204,10 @@ class _Optim:
         """Takes over the step counts from the optimisers' state."""
         if not self._held:
             for slot in self._slots.values():
+                holder = _holders.get(slot.optimizer)
+                if holder is not None and holder is not self:
+                    holder.release()
+                _holders[slot.optimizer] = self
                 slot.step = int(slot.optimizer.state.get(slot.param, {}).get("step", 0))
             self._held = True
 
@@ -190,7 +216,7 @@ class _Optim:
         if self._held:
             for slot in self._slots.values():
                 count = slot.optimizer.state.get(slot.param, {}).get("step")
-                if count is not None:
+                if isinstance(count, Tensor):  # a number is that of an optimiser of its own
                     count.fill_(slot.step)
             self._held = False
 
@@ -224,7 +250,6 @@ class _Optim:
             self._waiting = state or None
         else:
             self._torch.load_state_dict(state)
-            self._regroup()
 
 
 class _Call(NamedTuple):
@@ -726,7 +751,11 @@ class CompiledSVI:
         with preserved(state) as undo, pyro.validation_enabled(True), _Sites() as sites:
             args, kwargs = batch(tensors, 0)
             loss, params = self._gradients(args, kwargs)
-            trained = [param for param in params if param.grad is not None]
+            trained = [
+                param
+                for param in params
+                if param.grad is not None or (param.requires_grad and self._optim.has_moved(param))
+            ]
             created = any(id(param) not in known for param in params)
             if created or getattr(self.loss, "max_plate_nesting", None) != nesting:
                 undo.clear()
@@ -738,6 +767,8 @@ class CompiledSVI:
             param.grad = None
         if sites.stiff:
             raise NotCapturable(f"{sites.stiff} cannot be reparameterised")
+        if any(param._backward_hooks or param._post_accumulate_grad_hooks for param in trained):
+            raise NotCapturable("a parameter has a hook on its gradient")
         if not trained:
             raise NotCapturable("no parameter has a gradient; are the modules registered?")
         return params, trained, []
@@ -763,7 +794,7 @@ class CompiledSVI:
                 self._pays()
             start = time.perf_counter()
             log.info("CompiledSVI compiles %s", "a step" if count == 1 else f"{count} steps")
-            captured = self._record(reach, params, tensors, batch, count)
+            captured = self._record(reach, met, params, tensors, batch, count)
             log.info("CompiledSVI compiled in %.1f s", time.perf_counter() - start)
         except NotCapturable as reason:
             self._refuse(key, str(reason))
@@ -785,6 +816,7 @@ class CompiledSVI:
     def _record(
         self,
         reach: Reach,
+        met: list[Tensor],
         params: list[Tensor],
         tensors: Sequence[Tensor],
         batch: Batch,
@@ -800,9 +832,9 @@ class CompiledSVI:
         for slot in captured.slots:
             state += _updates.prepare(slot.optimizer, slot.group, slot.param)
             baked = _updates.constants(slot.optimizer)
-            reach.watch(slot.group.get, baked, "optimizer", visit=False)
+            reach.watch(slot.option, baked, "optimizer", visit=False)
             reach.watch(vars(slot.optimizer).get, ("state",), "optimizer", visit=False)
-        names = map(pyro.get_param_store().param_name, params)
+        names = map(pyro.get_param_store().param_name, met)
         reach.watch(_stored, [name for name in names if name is not None], "param store")
         reach.freeze()
         self._ok = self._ok.to(params[0].device)
@@ -814,7 +846,7 @@ class CompiledSVI:
                 args, kwargs = batch(tensors, number)
                 with torch.enable_grad():
                     loss = self._objective(args, kwargs)
-                grads = torch.autograd.grad(loss, params)
+                grads = torch.autograd.grad(loss, params, materialize_grads=True)
                 loss = loss.detach()
                 if self._clip_norm is not None:
                     norm, scale = _clipping(grads, self._clip_norm)

@@ -766,6 +766,146 @@ def _torch_generator() -> Callable[[], Tensor]:
     return lambda: 1 + torch.rand((), generator=generator)
 
 
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("kind", ["pyro", "torch"])
+def test_an_optimisers_state_is_in_order_for_whoever_saves_or_loads_it(kind: str) -> None:
+    """Fails when the optimiser's own ``state_dict`` is not listened to: 0 steps, an old rate."""
+    made: list[torch.optim.Optimizer] = []
+
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        made.append(torch.optim.Adam(params, lr=0.01))
+        return made[0]
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        made.clear()
+        optim = pyro.optim.Adam({"lr": 0.01}) if kind == "pyro" else make
+        svi = CompiledSVI(_normal_model, _normal_guide, optim, Trace_ELBO(), compile=compiled)
+        losses = [svi.step(torch.ones(4)) for _ in range(4)]
+        if isinstance(optim, pyro.optim.PyroOptim):
+            made.extend(optim.optim_objs.values())
+        state = made[0].state_dict()
+        assert state["state"][0]["step"] == 4
+        state["state"][0]["step"] = torch.tensor(50.0)
+        state["param_groups"][0]["lr"] = 0.2
+        made[0].load_state_dict(state)
+        losses += [svi.step(torch.ones(4)) for _ in range(4)]
+        assert made[0].state_dict()["state"][0]["step"] == 54
+        return losses, svi
+
+    _eager_and_captured(run)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_two_may_share_an_optimiser() -> None:
+    """Fails when each counts its own steps."""
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        optim = pyro.optim.Adam({"lr": 0.1})
+        both = [
+            CompiledSVI(_normal_model, _normal_guide, optim, Trace_ELBO(n), compile=compiled)
+            for n in (1, 2)
+        ]
+        return [svi.step(torch.ones(4)) for _ in range(5) for svi in both], both[0]
+
+    _eager_and_captured(run)
+
+
+def _halve(grad: Tensor) -> Tensor:
+    return grad / 2
+
+
+def _halve_in_place(param: Tensor) -> None:
+    assert param.grad is not None
+    param.grad.div_(2)
+
+
+def _loc() -> Tensor:
+    loc: Tensor = pyro.get_param_store()._params["loc"]
+    return loc
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize(
+    "register",
+    [
+        lambda: _loc().register_hook(_halve),
+        lambda: _loc().register_post_accumulate_grad_hook(_halve_in_place),
+    ],
+)
+def test_a_hook_on_a_gradient_is_called(
+    register: Callable[[], Any], caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails when a hook registered after the capture goes unseen."""
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        optim = pyro.optim.SGD({"lr": 0.1})
+        svi = CompiledSVI(_normal_model, _normal_guide, optim, Trace_ELBO(), compile=compiled)
+        losses = [svi.step(torch.ones(4)) for _ in range(3)]
+        register()
+        return losses + [svi.step(torch.ones(4)) for _ in range(3)], svi
+
+    _eager_and_captured(run)
+    assert "a parameter has a hook on its gradient" in caplog.text
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_hooks_of_the_optimisers_step_are_called() -> None:
+    """Fails when an optimiser with hooks has its update in the graph."""
+
+    def make(params: list[Tensor]) -> torch.optim.Optimizer:
+        optim = torch.optim.SGD(params, lr=0.1)
+        optim.register_step_post_hook(lambda *_: params[0].data.clamp_(-0.05, 0.05))
+        return optim
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        svi = CompiledSVI(_normal_model, _normal_guide, make, Trace_ELBO(), compile=compiled)
+        return [svi.step(torch.ones(4)) for _ in range(5)], svi
+
+    _eager_and_captured(run)
+    assert _loc().item() == pytest.approx(0.05)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_an_optimiser_that_counts_in_plain_numbers_runs_outside_the_graph() -> None:
+    """Fails, by an error, when its count is taken for a tensor."""
+    _, svi = _eager_and_captured(
+        lambda compiled: _stepping(pyro.optim.ClippedAdam({"lr": 0.1}), compiled)
+    )
+    assert svi.engine == "inductor"
+
+
+def _stepping(optim: Any, compiled: bool) -> tuple[list[float], CompiledSVI]:
+    svi = CompiledSVI(_normal_model, _normal_guide, optim, Trace_ELBO(), compile=compiled)
+    return [svi.step(torch.ones(4)) for _ in range(5)], svi
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("change", ["unused", "set while frozen"])
+def test_parameters_without_a_gradient_are_followed(change: str) -> None:
+    """Fails when what has no gradient is left out: its momentum, or its place in the store."""
+    use = {"extra": True}
+
+    def guide(x: Tensor) -> None:
+        loc = pyro.param("loc", torch.zeros(()))
+        extra = pyro.param("extra", torch.zeros(()))
+        if change != "unused" and extra.requires_grad:
+            pyro.get_param_store()._params["extra"].requires_grad_(False)
+        pyro.sample("z", dist.Normal(loc + extra if use["extra"] else loc, 1.0))
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        use["extra"] = True
+        optim = pyro.optim.Adam({"lr": 0.1})
+        svi = CompiledSVI(_normal_model, guide, optim, Trace_ELBO(), compile=compiled)
+        losses = [svi.step(torch.ones(4)) for _ in range(4)]
+        if change == "unused":
+            use["extra"] = False
+        else:
+            pyro.get_param_store()["extra"] = torch.tensor(2.0)
+        return losses + [svi.step(torch.ones(4)) for _ in range(4)], svi
+
+    _eager_and_captured(run)
+
+
 def _discrete_guide(x: Tensor) -> None:
     pyro.sample("z", dist.Bernoulli(logits=pyro.param("logits", torch.zeros(()))))
 
