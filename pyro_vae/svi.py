@@ -777,6 +777,7 @@ class CompiledSVI:
         self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any
     ) -> tuple[_Captured | None, list[float]]:
         """Captures ``count`` steps; returns the losses of steps it could not but take."""
+        reach = None
         try:
             if isinstance(self.loss, pyro.infer.ELBO) and not (
                 type(self.loss) in _STOCK or isinstance(self.loss, Objective)
@@ -797,6 +798,8 @@ class CompiledSVI:
             captured = self._record(reach, met, params, tensors, batch, count)
             log.info("CompiledSVI compiled in %.1f s", time.perf_counter() - start)
         except NotCapturable as reason:
+            if reach is not None:
+                reach.put_back()
             self._refuse(key, str(reason))
             return None, []
         self.captures += 1

@@ -1002,6 +1002,40 @@ def test_a_program_that_counts_its_calls_runs_eagerly(caplog: pytest.LogCaptureF
     assert "_Counting.calls changes at every run" in caplog.text
 
 
+class _Averaging(nn.Module):
+    """A program that counts its calls and replaces a buffer."""
+
+    average: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.calls = 0
+        self.register_buffer("average", torch.zeros(()))
+
+    def forward(self, x: Tensor) -> None:
+        self.calls += 1
+        self.average = 0.9 * self.average + 0.1 * x.mean()
+        z = pyro.sample("z", dist.Normal(self.average, float(self.calls)))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_a_trial_run_counts_for_nothing() -> None:
+    """Fails when fields are left as the trial runs left them."""
+    program: list[_Averaging] = []
+
+    def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
+        program[:] = [_Averaging()]
+        pyro.param("loc", torch.zeros(()))  # made before: the first run is a trial
+        optim = pyro.optim.Adam({"lr": 0.1})
+        svi = CompiledSVI(program[0], _normal_guide, optim, Trace_ELBO(), compile=compiled)
+        return [svi.step(torch.ones(4)) for _ in range(4)], svi
+
+    _eager_and_captured(run)
+    assert program[0].calls == 4
+
+
 def test_without_a_compiler_one_line_and_eager_steps(
     caplog: pytest.LogCaptureFixture,
 ) -> None:
