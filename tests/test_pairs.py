@@ -69,8 +69,9 @@ def _check_a_step(
     parts = (_shallow(prior), _shallow(guide), likelihood())
     networks = {"encoder": pv.networks.MLP((8,)), "decoder": pv.networks.MLP((8,))}
     vae = pv.VAE(*parts, **networks).double()
-    params = torch.randn(16, *vae.likelihood.param_shape).double()
-    named = some_covariates(vae.likelihood, 16)
+    # An odd number: the sum of signs that is the gradient of Laplace's location cannot vanish.
+    params = torch.randn(17, *vae.likelihood.param_shape).double()
+    named = some_covariates(vae.likelihood, 17)
     x = vae.likelihood(params, **named).sample()
     # At its own optimum a step may have no gradient.
     vae.initialize(x[:9], covariates=rows(named, slice(9)))
