@@ -13,7 +13,7 @@ from pyro.distributions import Independent, TorchDistribution
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints, relaxed_bernoulli, relaxed_categorical
-from torch.distributions.kl import register_kl
+from torch.distributions.kl import kl_divergence, register_kl
 from torch.distributions.utils import clamp_probs
 
 from pyro_vae._errors import expected
@@ -35,6 +35,7 @@ __all__ = [
     "TotalSupport",
     "ZeroInflated",
     "by_entry",
+    "closed_kl",
     "diagonal_normal",
     "feasible",
     "inverse_positive",
@@ -735,6 +736,14 @@ class AutoregressiveLevels(TorchDistribution):
         return (
             self.network.unroll(context, choose).to(context.dtype).reshape(shape + self.event_shape)
         )
+
+
+def closed_kl(q: Any, p: Any) -> Tensor | None:
+    """Returns KL(q || p) in closed form, or None where none is known."""
+    try:
+        return torch.as_tensor(kl_divergence(q, p))
+    except NotImplementedError:
+        return None
 
 
 @register_kl(torch.distributions.MultivariateNormal, Independent)

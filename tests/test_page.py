@@ -17,6 +17,7 @@ from pyro_vae import report
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.report._html import Html, table, tag
+from pyro_vae.report.page import _Story
 
 _WIDTHS = (400, 1400)
 _HOSTILE = "<script>alert('x')</script>&\"a-very-long-name-without-a-space-" + 80 * "w"
@@ -119,6 +120,21 @@ def test_the_browser_finds_planted_faults(
     found = {name for name, each in faults.items() if each} | ({"broken"} if seen.broken else set())
     assert (fault in found) if fault else found == set()
     assert (seen.scrolled > 400) == ("'width: 1500px'>wide" in body)
+
+
+def test_a_one_hot_site_of_several_is_one_unit_of_the_page() -> None:
+    """Fails when each of its classes is counted among the units that have collapsed."""
+    data = _data("counts")
+    vae = pv.VAE(
+        pv.priors.Product([pv.priors.Normal(2), pv.priors.Categorical(1, 9)]),
+        pv.guides.Product([pv.guides.Normal(2), pv.guides.GumbelSoftmax(1, 9)]),
+        pv.likelihoods.Poisson(data.event_shape),
+    )
+    story = _Story(vae, data, None, None, {}, "", 10, None, 0, None)
+    means = torch.cat([vae.encode(batch).mean for batch in vae.batches(story.x)]).double()
+    variance = means.var(0, correction=0)
+    expected = torch.stack([variance[0], variance[1], variance[2:].max()])
+    torch.testing.assert_close(story.variances, expected.detach())
 
 
 def test_what_is_no_markup_is_escaped() -> None:

@@ -6,10 +6,12 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import Independent, constraints, kl_divergence
+from torch.distributions import Independent, constraints
 
 from pyro_vae.criticism.statistics import Statistic
-from pyro_vae.joint import Joint, split_sites
+from pyro_vae.distributions import closed_kl
+from pyro_vae.evaluation._common import variance_by_site
+from pyro_vae.joint import Joint
 from pyro_vae.vae import VAE
 
 __all__ = ["collapsed_units", "latent_statistics"]
@@ -101,18 +103,11 @@ def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
     """
     guides = [vae.encode(batch) for batch in vae.batches(x)]
     means = torch.cat([each.mean.cpu().double() for each in guides])
-    spread = means.var(0, correction=0)
-    sites = vae.prior.sites
-    shapes = {name: site.event_shape for name, site in sites.items()}
-    spreads = split_sites(spread, shapes) if vae.prior.named_sites else {"z": spread}
     units: list[str] = []
     variances: list[float] = []
     kls: list[float | None] = []
     small: list[bool] = []
-    for name, site in sites.items():
-        variance = spreads[name]
-        if site.support is constraints.one_hot:
-            variance = variance.amax(-1)
+    for name, variance in variance_by_site(means, vae.prior).items():
         laws = [_of_site(each, name) for each in guides]
         kl = _kl_by_unit(laws, _of_site(vae.prior(), name), variance.shape)
         units += [f"{name}[{i}]" for i in range(variance.numel())]
@@ -139,9 +134,8 @@ def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | No
     for guide in guides:
         if not isinstance(guide, Independent):
             return None
-        try:
-            kl = kl_divergence(guide.base_dist, prior.expand(guide.batch_shape).base_dist)
-        except NotImplementedError:  # no closed form for this pair
+        kl = closed_kl(guide.base_dist, prior.expand(guide.batch_shape).base_dist)
+        if kl is None:
             return None
         parts.append(kl.cpu().double())
     mean = torch.cat(parts).mean(0)

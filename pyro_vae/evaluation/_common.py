@@ -16,6 +16,8 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae._given import named_tensors
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
+from pyro_vae.joint import split_sites
+from pyro_vae.priors import Prior
 from pyro_vae.vae import VAE
 
 __all__ = [
@@ -26,6 +28,7 @@ __all__ = [
     "finite",
     "summarize",
     "undisturbed",
+    "variance_by_site",
 ]
 
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
@@ -99,6 +102,22 @@ def summarize(
         nats = -values["log_marginal"]
         values["bits_per_dim"] = nats / (base_measure["dim"] * math.log(2))
     return finite(values) | {"base_measure": dict(base_measure)}
+
+
+def variance_by_site(means: Tensor, prior: Prior) -> dict[str, Tensor]:
+    """Returns how much the posterior means of each unit of each site vary over the data.
+
+    A one-hot variable is one unit: of its classes, the variance of the most variable.
+
+    Args:
+        means: Of z given each datum, shape ``(N, *event_shape)``.
+        prior: The prior, which knows the sites.
+    """
+    variance = means.var(0, correction=0)
+    shapes = {name: site.event_shape for name, site in prior.sites.items()}
+    each = split_sites(variance, shapes) if prior.named_sites else {"z": variance}
+    one_hot = {n for n, site in prior.sites.items() if site.support is constraints.one_hot}
+    return {name: v.amax(-1) if name in one_hot else v for name, v in each.items()}
 
 
 def finite(values: Mapping[str, float]) -> dict[str, float | None]:

@@ -8,15 +8,14 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints, kl_divergence
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._given import Covariates
-from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.distributions import closed_kl
+from pyro_vae.evaluation._common import check_arguments, describe, undisturbed, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import Scores
-from pyro_vae.joint import split_sites
 from pyro_vae.priors import Prior
 from pyro_vae.vae import VAE
 
@@ -121,7 +120,8 @@ def evaluate(
                 if progress is not None:
                     progress((i + done / num_samples) / len(draws.batches))
             guide = vae.posterior(features)
-            kl = _analytic_kl(guide, vae.prior.given(held.get("cond")))
+            kl = closed_kl(guide, vae.prior.given(held.get("cond")))
+            kl = None if kl is None else kl.expand(guide.batch_shape)
             kl_estimators.add("sampled" if kl is None else "analytic")
             columns.append(_columns(strata[False], strata[True], kl, smooth))
             means.append(guide.mean.cpu().double())
@@ -212,19 +212,5 @@ def _smoothed(log_weight: Tensor, log_square: Tensor, largest: Tensor) -> tuple[
     return sums[0], sums[1]
 
 
-def _analytic_kl(guide: Any, prior: Any) -> Tensor | None:
-    try:
-        return kl_divergence(guide, prior).expand(guide.batch_shape)
-    except NotImplementedError:  # no closed form for this pair
-        return None
-
-
 def _active_units(means: Tensor, prior: Prior) -> int:
-    variance, number = means.var(0, correction=0), 0
-    shapes = {name: site.event_shape for name, site in prior.sites.items()}
-    each = split_sites(variance, shapes) if prior.named_sites else {"z": variance}
-    for name, site in prior.sites.items():
-        # The classes of one variable are one unit.
-        units = each[name].amax(-1) if site.support is constraints.one_hot else each[name]
-        number += int((units > _ACTIVE).sum())
-    return number
+    return sum(int((each > _ACTIVE).sum()) for each in variance_by_site(means, prior).values())

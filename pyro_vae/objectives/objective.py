@@ -16,9 +16,9 @@ from pyro.infer.util import is_validation_enabled
 from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
-from torch.distributions import kl_divergence
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae.distributions import closed_kl
 from pyro_vae.guides.relaxed import Mode, Relaxed
 from pyro_vae.objectives.relaxation import relaxed
 
@@ -219,7 +219,7 @@ class Objective(pyro.infer.ELBO, ABC):
         self, guide_site: Site, model_site: Site, closed: bool, share: Any, enumerated: bool
     ) -> Term:
         check_reparameterised(guide_site)
-        value = _closed_form(guide_site["fn"], model_site["fn"]) if closed else None
+        value = closed_kl(guide_site["fn"], model_site["fn"]) if closed else None
         if value is not None:
             # A KL that depends on nothing drawn has no batch shape of its own.
             shapes = (value.shape, guide_site["fn"].batch_shape)
@@ -254,14 +254,6 @@ def _in_order(name: str, model_trace: poutine.Trace, latents: Mapping[str, Site]
     before = list(model_trace.nodes)[: list(model_trace.nodes).index(name)]
     drawn = list(latents)[: list(latents).index(name)]
     return {other for other in before if other in latents} <= set(drawn)
-
-
-def _closed_form(q: Any, p: Any) -> Tensor | None:
-    """KL(q || p), or None where no closed form is known."""
-    try:
-        return torch.as_tensor(kl_divergence(q, p))
-    except NotImplementedError:
-        return None
 
 
 def relaxations(guide: Program) -> Mapping[str, Relaxed]:

@@ -22,7 +22,7 @@ from pyro_vae._errors import positive_integer
 from pyro_vae.criticism import Calibration, Checks, Row, calibrate, check
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation import Scores, evaluate
-from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.evaluation._common import check_arguments, undisturbed, variance_by_site
 from pyro_vae.part import Part
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import are_images, as_png, as_svg, chart, limits, tiles
@@ -189,8 +189,8 @@ class _Story:
     @cached_property
     def variances(self) -> Tensor:
         """Over data, of the posterior mean of each latent unit."""
-        variance = self.means.double().var(0, correction=0)
-        return variance.amax(-1) if variance.ndim == 2 else variance
+        sites = variance_by_site(self.means.double(), self.vae.prior).values()
+        return torch.cat([each.flatten() for each in sites])
 
     def tell(self, done: float) -> None:
         if self.progress is not None:
