@@ -437,6 +437,7 @@ class CompiledSVI:
         self._refused: dict[Any, str] = {}
         self._eager_seconds = 0.0
         self._worthwhile: bool | None = None  # whether compiling pays: decided once, and kept
+        self._left: int | None = None  # steps that there were to go when that was asked first
         self._precision = precision
         self._ok = torch.ones((), dtype=torch.bool)
 
@@ -807,13 +808,15 @@ class CompiledSVI:
         return captured, []
 
     def _pays(self) -> None:
-        left = (self._planned or 0) - self.steps
+        if self._left is None:
+            self._left = (self._planned or 0) - self.steps
         if self._worthwhile is None:
             # Compiled steps take well under half of the time.
-            self._worthwhile = 0.5 * left * self._eager_seconds >= _COMPILE_SECONDS
+            self._worthwhile = 0.5 * self._left * self._eager_seconds >= _COMPILE_SECONDS
         if not self._worthwhile:
+            # One line, also where batches of several shapes ask.
             raise NotCapturable(
-                f"with {left} steps left, compiling would take longer than it saves"
+                f"with {self._left} steps left, compiling would take longer than it saves"
             )
 
     def _record(

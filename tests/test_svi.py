@@ -1092,6 +1092,8 @@ def test_auto_compiles_where_it_pays(caplog: pytest.LogCaptureFixture) -> None:
     long.step(x)
     assert (short.engine, long.engine) == ("eager", "inductor")
     assert "with 100 steps left, compiling would take longer than it saves" in caplog.text
+    short.step(x[:5])
+    assert caplog.text.count("compiling would take") == 1, "a smaller batch says it again"
 
 
 @pytest.mark.usefixtures("interpreted")
