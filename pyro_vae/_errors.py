@@ -86,6 +86,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def check_seed(argument: str, seed: object) -> None:
+    """Refuses a seed that not every generator takes.
+
+    Raises:
+        ValueError: If it is no integer >= 0 and below 2**32, NumPy's bound.
+    """
+    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+        raise expected(argument, "an integer >= 0 and below 2**32", seed)
+
+
 def as_path(argument: str, given: object) -> Path:
     """Returns a path.
 

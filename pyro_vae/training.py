@@ -24,6 +24,7 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from pyro_vae import checkpoint
 from pyro_vae._errors import (
     as_device,
+    check_seed,
     expected,
     is_number,
     out_of_memory,
@@ -294,13 +295,11 @@ def fit(
     positive_integer("epochs", epochs)
     if positive_integer("batch_size", batch_size) >= 2**63:
         raise expected("batch_size", "a positive integer below 2**63", batch_size)
-    if (
-        not is_number(lr) or not 0 < lr < 1e30
-    ):  # what single precision can hold, with Adam's corrections
+    # What single precision can hold, with Adam's corrections.
+    if not is_number(lr) or not 0 < lr < 1e30:
         raise expected("lr", "a positive number below 1e30", lr)
-    whole = isinstance(seed, int) and not isinstance(seed, bool)
-    if seed is not None and not (whole and 0 <= seed < 2**32):
-        raise expected("seed", "an integer >= 0 and below 2**32", seed)
+    if seed is not None:
+        check_seed("seed", seed)
     if clip_norm is not None and not (is_number(clip_norm) and 0 < clip_norm < math.inf):
         raise expected("clip_norm", "a positive number", clip_norm)
     if on_nonfinite not in ("raise", "skip"):

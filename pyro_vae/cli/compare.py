@@ -11,10 +11,10 @@ import pyro
 from rich.console import Console
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected
+from pyro_vae._errors import check_seed, expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, check_seed, complete, new_path, recorded_config
+from pyro_vae.cli.runs import as_device, complete, new_path, recorded_config
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
@@ -57,7 +57,7 @@ def run(argv: list[str]) -> None:
     options = parse(parser, argv)
     if options.out is not None and new_path(options.out, Path()).suffix != ".png":
         raise expected("--out", "a file that ends in .png", options.out)
-    check_seed(options.seed)
+    check_seed("--seed", options.seed)
     folders = _folders(options.runs)
     groups = _fits_of_one_model(folders)
     models, held_out = {}, {}

@@ -17,7 +17,7 @@ from rich.console import Console
 
 from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import (
     ROLES,
     Parser,
@@ -30,7 +30,6 @@ from pyro_vae.cli.parsing import (
 )
 from pyro_vae.cli.runs import (
     as_device,
-    check_seed,
     load_data,
     new_path,
     record_data,
@@ -101,7 +100,7 @@ def run(argv: list[str]) -> None:
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
     options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
-    check_seed(options.seed)
+    check_seed("--seed", options.seed)
     default = Path("runs") / Path(options.data).stem
     out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)

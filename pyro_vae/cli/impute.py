@@ -13,12 +13,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._given import present, rows
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import (
     as_device,
-    check_seed,
     new_path,
     recorded_columns,
     recorded_source,
@@ -75,7 +74,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
-    check_seed(options.seed)
+    check_seed("--seed", options.seed)
     folder, count = Path(options.run), options.num_imputations
     vae = checkpoint.load(folder, device=as_device(options.device))
     found_by, recorded = recorded_source(folder, options.data)

@@ -9,12 +9,11 @@ from pathlib import Path
 from typing import Any
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import Parser, laws, parse
 from pyro_vae.cli.runs import (
     as_device,
     at_condition,
-    check_seed,
     complete,
     new_path,
     no_covariates,
@@ -66,7 +65,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
-    check_seed(options.seed)
+    check_seed("--seed", options.seed)
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
     out = new_path(options.out, folder / "report.html")

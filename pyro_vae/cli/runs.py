@@ -32,7 +32,6 @@ from pyro_vae.vae import VAE
 __all__ = [
     "as_device",
     "at_condition",
-    "check_seed",
     "complete",
     "condition",
     "held_out",
@@ -105,16 +104,6 @@ def writing(folder: Path) -> Iterator[Path]:
             for parent in missing:
                 parent.rmdir()
         raise
-
-
-def check_seed(seed: int | None) -> None:
-    """Checks that every generator takes a seed.
-
-    Raises:
-        ValueError: If it is no integer >= 0 and below 2**32.
-    """
-    if seed is None or not 0 <= seed < 2**32:
-        raise expected("--seed", "an integer >= 0 and below 2**32", seed)
 
 
 def as_device(name: str | None) -> torch.device | None:

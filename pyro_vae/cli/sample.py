@@ -11,10 +11,10 @@ import pyro
 from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._given import present
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import check_seed, condition, new_path, size_factor
+from pyro_vae.cli.runs import condition, new_path, size_factor
 
 __all__ = ["run"]
 
@@ -48,7 +48,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
-    check_seed(options.seed)
+    check_seed("--seed", options.seed)
     folder = Path(options.run)
     vae = checkpoint.load(folder)
     out = new_path(options.out, folder / "draws.png")

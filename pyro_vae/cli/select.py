@@ -12,7 +12,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae import checkpoint, report
-from pyro_vae._errors import expected
+from pyro_vae._errors import check_seed, expected
 from pyro_vae.cli.fit import (
     DEFAULT_PARTS,
     build_model,
@@ -20,7 +20,7 @@ from pyro_vae.cli.fit import (
     training_options,
 )
 from pyro_vae.cli.parsing import ROLES, Parser, parse, parts_of, read_config, value_of
-from pyro_vae.cli.runs import as_device, check_seed, load_data, new_path, writing
+from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.tables import live, selection_table
 from pyro_vae.selection import combinations, select
 from pyro_vae.vae import VAE
@@ -55,7 +55,7 @@ def run(argv: list[str]) -> None:
         raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
     first = next(iter(settings.values())).options
     likelihood = next(iter(settings.values())).parts["likelihood"]
-    check_seed(first.seed)
+    check_seed("--seed", first.seed)
     out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
     data, _ = load_data(
         first.data,

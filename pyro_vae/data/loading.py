@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.files import SUFFIXES, read_file
@@ -109,8 +109,7 @@ def load(
         raise unknown_name("binarize", binarize, get_args(Binarize))
     if levels and binarize not in (None, "none"):
         raise expected("binarize", "'none' where levels=True", binarize)
-    if isinstance(seed, bool) or not isinstance(seed, int) or not 0 <= seed < 2**32:
-        raise expected("seed", "an integer in [0, 2**32)", seed)
+    check_seed("seed", seed)
     names = cond.split(",") if isinstance(cond, str) else cond
     names = [name.strip() for name in names if name]
     raw, name, source = _read(data, root, download, missing, names)
