@@ -242,7 +242,7 @@ def _document(story: _Story) -> str:
 
 
 def _header(story: _Story) -> Html:
-    vae, summary = story.vae, story.summary
+    summary = story.summary
     lead = (
         f"Fitted to {len(story.data.train):,} training data of {story.data.name}; judged by "
         f"{len(story.x):,} {story.split} data, which {_seen(story)}."
@@ -252,7 +252,7 @@ def _header(story: _Story) -> Html:
          f"± {_number(summary['standard_error'])} over data"),
         ("ELBO, nats a datum", _number(summary["elbo"]),
          f"{_number(_difference(summary))} below log p(x)"),
-        ("active latent units", f"{summary['active_units']} of {vae.prior.event_shape[0]}",
+        ("active latent units", f"{summary['active_units']} of {len(story.variances)}",
          "variance of E[z | x] over data > 0.01"),
         ("checks failed", *_failures(story)),
         ("k-hat too high", _percent(summary["k_hat_above_threshold"]),
