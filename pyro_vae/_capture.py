@@ -37,6 +37,7 @@ __all__ = [
     "NotCapturable",
     "Reach",
     "ReadsBack",
+    "elements",
     "layout",
     "preserved",
     "values_stay_tensors",
@@ -324,6 +325,22 @@ def layout(tensor: Tensor) -> tuple[Any, ...]:
     return tensor.shape, tensor.stride(), tensor.dtype, tensor.device
 
 
+def elements(tensor: Tensor) -> Tensor:
+    """Returns a view of the tensor with each element in memory once.
+
+    An expanded tensor shows elements several times, and torch refuses to write to it.
+
+    Example:
+        >>> elements(torch.zeros(3, 1).expand(2, 3, 4)).shape
+        torch.Size([1, 3, 1])
+    """
+    tensor = tensor.detach()
+    for dim, stride in enumerate(tensor.stride()):
+        if stride == 0 and tensor.shape[dim] > 1:
+            tensor = tensor.narrow(dim, 0, 1)
+    return tensor
+
+
 def _as_tensor(value: Any) -> Any:
     return value.detach() if isinstance(value, Tensor) else value
 
@@ -361,12 +378,14 @@ def preserved(tensors: Sequence[Tensor]) -> Iterator[list[Callable[[], None]]]:
     Yields:
         What will be done on leaving; clear the list to keep things as they then are.
     """
-    values = [t.detach().clone() for t in tensors]
+    # What was made in inference mode cannot be changed outside it.
+    places = [elements(t) for t in tensors if not t.is_inference()]
+    values = [place.clone() for place in places]
 
     @torch.no_grad()
     def put_back() -> None:
-        for tensor, value in zip(tensors, values, strict=True):
-            tensor.copy_(value)
+        for place, value in zip(places, values, strict=True):
+            place.copy_(value)
 
     undo: list[Callable[[], None]] = [
         put_back,
@@ -464,14 +483,14 @@ class Graph:
         places = [tensor.data_ptr() for tensor in held]
         if places != self._places:
             self._places = places
-            self._static = [arg.clone() if _is_small(arg) else arg for arg in args]
+            self._static = [_twin(arg) if _is_small(arg) else arg for arg in args]
             self._cuda_graph = torch.cuda.CUDAGraph()
             # The default generator is registered with every capture: each replay draws anew.
             with torch.cuda.graph(self._cuda_graph):
                 self._static_outputs = self._direct(self._static)
         for static, arg in zip(self._static, args, strict=True):
             if _is_small(arg):
-                static.copy_(arg, non_blocking=True)
+                elements(static).copy_(elements(arg), non_blocking=True)
         self._cuda_graph.replay()
         return [output.clone() for output in self._static_outputs]
 
@@ -537,6 +556,15 @@ class Graph:
         self._from_args = [(i, s) for i, s in enumerate(sources) if isinstance(s, int)]
         del self._passed, self._returned
         return outputs
+
+
+def _twin(tensor: Tensor) -> Tensor:
+    """Returns a copy with the very strides that compiled code takes for granted."""
+    twin = torch.empty_strided(
+        tensor.shape, tensor.stride(), dtype=tensor.dtype, device=tensor.device
+    )
+    elements(twin).copy_(elements(tensor))
+    return twin
 
 
 def _is_small(tensor: Tensor) -> bool:

@@ -29,6 +29,7 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 import pyro_vae as pv
+from pyro_vae._capture import _twin, preserved
 from pyro_vae.svi import CompiledSVI, NonFinite, Position
 
 
@@ -1201,3 +1202,88 @@ def test_an_optimiser_outside_the_graph_stops_at_once_too() -> None:
         assert svi.engine == "inductor"
         ends.append([p.detach().clone() for p in vae.parameters()])
     torch.testing.assert_close(ends[0], ends[1], atol=0, rtol=0)
+
+
+# What surrounds the call
+
+
+def _against_stock(run: Callable[[type], Any]) -> CompiledSVI:
+    """Runs with stock SVI and with ours from one seed, and compares losses and parameters."""
+    ran = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        losses, svi = run(engine)
+        store = pyro.get_param_store()
+        ran.append((losses, {name: store[name].detach().clone() for name in store}, svi))
+    (stock_losses, stock, _), (losses, ours, svi) = ran
+    torch.testing.assert_close(losses, stock_losses, atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
+    return svi
+
+
+SHARED: dict[str, Callable[[], Tensor]] = {
+    "expanded": lambda: torch.zeros(()).expand(4),
+    "expanded in part": lambda: torch.arange(4.0)[:, None].expand(4, 4)[:, 2],
+    "expanded twice": lambda: torch.zeros(4).expand(3, 1, 4).expand(3, 2, 4)[1, 1],
+    "one that is seen three times": lambda: torch.arange(4.0).expand(3, 4),
+    "windows that overlap": lambda: torch.arange(6.0).unfold(0, 4, 1),
+    "made in inference mode": lambda: _made_in_inference_mode(),
+}
+
+
+@torch.inference_mode()
+def _made_in_inference_mode() -> Tensor:
+    return torch.zeros(4)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("steps", ["step", "epoch"])
+@pytest.mark.parametrize("name", SHARED)
+def test_tensors_that_share_memory_with_themselves_are_read(name: str, steps: str) -> None:
+    """Fails, by an error of torch's, when values are put back into such a tensor as it is."""
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        loc = SHARED[name]()
+        prior = dist.Normal(loc, 1.0).to_event(loc.dim())  # its scale is expanded too
+
+        def model(x: Tensor, shift: Tensor) -> None:
+            z = pyro.sample("z", prior).reshape(-1, 4).sum(0)
+            with pyro.plate("data", len(x)):
+                pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x + shift)
+
+        def guide(x: Tensor, shift: Tensor) -> None:
+            z = dist.Normal(pyro.param("loc", torch.zeros(loc.shape)), 1.0)
+            pyro.sample("z", z.to_event(loc.dim()))
+
+        svi = engine(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        x, shift = torch.ones(5, 4), torch.arange(5.0)[:, None].expand(5, 4)
+        if steps == "step" or engine is SVI:
+            return [svi.step(x, shift) for _ in range(6)], svi
+        one = {"batch_size": 5, "shuffle": False}
+        return [float(svi.epoch(x, shift, **one)) for _ in range(6)], svi
+
+    svi = _against_stock(run)
+    if name != "made in inference mode":
+        assert svi.engine_steps == {"eager": 1, "inductor": 5}  # the first creates `loc`
+
+
+def test_a_trial_run_puts_back_what_shares_memory() -> None:
+    small, window = torch.zeros(3), torch.arange(6.0)
+    seen = [small.expand(2, 3), small.expand(4, 2, 3), window.unfold(0, 4, 1), window]
+    with preserved(seen):
+        small += 1
+        window += 1
+    assert small.tolist() == [0.0, 0.0, 0.0]
+    assert window.tolist() == [0.0, 1.0, 2.0, 3.0, 4.0, 5.0]
+
+
+@pytest.mark.parametrize(
+    "tensor",
+    [torch.arange(6.0).view(2, 3).t(), torch.arange(8.0)[::2], torch.arange(3.0).expand(2, 3)],
+)
+def test_a_twin_has_the_values_and_the_strides(tensor: Tensor) -> None:
+    """Fails for a clone: it has other strides than compiled code was made for."""
+    twin = _twin(tensor)
+    assert (twin.stride(), twin.tolist()) == (tensor.stride(), tensor.tolist())
+    assert twin.data_ptr() != tensor.data_ptr()
