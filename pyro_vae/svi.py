@@ -19,9 +19,12 @@ import torch
 from pyro import poutine
 from pyro.infer.util import zero_grads
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
-from torch import Tensor
+from torch import Tensor, get_default_dtype, is_grad_enabled, is_inference_mode_enabled
+from torch._C import _is_any_autocast_enabled
 from torch.optim import Optimizer
+from torch.utils import _device
 from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae import _updates
@@ -345,7 +348,9 @@ class CompiledSVI:
 
     Parameters stay where they are and are updated in place. What the program reads (shapes, dtypes,
     devices, train or eval mode, plain attributes, globals) is checked before each call and
-    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing.
+    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing. Where
+    effect handlers or autocast are active around the call, or gradients are off, the step is taken
+    eagerly, and does what a step of stock SVI does.
 
     References:
         Pyro: Deep Universal Probabilistic Programming (Bingham et al., 2019),
@@ -594,8 +599,27 @@ class CompiledSVI:
         """Takes ``count`` steps and returns their losses, shape ``(count,)``."""
         if tensors and tensors[0].device != self._ok.device:
             self._ok = self._ok.to(tensors[0].device)
+        # What surrounds the call is looked at where it is used: this runs at every step.
+        if (
+            _PYRO_STACK
+            or not is_grad_enabled()
+            or is_inference_mode_enabled()
+            or _is_any_autocast_enabled()
+        ):
+            return self._run_as_surrounded(tensors, batch, count)
+        key = key, get_default_dtype(), _device.CURRENT_DEVICE
         with self._multiplying():
             return self._run_by_an_engine(key, tensors, batch, count, root)
+
+    def _run_as_surrounded(self, tensors: Sequence[Tensor], batch: Batch, count: int) -> Tensor:
+        """Takes eager steps: a graph would have what surrounds its capture baked in."""
+        if self._compile and _PYRO_STACK:
+            self._say(f"{type(_PYRO_STACK[-1]).__name__} is active around the step")
+        elif self._compile and _is_any_autocast_enabled():
+            self._say("autocast is on around the step; `precision` is part of a graph")
+        self._looked_at = True
+        with self._multiplying():
+            return self._run_eagerly(tensors, batch, count, [])
 
     def _run_by_an_engine(
         self, key: Any, tensors: Sequence[Tensor], batch: Batch, count: int, root: Any
@@ -651,10 +675,18 @@ class CompiledSVI:
             for grad in grads:
                 grad.mul_(scale)
             loss = loss if bool(norm.isfinite()) else math.nan
+        # Stock SVI leaves zeros as gradients, with which momentum goes on; a graph leaves none.
+        idle = [
+            p for p in params if p.grad is None and p.requires_grad and self._optim.has_moved(p)
+        ]
+        for param in idle:
+            param.grad = torch.zeros_like(param)
         if math.isfinite(loss):
             self._optim.step(params)
         elif params and isinstance(self.loss, Objective):
             self.loss.step.sub_(1)  # counted with the gradients, and not taken
+        for param in idle:
+            param.grad = None
         zero_grads(params)
         return loss
 
@@ -673,6 +705,9 @@ class CompiledSVI:
 
     def _refuse(self, key: Any, reason: str) -> None:
         self._refused[key] = reason
+        self._say(reason)
+
+    def _say(self, reason: str) -> None:
         if reason not in self._said:
             self._said.add(reason)
             log.warning("CompiledSVI runs eagerly: %s", reason)
@@ -702,8 +737,10 @@ class CompiledSVI:
 
     @contextmanager
     def _reduced(self) -> Iterator[None]:
-        device = self._ok.device.type
-        with torch.autocast(device, torch.bfloat16, enabled=self._precision == "bfloat16"):
+        if self._precision != "bfloat16":
+            yield  # whatever autocast there is around the step is left as it is
+            return
+        with torch.autocast(self._ok.device.type, torch.bfloat16):
             yield
 
     @contextmanager

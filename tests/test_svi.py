@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import contextlib
 import itertools
 import math
 import types
@@ -1287,3 +1288,116 @@ def test_a_twin_has_the_values_and_the_strides(tensor: Tensor) -> None:
     twin = _twin(tensor)
     assert (twin.stride(), twin.tolist()) == (tensor.stride(), tensor.tolist())
     assert twin.data_ptr() != tensor.data_ptr()
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("mode", [torch.no_grad, torch.inference_mode])
+@pytest.mark.parametrize("optim", ["SGD", "Adam"])
+def test_steps_without_gradients_do_what_those_of_stock_do(
+    optim: str, mode: Callable[[], Any]
+) -> None:
+    """With gradients of zero SGD moves nothing, and Adam's momentum goes on.
+
+    Fails when a graph, which has its gradients inside, is run all the same.
+    """
+    moved = []
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        made = getattr(pyro.optim, optim)({"lr": 0.01})
+        svi = engine(_normal_model, _normal_guide, made, Trace_ELBO())
+        losses = [svi.step(torch.ones(4)) for _ in range(4)]
+        before = pyro.param("loc").item()
+        with mode():
+            losses += [svi.step(torch.full((4,), -50.0)) for _ in range(4)]
+        moved.append(pyro.param("loc").item() - before)
+        if mode is torch.no_grad:  # stock has gradients of inference mode from there on
+            losses += [svi.step(torch.ones(4)) for _ in range(4)]
+        return losses, svi
+
+    svi = _against_stock(run)
+    assert (moved[0] == 0.0) == (optim == "SGD")
+    assert moved[1] == pytest.approx(moved[0], abs=1e-6)
+    assert svi.engine_steps["eager"] == 5
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+@pytest.mark.parametrize("unroll", [1, 2])
+def test_an_epoch_without_gradients_moves_nothing(unroll: int) -> None:
+    vae, svi = _small(optim=lambda p: torch.optim.SGD(p, lr=0.01), unroll=unroll)
+    x = torch.rand(16, 6).bernoulli()
+    svi.epoch(x, batch_size=4)
+    before = [p.detach().clone() for p in vae.parameters()]
+    with torch.no_grad():
+        assert svi.epoch(x, batch_size=4).isfinite().all()
+    torch.testing.assert_close(list(vae.parameters()), before, atol=0, rtol=0)
+    assert svi.engine_steps == {"inductor": 4, "eager": 4}
+    svi.epoch(x, batch_size=4)
+    assert svi.engine_steps == {"inductor": 8, "eager": 4}
+    assert not torch.equal(next(vae.parameters()), before[0])
+
+
+def _scaled(step: int) -> Any:
+    return poutine.scale(scale=(0.1, 0.1, 0.5, 1.0)[step])
+
+
+HANDLERS: dict[str, Callable[[int], Any]] = {
+    "scale": _scaled,
+    "now and then": lambda step: poutine.scale(scale=3.0) if step % 2 else contextlib.nullcontext(),
+    "mask": lambda step: poutine.mask(mask=bool(step % 2)),
+    "only later": lambda step: _scaled(step) if step > 1 else contextlib.nullcontext(),
+    "only first": lambda step: _scaled(step) if step < 2 else contextlib.nullcontext(),
+    "autocast": lambda step: torch.autocast("cpu", torch.bfloat16, enabled=step > 1),
+}
+
+
+def _linear_model(x: Tensor) -> None:
+    """Has a matrix product, which autocast concerns."""
+    z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+    with pyro.plate("data", len(x)):
+        product = (x[:, None] * z) @ torch.full((1, 1), 1.2345)
+        pyro.sample("x", dist.Normal(product[:, 0].float(), 1.0), obs=x)
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("name", HANDLERS)
+def test_what_is_active_around_a_step_applies(name: str, caplog: pytest.LogCaptureFixture) -> None:
+    """Fails when a graph has the handlers of its capture in it, or knows of none."""
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        optim = pyro.optim.Adam({"lr": 0.01})
+        svi = engine(_linear_model, _normal_guide, optim, Trace_ELBO())
+        losses = [svi.step(torch.linspace(0, 1, 4)) for _ in range(2)]
+        for step in range(4):
+            with HANDLERS[name](step):
+                losses.append(svi.step(torch.linspace(0, 1, 4)))
+        return losses + [svi.step(torch.linspace(0, 1, 4)) for _ in range(2)], svi
+
+    svi = _against_stock(run)
+    eager = 3 if name not in ("scale", "mask") else 5
+    assert svi.engine_steps == {"eager": eager, "inductor": 8 - eager}
+    assert caplog.text.count("around the step") == 1
+
+
+@pytest.mark.usefixtures("interpreted")
+def test_another_default_dtype_is_another_graph() -> None:
+    """Fails when the numbers a program makes are for ever of the first dtype."""
+
+    def model(x: Tensor) -> None:
+        z = pyro.sample("z", dist.Normal(torch.zeros(()), 1.0))
+        with pyro.plate("data", len(x)):
+            scale = torch.full((), 16777217.0)  # 2^24 + 1: single precision lacks it
+            pyro.sample("x", dist.Normal(z, scale - 16777215.0), obs=x)
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        svi = engine(model, _normal_guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
+        losses = []
+        for dtype in (torch.float32, torch.float64, torch.float32):
+            torch.set_default_dtype(dtype)
+            try:
+                losses += [svi.step(torch.ones(4, dtype=torch.float32)) for _ in range(3)]
+            finally:
+                torch.set_default_dtype(torch.float32)
+        return losses, svi
+
+    assert _against_stock(run).captures == 2
