@@ -23,9 +23,8 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import logsigmoid
 
 import pyro_vae as pv
-from pyro_vae._spheres import PowerSpherical, SphericalUniform
 from pyro_vae.criticism.split import Halves, halve, infer
-from pyro_vae.distributions import LogitRelaxedBernoulli
+from pyro_vae.distributions import LogitRelaxedBernoulli, PowerSpherical, SphericalUniform
 from pyro_vae.evaluation import ais, enumerate_log_prob, gaps, posterior_draws
 from pyro_vae.objectives import ELBO
 from pyro_vae.report import interpolations, traversals

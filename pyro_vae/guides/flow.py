@@ -11,8 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import positive_integer
-from pyro_vae._flows import Autoregressive, NormalizingFlow
-from pyro_vae.distributions import positive
+from pyro_vae.distributions import Autoregressive, NormalizingFlow, positive
 from pyro_vae.guides.guide import Guide
 
 __all__ = ["Flow"]

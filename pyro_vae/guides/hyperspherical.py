@@ -9,8 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._spheres import PowerSpherical
-from pyro_vae.distributions import positive
+from pyro_vae.distributions import PowerSpherical, positive
 from pyro_vae.guides.guide import Guide
 
 __all__ = ["Hyperspherical"]

@@ -8,7 +8,7 @@ from typing import Any, Literal, get_args
 import pyro.distributions as dist
 
 from pyro_vae._errors import unknown_name
-from pyro_vae._flows import Autoregressive, NormalizingFlow
+from pyro_vae.distributions import Autoregressive, NormalizingFlow
 from pyro_vae.priors.standard import Standard
 
 __all__ = ["Flow"]

@@ -9,7 +9,7 @@ from pyro.distributions import constraints
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._spheres import SphericalUniform
+from pyro_vae.distributions import SphericalUniform
 from pyro_vae.priors.prior import Prior
 
 __all__ = ["Hyperspherical"]

@@ -1,4 +1,4 @@
-"""Laws of directions, which Pyro has in two or three dimensions only."""
+"""Power spherical distribution: directions around one of them."""
 
 from __future__ import annotations
 
@@ -11,57 +11,9 @@ from pyro.distributions import TorchDistribution
 from torch import Tensor
 from torch.distributions.kl import register_kl
 
-__all__ = ["PowerSpherical", "SphericalUniform"]
+from pyro_vae.distributions.spherical_uniform import SphericalUniform, uniform_direction
 
-
-class SphericalUniform(TorchDistribution):
-    """Creates directions of which none is preferred: the uniform law on the unit sphere.
-
-    Args:
-        loc: Of any value: only shape, ``(*, dim)``, dtype and device count.
-
-    Example:
-        >>> law = SphericalUniform(torch.zeros(3))
-        >>> torch.isclose(law.log_prob(law.sample()).exp(), torch.tensor(0.25 / math.pi))
-        tensor(True)
-    """
-
-    arg_constraints: ClassVar[dict[str, Any]] = {"loc": dist.constraints.real_vector}
-    support = dist.constraints.sphere
-    has_rsample = True
-
-    def __init__(self, loc: Tensor, validate_args: Any = None) -> None:
-        self.loc = loc
-        super().__init__(loc.shape[:-1], loc.shape[-1:], validate_args=validate_args)
-
-    def expand(self, batch_shape: Any, _instance: Any = None) -> SphericalUniform:
-        new = SphericalUniform(self.loc.expand(*batch_shape, -1), validate_args=False)
-        new._validate_args = self._validate_args
-        return new
-
-    def rsample(self, sample_shape: Any = ()) -> Tensor:
-        return _uniform_direction(self.loc.expand(self._extended_shape(torch.Size(sample_shape))))
-
-    def log_prob(self, value: Tensor) -> Tensor:
-        if self._validate_args:
-            self._validate_sample(value)
-        return -self.entropy() + torch.zeros_like(value[..., 0])
-
-    def entropy(self) -> Tensor:
-        """The logarithm of the area of the sphere."""
-        half = self.event_shape[0] / 2
-        area = math.log(2) + half * math.log(math.pi) - math.lgamma(half)
-        return self.loc.new_full(self.batch_shape, area)
-
-    @property
-    def mean(self) -> Tensor:
-        """The centre of the sphere."""
-        return torch.zeros_like(self.loc)
-
-    @property
-    def variance(self) -> Tensor:
-        """The variance of each coordinate."""
-        return torch.full_like(self.loc, 1 / self.event_shape[0])
+__all__ = ["PowerSpherical"]
 
 
 class PowerSpherical(TorchDistribution):
@@ -124,7 +76,7 @@ class PowerSpherical(TorchDistribution):
         loc = self.loc.expand(shape)
         sign = torch.where(loc[..., 0] > 0, -1.0, 1.0)
         cosine, sine = near - far, 2 * (near * far).sqrt()
-        around = sine[..., None] * _uniform_direction(loc[..., 1:])
+        around = sine[..., None] * uniform_direction(loc[..., 1:])
         drawn = torch.cat([(sign * cosine)[..., None], around], -1)
         normal = torch.cat([(sign - loc[..., 0])[..., None], -loc[..., 1:]], -1)
         along = (normal * drawn).sum(-1) / normal.square().sum(-1)
@@ -162,13 +114,6 @@ class PowerSpherical(TorchDistribution):
         along, length, square = self.loc.square(), length[..., None], square[..., None]
         across = (1 - square) / (2 * self._beta)
         return along * (square - length.square()) + (1 - along) * across
-
-
-def _uniform_direction(like: Tensor) -> Tensor:
-    """Unit vectors of that shape, all directions alike."""
-    normal = torch.randn(like.shape, dtype=like.dtype, device=like.device)
-    tiny = torch.finfo(normal.dtype).tiny
-    return normal / normal.norm(dim=-1, keepdim=True).clamp_min(tiny)
 
 
 @register_kl(PowerSpherical, SphericalUniform)

@@ -1,0 +1,60 @@
+r"""Distributions and transforms that Pyro and PyTorch lack, one a file.
+
+Those of Pyro are used wherever they do; here is what they leave out: densities that stay finite
+where theirs overflow (relaxed categoricals in log space, a beta at its ends), variables that are
+enumerated jointly, levels and counts with a mean, tables whose columns differ, directions in any
+dimension, and normalising flows:
+
+.. math:: \log p(f(u)) = \log p(u) - \log |\det \partial f / \partial u|
+"""
+
+from pyro_vae.distributions.autoregressive_levels import AutoregressiveLevels
+from pyro_vae.distributions.autoregressive_maps import Autoregressive
+from pyro_vae.distributions.columns import Columns, ColumnSupport
+from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic
+from pyro_vae.distributions.divergence import closed_kl
+from pyro_vae.distributions.edged_beta import EdgedBeta
+from pyro_vae.distributions.entries import by_entry, feasible, masked
+from pyro_vae.distributions.enumeration import MAX_ENUMERATED
+from pyro_vae.distributions.exp_relaxed_categorical import ExpRelaxedCategorical
+from pyro_vae.distributions.grouped_one_hot_categorical import GroupedOneHotCategorical, labelled
+from pyro_vae.distributions.joint_bernoulli import JointBernoulli
+from pyro_vae.distributions.levels import Levels
+from pyro_vae.distributions.logit_relaxed_bernoulli import LogitRelaxedBernoulli
+from pyro_vae.distributions.normal import diagonal_normal
+from pyro_vae.distributions.normalizing_flow import NormalizingFlow
+from pyro_vae.distributions.positive_parameters import SCALE_FLOOR, inverse_positive, positive
+from pyro_vae.distributions.power_spherical import PowerSpherical
+from pyro_vae.distributions.spherical_uniform import SphericalUniform
+from pyro_vae.distributions.total_multinomial import TotalMultinomial, TotalSupport
+from pyro_vae.distributions.zero_inflated import ZeroInflated
+
+__all__ = [
+    "MAX_ENUMERATED",
+    "SCALE_FLOOR",
+    "Autoregressive",
+    "AutoregressiveLevels",
+    "ColumnSupport",
+    "Columns",
+    "DiscretizedLogistic",
+    "EdgedBeta",
+    "ExpRelaxedCategorical",
+    "GroupedOneHotCategorical",
+    "JointBernoulli",
+    "Levels",
+    "LogitRelaxedBernoulli",
+    "NormalizingFlow",
+    "PowerSpherical",
+    "SphericalUniform",
+    "TotalMultinomial",
+    "TotalSupport",
+    "ZeroInflated",
+    "by_entry",
+    "closed_kl",
+    "diagonal_normal",
+    "feasible",
+    "inverse_positive",
+    "labelled",
+    "masked",
+    "positive",
+]
