@@ -1,0 +1,140 @@
+"""The contract of likelihoods."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from functools import partial
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae._given import rows
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.testing._assertions import all_true, require
+from pyro_vae.testing._shared import (
+    EXTREME,
+    check_batches,
+    check_extreme,
+    check_gradients,
+    check_mass,
+)
+from pyro_vae.testing.covariates import some_covariates
+from pyro_vae.testing.distributions import DRAWS, entry_supports
+from pyro_vae.testing.parts import check_part
+
+__all__ = ["check_likelihood"]
+
+_STEEP = (-80.0, -3.0, 0.0, 3.0, 80.0)
+_ENDS = (-1e6, 0.0, 0.5, 1.0, 1e6)  # of these an entry is given those in its support
+
+
+def check_likelihood(likelihood: Likelihood) -> None:
+    """Checks a likelihood on random parameters, on extreme ones, and where it starts.
+
+    Density and gradient must be finite for extreme parameters, and for extreme data too: at the
+    closed ends of the support, for counts of a million, and a million away from zero.
+    ``init_params`` must explain data drawn from the law itself as well as the parameters they
+    were drawn with, to 0.05 nats a datum. A covariate is one number a datum; the density must
+    depend on it, and the law must refuse to be without.
+
+    Args:
+        likelihood: A likelihood of at most two entries a datum.
+
+    Raises:
+        AssertionError: If the likelihood breaks its contract.
+
+    Example:
+        >>> from pyro_vae import likelihoods
+        >>> check_likelihood(likelihoods.Poisson((2,)))
+    """
+    check_part(likelihood)
+    likelihood = copy.deepcopy(likelihood).double()
+    params = check_batches(likelihood, likelihood.event_shape)
+    named = some_covariates(likelihood, params.shape[1])
+    law = partial(likelihood, **named)
+    x = law(params).sample()
+    support = likelihood.support
+    require(all_true(support.check(x)), f"{likelihood}: draws outside `support`, {support}")
+    measures = ("counting", "lebesgue", "mixed")
+    require(likelihood.measure in measures, f"{likelihood}: `measure` is not one of {measures}")
+    kinds = {bool(each.is_discrete) for each in entry_supports(support, x[0, 0].numel())[1]}
+    told = "mixed" if len(kinds) == 2 else "counting" if kinds == {True} else "lebesgue"
+    require(likelihood.measure == told, f"{likelihood}: `measure` contradicts `support`")
+    mean = law(params).mean
+    require(mean.shape == x.shape, f"{likelihood}: mean of shape {tuple(mean.shape)}")
+    check_gradients(likelihood, [params], lambda: law(params).log_prob(x))
+    check_mass(likelihood, likelihood(params[0, 0].detach(), **rows(named, 0)))
+    _check_covariates(likelihood, params.detach(), x)
+    _check_start(likelihood)
+    for extreme in EXTREME:
+        far = torch.full((5, *likelihood.param_shape), extreme, dtype=torch.float32)
+        check_extreme(copy.deepcopy(likelihood).float(), far, x[0, :5].float())
+    ends = _ends(support, likelihood.event_shape)
+    for extreme in _STEEP:
+        steep = torch.full((len(ends), *likelihood.param_shape), extreme)
+        check_extreme(copy.deepcopy(likelihood).float(), steep, ends)
+
+
+def _check_covariates(likelihood: Likelihood, params: Tensor, x: Tensor) -> None:
+    named = some_covariates(likelihood, params.shape[1])
+    before = likelihood(params, **named).log_prob(x)
+    seen = likelihood.seen(x, **named)
+    require(seen.shape == x.shape, f"{likelihood}: `seen` is of shape {tuple(seen.shape)}")
+    for name, value in named.items():
+        after = likelihood(params, **named | {name: 2 * value}).log_prob(x)
+        require(
+            bool((after != before).all()), f"{likelihood}: the density does not depend on {name}"
+        )
+        try:
+            likelihood(params, **{k: v for k, v in named.items() if k != name})
+        except ValueError as error:
+            require("\n" not in str(error), f"{error}: an error of more than one line")
+        else:
+            require(False, f"{likelihood}: does without its covariate {name}")
+
+
+def _check_start(likelihood: Likelihood) -> None:
+    """Checks that ``init_params`` fits data drawn from the law as well as their parameters do."""
+    with torch.no_grad():
+        true = torch.randn(*likelihood.param_shape, dtype=torch.float64)
+        named = some_covariates(likelihood, DRAWS)
+        law = partial(likelihood, **named)
+        many = true.expand(DRAWS, *true.shape)
+        x = law(many).sample()
+        best = law(many).log_prob(x).mean()
+        init_params: Callable[..., Tensor] = likelihood.init_params
+        start = init_params(x, **named)
+        require(
+            start.shape == likelihood.param_shape,
+            f"{likelihood}: init_params of shape {tuple(start.shape)}, "
+            f"not {tuple(likelihood.param_shape)}",
+        )
+        reached = law(start.expand_as(many)).log_prob(x).mean()
+        require(
+            bool(reached > best - 0.05),
+            f"{likelihood}: init_params explains data of the law itself with {reached:.3f} nats "
+            f"a datum, their own parameters with {best:.3f}",
+        )
+        constant = init_params(x[:1].expand(8, *x.shape[1:]), **rows(named, slice(8)))
+        require(
+            all_true(constant.isfinite()),
+            f"{likelihood}: init_params of constant data is not finite",
+        )
+
+
+def _ends(support: Any, event_shape: torch.Size) -> Tensor:
+    """Returns data at the ends of a support and far out, shape ``(N, *event_shape)``."""
+    support, entries = entry_supports(support, event_shape.numel())
+    columns = []
+    for i, each in enumerate(entries):
+        known = {*_ENDS, *(getattr(each, f"{side}_bound", 0.0) for side in ("lower", "upper"))}
+        values = torch.tensor(sorted(map(float, known)))
+        values = values[each.check(values)]
+        # Shifted from entry to entry, so that both ends meet in one datum.
+        columns.append(values.roll(i)[torch.arange(len(known)) % len(values)])
+    longest = max(map(len, columns))
+    rows = [column[torch.arange(longest) % len(column)] for column in columns]
+    data = torch.stack(rows, -1).reshape(-1, *event_shape)
+    return data[support.check(data).reshape(len(data), -1).all(-1)]
