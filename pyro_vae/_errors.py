@@ -19,7 +19,7 @@ _shortener.maxstring = _shortener.maxother = 80
 
 
 def _shown(got: object) -> str:
-    """The value as one short line; an array is told by its type and shape."""
+    """The value as one short line; an array by its type, shape and dtype."""
     if isinstance(got, torch.Size):
         return str(tuple(got))
     if hasattr(got, "shape") and hasattr(got, "dtype"):
@@ -34,7 +34,7 @@ def expected(argument: str, what: str, got: object) -> ValueError:
     Args:
         argument: Name of the argument as the caller wrote it.
         what: What was expected, e.g. ``"a positive integer"``.
-        got: What came; long values are shortened, arrays are told by shape and dtype.
+        got: What came; long values are shortened, arrays are described by shape and dtype.
 
     Example:
         >>> expected("epochs", "a positive integer", -3)
@@ -77,7 +77,7 @@ def positive_integer(argument: str, value: object) -> int:
 
 
 def is_number(value: object) -> bool:
-    """Tells whether a value is a real number, which True and False are not.
+    """Returns whether a value is a real number, which True and False are not.
 
     Example:
         >>> is_number(2), is_number(True), is_number("2")
@@ -96,35 +96,35 @@ def check_seed(argument: str, seed: object) -> None:
         raise expected(argument, "an integer >= 0 and below 2**32", seed)
 
 
-def as_path(argument: str, given: object) -> Path:
+def as_path(argument: str, value: object) -> Path:
     """Returns a path.
 
     Raises:
         ValueError: If it is something else, or has a character that no path has.
     """
-    if not isinstance(given, str | os.PathLike) or "\0" in (path := os.fspath(given)):
-        raise expected(argument, "a path", given)
+    if not isinstance(value, str | os.PathLike) or "\0" in (path := os.fspath(value)):
+        raise expected(argument, "a path", value)
     return Path(path)
 
 
-def as_device(argument: str, given: Any) -> torch.device:
+def as_device(argument: str, value: Any) -> torch.device:
     """Returns a device of this machine.
 
     Raises:
         ValueError: If it has no such device.
     """
     try:
-        found = torch.zeros((), device=given)
+        found = torch.zeros((), device=value)
         found.item()  # the device `meta` holds no numbers
         return found.device
     except (RuntimeError, AssertionError, TypeError) as error:
         reason = str(error).partition("\n")[0]
-        what = f"`{argument}`: expected one of this machine, got {_shown(given)}"
+        what = f"`{argument}`: expected one of this machine, got {_shown(value)}"
         raise ValueError(f"{what}: {reason}") from None
 
 
 def out_of_memory(error: BaseException) -> bool:
-    """Tells whether an error is that there was no memory left, on whatever device.
+    """Returns whether an error is that there was no memory left, on whatever device.
 
     Example:
         >>> out_of_memory(MemoryError()), out_of_memory(ValueError())
@@ -132,7 +132,7 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError | torch.OutOfMemoryError):
         return True
-    # What the allocator of the CPU says, and that of C++.
+    # The messages of the CPU allocator of torch, and of C++.
     words = (
         "can't allocate memory",
         "not enough memory",

@@ -352,7 +352,7 @@ def fit(
         given = present(cond=cond, mask=mask, covariates=covariates, labels=labels)
         train, held_out, draw = _splits(data, validation, seed, given)
         if isinstance(objective, Objective):
-            objective.told(len(train), train.num_labels)
+            objective.prepare(len(train), train.num_labels)
         if patience is not None and held_out is None:
             raise expected("patience", "validation data to go with it", patience)
         settings, state = {}, None

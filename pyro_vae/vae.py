@@ -374,7 +374,7 @@ class View:
     def seen(self, x: Tensor, covariates: Covariates) -> Tensor:
         """Returns what an encoder sees of x, before it is standardised: the same shape."""
         likelihood = self.vae.likelihood
-        return likelihood.seen(x, **covariates_of(likelihood.covariates, covariates))
+        return likelihood.encoder_input(x, **covariates_of(likelihood.covariates, covariates))
 
     def encode(self, inputs: Tensor) -> Any:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
@@ -586,7 +586,7 @@ class VAE(nn.Module):
         bad = ~(x.isfinite() & self.likelihood.support.check(x))
         if bad.any():
             where = bad.nonzero()[0].tolist()
-            part = self.likelihood.law_of(where[1:])
+            part = self.likelihood.entry(where[1:])
             law = f"{type(part).__name__}, {part.support}"
             got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
             raise ValueError(f"`{argument}`: expected values in the support of {law}, got {got}")
@@ -704,7 +704,7 @@ class VAE(nn.Module):
             some = slice(None, None, max(1, len(x_train) // _HOT_DECK))
             x_train = hot_deck(x_train[some], mask[some], self.model.filler)
             named = rows(named, some)
-        seen = self.likelihood.seen(x_train, **named)
+        seen = self.likelihood.encoder_input(x_train, **named)
         if isinstance(self.guide.standardize, Standardize):
             self.guide.standardize.fit(seen)
         self.prior.start(self.guide.standardize(seen))

@@ -44,7 +44,9 @@ def test_likelihood(case: Case) -> None:
     for event_shape in [(1,), (1, 2), (2, 1, 1)]:
         with suppress(ValueError):
             built.append(case(event_shape=event_shape))
-    assert len(built) in (0, 2, 3), "a law is of tables, or of any shape, but for a single entry"
+    assert len(built) in (0, 2, 3), (
+        "a likelihood is of tables, or of any shape, but for a single entry"
+    )
     for each in built or [case()]:
         testing.check_likelihood(each)
 
@@ -56,7 +58,7 @@ def test_network(case: Case) -> None:
         try:
             case().build(in_shape, out_shape)
         except ValueError:
-            continue  # says in one line that it is for other shapes
+            continue  # refuses in one line what is of another shape
         testing.check_network(case(), in_shape, out_shape)
         built += 1
     assert built > 0
@@ -118,9 +120,9 @@ def _discretized_logistic(params: np.ndarray, x: np.ndarray, components: int) ->
     """Levels 0 to 6, whose middle and half range are both 3."""
     count = 3 if components > 1 else 2
     loc, raw, *logits = (np.stack(_split(p, components)) for p in _split(params, count))
-    law = scipy.stats.logistic(3 + 3 * loc, 3 * _softplus(raw))
-    below = np.where(x == 0, 0.0, law.cdf(x - 0.5))
-    above = np.where(x == 6, 1.0, law.cdf(x + 0.5))
+    distribution = scipy.stats.logistic(3 + 3 * loc, 3 * _softplus(raw))
+    below = np.where(x == 0, 0.0, distribution.cdf(x - 0.5))
+    above = np.where(x == 6, 1.0, distribution.cdf(x + 0.5))
     weights = scipy.special.softmax(logits[0], axis=0) if logits else np.ones_like(loc)
     return np.log((weights * (above - below)).sum(0))
 
@@ -170,8 +172,8 @@ def _reference(
             terms = scipy.stats.norm.logpdf(x[:, 0], raw[0], 1.0)
             terms += scipy.stats.poisson.logpmf(x[:, 1], _softplus(raw[1]))
         case likelihoods.Multinomial:
-            law = scipy.stats.multinomial(x.sum(1), scipy.special.softmax(params, axis=1))
-            terms = law.logpmf(x)
+            distribution = scipy.stats.multinomial(x.sum(1), scipy.special.softmax(params, axis=1))
+            terms = distribution.logpmf(x)
             if case.arguments["total"] == "learned":  # it starts with mean and dispersion 1
                 terms += scipy.stats.nbinom.logpmf(x.sum(1), 1, 0.5)
         case unknown:
@@ -200,7 +202,7 @@ def _one_by_one(network: Any, context: np.ndarray, x: np.ndarray) -> np.ndarray:
 
 
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
-def test_likelihood_is_the_law_it_names(case: Case) -> None:
+def test_likelihood_is_the_distribution_it_names(case: Case) -> None:
     """Fails when the floor of ``positive`` is left out, or a variance taken for a scale."""
     likelihood = case(**{} if "columns" in case.arguments else {"event_shape": (2, 3)}).double()
     params = torch.randn(50, *likelihood.param_shape).double()
@@ -224,32 +226,32 @@ def test_likelihood_is_the_law_it_names(case: Case) -> None:
 def test_mean_of_a_likelihood_is_that_of_its_draws(case: Case) -> None:
     likelihood = case(event_shape=(2,)).double()
     params = torch.linspace(-1, 1, likelihood.param_shape[0]).double()
-    law = likelihood(params, **testing.some_covariates(likelihood))
-    draws = law.sample((20_000,))
+    distribution = likelihood(params, **testing.some_covariates(likelihood))
+    draws = distribution.sample((20_000,))
     error = draws.std(0) / len(draws) ** 0.5
-    assert ((draws.mean(0) - law.mean) / error).abs().max() < 4
+    assert ((draws.mean(0) - distribution.mean) / error).abs().max() < 4
 
 
 def test_levels_have_moments() -> None:
-    law = Levels(logits=torch.randn(3, 5).double())
+    distribution = Levels(logits=torch.randn(3, 5).double())
     k = torch.arange(5)
-    probs = law.probs.numpy()
-    torch.testing.assert_close(law.mean, torch.from_numpy(probs @ k.double().numpy()))
+    probs = distribution.probs.numpy()
+    torch.testing.assert_close(distribution.mean, torch.from_numpy(probs @ k.double().numpy()))
     second = torch.from_numpy(probs @ k.double().square().numpy())
-    torch.testing.assert_close(law.variance, second - law.mean.square())
+    torch.testing.assert_close(distribution.variance, second - distribution.mean.square())
 
 
-def test_mass_at_the_ends_of_a_beta_law_is_kept() -> None:
+def test_mass_at_the_ends_of_a_beta_distribution_is_kept() -> None:
     """Fails when the density at the ends is that of the last inner point."""
-    law = EdgedBeta(torch.tensor(0.05).double(), torch.tensor(0.3).double())
-    edge = law.EDGE * law.log_prob(torch.tensor([0.0, 1.0]).double()).exp()
+    distribution = EdgedBeta(torch.tensor(0.05).double(), torch.tensor(0.3).double())
+    edge = distribution.EDGE * distribution.log_prob(torch.tensor([0.0, 1.0]).double()).exp()
     exact = scipy.stats.beta(0.05, 0.3)
-    assert float(edge[0]) == pytest.approx(exact.cdf(law.EDGE), rel=1e-4)
-    assert float(edge[1]) == pytest.approx(exact.sf(1 - law.EDGE), rel=1e-4)
+    assert float(edge[0]) == pytest.approx(exact.cdf(distribution.EDGE), rel=1e-4)
+    assert float(edge[1]) == pytest.approx(exact.sf(1 - distribution.EDGE), rel=1e-4)
 
 
 @pytest.mark.parametrize(
-    ("says", "build"),
+    ("message", "build"),
     [
         (
             r"`df`: expected a number greater than 1, got 1",
@@ -275,12 +277,12 @@ def test_mass_at_the_ends_of_a_beta_law_is_kept() -> None:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_wrong_options_are_told_in_one_line(says: str, build: Any) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_wrong_options_are_reported_in_one_line(message: str, build: Any) -> None:
+    with pytest.raises(ValueError, match=message):
         build()
 
 
-def test_normal_guide_and_prior_are_the_laws_they_name() -> None:
+def test_normal_guide_and_prior_are_the_distributions_they_name() -> None:
     features = torch.randn(7, 4).double()
     z = torch.randn(7, 2).double()
     loc, raw = np.split(features.numpy(), 2, axis=1)
@@ -290,7 +292,7 @@ def test_normal_guide_and_prior_are_the_laws_they_name() -> None:
     np.testing.assert_allclose(priors.Normal(2).double()().log_prob(z).numpy(), p, rtol=1e-10)
 
 
-def test_other_priors_are_the_laws_they_name() -> None:
+def test_other_priors_are_the_distributions_they_name() -> None:
     z = torch.randn(7, 2).double()
     draws = z.numpy()
     laplace = scipy.stats.laplace.logpdf(draws).sum(1)
@@ -308,7 +310,7 @@ def test_other_priors_are_the_laws_they_name() -> None:
         np.testing.assert_allclose(mixture().log_prob(z).numpy(), reference)
 
 
-def test_correlated_normal_guides_are_the_laws_they_name() -> None:
+def test_correlated_normal_guides_are_the_distributions_they_name() -> None:
     """Fails when the raw diagonal and what is below it change places."""
     z = torch.randn(2).double()
     features = torch.tensor([0.3, -0.2, 0.5, -1.0, 0.8]).double()
@@ -338,7 +340,7 @@ def test_divergence_of_correlated_normals_is_that_of_full_covariances(guide: Any
         torch.distributions.kl_divergence(q, dist.Laplace(base.loc, base.scale).to_event(1))
 
 
-def test_categorical_guide_and_prior_are_the_laws_they_name() -> None:
+def test_categorical_guide_and_prior_are_the_distributions_they_name() -> None:
     features = torch.randn(7, 4, 3).double()
     q = guides.GumbelSoftmax(4, 3)(features)
     z = q.sample()
@@ -528,7 +530,7 @@ def _loc_scale(features: Tensor) -> tuple[Tensor, Tensor]:
 
 
 @pytest.mark.parametrize(
-    ("broken", "says"),
+    ("broken", "message"),
     [
         (lambda: testing.check_guide(_WrongMass(1)), "sums to 1.105"),
         (lambda: testing.check_guide(_Detached(1)), "finite differences"),
@@ -545,6 +547,6 @@ def _loc_scale(features: Tensor) -> tuple[Tensor, Tensor]:
     ],
     ids=lambda value: value if isinstance(value, str) else "",
 )
-def test_a_broken_part_is_noticed(broken: Any, says: str) -> None:
-    with pytest.raises(AssertionError, match=says):
+def test_a_broken_part_is_noticed(broken: Any, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         broken()

@@ -268,7 +268,7 @@ def test_sizes_that_no_one_asked_for_are_refused() -> None:
     plain = _vae(Poisson((3,)))
     with pytest.raises(ValueError, match=r"`covariates`: expected None with this likelihood"):
         pv.evaluate(plain, X, covariates={"size_factor": S})
-    with pytest.raises(ValueError, match=r"`size_factor`: expected None for a law without"):
+    with pytest.raises(ValueError, match=r"`size_factor`: expected None for a likelihood without"):
         Poisson((3,))(torch.zeros(3), size_factor=torch.tensor(1.0))
     with pytest.raises(ValueError, match=r"`size_factor`: expected True or False"):
         Poisson((3,), size_factor=2.0)  # type: ignore[arg-type]

@@ -123,7 +123,8 @@ def test_the_bounds_are_ordered() -> None:
     assert bounds[0][0] < bounds[1][0] - 0.05 < bounds[3][0] - 0.05
     assert bounds[2][0] == pytest.approx(bounds[3][0], abs=0.01)
 
-    # One draw a datum is the ELBO, which is known: log p(x) less the divergence of two normals.
+    # One draw for each observation is the ELBO, which is known: log p(x) less the divergence of
+    # two normal distributions.
     terms = pv.objectives.ELBO(num_particles=200).terms(vae.model, vae.guide, x)
     twin = linear_vae()
     set_to_the_optimum(twin, x)
@@ -161,7 +162,7 @@ def halves(n: int) -> Tensor:
 
 
 def true_log_prob(x: Tensor) -> Tensor:
-    """log p(x) under the law of :func:`halves`."""
+    """log p(x) under the distribution of :func:`halves`."""
     number = x.reshape(-1, 2, 4).sum(-1)
     on = number * math.log(1 - FLIPPED) + (4 - number) * math.log(FLIPPED)
     off = number * math.log(FLIPPED) + (4 - number) * math.log(1 - FLIPPED)
@@ -205,8 +206,9 @@ def test_enumerated_log_prob_is_the_sum_over_states() -> None:
     assert abs(float((estimate - exact).mean())) < 0.02
 
 
-# Nats between the exact log p(x) of the fitted model and that of the law behind the data. About
-# 0.02 are due to the 1,000 data; a model of relaxed latents is left with more once they are true.
+# Nats between the exact log p(x) of the fitted model and that of the true distribution. About 0.02
+# are due to the 1,000 observations; a model of relaxed latents is left with more once they are
+# discrete.
 WITHIN = {"enumerate": 0.05, "straight-through": 0.1, "soft": 0.2, "concrete": 0.3}
 
 

@@ -18,7 +18,7 @@ from pyro_vae.distributions import inverse_positive
 from pyro_vae.evaluation import enumerate_log_prob
 from pyro_vae.objectives import ELBO, IWAE, MMD, Enumerated, Objective, Renyi, TotalCorrelation
 
-X = 1.3  # one datum
+X = 1.3  # one observation
 
 
 class Features(nn.Module):
@@ -33,7 +33,7 @@ class Features(nn.Module):
 
 
 def one_real(rows: Tensor, weight: float = 0.8) -> pv.VAE:
-    """p(z) = N(0, 1), p(x|z) = N(weight z, 0.5^2), q(z|x) as each row says."""
+    """p(z) = N(0, 1), p(x|z) = N(weight z, 0.5^2), q(z|x) by the features of each row."""
     dim = rows.shape[1] // 2
     decoder = nn.Linear(dim, dim)
     parts = pv.priors.Normal(dim), pv.guides.Normal(dim), pv.likelihoods.Normal((dim,), scale=0.5)
@@ -45,7 +45,7 @@ def one_real(rows: Tensor, weight: float = 0.8) -> pv.VAE:
 
 
 def guide_gradients(objective: Objective, repeats: int, loc: float, scale: float) -> Tensor:
-    """Independent gradients of one datum's loss by its features, shape ``(repeats, 2)``."""
+    """Independent gradients of one observation's loss by its features, shape ``(repeats, 2)``."""
     raw = float(inverse_positive(torch.tensor(scale)))
     vae = one_real(torch.tensor([loc, raw]).double().repeat(repeats, 1))
     x = torch.full((repeats, 1), X).double()
@@ -74,7 +74,7 @@ def test_more_draws_drown_the_standard_gradient_and_clear_dreg() -> None:
 
 
 def exact_gradient(num_samples: int, loc: float, scale: float) -> Tensor:
-    """Of the bound of one datum and two draws, by Gauss-Hermite rules in both."""
+    """Of the bound of one observation and two draws, by Gauss-Hermite rules in both."""
     assert num_samples == 2
     points, weights = np.polynomial.hermite_e.hermegauss(60)
     nodes, shares = torch.tensor(points), torch.tensor(weights / math.sqrt(2 * math.pi))
@@ -136,7 +136,7 @@ def test_renyi_between_its_neighbours() -> None:
     assert sorted(values.values()) == list(values.values())
 
 
-# Two laws of the latents of a whole data set, known in closed form.
+# Two distributions of the latents of a whole data set, known in closed form.
 
 
 def test_total_correlation_of_a_gaussian() -> None:
@@ -163,9 +163,9 @@ def test_total_correlation_of_a_gaussian() -> None:
 
 
 def test_stratified_weights_are_unbiased() -> None:
-    """The estimate of q(z), averaged over all minibatches with one datum, is q(z).
+    """The estimate of q(z), averaged over all minibatches with one observation, is q(z).
 
-    Fails when the datum's own weight is 1 / M, as in a plain minibatch.
+    Fails when the observation's own weight is 1 / M, as in a plain minibatch.
     """
     rows, z = torch.randn(5, 2, dtype=torch.float64), torch.tensor([[0.3]]).double()
     exact = pv.guides.Normal(1)(rows).log_prob(z).exp().mean()
@@ -173,15 +173,15 @@ def test_stratified_weights_are_unbiased() -> None:
     for size in (1, 2, 3, 4):
         estimates = []
         for others in itertools.combinations(range(1, 5), size):
-            law = pv.guides.Normal(1)(rows[[0, *others]])
-            site = {"fn": law, "value": z.expand(size + 1, 1), "name": "z"}
+            distribution = pv.guides.Normal(1)(rows[[0, *others]])
+            site = {"fn": distribution, "value": z.expand(size + 1, 1), "name": "z"}
             joint, marginals = objective._log_aggregate(site)
             torch.testing.assert_close(joint, marginals[:, 0])  # of one dimension they are the same
             estimates.append(joint[0].exp())
         torch.testing.assert_close(torch.stack(estimates).mean(), exact, rtol=1e-10, atol=0)
 
 
-def test_discrepancy_is_nothing_where_the_laws_agree() -> None:
+def test_discrepancy_is_nothing_where_the_distributions_agree() -> None:
     """In the mean over 300 batches, to within 4 standard errors, and more than 10 where not.
 
     Fails when a draw is compared with itself.
@@ -279,7 +279,7 @@ def test_enumeration_is_exact() -> None:
 
 
 @pytest.mark.parametrize(
-    ("make", "says"),
+    ("make", "message"),
     [
         (lambda: ELBO(schedule="sigmoid"), "`warmup`: expected a positive number of steps"),
         (lambda: ELBO(schedule="linea"), "did you mean 'linear'"),
@@ -292,6 +292,6 @@ def test_enumeration_is_exact() -> None:
         (lambda: Enumerated("priors"), "did you mean 'prior'"),
     ],
 )
-def test_bad_arguments(make: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_bad_arguments(make: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         make()

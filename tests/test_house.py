@@ -1,4 +1,4 @@
-"""Laws of the house that no linter knows; the direction of imports is import-linter's."""
+"""Rules of the package that no linter checks; import-linter checks the direction of imports."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Laws of z by another hand, and what objectives make of them."""
+"""Distributions of z against independent formulas, and the objectives that use them."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def in_standard_errors(estimates: Tensor, truth: Tensor | float) -> float:
 # A normal prior that is learned.
 
 
-def test_a_learned_normal_prior_is_the_law_it_names() -> None:
+def test_a_learned_normal_prior_is_the_distribution_it_names() -> None:
     """Fails when the raw scale is used for the scale."""
     prior, z = pv.priors.Normal(2, learned=True).double(), torch.randn(7, 2).double()
     torch.testing.assert_close(prior().log_prob(z), pv.priors.Normal(2).double()().log_prob(z))
@@ -83,7 +83,7 @@ def binary(n: int) -> Tensor:
     return torch.bernoulli(torch.full((n, 4), 0.4)).double()
 
 
-def test_binary_guide_and_prior_are_the_laws_they_name() -> None:
+def test_binary_guide_and_prior_are_the_distributions_they_name() -> None:
     logits = torch.randn(7, 3).double()
     z = torch.rand(7, 3).bernoulli().double()
     log_pmf = scipy.stats.bernoulli.logpmf(z.numpy(), scipy.special.expit(logits.numpy()))
@@ -163,7 +163,7 @@ def test_binary_divergence_is_the_sum_over_states() -> None:
 
 @pytest.mark.parametrize("temperature", [0.1, 0.5, 1.0])
 def test_binary_concrete_density_is_finite_and_logistic(temperature: float) -> None:
-    """Fails when draws depend on a probability, as those of torch do: far out they say nothing."""
+    """Fails when draws depend on a rounded probability, as those of torch do."""
     logits = torch.tensor([-1e3, -40.0, -1.0, 0.0, 2.0, 40.0, 1e3]).requires_grad_()
     q = LogitRelaxedBernoulli(torch.tensor(temperature), logits=logits)
     y = q.rsample((50,))
@@ -177,7 +177,7 @@ def test_binary_concrete_density_is_finite_and_logistic(temperature: float) -> N
 
 
 def _draws(vae: pv.VAE, x: Tensor, chunks: int = 60, size: int = 500) -> tuple[Tensor, Tensor]:
-    """Losses and gradients of one datum, each the mean over a chunk of independent draws."""
+    """Losses and gradients of one observation, each the mean over a chunk of independent draws."""
     losses, gradients = [], []
     for _ in range(chunks):
         loss = ELBO().differentiable_loss(vae.model, vae.guide, x.expand(size, -1)) / size
@@ -319,14 +319,14 @@ def test_a_flow_prior_is_the_change_of_variables(kind: Any, dim: int) -> None:
         for parameter in prior.parameters():
             parameter.mul_(4)
     z = 2 * torch.randn(20, dim).double()
-    law = prior()
-    back = law.transform.inv
+    distribution = prior()
+    back = distribution.transform.inv
     determinants = _jacobian(lambda each: back(each), z).det().abs().log()
     reference = scipy.stats.norm.logpdf(back(z).detach()).sum(1) + determinants.detach().numpy()
-    np.testing.assert_allclose(law.log_prob(z).detach(), reference, rtol=1e-6)
-    drawn = law.sample((5,))
-    torch.testing.assert_close(law.log_prob(drawn), law.log_prob(drawn.clone()))
-    torch.testing.assert_close(law.transform(back(z)), z)
+    np.testing.assert_allclose(distribution.log_prob(z).detach(), reference, rtol=1e-6)
+    drawn = distribution.sample((5,))
+    torch.testing.assert_close(distribution.log_prob(drawn), distribution.log_prob(drawn.clone()))
+    torch.testing.assert_close(distribution.transform(back(z)), z)
 
 
 @pytest.mark.parametrize("dim", [1, 3])
@@ -337,15 +337,15 @@ def test_a_flow_guide_is_the_change_of_variables(dim: int) -> None:
         for parameter in guide.parameters():
             parameter.mul_(4)
     features = torch.randn(2 * dim + 4).double()
-    law = guide(features)
+    distribution = guide(features)
     base = torch.randn(20, dim).double()
-    determinants = _jacobian(lambda each: law.transform(each), base).det().abs().log()
+    determinants = _jacobian(lambda each: distribution.transform(each), base).det().abs().log()
     loc, scale = features[:dim], torch.nn.functional.softplus(features[dim : 2 * dim]) + 1e-4
     reference = scipy.stats.norm.logpdf(base, loc, scale).sum(1) - determinants.detach().numpy()
-    z = law.transform(base)
-    np.testing.assert_allclose(law.log_prob(z).detach(), reference, rtol=1e-6)
-    drawn = law.rsample((50,))
-    torch.testing.assert_close(law.log_prob(drawn), law.log_prob(drawn.clone()))
+    z = distribution.transform(base)
+    np.testing.assert_allclose(distribution.log_prob(z).detach(), reference, rtol=1e-6)
+    drawn = distribution.rsample((50,))
+    torch.testing.assert_close(distribution.log_prob(drawn), distribution.log_prob(drawn.clone()))
 
 
 def test_the_kept_density_of_a_draw_has_the_gradients_of_that_draw() -> None:
@@ -355,14 +355,14 @@ def test_the_kept_density_of_a_draw_has_the_gradients_of_that_draw() -> None:
 
     def gradient(draw: Any) -> Tensor:
         pyro.set_rng_seed(3)
-        law = guide(features)
-        z = draw(law)
-        return torch.autograd.grad(law.log_prob(z).sum(), features)[0]
+        distribution = guide(features)
+        z = draw(distribution)
+        return torch.autograd.grad(distribution.log_prob(z).sum(), features)[0]
 
-    cut = gradient(lambda law: law.rsample().detach())
-    torch.testing.assert_close(gradient(lambda law: law.sample()), cut)
-    along = gradient(lambda law: law.rsample())
-    torch.testing.assert_close(gradient(lambda law: law.rsample() + 0), along)
+    cut = gradient(lambda distribution: distribution.rsample().detach())
+    torch.testing.assert_close(gradient(lambda distribution: distribution.sample()), cut)
+    along = gradient(lambda distribution: distribution.rsample())
+    torch.testing.assert_close(gradient(lambda distribution: distribution.rsample() + 0), along)
     assert not torch.allclose(along, cut)
 
 
@@ -372,12 +372,12 @@ def test_the_mean_of_a_flow_is_that_of_its_draws() -> None:
     with torch.no_grad():
         for parameter in guide.parameters():
             parameter.mul_(3)
-        law = guide(torch.randn(5, 9).double())
-        assert torch.equal(law.mean, law.mean)
-        draws = law.sample((20_000,))
-        away = (draws.mean(0) - law.mean).abs() / draws.std(0)
+        distribution = guide(torch.randn(5, 9).double())
+        assert torch.equal(distribution.mean, distribution.mean)
+        draws = distribution.sample((20_000,))
+        away = (draws.mean(0) - distribution.mean).abs() / draws.std(0)
         assert away.max() < 4 / 20_000**0.5 + 0.03
-        torch.testing.assert_close(law.stddev, draws.std(0), rtol=0.1, atol=0)
+        torch.testing.assert_close(distribution.stddev, draws.std(0), rtol=0.1, atol=0)
 
 
 def test_flows_are_said_to_have_a_sampled_divergence() -> None:
@@ -404,62 +404,63 @@ def _sphere_integral(dim: int, mu: Tensor, f: Any) -> float:
 
 @pytest.mark.parametrize("dim", [3, 4, 5])
 @pytest.mark.parametrize("concentration", [0.3, 4.0, 50.0])
-def test_a_power_spherical_law_integrates(dim: int, concentration: float) -> None:
+def test_a_power_spherical_distribution_integrates(dim: int, concentration: float) -> None:
     """Mass, mean, variance and entropy against integrals over the angle.
 
-    Fails when the normaliser has one factor of 2 less, and when the mean is that of a beta law.
+    Fails when the normaliser has one factor of 2 less, and when the mean is that of a beta
+    distribution.
     """
     mu = torch.zeros(dim).double()
     mu[1] = 1.0
-    law = PowerSpherical(mu, torch.tensor(concentration).double())
+    distribution = PowerSpherical(mu, torch.tensor(concentration).double())
 
     def density(t: float) -> float:
         x = torch.zeros(dim).double()
         x[1], x[0] = t, math.sqrt(1 - t * t)
-        return float(law.log_prob(x).exp())
+        return float(distribution.log_prob(x).exp())
 
     def integral(f: Any) -> float:
         return _sphere_integral(dim, mu, f)
 
     assert integral(density) == pytest.approx(1, abs=1e-8)
     mean = integral(lambda t: t * density(t))
-    assert float(law.mean[1]) == pytest.approx(mean, abs=1e-8)
+    assert float(distribution.mean[1]) == pytest.approx(mean, abs=1e-8)
     square = integral(lambda t: t * t * density(t))
-    assert float(law.variance[1]) == pytest.approx(square - mean**2, abs=1e-8)
-    assert float(law.variance[0]) == pytest.approx((1 - square) / (dim - 1), abs=1e-8)
+    assert float(distribution.variance[1]) == pytest.approx(square - mean**2, abs=1e-8)
+    assert float(distribution.variance[0]) == pytest.approx((1 - square) / (dim - 1), abs=1e-8)
     entropy = -integral(lambda t: density(t) * math.log(max(density(t), 1e-300)))
-    assert float(law.entropy()) == pytest.approx(entropy, abs=1e-6)
+    assert float(distribution.entropy()) == pytest.approx(entropy, abs=1e-6)
 
 
 @pytest.mark.parametrize("dim", [2, 3, 16])
-def test_draws_on_the_sphere_follow_the_law(dim: int) -> None:
-    """Moments and divergence by 40,000 draws, to 4.5 standard errors; cosines by their beta law.
+def test_draws_on_the_sphere_follow_the_distribution(dim: int) -> None:
+    """Moments, divergence and cosines by 40,000 draws, to 4.5 standard errors.
 
     Fails when the axis is reflected onto the opposite direction, and when the share is drawn with
-    the parameters of the beta law exchanged.
+    the parameters of the beta distribution exchanged.
     """
     for direction in (torch.randn(dim).double(), torch.eye(dim).double()[0]):
         loc = direction / direction.norm()
-        law = PowerSpherical(loc, torch.tensor(3.0).double())
-        z = law.rsample((40_000,))
-        assert in_standard_errors(z, law.mean) < 4.5
-        assert in_standard_errors((z - law.mean).square(), law.variance) < 4.5
+        distribution = PowerSpherical(loc, torch.tensor(3.0).double())
+        z = distribution.rsample((40_000,))
+        assert in_standard_errors(z, distribution.mean) < 4.5
+        assert in_standard_errors((z - distribution.mean).square(), distribution.variance) < 4.5
         uniform = SphericalUniform(loc)
-        sampled = law.log_prob(z) - uniform.log_prob(z)
-        assert in_standard_errors(sampled[:, None], kl_divergence(law, uniform)) < 4.5
+        sampled = distribution.log_prob(z) - uniform.log_prob(z)
+        assert in_standard_errors(sampled[:, None], kl_divergence(distribution, uniform)) < 4.5
         share = (1 + z @ loc) / 2
         beta = scipy.stats.beta((dim - 1) / 2 + 3, (dim - 1) / 2)
         assert scipy.stats.kstest(share.numpy(), beta.cdf).pvalue > 1e-3
 
 
-def test_a_uniform_law_on_the_sphere_is_uniform() -> None:
+def test_a_uniform_distribution_on_the_sphere_is_uniform() -> None:
     for dim in (2, 3, 5):
-        law = SphericalUniform(torch.zeros(dim).double())
-        z = law.sample((40_000,))
-        assert in_standard_errors(z, law.mean) < 4.5
-        assert in_standard_errors(z.square(), law.variance) < 4.5
+        distribution = SphericalUniform(torch.zeros(dim).double())
+        z = distribution.sample((40_000,))
+        assert in_standard_errors(z, distribution.mean) < 4.5
+        assert in_standard_errors(z.square(), distribution.variance) < 4.5
         area = _sphere_integral(dim, z, lambda t: 1.0) if dim > 2 else 2 * math.pi
-        assert float(law.entropy()) == pytest.approx(math.log(area))
+        assert float(distribution.entropy()) == pytest.approx(math.log(area))
 
 
 @pytest.mark.parametrize("dim", [2, 3, 40])
@@ -468,11 +469,11 @@ def test_directions_stay_finite_in_single_precision(dim: int, raw: float) -> Non
     """Draws on the sphere, densities and gradients, at every axis and at no direction at all."""
     axes = torch.cat([torch.eye(dim), -torch.eye(dim), torch.zeros(1, dim), 1e-25 * torch.eye(dim)])
     features = torch.cat([axes, torch.full((len(axes), 1), raw)], -1).requires_grad_()
-    law = pv.guides.Hyperspherical(dim)(features)
-    z = law.rsample((200,))
-    assert law.support.check(z).all()
-    log_prob = law.log_prob(z)
-    kl = kl_divergence(law, pv.priors.Hyperspherical(dim)())
+    distribution = pv.guides.Hyperspherical(dim)(features)
+    z = distribution.rsample((200,))
+    assert distribution.support.check(z).all()
+    log_prob = distribution.log_prob(z)
+    kl = kl_divergence(distribution, pv.priors.Hyperspherical(dim)())
     assert log_prob.isfinite().all()
     assert (kl > -1e-3).all()
     total = log_prob.mean() + z.mean(0).sum() + kl.sum()
@@ -480,10 +481,10 @@ def test_directions_stay_finite_in_single_precision(dim: int, raw: float) -> Non
     assert gradient.isfinite().all()
 
 
-def test_a_concentrated_direction_is_a_normal_law_in_its_tangent() -> None:
-    """As von Mises-Fisher laws are: the variance across is 2 / concentration, of a power half."""
-    law = PowerSpherical(torch.eye(3).double()[2], torch.tensor(1e4).double())
-    across = law.sample((20_000,))[:, :2] / math.sqrt(2 / 1e4)
+def test_a_concentrated_direction_is_a_normal_distribution_in_its_tangent() -> None:
+    """The variance across is 2 / concentration, twice that of a von Mises-Fisher distribution."""
+    distribution = PowerSpherical(torch.eye(3).double()[2], torch.tensor(1e4).double())
+    across = distribution.sample((20_000,))[:, :2] / math.sqrt(2 / 1e4)
     assert scipy.stats.kstest(across.flatten().numpy(), "norm").pvalue > 1e-3
 
 
@@ -557,8 +558,8 @@ def test_what_needs_gradients_in_z_refuses_other_spaces_in_one_line() -> None:
     x = binary(4).float()
     for space in ("sphere", "binary"):
         vae = vae_on(space)
-        says = r"^`vae`: expected a (latent on all|continuous)"
-        with pytest.raises(ValueError, match=says) as error:
+        message = r"^`vae`: expected a (latent on all|continuous)"
+        with pytest.raises(ValueError, match=message) as error:
             ais(vae, x, num_chains=2, num_temperatures=2, seed=0)
         assert "\n" not in str(error.value)
         with pytest.raises(ValueError, match=r"^`vae`: expected a "):

@@ -45,20 +45,20 @@ COLUMNS = [case for case in LIKELIHOODS if _is_of_columns(case)]
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
 @pytest.mark.parametrize("value", [-1.0, 0.3, 1.5, 1e9])
 def test_what_is_outside_the_support_has_no_density(case: Case, value: float) -> None:
-    """As torch's own laws do. Fails when a law of several entries does not look at its data."""
+    """Fails when a distribution of several entries does not validate its data, as torch's do."""
     likelihood = case()
     named = {name: torch.ones(()) for name in likelihood.covariates}
-    law = likelihood(torch.zeros(likelihood.param_shape), **named)
+    distribution = likelihood(torch.zeros(likelihood.param_shape), **named)
     x = torch.full(likelihood.event_shape, value)
     if likelihood.support.check(x).all():
-        assert law.log_prob(x).isfinite()
+        assert distribution.log_prob(x).isfinite()
     else:
         with pytest.raises(ValueError, match="within the support"):
-            law.log_prob(x)
+            distribution.log_prob(x)
 
 
 def test_a_table_is_its_columns_side_by_side() -> None:
-    """Every law of single entries in one table. Fails when parameters are split evenly."""
+    """Every likelihood of single entries in one table. Fails when parameters are split evenly."""
     parts = [case(event_shape=(1 + i % 2,)) for i, case in enumerate(COLUMNS)]
     assert len(parts) > 20
     sizes = [len(part.event_shape) and part.event_shape[0] for part in parts]
@@ -66,17 +66,22 @@ def test_a_table_is_its_columns_side_by_side() -> None:
     params = torch.randn(4, 7, *table.param_shape).double()
     assert table.covariates == ("size_factor",)
     named = some_covariates(table, 7)
-    law = table(params, **named)
-    x = law.sample((3,))
+    distribution = table(params, **named)
+    x = distribution.sample((3,))
     assert x.shape == (3, 4, 7, sum(sizes))
     entries, own = x.split(sizes, -1), params.split([p.param_shape[0] for p in parts], -1)
-    laws = [
+    distributions = [
         part(mine, **named if part.covariates else {})
         for part, mine in zip(parts, own, strict=True)
     ]
-    each = [law.log_prob(value) for law, value in zip(laws, entries, strict=True)]
-    torch.testing.assert_close(law.log_prob(x), sum(each))
-    torch.testing.assert_close(law.mean, torch.cat([law.mean for law in laws], -1))
+    each = [
+        distribution.log_prob(value)
+        for distribution, value in zip(distributions, entries, strict=True)
+    ]
+    torch.testing.assert_close(distribution.log_prob(x), sum(each))
+    torch.testing.assert_close(
+        distribution.mean, torch.cat([distribution.mean for distribution in distributions], -1)
+    )
     seen = torch.cat(
         [
             x / named["size_factor"][:, None] if part.covariates else x
@@ -84,9 +89,9 @@ def test_a_table_is_its_columns_side_by_side() -> None:
         ],
         -1,
     )
-    torch.testing.assert_close(table.seen(x, **named), seen)
-    wider = law.expand((2, 4, 7))
-    torch.testing.assert_close(wider.log_prob(x[0]), law.log_prob(x[0]).expand(2, 4, 7))
+    torch.testing.assert_close(table.encoder_input(x, **named), seen)
+    wider = distribution.expand((2, 4, 7))
+    torch.testing.assert_close(wider.log_prob(x[0]), distribution.log_prob(x[0]).expand(2, 4, 7))
     assert table.support.check(x).all()
     assert table.are_counts.sum() == sum(
         size
@@ -103,21 +108,21 @@ def test_a_table_is_its_columns_side_by_side() -> None:
 
 
 def test_columns_are_expanded_but_not_multiplied() -> None:
-    law = Columns([torch.distributions.Normal(torch.zeros(2), 1.0)])
-    torch.testing.assert_close(law.variance, torch.ones(2))
-    assert law.expand((5, 2)).sample((3,)).shape == (3, 5, 2)
+    distribution = Columns([torch.distributions.Normal(torch.zeros(2), 1.0)])
+    torch.testing.assert_close(distribution.variance, torch.ones(2))
+    assert distribution.expand((5, 2)).sample((3,)).shape == (3, 5, 2)
     with pytest.raises(ValueError, match=r"`batch_shape`: expected 2 columns, got \(5, 3\)"):
-        law.expand((5, 3))
+        distribution.expand((5, 3))
 
 
-def test_the_law_of_a_bad_column_is_named() -> None:
+def test_the_likelihood_of_a_bad_column_is_named() -> None:
     """Fails when the table is asked for its support as a whole."""
     vae = _vae(Mixed((4,), ["Normal", Bernoulli((2,)), "Poisson"]))
     x = vae.sample(5)
     assert torch.equal(vae.check(x), x)
     x[3, 2] = 0.5
-    says = r"`x`: .* support of Bernoulli, Boolean\(\), got 0.5 at index \[3, 2\], 1 bad in all"
-    with pytest.raises(ValueError, match=says):
+    message = r"`x`: .* support of Bernoulli, Boolean\(\), got 0.5 at index \[3, 2\], 1 bad in all"
+    with pytest.raises(ValueError, match=message):
         vae.check(x)
     x[3, 2], x[1, 3] = 1.0, -1.0
     with pytest.raises(ValueError, match=r"support of Poisson, .* got -1 at index \[1, 3\]"):
@@ -136,7 +141,7 @@ def test_a_table_comes_back_with_its_options(tmp_path: Path) -> None:
 
 
 def test_what_a_table_is_measured_by() -> None:
-    """Fails when all mixed tables are said to have one measure."""
+    """Fails when all mixed tables have one measure."""
     assert Mixed((2,), ["Normal", "Laplace"]).measure == "lebesgue"
     assert Mixed((2,), ["Poisson", "Bernoulli"]).base_measure == "counting"
     mixed = [Mixed((2,), ["Normal", "Poisson"]), Mixed((2,), ["Poisson", "Normal"])]
@@ -169,12 +174,12 @@ def test_tables_are_criticised_like_anything_else() -> None:
 
 
 @pytest.mark.parametrize(
-    ("columns", "says"),
+    ("columns", "message"),
     [
-        ("Normal", "`columns`: expected a list of laws, got 'Normal'"),
-        ([], "`columns`: expected a list of laws"),
+        ("Normal", "`columns`: expected a list of likelihoods, got 'Normal'"),
+        ([], "`columns`: expected a list of likelihoods"),
         (["Normal", "Poison"], "expected one of .*Bernoulli.*did you mean 'Poisson'"),
-        (["Normal"], "`columns`: expected laws of 2 columns in all, got 1"),
+        (["Normal"], "`columns`: expected likelihoods of 2 columns in all, got 1"),
         ([{"class": "Normal", "scales": 1}, "Normal"], "expected options of Normal.*'scales'"),
         ([{"scale": 1}, "Normal"], "`columns`: expected one of .*Bernoulli.* got None"),
         ([Poisson((1, 1)), "Normal"], "names, mappings or likelihoods of columns, got Poisson"),
@@ -182,8 +187,8 @@ def test_tables_are_criticised_like_anything_else() -> None:
     ],
     ids=lambda value: "",
 )
-def test_what_is_no_table_is_told_in_one_line(columns: Any, says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_what_is_no_table_is_reported_in_one_line(columns: Any, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         Mixed((2,), columns)
 
 
@@ -192,18 +197,18 @@ def test_what_is_no_table_is_told_in_one_line(columns: Any, says: str) -> None:
 
 def test_draws_of_a_bag_are_as_frequent_as_their_probabilities() -> None:
     """Fails when the halves of the entries share by their odds instead of their share."""
-    law = TotalMultinomial(3, torch.tensor([[1.0, -0.5, 0.3, -2.0, 0.0]]).double(), 1)
-    draws = law.sample((40_000,))[:, 0]
+    distribution = TotalMultinomial(3, torch.tensor([[1.0, -0.5, 0.3, -2.0, 0.0]]).double(), 1)
+    draws = distribution.sample((40_000,))[:, 0]
     found, counts = draws.unique(dim=0, return_counts=True)
     assert len(found) <= 35  # ways to put 3 in 5 boxes
-    probs = law.log_prob(found[:, None]).exp()[:, 0]
+    probs = distribution.log_prob(found[:, None]).exp()[:, 0]
     assert float(probs.sum()) > 0.999
     error = (probs * (1 - probs) / len(draws)).sqrt()
     likely = probs > 1e-3
     assert (((counts / len(draws) - probs) / error)[likely]).abs().max() < 4.5
 
 
-def test_totals_follow_their_own_law() -> None:
+def test_totals_follow_their_own_distribution() -> None:
     """Moments of what is drawn, started at those of the data. Fails with variance for excess."""
     likelihood = Multinomial((4,)).double()
     x = torch.distributions.NegativeBinomial(5.0, torch.tensor(0.8)).sample((4000, 4)).double()
@@ -213,13 +218,13 @@ def test_totals_follow_their_own_law() -> None:
     assert abs(totals.mean() - mean) < 4 * (variance / len(totals)).sqrt()
     spread = (totals - mean).square()
     assert abs(spread.mean() - variance) < 4 * spread.std() / len(totals) ** 0.5
-    assert float(likelihood.total_law().variance.detach()) == pytest.approx(
+    assert float(likelihood.total_distribution().variance.detach()) == pytest.approx(
         float(variance), rel=1e-3
     )
 
 
-def test_the_decoder_learns_by_the_law_given_the_total() -> None:
-    """The gradient is that of torch's multinomial, which knows the total."""
+def test_the_decoder_learns_by_the_distribution_given_the_total() -> None:
+    """The gradient is that of torch's multinomial, conditioned on the total."""
     x = torch.tensor([3.0, 0.0, 2.0, 1.0])
     params = torch.randn(4, requires_grad=True)
     (ours,) = torch.autograd.grad(Multinomial((4,))(params).log_prob(x), params)
@@ -245,7 +250,7 @@ def test_a_bag_of_another_size_is_refused() -> None:
 
 
 def _sequences(length: int = 4, levels: int = 3) -> Autoregressive:
-    """A law whose entries depend strongly on those before."""
+    """A distribution whose entries depend strongly on those before."""
     likelihood = Autoregressive((length,), levels=levels, hidden=6).double()
     with torch.no_grad():
         likelihood.network.last.weight.mul_(60)
@@ -256,11 +261,11 @@ def test_probabilities_of_all_sequences_sum_to_one() -> None:
     """All 3^4 of them. Fails when an entry sees itself, or those after it."""
     likelihood = _sequences()
     states = torch.cartesian_prod(*[torch.arange(3.0).double()] * 4)
-    law = likelihood(torch.randn(5, 6).double())
-    log_probs = law.log_prob(states[:, None])
+    distribution = likelihood(torch.randn(5, 6).double())
+    log_probs = distribution.log_prob(states[:, None])
     assert log_probs.shape == (81, 5)
     torch.testing.assert_close(log_probs.logsumexp(0), torch.zeros(5).double())
-    draws = law.sample((4000,))[:, 0]
+    draws = distribution.sample((4000,))[:, 0]
     codes = (draws * torch.tensor([27, 9, 3, 1])).sum(-1).long()
     observed = torch.bincount(codes, minlength=81) / len(codes)
     probs = log_probs[:, 0].exp()
@@ -291,10 +296,10 @@ def test_what_is_unrolled_is_what_is_taught() -> None:
 
 def test_the_mean_of_sequences_is_the_greedy_one() -> None:
     likelihood = _sequences(length=5)
-    law = likelihood(torch.randn(3, 6).double())
-    greedy = law.mean
-    assert torch.equal(greedy, law.mean)
-    logits = likelihood.network(greedy.long(), law.context)
+    distribution = likelihood(torch.randn(3, 6).double())
+    greedy = distribution.mean
+    assert torch.equal(greedy, distribution.mean)
+    logits = likelihood.network(greedy.long(), distribution.context)
     assert torch.equal(logits.argmax(-1).double(), greedy)
 
 
@@ -310,7 +315,7 @@ def test_what_does_not_factorise_is_criticised_as_a_whole() -> None:
         assert pv.evaluate(vae, x, num_samples=5).log_marginal.shape == (40,)
 
 
-# The scale of a normal law.
+# The scale of a normal distribution.
 
 
 @pytest.mark.parametrize("scale", ["shared", "per-dimension"])

@@ -31,7 +31,7 @@ def test_every_exported_objective_is_tried() -> None:
 
 
 def quadrature(bound: Callable[[Tensor], Tensor], num_samples: int) -> Any:
-    """The expected loss of ``num_samples`` draws a datum, by Gauss-Hermite rules in each.
+    """The expected loss of ``num_samples`` draws an observation, by Gauss-Hermite rules in each.
 
     Args:
         bound: From log-weights, shape ``(S, *)``, to what is maximised.
@@ -115,20 +115,20 @@ class ReadingBack(ELBO):
 
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(
-    ("objective", "says"),
+    ("objective", "message"),
     [
         (changed(IWAE(5, "stl"), unbiased_gradient=True), "gradient of the guide is off by"),
-        (changed(Renyi(-2.0, 10), is_bound=True), "said to be a bound"),
-        (changed(ELBO(beta=0.5), is_bound=True), "said to be a bound"),
-        (changed(ELBO(capacity=0.5), is_bound=True), "said to be a bound"),
+        (changed(Renyi(-2.0, 10), is_bound=True), "declared a bound"),
+        (changed(ELBO(beta=0.5), is_bound=True), "declared a bound"),
+        (changed(ELBO(capacity=0.5), is_bound=True), "declared a bound"),
         (Doubled(), "gradient of the model is off by"),
         (Counting(), "evaluating it is a step"),
         (ReadingBack(), "cannot be captured"),
     ],
     ids=lambda o: type(o).__name__,
 )
-def test_a_broken_objective_is_found(objective: Objective, says: str) -> None:
-    with pytest.raises(AssertionError, match=says):
+def test_a_broken_objective_is_found(objective: Objective, message: str) -> None:
+    with pytest.raises(AssertionError, match=message):
         testing.check_objective(objective)
 
 

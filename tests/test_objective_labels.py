@@ -1,4 +1,4 @@
-"""What is no bound is said to be none wherever it is printed, and fits follow the bound itself."""
+"""What is no bound is labelled as none wherever it is printed; fits follow the bound itself."""
 
 from __future__ import annotations
 

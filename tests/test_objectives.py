@@ -251,7 +251,7 @@ def test_an_evaluation_leaves_the_model_alone() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "says"),
+    ("options", "message"),
     [
         ({"kl": "analytical"}, r"`kl`: .*did you mean 'analytic'\?"),
         ({"beta": -1.0}, "`beta`: expected a number >= 0, got -1"),
@@ -260,8 +260,8 @@ def test_an_evaluation_leaves_the_model_alone() -> None:
         ({"num_particles": 0}, "`num_particles`: expected a positive integer, got 0"),
     ],
 )
-def test_bad_arguments(options: dict[str, Any], says: str) -> None:
-    with pytest.raises(ValueError, match=says):
+def test_bad_arguments(options: dict[str, Any], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         ELBO(**options)
 
 
@@ -301,7 +301,7 @@ def test_stock_objectives_train_it(stock: Any) -> None:
 
 
 def brute_force(vae: pv.VAE, x: Tensor) -> tuple[Tensor, Tensor]:
-    """Minus the ELBO and log p(x), per datum, from the networks and textbook formulas alone."""
+    """Minus the ELBO and log p(x) of each observation, from networks and textbook formulas."""
     groups, classes = vae.prior.event_shape
     log_pi = vae.encoder(vae.guide.standardize(x)).log_softmax(-1)
     terms, joints = [], []
@@ -381,7 +381,7 @@ def test_scales_that_differ_are_refused_where_states_are_summed() -> None:
 
 
 class _Closed(dist.Normal):
-    """A law whose divergence from its own kind is said to be a plain number."""
+    """A distribution whose divergence from its own kind is registered as a plain number."""
 
 
 @register_kl(_Closed, _Closed)
@@ -423,7 +423,7 @@ def test_an_error_beside_the_closed_form_is_none_of_it(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("beta", [0.0, 1.0])
 def test_a_distance_does_not_teach_a_prior_whose_draws_have_no_gradient(beta: float) -> None:
-    """Fails when the distance is taken to draws that the prior's parameters do not know of."""
+    """Fails when the distance is taken to draws without a gradient for the prior's parameters."""
     small = {"encoder": pv.networks.MLP((5,)), "decoder": pv.networks.MLP((5,))}
     x = torch.randn(6, 3)
 
@@ -447,7 +447,7 @@ def test_stock_enumeration_agrees() -> None:
 
 
 def draws(vae: pv.VAE, x: Tensor, chunks: int = 60, size: int = 500) -> tuple[Tensor, Tensor]:
-    """Losses and gradients of one datum, each the mean over a chunk of independent draws."""
+    """Losses and gradients of one observation, each the mean over a chunk of independent draws."""
     losses, gradients = [], []
     for _ in range(chunks):
         many = x.expand(size, -1)

@@ -1,4 +1,4 @@
-"""Filling what is missing by what others have."""
+"""Imputation of missing entries by values of other observations (hot deck)."""
 
 from __future__ import annotations
 
@@ -9,15 +9,15 @@ __all__ = ["hot_deck"]
 
 
 def hot_deck(x: Tensor, mask: Tensor, filler: Tensor) -> Tensor:
-    """Fills what is not observed with observed values of the same entry, drawn at random.
+    """Replaces missing entries by observed values of the same entry, drawn at random.
 
     Args:
         x: Data, shape ``(N, *event_shape)``.
         mask: Which entries are observed, of the same shape.
-        filler: In place of an entry that nobody has observed, shape ``event_shape``.
+        filler: In place of an entry that no row has observed, shape ``event_shape``.
 
     Returns:
-        As many data, complete.
+        Complete data, of the same shape.
     """
     # Observed rows first, in random order; then one of those for each row.
     order = torch.where(mask, torch.rand_like(x), 2.0).argsort(0)

@@ -25,7 +25,7 @@ class AutoregressiveLevels(TorchDistribution):
             ``(N, L, K)``; and, by ``network.unroll(context, choose)``, from a rule that chooses
             levels ``(N,)`` by logits ``(N, K)`` to levels ``(N, L)``.
         context: Shape ``(*, C)``.
-        event_shape: Of one datum, whose L entries come in the order of its memory.
+        event_shape: Of one observation, whose L entries come in the order of its memory.
         levels: Number of levels, K.
     """
 

@@ -46,18 +46,18 @@ class ColumnSupport(constraints.Constraint):
         return [support for support, size in pairs for _ in range(size)]
 
     def check(self, value: Tensor) -> Tensor:
-        """Says of each entry of a table ``(*, D)`` whether it is in its support."""
+        """Returns for each entry of a table ``(*, D)`` whether it is in its support."""
         parts = zip(self.supports, value.split(self.sizes, -1), strict=True)
         return torch.cat([support.check(part) for support, part in parts], -1)
 
 
 class Columns(TorchDistribution):
-    """Creates independent variables side by side, each group with a law of its own.
+    """Creates independent variables side by side, each group with a distribution of its own.
 
     Its last batch dimension are the columns, so that ``.to_event(1)`` makes rows of a table.
 
     Args:
-        laws: Laws of single entries, batch shapes ``(*, D_k)``.
+        distributions: Distributions of single entries, batch shapes ``(*, D_k)``.
 
     Example:
         >>> import pyro.distributions as dist
@@ -68,43 +68,43 @@ class Columns(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, laws: Sequence[Any], validate_args: Any = None) -> None:
-        batch = torch.broadcast_shapes(*(law.batch_shape[:-1] for law in laws))
-        self.sizes = [law.batch_shape[-1] for law in laws]
-        pairs = zip(laws, self.sizes, strict=True)
-        self.laws = [law.expand(torch.Size((*batch, size))) for law, size in pairs]
+    def __init__(self, distributions: Sequence[Any], validate_args: Any = None) -> None:
+        batch = torch.broadcast_shapes(*(d.batch_shape[:-1] for d in distributions))
+        self.sizes = [d.batch_shape[-1] for d in distributions]
+        pairs = zip(distributions, self.sizes, strict=True)
+        self.distributions = [d.expand(torch.Size((*batch, size))) for d, size in pairs]
         super().__init__(torch.Size((*batch, sum(self.sizes))), validate_args=validate_args)
 
     @property
     def support(self) -> constraints.Constraint:
         """Where each column lives."""
-        return ColumnSupport([law.support for law in self.laws], self.sizes)
+        return ColumnSupport([d.support for d in self.distributions], self.sizes)
 
     @property
     def mean(self) -> Tensor:
         """The mean of each column."""
-        return torch.cat([law.mean for law in self.laws], -1)
+        return torch.cat([d.mean for d in self.distributions], -1)
 
     @property
     def variance(self) -> Tensor:
         """The variance of each column."""
-        return torch.cat([law.variance for law in self.laws], -1)
+        return torch.cat([d.variance for d in self.distributions], -1)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Columns:
         new = self._get_checked_instance(Columns, _instance)
         if torch.Size(batch_shape)[-1:] != self.batch_shape[-1:]:
             raise expected("batch_shape", f"{sum(self.sizes)} columns", torch.Size(batch_shape))
         new.sizes = self.sizes
-        pairs = zip(self.laws, self.sizes, strict=True)
-        new.laws = [law.expand(torch.Size((*batch_shape[:-1], size))) for law, size in pairs]
+        pairs = zip(self.distributions, self.sizes, strict=True)
+        new.distributions = [d.expand(torch.Size((*batch_shape[:-1], size))) for d, size in pairs]
         super(Columns, new).__init__(torch.Size(batch_shape), validate_args=False)
         new._validate_args = self._validate_args
         return new
 
     def log_prob(self, value: Tensor) -> Tensor:
-        pairs = zip(self.laws, value.split(self.sizes, -1), strict=True)
-        return torch.cat([law.log_prob(part) for law, part in pairs], -1)
+        pairs = zip(self.distributions, value.split(self.sizes, -1), strict=True)
+        return torch.cat([d.log_prob(part) for d, part in pairs], -1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape)
-        return torch.cat([law.sample(shape) for law in self.laws], -1)
+        return torch.cat([d.sample(shape) for d in self.distributions], -1)

@@ -27,8 +27,8 @@ class DiscretizedLogistic(TorchDistribution):
 
     Example:
         >>> one = torch.ones(1)
-        >>> law = DiscretizedLogistic(one, one, one, 3)
-        >>> torch.stack([law.log_prob(torch.tensor(k)) for k in (0.0, 1.0, 2.0)]).exp().sum()
+        >>> d = DiscretizedLogistic(one, one, one, 3)
+        >>> torch.stack([d.log_prob(torch.tensor(k)) for k in (0.0, 1.0, 2.0)]).exp().sum()
         tensor(1.)
     """
 

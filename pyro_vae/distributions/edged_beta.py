@@ -21,8 +21,8 @@ class EdgedBeta(dist.Beta):
         concentration0: Positive, the power of 1 - x.
 
     Example:
-        >>> law = EdgedBeta(torch.tensor(0.5), torch.tensor(2.0))
-        >>> bool(law.log_prob(torch.tensor(0.0)).isfinite())
+        >>> d = EdgedBeta(torch.tensor(0.5), torch.tensor(2.0))
+        >>> bool(d.log_prob(torch.tensor(0.0)).isfinite())
         True
     """
 

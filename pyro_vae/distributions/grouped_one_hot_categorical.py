@@ -14,7 +14,7 @@ from pyro_vae.distributions.enumeration import MAX_ENUMERATED
 
 __all__ = ["GroupedOneHotCategorical", "labelled"]
 
-_IMPOSSIBLE = 1e30  # nats below what is certain: its probability is exactly 0
+_IMPOSSIBLE = 1e30  # nats below certainty: the probability underflows to exactly 0
 
 
 class GroupedOneHotCategorical(Independent):
@@ -73,29 +73,29 @@ class GroupedOneHotCategorical(Independent):
         return view.expand(-1, *batch, -1, -1)
 
 
-def labelled(law: GroupedOneHotCategorical, labels: Tensor) -> tuple[Any, Tensor]:
-    """Returns the law of one categorical variable that is known of some data.
+def labelled(d: GroupedOneHotCategorical, labels: Tensor) -> tuple[Any, Tensor]:
+    """Returns a categorical variable conditioned on its value where that is known.
 
     Args:
-        law: Of one group, batch shape ``(B,)``.
+        d: Of one group, batch shape ``(B,)``.
         labels: The class, shape ``(B,)``; negative where it is not known.
 
     Returns:
-        The law, a point mass where the class is known, and what ``law`` said of it: the logarithm
-        of its probability, 0 where it is not known, shape ``(B,)``.
+        The distribution, a point mass where the class is known, and the log-probability of the
+        known class under ``d``, 0 where it is not known, shape ``(B,)``.
 
     Example:
         >>> from pyro.distributions import OneHotCategorical
-        >>> law = GroupedOneHotCategorical(OneHotCategorical(logits=torch.zeros(2, 1, 4)), 1)
-        >>> known, log_prob = labelled(law, torch.tensor([3, -1]))
+        >>> d = GroupedOneHotCategorical(OneHotCategorical(logits=torch.zeros(2, 1, 4)), 1)
+        >>> known, log_prob = labelled(d, torch.tensor([3, -1]))
         >>> known.mean.squeeze(1).tolist(), (4 * log_prob.exp()).tolist()
         ([[0.0, 0.0, 0.0, 1.0], [0.25, 0.25, 0.25, 0.25]], [1.0, 4.0])
     """
-    logits = law.base_dist.logits
+    logits = d.base_dist.logits
     known, index = labels >= 0, labels.clamp_min(0)
     log_prob = logits.squeeze(-2).gather(-1, index.unsqueeze(-1)).squeeze(-1)
     corner = torch.eye(logits.shape[-1], dtype=logits.dtype, device=logits.device)[index]
-    # Finite, so that nothing times it is nothing, not NaN, in a divergence and its gradient.
+    # Finite, so that zero times it is zero, not NaN, in a divergence and its gradient.
     certain = (corner - 1) * _IMPOSSIBLE
     logits = torch.where(known[:, None, None], certain.unsqueeze(-2), logits)
     point = GroupedOneHotCategorical(dist.OneHotCategorical(logits=logits), 1)

@@ -33,7 +33,7 @@ class LogitRelaxedBernoulli(relaxed_bernoulli.LogitRelaxedBernoulli, TorchDistri
         torch.Size([3])
     """
 
-    has_rsample = True  # which torch forgets to say
+    has_rsample = True  # torch does not declare it
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         shape = self._extended_shape(torch.Size(sample_shape))

@@ -25,7 +25,7 @@ def diagonal_normal(features: Tensor) -> Any:
 @register_kl(torch.distributions.MultivariateNormal, Independent)
 @register_kl(torch.distributions.LowRankMultivariateNormal, Independent)
 def _kl_normal_independent(p: Any, q: Independent) -> Tensor:
-    """The divergence of any normal law from independent normal variables, which torch lacks."""
+    """The divergence of any normal distribution from independent ones, which torch lacks."""
     base = q.base_dist
     if not isinstance(base, torch.distributions.Normal) or q.event_shape != p.event_shape:
         raise NotImplementedError

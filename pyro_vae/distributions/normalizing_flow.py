@@ -13,11 +13,11 @@ __all__ = ["NormalizingFlow"]
 
 
 class NormalizingFlow(TorchDistribution):
-    """Creates normal variables that an invertible map carries on.
+    """Creates normal variables transformed by an invertible map.
 
-    The density of the last draw is kept with it: its way back may take as many passes through a
-    network as there are dimensions. There is no closed mean; that given is the mean of what the map
-    makes of a fixed set of points, spread as the normal law is.
+    The density of the last draw is cached, because inverting the map may take as many passes
+    through a network as there are dimensions. Mean and variance have no closed form; those
+    returned are of the transformed points of a fixed quasi-random normal sample.
 
     Args:
         base: Independent normal variables, event shape ``(dim,)``.
@@ -25,9 +25,9 @@ class NormalizingFlow(TorchDistribution):
 
     Example:
         >>> import pyro_vae as pv
-        >>> law = pv.priors.Flow(2)()
-        >>> z = law.rsample()
-        >>> bool(torch.isclose(law.log_prob(z), law.log_prob(z.clone()), atol=1e-3))
+        >>> d = pv.priors.Flow(2)()
+        >>> z = d.rsample()
+        >>> bool(torch.isclose(d.log_prob(z), d.log_prob(z.clone()), atol=1e-3))
         True
     """
 
@@ -66,15 +66,15 @@ class NormalizingFlow(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        """The mean of a fixed set of points, carried on."""
-        return self._carried().mean(0)
+        """The mean of the transformed points."""
+        return self._transformed_points().mean(0)
 
     @property
     def variance(self) -> Tensor:
-        """The variance of a fixed set of points, carried on."""
-        return self._carried().var(0)
+        """The variance of the transformed points."""
+        return self._transformed_points().var(0)
 
-    def _carried(self) -> Tensor:
+    def _transformed_points(self) -> Tensor:
         loc, scale = self.base.base_dist.loc, self.base.base_dist.scale
         uniform = torch.quasirandom.SobolEngine(loc.shape[-1], scramble=True, seed=0)
         points = uniform.draw(self.POINTS, dtype=torch.float64)

@@ -17,7 +17,7 @@ __all__ = ["PowerSpherical"]
 
 
 class PowerSpherical(TorchDistribution):
-    r"""Creates directions around one of them: the power spherical law.
+    r"""Creates directions around one of them: the power spherical distribution.
 
     .. math:: p(x) \propto (1 + \mu^\top x)^\kappa
 
@@ -29,8 +29,8 @@ class PowerSpherical(TorchDistribution):
         concentration: Positive, how close draws are to it, shape ``(*,)``.
 
     Example:
-        >>> law = PowerSpherical(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(8.0))
-        >>> law.mean
+        >>> d = PowerSpherical(torch.tensor([0.0, 0.0, 1.0]), torch.tensor(8.0))
+        >>> d.mean
         tensor([0.0000, 0.0000, 0.8000])
     """
 
@@ -55,7 +55,7 @@ class PowerSpherical(TorchDistribution):
 
     @property
     def _alpha(self) -> Tensor:
-        """Of the beta law of (1 + cos) / 2; the other parameter is ``_beta``."""
+        """Of the beta distribution of (1 + cos) / 2; the other parameter is ``_beta``."""
         return self._beta + self.concentration
 
     @property

@@ -14,14 +14,14 @@ __all__ = ["SphericalUniform"]
 
 
 class SphericalUniform(TorchDistribution):
-    """Creates directions of which none is preferred: the uniform law on the unit sphere.
+    """Creates directions, all equally likely: the uniform distribution on the unit sphere.
 
     Args:
-        loc: Of any value: only shape, ``(*, dim)``, dtype and device count.
+        loc: Of any value: only shape, ``(*, dim)``, dtype and device matter.
 
     Example:
-        >>> law = SphericalUniform(torch.zeros(3))
-        >>> torch.isclose(law.log_prob(law.sample()).exp(), torch.tensor(0.25 / math.pi))
+        >>> d = SphericalUniform(torch.zeros(3))
+        >>> torch.isclose(d.log_prob(d.sample()).exp(), torch.tensor(0.25 / math.pi))
         tensor(True)
     """
 

@@ -38,7 +38,7 @@ class TotalSupport(constraints.Constraint):
         return f"TotalSupport({self.upper_bound})"
 
     def check(self, value: Tensor) -> Tensor:
-        """Says of each entry whether it is a count, and one of a datum with this total."""
+        """Returns for each entry whether it is a count of an observation with this total."""
         total = value.sum(list(range(-self.dims, 0)), keepdim=True)
         return (value >= 0) & (value % 1 == 0) & (total == self.upper_bound)
 
@@ -49,13 +49,13 @@ class TotalMultinomial(TorchDistribution):
     .. math:: p(x) = p(n) \, \frac{n!}{\prod_d x_d!} \prod_d \pi_d^{x_d}, \quad n = \sum_d x_d
 
     Args:
-        total: The law of the total, batch shape ``()``; or a number, for a total that is known.
+        total: The distribution of the total, batch shape ``()``; or a number, if it is known.
         logits: Of the probabilities, shape ``(*, *event_shape)``, normalised over the event.
         event_dim: Dimensions of the event.
 
     Example:
-        >>> law = TotalMultinomial(10, torch.zeros(4), 1)
-        >>> law.mean, law.sample().sum()
+        >>> d = TotalMultinomial(10, torch.zeros(4), 1)
+        >>> d.mean, d.sample().sum()
         (tensor([2.5000, 2.5000, 2.5000, 2.5000]), tensor(10.))
     """
 
@@ -110,8 +110,8 @@ class TotalMultinomial(TorchDistribution):
                 counts = self.log_probs.new_full((*shape, 1), self.total)
             else:
                 counts = self.total.expand(shape).sample().to(self.log_probs)[..., None]
-            # Halves of the entries share a total as a binomial law says, and so on down: as many
-            # draws as entries, in few steps.
+            # The share of one half of the entries is binomial given their total, and so is that of
+            # a half of the half: as many draws as entries, in few steps.
             size = self.log_probs.shape[-1]
             padding = (0, (1 << (size - 1).bit_length()) - size)
             levels = [F.pad(self.log_probs, padding, value=-math.inf)]

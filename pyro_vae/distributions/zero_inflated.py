@@ -11,17 +11,17 @@ __all__ = ["ZeroInflated"]
 class ZeroInflated(dist.ZeroInflatedDistribution):
     """Creates a variable that is zero for another reason, too, with a probability kept as a logit.
 
-    Pyro's own goes by a rounded probability once its mean or a draw was asked for: then it is not
-    finite where the logit is large, and cannot be expanded.
+    Pyro's own switches to a rounded probability once its mean or a draw was computed: then its
+    density is not finite where the logit is large, and it cannot be expanded.
 
     Args:
-        base_dist: The law of what is not zero for the other reason.
+        base_dist: The distribution without the additional zeros.
         gate_logits: Of the additional zeros.
 
     Example:
         >>> import torch
-        >>> law = ZeroInflated(dist.Poisson(torch.tensor(1.0)), gate_logits=torch.tensor(80.0))
-        >>> law.mean, law.expand((2,)).log_prob(torch.tensor(3.0))
+        >>> d = ZeroInflated(dist.Poisson(torch.tensor(1.0)), gate_logits=torch.tensor(80.0))
+        >>> d.mean, d.expand((2,)).log_prob(torch.tensor(3.0))
         (tensor(0.), tensor([-82.7918, -82.7918]))
     """
 

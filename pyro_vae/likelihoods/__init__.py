@@ -1,4 +1,4 @@
-"""Likelihoods p(x|z): ``forward(params)`` returns a distribution. One law a file."""
+"""Likelihoods p(x|z): ``forward(params)`` returns a distribution. One family a file."""
 
 from pyro_vae.likelihoods.autoregressive import Autoregressive
 from pyro_vae.likelihoods.bernoulli import Bernoulli

@@ -17,7 +17,7 @@ from pyro_vae.likelihoods.likelihood import Likelihood, several_entries
 
 __all__ = ["Autoregressive"]
 
-_QUIET = 0.05  # share of the usual spread that the last layer starts with: near the marginal fit
+_QUIET = 0.05  # share of the usual size that the last weights start with: near the marginal fit
 
 
 class Autoregressive(Likelihood):
@@ -25,13 +25,13 @@ class Autoregressive(Likelihood):
 
     .. math:: p(x \mid z) = \prod_t p(x_t \mid x_1, \dots, x_{t - 1}, z)
 
-    What the decoder returns is seen at each step by a causal network of the likelihood's own: a
-    stack of convolutions whose reach doubles from layer to layer, until the last entry sees the
-    first. Density takes one pass, given what was observed; a draw takes a step for each entry.
-    Images are sequences in raster order.
+    What the decoder returns is an input, at each step, of a causal network of the likelihood's own:
+    a stack of convolutions whose dilation doubles from layer to layer, until the last entry depends
+    on the first. The density takes one pass, given what was observed; a draw takes a step for each
+    entry. Images are sequences in raster order.
 
-    Such a law explains data without z if it can: then the KL is 0, and only a weaker network
-    (``hidden``) or an objective that asks for some (:class:`pyro_vae.objectives.ELBO`) helps.
+    Such a likelihood can model data without z, and then the KL is 0 (posterior collapse): a weaker
+    network (``hidden``) helps, or free bits or a capacity (:class:`pyro_vae.objectives.ELBO`).
 
     The ``mean`` is the greedy sequence, the likeliest level at each step given those chosen before:
     a mean of names means nothing, and that of numbers has no closed form.
@@ -53,8 +53,8 @@ class Autoregressive(Likelihood):
 
     Example:
         >>> import torch
-        >>> law = Autoregressive((12,), levels=5, hidden=16)(torch.zeros(3, 16))
-        >>> law.log_prob(law.sample()).shape
+        >>> d = Autoregressive((12,), levels=5, hidden=16)(torch.zeros(3, 16))
+        >>> d.log_prob(d.sample()).shape
         torch.Size([3])
     """
 
@@ -77,7 +77,7 @@ class Autoregressive(Likelihood):
         return x_train.new_zeros(self.param_shape)
 
     def forward(self, params: Tensor) -> Any:
-        """Returns p(x|z) from what the network is to know of z, ``(*, B, hidden)``."""
+        """Returns p(x|z) from the network's context, ``(*, B, hidden)``."""
         return AutoregressiveLevels(self.network, params, self.event_shape, self.levels)
 
 
@@ -94,9 +94,9 @@ class CausalNetwork(nn.Module):
         super().__init__()
         self.start = nn.Parameter(torch.randn(hidden))
         self.embedding = nn.Embedding(levels, hidden)
-        # Reaches 1, 2, 4, ... add up to that of the last entry to the first.
-        self.reaches = [2**i for i in range(max(1, (length - 1).bit_length()))]
-        self.layers = nn.ModuleList(nn.Linear(3 * hidden, hidden) for _ in self.reaches)
+        # Dilations 1, 2, 4, ... add up to the distance of the last entry from the first.
+        self.dilations = [2**i for i in range(max(1, (length - 1).bit_length()))]
+        self.layers = nn.ModuleList(nn.Linear(3 * hidden, hidden) for _ in self.dilations)
         self.last = nn.Linear(hidden, levels, bias=False)
         self.bias = nn.Parameter(torch.zeros(length, levels))
         with torch.no_grad():
@@ -106,22 +106,22 @@ class CausalNetwork(nn.Module):
         """Returns logits ``(N, L, K)`` for levels ``(N, L)`` and contexts ``(N, hidden)``."""
         start = self.start.expand(len(x), 1, -1)
         h = torch.cat([start, self.embedding(x[:, :-1])], 1)
-        seen = context[:, None].expand_as(h)
-        for reach, layer in zip(self.reaches, self.layers, strict=True):
-            past = F.pad(h, (0, 0, reach, 0))[:, : h.shape[1]]
-            h = h + F.silu(layer(torch.cat([h, past, seen], -1)))
+        contexts = context[:, None].expand_as(h)
+        for dilation, layer in zip(self.dilations, self.layers, strict=True):
+            past = F.pad(h, (0, 0, dilation, 0))[:, : h.shape[1]]
+            h = h + F.silu(layer(torch.cat([h, past, contexts], -1)))
         return self.last(h) + self.bias
 
     def unroll(self, context: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
         """Chooses levels ``(N, L)`` one by one; what earlier steps have computed is kept."""
         length = len(self.bias)
-        kept = [context.new_zeros(length, *context.shape) for _ in self.reaches]
+        kept = [context.new_zeros(length, *context.shape) for _ in self.dilations]
         chosen: list[Tensor] = []
         for t in range(length):
             h = self.embedding(chosen[-1]) if t else self.start.expand_as(context)
-            for before, reach, layer in zip(kept, self.reaches, self.layers, strict=True):
+            for before, dilation, layer in zip(kept, self.dilations, self.layers, strict=True):
                 before[t] = h
-                past = before[t - reach] if t >= reach else torch.zeros_like(h)
+                past = before[t - dilation] if t >= dilation else torch.zeros_like(h)
                 h = h + F.silu(layer(torch.cat([h, past, context], -1)))
             chosen.append(choose(self.last(h) + self.bias[t]))
         return torch.stack(chosen, 1)

@@ -63,5 +63,5 @@ class BetaBinomial(Likelihood):
     def forward(self, params: Tensor) -> Any:
         """Returns p(x|z) from raw concentrations of shape ``(*, B, *param_shape)``."""
         alpha, beta = map(positive, self.split(params))
-        law = dist.BetaBinomial(alpha, beta, alpha.new_tensor(self.levels - 1))
-        return law.to_event(len(self.event_shape))
+        d = dist.BetaBinomial(alpha, beta, alpha.new_tensor(self.levels - 1))
+        return d.to_event(len(self.event_shape))

@@ -21,8 +21,8 @@ class Categorical(Likelihood):
 
     .. math:: p(x \mid z) = \prod_d \pi_{d, x_d}, \quad \pi_d = \mathrm{softmax}(\mathrm{params}_d)
 
-    The most flexible law of a single level, and the one with the most parameters; means are those
-    of the levels as numbers.
+    The most flexible distribution of a single level, and the one with the most parameters. The mean
+    is that of the levels as numbers.
 
     References:
         Pixel Recurrent Neural Networks (van den Oord et al., 2016),
@@ -50,7 +50,7 @@ class Categorical(Likelihood):
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
-        """Returns the logs of the frequencies, each level counted half a time more than seen."""
+        """Returns the logs of the frequencies, half a count added to each level."""
         counts = torch.stack([(x_train == level).sum(0) for level in range(self.levels)], -1)
         logits = ((counts + 0.5) / (len(x_train) + self.levels / 2)).log().to(x_train)
         return torch.cat(logits.unbind(-1))

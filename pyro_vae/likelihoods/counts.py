@@ -1,4 +1,4 @@
-"""What likelihoods of counts have in common: the size factor of a datum."""
+"""What likelihoods of counts have in common: the size factor of an observation."""
 
 from __future__ import annotations
 
@@ -14,18 +14,18 @@ from pyro_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["Counts"]
 
-_MOST = 100.0  # of a mean size factor, or of one over it: then raw rates are of a size to learn
+_MOST = 100.0  # for a mean size factor, or its inverse: beyond, raw rates are hard to learn
 
 
 class Counts(Likelihood):
     """Counts, whose mean a size factor multiplies: exposure, sequencing depth, observed time.
 
-    A size factor is known, positive, and one a datum. The encoder sees the counts over it.
+    A size factor is known and positive, one an observation. The encoder sees counts divided by it.
 
     Args:
         event_shape: Shape of one x.
         num_params: Parameters the decoder gives for each entry of x.
-        size_factor: Whether each datum has one, the covariate ``size_factor``.
+        size_factor: Whether each observation has one, the covariate ``size_factor``.
     """
 
     support: constraints.Constraint = constraints.nonnegative_integer
@@ -46,15 +46,16 @@ class Counts(Likelihood):
         """Returns means ``(*, B, *event_shape)`` times size factors, shape ``(B,)``.
 
         Raises:
-            ValueError: If size factors are missing, or the law has none.
+            ValueError: If size factors are missing, or the likelihood has none.
         """
         if (size_factor is not None) != self.size_factor:
-            what = "one a datum" if self.size_factor else "None for a law without size factors"
+            absent = "None for a likelihood without size factors"
+            what = "one an observation" if self.size_factor else absent
             raise expected("size_factor", what, size_factor)
         return mean if size_factor is None else mean * self._aligned(size_factor)
 
-    def seen(self, x: Tensor, **covariates: Tensor) -> Tensor:
-        """Returns counts over their size factors, shape ``(*, *event_shape)``."""
+    def encoder_input(self, x: Tensor, **covariates: Tensor) -> Tensor:
+        """Returns counts divided by their size factors, shape ``(*, *event_shape)``."""
         return x / self._aligned(covariates["size_factor"]) if self.size_factor else x
 
     def sizes(self, x_train: Tensor, size_factor: Tensor | None) -> Tensor:

@@ -80,7 +80,7 @@ class DiscretizedLogistic(Likelihood):
         half = (self.levels - 1) / 2
         if self.components == 1:
             logits = torch.zeros_like(loc)
-        law = distributions.DiscretizedLogistic(
+        d = distributions.DiscretizedLogistic(
             half * (1 + loc), half * positive(raw), logits, self.levels
         )
-        return law.to_event(len(self.event_shape))
+        return d.to_event(len(self.event_shape))

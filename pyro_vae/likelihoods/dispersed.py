@@ -16,7 +16,7 @@ from pyro_vae.likelihoods.counts import Counts
 __all__ = ["Dispersed", "DispersionMode", "inverse_dispersion", "negative_binomial"]
 
 DispersionMode = Literal["shared", "per-dimension", "predicted"]
-_POISSON = 1e3  # an inverse dispersion from which on the law is a Poisson law, as good as
+_POISSON = 1e3  # an inverse dispersion from which on the counts are practically Poisson
 
 
 class Dispersed(Counts):
@@ -27,7 +27,7 @@ class Dispersed(Counts):
         dispersion: ``shared``, one learned number; ``per-dimension``, one learned number for each
             entry; ``predicted``, given by the decoder as its last parameter.
         num_params: Parameters of an entry besides a predicted dispersion.
-        size_factor: Whether each datum has one, given as the covariate ``size_factor``.
+        size_factor: Whether each observation has one, given as the covariate ``size_factor``.
 
     Raises:
         ValueError: If ``dispersion`` is none of these words.
@@ -63,13 +63,13 @@ class Dispersed(Counts):
     def counts(
         self, raw_mean: Tensor, raw: Sequence[Tensor], size_factor: Tensor | None = None
     ) -> Any:
-        """Returns the negative binomial law, batch shape that of the mean."""
+        """Returns the negative binomial distribution, batch shape that of the mean."""
         theta = positive(raw[0] if raw else self.raw_dispersion)
         return negative_binomial(self.sized(positive(raw_mean), size_factor), theta)
 
 
 def negative_binomial(mean: Tensor, theta: Tensor) -> Any:
-    """Returns the law of a mean and an inverse dispersion, variance ``mean + mean**2 / theta``."""
+    """Returns the distribution with variance ``mean + mean**2 / theta``."""
     return dist.NegativeBinomial(theta, logits=mean.log() - theta.log())
 
 

@@ -41,7 +41,7 @@ class Laplace(LocationScale):
     def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode = "shared") -> None:
         super().__init__(event_shape, scale)
 
-    def law(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
         return dist.Laplace(loc, scale)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -11,22 +11,24 @@ from torch import Tensor
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
+from pyro_vae._deprecated import adopt, renamed
 from pyro_vae._errors import expected
 from pyro_vae.part import Part
 
 __all__ = ["Likelihood"]
 
-_SEEN, _ITERATIONS = 1000, 100
+_THINNED = 1000  # observations that are enough to start from
+_ITERATIONS = 100  # of L-BFGS
 _DOMAINS: dict[str, Constraint] = {"size_factor": constraints.positive}
 
 
 def thinned(x_train: Tensor) -> Tensor:
-    """Returns about a thousand of the data, spread evenly: enough for where to start."""
-    return x_train[:: max(1, len(x_train) // _SEEN)]
+    """Returns about a thousand observations, spread evenly: enough to start from."""
+    return x_train[:: max(1, len(x_train) // _THINNED)]
 
 
 def several_entries(event_shape: Sequence[int]) -> Sequence[int]:
-    """Returns an event shape of two entries or more, for laws that relate entries to each other.
+    """Returns an event shape of two entries or more, for likelihoods of dependent entries.
 
     Raises:
         ValueError: If it has fewer.
@@ -37,7 +39,7 @@ def several_entries(event_shape: Sequence[int]) -> Sequence[int]:
 
 
 class Likelihood(Part, ABC):
-    """The law p(x|z) of one datum, given what the decoder returned.
+    """The distribution p(x|z) of one observation, given what the decoder returned.
 
     Attributes:
         event_shape: Shape of one x.
@@ -45,8 +47,8 @@ class Likelihood(Part, ABC):
             first event dimension.
         support: Where each entry of x lives.
         measure: What the density is taken against; only discrete data have bits per dimension.
-        covariates: Names of what the law needs to know of each datum besides z, and takes as
-            arguments of these names, shape ``(B,)``: in data sets, columns beside x.
+        covariates: Names of what the distribution depends on besides z: arguments of these names,
+            shape ``(B,)``, which are columns beside x in data sets.
 
     Args:
         event_shape: Shape of one x, at least one dimension.
@@ -80,17 +82,25 @@ class Likelihood(Part, ABC):
         """What densities are taken against, in words that agree only where they compare."""
         return self.measure
 
-    def law_of(self, index: Sequence[int]) -> Likelihood:
-        """Returns the law of one entry of x: this one, but where entries have different laws."""
+    def entry(self, index: Sequence[int]) -> Likelihood:
+        """Returns the likelihood of one entry of x: this one, unless entries differ."""
         return self
 
     def domain_of(self, covariate: str) -> Constraint:
         """Returns where a covariate lives: size factors are positive, others are real."""
         return _DOMAINS.get(covariate, constraints.real)
 
-    def seen(self, x: Tensor, **covariates: Tensor) -> Tensor:
-        """Returns what an encoder sees of x, before it is standardised: the same shape."""
+    def encoder_input(self, x: Tensor, **covariates: Tensor) -> Tensor:
+        """Returns what an encoder sees of x before it is standardised, of the same shape."""
         return x
+
+    law_of = renamed("law_of", "entry")
+    seen = renamed("seen", "encoder_input")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt(cls, "law_of", "entry")
+        adopt(cls, "seen", "encoder_input")
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
         """Splits stacked parameters ``(*, B, *param_shape)`` into one tensor a parameter."""
@@ -98,13 +108,13 @@ class Likelihood(Part, ABC):
 
     @torch.enable_grad()
     def maximised(self, start: Tensor, x_train: Tensor) -> Tensor:
-        """Climbs from parameters to those that explain data best, all alike, as if there were no z.
+        """Returns the maximum-likelihood parameters of data, as if there were no z.
 
-        For laws that moments do not fit.
+        For distributions whose parameters do not follow from moments.
 
         Args:
             start: Where to begin, shape ``param_shape``.
-            x_train: Training data, shape ``(N, *event_shape)``, of which about a thousand count.
+            x_train: Training data, shape ``(N, *event_shape)``, of which about a thousand are used.
 
         Returns:
             Parameters, shape ``param_shape``.
@@ -124,9 +134,10 @@ class Likelihood(Part, ABC):
 
     @abstractmethod
     def init_params(self, x_train: Tensor) -> Tensor:
-        """Fits the law to all data at once, as if there were no z.
+        """Fits the distribution to all data at once, as if there were no z.
 
-        Starts the law's own parameters there too. A law with covariates takes them too, by name.
+        Sets the likelihood's own parameters to that fit as well. A likelihood with covariates takes
+        them as keywords.
 
         Args:
             x_train: Training data, shape ``(N, *event_shape)``.
@@ -137,7 +148,7 @@ class Likelihood(Part, ABC):
 
     @abstractmethod
     def forward(self, params: Tensor) -> Any:
-        """Returns p(x|z). A law with covariates takes them too, by name.
+        """Returns p(x|z). A likelihood with covariates takes them as keywords.
 
         Args:
             params: What the decoder returned, shape ``(*, B, *param_shape)``.

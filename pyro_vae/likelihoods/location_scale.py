@@ -20,9 +20,10 @@ ScaleMode = Literal["shared", "per-dimension", "predicted"]
 
 
 class LocationScale(Likelihood):
-    """Independent real variables, each with a location and a scale; what follows is the law.
+    """Independent real variables, each with a location and a scale.
 
-    Learned scales are ``softplus(raw) + 1e-4``.
+    Subclasses choose the family by :meth:`distribution`. Learned scales are
+    ``softplus(raw) + 1e-4``.
 
     Args:
         event_shape: Shape of one x.
@@ -48,8 +49,8 @@ class LocationScale(Likelihood):
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
 
     @abstractmethod
-    def law(self, loc: Tensor, scale: Tensor) -> Any:
-        """Returns the law of single entries, batch shape that of ``loc``."""
+    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
+        """Returns the distribution of single entries, batch shape that of ``loc``."""
 
     @abstractmethod
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -80,4 +81,4 @@ class LocationScale(Likelihood):
             scale = positive(self.raw_scale)
         else:
             scale = loc.new_tensor(self.scale)
-        return self.law(loc, scale).to_event(len(self.event_shape))
+        return self.distribution(loc, scale).to_event(len(self.event_shape))

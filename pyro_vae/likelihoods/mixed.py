@@ -1,4 +1,4 @@
-"""A likelihood of tables, whose columns have laws of their own."""
+"""A likelihood of tables, whose columns have likelihoods of their own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from pyro.distributions import Independent
 from torch import Tensor, nn
 from torch.distributions import constraints
 
-import pyro_vae.likelihoods as room
+import pyro_vae.likelihoods as package
 from pyro_vae._errors import expected
 from pyro_vae.distributions import Columns, ColumnSupport
 from pyro_vae.likelihoods.likelihood import Likelihood
@@ -20,12 +20,12 @@ __all__ = ["Mixed"]
 
 
 class Mixed(Likelihood):
-    r"""Creates independent variables with laws of their own, for tables of columns of any kind.
+    r"""Creates independent columns, each with a likelihood of its own, for tables of any kind.
 
     .. math:: p(x \mid z) = \prod_k p_k(x_{C_k} \mid z), \quad
         C_1, C_2, \dots \text{ the columns, in order}
 
-    The decoder's parameters are those of the laws, one after the other.
+    The decoder's parameters are those of the likelihoods, one after the other.
 
     References:
         Handling Incomplete Heterogeneous Data using VAEs (Nazabal et al., 2020),
@@ -33,11 +33,11 @@ class Mixed(Likelihood):
 
     Args:
         event_shape: Shape of one x: the number of columns.
-        columns: A law for each column, in order: its name, for the law as it comes; a mapping of
-            ``class`` and options; or a likelihood, of one column or of several.
+        columns: A likelihood for each column, in order: its name, for its defaults; a mapping of
+            ``class`` and options; or the likelihood itself, of one column or of several.
 
     Raises:
-        ValueError: If a law is unknown, its columns depend on each other given z, or the laws have
+        ValueError: If a likelihood is unknown, its columns are dependent given z, or all have
             more or fewer columns than ``event_shape``.
 
     Example:
@@ -51,13 +51,13 @@ class Mixed(Likelihood):
     def __init__(self, event_shape: Sequence[int], columns: Sequence[Any]) -> None:
         super().__init__(event_shape)
         if isinstance(columns, str) or not isinstance(columns, Sequence) or len(columns) == 0:
-            raise expected("columns", "a list of laws", columns)
-        parts = [_law(column) for column in columns]
+            raise expected("columns", "a list of likelihoods", columns)
+        parts = [_likelihood(column) for column in columns]
         sizes = [part.event_shape.numel() for part in parts]
         if self.event_shape != (sum(sizes),):
-            what = f"laws of {' × '.join(map(str, event_shape))} columns in all"
+            what = f"likelihoods of {' × '.join(map(str, event_shape))} columns in all"
             raise expected("columns", what, sum(sizes))
-        # What rebuilds the table is the laws as they were built, options and all.
+        # The table is rebuilt from the likelihoods as they were built, options and all.
         self._arguments = self._arguments | {"columns": parts}
         self.columns = nn.ModuleList(parts)
         self.param_shape = torch.Size([sum(part.param_shape.numel() for part in parts)])
@@ -73,16 +73,16 @@ class Mixed(Likelihood):
     @property
     def base_measure(self) -> str:
         columns = range(self.event_shape.numel())
-        counting = [str(i) for i in columns if self.law_of((i,)).measure == "counting"]
+        counting = [str(i) for i in columns if self.entry((i,)).measure == "counting"]
         if self.measure != "mixed":
             return self.measure
         return f"mixed, counting in columns {', '.join(counting)}"
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Splits parameters ``(*, B, *param_shape)`` into those of each law."""
+        """Splits parameters ``(*, B, *param_shape)`` into those of each likelihood."""
         return params.split([part.param_shape.numel() for part in self._parts()], -1)
 
-    def law_of(self, index: Sequence[int]) -> Likelihood:
+    def entry(self, index: Sequence[int]) -> Likelihood:
         (left,) = index
         for part in self._parts():
             if left < part.event_shape.numel():
@@ -90,21 +90,22 @@ class Mixed(Likelihood):
             left -= part.event_shape.numel()
         raise IndexError(f"column {index[0]} of {self.event_shape.numel()}")
 
-    def seen(self, x: Tensor, **covariates: Tensor) -> Tensor:
+    def encoder_input(self, x: Tensor, **covariates: Tensor) -> Tensor:
         """Returns what an encoder sees of each column."""
         each = zip(self._parts(), self._columns(x), strict=True)
-        return torch.cat([part.seen(own, **_its(part, covariates)) for part, own in each], -1)
+        inputs = [part.encoder_input(own, **_its(part, covariates)) for part, own in each]
+        return torch.cat(inputs, -1)
 
     def init_params(self, x_train: Tensor, **covariates: Tensor) -> Tensor:
-        """Returns where each law starts, fitted to its own columns."""
+        """Returns the start of each likelihood, fitted to its own columns."""
         each = zip(self._parts(), self._columns(x_train), strict=True)
         return torch.cat([part.init_params(x, **_its(part, covariates)) for part, x in each])
 
     def forward(self, params: Tensor, **covariates: Tensor) -> Any:
-        """Returns p(x|z) from the parameters of all laws, ``(*, B, *param_shape)``."""
+        """Returns p(x|z) from the parameters of all likelihoods, ``(*, B, *param_shape)``."""
         each = zip(self._parts(), self.split(params), strict=True)
-        laws = [part(own, **_its(part, covariates)).base_dist for part, own in each]
-        return Columns(laws).to_event(1)
+        ds = [part(own, **_its(part, covariates)).base_dist for part, own in each]
+        return Columns(ds).to_event(1)
 
     def _columns(self, x: Tensor) -> tuple[Tensor, ...]:
         return x.split([part.event_shape.numel() for part in self._parts()], -1)
@@ -114,21 +115,23 @@ class Mixed(Likelihood):
 
 
 def _its(part: Likelihood, covariates: Mapping[str, Tensor]) -> dict[str, Tensor]:
-    """The covariates that the law of a column needs."""
+    """The covariates that the likelihood of a column needs."""
     return {name: covariates[name] for name in part.covariates if name in covariates}
 
 
-def _law(column: object) -> Likelihood:
-    """The law of a column, or of several."""
+def _likelihood(column: object) -> Likelihood:
+    """The likelihood of a column, or of several."""
     known = {
-        name: getattr(room, name) for name in room.__all__ if name not in ("Likelihood", "Mixed")
+        name: getattr(package, name)
+        for name in package.__all__
+        if name not in ("Likelihood", "Mixed")
     }
     column = named_part("columns", column, known, event_shape=(1,))
     if not isinstance(column, Likelihood) or len(column.event_shape) != 1:
         raise expected("columns", "names, mappings or likelihoods of columns", column)
     ones = {name: torch.ones(()) for name in column.covariates}
-    law = column(torch.zeros(column.param_shape), **ones)
-    if not isinstance(law, Independent) or law.base_dist.event_shape:
-        what = "laws under which columns are independent given z"
+    d = column(torch.zeros(column.param_shape), **ones)
+    if not isinstance(d, Independent) or d.base_dist.event_shape:
+        what = "likelihoods under which columns are independent given z"
         raise expected("columns", what, type(column).__name__)
     return column

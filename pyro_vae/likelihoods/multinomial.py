@@ -23,10 +23,10 @@ class Multinomial(Likelihood):
     .. math:: p(x \mid z) = p(n) \, \frac{n!}{\prod_d x_d!} \prod_d \pi_d^{x_d}, \quad
         n = \sum_d x_d, \quad \pi = \mathrm{softmax}(\mathrm{params})
 
-    The decoder says which words, the law of the total how many; it does not depend on z. So the
-    gradient for the decoder is that of the multinomial law given the total, which the papers train
-    by, and yet log p(x|z) is the log-probability of all that was counted: draws have a length. To
-    get the law given the total, subtract log p(n), the ``log_prob`` of :meth:`total_law`.
+    The decoder gives the probabilities of words; how many there are has a distribution that does
+    not depend on z. So the gradient for the decoder is that of the multinomial given the total, as
+    in the papers, while log p(x|z) is the log-probability of all counts and draws have a length.
+    For log p(x|n, z), subtract log p(n), the ``log_prob`` of :meth:`total_distribution`.
 
     References:
         Neural Variational Inference for Text Processing (Miao et al., 2016),
@@ -36,9 +36,9 @@ class Multinomial(Likelihood):
 
     Args:
         event_shape: Shape of one x.
-        total: ``learned``, a negative binomial law with two learned numbers, one law for all
-            data, started at the moments of the training totals; or a number that all data add up
-            to, and then data with another total are refused.
+        total: ``learned``, one negative binomial distribution for all observations, of two learned
+            numbers that start at the moments of the training totals; or the number that every
+            observation adds up to: others are refused.
 
     Raises:
         ValueError: If there are fewer than two entries, or ``total`` is neither this word nor a
@@ -46,8 +46,8 @@ class Multinomial(Likelihood):
 
     Example:
         >>> import torch
-        >>> law = Multinomial((5,), total=20)(torch.zeros(3, 5))
-        >>> law.sample().sum(-1)
+        >>> d = Multinomial((5,), total=20)(torch.zeros(3, 5))
+        >>> d.sample().sum(-1)
         tensor([20., 20., 20.])
     """
 
@@ -71,8 +71,8 @@ class Multinomial(Likelihood):
     def are_counts(self) -> Tensor:
         return torch.ones(self.event_shape, dtype=torch.bool)
 
-    def total_law(self) -> Any:
-        """Returns the law of the total; the number itself if it is known."""
+    def total_distribution(self) -> Any:
+        """Returns the distribution of the total; the number itself if it is known."""
         if isinstance(self.total, int):
             return self.total
         return negative_binomial(positive(self.raw_mean), positive(self.raw_dispersion))
@@ -91,4 +91,4 @@ class Multinomial(Likelihood):
 
     def forward(self, params: Tensor) -> Any:
         """Returns p(x|z) from logits of shape ``(*, B, *event_shape)``."""
-        return TotalMultinomial(self.total_law(), params, len(self.event_shape))
+        return TotalMultinomial(self.total_distribution(), params, len(self.event_shape))

@@ -23,8 +23,8 @@ class NegativeBinomial(Dispersed):
         \operatorname{Var} x_d = \mu_d + \mu_d^2 / \theta_d
 
     Mean :math:`\mu` and inverse dispersion :math:`\theta` are ``softplus(raw) + 1e-4``. With
-    ``size_factor``, the mean is :math:`s \mu` for a datum of size factor s, such as the depth at
-    which a cell was sequenced, and the encoder sees x / s.
+    ``size_factor``, the mean is :math:`s \mu` for an observation of size factor s, such as the
+    depth at which a cell was sequenced, and the encoder sees x / s.
 
     References:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
@@ -34,7 +34,7 @@ class NegativeBinomial(Dispersed):
         event_shape: Shape of one x.
         dispersion: ``shared``, one learned number; ``per-dimension``, one learned number for each
             entry; ``predicted``, given by the decoder beside the mean.
-        size_factor: Whether each datum has one, given as the covariate ``size_factor``.
+        size_factor: Whether each observation has one, given as the covariate ``size_factor``.
 
     Raises:
         ValueError: If ``dispersion`` is none of these words.

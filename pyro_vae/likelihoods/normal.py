@@ -22,9 +22,9 @@ class Normal(LocationScale):
     .. math:: p(x \mid z) = \prod_d \mathcal{N}(x_d \mid \mu_d(z), \sigma_d^2)
 
     Learned scales are ``softplus(raw) + 1e-4``. A scale that is shared or of a dimension has its
-    optimum in closed form, :meth:`fit_scale`. Taken from each batch as it comes, as the paper has
-    it, it would make the density of a datum depend on the others beside it, so it is not: it is
-    learned, from its optimum without z on.
+    optimum in closed form, :meth:`fit_scale`. Computed from each batch, as in the
+    paper, it would make the density of an observation depend on the rest of its batch; here it is
+    a parameter instead, which starts at its optimum without z.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
@@ -48,7 +48,7 @@ class Normal(LocationScale):
 
     @torch.no_grad()
     def fit_scale(self, x: Tensor, params: Tensor) -> None:
-        r"""Sets a learned scale to where the data are likeliest, given the means.
+        r"""Sets a learned scale to its maximum-likelihood value, given the means.
 
         .. math:: \sigma^2 = \operatorname{mean} \{x_d - \mu_d(z)\}^2,
 
@@ -76,7 +76,7 @@ class Normal(LocationScale):
             inverse_positive((squares.mean() if shared else squares.mean(0)).sqrt())
         )
 
-    def law(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
         return dist.Normal(loc, scale)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:

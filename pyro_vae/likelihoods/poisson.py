@@ -20,15 +20,15 @@ class Poisson(Counts):
     .. math:: p(x \mid z) = \prod_d \frac{\lambda_d^{x_d} e^{-\lambda_d}}{x_d!},
         \quad \lambda = s \, (\mathrm{softplus}(\mathrm{params}) + 10^{-4})
 
-    The size factor s of a datum, known and positive, is 1 unless ``size_factor`` says that data
-    have one: an exposure, an observed time, a depth of sequencing. The encoder then sees x / s.
+    The size factor s of an observation, known and positive, is 1 unless ``size_factor`` is set: an
+    exposure, an observed time, a depth of sequencing. The encoder then sees x / s.
 
     References:
         Deep exponential families (Ranganath et al., 2015), https://arxiv.org/abs/1411.2581
 
     Args:
         event_shape: Shape of one x.
-        size_factor: Whether each datum has one, given as the covariate ``size_factor``.
+        size_factor: Whether each observation has one, given as the covariate ``size_factor``.
 
     Example:
         >>> import torch

@@ -55,7 +55,7 @@ class StudentT(LocationScale):
             raise expected("df", "a number greater than 1", df)
         self.df = df
 
-    def law(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
         return dist.StudentT(loc.new_tensor(self.df), loc, scale)
 
     @torch.no_grad()

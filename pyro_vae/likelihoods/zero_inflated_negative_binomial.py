@@ -26,7 +26,7 @@ class ZeroInflatedNegativeBinomial(Dispersed):
     Mean :math:`\mu` and inverse dispersion :math:`\theta` of the negative binomial are
     ``softplus(raw) + 1e-4``, as in :class:`NegativeBinomial`; the decoder also gives the logit of
     :math:`\pi`, the probability of an additional zero. With ``size_factor``, the mean is
-    :math:`s \mu` for a datum of size factor s, and the encoder sees x / s.
+    :math:`s \mu` for an observation of size factor s, and the encoder sees x / s.
 
     References:
         Deep generative modeling for single-cell transcriptomics (Lopez et al., 2018),
@@ -36,7 +36,7 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         event_shape: Shape of one x.
         dispersion: ``shared``, one learned number; ``per-dimension``, one learned number for each
             entry; ``predicted``, given by the decoder.
-        size_factor: Whether each datum has one, given as the covariate ``size_factor``.
+        size_factor: Whether each observation has one, given as the covariate ``size_factor``.
 
     Raises:
         ValueError: If ``dispersion`` is none of these words.
@@ -59,7 +59,8 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         """Returns raw means, logits of additional zeros, and raw dispersions if predicted.
 
         By expectation-maximisation, the negative binomial fitted by its moments. With size factors
-        each datum has a chance of its own to be an additional zero, and a thousand data are enough.
+        each observation has a probability of its own to be an additional zero, and a thousand
+        observations are enough.
         """
         sizes = self.sizes(x_train, size_factor)
         if size_factor is not None:
@@ -85,5 +86,5 @@ class ZeroInflatedNegativeBinomial(Dispersed):
     def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Any:
         """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted."""
         raw_mean, gate, *raw = self.split(params)
-        law = ZeroInflated(self.counts(raw_mean, raw, size_factor), gate_logits=gate)
-        return law.to_event(len(self.event_shape))
+        d = ZeroInflated(self.counts(raw_mean, raw, size_factor), gate_logits=gate)
+        return d.to_event(len(self.event_shape))

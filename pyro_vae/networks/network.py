@@ -69,7 +69,7 @@ class Standardize(nn.Module):
     share a unit, by one common scale, so that pixels that hardly vary stay quiet.
 
     Args:
-        event_shape: Shape of one datum.
+        event_shape: Shape of one observation.
         counts: Whether the data are counts, or which entries are, shape ``event_shape``.
     """
 
@@ -92,7 +92,7 @@ class Standardize(nn.Module):
         std = x.std(0, correction=0)
         scale = std if self.shift.ndim < 2 else std.square().mean().sqrt().expand_as(std)
         self.shift.copy_(x.mean(0))
-        # A constant column tells nothing: left as it is, it becomes zero.
+        # A constant column carries no information: with a scale of 1 it becomes zero.
         self.scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
 
     def forward(self, x: Tensor) -> Tensor:

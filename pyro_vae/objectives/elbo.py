@@ -12,7 +12,7 @@ from torch import Tensor
 from torch.distributions import Independent, kl_divergence
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
-from pyro_vae.objectives.objective import Objective, Program, Term, modes, per_datum, total
+from pyro_vae.objectives.objective import Objective, Program, Term, modes, per_observation, total
 
 __all__ = ["ELBO", "Terms", "terms_of"]
 
@@ -22,7 +22,7 @@ _STEEPNESS = 10.0  # of the sigmoid: 0.7 % at the start of the warm-up, 99.3 % a
 
 @dataclass(frozen=True)
 class Terms:
-    """The two halves of the ELBO, per datum.
+    """The two halves of the ELBO, per observation.
 
     Attributes:
         reconstruction: E_q[log p(x|z)], shape ``(B,)``, nats.
@@ -50,17 +50,17 @@ class ELBO(Objective):
     ``sigmoid``, a logistic curve from 0.7 % at its start over a half to 99.3 % at its end;
     ``cyclical``, linear, then level for as long, ``cycles`` times, and level from then on.
 
-    With ``free_bits``, no dimension gains by a divergence below them: the mean over the minibatch
-    of the KL of each latent dimension is replaced by ``free_bits`` where it is less, and the
-    results are added up. Where the KL has no closed form that is a sum over dimensions, the mean
-    KL of the whole latent is clamped at ``free_bits`` times its number of entries.
+    With ``free_bits``, a dimension gains nothing by a divergence below them: the mean over the
+    minibatch of the KL of each latent dimension is replaced by ``free_bits`` where it is less, and
+    the results are added up. Where the KL has no closed form that is a sum over dimensions, the
+    mean KL of the whole latent is clamped at ``free_bits`` times its number of entries.
 
     With a ``capacity``, C nats, the term is :math:`\beta \, |\mathrm{KL} - r_t C|`, of the mean
     KL over the minibatch: the warm-up raises the capacity, and the weight stays.
 
-    Labels, where data have some, make it semi-supervised: a labelled datum has the bound
+    Labels, where data have some, make it semi-supervised: a labelled observation has the bound
     :math:`\mathcal{L}(x, y)` of log p(x, y), any other :math:`\mathcal{L}(x)`. A ``label_weight``,
-    a, also rewards the guide for saying so by itself: of M labelled data among N, each adds
+    a, also trains the guide as a classifier: of M labelled observations among N, each adds
     :math:`a \frac{N}{M} \log q(y \mid x)`, by which the objective is no bound any more.
 
     Takes any reparameterised Pyro model and guide. Its value and gradient equal those of Pyro's
@@ -86,17 +86,17 @@ class ELBO(Objective):
         https://arxiv.org/abs/1406.5298, for the weight of labels, there 0.1
 
     Args:
-        kl: ``analytic`` where a closed form is known, site by site, that is where the prior's law
-            of a site depends on nothing that the guide draws after it; ``sampled`` everywhere.
+        kl: ``analytic`` where a closed form is known, site by site, and the prior of a site depends
+            on nothing that the guide draws after it; ``sampled`` everywhere.
         beta: Weight of the KL term. Below 1 the objective is no bound.
         warmup: Optimiser steps over which the weight rises to ``beta``.
         schedule: Shape of the warm-up.
         cycles: How often a ``cyclical`` schedule starts over.
         free_bits: Nats of each latent dimension that cost the same whether used or not.
-        capacity: Nats a datum that the KL is drawn towards in place of 0.
-        label_weight: Weight of log q(y|x) of labelled data. ``fit`` tells M and N; elsewhere N / M
-            counts as 1.
-        num_particles: Draws of z for each datum.
+        capacity: Nats an observation that the KL is drawn towards in place of 0.
+        label_weight: Weight of log q(y|x) of labelled observations. ``fit`` passes M and N to
+            :meth:`prepare`; without it N / M is 1.
+        num_particles: Draws of z for each observation.
         kwargs: As in :class:`pyro.infer.ELBO`.
 
     Raises:
@@ -157,8 +157,8 @@ class ELBO(Objective):
         # Clamping from below only adds to the loss: with free bits it bounds, less tightly.
         self.is_bound = beta >= 1 and warmup == 0 and capacity is None and label_weight == 0
 
-    def told(self, num_data: int, num_labels: int = 0) -> None:
-        """Takes over the number of data for each label.
+    def prepare(self, num_data: int, num_labels: int = 0) -> None:
+        """Sets the number of observations for each label.
 
         Raises:
             ValueError: If labels have a weight, and there are none.
@@ -202,7 +202,7 @@ class ELBO(Objective):
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
-        """Returns the two halves of the ELBO per datum, discrete sites drawn as they are.
+        """Returns the two halves of the ELBO per observation, discrete sites drawn as they are.
 
         Neither beta nor a relaxation enters: this is the bound itself.
 
@@ -224,7 +224,7 @@ class ELBO(Objective):
         return observed, latents
 
     def _divergence(self, latents: list[Term]) -> Tensor:
-        """The KL summed over the batch, as free bits or a capacity have it."""
+        """The KL summed over the batch, with free bits or a capacity."""
         if self.free_bits > 0:
             groups: dict[str, list[tuple[Tensor, Tensor]]] = {}
             for term in latents:
@@ -238,7 +238,7 @@ class ELBO(Objective):
         divergence = total(latents)
         if self.capacity is not None:
             names = [term.site["name"] for term in latents]
-            data = [per_datum(term.site, _weight_of(term)).sum() for term in latents]
+            data = [per_observation(term.site, _weight_of(term)).sum() for term in latents]
             num_data = sum(n for n, name in zip(data, names, strict=True) if name == names[0])
             divergence = (divergence - self.capacity * self._ramp() * num_data).abs()
         return divergence
@@ -255,20 +255,20 @@ class ELBO(Objective):
 
 
 def terms_of(observed: Sequence[Term], latents: Sequence[Term]) -> Terms:
-    """Adds up the terms of each datum.
+    """Adds up the terms of each observation.
 
     Raises:
         ValueError: If a site is not in the plate ``data``.
     """
     reconstruction, kl = (
-        torch.stack([per_datum(term.site, term.value) for term in terms]).sum(0)
+        torch.stack([per_observation(term.site, term.value) for term in terms]).sum(0)
         for terms in (observed, latents)
     )
     return Terms(reconstruction, kl, {term.site["name"]: term.estimator for term in latents})
 
 
 def _weight_of(term: Term) -> Tensor:
-    """What each entry of a site's batch counts for: 1 but for scales, masks and its share."""
+    """The weight of each entry of a site's batch: 1 but for scales, masks and its share."""
     ones = term.value.new_ones(term.site["fn"].batch_shape)
     weight: Tensor = scale_and_mask(ones, term.site["scale"], term.site["mask"])
     # Shares add up to 1, whatever they are: the weight has no gradient.
@@ -276,7 +276,7 @@ def _weight_of(term: Term) -> Tensor:
 
 
 def _groups(term: Term) -> tuple[Tensor, int]:
-    """Splits a KL, summed over the batch, into what the latent's dimensions have of it.
+    """Splits a KL, summed over the batch, into the contributions of the latent's dimensions.
 
     Returns:
         The share of each group, and how many dimensions a group has: 1, or all where the KL does

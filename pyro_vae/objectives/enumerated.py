@@ -35,16 +35,16 @@ class Enumerated(Objective):
         \quad\text{or}\quad \log p(x) = \log \sum_z p(x \mid z) \, p(z)
 
     Neither draws anything. Over the ``prior`` no guide enters: the objective is log p(x) itself,
-    and the guide is not trained; a fit that follows, with over the ``guide``, does that. Whatever
-    relaxation the guide asks for is left out.
+    and the guide is not trained; a second fit, over the ``guide``, trains it. Relaxations that the
+    guide names are not used.
 
     References:
         Pyro: Deep Universal Probabilistic Programming (Bingham et al., 2019),
         https://arxiv.org/abs/1810.09538
 
     Args:
-        over: The law whose states are summed over: of the ``guide``, as the ELBO is an expectation
-            under it; of the ``prior``.
+        over: Whose states are summed over: of the ``guide``, as the ELBO is an expectation under
+            it; of the ``prior``, for log p(x).
 
     Raises:
         ValueError: If ``over`` is unknown.
@@ -71,7 +71,7 @@ class Enumerated(Objective):
         self.over = over
 
     def bounds(self, guide: Program) -> bool:
-        """Tells that it is a bound: no relaxation enters."""
+        """Returns True: no relaxation enters."""
         return True
 
     def differentiable_loss(
@@ -85,7 +85,7 @@ class Enumerated(Objective):
         _only_one(guide)
         if self.over == "prior":
             if kwargs.get("labels") is not None:
-                raise expected("over", "`guide`, which knows the labels", self.over)
+                raise expected("over", "`guide` where there are labels", self.over)
             log_likelihood, log_prior, site = self._states(model, args, kwargs)
             return -_counted(site, (log_likelihood + log_prior).logsumexp(0)).sum()
         observed, latent = self._expectations(model, guide, args, kwargs)
@@ -93,9 +93,10 @@ class Enumerated(Objective):
 
     @torch.no_grad()
     def terms(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> Terms:
-        """Returns the two halves of the bound per datum; over the prior those of log p(x) itself.
+        """Returns the two halves of the bound per observation.
 
-        The latter is the ELBO of the exact posterior in place of the guide.
+        Over the prior they are those of log p(x) itself, which is the ELBO of the exact posterior
+        in place of the guide.
         """
         _only_one(guide)
         if self.over == "guide":
@@ -134,7 +135,7 @@ class Enumerated(Objective):
 
 
 def _counted(site: Site, value: Tensor) -> Tensor:
-    """What of each datum, shape ``(B,)``, counts: scale and mask are of it, not of a state."""
+    """Applies scale and mask of each observation, shape ``(B,)``, after the sum over states."""
     counted: Tensor = scale_and_mask(value, site["scale"], site["mask"])
     return counted
 
@@ -145,9 +146,9 @@ def _only_one(guide: Program) -> None:
     Raises:
         ValueError: If it is one.
     """
-    if len(asked := relaxations(guide)) > 1:
+    if len(named := relaxations(guide)) > 1:
         what = "one latent site, of a few states that can be listed"
-        raise expected("guide", what, sorted(asked))
+        raise expected("guide", what, sorted(named))
 
 
 def _only_states(program: str, trace: poutine.Trace) -> str:
@@ -159,9 +160,9 @@ def _only_states(program: str, trace: poutine.Trace) -> str:
     sites = filter(is_sample, trace.nodes.values())
     latent = {site["name"]: site for site in sites if not site["is_observed"]}
     if [site["infer"].get("relaxed") for site in latent.values()] != ["enumerate"]:
-        laws = {
+        found = {
             name: type(getattr(site["fn"], "base_dist", site["fn"])).__name__
             for name, site in latent.items()
         }
-        raise expected(program, "one latent site, of a few states that can be listed", laws)
+        raise expected(program, "one latent site, of a few states that can be listed", found)
     return next(iter(latent))

@@ -1,4 +1,4 @@
-"""What objectives made of importance weights have in common."""
+"""The base class of objectives made of importance weights."""
 
 from __future__ import annotations
 
@@ -24,13 +24,13 @@ __all__ = ["Importance", "LogWeights"]
 
 @dataclass(frozen=True)
 class LogWeights:
-    """The logarithms of S importance weights a datum, by what they are made of.
+    """The logarithms of S importance weights an observation, by their factors.
 
     Attributes:
         likelihood: log p(x|z), shape ``(S, B)``.
         prior: log p(z), shape ``(S, B)``.
         guide: log q(z|x), shape ``(S, B)``.
-        scale: What each datum counts for.
+        scale: Weight of each observation.
     """
 
     likelihood: Tensor
@@ -45,13 +45,13 @@ class LogWeights:
 
 
 class Importance(Objective, ABC):
-    """An objective of several draws a datum, which are weighed together.
+    """An objective of several weighted draws an observation.
 
-    All sites are in the plate ``data``: weights belong to a datum, not to a batch. A discrete
-    latent needs the relaxation ``concrete``, whose draws have a density.
+    All sites are in the plate ``data``: weights belong to an observation, not to a batch. A
+    discrete latent needs the relaxation ``concrete``, whose draws have a density.
 
     Args:
-        num_samples: Draws of z for each datum.
+        num_samples: Draws of z for each observation.
 
     Raises:
         ValueError: If ``num_samples`` is not a positive integer.

@@ -47,7 +47,7 @@ class IWAE(Importance):
         https://arxiv.org/abs/1810.04152
 
     Args:
-        num_samples: Draws of z for each datum, K. One makes it the ELBO with a sampled KL.
+        num_samples: Draws of z for each observation, K. One makes it the ELBO with a sampled KL.
         gradient: How the guide's parameters get their gradient, see above.
 
     Raises:

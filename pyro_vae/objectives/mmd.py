@@ -21,15 +21,17 @@ class MMD(Objective):
         - \beta \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
         - \lambda \, \mathrm{MMD}^2(q(z), p(z))
 
-    The distance is between the laws of all latents, not of each datum's: the guide may be certain
-    about every datum. It is estimated from one draw of q(z|x) for each datum of the batch and as
-    many of the prior, unbiasedly for data drawn independently. In d dimensions the kernels are
+    The distance is between the aggregate posterior and the prior, not one for each observation: the
+    guide may be certain about every observation. It is estimated from one draw of q(z|x) for each
+    observation of the batch and as many of the prior, unbiasedly for observations drawn
+    independently. In d dimensions the kernels are
 
     - ``rbf``: :math:`k(z, z') = \exp(-\|z - z'\|^2 / 2d)`,
-    - ``imq``: :math:`k(z, z') = 2d / (2d + \|z - z'\|^2)`, which reaches further.
+    - ``imq``: :math:`k(z, z') = 2d / (2d + \|z - z'\|^2)`, with heavier tails.
 
     The ``beta`` and ``weight`` are 1 - alpha and alpha + lambda - 1 of the paper. A discrete latent
-    is compared by its ``soft`` or ``straight-through`` draws. A batch of one datum has no distance.
+    is compared by its ``soft`` or ``straight-through`` draws. For a batch of one observation the
+    distance is 0.
 
     References:
         InfoVAE: Balancing Learning and Inference in Variational Autoencoders (Zhao et al., 2019),
@@ -40,7 +42,7 @@ class MMD(Objective):
         the inverse multiquadratic kernel
 
     Args:
-        weight: Of the squared distance, in nats a datum.
+        weight: Of the squared distance, in nats an observation.
         kernel: How similarity falls with the distance of two latents.
         beta: Weight of the KL term.
 
@@ -77,7 +79,7 @@ class MMD(Objective):
 
         Raises:
             ValueError: If the latent is not one site in the plate ``data`` alone, has no draws
-                to compare, or a prior that its own draws cannot teach.
+                to compare, or has a learned prior whose draws pass no gradient.
         """
         if without := modes(guide) & {"concrete", "enumerate"}:
             what = "the relaxation `soft` or `straight-through`, whose draws MMD compares"
@@ -95,11 +97,11 @@ class MMD(Objective):
     def _squared_distance(self, ours: Site, prior: Site) -> Tensor:
         if len(ours["fn"].batch_shape) != 1:
             raise expected("guide", "a latent in the plate `data` alone", ours["name"])
-        z, law = ours["value"], prior["fn"]
-        y = law.rsample() if law.has_rsample else law.sample()
-        if not law.has_rsample and law.log_prob(y).requires_grad:
+        z, p = ours["value"], prior["fn"]
+        y = p.rsample() if p.has_rsample else p.sample()
+        if not p.has_rsample and p.log_prob(y).requires_grad:
             what = "a prior that is not learned, or whose draws pass a gradient"
-            raise expected("model", what, type(law).__name__)
+            raise expected("model", what, type(p).__name__)
         z, y = z.flatten(1), y.flatten(1)
         size = len(z)
         if size == 1:

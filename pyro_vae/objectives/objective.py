@@ -1,4 +1,4 @@
-"""What every objective is to Pyro and to `fit`, and the traces that it is made of."""
+"""The base class of objectives, and the terms of a trace that they are made of."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pyro.poutine.util import prune_subsample_sites
 from pyro.util import check_model_guide_match, check_site_shape
 from torch import Tensor
 
+from pyro_vae._deprecated import adopt, renamed
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.distributions import closed_kl
 from pyro_vae.guides.relaxed import Mode, Relaxed
@@ -32,7 +33,7 @@ __all__ = [
     "is_sample",
     "modes",
     "only_latent",
-    "per_datum",
+    "per_observation",
     "per_particle",
     "plates",
     "relaxations",
@@ -49,11 +50,11 @@ class Term:
     """A term of the ELBO: the expectation under q of one site.
 
     Attributes:
-        site: Whose it is; a latent one is the guide's.
+        site: The site of the term; of a latent, that of the guide.
         value: To be summed over all dimensions.
-        estimator: How a divergence was had; empty for an observed site.
+        estimator: How a divergence was computed; empty for an observed site.
         against: The model's site of a divergence, if any.
-        share: What each entry of the value counts for in the expectation: one over the particles,
+        share: The weight of each entry of the value in the expectation: one over the particles,
             times the probabilities of the states of an enumerated site that it may depend on.
     """
 
@@ -93,19 +94,25 @@ class Objective(pyro.infer.ELBO, ABC):
         """Returns the loss summed over the batch, shape ``()``, nats."""
 
     def bounds(self, guide: Program) -> bool:
-        """Tells whether minus the loss is a lower bound of log p(x) with this very guide.
+        """Returns whether minus the loss is a lower bound of log p(x) with this very guide.
 
-        A relaxed discrete latent makes it none: of Concrete variables the loss bounds another
-        model, soft draws are none of the model's, and straight-through gradients are not those of
-        the value.
+        With a relaxed discrete latent it is none: with Concrete variables the loss bounds another
+        model, soft draws are outside the model's support, and straight-through gradients are not
+        those of the value.
         """
         return self.is_bound and modes(guide) <= {"enumerate"}
 
-    def told(self, num_data: int, num_labels: int = 0) -> None:
-        """Hears the number of training data, and of labels, before the first step.
+    def prepare(self, num_data: int, num_labels: int = 0) -> None:
+        """Receives the number of training observations, and of labels, before the first step.
 
-        Most have no use for it.
+        Most objectives need neither.
         """
+
+    told = renamed("told", "prepare")
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        adopt(cls, "told", "prepare")
 
     def advance(self) -> None:
         """Counts one optimiser step."""
@@ -128,15 +135,15 @@ class Objective(pyro.infer.ELBO, ABC):
     def _relaxed(
         self, guide: Program, given: Mapping[str, Any], needs_density: str | None = None
     ) -> Iterator[None]:
-        """Installs the relaxations that a guide asks for, one for each site.
+        """Installs the relaxations that a guide names, one for each site.
 
         Args:
             guide: The guide.
-            given: What the programs are called with, by name.
+            given: The keyword arguments of the programs.
             needs_density: What needs draws with a density, for the error where they have none.
         """
         if needs_density is not None and given.get("labels") is not None:
-            # Said first: the relaxation that has densities is none that labels allow.
+            # Checked first: the relaxation that has densities is not one that labels allow.
             what = f"none with {needs_density}, since what is known has no density"
             raise expected("labels", what, "labels")
         if needs_density is not None and (others := modes(guide) - {"concrete"}):
@@ -166,7 +173,7 @@ class Objective(pyro.infer.ELBO, ABC):
     def _get_trace(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[poutine.Trace, poutine.Trace]:
-        """As stock, but leaves densities to whoever needs them: relaxed draws may have none."""
+        """As in Pyro, but computes no densities yet: relaxed draws may have none."""
         unwrapped = poutine.unwrap(guide)
         if isinstance(unwrapped, poutine.messenger.Messenger):
             guide(*args, **kwargs)
@@ -195,7 +202,7 @@ class Objective(pyro.infer.ELBO, ABC):
             raise expected("guide", "at most one enumerated site", [s["name"] for s in states])
         # Enumerated states lie along a new leftmost dimension: their expectation is a weighted sum.
         enumerated = len(states) == 1
-        # A scale is of the terms, not of the law.
+        # A scale multiplies terms of the loss; it does not change probabilities.
         log_q = self._log_prob(states[0], enumerated=True, scaled=False) if enumerated else None
         q = 1.0 if log_q is None else log_q.exp()
         share = q / self.num_particles
@@ -243,23 +250,24 @@ class Objective(pyro.infer.ELBO, ABC):
 
 
 def _in_order(name: str, model_trace: poutine.Trace, latents: Mapping[str, Site]) -> bool:
-    """Tells whether a closed form of a divergence is an expectation over all that is drawn.
+    """Returns whether a closed form of a divergence is an expectation over all that is drawn.
 
-    It takes a draw to say nothing of what the model's law depends on; but the guide may have drawn
-    that later, given this draw. Where it does not say, the order of the sites does.
+    The closed form holds the model's distribution of a site fixed, which is wrong where that
+    depends on what the guide draws later, given this draw. Where the guide does not declare it
+    (``infer["closed_form"]``), the order of the sites decides.
     """
-    said = latents[name]["infer"].get("closed_form")
-    if said is not None:
-        return bool(said)
+    declared = latents[name]["infer"].get("closed_form")
+    if declared is not None:
+        return bool(declared)
     before = list(model_trace.nodes)[: list(model_trace.nodes).index(name)]
     drawn = list(latents)[: list(latents).index(name)]
     return {other for other in before if other in latents} <= set(drawn)
 
 
 def relaxations(guide: Program) -> Mapping[str, Relaxed]:
-    """Returns what a guide asks for, by the name of the site; nothing if it is not of a VAE."""
-    asked: Mapping[str, Relaxed] = getattr(guide, "relaxations", {})
-    return asked
+    """Returns the relaxations of a guide by site name; none if it is not of a VAE."""
+    named: Mapping[str, Relaxed] = getattr(guide, "relaxations", {})
+    return named
 
 
 def modes(guide: Program) -> set[Mode]:
@@ -268,7 +276,7 @@ def modes(guide: Program) -> set[Mode]:
 
 
 def is_sample(site: Site) -> bool:
-    """Tells whether a site is a random variable."""
+    """Returns whether a site is a random variable."""
     return bool(site["type"] == "sample")
 
 
@@ -279,14 +287,12 @@ def check_reparameterised(site: Site) -> None:
         ValueError: If they do not.
     """
     if torch.is_grad_enabled() and not (site["fn"].has_rsample or "relaxed" in site["infer"]):
-        law = type(site["fn"]).__name__
-        raise expected(
-            f"guide, site {site['name']}", "a reparameterised or relaxed distribution", law
-        )
+        what = "a reparameterised or relaxed distribution"
+        raise expected(f"guide, site {site['name']}", what, type(site["fn"]).__name__)
 
 
 def common_scale(sites: Sequence[Site]) -> Any:
-    """Returns what each datum counts for, where that is of the bound and not of a term of it.
+    """Returns the weight of each observation in the bound, which all its sites must share.
 
     Raises:
         ValueError: If it is not the same at all sites.
@@ -308,7 +314,7 @@ def total(terms: Sequence[Term]) -> Tensor:
 
 
 def only_latent(latent: Sequence[Term]) -> tuple[Site, Site]:
-    """Returns the guide's site and the model's, of the latent whose KL alone is given.
+    """Returns the guide's site and the model's, of the only latent.
 
     Raises:
         ValueError: If there is not exactly one.
@@ -341,7 +347,7 @@ def per_particle(site: Site, value: Tensor) -> Tensor:
     return plates(site, value, keep=(_PARTICLES,))
 
 
-def per_datum(site: Site, value: Tensor) -> Tensor:
+def per_observation(site: Site, value: Tensor) -> Tensor:
     """Sums over every dimension but that of the plate ``data``: shape ``(B,)``."""
     value = plates(site, value)
     return value.sum(tuple(range(value.ndim - 1))) if value.ndim > 1 else value

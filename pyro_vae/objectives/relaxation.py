@@ -45,18 +45,18 @@ class relaxed(Messenger):  # noqa: N801 - lower case, as Pyro's handlers are
         if kind is None or msg["is_observed"] or self.site not in (None, msg["name"]):
             return
         msg["infer"]["relaxed"] = self.mode
-        law = kind.law(self.temperature, logits=fn.base_dist.logits).to_event(1)
+        d = kind.relaxed(self.temperature, logits=fn.base_dist.logits).to_event(1)
         if self.mode == "concrete":
-            msg["fn"] = law
-            # Traces record the value in log space, where its density is finite; after all handlers
-            # have seen it, the program goes on with the point that it stands for.
-            msg["continuation"] = kind.go_on
+            msg["fn"] = d
+            # Traces record the value in log space, where its density is finite; once all handlers
+            # have run, the program continues with the point of the simplex.
+            msg["continuation"] = kind.to_simplex
         elif msg["value"] is not None:
             pass  # the model, replayed: the guide has drawn already
         elif self.mode == "enumerate":
             msg["value"] = fn.enumerate_support(expand=False)
         else:
-            soft = kind.soft(law.rsample())
+            soft = kind.soft(d.rsample())
             if self.mode == "straight-through":
                 soft = kind.hard(soft.detach()) + (soft - soft.detach())
             msg["value"] = soft
@@ -67,16 +67,16 @@ class _Kind:
     """How one kind of discrete variable is relaxed.
 
     Attributes:
-        law: The relaxed law, in log space.
+        relaxed: The relaxed distribution, in log space.
         soft: From log space to the space of the states, and between them.
         hard: The state nearest to a relaxed point.
     """
 
-    law: Any
+    relaxed: Any
     soft: Callable[[Tensor], Tensor]
     hard: Callable[[Tensor], Tensor]
 
-    def go_on(self, msg: dict[str, Any]) -> None:
+    def to_simplex(self, msg: dict[str, Any]) -> None:
         msg["value"] = self.soft(msg["value"])
 
 

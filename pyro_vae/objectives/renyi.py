@@ -29,7 +29,7 @@ class Renyi(Importance):
 
     Args:
         alpha: Order of the divergence; the larger, the more the guide seeks a mode.
-        num_samples: Draws of z for each datum, K.
+        num_samples: Draws of z for each observation, K.
 
     Raises:
         ValueError: If ``alpha`` is not finite, or ``num_samples`` not a positive integer.

@@ -23,12 +23,12 @@ class TotalCorrelation(Objective):
         \Big[\log \frac{q(z)}{\prod_j q(z_j)}\Big],
         \quad q(z) = \frac1N \sum_{n=1}^N q(z \mid x_n)
 
-    With all N data in the batch the two densities are exact. In a minibatch of M the datum that z
-    was drawn for counts 1/N, as it does in q(z), and each other (N - 1) / (N (M - 1)): the
-    estimates of q(z) and of its marginals are then unbiased, for it is drawn from the others
-    without replacement. This is the minibatch-stratified sampling of the paper, averaged over the
-    order of the others, which there have unequal weights. The logarithms are biased, less so the
-    larger the batch. A batch of one datum has no penalty.
+    With all N observations in the batch the two densities are exact. In a minibatch of M the
+    observation that z was drawn for has weight 1/N, as in q(z), and each other one
+    (N - 1) / (N (M - 1)): the estimates of q(z) and of its marginals are then unbiased, for a batch
+    is drawn without replacement. This is the minibatch-stratified sampling of the paper, averaged
+    over the order of the others, which there have unequal weights. The logarithms are biased, less
+    so the larger the batch. For a batch of one observation the penalty is 0.
 
     References:
         Isolating Sources of Disentanglement in Variational Autoencoders (Chen et al., 2018),
@@ -36,7 +36,7 @@ class TotalCorrelation(Objective):
 
     Args:
         beta: Weight of the total correlation; 1 makes it the ELBO.
-        num_data: Number of training data, N; ``fit`` tells it where it is not given.
+        num_data: Number of training observations, N; by default ``fit`` sets it.
 
     Raises:
         ValueError: If ``beta`` is negative, or ``num_data`` not a positive integer.
@@ -59,8 +59,8 @@ class TotalCorrelation(Objective):
         self.num_data = None if num_data is None else positive_integer("num_data", num_data)
         self._given = num_data is not None
 
-    def told(self, num_data: int, num_labels: int = 0) -> None:
-        """Takes over the number of training data, where it was not given."""
+    def prepare(self, num_data: int, num_labels: int = 0) -> None:
+        """Sets the number of training observations, unless the constructor did."""
         if not self._given:
             self.num_data = num_data
 
@@ -81,22 +81,22 @@ class TotalCorrelation(Objective):
         return total(latent) - total(observed) + (self.beta - 1) * excess.sum()
 
     def _log_ratio(self, site: Site) -> Tensor:
-        """Estimates log q(z) - sum_j log q(z_j) at the draw of each datum, shape ``(B,)``."""
+        """Estimates log q(z) - sum_j log q(z_j) at the draw of each observation, shape ``(B,)``."""
         joint, marginals = self._log_aggregate(site)
         return joint - marginals.sum(-1)
 
     def _log_aggregate(self, site: Site) -> tuple[Tensor, Tensor]:
         """Estimates log q(z), shape ``(B,)``, and each log q(z_j), shape ``(B, d)``."""
-        law, z = site["fn"], site["value"]
-        if not isinstance(law, Independent) or len(law.batch_shape) != 1:
-            what = "one draw a datum of a law with independent dimensions"
-            raise expected(f"guide, site {site['name']}", what, type(law).__name__)
+        q, z = site["fn"], site["value"]
+        if not isinstance(q, Independent) or len(q.batch_shape) != 1:
+            what = "one draw an observation of a distribution with independent dimensions"
+            raise expected(f"guide, site {site['name']}", what, type(q).__name__)
         size = len(z)
         if self.num_data is None or self.num_data < size:
             what = f"the number of training data, at least the {size} of a batch"
             raise expected("num_data", what, self.num_data)
-        # Along the first dimension the draws, along the second the data.
-        by_dimension = law.base_dist.log_prob(z.unsqueeze(1)).flatten(2)
+        # The first dimension holds the draws, the second the observations.
+        by_dimension = q.base_dist.log_prob(z.unsqueeze(1)).flatten(2)
         if size == 1:
             return by_dimension[0].sum(-1), by_dimension[0]
         own = torch.eye(size, dtype=torch.bool, device=z.device)

@@ -1,4 +1,4 @@
-"""How a contract says that it is broken."""
+"""Assertions of the contracts, with a message that names what is broken."""
 
 from __future__ import annotations
 

@@ -41,7 +41,7 @@ def check_batches(part: Guide | Likelihood, event_shape: torch.Size) -> Tensor:
     )
     require(
         torch.allclose(part(params, **named).log_prob(value)[0], one_by_one),
-        f"{part}: the density of a datum depends on the rest of its batch",
+        f"{part}: the density of an observation depends on the rest of its batch",
     )
     return params.requires_grad_()
 

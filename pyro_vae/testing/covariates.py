@@ -14,7 +14,7 @@ __all__ = ["some_covariates"]
 def some_covariates(
     part: Part, *batch_shape: int, dtype: torch.dtype = torch.float64
 ) -> dict[str, Tensor]:
-    """Draws what a likelihood needs to know of each datum: nothing for one that needs nothing.
+    """Draws the covariates of a likelihood; none for a part that has none.
 
     Args:
         part: The likelihood; any other part has no covariates.

@@ -32,7 +32,7 @@ def check_distribution(d: Any, batch_shape: Sequence[int], event_shape: Sequence
         event_shape: What its event shape should be.
 
     Raises:
-        AssertionError: If it is not what was announced.
+        AssertionError: If it is not as declared.
 
     Example:
         >>> import pyro.distributions as dist
@@ -55,7 +55,7 @@ def check_distribution(d: Any, batch_shape: Sequence[int], event_shape: Sequence
         require(log_prob.dtype == torch.float64, f"{d}: log_prob is {log_prob.dtype}")
         require(all_true(log_prob.isfinite()), f"{d}: log_prob of a draw is not finite")
         require(torch.equal(log_prob, d.log_prob(value)), f"{d}: log_prob is random")
-    # After a draw, since some laws remember what a draw needed.
+    # After a draw, since some distributions cache what a draw computed.
     wider = d.expand(torch.Size([2, *batch_shape]))
     again = wider.log_prob(value[:2])
     require(
@@ -115,7 +115,7 @@ def total_mass(d: Any) -> float:
 def _axis(support: Any, draws: Tensor, size: int) -> tuple[Tensor, Tensor]:
     """Returns where one entry of ``size`` is looked at, and the volume of each of these places."""
     points = GRID_1D if size == 1 else _GRID_2D
-    # Far enough that what is left out is less than the tolerance for any law with light tails.
+    # Far enough that a distribution with light tails has less than the tolerance outside.
     middle, width = float(draws.mean()), float(draws.std().clamp_min(1e-3))
     low, high = middle - 12 * width, middle + 12 * width
     if support is constraints.boolean:

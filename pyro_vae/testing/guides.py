@@ -97,7 +97,7 @@ def _check_reparameterisation_on_sphere(guide: Guide) -> None:
     """Compares gradients of an expectation with those of its integral, in standard errors.
 
     Draws that are accepted or rejected do not move smoothly with the features, though their
-    gradient is unbiased: finite differences under common random numbers say nothing about it.
+    gradient is unbiased: finite differences under common random numbers do not apply.
     """
     features = torch.randn(*guide.param_shape, dtype=torch.float64).requires_grad_()
     weights = torch.randn(2, *guide.event_shape, dtype=torch.float64)
@@ -116,7 +116,7 @@ def _check_reparameterisation_on_sphere(guide: Guide) -> None:
     errors = gradients.std(0) / _CHUNKS**0.5
     away = ((gradients.mean(0) - truth).abs() / errors.clamp_min(1e-9)).max()
     require(
-        bool(away < 6),  # of Student's law with as many degrees of freedom as there are chunks
+        bool(away < 6),  # a Student-t variable with a degree of freedom less than there are chunks
         f"{guide}: the gradient of an expectation of draws is {float(away):.1f} standard errors "
         "from that of its integral",
     )

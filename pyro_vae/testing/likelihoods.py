@@ -35,12 +35,12 @@ def check_likelihood(likelihood: Likelihood) -> None:
 
     Density and gradient must be finite for extreme parameters, and for extreme data too: at the
     closed ends of the support, for counts of a million, and a million away from zero.
-    ``init_params`` must explain data drawn from the law itself as well as the parameters they
-    were drawn with, to 0.05 nats a datum. A covariate is one number a datum; the density must
-    depend on it, and the law must refuse to be without.
+    ``init_params`` must fit data drawn from the likelihood itself as well as the parameters that
+    they were drawn with, to 0.05 nats an observation. A covariate is one number an observation; the
+    density must depend on it, and leaving it out must be refused.
 
     Args:
-        likelihood: A likelihood of at most two entries a datum.
+        likelihood: A likelihood of at most two entries an observation.
 
     Raises:
         AssertionError: If the likelihood breaks its contract.
@@ -53,18 +53,18 @@ def check_likelihood(likelihood: Likelihood) -> None:
     likelihood = copy.deepcopy(likelihood).double()
     params = check_batches(likelihood, likelihood.event_shape)
     named = some_covariates(likelihood, params.shape[1])
-    law = partial(likelihood, **named)
-    x = law(params).sample()
+    p = partial(likelihood, **named)
+    x = p(params).sample()
     support = likelihood.support
     require(all_true(support.check(x)), f"{likelihood}: draws outside `support`, {support}")
     measures = ("counting", "lebesgue", "mixed")
     require(likelihood.measure in measures, f"{likelihood}: `measure` is not one of {measures}")
     kinds = {bool(each.is_discrete) for each in entry_supports(support, x[0, 0].numel())[1]}
-    told = "mixed" if len(kinds) == 2 else "counting" if kinds == {True} else "lebesgue"
-    require(likelihood.measure == told, f"{likelihood}: `measure` contradicts `support`")
-    mean = law(params).mean
+    measure = "mixed" if len(kinds) == 2 else "counting" if kinds == {True} else "lebesgue"
+    require(likelihood.measure == measure, f"{likelihood}: `measure` contradicts `support`")
+    mean = p(params).mean
     require(mean.shape == x.shape, f"{likelihood}: mean of shape {tuple(mean.shape)}")
-    check_gradients(likelihood, [params], lambda: law(params).log_prob(x))
+    check_gradients(likelihood, [params], lambda: p(params).log_prob(x))
     check_mass(likelihood, likelihood(params[0, 0].detach(), **rows(named, 0)))
     _check_covariates(likelihood, params.detach(), x)
     _check_start(likelihood)
@@ -80,8 +80,10 @@ def check_likelihood(likelihood: Likelihood) -> None:
 def _check_covariates(likelihood: Likelihood, params: Tensor, x: Tensor) -> None:
     named = some_covariates(likelihood, params.shape[1])
     before = likelihood(params, **named).log_prob(x)
-    seen = likelihood.seen(x, **named)
-    require(seen.shape == x.shape, f"{likelihood}: `seen` is of shape {tuple(seen.shape)}")
+    inputs = likelihood.encoder_input(x, **named)
+    require(
+        inputs.shape == x.shape, f"{likelihood}: `encoder_input` has shape {tuple(inputs.shape)}"
+    )
     for name, value in named.items():
         after = likelihood(params, **named | {name: 2 * value}).log_prob(x)
         require(
@@ -96,14 +98,14 @@ def _check_covariates(likelihood: Likelihood, params: Tensor, x: Tensor) -> None
 
 
 def _check_start(likelihood: Likelihood) -> None:
-    """Checks that ``init_params`` fits data drawn from the law as well as their parameters do."""
+    """Checks that ``init_params`` fits drawn data as well as the parameters of the draw do."""
     with torch.no_grad():
         true = torch.randn(*likelihood.param_shape, dtype=torch.float64)
         named = some_covariates(likelihood, DRAWS)
-        law = partial(likelihood, **named)
+        p = partial(likelihood, **named)
         many = true.expand(DRAWS, *true.shape)
-        x = law(many).sample()
-        best = law(many).log_prob(x).mean()
+        x = p(many).sample()
+        best = p(many).log_prob(x).mean()
         init_params: Callable[..., Tensor] = likelihood.init_params
         start = init_params(x, **named)
         require(
@@ -111,11 +113,11 @@ def _check_start(likelihood: Likelihood) -> None:
             f"{likelihood}: init_params of shape {tuple(start.shape)}, "
             f"not {tuple(likelihood.param_shape)}",
         )
-        reached = law(start.expand_as(many)).log_prob(x).mean()
+        found = p(start.expand_as(many)).log_prob(x).mean()
         require(
-            bool(reached > best - 0.05),
-            f"{likelihood}: init_params explains data of the law itself with {reached:.3f} nats "
-            f"a datum, their own parameters with {best:.3f}",
+            bool(found > best - 0.05),
+            f"{likelihood}: init_params explains data of the likelihood itself with {found:.3f} "
+            f"nats an observation, their own parameters with {best:.3f}",
         )
         constant = init_params(x[:1].expand(8, *x.shape[1:]), **rows(named, slice(8)))
         require(
@@ -132,7 +134,7 @@ def _ends(support: Any, event_shape: torch.Size) -> Tensor:
         known = {*_ENDS, *(getattr(each, f"{side}_bound", 0.0) for side in ("lower", "upper"))}
         values = torch.tensor(sorted(map(float, known)))
         values = values[each.check(values)]
-        # Shifted from entry to entry, so that both ends meet in one datum.
+        # Shifted from entry to entry, so that both ends meet in one observation.
         columns.append(values.roll(i)[torch.arange(len(known)) % len(values)])
     longest = max(map(len, columns))
     rows = [column[torch.arange(longest) % len(column)] for column in columns]

@@ -15,7 +15,7 @@ __all__ = ["check_network"]
 
 
 def check_network(network: Network, in_shape: Sequence[int], out_shape: Sequence[int]) -> None:
-    """Checks that a network builds, starts where it is told, and uses all its parameters.
+    """Checks that a network builds, starts at a given output, and uses all its parameters.
 
     Args:
         network: A network not built yet.
@@ -43,7 +43,7 @@ def check_network(network: Network, in_shape: Sequence[int], out_shape: Sequence
     alone = torch.cat([network(each) for each in inputs.split(1)])
     require(
         torch.allclose(outputs, alone, atol=1e-10),
-        f"{network}: the output for a datum depends on the rest of its batch",
+        f"{network}: the output for an observation depends on the rest of its batch",
     )
     start = torch.randn(*out_shape, dtype=torch.float64)
     network.start_at(start)

@@ -39,13 +39,13 @@ def check_objective(
 
     - the loss is a finite number, and neither it nor an evaluation counts as a step;
     - the gradient of the loss is, in the mean over draws, that of the mean loss, unless
-      ``unbiased_gradient`` says otherwise; it is compared with finite differences under the same
+      ``unbiased_gradient`` is False; it is compared with finite differences under the same
       random numbers, of model and guide apart;
-    - minus the mean loss is at most the exact log p(x), if the objective says that it is a bound,
-      also where the guide is the posterior, so that nothing is lost by the guide;
+    - minus the mean loss is at most the exact log p(x), if the objective is declared a bound, also
+      where the guide is the posterior, so that nothing is lost by the guide;
     - a step captured as one graph ends where an eager one does.
 
-    Means are of 16 repetitions with 128 data, and may be 6 standard errors off.
+    Means are of 16 repetitions with 128 observations, and may be 6 standard errors off.
 
     Args:
         objective: An objective that has taken no step.
@@ -64,7 +64,7 @@ def check_objective(
     refused = []
     for vae in (_one_real(), _three_states()):
         x = torch.linspace(-2, 2, 4, dtype=torch.float64).repeat(32).unsqueeze(1)
-        objective.told(len(x))
+        objective.prepare(len(x))
         try:
             objective.loss(vae.model, vae.guide, x)
         except ValueError as error:
@@ -167,7 +167,7 @@ def _check_bound(objective: Objective, vae: VAE, x: Tensor) -> None:
     over, error = torch.stack(excess).mean(), torch.stack(excess).std() / _REPEATS**0.5
     require(
         float(over) <= _STANDARD_ERRORS * float(error) + 1e-6 * float(exact.abs()),
-        f"{_name(objective)}: said to be a bound, and {float(over):.4g} nats above log p(x)",
+        f"{_name(objective)}: declared a bound, and {float(over):.4g} nats above log p(x)",
     )
 
 
