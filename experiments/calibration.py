@@ -1,4 +1,4 @@
-"""Simulation-based calibration acquits exact posteriors and convicts wrong guides, no fit needed.
+"""Simulation-based calibration passes exact posteriors and rejects wrong guides, no fit needed.
 
     python experiments/calibration.py            # about 10 minutes on one core
     python experiments/calibration.py --table    # results/calibration.md
@@ -12,7 +12,6 @@ The exact posterior is calibrated 200 times, each wrong guide 40 times.
 
 from __future__ import annotations
 
-import argparse
 from collections.abc import Callable
 from typing import Any
 
@@ -91,22 +90,22 @@ CASES: dict[str, tuple[Callable[[], pv.VAE], int]] = {
 }
 
 
-def convicted(run: Calibration, p_values: np.ndarray, wanted: Callable[[str], bool]) -> bool:
-    """Whether some of the quantities convict, corrected for their number alone."""
+def rejected(run: Calibration, p_values: np.ndarray, wanted: Callable[[str], bool]) -> bool:
+    """Whether some of the quantities reject, corrected for their number alone."""
     chosen = [float(p) for name, p in zip(run.names, p_values, strict=True) if wanted(name)]
     return min(holm(chosen)) <= LEVEL
 
 
 def replicate(build: Callable[[], pv.VAE], replications: int, size: int) -> dict[str, Any]:
-    """Calibrates one guide again and again and counts the convictions."""
+    """Calibrates one guide again and again and counts the rejections."""
     vae = build()
     runs = [
         calibrate(vae, num_simulations=size, level=LEVEL, seed=seed) for seed in range(replications)
     ]
     p_values = np.stack([run.p_values for run in runs])
     ks = np.stack([kstest(run.pit, "uniform", axis=0).pvalue for run in runs])
-    of_z = [convicted(run, run.p_values, lambda name: name.startswith("z[")) for run in runs]
-    by_ks = [convicted(run, p, lambda name: True) for run, p in zip(runs, ks, strict=True)]
+    of_z = [rejected(run, run.p_values, lambda name: name.startswith("z[")) for run in runs]
+    by_ks = [rejected(run, p, lambda name: True) for run, p in zip(runs, ks, strict=True)]
     return {
         "replications": replications,
         "convicted": sum(run.num_failed > 0 for run in runs),
@@ -119,7 +118,7 @@ def replicate(build: Callable[[], pv.VAE], replications: int, size: int) -> dict
 def table() -> str:
     """Returns the counts as Markdown."""
     (result,) = common.read("calibration.json")
-    head = "| guide | convicted | by ranks of z alone | by Kolmogorov-Smirnov | p-values uniform |"
+    head = "| guide | rejected | by ranks of z alone | by Kolmogorov-Smirnov | p-values uniform |"
     lines = [head, "|---|---|---|---|---|"]
     for name, each in result["cases"].items():
         n, p = each["replications"], each["uniform_p"]
@@ -130,13 +129,10 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a few replications, no figure")
-    parser.add_argument(
-        "--table", action="store_true", help="write results/calibration.md and stop"
+    parser = common.Parser(
+        __doc__, smoke="a few replications, no figure", table="results/calibration.md"
     )
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "calibration.md").write_text(table())
     else:

@@ -1,7 +1,8 @@
-"""What every experiment records beside its figures."""
+"""What all experiments share: their options, and what they record beside their figures."""
 
 from __future__ import annotations
 
+import argparse
 import json
 import platform
 import subprocess
@@ -15,7 +16,7 @@ import torch
 
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
-RUNS = HERE.parent / "runs"  # fitted models, for the scripts that go on from them
+RUNS = HERE.parent / "runs"  # fitted models, which other scripts read
 
 
 def _git(*words: str) -> str:
@@ -29,6 +30,46 @@ def _commit() -> str:
 
 
 _COMMIT = _commit()  # of the code that runs, read as it starts
+
+
+class Parser(argparse.ArgumentParser):
+    """The options of an experiment; those that several have are declared here alone.
+
+    Args:
+        doc: The docstring of the script, whose first line describes it.
+        smoke: What ``--smoke`` does, or None for a script that has none.
+        table: What ``--table`` writes, or None for a script that has none.
+        data_root: What is in the folder ``--data-root``, or None for a script that reads none.
+        threads: Threads of PyTorch unless ``--threads`` is given, or None to leave them alone.
+    """
+
+    def __init__(
+        self,
+        doc: str | None,
+        *,
+        smoke: str | None = "a minute's check, no figure",
+        table: str | None = None,
+        data_root: str | None = None,
+        threads: int | None = 1,
+    ) -> None:
+        super().__init__(description=(doc or "").partition("\n")[0])
+        if smoke:
+            self.add_argument("--smoke", action="store_true", help=smoke)
+        if table:
+            self.add_argument(
+                "--table", action="store_true", help=f"write {table} from the results"
+            )
+        if data_root:
+            self.add_argument("--data-root", help=f"folder that holds {data_root}")
+        if threads:
+            self.add_argument("--threads", type=int, default=threads)
+
+    def options(self) -> argparse.Namespace:
+        """Returns the options of this run, and sets the number of threads."""
+        found = self.parse_args()
+        if "threads" in found:
+            torch.set_num_threads(found.threads)
+        return found
 
 
 def environment() -> dict[str, Any]:

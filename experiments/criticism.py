@@ -12,7 +12,6 @@ can, since each model is held against data as it takes them: binary, counts or g
 
 from __future__ import annotations
 
-import argparse
 import time
 
 import common
@@ -26,7 +25,7 @@ SETS = {
     "digits": {"latent": 8, "hidden": (64,), "epochs": 30, "train": 1257, "checked": 360},
     "mnist": {"latent": 16, "hidden": (256,), "epochs": 5, "train": 10_000, "checked": 300},
 }
-LAWS = {  # likelihood, its options, how the data are loaded, what the table calls it
+LIKELIHOODS = {  # likelihood, its options, how the data are loaded, what the table calls it
     "Bernoulli": ("Bernoulli", {}, {"binarize": "threshold"}, "`Bernoulli`, binarised"),
     "normal-fixed": ("Normal", {"scale": 0.1}, {"binarize": "none"}, "`Normal`, scale 0.1"),
     "normal-shared": ("Normal", {}, {"binarize": "none"}, "`Normal`, one learned scale"),
@@ -40,13 +39,13 @@ BATCH, LR, SEED = 128, 3e-3, 0
 
 def run(name: str, key: str, root: str | None, smoke: bool) -> None:
     """Fits, checks the test data, and writes the result."""
-    settings, (law, options, loading, _) = SETS[name], LAWS[key]
+    settings, (likelihood, options, loading, _) = SETS[name], LIKELIHOODS[key]
     data = pv.data.load(name, root=root, download=False, **loading)
     torch.manual_seed(SEED)
     vae = pv.VAE(
         pv.priors.Normal(settings["latent"]),
         pv.guides.Normal(settings["latent"]),
-        getattr(pv.likelihoods, law)(data.event_shape, **options),
+        getattr(pv.likelihoods, likelihood)(data.event_shape, **options),
         pv.networks.MLP(hidden=settings["hidden"]),
         pv.networks.MLP(hidden=settings["hidden"]),
     )
@@ -77,8 +76,8 @@ def run(name: str, key: str, root: str | None, smoke: bool) -> None:
 
 
 def found() -> list[dict[str, object]]:
-    """Reads the results in the order of SETS and LAWS."""
-    names = [f"criticism-{name}-{key}.json" for name in SETS for key in LAWS]
+    """Reads the results in the order of SETS and LIKELIHOODS."""
+    names = [f"criticism-{name}-{key}.json" for name in SETS for key in LIKELIHOODS]
     return [result for name in names for result in common.read(name)]
 
 
@@ -89,8 +88,8 @@ def table() -> str:
         checks = each["checks"]
         failed = [row["statistic"] for row in checks["rows"] if row["failed"]]
         count = f"{checks['num_failed']} of {checks['num_checks']}"
-        law = LAWS[each["likelihood"]][3]
-        lines.append(f"| {each['data']} | {law} | {count} | {', '.join(failed)} |")
+        name = LIKELIHOODS[each["likelihood"]][3]
+        lines.append(f"| {each['data']} | {name} | {count} | {', '.join(failed)} |")
     return "\n".join(lines) + "\n"
 
 
@@ -112,9 +111,9 @@ def picture() -> None:
         axis.set_yticks(range(len(rows)), [row["statistic"] for row in rows], fontsize=8)
         axis.set_xlim(-4.5, 4.5)
         axis.set_xticks([-1, 1], ["2.5 %", "97.5 %"], fontsize=8)
-        law = LAWS[each["likelihood"]][3].replace("`", "")
+        name = LIKELIHOODS[each["likelihood"]][3].replace("`", "")
         failed = f"{each['checks']['num_failed']} of {each['checks']['num_checks']} failed"
-        axis.set_title(f"{law}\n{failed}", fontsize=9)
+        axis.set_title(f"{name}\n{failed}", fontsize=9)
         axis.spines[["top", "right", "left"]].set_visible(False)
         axis.tick_params(left=False)
     figure.suptitle("Held-out digits (dots; red: failed) against the model's replicates (bars)")
@@ -123,14 +122,15 @@ def picture() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(
+        __doc__,
+        smoke="one epoch and few data, no figure",
+        table="the table and the picture",
+        data_root="MNIST/raw",
+    )
     parser.add_argument("data", nargs="?", choices=SETS, default="digits")
-    parser.add_argument("likelihood", nargs="?", choices=LAWS, default="Bernoulli")
-    parser.add_argument("--data-root", help="folder that holds MNIST/raw")
-    parser.add_argument("--smoke", action="store_true", help="one epoch and few data, no figure")
-    parser.add_argument("--table", action="store_true", help="write the table and the picture")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    parser.add_argument("likelihood", nargs="?", choices=LIKELIHOODS, default="Bernoulli")
+    args = parser.options()
     if args.table:
         (common.RESULTS / "criticism.md").write_text(table())
         picture()

@@ -1,4 +1,4 @@
-"""Run folders that are damaged, cut off or a stranger's: what is found out, what goes on.
+"""Run folders that are damaged, truncated or from a stranger: what is detected, what resumes.
 
     python experiments/damage.py           # about 2 minutes on one core
     python experiments/damage.py --smoke   # fewer, no figure
@@ -9,7 +9,6 @@ folders that were made to run something, or to take all memory.
 
 from __future__ import annotations
 
-import argparse
 import io
 import random
 import resource
@@ -22,7 +21,6 @@ from contextlib import redirect_stderr, suppress
 from pathlib import Path
 
 import common
-import torch
 from reliable import X, fit, model, same
 
 import pyro_vae as pv
@@ -83,7 +81,7 @@ def full_disk(folder: Path, _: int) -> dict[str, str]:
     limits = resource.getrlimit(resource.RLIMIT_FSIZE)
     whole = fit(model(200), X)
     options = {"out": folder / "run", "checkpoint_every": 2, "keep": 9}
-    said = ""
+    message = ""
     try:
         if not mounted:  # the next best: files of one checkpoint, and not of more
             signal.signal(signal.SIGXFSZ, signal.SIG_IGN)
@@ -91,7 +89,7 @@ def full_disk(folder: Path, _: int) -> dict[str, str]:
             resource.setrlimit(resource.RLIMIT_FSIZE, (150_000, limits[1]))
         fit(model(200), X, **options)
     except OSError as error:
-        said = str(error)
+        message = str(error)
     finally:
         resource.setrlimit(resource.RLIMIT_FSIZE, limits)
     stands = [path.name[:15] for path in sorted((folder / "run" / "checkpoints").glob("step-*"))]
@@ -100,11 +98,11 @@ def full_disk(folder: Path, _: int) -> dict[str, str]:
     resumed = same(whole, fit(model(200), X, **options, resume=True))
     if mounted:
         subprocess.run(["umount", str(folder)], check=True)
-    print(said)
+    print(message)
     how = "a tmpfs of 600 kB" if mounted else "a limit on file sizes (no mount allowed)"
     return {
         "what": f"a file system that fills up while a checkpoint is written: {how}",
-        "came_of_it": f'"{said.partition(" in ")[0]}: {said.rpartition(": ")[2]}"; '
+        "came_of_it": f'"{message.partition(" in ")[0]}: {message.rpartition(": ")[2]}"; '
         f"resumed from {stands[-1]}: {'bit-identical' if resumed else 'different'}",
     }
 
@@ -118,13 +116,14 @@ def strange(folder: Path, _: int) -> dict[str, str]:
         folder.mkdir()
         pv.save(model(), run)
         hostile.faults(run, folder)[what]()
-        told = io.StringIO()
-        with redirect_stderr(told):
+        stderr = io.StringIO()
+        with redirect_stderr(stderr):
             code = main(["evaluate", str(run), "--json"])
-        said = told.getvalue()
+        printed = stderr.getvalue()
         ran = (folder / "ran").exists()
-        refused += code == 2 and said.startswith("error: ") and said.count("\n") == 1 and not ran
-        print(f"{what}: {said.strip()}")
+        one_line = printed.startswith("error: ") and printed.count("\n") == 1
+        refused += code == 2 and one_line and not ran
+        print(f"{what}: {printed.strip()}")
     return {
         "what": f"folders from a stranger: {', '.join(faults)}",
         "came_of_it": f"{refused} of {len(faults)} refused in one line, nothing run",
@@ -132,10 +131,8 @@ def strange(folder: Path, _: int) -> dict[str, str]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    smoke = parser.parse_args().smoke
-    torch.set_num_threads(1)
+    parser = common.Parser(__doc__)
+    smoke = parser.options().smoke
     rows = []
     for fault in (damaged, full_disk, strange):
         with tempfile.TemporaryDirectory() as scratch:

@@ -5,7 +5,6 @@ python experiments/endurance.py    # about 2 minutes on one core
 
 from __future__ import annotations
 
-import argparse
 import os
 import resource
 from functools import partial
@@ -59,10 +58,8 @@ def main(steps: int, warm: int) -> dict[str, object]:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    torch.set_num_threads(1)
-    if parser.parse_args().smoke:
+    parser = common.Parser(__doc__)
+    if parser.options().smoke:
         print(main(2000, 200))
     else:
         print(common.write("endurance", main(STEPS, WARM)))

@@ -13,7 +13,6 @@ processor, so that other programs count for less. Random weights and data make t
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import itertools
 import os
@@ -82,8 +81,8 @@ def measure(hidden: tuple[int, ...], latent: int, size: int, rounds: int | None)
     """Evaluates one network, and returns the rates of its rounds and their medians."""
     torch.manual_seed(SEED)
     networks = (pv.networks.MLP(hidden), pv.networks.MLP(hidden))
-    laws = pv.priors.Normal(latent), pv.guides.Normal(latent), pv.likelihoods.Bernoulli((784,))
-    vae = pv.VAE(*laws, *networks)
+    parts = pv.priors.Normal(latent), pv.guides.Normal(latent), pv.likelihoods.Bernoulli((784,))
+    vae = pv.VAE(*parts, *networks)
     x = torch.rand(size, 784).round()
     clock = Clock([latent, *hidden, 784], size * NUM_SAMPLES, rounds)
     start = time.perf_counter()
@@ -124,13 +123,10 @@ def table() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--full", action="store_true", help="run all draws of every datum")
-    parser.add_argument("--smoke", action="store_true", help="a few data, nothing written")
-    parser.add_argument("--table", action="store_true", help="only write the table again")
+    parser = common.Parser(__doc__, smoke="a few data, nothing written", table="the table")
+    parser.add_argument("--full", action="store_true", help="run all draws of every observation")
     parser.add_argument("--rounds", type=int, default=7)
-    options = parser.parse_args()
-    torch.set_num_threads(1)
+    options = parser.options()
     if options.smoke:
         print(measure(*NETWORKS["40-400-784"], size=30, rounds=1))
     elif not options.table:

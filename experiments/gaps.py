@@ -4,14 +4,13 @@
     python experiments/gaps.py --table                   # results/gaps.md
     python experiments/gaps.py --smoke --data-root DATA  # under a minute, no figure
 
-The models are those that `experiments/mnist.py` left in runs/; `--runs` says where else they are.
+The models are those that `experiments/mnist.py` left in runs/; `--runs` names another folder.
 All figures are of the same 1,000 test images, drawn once from the 10,000, which are sorted by
 class. The gaps are taken from annealed importance sampling.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections.abc import Callable
 from pathlib import Path
@@ -128,17 +127,12 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(__doc__, table="results/gaps.md", data_root="binarized_mnist.npz")
     parser.add_argument("--networks", nargs="*", choices=NETWORKS)
-    parser.add_argument("--data-root", help="folder that holds binarized_mnist.npz")
     parser.add_argument(
         "--runs", type=Path, default=common.RUNS, help="folder of the fitted models"
     )
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--threads", type=int, default=1)
-    parser.add_argument("--table", action="store_true", help="write results/gaps.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "gaps.md").write_text(table())
     elif args.smoke:

@@ -1,13 +1,13 @@
 """Static binarised MNIST with a discrete latent: the relaxations, scored without them.
 
     python experiments/gumbel.py soft --data-root DATA             # 20 groups of 10 classes
-    python experiments/gumbel.py soft --law Bernoulli --data-root DATA             # 200 binary
+    python experiments/gumbel.py soft --latent Bernoulli --data-root DATA             # 200 binary
     python experiments/gumbel.py --table                           # results/gumbel.md
     python experiments/gumbel.py soft --smoke --data-root DATA     # under a minute, no figure
 
 Modes are soft, straight-through and concrete; each takes 10 to 20 minutes on one core. (The fourth,
 enumerate, would list 10^20 states.) DATA holds `binarized_mnist.npz`. Scores use true discrete
-samples on all 10,000 test images: the ELBO, averaged over 1,000 draws a datum, and the
+samples on all 10,000 test images: the ELBO, averaged over 1,000 draws an observation, and the
 importance-weighted bound of those draws. Published (Jang et al., 2017, table 1, "m = 1000"): 101.5
 for Gumbel-Softmax and 107.8 for its straight-through version with categories, 105.0 and 111.5 with
 binary variables.
@@ -15,7 +15,6 @@ binary variables.
 
 from __future__ import annotations
 
-import argparse
 from functools import partial
 
 import common
@@ -34,7 +33,7 @@ PUBLISHED = {
     "Categorical": {"soft": 101.5, "straight-through": 107.8},
     "Bernoulli": {"soft": 105.0, "straight-through": 111.5},
 }
-SAID = {"Categorical": f"{GROUPS} of {CLASSES} classes", "Bernoulli": f"{BINARY} binary"}
+NAMES = {"Categorical": f"{GROUPS} of {CLASSES} classes", "Bernoulli": f"{BINARY} binary"}
 LATENTS = {
     "Categorical": (pv.priors.Categorical, pv.guides.GumbelSoftmax, (GROUPS, CLASSES)),
     "Bernoulli": (pv.priors.Bernoulli, pv.guides.RelaxedBernoulli, (BINARY,)),
@@ -44,14 +43,14 @@ WARMUP = {"Categorical": 0, "Bernoulli": 20_000}
 DROPOUT = {"Categorical": 0.0, "Bernoulli": 0.2}  # of the encoder
 
 
-def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
-    """Fits with one law and relaxation and writes the result."""
+def run(latent: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
+    """Fits with one latent and relaxation and writes the result."""
     data = pv.data.load("binarized_mnist", root=root, download=False)
     if smoke:
         data = pv.data.load(data.train[:2000], validation=0.1, test=0.1)
     torch.manual_seed(seed)
     mlp = partial(pv.networks.MLP, activation=ACTIVATION)
-    prior, guide, size = LATENTS[law]
+    prior, guide, size = LATENTS[latent]
     vae = pv.VAE(
         prior=prior(*size),
         guide=guide(
@@ -62,14 +61,14 @@ def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
             anneal_rate=ANNEAL_RATE,
         ),
         likelihood=pv.likelihoods.Bernoulli(data.event_shape),
-        encoder=mlp(ENCODER, dropout=DROPOUT[law]),
+        encoder=mlp(ENCODER, dropout=DROPOUT[latent]),
         decoder=mlp(DECODER),
     )
     epochs = 1 if smoke else EPOCHS
     fitted = pv.fit(
         vae,
         data,
-        objective=pv.objectives.ELBO(warmup=WARMUP[law]),
+        objective=pv.objectives.ELBO(warmup=WARMUP[latent]),
         epochs=epochs,
         batch_size=BATCH,
         lr=LR,
@@ -82,7 +81,7 @@ def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
     summary = scores.summary()
     print(f"-ELBO {-summary['elbo']:.2f}, importance-weighted {-summary['log_marginal']:.2f}")
     result = {
-        "law": law,
+        "law": latent,
         "mode": mode,
         "recipe": {
             "encoder": ENCODER,
@@ -93,8 +92,8 @@ def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
             "lr": LR,
             "schedule": "cosine",
             "temperature": [TEMPERATURE, MIN_TEMPERATURE, ANNEAL_RATE],
-            "warmup": WARMUP[law],
-            "encoder_dropout": DROPOUT[law],
+            "warmup": WARMUP[latent],
+            "encoder_dropout": DROPOUT[latent],
         },
         "seed": seed,
         "fit_seconds": fitted.seconds,
@@ -103,7 +102,7 @@ def run(law: str, mode: str, seed: int, root: str | None, smoke: bool) -> None:
         "scores": summary,
     }
     if not smoke:
-        name = mode if law == "Categorical" else f"{law}-{mode}"
+        name = mode if latent == "Categorical" else f"{latent}-{mode}"
         print(common.write(f"gumbel-{name}-{seed}", result))
 
 
@@ -117,28 +116,26 @@ def table() -> str:
     for each in sorted(
         common.read("gumbel-*.json"), key=lambda e: e.get("law", "Categorical") != "Categorical"
     ):
-        law, scores = each.get("law", "Categorical"), each["scores"]
+        latent, scores = each.get("law", "Categorical"), each["scores"]
+        minutes = each["fit_seconds"] / 60
         lines.append(
-            f"| {SAID[law]} | {each['mode']} | {each['seed']} | {each['fit_seconds'] / 60:.0f} | "
+            f"| {NAMES[latent]} | {each['mode']} | {each['seed']} | {minutes:.0f} | "
             f"{-scores['elbo']:.2f} | {-scores['log_marginal']:.2f} | "
-            f"{PUBLISHED[law].get(each['mode'], '')} |"
+            f"{PUBLISHED[latent].get(each['mode'], '')} |"
         )
     return "\n".join(lines) + "\n"
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(
+        __doc__, table="results/gumbel.md", data_root="binarized_mnist.npz", threads=2
+    )
     modes = ("soft", "straight-through", "concrete")
     parser.add_argument("mode", nargs="?", choices=modes, default="soft")
-    parser.add_argument("--law", choices=LATENTS, default="Categorical")
+    parser.add_argument("--latent", choices=LATENTS, default="Categorical")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-root", help="folder that holds binarized_mnist.npz")
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="write results/gumbel.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "gumbel.md").write_text(table())
     else:
-        run(args.law, args.mode, args.seed, args.data_root, args.smoke)
+        run(args.latent, args.mode, args.seed, args.data_root, args.smoke)

@@ -15,7 +15,6 @@ error, and the models do not need them.
 
 from __future__ import annotations
 
-import argparse
 import math
 import warnings
 
@@ -43,7 +42,7 @@ def table_with_holes(seed: int) -> tuple[torch.Tensor, torch.Tensor]:
 
 def imputed(method: str, x: torch.Tensor, mask: torch.Tensor, seed: int, epochs: int) -> dict:
     """Imputes by one method and returns its errors."""
-    holes, told = torch.where(mask, x, torch.nan), {}
+    holes, extra = torch.where(mask, x, torch.nan), {}
     if method == "mean":
         filled = torch.where(mask, x, holes.nanmean(0))
     elif method == "neighbours":
@@ -79,8 +78,8 @@ def imputed(method: str, x: torch.Tensor, mask: torch.Tensor, seed: int, epochs:
         draws = vae.impute(holes, mask, num_samples=1000, num_imputations=100)
         low, high = draws.quantile(0.05, 0), draws.quantile(0.95, 0)
         inside = ((x >= low) & (x <= high))[~mask].float().mean().item()
-        told = {"seconds": fitted.seconds, "coverage_90": inside}
-    return {"mse": (filled - x)[~mask].square().mean().item(), **told}
+        extra = {"seconds": fitted.seconds, "coverage_90": inside}
+    return {"mse": (filled - x)[~mask].square().mean().item(), **extra}
 
 
 def run(smoke: bool) -> None:
@@ -130,11 +129,8 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--table", action="store_true", help="write results/imputation.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    parser = common.Parser(__doc__, table="results/imputation.md")
+    args = parser.options()
     if args.table:
         (common.RESULTS / "imputation.md").write_text(table())
     else:

@@ -10,7 +10,6 @@ it. Weights, best weights and history must be those of a run that nothing happen
 
 from __future__ import annotations
 
-import argparse
 import json
 import os
 import random
@@ -90,7 +89,7 @@ def dies_writing(out: Path, compile: bool, rng: random.Random) -> None:
 
 
 def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
-    """Kills one run; says what it was doing."""
+    """Kills one run; returns what it was doing."""
     writing = rng.random() < 0.4
     while True:
         work = partial(dies_writing, rng=rng) if writing else train
@@ -137,8 +136,6 @@ def main(runs: int, compiled: int, keep: bool) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    torch.set_num_threads(1)
-    smoke = parser.parse_args().smoke
+    parser = common.Parser(__doc__)
+    smoke = parser.options().smoke
     main(4 if smoke else RUNS, 0 if smoke else COMPILED, keep=not smoke)

@@ -1,4 +1,4 @@
-"""Do the checks convict the guilty and acquit the innocent? Planted misfits, and true models.
+"""Power and size of the checks: planted misfits, and true models.
 
     python experiments/misfits.py overdispersed   # a case of CASES, 40 fits: minutes on a core
     python experiments/misfits.py true-Poisson    # 200 data sets of true models, no fit
@@ -8,13 +8,12 @@
 A case simulates 1,000 training and 500 held-out data of 12 features from two latent dimensions,
 fits a VAE with a linear decoder, and checks the held-out data at 5 %. The decoder is linear and
 two-dimensional so that the misfit stays one: a richer model may well explain it by z. Where the
-misfit is "none", the data follow the model's own law, and what convicts is the error of the fit. A
-true model is not fitted: its parameters are drawn, and its own data are checked.
+misfit is "none", the data follow the model's own distribution, and what is rejected is the error of
+the fit. A true model is not fitted: its parameters are drawn, and its own data are checked.
 """
 
 from __future__ import annotations
 
-import argparse
 import time
 from collections import Counter
 
@@ -30,21 +29,21 @@ from pyro_vae.criticism.checks import holm
 TRAIN, HELD_OUT = 1000, 500
 RECIPE = {"epochs": 12, "batch_size": 100, "lr": 0.05, "schedule": "cosine"}  # 120 steps
 TRUE_FEATURES, TRUE_DATA = 6, 200
-LAWS = ("Poisson", "Normal", "Bernoulli")
+LIKELIHOODS = ("Poisson", "Normal", "Bernoulli")
 
 
-def model(law: str, features: int) -> pv.VAE:
+def model(likelihood: str, features: int) -> pv.VAE:
     """A VAE with a linear decoder."""
-    likelihood = getattr(pv.likelihoods, law)((features,))
+    part = getattr(pv.likelihoods, likelihood)((features,))
     networks = pv.networks.MLP(hidden=(32,)), pv.networks.MLP(hidden=())
-    return pv.VAE(pv.priors.Normal(LATENT), pv.guides.Normal(LATENT), likelihood, *networks)
+    return pv.VAE(pv.priors.Normal(LATENT), pv.guides.Normal(LATENT), part, *networks)
 
 
 def run(case: str, replications: int, smoke: bool) -> None:
-    """Counts convictions, and writes what is known every ten replications."""
+    """Counts rejections, and writes the result every ten replications."""
     planted = case in CASES
-    what, law, simulate = CASES.get(case, ("true", case.removeprefix("true-"), None))
-    convicted, by, p_values, start = (
+    what, likelihood, simulate = CASES.get(case, ("true", case.removeprefix("true-"), None))
+    rejected, by, p_values, start = (
         0,
         Counter[str](),
         dict[str, list[float]](),
@@ -52,7 +51,7 @@ def run(case: str, replications: int, smoke: bool) -> None:
     )
     for seed in range(replications):
         torch.manual_seed(seed)
-        vae = model(law, FEATURES if planted else TRUE_FEATURES)
+        vae = model(likelihood, FEATURES if planted else TRUE_FEATURES)
         if planted:
             x = simulate(TRAIN + HELD_OUT)
             pv.fit(vae, x[:TRAIN], seed=seed, device="cpu", compile=False, **RECIPE)
@@ -62,13 +61,18 @@ def run(case: str, replications: int, smoke: bool) -> None:
                 parameter.data.normal_()
             x = vae.sample(TRUE_DATA)
         checks = check(vae, x, seed=seed)
-        convicted += checks.num_failed > 0
+        rejected += checks.num_failed > 0
         by.update(row.statistic for row in checks.rows if row.failed)
         for row in (row for row in checks.rows if row.calibrated):
             p_values.setdefault(row.statistic, []).append(row.p_value)
-        print(case, seed, convicted, dict(by), flush=True)
+        print(case, seed, rejected, dict(by), flush=True)
         if not smoke and (seed + 1) % 10 == 0:
-            found = {"misfit": what, "law": law, "convicted": convicted, "by": by.most_common()}
+            found = {
+                "misfit": what,
+                "law": likelihood,
+                "convicted": rejected,
+                "by": by.most_common(),
+            }
             if not planted:
                 uniform = [float(kstest(each, "uniform").pvalue) for each in p_values.values()]
                 found["uniformity"] = dict(zip(p_values, holm(uniform), strict=True))
@@ -78,7 +82,7 @@ def run(case: str, replications: int, smoke: bool) -> None:
 
 def table() -> str:
     """Returns the table of all results as Markdown."""
-    lines = ["| planted misfit | likelihood | convicted | by, most often |", "|---|---|---:|---|"]
+    lines = ["| planted misfit | likelihood | rejected | by, most often |", "|---|---|---:|---|"]
     for each in (found for name in CASES for found in common.read(f"misfits-{name}.json")):
         by = ", ".join(f"{name} {count}" for name, count in each["by"][:3])
         count = f"{each['convicted']} of {each['replications']}"
@@ -94,13 +98,10 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    names = (*CASES, *(f"true-{law}" for law in LAWS))
+    parser = common.Parser(__doc__, smoke="two replications, no figure", table="results/misfits.md")
+    names = (*CASES, *(f"true-{name}" for name in LIKELIHOODS))
     parser.add_argument("case", nargs="?", choices=names, default=names[0])
-    parser.add_argument("--smoke", action="store_true", help="two replications, no figure")
-    parser.add_argument("--table", action="store_true", help="write results/misfits.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "misfits.md").write_text(table())
     else:

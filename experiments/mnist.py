@@ -12,7 +12,6 @@ importance samples on all its 10,000 images. The model stays in runs/mnist-NETWO
 
 from __future__ import annotations
 
-import argparse
 import statistics
 from functools import partial
 
@@ -124,15 +123,12 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(
+        __doc__, table="results/mnist.md", data_root="binarized_mnist.npz", threads=2
+    )
     parser.add_argument("network", nargs="?", choices=RECIPES, default="two-layer")
     parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--data-root", help="folder that holds binarized_mnist.npz")
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--threads", type=int, default=2)
-    parser.add_argument("--table", action="store_true", help="write results/mnist.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(args.threads)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "mnist.md").write_text(table())
     else:

@@ -13,7 +13,6 @@ compares with other networks is the validation ELBO, of 10,000 images.
 
 from __future__ import annotations
 
-import argparse
 import math
 
 import common
@@ -133,13 +132,9 @@ def _said(each: dict) -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(__doc__, table="results/one_factor.md", data_root="binarized_mnist.npz")
     parser.add_argument("row", nargs="?", choices=ROWS, default="base")
-    parser.add_argument("--data-root", help="folder that holds binarized_mnist.npz")
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--table", action="store_true", help="write results/one_factor.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "one_factor.md").write_text(table())
     else:

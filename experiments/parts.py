@@ -1,86 +1,112 @@
-"""What the exported classes say of themselves, and the command that fits each."""
+"""The table of parts: each class with its reference, and the result of the command that fits it.
+
+    python experiments/parts.py                      # all that have no result: minutes on a core
+    python experiments/parts.py likelihoods.Poisson  # these alone, anew
+    python experiments/parts.py --table              # results/parts.md
+    python experiments/parts.py --data               # only the simulated tables, in runs/simulated
+    python experiments/parts.py likelihoods.Poisson --smoke
+
+Description, support, paper and year are read off the classes; every exported class has a row.
+Commands run as a user's would, in the root of the repository. Digits are scikit-learn's; the other
+tables are simulated from the likelihood itself, with two latent dimensions and a linear decoder.
+"""
 
 from __future__ import annotations
 
+import contextlib
 import inspect
+import io
+import json
 import re
+import shlex
+import tempfile
+from pathlib import Path
 
-import pyro_vae as pv
+import common
+import numpy as np
+import torch
+import yaml
+from catalogue import COLUMNS, GREY, command, parts, reference, support
 
-ROOMS = ("priors", "guides", "likelihoods", "networks", "objectives")
-GREY = ("Bernoulli", "BetaBinomial", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic")
-GREY += ("Normal",)  # likelihoods that the digits suit; the others have simulated data
-GROUPS = "--prior Categorical --prior.groups 8 --prior.classes 4"
-COLUMNS = "[Normal, Poisson, Bernoulli, {class: Categorical, levels: 4}]"
-PRODUCT = "--prior.parts '[{class: Normal, dim: 6}, {class: Categorical, groups: 2, classes: 4}]'"
-PRODUCT_GUIDE = PRODUCT.replace("prior", "guide").replace("Categorical", "GumbelSoftmax")
-WARMUP = "--objective.warmup 100"  # half of the steps: see guides.Hyperspherical
-# What a class cannot do without.
-OPTIONS = {
-    "priors.Conditional": "--cond digit",
-    "priors.Hierarchy": "--prior.dims [8,4] --guide Hierarchy",
-    "priors.Hyperspherical": WARMUP,
-    "priors.Product": f"{PRODUCT} --guide Product {PRODUCT_GUIDE}",
-    "guides.Hierarchy": "--prior Hierarchy --prior.dims [8,4]",
-    "guides.Hyperspherical": f"--prior Hyperspherical {WARMUP}",
-    "guides.Product": f"--prior Product {PRODUCT} {PRODUCT_GUIDE}",
-    "priors.Categorical": "--prior.groups 8 --prior.classes 4",
-    "guides.GumbelSoftmax": GROUPS,
-    "objectives.Enumerated": "--prior Categorical --prior.groups 1 --prior.classes 10",
-    "likelihoods.Autoregressive": "--likelihood.levels 5",
-    "likelihoods.BetaBinomial": "--likelihood.levels 17",
-    "likelihoods.Categorical": "--likelihood.levels 17",
-    "likelihoods.DiscretizedLogistic": "--likelihood.levels 17",
-    "likelihoods.Mixed": f"--likelihood.columns '{COLUMNS}'",
-}
+from pyro_vae.cli import main
+
+DATA = common.RUNS / "simulated"
+EFFORT = ["--epochs", "20", "--num-samples", "100", "--compile", "false", "--device", "cpu"]
+SIZE, FEATURES, LATENT = 1200, 12, 2
+# Of the simulated tables: what is not the default.
+SHAPES = {"Mixed": 4}
+SIMULATED = {"Autoregressive": {"levels": 5}, "Mixed": {"columns": yaml.safe_load(COLUMNS)}}
+START = {"Multinomial": 20.0}  # added to the likelihood's parameters: else counts are 0
 
 
-def parts() -> dict[str, type]:
-    """Every exported class that is a part or an objective, by its name."""
-    bases = (pv.part.Part, pv.objectives.Objective)
-    exported = {f"{r}.{n}": getattr(getattr(pv, r), n) for r in ROOMS for n in vars(pv)[r].__all__}
-    return {
-        name: cls
-        for name, cls in exported.items()
-        if inspect.isclass(cls) and issubclass(cls, bases) and not inspect.isabstract(cls)
+def simulate() -> None:
+    """Writes a table for each likelihood that the digits do not suit."""
+    DATA.mkdir(parents=True, exist_ok=True)
+    for name, cls in parts().items():
+        package, _, part = name.partition(".")
+        if package == "likelihoods" and part not in GREY:
+            torch.manual_seed(0)
+            likelihood = cls((SHAPES.get(part, FEATURES),), **SIMULATED.get(part, {}))
+            for each in likelihood.parameters():
+                each.data.add_(torch.randn_like(each) / 30 + START.get(part, 0.0))
+            weight = torch.randn(LATENT, *likelihood.param_shape)
+            params = torch.randn(SIZE, LATENT) @ weight + torch.randn(likelihood.param_shape)
+            x = likelihood(params).sample()
+            np.savetxt(DATA / f"{part}.csv", x.numpy(), fmt="%.6g", delimiter=",")
+
+
+def run(name: str, smoke: bool) -> dict[str, object]:
+    """Runs the command of one class."""
+    words, printed = shlex.split(command(name)), io.StringIO()
+    with tempfile.TemporaryDirectory() as folder, contextlib.redirect_stdout(printed):
+        effort = ["--epochs", "1", "--num-samples", "10", *EFFORT[4:]] if smoke else EFFORT
+        code = main([*words, *effort, "--json", "--out", str(Path(folder) / "run")])
+    if code != 0:
+        raise ValueError(f"{name}: `pyro-vae {command(name)}` ended with {code}")
+    found = json.loads(printed.getvalue())
+    return {"command": command(name), "effort": EFFORT} | {
+        k: found[k] for k in ("seconds", "scores")
     }
 
 
-def reference(cls: type) -> tuple[str, str, int]:
-    """Title, address and year of the first reference of a docstring."""
-    told = re.search(r"References:\n(.*?)(?:\n\n|\Z)", inspect.getdoc(cls) or "", re.DOTALL)
-    words = " ".join(told[1].split()) if told else ""
-    found = re.match(r"(.+?) \([^()]+, (\d{4})\).*?(https?://[^\s,;]+)", words)
-    if found is None:
-        raise ValueError(f"{cls}: expected `References: Title (authors, year), URL`, got {words!r}")
-    return found[1], found[3], int(found[2])
+def table(results: dict[str, dict]) -> str:
+    """Returns the rows of all classes as Markdown."""
+    lines = [
+        "| Class | What it is | Support | Paper | Year | `pyro-vae` … | log p(x), nats | measure |",
+        "|---|---|---|---|---:|---|---:|---|",
+    ]
+    for name, cls in parts().items():
+        title, url, year = reference(cls)
+        what = re.sub(r"^Creates (an? )?|\.$", "", inspect.getdoc(cls).partition("\n")[0])
+        scores = results.get(name, {"scores": None})["scores"]
+        score = f"{scores['log_marginal']:.2f}" if scores else "not measured"
+        measure = scores["base_measure"]["measure"].partition(",")[0] if scores else ""
+        lines.append(
+            f"| `{name}` | {what} | {support(cls)} | [{title}]({url}) | {year} | "
+            f"`{command(name)}` | {score} | {measure} |"
+        )
+    return "\n".join(lines) + "\n"
 
 
-def support(cls: type) -> str:
-    """Where the variables of a law live, in a word or two."""
-    law = getattr(cls, "support", None)
-    name = "" if law is None else type(law).__name__.strip("_")
-    words = {"IndependentConstraint": "real", "OneHot": "one-hot", "Boolean": "0 or 1"}
-    words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
-    own = {"Mixed": "by column", "Product": "by part"}
-    levels = "levels" in inspect.signature(cls).parameters
-    return own.get(cls.__name__) or ("levels" if levels else words.get(name, name.lower()))
-
-
-def command(name: str) -> str:
-    """What follows ``pyro-vae`` to fit a model with that class."""
-    room, _, law = name.partition(".")
-    data = "digits"
-    if room == "likelihoods" and law not in GREY:
-        data = f"runs/laws/{law}.csv"
-    role = room.removesuffix("s")
-    if room == "networks":
-        role = "decoder" if "Decoder" in law else "encoder"
-    before = ""
-    if room == "guides" and name not in OPTIONS:
-        space = getattr(parts()[name], "support", None)
-        spaces = {n: c for n, c in parts().items() if n.startswith("priors.")}
-        fitting = [n for n, c in spaces.items() if getattr(c, "support", None) is space]
-        prior = "priors.Normal" if "priors.Normal" in fitting else fitting[0]
-        before = "" if prior == "priors.Normal" else f"--prior {prior.partition('.')[2]} "
-    return f"fit {data} {before}--{role} {law} {OPTIONS.get(name, '')}".strip()
+if __name__ == "__main__":
+    parser = common.Parser(__doc__, smoke="one epoch, no figure", table="results/parts.md")
+    parser.add_argument("names", nargs="*", help="classes, such as priors.Mixture")
+    parser.add_argument("--data", action="store_true", help="write the simulated tables and stop")
+    args = parser.options()
+    known = {k: v for found in common.read("parts.json") for k, v in found["laws"].items()}
+    if args.table:
+        (common.RESULTS / "parts.md").write_text(table(known))
+    else:
+        simulate()
+        failed = []
+        for name in [] if args.data else args.names or [n for n in parts() if n not in known]:
+            try:
+                known[name] = run(name, args.smoke)
+            except ValueError as error:
+                failed.append(str(error))
+                continue
+            print(name, known[name]["seconds"], known[name]["scores"]["log_marginal"], flush=True)
+            if not args.smoke:
+                common.write("parts", {"laws": known})
+        if failed:
+            raise SystemExit("\n".join(failed))

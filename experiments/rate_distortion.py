@@ -5,12 +5,10 @@
     python experiments/rate_distortion.py --smoke   # under a minute, no figure
 
 One VAE for each beta, fitted to scikit-learn's digits and measured on the 360 test images. The
-rate is split into what the latent says of x and what q(z) differs from the prior by.
+rate is split into the information that the latent has of x and what q(z) differs from the prior by.
 """
 
 from __future__ import annotations
-
-import argparse
 
 import common
 import torch
@@ -126,11 +124,8 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--table", action="store_true", help="write results/*.md and stop")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    parser = common.Parser(__doc__, table="results/*.md")
+    args = parser.options()
     if args.table:
         (common.RESULTS / "rate_distortion.md").write_text(table())
     else:

@@ -1,7 +1,8 @@
 """What the experiments of reliability share, and the table of what they found.
 
-python experiments/reliable.py    # results/reliable.md, after killed, damage, hardship,
-# rubbish and endurance have written theirs
+    python experiments/reliable.py    # results/reliable.md
+
+After killed, damage, fault_injection, fuzz and endurance have written theirs.
 """
 
 from __future__ import annotations
@@ -46,7 +47,7 @@ def forked(work: Callable[[], object]) -> int:
 
 
 def finished(pid: int) -> bool:
-    """Waits; tells whether the process ended well."""
+    """Waits; returns whether the process succeeded."""
     return os.waitpid(pid, 0)[1] == 0
 
 
@@ -57,7 +58,7 @@ def table() -> str:
         killed = ", ".join(f"{count} {what}" for what, count in found["killed"].items())
         what = f"{found['runs']} runs killed ({killed}; {found['compiled']} compiled) and resumed"
         rows.append((what, f"{found['identical']} of {found['runs']} end bit-identical"))
-    for name in ("damage", "hardship", "rubbish", "endurance"):
+    for name in ("damage", "fault_injection", "fuzz", "endurance"):
         for found in common.read(f"{name}.json"):
             rows += [(row["what"], row["came_of_it"]) for row in found["rows"]]
     lines = ["| what was done | what came of it |", "|---|---|"]

@@ -15,7 +15,6 @@ log p(x) is, less 784 log 256, a lower bound on the log-probability of the level
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import math
 
@@ -43,8 +42,8 @@ def dequantised(root: str | None) -> pv.data.Dataset:
         for name in ("train", "validation", "test")
         for x in [data.split(name)]
     }
-    told = {"transform": f"(x + u) / {LEVELS}", "dequantize": "uniform, once"}
-    return dataclasses.replace(data, support=constraints.real, **splits, **told)
+    recorded = {"transform": f"(x + u) / {LEVELS}", "dequantize": "uniform, once"}
+    return dataclasses.replace(data, support=constraints.real, **splits, **recorded)
 
 
 def run(mode: str, root: str | None, smoke: bool) -> None:
@@ -73,17 +72,17 @@ def run(mode: str, root: str | None, smoke: bool) -> None:
     test = data.test[:200] if smoke else data.test
     scores = pv.evaluate(vae, test, num_samples=200).summary()
     torch.manual_seed(SEED)
-    law = vae.decode(vae.prior().sample((SHOWN,)))
-    rows = [test[:SHOWN], vae.reconstruct(test[:SHOWN]), law.mean, law.sample()]
+    p = vae.decode(vae.prior().sample((SHOWN,)))
+    rows = [test[:SHOWN], vae.reconstruct(test[:SHOWN]), p.mean, p.sample()]
     squares = (vae.decode(vae.encode(test).sample()).mean - test).square()
     result = {
         "mode": mode,
         "recipe": RECIPE | {"schedule": "cosine", "seed": SEED},
         "fit_seconds": fitted.seconds,
         "scores": scores,
-        # Of one scale for all, that of the greatest ELBO; beside the one that the law has.
+        # Of one scale for all, that of the greatest ELBO; beside that of the likelihood.
         "optimal_scale": squares.mean().sqrt().item(),
-        "mean_scale": law.base_dist.scale.detach().mean().item(),
+        "mean_scale": p.base_dist.scale.detach().mean().item(),
     }
     print(result)
     if not smoke:
@@ -111,8 +110,8 @@ def table() -> str:
             f"{scores['active_units']} of {LATENT} | "
             f"{PUBLISHED.get(each['mode'], '')} |"
         )
-    told = ", ".join(f"{name}: {measure[name]}" for name in sorted(measure) if measure[name])
-    return "\n".join([*lines, "", f"Base measure: {told}."]) + "\n"
+    recorded = ", ".join(f"{name}: {measure[name]}" for name in sorted(measure) if measure[name])
+    return "\n".join([*lines, "", f"Base measure: {recorded}."]) + "\n"
 
 
 def picture() -> None:
@@ -135,13 +134,9 @@ def picture() -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(__doc__, table="the table and the picture", data_root="MNIST/raw")
     parser.add_argument("mode", nargs="?", choices=MODES, default="shared")
-    parser.add_argument("--data-root", help="folder that holds MNIST/raw")
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--table", action="store_true", help="write the table and the picture")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    args = parser.options()
     if args.table:
         (common.RESULTS / "scale_trap.md").write_text(table())
         picture()

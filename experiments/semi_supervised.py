@@ -11,8 +11,6 @@ validation data, for all methods alike; errors are on 360 test data.
 
 from __future__ import annotations
 
-import argparse
-
 import common
 import numpy as np
 import torch
@@ -59,7 +57,7 @@ def fitted(data: pv.data.Dataset, labels: torch.Tensor, mode: str, weight: float
 
 
 def errors(data: pv.data.Dataset, right) -> dict[str, float]:
-    """Returns the error on validation and test data of a function that tells what is right."""
+    """Returns the error on validation and test data of a classifier."""
     return {split: 1 - right(data.split(split), data.labels[split]) for split in _HELD_OUT}
 
 
@@ -128,11 +126,8 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    parser.add_argument("--table", action="store_true", help="write results/semi_supervised.md")
-    args = parser.parse_args()
-    torch.set_num_threads(1)
+    parser = common.Parser(__doc__, table="results/semi_supervised.md")
+    args = parser.options()
     if args.table:
         (common.RESULTS / "semi_supervised.md").write_text(table())
     else:

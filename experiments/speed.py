@@ -11,7 +11,6 @@ on the same data. They take turns, so that a busy machine slows all of them alik
 
 from __future__ import annotations
 
-import argparse
 import os
 import statistics
 import time
@@ -225,12 +224,11 @@ def _chart(result: dict[str, Any]) -> None:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(__doc__, smoke=None, table="table and chart", threads=None)
     parser.add_argument("--gpu", action="store_true", help="measure on a CUDA device instead")
-    parser.add_argument("--table", action="store_true", help="only write table and chart again")
     parser.add_argument("--rounds", type=int, default=9)
     parser.add_argument("--seconds", type=float, default=0.3, help="of each row in each round")
-    options = parser.parse_args()
+    options = parser.options()
     if options.gpu:
         if torch.cuda.is_available():
             gpu(rounds=options.rounds)

@@ -4,12 +4,11 @@
     python experiments/versions.py newest   # with that of `pip install '.[test]'`: 10 minutes each
     python experiments/versions.py --table  # results/versions.md
 
-What is counted is what pytest's last line says.
+The counts are those of pytest's last line.
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import re
 import subprocess
@@ -41,8 +40,8 @@ def tests() -> dict[str, Any]:
             lines.append(line)
     counts = {word: int(count) for count, word in re.findall(r"(\d+) ([a-z]+)", lines[-1])}
     failed = [line.split()[1] for line in lines if line.startswith(("FAILED ", "ERROR "))]
-    told = {word: counts.get(word, 0) for word in ("passed", "skipped", "failed", "errors")}
-    return told | {"which": failed, "last_line": lines[-1].strip()}
+    found = {word: counts.get(word, 0) for word in ("passed", "skipped", "failed", "errors")}
+    return found | {"which": failed, "last_line": lines[-1].strip()}
 
 
 def table() -> str:
@@ -63,10 +62,9 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser = common.Parser(__doc__, smoke=None, table="the table of what was found", threads=None)
     parser.add_argument("end", choices=["oldest", "newest"], nargs="?")
-    parser.add_argument("--table", action="store_true", help="write the table of what was found")
-    options = parser.parse_args()
+    options = parser.options()
     if options.end:
         found = {"environment": common.environment(), "versions": versions(), "tests": tests()}
         path = common.RESULTS / "versions.json"

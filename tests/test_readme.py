@@ -73,7 +73,7 @@ def test_the_table_lists_every_part(base: type) -> None:
     for name in parts:
         cited = rf"^\| `{room}\.{name}` \|.*\]\((https?://\S+)\) \| (\d{{4}}) \|"
         told = re.findall(cited, README, re.MULTILINE)
-        add = f"add a row: python experiments/laws.py {room}.{name}, then --table, then tables.py"
+        add = f"add a row: python experiments/parts.py {room}.{name}, then --table, then tables.py"
         assert told, add
         docstring = exported[name].__doc__ or ""
         assert all(word in docstring for row in told for word in row), f"{name} cites others: {add}"

@@ -1,12 +1,11 @@
-"""Numbers that are not finite, and memory that does not suffice.
+"""Fault injection: numbers that are not finite, and memory that does not suffice.
 
-python experiments/hardship.py           # about a minute on one core
-python experiments/hardship.py --smoke   # no figure
+python experiments/fault_injection.py           # about a minute on one core
+python experiments/fault_injection.py --smoke   # no figure
 """
 
 from __future__ import annotations
 
-import argparse
 import json
 import logging
 import math
@@ -44,15 +43,19 @@ class Planted(pv.objectives.ELBO):
 
 
 def not_finite(folder: Path) -> dict[str, str]:
-    """Plants NaN in a weight, in a datum, in a schedule."""
+    """Plants NaN in a weight, in an observation, in a schedule."""
     named = {}
-    for where, name in (("weight", "decoder."), ("datum", "site `x`"), ("schedule", "schedule")):
+    for where, name in (
+        ("weight", "decoder."),
+        ("observation", "site `x`"),
+        ("schedule", "schedule"),
+    ):
         vae, x = model(), X.clone()
         weight = next(p for p in vae.decoder.parameters() if p.requires_grad)
         objective = Planted(7)
         plants = {
             "weight": lambda p=weight: p.data.view(-1)[3].fill_(math.nan),
-            "datum": lambda x=x: x[:, 2].fill_(math.nan),
+            "observation": lambda x=x: x[:, 2].fill_(math.nan),
             "schedule": lambda o=objective: setattr(o, "beta", math.nan),
         }
         objective.plant = plants[where]
@@ -64,53 +67,51 @@ def not_finite(folder: Path) -> dict[str, str]:
             kept &= (folder / where / "nonfinite.safetensors").exists()
             named[where] = name in str(error) and "rows" in str(error) and kept
     return {
-        "what": f"NaN in a {', a '.join(named)}, while it trains",
+        "what": f"NaN in {', '.join(named)}, planted while it trains",
         "came_of_it": f"{sum(named.values())} of 3 named, with step and rows; "
         "last checkpoint and a file that reproduces it kept",
     }
 
 
 class _Keep(logging.Handler):
-    def __init__(self, told: list[str]) -> None:
+    def __init__(self, messages: list[str]) -> None:
         super().__init__()
-        self.told = told
+        self.messages = messages
 
     def emit(self, record: logging.LogRecord) -> None:
-        self.told.append(record.getMessage())
+        self.messages.append(record.getMessage())
 
 
 def little_memory(folder: Path) -> dict[str, str]:
     """Evaluates with an address space that ends a few megabytes above what is in use."""
-    vae, told = model(2000), []
+    vae, messages = model(2000), []
     expected = pv.evaluate(vae, X[:50], num_samples=300)
     pipe, other = os.pipe()
     if os.fork() == 0:
-        logging.getLogger("pyro_vae").addHandler(_Keep(told))
+        logging.getLogger("pyro_vae").addHandler(_Keep(messages))
         used = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
         resource.setrlimit(resource.RLIMIT_AS, (used + LITTLE, resource.RLIM_INFINITY))
         scores = pv.evaluate(vae, X[:50], num_samples=300)
         error = np.hypot(scores.mcse, expected.mcse)
         apart = float((abs(scores.log_marginal - expected.log_marginal) / error).max())
-        os.write(other, json.dumps([told, float(scores.log_marginal.mean()), apart]).encode())
+        os.write(other, json.dumps([messages, float(scores.log_marginal.mean()), apart]).encode())
         os._exit(0)
     os.close(other)
-    told, mean, apart = json.loads(os.read(pipe, 2**16))
+    messages, mean, apart = json.loads(os.read(pipe, 2**16))
     return {
         "what": f"evaluation with {LITTLE // 2**20} MiB of address space left",
-        "came_of_it": f"{told[-1] if told else 'enough'}; log p(x) {mean:.2f} nats, "
+        "came_of_it": f"{messages[-1] if messages else 'enough'}; log p(x) {mean:.2f} nats, "
         f"{expected.log_marginal.mean():.2f} with more; at most {apart:.1f} standard errors apart",
     }
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    smoke = parser.parse_args().smoke
-    torch.set_num_threads(1)
+    parser = common.Parser(__doc__)
+    smoke = parser.options().smoke
     rows = []
     for fault in (not_finite, little_memory):
         with tempfile.TemporaryDirectory() as scratch:
             rows.append(fault(Path(scratch, "run")))
         print(rows[-1], flush=True)
     if not smoke:
-        common.write("hardship", {"rows": rows})
+        common.write("fault_injection", {"rows": rows})

@@ -1,16 +1,15 @@
-"""Generated rubbish on the command line: one line and exit code 2, or a correct run.
+"""Fuzzing of the command line: one line and exit code 2, or a correct run.
 
-    python experiments/rubbish.py           # 5,000 in this process, 50 in their own: 30 minutes
-    python experiments/rubbish.py --smoke   # 200 and 2, no figure
+    python experiments/fuzz.py           # 5,000 in this process, 50 in their own: 30 minutes
+    python experiments/fuzz.py --smoke   # 200 and 2, no figure
 
-Hypothesis makes command lines, config files, arrays and CSV files (``made_up.py``). Whatever is
-said must be one line without a traceback, and whatever is refused must leave nothing behind.
-Pictures are not drawn.
+Hypothesis generates command lines, config files, arrays and CSV files (``fuzz_cases.py``). An error
+must be one line without a traceback, and what is refused must leave nothing behind. Pictures are
+not drawn.
 """
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import io
 import os
@@ -24,9 +23,8 @@ from pathlib import Path
 from typing import Any
 
 import common
-import torch
+from fuzz_cases import Case, command, config, numbers, text
 from hypothesis import HealthCheck, given, settings
-from made_up import Case, command, config, numbers, text
 
 from pyro_vae import report
 from pyro_vae.cli import main
@@ -39,12 +37,12 @@ class Slow(BaseException):
 
 
 def outcome(argv: list[str], own_process: bool) -> tuple[int | None, str]:
-    """Runs a command; returns its exit code and what it said on standard error."""
+    """Runs a command; returns its exit code and what it printed on standard error."""
     if own_process:
         script = Path(sys.executable).with_name("pyro-vae")
         done = subprocess.run([script, *argv], capture_output=True, text=True, timeout=300)
         return done.returncode, done.stderr
-    said = io.StringIO()
+    printed = io.StringIO()
 
     def late(signum: int, frame: object) -> None:
         raise Slow
@@ -52,8 +50,8 @@ def outcome(argv: list[str], own_process: bool) -> tuple[int | None, str]:
     signal.signal(signal.SIGALRM, late)
     signal.alarm(60)
     try:
-        with contextlib.redirect_stderr(said), contextlib.redirect_stdout(io.StringIO()):
-            return main(argv), said.getvalue()
+        with contextlib.redirect_stderr(printed), contextlib.redirect_stdout(io.StringIO()):
+            return main(argv), printed.getvalue()
     except BaseException:
         return None, traceback.format_exc()
     finally:
@@ -70,23 +68,23 @@ def judge(argv: list[str], files: dict[str, bytes], own_process: bool) -> str:
         for name, content in files.items():
             Path(name).write_bytes(content)
         before = sorted(Path(folder).rglob("*"))
-        code, said = outcome(argv, own_process)
+        code, printed = outcome(argv, own_process)
         after = sorted(Path(folder).rglob("*"))
         os.chdir(common.HERE)
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
     if code == 0:
         return "correct"
-    if code != 2 or "Traceback" in said:
-        return f"exit code {code}: {said[-1500:]}"
-    if len(errors) != 1 or not said.endswith(errors[0] + "\n"):
-        return f"not one line: {said[-500:]}"
-    if before != after and "--resume goes on with" not in said:
+    if code != 2 or "Traceback" in printed:
+        return f"exit code {code}: {printed[-1500:]}"
+    if len(errors) != 1 or not printed.endswith(errors[0] + "\n"):
+        return f"not one line: {printed[-500:]}"
+    if before != after and "--resume goes on with" not in printed:
         return f"left behind: {sorted(set(after) - set(before))}"
     return "refused"
 
 
 def tally(cases: list[Case], own_process: bool) -> dict[str, int]:
-    """Runs commands; counts what was refused, what was right, and tells what is wrong."""
+    """Runs commands; counts what was refused and what was right, and prints what is wrong."""
     counts = {"refused": 0, "correct": 0, "wrong": 0}
     for case in cases:
         found = judge(*case, own_process)
@@ -127,18 +125,16 @@ def run(commands: int, processes: int, keep: bool) -> None:
         result["rows"].append(row(result[name], f"generated {name}"))
         print(result["rows"][-1], flush=True)
         if keep:
-            common.write("rubbish", result)
+            common.write("fuzz", result)
     own = tally(random.Random(0).sample(kept, processes), own_process=True)
     result["own process"] = own
     result["rows"].append(row(own, "of these, each in a process of its own"))
     print(result["rows"][-1])
     if keep:
-        common.write("rubbish", result)
+        common.write("fuzz", result)
 
 
 if __name__ == "__main__":
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--smoke", action="store_true", help="a minute's check, no figure")
-    torch.set_num_threads(1)
-    smoke = parser.parse_args().smoke
+    parser = common.Parser(__doc__)
+    smoke = parser.options().smoke
     run(200 if smoke else 5000, 2 if smoke else 50, keep=not smoke)

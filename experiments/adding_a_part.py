@@ -1,10 +1,10 @@
-"""Adding a law, shown: one file and its name, and the tests that then run.
+"""Adding a part, shown: one file and its name, and the tests that then run.
 
-    python experiments/adding_a_law.py    # results/adding_a_law.md, about a minute on one core
+    python experiments/adding_a_part.py    # results/adding_a_part.md, about a minute on one core
 
-Works in a copy of the repository, which it leaves as it is: writes likelihoods/logistic.py, adds
-its name to the room, and runs the tests whose names contain the law's. One of them asks for the
-density by another hand; with two lines of SciPy all pass, and the command line fits the law.
+Works in a copy of the repository: writes likelihoods/logistic.py, adds its name to the subpackage,
+and runs the tests whose names contain that of the likelihood. One of them requires an independent
+density; with two lines of SciPy all pass, and the command line fits the likelihood.
 """
 
 from __future__ import annotations
@@ -50,7 +50,7 @@ class Logistic(LocationScale):
         scale: A fixed number, or ``shared``, ``per-dimension`` or ``predicted``.
     """
 
-    def law(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
         return dist.Logistic(loc, scale)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
@@ -74,7 +74,7 @@ def edit(path: Path, before: str, text: str) -> None:
 
 
 def diff(folder: Path) -> str:
-    """What has changed since it was asked last."""
+    """Returns the changes since the last call, and commits them."""
     _run(["git", "add", "-A"], folder)
     found = _run(["git", "-c", "core.abbrev=7", "diff", "--cached"], folder).stdout
     _run(["git", "-c", "user.name=a", "-c", "user.email=a", "commit", "-qm", "."], folder)
@@ -83,15 +83,15 @@ def diff(folder: Path) -> str:
 
 
 def tests(folder: Path) -> str:
-    """Runs the tests of the law, and says how each ended."""
+    """Runs the tests of the likelihood, and reports how each ended."""
     words = [sys.executable, "-m", "pytest", "-n0", "-v", "-p", "no:cacheprovider", *TESTS]
     printed = _run([*words, "-k", "likelihoods.logistic"], folder, check=False).stdout
     lines = re.findall(r"^(tests/\S+) (PASSED|FAILED)", printed, re.MULTILINE)
-    asked = re.findall(r"^E\s+Failed: (write .*)$", printed, re.MULTILINE)
+    reasons = re.findall(r"^E\s+Failed: (write .*)$", printed, re.MULTILINE)
     rows = [f"{'✓' if how == 'PASSED' else '✗'} {name}" for name, how in lines]
     count = sum(how == "PASSED" for _, how in lines)
-    told = "".join(f" Each ✗ says: {line}." for line in sorted(set(asked)))
-    return "```text\n" + "\n".join(rows) + f"\n```\n\n{count} of {len(rows)} pass.{told}\n"
+    failed = "".join(f" Each ✗ fails with: {line}." for line in sorted(set(reasons)))
+    return "```text\n" + "\n".join(rows) + f"\n```\n\n{count} of {len(rows)} pass.{failed}\n"
 
 
 def _run(words: list[str], folder: Path, check: bool = True) -> subprocess.CompletedProcess[str]:
@@ -102,7 +102,7 @@ def _run(words: list[str], folder: Path, check: bool = True) -> subprocess.Compl
 
 
 def shown() -> str:
-    """Adds the law to a copy and returns what there is to see."""
+    """Adds the likelihood to a copy, and returns the changes and the tests as Markdown."""
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
         for file in _run(["git", "ls-files"], ROOT).stdout.splitlines():
@@ -110,19 +110,19 @@ def shown() -> str:
             shutil.copy(ROOT / file, folder / file)
         _run(["git", "init", "-q"], folder)
         diff(folder)
-        room = folder / "pyro_vae" / "likelihoods"
-        (room / "logistic.py").write_text(FILE)
-        edit(room / "__init__.py", BEFORE, IMPORT)
-        edit(room / "__init__.py", '    "Mixed",\n', '    "Logistic",\n')
-        words = ["One file, and its name in the room:\n", diff(folder)]
-        words += ["The tests that then run, of which none was written for it:\n", tests(folder)]
+        package = folder / "pyro_vae" / "likelihoods"
+        (package / "logistic.py").write_text(FILE)
+        edit(package / "__init__.py", BEFORE, IMPORT)
+        edit(package / "__init__.py", '    "Mixed",\n', '    "Logistic",\n')
+        words = ["One file, and its name in the subpackage:\n", diff(folder)]
+        words += ["The tests that then run, none of them written for it:\n", tests(folder)]
         edit(folder / "tests" / "test_contracts.py", "        case likelihoods.StudentT:\n", CASE)
-        words += ["The density by another hand:\n", diff(folder), tests(folder)]
+        words += ["The density, computed independently:\n", diff(folder), tests(folder)]
         program = [sys.executable, "-c", "from pyro_vae.cli import entry; entry()"]
         _run([*program, *COMMAND.split()[1:]], folder)
-        words.append(f"And the command line knows it: `{COMMAND}` ends well.\n")
+        words.append(f"The command line has it, too: `{COMMAND}` succeeds.\n")
     return "\n".join(words)
 
 
 if __name__ == "__main__":
-    (common.RESULTS / "adding_a_law.md").write_text("# Adding a law\n\n" + shown())
+    (common.RESULTS / "adding_a_part.md").write_text("# Adding a part\n\n" + shown())
