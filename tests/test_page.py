@@ -17,7 +17,8 @@ from pyro_vae import report
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.report._html import Html, table, tag
-from pyro_vae.report.page import _header, _Story
+from pyro_vae.report.findings import Findings
+from pyro_vae.report.sections.header import header
 
 _WIDTHS = (400, 1400)
 _HOSTILE = "<script>alert('x')</script>&\"a-very-long-name-without-a-space-" + 80 * "w"
@@ -130,12 +131,12 @@ def test_a_one_hot_site_of_several_is_one_unit_of_the_page() -> None:
         pv.guides.Product([pv.guides.Normal(2), pv.guides.GumbelSoftmax(1, 9)]),
         pv.likelihoods.Poisson(data.event_shape),
     )
-    story = _Story(vae, data, None, None, {}, "", 10, None, 0, None)
+    story = Findings(vae, data, None, None, {}, "", 10, None, 0, None)
     means = torch.cat([vae.encode(batch).mean for batch in vae.batches(story.x)]).double()
     variance = means.var(0, correction=0)
     expected = torch.stack([variance[0], variance[1], variance[2:].max()])
     torch.testing.assert_close(story.variances, expected.detach())
-    assert re.search(r"active latent units.{1,40}?\b\d of 3\b", _header(story), re.DOTALL)
+    assert re.search(r"active latent units.{1,40}?\b\d of 3\b", header(story), re.DOTALL)
 
 
 def test_what_is_no_markup_is_escaped() -> None:

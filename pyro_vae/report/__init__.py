@@ -2,7 +2,6 @@
 
 from pyro_vae.report.choice import choice
 from pyro_vae.report.criticism import calibration, checks, side_by_side
-from pyro_vae.report.page import page
 from pyro_vae.report.pictures import (
     curves,
     held_out,
@@ -11,6 +10,7 @@ from pyro_vae.report.pictures import (
     reconstructions,
     samples,
 )
+from pyro_vae.report.story import page
 from pyro_vae.report.walks import interpolations, traversals
 
 __all__ = [

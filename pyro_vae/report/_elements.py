@@ -1,0 +1,57 @@
+"""What several sections show alike: figures, data and their reconstructions."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from pyro_vae.report import _panels as panels
+from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._html import Html, tag
+from pyro_vae.report.findings import Findings
+
+__all__ = ["caption", "captioned", "image", "lines", "pairs"]
+
+
+def image(address: str, alt: str) -> Html:
+    """An image at an address, with what stands for it where it cannot be seen."""
+    return tag("img", src=address, alt=alt)
+
+
+def captioned(content: Html, caption: str) -> Html:
+    """A figure with its caption below."""
+    return tag("figure", content, tag("figcaption", caption))
+
+
+def caption(text: str) -> Html:
+    """A caption of what stands before it."""
+    return tag("figure", tag("figcaption", text))
+
+
+def pairs(findings: Findings, x: Tensor, rebuilt: Tensor) -> list[Html]:
+    """Rows of images ``(N, C, H, W)``, each above a row of their reconstructions."""
+    columns = min(10, len(x))
+    return [
+        tag(
+            "div",
+            findings.tiles(
+                torch.cat([x[start : start + columns], rebuilt[start : start + columns]]),
+                columns,
+                "Data above their reconstructions",
+            ),
+        )
+        for start in range(0, len(x) - columns + 1, columns)
+    ]
+
+
+def lines(x: Tensor, rebuilt: Tensor, titles: Sequence[str] | None = None) -> list[Html]:
+    """Panels of vectors ``(N, *event_shape)`` as dots, and of their reconstructions as lines."""
+    charts = []
+    for i in range(len(x)):
+        with chart(3.6, 2.0) as (figure, axes):
+            panels.line(axes, x[i], rebuilt[i])
+            axes.set_title("" if titles is None else titles[i])
+            charts.append(image(as_svg(figure), "A datum and its reconstruction"))
+    return charts

@@ -1,0 +1,121 @@
+"""What the sections of a page are about, each thing computed once."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.criticism import Calibration, Checks, calibrate, check
+from pyro_vae.data import Dataset
+from pyro_vae.evaluation import Scores, evaluate
+from pyro_vae.evaluation._common import variance_by_site
+from pyro_vae.report._canvas import are_images, as_png, limits, tiles
+from pyro_vae.report._html import Html, tag
+from pyro_vae.report.pictures import SCATTERED, held_out, latent_means
+from pyro_vae.vae import VAE
+
+__all__ = ["ACTIVE", "Findings"]
+
+_SCORED = 1000  # data whose scores are looked at one by one
+_CHECKED = 20  # data: `check` asks for as many
+ACTIVE = 0.01  # as `evaluate` counts active units
+
+
+@dataclass
+class Findings:
+    """What the sections of a page tell about, each thing reckoned once."""
+
+    vae: VAE
+    data: Dataset
+    history: Mapping[str, Sequence[float]] | None
+    given: Mapping[str, Any] | None
+    settings: Mapping[str, object]
+    name: str
+    num_samples: int
+    num_draws: int | None
+    seed: int
+    progress: Callable[[float], None] | None
+    seconds: dict[str, float] = field(default_factory=dict)
+
+    @cached_property
+    def split(self) -> str:
+        return held_out(self.data)
+
+    @cached_property
+    def x(self) -> Tensor:
+        """The held-out data as the model takes them."""
+        return self.vae.check(self.data.split(held_out(self.data)), "data")
+
+    @cached_property
+    def labels(self) -> Tensor | None:
+        labels = self.data.labels[held_out(self.data)]
+        return None if labels is None else labels.cpu()
+
+    @cached_property
+    def images(self) -> bool:
+        return are_images(self.vae.event_shape)
+
+    @cached_property
+    def black_white(self) -> tuple[float, float]:
+        return limits(self.vae, self.x)
+
+    @cached_property
+    def scores(self) -> Scores:
+        """Of the first held-out data."""
+        x = self.data.split(held_out(self.data))
+        x = x if len(x) <= _SCORED else x[:_SCORED]
+        part = self.data.base_measure(held_out(self.data))
+        described = {k: v for k, v in part.items() if k not in ("dim", "fingerprint")}
+        return evaluate(
+            self.vae, x, num_samples=self.num_samples, seed=self.seed, base_measure=described,
+            progress=lambda done: self.tell(0.35 * done),
+        )  # fmt: skip
+
+    @cached_property
+    def summary(self) -> Mapping[str, Any]:
+        return self.scores.summary() if self.given is None else self.given
+
+    @property
+    def summarised(self) -> int:
+        """How many data the summary is about."""
+        return len(self.scores.log_marginal) if self.given is None else len(self.x)
+
+    @cached_property
+    def checks(self) -> Checks | str:
+        """What the checks found, or why there are none."""
+        x = self.data.split(held_out(self.data))
+        if len(x) < _CHECKED:
+            return f"There are {len(x)} held-out data; checks need {_CHECKED}."
+        return check(
+            self.vae, x, num_draws=self.num_draws, seed=self.seed,
+            progress=lambda done: self.tell(0.35 + 0.35 * done),
+        )  # fmt: skip
+
+    @cached_property
+    def calibration(self) -> Calibration:
+        return calibrate(
+            self.vae, seed=self.seed, progress=lambda done: self.tell(0.7 + 0.1 * done)
+        )
+
+    @cached_property
+    def means(self) -> Tensor:
+        """E[z|x] of held-out data."""
+        return latent_means(self.vae, self.x[:SCATTERED])
+
+    @cached_property
+    def variances(self) -> Tensor:
+        """Over data, of the posterior mean of each latent unit."""
+        sites = variance_by_site(self.means.double(), self.vae.prior).values()
+        return torch.cat([each.flatten() for each in sites])
+
+    def tell(self, done: float) -> None:
+        if self.progress is not None:
+            self.progress(done)
+
+    def tiles(self, x: Tensor, columns: int, alt: str) -> Html:
+        return tag("img", class_="tiles", src=as_png(tiles(x, columns, self.black_white)), alt=alt)

@@ -1,0 +1,89 @@
+"""Predictive checks against held-out data."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+
+from pyro_vae.criticism import Row
+from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._elements import captioned, image
+from pyro_vae.report._html import Html, join, table, tag
+from pyro_vae.report._numbers import p_value, short
+from pyro_vae.report.criticism import intervals
+from pyro_vae.report.findings import Findings
+
+__all__ = ["section"]
+
+
+def section(findings: Findings) -> Html:
+    """Returns the verdict of the predictive checks, a picture and tables of them."""
+    found = findings.checks
+    if isinstance(found, str):
+        return tag("p", found, class_="note")
+    judged = [row for row in found.rows if row.calibrated]
+    shown = [row for row in found.rows if not row.calibrated]
+    failed = [row for row in judged if row.failed]
+    verdict = (
+        f"{len(failed)} of {len(judged)} checks fail, at a chance of {found.level:.0%} that a true "
+        f"model fails any. Each compares {found.num_data:,} {findings.split} data with "
+        f"{found.num_draws:,} data sets that the model simulates."
+    )
+    told = [tag("p", verdict, class_="note warning" if failed else "note")]
+    if failed:
+        points = [tag("li", tag("b", _place(row)), f": {row.advice}") for row in failed]
+        told.append(tag("ul", *points))
+    with chart(4.8, 0.38 * len(judged) + 0.5) as (figure, axes):
+        intervals(axes, judged)
+        picture = image(as_svg(figure), "Observed statistics among replicated ones")
+    told.append(
+        captioned(
+            picture,
+            "Where the data lie among what the model simulates: grey, the middle 95 % of simulated "
+            "data sets; a dot, the data observed; an arrow, far outside. Red ones convict the "
+            "model. Of a statistic of many entries the one farthest out is shown, which lies "
+            "outside the grey more often than one in twenty; the p-values in the table allow for "
+            "that.",
+        )
+    )
+    told.append(_table_of_checks(judged))
+    if shown:
+        told.append(
+            tag(
+                "details",
+                tag("summary", f"{len(shown)} checks that are shown and not judged"),
+                tag(
+                    "p",
+                    "Their z were drawn given the data that they are compared with, so that even a "
+                    "true model's p-values gather around one half. What is odd here is odd; what "
+                    "looks well proves nothing.",
+                ),
+                _table_of_checks(shown),
+            )
+        )
+    for what, why in found.skipped.items():
+        told.append(tag("p", f"Not checked, {what}: {why}", class_="note"))
+    return join(*told)
+
+
+def _table_of_checks(rows: Sequence[Row]) -> Html:
+    cells = []
+    for row in rows:
+        verdict: object = "–" if math.isnan(row.adjusted) else "passes"
+        cells.append(
+            (
+                _place(row),
+                row.conditioned_on,
+                short(row.observed),
+                f"{short(row.low)} to {short(row.high)}",
+                p_value(row.p_value),
+                p_value(row.adjusted),
+                tag("span", "fails", class_="bad") if row.failed else verdict,
+            )
+        )
+    head = ("statistic", "replicates", "observed", "simulated, 95 %", "p", "p, Holm", "verdict")
+    return table(head, cells, text=2)
+
+
+def _place(row: Row) -> str:
+    return f"{row.statistic}, {row.where}" if row.where else row.statistic

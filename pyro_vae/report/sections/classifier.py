@@ -1,0 +1,43 @@
+"""A classifier that tells draws of the model from data."""
+
+from __future__ import annotations
+
+import torch
+
+from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._elements import captioned, image, lines, pairs
+from pyro_vae.report._html import Html, tag
+from pyro_vae.report.criticism import roc
+from pyro_vae.report.findings import Findings
+
+__all__ = ["section"]
+
+
+def section(findings: Findings) -> Html | None:
+    """Returns how well a classifier does, and the data that it is surest of; None unchecked."""
+    if isinstance(findings.checks, str):
+        return None
+    found = findings.checks.classifier
+    with chart(3.6, 3.2) as (figure, axes):
+        roc(axes, found)
+        curve = image(as_svg(figure), "ROC of the classifier")
+    count = 10 if findings.images else 3
+    x = findings.x[torch.as_tensor(found.index[:count].copy()).to(findings.x.device)]
+    rebuilt = findings.vae.reconstruct(x)
+    told = [
+        captioned(
+            curve,
+            "A classifier learned to tell draws of x from data, and was tested on others: the area "
+            f"under its curve is {found.auc:.3f}, by chance {found.low:.3f} to {found.high:.3f}. "
+            "On the diagonal draws and data look alike; the higher the curve, the surer it is.",
+        )
+    ]
+    caption = (
+        "The data that it finds least like draws of the model, with their reconstructions: what "
+        "they have in common is what the model lacks."
+    )
+    if findings.images:
+        telling = tag("div", *pairs(findings, x, rebuilt))
+    else:
+        telling = tag("div", *lines(x, rebuilt))
+    return tag("div", *told, captioned(telling, caption), class_="panels wide")

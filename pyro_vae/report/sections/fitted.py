@@ -1,0 +1,62 @@
+"""The model, the data and the options of the fit."""
+
+from __future__ import annotations
+
+import platform
+from importlib.metadata import version
+
+from pyro_vae.part import Part
+from pyro_vae.report._html import Html, tag
+from pyro_vae.report.findings import Findings
+from pyro_vae.report.pictures import held_out
+
+__all__ = ["section"]
+
+
+def section(findings: Findings) -> Html:
+    """Returns a table of what was fitted, how, and to what."""
+    vae, data = findings.vae, findings.data
+    parts = {
+        "prior p(z)": vae.prior,
+        "guide q(z | x)": vae.posterior,
+        "likelihood p(x | z)": vae.likelihood,
+        "encoder": vae.encoder,
+        "decoder": vae.decoder,
+    }
+    parameters = sum(p.numel() for p in vae.parameters())
+    sizes = ", ".join(f"{len(getattr(data, s)):,} {s}" for s in ("train", "validation", "test"))
+    measure = data.base_measure(held_out(data))
+    treated = ", ".join(
+        f"{key}: {measure[key]}"
+        for key in ("binarize", "dequantize", "transform")
+        if measure[key] not in (None, "none")
+    )
+    rows = [
+        *((what, tag("code", _call(part))) for what, part in parts.items()),
+        ("parameters", f"{parameters:,}"),
+        *((what, tag("code", value)) for what, value in findings.settings.items()),
+        ("data", f"{data.name}: {sizes}; one datum has shape {tuple(data.event_shape)}"),
+        ("base measure", f"{vae.likelihood.base_measure}{f'; {treated}' if treated else ''}"),
+        ("fingerprint", tag("code", f"{measure['fingerprint'][:16]} ({findings.split} data)")),
+        ("page made with", _versions()),
+    ]
+    return tag("table", tag("tbody", *(_row(*row) for row in rows)), class_="facts")
+
+
+def _row(*cells: object) -> Html:
+    return tag("tr", *(tag("td", cell) for cell in cells))
+
+
+def _call(part: object) -> str:
+    """A part as one would write it."""
+    if not isinstance(part, Part):
+        return type(part).__name__
+    spec = part.spec()
+    arguments = ", ".join(f"{name}={value}" for name, value in spec["args"].items())
+    return f"{spec['class']}({arguments})"
+
+
+def _versions() -> str:
+    shown = {"pyro-vae": "pyro-vae", "pyro-ppl": "Pyro", "torch": "PyTorch", "numpy": "NumPy"}
+    told = [f"{title} {version(package)}" for package, title in shown.items()]
+    return ", ".join([*told, f"Python {platform.python_version()}"])

@@ -1,0 +1,62 @@
+"""The head of the page: what the model is called, and its figures at a glance."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from pyro_vae.report._html import Html, tag
+from pyro_vae.report._numbers import number, percent
+from pyro_vae.report.findings import Findings
+
+__all__ = ["header"]
+
+
+def header(findings: Findings) -> Html:
+    """Returns the name of the run, what it was fitted to and judged by, and its main figures."""
+    summary = findings.summary
+    lead = (
+        f"Fitted to {len(findings.data.train):,} training data of {findings.data.name}; judged by "
+        f"{len(findings.x):,} {findings.split} data, which {_seen(findings)}."
+    )
+    figures = [
+        ("log p(x), nats a datum", number(summary["log_marginal"]),
+         f"± {number(summary['standard_error'])} over data"),
+        ("ELBO, nats a datum", number(summary["elbo"]),
+         f"{number(_difference(summary))} below log p(x)"),
+        ("active latent units", f"{summary['active_units']} of {len(findings.variances)}",
+         "variance of E[z | x] over data > 0.01"),
+        ("checks failed", *_failures(findings)),
+        ("k-hat too high", percent(summary["k_hat_above_threshold"]),
+         f"of data; median {number(summary['k_hat_median'])}"),
+    ]  # fmt: skip
+    if "bits_per_dim" in summary:
+        figures.insert(1, ("bits per dimension", number(summary["bits_per_dim"], 3), ""))
+    strip = [
+        tag("div", tag("dt", what), tag("dd", value, tag("small", note)))
+        for what, value, note in figures
+    ]
+    return tag(
+        "header", tag("h1", findings.name), tag("p", lead, class_="lead"),
+        tag("dl", *strip, class_="figures"),
+    )  # fmt: skip
+
+
+def _difference(summary: Mapping[str, Any]) -> float | None:
+    above, below = summary["log_marginal"], summary["elbo"]
+    return None if above is None or below is None else above - below
+
+
+def _failures(findings: Findings) -> tuple[str, str]:
+    if isinstance(findings.checks, str):
+        return "–", "too few data"
+    total = sum(row.calibrated for row in findings.checks.rows)
+    return f"{findings.checks.num_failed} of {total}", "predictive, against held-out data"
+
+
+def _seen(findings: Findings) -> str:
+    return {
+        "test": "it never saw",
+        "validation": "chose its best epoch",
+        "train": "are the same, since there are no others",
+    }[findings.split]

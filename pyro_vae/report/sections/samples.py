@@ -1,0 +1,77 @@
+"""Draws of the model beside held-out data."""
+
+from __future__ import annotations
+
+import numpy as np
+
+from pyro_vae.report import _panels as panels
+from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._elements import captioned, image
+from pyro_vae.report._html import Html, join, tag
+from pyro_vae.report.findings import Findings
+from pyro_vae.report.pictures import PANELS
+
+__all__ = ["section"]
+
+_CORRELATED = 60  # entries whose correlations can be told apart in a picture
+
+
+def section(findings: Findings) -> Html:
+    """Returns draws beside data: images, or marginals and correlations of vectors."""
+    vae, x = findings.vae, findings.x
+    if findings.images:
+        count = min(64, len(x))
+        z = vae.prior().sample((count,))
+        law = vae.decode(z)
+        shown = {
+            "Held-out data": x[:count],
+            "E[x | z], z ~ p(z)": law.mean,
+            "x ~ p(x | z)": law.sample(),
+        }
+        grids = [
+            tag("div", tag("h4", what), findings.tiles(images, 8, what))
+            for what, images in shown.items()
+        ]
+        return captioned(
+            tag("div", *grids, class_="panels"),
+            "Do the draws show every kind of datum, as often as the data do? Blends of two kinds "
+            "come from places that the prior reaches and no datum does. The mean is smooth; a draw "
+            "of x adds the noise that the likelihood believes in, and is what compares with data.",
+        )
+    drawn = vae.sample(max(1000, min(len(x), 4000))).cpu().flatten(1).numpy()
+    seen = x.cpu().flatten(1).numpy()
+    dim = seen.shape[1]
+    charts = []
+    for i in range(min(dim, PANELS)):
+        with chart(2.4, 1.6) as (figure, axes):
+            panels.marginal(axes, drawn[:, i], seen[:, i], f"x[{i}]")
+            charts.append(image(as_svg(figure), f"Marginal of x[{i}]"))
+    some = f"The first {PANELS} of {dim} entries" if dim > PANELS else "Each entry"
+    told = [
+        captioned(
+            tag("div", *charts, class_="panels small"),
+            f"{some} of x: grey, the held-out data; blue, {len(drawn):,} draws of the model. "
+            "Where the blue line leaves the grey shape, the model puts too much or too little "
+            "there; look at the tails and at zero first.",
+        )
+    ]
+    if 2 <= dim <= _CORRELATED:
+        told.append(_correlations(seen, drawn))
+    return join(*told)
+
+
+def _correlations(seen: np.ndarray, drawn: np.ndarray) -> Html:
+    charts = []
+    with np.errstate(invalid="ignore", divide="ignore"):  # a constant entry has no correlation
+        both = {"Held-out data": np.corrcoef(seen.T), "Draws of the model": np.corrcoef(drawn.T)}
+    both["Model less data"] = both["Draws of the model"] - both["Held-out data"]
+    for title, matrix in both.items():
+        with chart(3.4, 2.8) as (figure, axes):
+            panels.correlation(axes, matrix, title)
+            charts.append(image(as_svg(figure), f"Correlations: {title}"))
+    return captioned(
+        tag("div", *charts, class_="panels"),
+        "Correlations between entries. What is left on the right, beyond noise, is dependence that "
+        "the model misses: z has too few dimensions, or the likelihood, independent given z, "
+        "cannot carry it.",
+    )

@@ -1,0 +1,103 @@
+"""Held-out log p(x), the ELBO and the importance weights, datum by datum."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+
+from pyro_vae.report import _panels as panels
+from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._elements import captioned, image, lines, pairs
+from pyro_vae.report._html import Html, join, table, tag
+from pyro_vae.report._numbers import number, percent
+from pyro_vae.report.findings import Findings
+
+__all__ = ["section"]
+
+
+def section(findings: Findings) -> Html:
+    """Returns the table of scores, their histograms, and the extremes among the data."""
+    summary, scores = findings.summary, findings.scores
+    measure = summary["base_measure"]
+    known = np.isfinite(scores.k_hat)
+    rows = [
+        (f"log p(x), {summary['num_samples']:,} importance samples",
+         number(summary["log_marginal"]), number(summary["standard_error"]),
+         number(summary["mcse"], 3)),
+        *((title, number(summary[key]), "", "") for key, title in (
+            ("elbo", "ELBO"), ("reconstruction", "reconstruction E[log p(x | z)]"),
+            ("kl", "KL(q(z | x) || p(z))"))),
+    ]  # fmt: skip
+    told = [
+        table(("nats a datum", "mean", "± over data", "± Monte Carlo"), rows),
+        tag(
+            "p",
+            f"Means over {findings.summarised:,} {measure['split']} data of {measure['data']}. The "
+            "error over data says how far other data of the same kind might lie; the Monte Carlo "
+            "error, how far another seed. Only scores of the same data and base measure compare.",
+        ),
+    ]
+    if known.any():
+        share, threshold = summary["k_hat_above_threshold"], scores.k_hat_threshold
+        if share is not None and share > 0:
+            told.append(
+                tag(
+                    "p",
+                    f"k-hat is above {threshold:.2f} for {percent(share)} of the data. There the "
+                    "guide is too narrow or in the wrong place: log p(x) is likely to be too low, "
+                    "and its Monte Carlo error too small to be trusted. A richer guide or more "
+                    "samples help.",
+                    class_="note warning" if share > 0.1 else "note",
+                )
+            )
+    charts = []
+    with chart() as (figure, axes):
+        panels.log_marginals(axes, scores.log_marginal)
+        charts.append(image(as_svg(figure), "Histogram of log p(x) over data"))
+    if known.any():
+        with chart() as (figure, axes):
+            panels.k_hats(axes, scores.k_hat, scores.k_hat_threshold)
+            charts.append(image(as_svg(figure), "Histogram of k-hat"))
+    gap = scores.log_marginal - scores.elbo
+    with chart() as (figure, axes):
+        panels.gaps(axes, scores.log_marginal, gap, scores.k_hat > scores.k_hat_threshold)
+        charts.append(image(as_svg(figure), "Gap of the guide against log p(x)"))
+    size = len(scores.log_marginal)
+    some = (
+        f"The first {size:,} of {len(findings.x):,}" if size < len(findings.x) else f"All {size:,}"
+    )
+    told.append(
+        captioned(
+            tag("div", *charts, class_="panels"),
+            f"{some} {findings.split} data, one by one. A long tail on the left of log p(x) holds "
+            "data unlike those that the model was fitted to; they are shown below. The gap is what "
+            "the guide loses, log p(x) less ELBO: high dots are data whose posterior it misses, "
+            "red ones those whose k-hat is too high.",
+        )
+    )
+    return join(*told, _extremes(findings))
+
+
+def _extremes(findings: Findings) -> Html:
+    """The data that the model finds least and most likely."""
+    log_marginal = findings.scores.log_marginal
+    order = np.argsort(log_marginal)
+    count = min(10 if findings.images else 3, len(order) // 2)
+    if count == 0:
+        return Html("")
+    told = []
+    for title, chosen in (("Least likely", order[:count]), ("Most likely", order[::-1][:count])):
+        x = findings.x[torch.as_tensor(chosen.copy())]
+        rebuilt = findings.vae.reconstruct(x)
+        first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
+        if findings.images:
+            shown = pairs(findings, x, rebuilt)
+            told.append(tag("div", tag("h4", f"{title}: log p(x) {first} to {last}"), *shown))
+        else:
+            titles = [f"{title}: {number(log_marginal[i], 1)}" for i in chosen]
+            told.extend(lines(x, rebuilt, titles))
+    return captioned(
+        tag("div", *told, class_="panels wide" if findings.images else "panels"),
+        "The data that the model finds least and most likely, with their reconstructions. Among "
+        "the least likely look for mistakes in the data before you blame the model.",
+    )

@@ -1,0 +1,134 @@
+"""Walks through latent space."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+from pyro.distributions.constraints import sphere
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae.report import _panels as panels
+from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._elements import caption, image
+from pyro_vae.report._html import Html, join, tag
+from pyro_vae.report.findings import ACTIVE, Findings
+from pyro_vae.report.walks import interpolations, traversals
+
+__all__ = ["section"]
+
+_UNITS = 12  # latent units that are walked along
+_PAIRS = 6
+_REACH = 3.0
+
+
+def section(findings: Findings) -> Html:
+    """Returns traversals of single units and interpolations between data."""
+    kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
+    if findings.vae.prior.support not in kinds:
+        return caption("Walks are drawn where z is one vector or one-hot: not here.")
+    return join(*_single_units(findings), *_between_data(findings))
+
+
+def _single_units(findings: Findings) -> list[Html]:
+    vae, support = findings.vae, findings.vae.prior.support
+    order = findings.variances.argsort(descending=True)
+    units = order[findings.variances[order] > ACTIVE][:_UNITS]
+    if len(units) == 0:
+        return []
+    # The datum in the middle: as typical as any.
+    middle = findings.scores.log_marginal.argsort()[len(findings.scores.log_marginal) // 2]
+    walked = traversals(vae, findings.x[middle], units, reach=_REACH)
+    span = _REACH * np.linspace(-1, 1, walked.shape[1])
+    titles = [f"z{unit}" for unit in units.tolist()]
+    some = "Each latent unit"
+    if len(units) < len(order):
+        some = f"Each of the {len(units)} units that vary most over data"
+    coloured = "" if findings.images else ", from blue to red"
+    if support is constraints.one_hot:
+        what = "takes each of its classes in turn"
+    elif support.is_discrete:
+        what = "is 0 and then 1"
+    elif support is sphere:
+        what = f"moves along the sphere from one of its poles to the other{coloured}"
+    else:
+        what = f"moves from −{_REACH:g} to {_REACH:g} standard deviations of the prior{coloured}"
+    return [
+        tag("h3", "One latent unit at a time"),
+        _paths(
+            findings, walked, titles, list(span), "tab10" if support.is_discrete else "coolwarm"
+        ),
+        caption(
+            f"{some} {what}, the others staying where the datum of median log p(x) has them. A row "
+            "without change is a unit that does nothing here; a row that changes one thing only "
+            "has found a factor of the data."
+        ),
+    ]
+
+
+def _between_data(findings: Findings) -> list[Html]:
+    x, support = findings.x, findings.vae.prior.support
+    pairs = _pairs(findings)
+    if len(pairs) == 0:
+        return []
+    first, second = x[pairs[:, 0]], x[pairs[:, 1]]
+    path = interpolations(findings.vae, first, second)
+    shown = "E[x | z], from dark to bright,"
+    if findings.images:
+        path = torch.cat([first[:, None], path, second[:, None]], 1)
+        shown = "The outermost are held-out data themselves, between them E[x | z]"
+    titles = [""] * len(pairs)
+    if findings.labels is not None:
+        titles = [f"{a}→{b}" for a, b in findings.labels[pairs].tolist()]
+    if support.is_discrete:
+        moves = "while z changes one latent variable after another."
+    elif support is sphere:
+        moves = "while z moves along an arc of the sphere."
+    else:
+        moves = "while z moves along a straight line."
+    return [
+        tag("h3", "From one datum to another"),
+        _paths(findings, path, titles, list(range(path.shape[1])), "viridis"),
+        caption(
+            f"{shown} {moves} Every step should look like a datum; a blur half way is a hole in "
+            "latent space."
+        ),
+    ]
+
+
+def _paths(
+    findings: Findings, means: Tensor, titles: Sequence[str], positions: list[float], cmap: str
+) -> Html:
+    """Each path a strip of images, or a panel of lines."""
+    if findings.images:
+        strips = [
+            tag("div", tag("span", title), findings.tiles(row, len(row), title), class_="strip")
+            for title, row in zip(titles, means, strict=True)
+        ]
+        return tag("div", *strips, class_="panels wide")
+    charts = []
+    for title, row in zip(titles, means, strict=True):
+        with chart(3.6, 2.0) as (figure, axes):
+            panels.family(axes, row, positions, cmap)
+            axes.set_title(title)
+            charts.append(image(as_svg(figure), f"E[x | z] along {title}"))
+    return tag("div", *charts, class_="panels")
+
+
+def _pairs(findings: Findings) -> Tensor:
+    """Indices of pairs of held-out data, of different labels where there are labels."""
+    count = len(findings.x)
+    pairs: list[tuple[int, int]] = []
+    after = 0
+    while len(pairs) < _PAIRS and after + 1 < count:
+        second = after + 1
+        if findings.labels is not None:
+            others = (findings.labels[second:] != findings.labels[after]).nonzero()
+            if len(others) == 0:
+                break
+            second += int(others[0])
+        pairs.append((after, second))
+        after = second + 1
+    return torch.tensor(pairs, dtype=torch.long).reshape(-1, 2)

@@ -1,0 +1,138 @@
+"""The page about a fitted model: what it says, and in what order."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Callable, Mapping, Sequence
+from importlib.resources import files
+from typing import Any
+
+import torch
+
+from pyro_vae._errors import positive_integer
+from pyro_vae.data import Dataset
+from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.report._html import Html, tag
+from pyro_vae.report.findings import Findings
+from pyro_vae.report.sections import (
+    calibration,
+    checks,
+    classifier,
+    curves,
+    fitted,
+    latent,
+    reconstructions,
+    samples,
+    scores,
+    timings,
+    walks,
+)
+from pyro_vae.report.sections.header import header
+from pyro_vae.vae import VAE
+
+__all__ = ["page"]
+
+# Anchor, title and content of each; what has no content is left out.
+_SECTIONS: Sequence[tuple[str, str, Callable[[Findings], Html | None]]] = (
+    ("fitted", "What was fitted", fitted.section),
+    ("curves", "How it was fitted", curves.section),
+    ("scores", "Held-out scores", scores.section),
+    ("samples", "What it makes up", samples.section),
+    ("reconstructions", "Reconstructions", reconstructions.section),
+    ("latent", "Latent space", latent.section),
+    ("walks", "Walks through latent space", walks.section),
+    ("checks", "Does it reproduce the data?", checks.section),
+    ("classifier", "Can a classifier tell?", classifier.section),
+    ("calibration", "Is its posterior right?", calibration.section),
+    ("timings", "Timings", timings.section),
+)
+
+
+def page(
+    vae: VAE,
+    data: Dataset,
+    *,
+    history: Mapping[str, Sequence[float]] | None = None,
+    summary: Mapping[str, Any] | None = None,
+    settings: Mapping[str, object] | None = None,
+    name: str | None = None,
+    num_samples: int = 1000,
+    num_draws: int | None = None,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+) -> str:
+    """Returns an HTML page about a fitted model that needs nothing beside itself.
+
+    Pictures are part of it, and it fetches nothing. Whatever comes from outside, names above all,
+    is escaped. The model and the caller's random state stay as they were.
+
+    Args:
+        vae: The fitted model.
+        data: What it was fitted to; the last split that is not empty is what it is judged by.
+        history: That of the run.
+        summary: That of its scores on all of that split; reckoned on at most 1,000 data if not
+            given, as what is shown datum by datum always is.
+        settings: What else to tell of the fit, by name: the objective, epochs, seed, engine.
+        name: Of the run; that of the data if not given.
+        num_samples: Importance samples for each datum.
+        num_draws: Replicated data sets of the checks; as many as they need if not given.
+        seed: Of all draws.
+        progress: Called now and then with the fraction that is done.
+
+    Returns:
+        The page.
+
+    Raises:
+        ValueError: If the data do not suit the model, or an option is not what it should be.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> data = pv.data.load(torch.rand(50, 3))
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)))
+        >>> page(vae, data, num_samples=20).startswith("<!doctype html>")
+        True
+    """
+    check_arguments(vae, seed)
+    positive_integer("num_samples", num_samples)
+    findings = Findings(
+        vae,
+        data,
+        history,
+        summary,
+        settings or {},
+        name or data.name,
+        num_samples,
+        num_draws,
+        seed,
+        progress,
+    )
+    with undisturbed(vae, seed, vae.initialized.device), torch.no_grad():
+        return _document(findings)
+
+
+def _document(findings: Findings) -> str:
+    told: list[tuple[str, str, Html]] = []
+    for i, (anchor, title, make) in enumerate(_SECTIONS):
+        began = time.perf_counter()
+        body = make(findings)
+        findings.seconds[title] = time.perf_counter() - began
+        findings.tell(0.8 + 0.2 * (i + 1) / len(_SECTIONS))
+        if body is not None:
+            told.append((anchor, title, body))
+    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in told]
+    parts = [tag("section", tag("h2", title), body, id=anchor) for anchor, title, body in told]
+    style = files("pyro_vae.report").joinpath("page.css").read_text(encoding="utf-8")
+    head = tag(
+        "head",
+        tag("meta", charset="utf-8"),
+        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
+        # A page without an icon of its own asks the server for one.
+        tag("link", rel="icon", href="data:,"),
+        tag("title", f"{findings.name} · pyro-vae"),
+        tag("style", Html(style)),
+    )
+    body = tag(
+        "body", header(findings), tag("nav", tag("ul", *links), aria_label="Sections"),
+        tag("main", *parts),
+    )  # fmt: skip
+    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
