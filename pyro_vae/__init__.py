@@ -8,9 +8,9 @@ from pyro_vae.criticism import (
     prior_predictive,
     to_datatree,
 )
+from pyro_vae.engine import CompiledSVI
 from pyro_vae.evaluation import Scores, compare, evaluate
 from pyro_vae.selection import select
-from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run, fit
 from pyro_vae.vae import VAE
 

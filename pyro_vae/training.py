@@ -36,6 +36,7 @@ from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.checkpoint import CHECKPOINTS
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
+from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.health import Health
 from pyro_vae.objectives import ELBO, Enumerated, Objective, Terms
 from pyro_vae.resume import (
@@ -47,7 +48,6 @@ from pyro_vae.resume import (
     random_state,
     set_random_state,
 )
-from pyro_vae.svi import CompiledSVI, NonFinite, Position
 from pyro_vae.vae import VAE, evaluating
 
 __all__ = ["Run", "best_device", "fit", "read_engine", "read_history"]

@@ -15,7 +15,7 @@ from linear import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae._capture import Graph
+from pyro_vae.engine.graph import Graph
 from pyro_vae.evaluation import _draws, enumerate_log_prob
 from pyro_vae.evaluation._memory import as_bytes, peak_bytes
 from pyro_vae.evaluation.pareto import smooth_tail, tail_length

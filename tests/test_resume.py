@@ -29,11 +29,10 @@ from torch import Tensor, nn
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
-from pyro_vae import svi
 from pyro_vae._signals import Interrupted
+from pyro_vae.engine import CompiledSVI, compiled
 from pyro_vae.health import Health
 from pyro_vae.resume import in_progress
-from pyro_vae.svi import CompiledSVI
 from pyro_vae.training import Run
 
 
@@ -174,9 +173,9 @@ def test_so_does_a_compiled_one(tmp_path: Path) -> None:
 def test_the_choice_of_the_engine_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Where `auto` chose to compile it goes on so, though so few steps alone would not pay."""
     monkeypatch.setattr(compile_fx, "compile_fx", lambda module, examples, **kwargs: module)
-    monkeypatch.setattr(svi, "_COMPILE_SECONDS", 0.0)
+    monkeypatch.setattr(compiled, "_COMPILE_SECONDS", 0.0)
     stopped(tmp_path / "run", 3, compile="auto", batch_size=15)
-    monkeypatch.setattr(svi, "_COMPILE_SECONDS", math.inf)
+    monkeypatch.setattr(compiled, "_COMPILE_SECONDS", math.inf)
     again = {"batch_size": 15, "out": tmp_path / "run", "resume": True}
     assert fit(build(5), X, compile="auto", **again).engine_steps == {"inductor": 8}
 

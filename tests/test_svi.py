@@ -30,8 +30,8 @@ from torch.distributions import constraints
 from torch.nn import functional
 
 import pyro_vae as pv
-from pyro_vae._capture import _twin, preserved
-from pyro_vae.svi import CompiledSVI, NonFinite, Position
+from pyro_vae.engine import CompiledSVI, NonFinite, Position
+from pyro_vae.engine.memory import preserved, twin
 
 
 class Case(NamedTuple):
@@ -537,7 +537,7 @@ def _frozen(program: _Regressor) -> None:
 def test_what_the_program_reads_is_never_stale(
     change: Callable[[_Regressor], None], captures: int
 ) -> None:
-    """Fails when a guard is taken out of ``Reach``."""
+    """Fails when a guard is taken out of ``Dependencies``."""
 
     def run(compiled: bool) -> tuple[list[float], CompiledSVI]:
         program = _Regressor()
@@ -615,7 +615,7 @@ READS: dict[str, tuple[Callable[[_Reader], Any], Callable[[_Reader], Any]]] = {
 def test_what_is_read_from_anywhere_is_never_stale(
     name: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Each fails when its guard is taken out of ``Reach``: seen before there were any."""
+    """Each fails when its guard is taken out of ``Dependencies``: seen before there were any."""
     monkeypatch.setattr(_Settings, "scale", 1.0)
     monkeypatch.setattr(_Reader, "own_class", 1.0)
     read, change = READS[name]
@@ -1285,9 +1285,9 @@ def test_a_trial_run_puts_back_what_shares_memory() -> None:
 )
 def test_a_twin_has_the_values_and_the_strides(tensor: Tensor) -> None:
     """Fails for a clone: it has other strides than compiled code was made for."""
-    twin = _twin(tensor)
-    assert (twin.stride(), twin.tolist()) == (tensor.stride(), tensor.tolist())
-    assert twin.data_ptr() != tensor.data_ptr()
+    copy = twin(tensor)
+    assert (copy.stride(), copy.tolist()) == (tensor.stride(), tensor.tolist())
+    assert copy.data_ptr() != tensor.data_ptr()
 
 
 @pytest.mark.usefixtures("interpreted")
@@ -1401,3 +1401,23 @@ def test_another_default_dtype_is_another_graph() -> None:
         return losses, svi
 
     assert _against_stock(run).captures == 2
+
+
+@pytest.mark.usefixtures("interpreted")
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_the_first_step_of_a_graph_may_be_the_one_that_is_not_finite() -> None:
+    """Fails when an optimiser outside the graph has a step taken back that it did not take."""
+
+    def model(x: Tensor) -> None:
+        loc = pyro.sample("loc", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False), obs=x)
+
+    guide = autoguide.AutoNormal(model)
+    svi = CompiledSVI(model, guide, OPTIMISERS["RMSprop"], Trace_ELBO())
+    for _ in range(3):
+        svi.step(torch.zeros(16))
+    with pytest.raises(NonFinite, match="at step 3"):
+        svi.step(torch.full((8,), math.nan))
+    assert (svi.engine, svi.captures) == ("inductor", 2)
+    assert [int(each["step"]) for each in svi.state_dict()["optim"]["state"].values()] == [3, 3]

@@ -14,9 +14,11 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
-from pyro_vae._capture import Graph, NotCapturable, Reach, values_stay_tensors
 from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
 from pyro_vae._given import rows
+from pyro_vae.engine.dependencies import Dependencies
+from pyro_vae.engine.errors import NotCapturable
+from pyro_vae.engine.graph import Graph, values_stay_tensors
 from pyro_vae.evaluation._memory import peak_bytes
 from pyro_vae.evaluation.pareto import tail_length
 from pyro_vae.vae import VAE
@@ -178,7 +180,7 @@ class Draws:
                 return [self._eagerly(x, features, tree_unflatten(given, structure), chunk)]
 
         try:
-            self._graphs[chunk] = Graph(terms, Reach(self.vae).tensors, inputs)
+            self._graphs[chunk] = Graph(terms, Dependencies(self.vae).tensors, inputs)
         except NotCapturable as reason:
             log.warning("evaluate runs eagerly: %s", reason)
             self._graphs.clear()

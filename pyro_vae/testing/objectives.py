@@ -9,13 +9,13 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.distributions import inverse_positive
+from pyro_vae.engine import CompiledSVI
 from pyro_vae.guides import GumbelSoftmax
 from pyro_vae.guides import Normal as NormalGuide
 from pyro_vae.likelihoods import Normal as NormalLikelihood
 from pyro_vae.objectives import Objective
 from pyro_vae.priors import Categorical
 from pyro_vae.priors import Normal as NormalPrior
-from pyro_vae.svi import CompiledSVI
 from pyro_vae.testing._assertions import close, require
 from pyro_vae.testing.distributions import GRID_1D
 from pyro_vae.vae import VAE

@@ -1,0 +1,67 @@
+"""The eager engine: it runs the Pyro programs as they are, step by step."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from typing import Any, Literal
+
+import torch
+from torch import Tensor
+
+from pyro_vae.engine.problem import Problem
+from pyro_vae.engine.protocol import Batch
+
+__all__ = ["EagerEngine"]
+
+
+class EagerEngine:
+    """Creates the engine that runs the programs as stock SVI does.
+
+    Args:
+        problem: What to take steps of.
+    """
+
+    name: Literal["eager"] = "eager"
+    masks = False
+    captures = 0
+    unrolls = True
+
+    def __init__(self, problem: Problem) -> None:
+        self._problem = problem
+        self.random: Tensor | None = None
+
+    def steps(
+        self,
+        batch: Batch,
+        tensors: Sequence[Tensor],
+        count: int,
+        taken: Sequence[float] = (),
+    ) -> Tensor:
+        """Takes ``count`` steps; ``taken`` are the losses of those of them that have been taken."""
+        losses = list(taken)
+        self.random = None
+        for number in range(len(losses), count):
+            args, kwargs = batch.arguments(tensors, number)
+            if self._problem.device.type == "cpu":
+                self.random = torch.get_rng_state()
+            try:
+                loss, params = self._problem.gradients(args, kwargs)
+            except ValueError as error:
+                # A distribution refuses parameters that are not finite before there is a loss.
+                if "invalid values" not in str(error):
+                    raise
+                loss, params = math.nan, []
+            losses.append(self._problem.step(loss, params))
+            if not (math.isfinite(losses[-1]) or self._problem.skip):
+                break
+        return torch.tensor(losses)
+
+    def rewind(self, count: int) -> None:
+        """Has nothing to take back: what is not finite was neither taken nor counted."""
+
+    def state_dict(self) -> dict[str, Any]:
+        return {"worthwhile": None}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Has chosen nothing."""

@@ -1,0 +1,275 @@
+"""Graphs: run a Python program on tensors once, keep what it did as one compiled graph."""
+
+from __future__ import annotations
+
+import random
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from typing import Any, Literal
+
+import numpy as np
+import pyro
+import pyro.infer.trace_elbo
+import pyro.infer.trace_mean_field_elbo
+import pyro.infer.traceenum_elbo
+import torch
+from torch import Tensor
+from torch.fx.experimental.proxy_tensor import make_fx
+
+from pyro_vae.engine.errors import NotCapturable, ReadsBack
+from pyro_vae.engine.memory import elements, preserved, twin
+from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
+
+__all__ = ["Graph", "values_stay_tensors"]
+
+Function = Callable[..., Any]
+
+
+def _as_tensor(value: Any) -> Any:
+    return value.detach() if isinstance(value, Tensor) else value
+
+
+@contextmanager
+def values_stay_tensors() -> Iterator[None]:
+    """Inside it, Pyro's own ELBOs leave their values on the device, and nothing is validated.
+
+    They read values back in two helpers only, to return the loss as a number and to warn.
+    """
+    modules = (
+        pyro.infer.trace_elbo,
+        pyro.infer.trace_mean_field_elbo,
+        pyro.infer.traceenum_elbo,
+    )
+    replaced: dict[str, Any] = {"torch_item": _as_tensor, "warn_if_nan": lambda *args: None}
+    # A distribution made earlier goes on validating, whatever the default has become since.
+    replaced["_validate_sample"] = lambda self, value: None
+    owners = (*modules, torch.distributions.Distribution)
+    saved = [(o, name, vars(o)[name]) for o in owners for name in replaced if name in vars(o)]
+    try:
+        for owner, name, _ in saved:
+            setattr(owner, name, replaced[name])
+        with pyro.validation_enabled(False):
+            yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)
+
+
+class Graph:
+    """Creates the compiled graph of ``function``: same arguments, same effects, same results.
+
+    The first call compiles. What it takes to be the same is the caller's to guard: the layouts of
+    the arguments, and the ``Dependencies`` of the programs inside.
+
+    Args:
+        function: Takes tensors; returns a list of tensors; may update in place what it reads.
+        state: What it reads besides its arguments.
+        args: Tensors like those it will be called with.
+
+    Raises:
+        NotCapturable: If the program reads values back, or draws numbers that are not torch's.
+    """
+
+    def __init__(self, function: Function, state: Sequence[Tensor], args: Sequence[Tensor]) -> None:
+        # An argument may be the very tensor that the program also reaches some other way.
+        args = [arg.detach() for arg in args]
+        state = list({id(t): t for t in state}.values())
+        module = _trace(function, state, args)
+        # One entry an input of the graph: the tensor itself, or the number of the argument.
+        self._inputs: list[Tensor | int] = []
+        graph = module.graph
+        placeholders = [node for node in graph.nodes if node.op == "placeholder"]
+        for node, source in zip(placeholders, [*state, *range(len(args))], strict=True):
+            if node.users:
+                self._inputs.append(source)
+            else:
+                graph.erase_node(node)
+        constants = [node for node in graph.nodes if node.op == "get_attr"]
+        for node in constants:
+            # What was not named as state is read where it is, too, instead of being baked in.
+            with graph.inserting_before(next(iter(graph.nodes))):
+                placeholder = graph.placeholder(node.name + "_lifted")
+            node.replace_all_uses_with(placeholder)
+            graph.erase_node(node)
+            self._inputs.insert(0, getattr(module, node.target))
+        module.recompile()
+        self._call: Callable[[list[Tensor]], Sequence[Tensor]] | None = None
+        self._template: list[Any] = []
+        self._from_args: list[tuple[int, int]] = []
+        self._outputs: list[int] = []
+        self._places: list[int] = []
+        self._on_cuda = all(t.is_cuda for t in self._fill(args))
+        self._compile(module, args)
+
+    @property
+    def name(self) -> Literal["inductor", "cuda-graph"]:
+        """What runs it."""
+        return "cuda-graph" if self._on_cuda else "inductor"
+
+    def __call__(self, *args: Tensor) -> list[Tensor]:
+        """Runs the graph."""
+        with torch.no_grad():
+            if self._call is None:
+                return self._first_call(args)
+            if self._on_cuda:
+                return self._replay(args)
+            return self._direct(args)
+
+    def _direct(self, args: Sequence[Tensor]) -> list[Tensor]:
+        assert self._call is not None
+        inputs = self._template.copy()
+        for position, number in self._from_args:
+            inputs[position] = args[number]
+        outputs = self._call(inputs)
+        return [outputs[i] for i in self._outputs]
+
+    def _replay(self, args: Sequence[Tensor]) -> list[Tensor]:
+        """Replays the compiled code's launches from a CUDA graph.
+
+        The compiler's own CUDA graphs leave out code that updates its inputs, as this does. A graph
+        has addresses baked in: small arguments are copied to where they were when it was recorded;
+        it is recorded again when a large one (a data set) or a parameter has moved.
+        """
+        large = [arg for arg in args if not _is_small(arg)]
+        held = [tensor for tensor in self._inputs if isinstance(tensor, Tensor)] + large
+        places = [tensor.data_ptr() for tensor in held]
+        if places != self._places:
+            self._places = places
+            self._static = [twin(arg) if _is_small(arg) else arg for arg in args]
+            self._cuda_graph = torch.cuda.CUDAGraph()
+            # The default generator is registered with every capture: each replay draws anew.
+            with torch.cuda.graph(self._cuda_graph):
+                self._static_outputs = self._direct(self._static)
+        for static, arg in zip(self._static, args, strict=True):
+            if _is_small(arg):
+                elements(static).copy_(elements(arg), non_blocking=True)
+        self._cuda_graph.replay()
+        return [output.clone() for output in self._static_outputs]
+
+    def _fill(self, args: Sequence[Tensor]) -> list[Tensor]:
+        return [args[s] if isinstance(s, int) else s for s in self._inputs]
+
+    def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
+        # Seconds to import: not for a program that compiles nothing.
+        from torch._inductor import compile_fx, config
+
+        self._passed: list[Any] = []
+        self._returned: Sequence[Any] = []
+
+        def inner(module: torch.fx.GraphModule, examples: Any, **kwargs: Any) -> Any:
+            self._code = compile_fx.compile_fx_inner(module, examples, **kwargs)
+
+            def record(boxed: list[Any]) -> Any:
+                self._passed = list(boxed)
+                self._returned = self._code(boxed)
+                return self._returned
+
+            record._boxed_call = True  # type: ignore[attr-defined]
+            return record
+
+        try:
+            with (
+                torch.no_grad(),
+                config.patch(self._options(args)),
+                warnings.catch_warnings(action="ignore"),  # the compiler's, about its own code
+            ):
+                examples = [tensor.detach() for tensor in self._fill(args)]
+                self._outer: Any = compile_fx.compile_fx(module, examples, inner_compile=inner)
+        except Exception as error:  # whatever stops the compiler: the program itself still runs
+            raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
+
+    def _options(self, args: Sequence[Tensor]) -> dict[str, Any]:
+        on_cpu = all(tensor.device.type == "cpu" for tensor in self._fill(args))
+        # Layouts are guarded already. On the CPU torch's own random numbers are several times
+        # faster than the compiler's, which come one at a time, and are those of an eager step.
+        return {"size_asserts": False, **({"fallback_random": True} if on_cpu else {})}
+
+    def _first_call(self, args: Sequence[Tensor]) -> list[Tensor]:
+        """Runs once, and finds the shortest way to the compiled code.
+
+        AOT autograd wraps that in a prologue which costs a tenth of a small step. What it passes on
+        is our inputs in some order, and tokens without elements: seen once, the same list can be
+        put together without it. Should anything else come, the wrapper stays.
+        """
+        inputs = self._fill(args)
+        outputs = list(self._outer(*inputs))
+        number = {id(tensor): i for i, tensor in enumerate(inputs)}
+        order = {id(tensor): i for i, tensor in enumerate(self._returned)}
+        plain = all(id(t) in number or _is_token(t) for t in self._passed)
+        if self._passed and plain and all(id(t) in order for t in outputs):
+            self._call = self._code
+            self._outputs = [order[id(t)] for t in outputs]
+            sources = [self._inputs[number[id(t)]] if id(t) in number else t for t in self._passed]
+        else:
+            self._call = lambda boxed: self._outer(*boxed)
+            self._outputs = list(range(len(outputs)))
+            sources = self._inputs
+        self._template = [None if isinstance(source, int) else source for source in sources]
+        self._from_args = [(i, s) for i, s in enumerate(sources) if isinstance(s, int)]
+        del self._passed, self._returned
+        return outputs
+
+
+def _is_small(tensor: Tensor) -> bool:
+    return tensor.numel() <= 2**20
+
+
+def _is_token(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.numel() == 0
+
+
+def _draws() -> tuple[Any, ...]:
+    """The state of the random numbers that are not torch's."""
+    return random.getstate(), str(np.random.get_state())
+
+
+@contextmanager
+def _never_seeded() -> Iterator[None]:
+    """Refuses a program that sets the state of torch's random numbers: a graph would not."""
+
+    def refuse(*args: Any, **kwargs: Any) -> None:
+        raise NotCapturable("it sets the state of torch's random numbers")
+
+    names = ("manual_seed", "seed", "set_rng_state")
+    saved = [(owner, name, vars(owner)[name]) for owner in (torch, torch.random) for name in names]
+    try:
+        for owner, name, _ in saved:
+            setattr(owner, name, refuse)
+        yield
+    finally:
+        for owner, name, value in saved:
+            setattr(owner, name, value)
+
+
+def _first_line(error: BaseException) -> str:
+    return (str(error).strip() or type(error).__name__).splitlines()[0]
+
+
+def _trace(
+    function: Function, state: Sequence[Tensor], args: Sequence[Tensor]
+) -> torch.fx.GraphModule:
+    """Runs ``function`` once under make_fx, on real tensors that it leaves as they were."""
+    tensors = [*state, *args]
+    draws = _draws()
+    with preserved(state), _never_seeded():
+        try:
+            # The tracer knows a tensor by its identity: it is enough to name them as inputs.
+            module = make_fx(lambda *_: function(*args))(*tensors)
+        except NotCapturable:
+            raise
+        except Exception as error:  # the program has just run: it is the capture that fails
+            reason = _first_line(error)
+            if "trying to get value out of a tracing tensor" in reason:
+                reason = "it reads a value back (control flow on data, or `.item()`)"
+                raise ReadsBack(reason) from error
+            raise NotCapturable(reason) from error
+        if draws != _draws():
+            raise NotCapturable("it draws from Python's or NumPy's random numbers")
+    module.graph.eliminate_dead_code()
+    if mkl_is_slow():
+        use_onednn(module.graph)
+    for node in module.graph.nodes:
+        node.meta.clear()  # fake tensors of a tracing mode that the compiler does not share
+    module.graph.set_codegen(torch.fx.graph.CodeGen())  # a flat signature
+    return module
