@@ -25,7 +25,7 @@ from reliable import X, fit, model, same
 
 import pyro_vae as pv
 from pyro_vae.cli import main
-from pyro_vae.resume import RunInProgress
+from pyro_vae.training.resume import RunInProgress
 
 sys.path.insert(0, str(common.HERE.parent / "tests"))
 import hostile  # the tests have the same folders

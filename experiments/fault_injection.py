@@ -21,7 +21,7 @@ import torch
 from reliable import X, fit, model
 
 import pyro_vae as pv
-from pyro_vae.resume import RunInProgress
+from pyro_vae.training.resume import RunInProgress
 
 LITTLE = 24 * 2**20  # bytes
 

@@ -29,7 +29,7 @@ from reliable import INSTANTS, finished, fit, forked
 from safetensors.torch import load_file
 
 import pyro_vae as pv
-from pyro_vae.resume import is_finished
+from pyro_vae.training.resume import is_finished
 
 RUNS, COMPILED = 100, 20
 STEPS = 36

@@ -29,11 +29,11 @@ from torch import Tensor, nn
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
-from pyro_vae._signals import Interrupted
 from pyro_vae.engine import CompiledSVI, compiled
-from pyro_vae.health import Health
-from pyro_vae.resume import in_progress
 from pyro_vae.training import Run
+from pyro_vae.training.health import Health
+from pyro_vae.training.resume import in_progress
+from pyro_vae.training.signals import Interrupted
 
 
 @pytest.fixture(autouse=True)

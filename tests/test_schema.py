@@ -18,7 +18,7 @@ from safetensors.torch import load_file, save_file
 import pyro_vae as pv
 from pyro_vae.checkpoint import SCHEMA, read_json
 from pyro_vae.cli import main
-from pyro_vae.resume import RunInProgress
+from pyro_vae.training.resume import RunInProgress
 
 # As `pyro-vae fit` of 0.1.0 wrote them, when only some files said their schema: a finished run,
 # and the same one after 12 of 20 steps. They stay as they are: later versions must read them.

@@ -49,7 +49,7 @@ from safetensors.torch import load_file
 import pyro_vae as pv
 from pyro_vae import training
 from pyro_vae.cli import main as command_line
-from pyro_vae.health import Health
+from pyro_vae.training.health import Health
 
 _MOVED = "/old-runs"
 

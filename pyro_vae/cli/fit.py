@@ -38,8 +38,8 @@ from pyro_vae.cli.runs import (
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
 from pyro_vae.evaluation import Scores, accuracy, evaluate
-from pyro_vae.resume import RunInProgress, in_progress, is_finished
 from pyro_vae.training import Run, fit
+from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
 from pyro_vae.vae import VAE
 
 __all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]

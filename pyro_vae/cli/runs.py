@@ -26,7 +26,7 @@ from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
 from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
-from pyro_vae.resume import Resume, taken
+from pyro_vae.training.resume import Resume, taken
 from pyro_vae.vae import VAE
 
 __all__ = [

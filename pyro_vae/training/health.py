@@ -16,10 +16,10 @@ from pyro_vae.vae import VAE
 __all__ = ["Health"]
 
 log = logging.getLogger("pyro_vae")
-_COLLAPSED = 0.01  # nats of KL a datum
+_COLLAPSED = 0.01  # nats of KL an observation
 _CERTAIN = 1e-6  # variance of p(x|z), relative to that of the data
 _SHARE = 0.5  # of the features, which are to be so certain
-_EXPLODED = 100.0  # nats of KL a datum, and this many times that of the epochs before
+_EXPLODED = 100.0  # nats of KL an observation, and this many times that of the epochs before
 _TIMES = 10.0
 _LOOKED_AT = 200
 
@@ -78,7 +78,7 @@ class Health:
             z = self.vae.encode(self.x, **self.given).mean
             others = {name: value for name, value in self.given.items() if name != "mask"}
             given = self.vae.decode(z, **others).variance.mean(0)
-        except NotImplementedError:  # a law without a closed variance
+        except NotImplementedError:  # a distribution without a closed variance
             return 0.0
         if given.shape != varies.shape:
             return 0.0

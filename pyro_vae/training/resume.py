@@ -3,8 +3,6 @@
 from __future__ import annotations
 
 import hashlib
-import json
-import math
 import os
 import random
 import re
@@ -17,19 +15,17 @@ from typing import Any, Literal, TypeAlias
 
 import numpy as np
 import torch
-from torch import Tensor
 
+from pyro_vae import checkpoint
 from pyro_vae._errors import as_path, expected, positive_integer
-from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
     SCHEMA,
-    of_known_schema,
-    read_bytes,
-    tensors_of,
     write_bytes,
     written,
 )
+from pyro_vae.training.signals import Interrupted
+from pyro_vae.training.state_file import from_file, to_bytes
 
 try:
     import fcntl
@@ -43,8 +39,10 @@ __all__ = [
     "in_progress",
     "is_finished",
     "is_unfinished",
+    "of_a_checkpoint",
     "random_state",
     "set_random_state",
+    "state_of",
     "taken",
 ]
 
@@ -53,7 +51,7 @@ Resume: TypeAlias = bool | Literal["previous"]
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _STAGING = ".finishing"
 _REPRODUCTION = "nonfinite.safetensors"
-_SHOWN = 5  # differences told one by one
+_SHOWN = 5  # differences named one by one
 
 
 class RunInProgress:
@@ -89,7 +87,7 @@ class RunInProgress:
             ValueError: If the state holds anything else.
             OSError: If it cannot be written; those before it stand.
         """
-        content = _content({"schema": SCHEMA, "step": step, **state})
+        content = to_bytes({"schema": SCHEMA, "step": step, **state})
         name = f"step-{step:010d}-{hashlib.sha256(content).hexdigest()}.safetensors"
         path = self.folder / CHECKPOINTS / name
         before = self.checkpoints
@@ -119,7 +117,8 @@ class RunInProgress:
         passed: list[Path] = []
         for path in reversed(self.checkpoints):
             try:
-                state = _state(path)
+                found = _NAME.fullmatch(path.name)
+                state = from_file(path, found[2] if found else None)
             except ValueError as error:
                 damage = error
                 passed.append(path)
@@ -137,7 +136,7 @@ class RunInProgress:
 
     def reproduce(self, state: Mapping[str, Any]) -> Path:
         """Writes what repeats a failure."""
-        write_bytes(self.folder / _REPRODUCTION, _content({"schema": SCHEMA, **state}))
+        write_bytes(self.folder / _REPRODUCTION, to_bytes({"schema": SCHEMA, **state}))
         return self.folder / _REPRODUCTION
 
     def finish(self, write: Callable[[Path], object]) -> None:
@@ -229,10 +228,10 @@ def in_progress(
         raise expected(argument, what, f"{folder}: {error}") from None
     except BaseException as error:
         going_on = f"--resume goes on with {folder}" if is_unfinished(folder) else ""
-        told = going_on or (f"{folder} is written" if is_finished(folder) else "")
-        if isinstance(error, KeyboardInterrupt) and told:
+        left = going_on or (f"{folder} is written" if is_finished(folder) else "")
+        if isinstance(error, KeyboardInterrupt) and left:
             reason = str(error) or "interrupted"
-            hint = "" if "--resume" in reason else f"; {told}"
+            hint = "" if "--resume" in reason else f"; {left}"
             signum = getattr(error, "signum", signal.SIGINT)
             raise Interrupted(f"{reason}{hint}", signum) from None
         if isinstance(error, ValueError) and folder in missing and going_on:
@@ -303,62 +302,37 @@ def _locked(folder: Path, argument: str) -> Iterator[None]:
         os.close(handle)
 
 
-# What a checkpoint is: one safetensors file, whose metadata are JSON with tensors by their names.
+@contextmanager
+def of_a_checkpoint(folder: Path) -> Iterator[None]:
+    """Inside it, what does not fit is the fault of a checkpoint.
 
-
-def _content(state: Mapping[str, Any]) -> bytes:
-    from safetensors.torch import save
-
-    tensors: dict[str, Tensor] = {}
-    tree = _encode(state, "", tensors)
-    return save(tensors, {"state": json.dumps(tree, allow_nan=False)})
-
-
-def _state(path: Path) -> dict[str, Any]:
-    found = _NAME.fullmatch(path.name)
-    tensors, metadata = tensors_of(path, read_bytes(path, found[2] if found else None))
+    It is what it was when it was written, but perhaps not by this model: networks of the user's
+    own are known by their name alone.
+    """
     try:
-        state = _decode(json.loads(metadata["state"]), tensors)
-    except (ValueError, KeyError, TypeError, RecursionError) as error:
-        raise expected(str(path), "a checkpoint", f"{type(error).__name__} {error}") from None
-    if not isinstance(state, dict):
-        raise expected(str(path), "a checkpoint", state)
-    return of_known_schema(path, state)
+        yield
+    except (KeyError, IndexError, TypeError, ValueError, AttributeError, RuntimeError) as error:
+        reason = str(error).splitlines()[-1].strip() or type(error).__name__
+        what = "a checkpoint of this model and optimiser"
+        raise ValueError(f"`{folder / CHECKPOINTS}`: expected {what}, got {reason}") from None
 
 
-def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
-    if isinstance(value, Tensor):
-        # A clone: safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().cpu().clone().contiguous()
-        return {"$tensor": name}
-    if isinstance(value, np.ndarray):
-        return _encode(torch.from_numpy(value.astype(np.int64)), name, tensors)
-    if isinstance(value, float) and not math.isfinite(value):
-        return {"$float": str(value)}
-    if value is None or isinstance(value, bool | int | float | str):
-        return value
-    if isinstance(value, Mapping):
-        pairs = [[key, _encode(each, f"{name}/{key}", tensors)] for key, each in value.items()]
-        if all(isinstance(key, str) and not key.startswith("$") for key, _ in pairs):
-            return dict(pairs)
-        return {"$pairs": pairs}
-    if isinstance(value, list | tuple):
-        return [_encode(each, f"{name}/{i}", tensors) for i, each in enumerate(value)]
-    raise expected("optim", f"one whose state is numbers and tensors, at {name}", value)
+def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, Any] | None:
+    """Returns the state to go on from, if there is one.
 
-
-def _decode(tree: Any, tensors: Mapping[str, Tensor]) -> Any:
-    if isinstance(tree, list):
-        return [_decode(each, tensors) for each in tree]
-    if not isinstance(tree, dict):
-        return tree
-    if "$tensor" in tree:
-        return tensors[tree["$tensor"]]
-    if "$float" in tree:
-        return float(tree["$float"])
-    if "$pairs" in tree:
-        return {key: _decode(each, tensors) for key, each in tree["$pairs"]}
-    return {key: _decode(each, tensors) for key, each in tree.items()}
+    Raises:
+        ValueError: If the run is of other settings.
+    """
+    folder, state = progress.folder, None
+    if is_finished(folder):
+        before = checkpoint.read_json(folder / "fit.json", settings=dict)["settings"]
+    else:
+        state = progress.read()
+        with of_a_checkpoint(folder):
+            before = settings if state is None else state["settings"]
+    if (changed := differences(before, settings)) != "":
+        raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
+    return state
 
 
 def random_state(device: torch.device) -> dict[str, Any]:
@@ -400,13 +374,13 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         ''
     """
     old, new = dict(_leaves(before)), dict(_leaves(now))
-    told = [
+    found = [
         f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}"
         for key in dict.fromkeys((*old, *new))
         if old.get(key) != new.get(key) and (key in old or new[key])
     ]
-    more = f", and {len(told) - _SHOWN} more" if len(told) > _SHOWN else ""
-    return "; ".join(told[:_SHOWN]) + more
+    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
+    return "; ".join(found[:_SHOWN]) + more
 
 
 def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:

@@ -1,0 +1,229 @@
+"""The verb: fits a model to data."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from contextlib import nullcontext
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
+from torch import Tensor
+
+from pyro_vae._errors import as_device, expected
+from pyro_vae.data import Dataset
+from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.training.loop import Loop, Start
+from pyro_vae.training.monitor import MONITORED
+from pyro_vae.training.recipe import Compile, OnNonFinite, Optim, Recipe, Schedule
+from pyro_vae.training.resume import (
+    Resume,
+    RunInProgress,
+    in_progress,
+    is_finished,
+    of_a_checkpoint,
+    random_state,
+    set_random_state,
+    state_of,
+)
+from pyro_vae.training.run import Run
+from pyro_vae.training.settings import describe
+from pyro_vae.training.splits import Splits, Values, companions, split
+from pyro_vae.vae import VAE
+
+__all__ = ["best_device", "fit"]
+
+log = logging.getLogger("pyro_vae")
+
+
+def best_device() -> torch.device:
+    """Returns CUDA where there is one, else MPS, else the CPU."""
+    if torch.cuda.is_available():
+        return torch.device("cuda")
+    return torch.device("mps" if torch.backends.mps.is_available() else "cpu")
+
+
+def fit(
+    vae: VAE,
+    data: Dataset | Tensor | np.ndarray,
+    *,
+    objective: PyroELBO | None = None,
+    epochs: int = 100,
+    batch_size: int = 128,
+    lr: float = 1e-3,
+    schedule: Schedule = "constant",
+    weight_decay: float = 0.0,
+    optim: Optim | None = None,
+    validation: Tensor | np.ndarray | float | None = None,
+    cond: Values = None,
+    mask: Values = None,
+    covariates: Mapping[str, Any] | None = None,
+    labels: Values = None,
+    seed: int | None = None,
+    device: torch.device | str | None = None,
+    compile: Compile = "auto",
+    patience: int | None = None,
+    clip_norm: float | None = None,
+    on_nonfinite: OnNonFinite = "raise",
+    out: str | Path | RunInProgress | None = None,
+    checkpoint_every: int | None = None,
+    keep: int = 3,
+    resume: Resume = False,
+    on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+) -> Run:
+    """Fits a model in place by stochastic variational inference.
+
+    The data live on the device, and a batch is one gather; a short last batch is used. With
+    validation data, the model ends with the weights of the epoch whose validation ELBO was best.
+    It is left in ``eval`` mode.
+
+    With ``out``, a run that is told to stop (SIGINT, SIGTERM) writes a checkpoint first, as it does
+    every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a CPU
+    to the very weights that it would have had: model, optimiser, generators, the place in the
+    epoch and the engine are those of the checkpoint. What ran already is not run again, and a
+    finished run is read. Settings and data must be those of before.
+
+    The arguments are the options of the command line, and therefore listed here one by one, which
+    is what makes this function longer than others.
+
+    References:
+        Stochastic Variational Inference (Hoffman et al., 2013), https://arxiv.org/abs/1206.7055
+
+    Args:
+        vae: The model, trained in place.
+        data: A dataset, which brings its splits, or an array of shape ``(N, *event_shape)``.
+        objective: What to minimise, ours or Pyro's; ``ELBO()`` if not given.
+        epochs: Passes over the training data.
+        batch_size: Observations a step.
+        lr: Learning rate of Adam at the start.
+        schedule: ``constant``, or ``cosine``: the rate falls to 0 along half a cosine (SGDR,
+            Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983).
+        weight_decay: Against overfitting of small data: share by which weight matrices, not biases
+            or scales, shrink per unit of learning rate (AdamW, Loshchilov and Hutter, 2019,
+            https://arxiv.org/abs/1711.05101).
+        optim: From parameters to a torch optimiser, or an optimiser of ``pyro.optim`` that is no
+            scheduler; in place of Adam, with its own learning rate.
+        validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
+        cond: What each observation is conditioned on, shape ``(N, cond_size)``; where validation
+            data come apart, and with a dataset, a mapping with ``train`` and ``validation``. A
+            dataset may bring its own, and a mask and covariates.
+        mask: Which entries are observed, boolean, of the shape of the data; likewise. Hidden
+            entries may be anything.
+        covariates: What the likelihood needs to know of each observation, by name, shape ``(N,)``,
+            such as ``{"size_factor": s}``; likewise, a mapping of splits to those.
+        labels: The class of each training observation, integers of shape ``(N,)``, -1 where it is
+            not known, for models with one categorical latent; held-out data are scored without.
+        seed: Seeds every generator; None leaves them as they are.
+        device: Where to train; CUDA where there is one, else MPS, else the CPU.
+        compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
+        patience: Epochs without a better validation ELBO after which to stop; None never stops.
+        clip_norm: Largest norm of the gradient an observation, of all parameters together; a longer
+            one is scaled down to it.
+        on_nonfinite: Whether a loss that is not finite stops the run, with the last checkpoint and
+            a file that reproduces it in ``out``; or the step is left out, ``skip``, 100 at most,
+            and counted.
+        out: Folder to write model, last weights and history to; must not exist.
+        checkpoint_every: Steps from one checkpoint to the next, in ``out``; None writes one only
+            when told to stop.
+        keep: Checkpoints to keep, the newest; each has the best weights so far beside the last.
+        resume: Whether to go on from the last checkpoint in ``out``, if there is one; ``previous``
+            from the last one that is whole.
+        on_epoch: Called after each epoch with its line of the history.
+
+    Returns:
+        The run.
+
+    Raises:
+        ValueError: If an argument is out of range, data do not fit the model, or the run to resume
+            is damaged or of other settings.
+        FloatingPointError: If the loss is not finite: says where, and which site or parameter.
+        MemoryError: If memory does not suffice; says which argument to lower.
+        Interrupted: If told to stop; a ``KeyboardInterrupt``.
+
+    Example:
+        >>> import torch, pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+        >>> run = pv.fit(vae, torch.eye(4).repeat(8, 1), epochs=2, seed=0)
+        >>> len(run.history["elbo"]), run.vae is vae
+        (2, True)
+    """
+    if not isinstance(vae, VAE):
+        raise expected("vae", "a VAE", vae)
+    recipe = Recipe(
+        epochs=epochs,
+        batch_size=batch_size,
+        lr=lr,
+        schedule=schedule,
+        weight_decay=weight_decay,
+        optim=optim,
+        seed=seed,
+        compile=compile,
+        patience=patience,
+        clip_norm=clip_norm,
+        on_nonfinite=on_nonfinite,
+    )
+    objective = ELBO() if objective is None else objective
+    if not isinstance(objective, PyroELBO):
+        raise expected("objective", "an objective, such as ELBO()", objective)
+    where = best_device() if device is None else as_device("device", device)
+    if resume is not False and out is None:
+        raise expected("out", "the folder of the run to resume", out)
+    folder: Any = nullcontext(out)
+    if out is not None and not isinstance(out, RunInProgress):
+        folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
+    with folder as progress:
+        if seed is not None:
+            pyro.set_rng_seed(seed)
+        given = companions(vae, data, cond, mask, covariates, labels)
+        splits = split(data, validation, seed, given)
+        if isinstance(objective, Objective):
+            objective.prepare(len(splits.train), splits.train.num_labels)
+        if patience is not None and splits.held_out is None:
+            raise expected("patience", "validation data to go with it", patience)
+        settings, state = {}, None
+        if progress is not None:
+            settings = recipe.recorded() | describe(vae, objective, data, splits)
+            state = state_of(progress, settings)
+            if is_finished(progress.folder):
+                log.info("%s is finished", progress.folder)
+                return Run.read(vae, progress.folder)
+        vae.to(where)
+        if state is not None:
+            with of_a_checkpoint(progress.folder):
+                set_random_state(state["start"], vae.initialized.device)
+        loop = _started(vae, objective, recipe, splits, progress, settings)
+        if state is not None:
+            with of_a_checkpoint(progress.folder):
+                loop.load_state_dict(state)
+        run = loop.run(on_epoch)
+        if progress is not None and progress is not out:
+            progress.finish(run.write)
+    return run
+
+
+def _started(
+    vae: VAE,
+    objective: PyroELBO,
+    recipe: Recipe,
+    splits: Splits,
+    progress: RunInProgress | None,
+    settings: Mapping[str, Any],
+) -> Loop:
+    """Starts the model at the data, and returns the loop that is to fit it."""
+    start = random_state(vae.initialized.device)
+    splits, drawn = splits.accepted(vae)
+    vae.initialize(drawn.x, **{name: drawn.others.get(name) for name in ("mask", "covariates")})
+    monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
+    return Loop(
+        vae,
+        objective,
+        recipe,
+        splits=splits,
+        monitored=monitored,
+        progress=progress,
+        start=Start(start, settings),
+    )

@@ -1,0 +1,348 @@
+"""The loop of a fit: one pass after another, and the state between two steps."""
+
+from __future__ import annotations
+
+import logging
+import math
+import signal
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager, nullcontext
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import pyro
+import torch
+from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
+from torch import Tensor
+from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+
+from pyro_vae._errors import out_of_memory
+from pyro_vae.engine import CompiledSVI, NonFinite, Position
+from pyro_vae.training.health import Health
+from pyro_vae.training.monitor import monitor
+from pyro_vae.training.recipe import Recipe
+from pyro_vae.training.resume import (
+    RunInProgress,
+    differences,
+    random_state,
+    set_random_state,
+)
+from pyro_vae.training.rows import Rows
+from pyro_vae.training.run import Run
+from pyro_vae.training.settings import environment
+from pyro_vae.training.signals import Interrupted, Waiting
+from pyro_vae.training.splits import Splits
+from pyro_vae.vae import VAE
+
+__all__ = ["Loop", "Start", "State"]
+
+log = logging.getLogger("pyro_vae")
+_NAMED = 8  # rows of a batch
+
+
+class Best(NamedTuple):
+    """The epoch of the best validation ELBO, that ELBO, and the weights then."""
+
+    epoch: int
+    elbo: float
+    weights: dict[str, Tensor]
+
+
+class Start(NamedTuple):
+    """What a run started with: the state of the generators, and its settings."""
+
+    random: Mapping[str, Any]
+    settings: Mapping[str, Any]
+
+
+@dataclass
+class State:
+    """Where a fit is between two steps, besides what model, optimiser and generators are.
+
+    Attributes:
+        epoch: The epoch that goes on, counted from 1.
+        position: Where its pass is; None between two epochs.
+        history: What there is to say of the epochs that are over, by name.
+        best: The best epoch so far, with validation rows.
+        seconds: Time that earlier processes took.
+    """
+
+    epoch: int = 1
+    position: Position | None = None
+    history: dict[str, list[float]] = field(default_factory=dict)
+    best: Best | None = None
+    seconds: float = 0.0
+
+    def record(self, line: Mapping[str, float]) -> None:
+        """Ends an epoch with its line of the history."""
+        for key, value in line.items():
+            self.history.setdefault(key, []).append(value)
+        self.epoch += 1
+        self.position = None
+
+    def is_over(self, recipe: Recipe) -> bool:
+        """Tells whether all epochs, or enough of them, are behind."""
+        if self.epoch > recipe.epochs:
+            return True
+        if recipe.patience is None or self.best is None:
+            return False
+        return self.epoch - 1 - self.best.epoch >= recipe.patience
+
+
+class Loop:
+    """Creates what takes a fit from step to step.
+
+    Args:
+        vae: The model.
+        objective: What to minimise.
+        recipe: How.
+        splits: The rows, as the model takes them.
+        monitored: Training rows on which the ELBO is followed.
+        progress: The folder of the run, if any.
+        start: What the run started with.
+    """
+
+    def __init__(
+        self,
+        vae: VAE,
+        objective: PyroELBO,
+        recipe: Recipe,
+        *,
+        splits: Splits,
+        monitored: Rows,
+        progress: RunInProgress | None,
+        start: Start,
+    ) -> None:
+        self.vae = vae
+        self.recipe = recipe
+        self.train, self.held_out, self.monitored = splits.train, splits.held_out, monitored
+        self.tensors, structure = tree_flatten(self.train.others)
+        self.transform = splits.draw if len(self.tensors) == 0 else _by_name(structure, splits.draw)
+        self.progress = progress
+        self.start = start
+        self.state = State()
+        self.signals = Waiting()
+        self.steps_an_epoch = math.ceil(len(self.train) / recipe.batch_size)
+        clip = recipe.clip_norm
+        self.svi = CompiledSVI(
+            vae.model,
+            vae.guide,
+            recipe.optimizer(),
+            objective,
+            compile=recipe.compile,
+            planned_steps=recipe.epochs * self.steps_an_epoch,
+            # The loss is a sum over the batch.
+            clip_norm=clip and clip * min(recipe.batch_size, len(self.train)),
+            on_nonfinite=recipe.on_nonfinite,
+        )
+        self.health = Health(vae, **self.monitored.without_labels().given)
+
+    def state_dict(self) -> dict[str, Any]:
+        """Returns all that :meth:`load_state_dict` needs, in another process too."""
+        svi, state = self.svi.state_dict(), self.state
+        if state.position is not None and len(state.position.losses) > 1:
+            # Few tensors in a file; in place, as the pass goes on with this very list.
+            state.position.losses[:] = [torch.cat(state.position.losses)]
+        return {
+            "start": self.start.random,
+            "settings": self.start.settings,
+            "epoch": state.epoch,
+            "position": state.position and dict(vars(state.position)),
+            "history": state.history,
+            "best": state.best,
+            "seconds": state.seconds + time.perf_counter() - self.began,
+            "random": random_state(self.train.x.device),
+            "model": self.vae.state_dict(),
+            "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
+            "environment": environment(self.train.x.device),
+        }
+
+    def load_state_dict(self, state: Mapping[str, Any]) -> None:
+        """Takes over what :meth:`state_dict` returned."""
+        device = self.train.x.device
+        if (changed := differences(state["environment"], environment(device))) != "":
+            log.warning("resumed where the last bits may differ: %s", changed)
+        position, best = None, None
+        if state["position"] is not None:
+            position = Position(**state["position"])
+            position.losses = [losses.to(device) for losses in position.losses]
+        if state["best"] is not None:
+            epoch, elbo, weights = state["best"]
+            best = Best(epoch, elbo, {name: weight.to(device) for name, weight in weights.items()})
+        history = dict(state["history"])
+        self.state = State(int(state["epoch"]), position, history, best, float(state["seconds"]))
+        self.health.recall(history.get("kl", []))
+        self.vae.load_state_dict(state["model"])
+        svi = state["svi"]
+        for group in svi["optim"].get("param_groups", ()) if "rates" in state else ():
+            # A checkpoint of before had one rate for all groups, beside them.
+            group["initial_lr"] = state["rates"][0]
+        self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
+        set_random_state(state["random"], device)
+
+    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run:
+        """Takes it to the end."""
+        self.began = time.perf_counter()
+        self.vae.train()
+        with nullcontext() if self.progress is None else self.signals():
+            while not self.state.is_over(self.recipe):
+                line = self._pass()
+                line["seconds"] = self.state.seconds + time.perf_counter() - self.began
+                self.state.record(line)
+                if on_epoch is not None:
+                    on_epoch(line)
+            self.vae.eval()
+            if self.progress is not None:
+                path = self._save()  # what comes after may be interrupted too
+        if self.progress is not None:
+            self._stop(path)  # a signal may have come after the last step
+        last_weights, best, history = _copy(self.vae), self.state.best, self.state.history
+        if best is not None:
+            self.vae.load_state_dict(best.weights)
+        return Run(
+            vae=self.vae,
+            history=history,
+            out=None if self.progress is None else self.progress.folder,
+            engine=self.svi.engine,
+            engine_steps={str(name): count for name, count in self.svi.engine_steps.items()},
+            seconds=history["seconds"][-1],
+            steps=self.steps_an_epoch * len(history["epoch"]),
+            best_epoch=None if best is None else best.epoch,
+            last_weights=last_weights,
+            settings=self.start.settings,
+            skipped=self.svi.skipped,
+        )
+
+    def _pass(self) -> dict[str, float]:
+        """Takes one pass over the data, or what is left of one, and returns its line."""
+        epoch, skipped = self.state.epoch, self.svi.skipped
+        if self.recipe.schedule != "constant" and epoch > 1:
+            self.svi.scale_lr(self.recipe.lr_share(epoch))
+        with self._errors_explained():
+            losses = self.svi.epoch(
+                self.train.x,
+                *self.tensors,
+                batch_size=self.recipe.batch_size,
+                transform=self.transform,
+                position=self.state.position,
+                on_step=None if self.progress is None else self._on_step,
+            )
+            line = {"epoch": epoch, "loss": self._mean(losses)}
+            line |= monitor(self.vae, self.svi.loss, self.monitored)
+            if self.held_out is not None:
+                line |= monitor(self.vae, self.svi.loss, self.held_out, "validation_")
+        if self.svi.skipped > skipped:
+            log.warning("epoch %d: %d steps left out so far, of losses that are not finite",
+                        epoch, self.svi.skipped)  # fmt: skip
+        self.health.look(line)
+        elbo, best = line.get("validation_elbo", -math.inf), self.state.best
+        if elbo > (-math.inf if best is None else best.elbo):
+            self.state.best = Best(epoch, elbo, _copy(self.vae))
+        return line
+
+    @contextmanager
+    def _errors_explained(self) -> Iterator[None]:
+        """Inside it, errors say in which epoch they were, and what may be done."""
+        epoch = self.state.epoch
+        try:
+            yield
+        except NonFinite as error:
+            raise self._located(error) from None
+        except (RuntimeError, MemoryError) as error:
+            if not out_of_memory(error):
+                raise
+            size = self.recipe.batch_size
+            raise MemoryError(
+                f"out of memory in epoch {epoch}: lower `batch_size`, now {size}, or the widths of "
+                "the networks"
+            ) from None
+        except ValueError as error:
+            reason = str(error).splitlines()[0]
+            if "Trace Shapes:" in str(error) and "invalid values" not in reason:
+                raise ValueError(reason) from error  # the cause says what shapes Pyro saw
+            if "invalid values" not in reason:
+                raise
+            # A distribution refuses parameters that are not finite before there is a loss.
+            raise FloatingPointError(f"epoch {epoch}: {reason.rstrip(':')}") from None
+
+    def _mean(self, losses: Tensor) -> float:
+        """The loss an observation, of the steps that were not left out."""
+        sizes = torch.full_like(losses, self.recipe.batch_size)
+        sizes[-1] = len(self.train) - sizes[:-1].sum()
+        taken = losses.isfinite()
+        if not taken.any():
+            raise FloatingPointError(
+                f"epoch {self.state.epoch}: all of its steps would be left out"
+            )
+        return (losses[taken].sum() / sizes[taken].sum()).item()
+
+    def _located(self, error: NonFinite) -> FloatingPointError:
+        """Says which batch it was; with a folder, leaves there what reproduces it."""
+        message = f"epoch {self.state.epoch}: {error}"
+        if error.rows is not None:
+            rows = ", ".join(map(str, error.rows[:_NAMED].tolist()))
+            more = ", ..." if len(error.rows) > _NAMED else ""
+            message += f"; rows {rows}{more} of the data"
+        if self.progress is not None:
+            state = {"message": str(error), "step": error.step, "rows": error.rows}
+            state |= {"batch": error.batch, "torch": error.random, "model": self.vae.state_dict()}
+            message += f"; reproduced by {self.progress.reproduce(state)}"
+            if len(last := self.progress.checkpoints[-1:]):
+                message += f"; the last checkpoint is {last[0]}"
+        return FloatingPointError(message)
+
+    def _on_step(self, position: Position) -> None:
+        assert self.progress is not None
+        self.state.position = position
+        every = self.progress.every
+        if self.signals.signum is None and (every is None or self.svi.steps % every):
+            return
+        sound = self.recipe.on_nonfinite == "skip" or all(
+            bool(losses.isfinite().all()) for losses in position.losses
+        )
+        if not (sound and all(bool(p.isfinite().all()) for p in self.vae.parameters())):
+            # Not to be kept. The pass, if it is cut short here, says what it was.
+            position.start = position.start if sound else len(position.order)
+            return
+        self._stop(self._save())
+
+    def _stop(self, path: Path) -> None:
+        """Leaves, if a signal has come, now that a checkpoint is written."""
+        if self.signals.signum is not None:
+            name = signal.Signals(self.signals.signum).name
+            raise Interrupted(
+                f"stopped by {name} at step {self.svi.steps:,}; "
+                f"--resume goes on with {path.parent.parent}",
+                self.signals.signum,
+            )
+
+    def _save(self) -> Path:
+        assert self.progress is not None
+        return self.progress.write(self.svi.steps, self.state_dict())
+
+    def _renamed(self, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:
+        """Names of the parameter store differ from process to process; those of a model do not."""
+        store = pyro.get_param_store()
+        for program in (self.vae.model, self.vae.guide):
+            program._register()
+        names = {store.param_name(p): name for name, p in self.vae.named_parameters()}
+        if to_store:
+            names = {name: stored for stored, name in names.items()}
+        return {names.get(key, key): value for key, value in optim.items()}
+
+
+def _by_name(
+    structure: TreeSpec, draw: Callable[[Tensor], Tensor] | None
+) -> Callable[..., dict[str, Any]]:
+    """What makes a batch of tensors into the arguments that the programs know by name."""
+
+    def transform(x: Tensor, *others: Tensor) -> dict[str, Any]:
+        return {"x": x if draw is None else draw(x), **tree_unflatten(others, structure)}
+
+    return transform
+
+
+def _copy(vae: VAE) -> dict[str, Tensor]:
+    return {name: tensor.detach().clone() for name, tensor in vae.state_dict().items()}

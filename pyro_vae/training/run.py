@@ -1,0 +1,136 @@
+"""What a fit returns, and the files that keep it."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from torch import Tensor
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected
+from pyro_vae.vae import VAE
+
+__all__ = ["Run", "read_engine", "read_history"]
+
+_RECORDED = {  # by fit.json, as they are in the run
+    "engine": str,
+    "seconds": int | float,
+    "steps": int,
+    "best_epoch": int | None,
+    "skipped": int,
+}
+_HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
+_VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")
+
+
+@dataclass(frozen=True)
+class Run:
+    """What :func:`fit` returns.
+
+    Attributes:
+        vae: The fitted model; with validation data, at its best epoch.
+        history: Equal-length lists, an entry an epoch: ``epoch``, ``loss`` (the objective an
+            observation, averaged over the steps), ``elbo``, ``reconstruction``, ``kl`` (on training
+            data, at the end of the epoch), ``seconds`` since the start, and with validation data
+            ``validation_elbo``, ``validation_reconstruction``, ``validation_kl``. In nats.
+        out: The folder written, if any.
+        engine: ``inductor`` or ``eager``: what ran the last steps.
+        engine_steps: Steps that each engine took.
+        seconds: Wall-clock time of the loop.
+        steps: Optimiser steps taken.
+        best_epoch: The epoch whose weights the model has, if validation chose it.
+        last_weights: The weights at the last epoch.
+        settings: What was fitted, to what and how, by which a run is known again.
+        skipped: Steps left out, their loss not being finite.
+    """
+
+    vae: VAE
+    history: Mapping[str, list[float]]
+    out: Path | None
+    engine: str
+    engine_steps: Mapping[str, int]
+    seconds: float
+    steps: int
+    best_epoch: int | None = None
+    last_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
+    settings: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    skipped: int = 0
+
+    @property
+    def steps_per_second(self) -> float:
+        """Optimiser steps a second, compilation and monitoring included."""
+        return self.steps / max(self.seconds, 1e-9)
+
+    def write(self, folder: Path) -> None:
+        """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""
+        checkpoint.save(self.vae, folder)
+        digest = checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
+        history = {
+            name: [value if math.isfinite(value) else None for value in values]
+            for name, values in self.history.items()
+        }
+        checkpoint.write_json(folder / "history.json", history)
+        checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
+        record = {"settings": self.settings, "last_sha256": digest}
+        record |= {name: getattr(self, name) for name in _RECORDED}
+        checkpoint.write_json(folder / "fit.json", record)
+
+    @classmethod
+    def read(cls, vae: VAE, folder: Path) -> Run:
+        """Reads a finished run, whose weights go into the model.
+
+        Raises:
+            ValueError: If a file is missing or damaged.
+        """
+        record = checkpoint.read_json(folder / "fit.json", settings=dict, **_RECORDED)
+        last = folder / "last.safetensors"
+        weights, _ = checkpoint.tensors_of(
+            last, checkpoint.read_bytes(last, record.get("last_sha256"))
+        )
+        # Into the model given: one with a network of the user's own is not rebuilt by its names.
+        digest = checkpoint.read_json(folder / "model.json").get("sha256")
+        checkpoint.load_weights(vae, folder / "model.safetensors", digest)
+        return cls(
+            vae=vae.eval(),
+            history=read_history(folder / "history.json"),
+            out=folder,
+            engine_steps=read_engine(folder / "engine.json"),
+            last_weights=weights,
+            settings=record["settings"],
+            **{name: record[name] for name in _RECORDED},
+        )
+
+
+def read_history(path: Path) -> dict[str, list[float]]:
+    """Reads ``history.json``, in which null is what was not finite.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    history = checkpoint.read_json(path, **dict.fromkeys(_HISTORY, list))
+    if history.keys() & set(_VALIDATION):
+        checkpoint.check_kinds(path, history, dict.fromkeys(_VALIDATION, list))
+    size = len(history["epoch"])
+    for name, values in history.items():
+        sound = isinstance(values, list) and len(values) == size > 0
+        if not (sound and all(isinstance(each, int | float | None) for each in values)):
+            raise expected(str(path), f"a number an epoch as {name}", values)
+    return {
+        name: [math.nan if value is None else value for value in values]
+        for name, values in history.items()
+    }
+
+
+def read_engine(path: Path) -> dict[str, int]:
+    """Reads ``engine.json``.
+
+    Raises:
+        ValueError: If it is missing or damaged.
+    """
+    steps = checkpoint.read_json(path)
+    checkpoint.check_kinds(path, steps, dict.fromkeys(steps, int))
+    return steps

@@ -1,0 +1,51 @@
+"""What a run is known again by: model, objective, data and where it runs."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import torch
+from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
+
+from pyro_vae import checkpoint
+from pyro_vae._given import named_tensors
+from pyro_vae.data import Dataset
+from pyro_vae.data.dataset import SPLITS, fingerprint
+from pyro_vae.training.splits import Splits
+from pyro_vae.vae import VAE
+
+__all__ = ["describe", "environment"]
+
+_FOUND = ("max_plate_nesting", "data_per_label")  # by an objective, not asked of it
+
+
+def describe(vae: VAE, objective: PyroELBO, data: object, splits: Splits) -> dict[str, Any]:
+    """Returns what a run is known again by, besides its recipe."""
+    train, held_out = splits.train, splits.held_out
+    prints = {"train": train.x, "validation": None if held_out is None else held_out.x}
+    described: dict[str, Any] = {}
+    if isinstance(data, Dataset):
+        prints = {split: data.split(split) for split in SPLITS}
+        described = {"name": data.name, "binarize": data.binarize, "transform": data.transform}
+    for split, kept in (("train", train), ("validation", held_out)):
+        others = {} if kept is None else named_tensors(kept.others)
+        prints |= {f"{split} {name}": tensor for name, tensor in others.items()}
+    described |= {name: x if x is None else fingerprint(x) for name, x in prints.items()}
+    dtype = next((str(p.dtype) for p in vae.parameters()), None)
+    plain = {
+        name: value
+        for name, value in vars(objective).items()
+        if isinstance(value, bool | int | float | str) and name not in _FOUND
+    }
+    options = {"dtype": dtype, "cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
+    return {
+        "model": checkpoint.model_spec(vae) | options,
+        "objective": {"class": type(objective).__name__} | plain,
+        "data": described,
+    }
+
+
+def environment(device: torch.device) -> dict[str, Any]:
+    """Returns what the last bits depend on besides the settings."""
+    versions = {"torch": torch.__version__, "threads": torch.get_num_threads()}
+    return versions | {"device": device.type}

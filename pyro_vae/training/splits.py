@@ -1,0 +1,154 @@
+"""Training and validation rows of whatever data were given."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, replace
+from typing import Any, TypeAlias
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected
+from pyro_vae._given import present
+from pyro_vae.data import Dataset
+from pyro_vae.training.rows import Rows
+from pyro_vae.vae import VAE
+
+__all__ = ["Splits", "Values", "companions", "split"]
+
+Values: TypeAlias = Tensor | np.ndarray | Mapping[str, Any] | None
+
+
+@dataclass(frozen=True)
+class Splits:
+    """The rows of a fit.
+
+    Attributes:
+        train: Training rows.
+        held_out: Validation rows, if any.
+        draw: What to do to each batch afresh: data of probabilities are drawn anew for each.
+    """
+
+    train: Rows
+    held_out: Rows | None = None
+    draw: Callable[[Tensor], Tensor] | None = None
+
+    def accepted(self, vae: VAE) -> tuple[Splits, Rows]:
+        """Returns the same as the model takes them, and one draw of the training rows.
+
+        Raises:
+            ValueError: If they do not fit the model.
+        """
+        if self.draw is None:
+            drawn = train = self.train.checked(vae, "data")
+        else:
+            drawn = replace(self.train, x=self.draw(self.train.x)).checked(vae, "data")
+            train = replace(drawn, x=self.train.x.to(drawn.x))
+        held_out = None if self.held_out is None else self.held_out.checked(vae, "validation")
+        return Splits(train, held_out, self.draw), drawn
+
+
+def companions(
+    vae: VAE,
+    data: object,
+    cond: Values,
+    mask: Values,
+    covariates: Mapping[str, Any] | None,
+    labels: Values,
+) -> dict[str, Any]:
+    """Returns what there is to go with the rows: a dataset may bring it."""
+    if isinstance(data, Dataset):
+        cond = dict(data.cond) or None if cond is None and vae.cond_size is not None else cond
+        mask = dict(data.mask) or None if mask is None else mask
+        if covariates is None and vae.likelihood.covariates:
+            covariates = dict(data.covariates) or None
+    return present(cond=cond, mask=mask, covariates=covariates, labels=labels)
+
+
+def split(
+    data: Dataset | Tensor | np.ndarray,
+    validation: object,
+    seed: int | None,
+    given: Mapping[str, Values],
+) -> Splits:
+    """Sets validation rows apart, and puts with all rows what goes with them.
+
+    Args:
+        data: A dataset, which brings its splits, or an array of shape ``(N, *event_shape)``.
+        validation: Data, or the fraction of ``data`` to set apart; None for none.
+        seed: Of the permutation by which that fraction is drawn.
+        given: What goes with the rows, by name; where there are splits, by split.
+
+    Raises:
+        ValueError: If something is missing, or of another length than the rows.
+    """
+    if isinstance(data, Dataset):
+        if validation is not None:
+            raise expected("validation", "None with a dataset, which brings its own", validation)
+        train, held_out = _rows(data.train, given, "train"), None
+        if len(data.validation) > 0:
+            held_out = _rows(data.validation, given, "validation")
+        return Splits(train, held_out, data.draw if data.binarize == "stochastic" else None)
+    x = _as_tensor("data", data)
+    if validation is None:
+        return Splits(_rows(x, given, "train", alone=True))
+    if not isinstance(validation, float):
+        held_out = _rows(_as_tensor("validation", validation), given, "validation")
+        return Splits(_rows(x, given, "train"), held_out)
+    if not 0 < validation < 1:
+        raise expected("validation", "data or a fraction between 0 and 1", validation)
+    train = _rows(x, given, "train", alone=True)
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    order = torch.randperm(len(x), generator=generator)
+    chosen, kept = order.split([n := round(validation * len(x)), len(x) - n])
+    if len(chosen) == 0 or len(kept) == 0:
+        raise expected("validation", f"a fraction that splits {len(x)} data", validation)
+    return Splits(train[kept], train[chosen].without_labels())
+
+
+def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = False) -> Rows:
+    """Returns a split with what goes with it; ``alone`` if there is no other split."""
+    found: dict[str, Any] = {}
+    for name, value in given.items():
+        if name == "labels" and split == "validation":
+            continue
+        if isinstance(value, Mapping) and _by_split(name, value):
+            if split not in value:
+                raise expected(name, f"a mapping with {split}", sorted(value))
+            value = value[split]
+        elif not alone and name != "labels":
+            raise expected(name, "a mapping with train and validation", value)
+        if isinstance(value, Mapping):
+            named = value.items()
+            found[name] = {key: _as_rows(f"{name}: {key}", each, x) for key, each in named}
+        else:
+            found[name] = _as_rows(name, value, x)
+    return Rows(x, found)
+
+
+def _by_split(name: str, value: Mapping[str, Any]) -> bool:
+    """Tells whether a mapping is one of splits: covariates are a mapping themselves."""
+    return name != "covariates" or all(isinstance(each, Mapping) for each in value.values())
+
+
+def _as_rows(argument: str, value: object, x: Tensor) -> Tensor:
+    tensor = _as_tensor(argument, value)
+    if len(tensor) != len(x):
+        raise expected(argument, f"one row for each of {len(x)} data", value)
+    return tensor
+
+
+def _as_tensor(argument: str, data: object) -> Tensor:
+    if isinstance(data, np.ma.MaskedArray):
+        raise expected(argument, "an array, and `mask` beside it", data)
+    if isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
+        # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only.
+        kept = np.float64 if data.dtype.itemsize > 8 else data.dtype.newbyteorder("=")
+        data = torch.from_numpy(np.array(data, dtype=kept, order="C"))
+    if not isinstance(data, Tensor) or data.layout is not torch.strided or data.is_meta:
+        raise expected(argument, "a tensor or an array of real numbers", data)
+    if data.ndim == 0:
+        raise expected(argument, "at least one dimension", data)
+    return data
