@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import functools
-import random
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
-import numpy as np
 import torch
 from torch import Tensor
+
+from pyro_vae.engine.generators import random_state, set_random_state
 
 __all__ = ["elements", "layout", "preserved", "twin"]
 
@@ -63,13 +63,11 @@ def preserved(tensors: Sequence[Tensor]) -> Iterator[list[Callable[[], None]]]:
 
     undo: list[Callable[[], None]] = [
         put_back,
-        functools.partial(random.setstate, random.getstate()),
-        functools.partial(np.random.set_state, np.random.get_state()),
-        functools.partial(torch.set_rng_state, torch.get_rng_state()),
+        *(
+            functools.partial(set_random_state, random_state(device), device)
+            for device in {t.device for t in tensors} or {torch.device("cpu")}
+        ),
     ]
-    for device in {t.device for t in tensors if t.is_cuda}:
-        state = torch.cuda.get_rng_state(device)
-        undo.append(functools.partial(torch.cuda.set_rng_state, state, device))
     try:
         yield undo
     finally:

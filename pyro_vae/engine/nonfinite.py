@@ -11,6 +11,7 @@ from pyro import poutine
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
+from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Problem
 
 __all__ = ["NonFinite", "explain"]
@@ -49,7 +50,7 @@ def explain(
         kwargs: The same, by name.
         random: State of torch's generator before the step, where it is known.
     """
-    before = torch.get_rng_state()
+    before = random_state(problem.device)
     for _ in range(_TRIES):
         if random is not None:
             torch.set_rng_state(random)
@@ -57,7 +58,7 @@ def explain(
         if (cause := _cause(problem, args, kwargs)) is not None:
             break
         random = None  # other numbers
-    torch.set_rng_state(before)
+    set_random_state(before, problem.device)
     if cause is None:
         message = "with other random numbers every site is finite"
         return NonFinite(f"the loss is {loss} at step {at}: {message}", at, args, None)

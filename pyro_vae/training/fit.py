@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae._errors import as_device, expected
 from pyro_vae.data import Dataset
+from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
@@ -26,8 +27,6 @@ from pyro_vae.training.resume import (
     in_progress,
     is_finished,
     of_a_checkpoint,
-    random_state,
-    set_random_state,
     state_of,
 )
 from pyro_vae.training.run import Run

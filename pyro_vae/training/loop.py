@@ -20,15 +20,11 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae._errors import out_of_memory
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
+from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.training.health import Health
 from pyro_vae.training.monitor import monitor
 from pyro_vae.training.recipe import Recipe
-from pyro_vae.training.resume import (
-    RunInProgress,
-    differences,
-    random_state,
-    set_random_state,
-)
+from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.rows import Rows
 from pyro_vae.training.run import Run
 from pyro_vae.training.settings import environment

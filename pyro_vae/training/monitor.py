@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import torch
 
+from pyro_vae._untouched import undisturbed
 from pyro_vae.objectives import ELBO, Enumerated, Terms
 from pyro_vae.training.rows import Rows
-from pyro_vae.vae import VAE, evaluating
+from pyro_vae.vae import VAE
 
 __all__ = ["MONITORED", "monitor"]
 
@@ -17,12 +18,10 @@ _SEED = 20140414  # the same draws at each epoch: what changes is the model
 
 def _terms(vae: VAE, objective: object, rows: Rows) -> Terms:
     """The bound itself on some rows, whatever the objective, leaving the generators alone."""
-    devices = [rows.x.device] if rows.x.device.type == "cuda" else []
     # Where a sum over states is what is trained the guide may not be; it takes more memory.
     bound: ELBO | Enumerated = objective if isinstance(objective, Enumerated) else ELBO()
     size = MONITORED if isinstance(bound, ELBO) else _ENUMERATED
-    with torch.random.fork_rng(devices), evaluating(vae):
-        torch.manual_seed(_SEED)
+    with undisturbed(vae, _SEED, rows.x.device):
         terms = [bound.terms(vae.model, vae.guide, **batch.given) for batch in rows.batches(size)]
     reconstruction = torch.cat([each.reconstruction for each in terms])
     return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import random
 import re
 import shutil
 import signal
@@ -12,9 +11,6 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
-
-import numpy as np
-import torch
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import as_path, expected, positive_integer
@@ -40,8 +36,6 @@ __all__ = [
     "is_finished",
     "is_unfinished",
     "of_a_checkpoint",
-    "random_state",
-    "set_random_state",
     "state_of",
     "taken",
 ]
@@ -333,33 +327,6 @@ def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, 
     if (changed := differences(before, settings)) != "":
         raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
     return state
-
-
-def random_state(device: torch.device) -> dict[str, Any]:
-    """Returns the state of every generator that a run may draw from."""
-    state: dict[str, Any] = {
-        "python": random.getstate(),
-        "numpy": list(np.random.get_state()),
-        "torch": torch.get_rng_state(),
-    }
-    if device.type == "cuda":
-        state["cuda"] = torch.cuda.get_rng_state(device)
-    elif device.type == "mps":
-        state["mps"] = torch.mps.get_rng_state()
-    return state
-
-
-def set_random_state(state: Mapping[str, Any], device: torch.device) -> None:
-    """Puts back what :func:`random_state` returned, perhaps by way of a file."""
-    version, words, gauss = state["python"]
-    random.setstate((version, tuple(words), gauss))
-    name, keys, *rest = state["numpy"]
-    np.random.set_state((name, np.asarray(keys, dtype=np.uint32), *rest))
-    torch.set_rng_state(state["torch"])
-    if device.type == "cuda":
-        torch.cuda.set_rng_state(state["cuda"], device)
-    elif device.type == "mps":
-        torch.mps.set_rng_state(state["mps"])
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
