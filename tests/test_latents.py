@@ -521,7 +521,7 @@ def vae_on(space: str) -> pv.VAE:
 
 
 @pytest.mark.parametrize("space", SPACES)
-def test_walks_stay_where_z_can_be(space: str) -> None:
+def test_traversals_stay_where_z_can_be(space: str) -> None:
     """Fails when the other coordinates of a direction stay as they are."""
     vae, x, seen = vae_on(space), binary(6).float(), []
     vae.decoder.register_forward_pre_hook(lambda _, inputs: seen.append(inputs[0]))

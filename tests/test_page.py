@@ -56,8 +56,8 @@ def _data(kind: str) -> pv.data.Dataset:
 
 def _page(kind: str, latent: str = "Normal", **options: object) -> str:
     data = _data(kind)
-    laws = {"binary images": pv.likelihoods.Bernoulli, "counts": pv.likelihoods.Poisson}
-    likelihood = laws.get(kind, pv.likelihoods.Normal)(data.event_shape)
+    likelihoods = {"binary images": pv.likelihoods.Bernoulli, "counts": pv.likelihoods.Poisson}
+    likelihood = likelihoods.get(kind, pv.likelihoods.Normal)(data.event_shape)
     if latent == "Normal":
         vae = pv.VAE(pv.priors.Normal(3), pv.guides.Normal(3), likelihood)
     else:
@@ -158,6 +158,18 @@ def test_the_page_needs_nothing_beside_itself() -> None:
     assert "<script" not in page
 
 
+def test_the_contents_list_each_section_in_order() -> None:
+    page = _page("counts", history=None)
+    links = re.findall(r'<li><a href="#(\w+)">([^<]*)</a></li>', page)
+    sections = re.findall(r'<section id="(\w+)"><h2>([^<]*)</h2>', page)
+    assert links == sections
+    titles = dict(sections)
+    assert "curves" not in titles, "there is no history to draw"
+    assert titles["samples"] == "Samples from the prior"
+    assert titles["traversals"] == "Latent traversals and interpolations"
+    assert titles["calibration"] == "Posterior calibration (SBC)"
+
+
 def test_a_page_is_the_same_again_and_leaves_the_model_alone() -> None:
     data = _data("binary images")
     likelihood = pv.likelihoods.Bernoulli(data.event_shape)
@@ -204,8 +216,8 @@ def test_a_traversal_moves_one_unit_in_standard_deviations() -> None:
         encoder=_Fixed(torch.zeros(4)),
         decoder=_Sum(torch.tensor([1.0, 10.0])),
     )
-    walked = report.traversals(vae, torch.tensor([5.0]), torch.tensor([1]), steps=3)
-    assert walked.flatten().tolist() == [-25.0, 5.0, 35.0]
+    traversed = report.traversals(vae, torch.tensor([5.0]), torch.tensor([1]), steps=3)
+    assert traversed.flatten().tolist() == [-25.0, 5.0, 35.0]
 
 
 def test_a_one_hot_unit_takes_each_class() -> None:
@@ -217,8 +229,8 @@ def test_a_one_hot_unit_takes_each_class() -> None:
         encoder=_Fixed(torch.tensor([[0.0, 9.0, 0.0], [0.0, 0.0, 9.0]])),
         decoder=_Sum(weights),
     )
-    walked = report.traversals(vae, torch.zeros(1), torch.tensor([1, 0]))
-    assert walked.squeeze(-1).tolist() == [[12.0, 22.0, 32.0], [31.0, 32.0, 33.0]]
+    traversed = report.traversals(vae, torch.zeros(1), torch.tensor([1, 0]))
+    assert traversed.squeeze(-1).tolist() == [[12.0, 22.0, 32.0], [31.0, 32.0, 33.0]]
 
 
 def test_interpolations_go_from_end_to_end() -> None:
@@ -244,15 +256,15 @@ def test_the_verb_writes_one_page(
     capsys.readouterr()
     Path("run/report.html").write_text("mine")
     assert main(["report", "run", "--num-samples", "20", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["out"] == "run/report-2.html"
+    result = json.loads(capsys.readouterr().out)
+    assert result["out"] == "run/report-2.html"
     assert Path("run/report.html").read_text() == "mine"
-    page = Path(told["out"]).read_text(encoding="utf-8")
-    assert told["bytes"] == len(page.encode())
+    page = Path(result["out"]).read_text(encoding="utf-8")
+    assert result["bytes"] == len(page.encode())
     summary = read_json(Path("run/scores.json"))
     assert f"{summary['log_marginal']:.2f}".replace("-", "−") in page
-    for told_of in ("likelihoods.Bernoulli", "objectives.ELBO", "seed=0", "eager: 10 steps"):
-        assert told_of in page
+    for recorded in ("likelihoods.Bernoulli", "objectives.ELBO", "seed=0", "eager: 10 steps"):
+        assert recorded in page
 
     before = sorted(tmp_path.rglob("*"))
     for argv, words in (

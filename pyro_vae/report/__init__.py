@@ -11,7 +11,7 @@ from pyro_vae.report.pictures import (
     samples,
 )
 from pyro_vae.report.story import page
-from pyro_vae.report.walks import interpolations, traversals
+from pyro_vae.report.traversals import interpolations, traversals
 
 __all__ = [
     "calibration",

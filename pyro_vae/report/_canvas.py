@@ -39,7 +39,7 @@ __all__ = [
 TRAIN, HELD_OUT, BAD = "#9aa0a6", "#1a5fb4", "#b3361e"
 _DPI = 150
 _GAP = 0.82  # grey between images, or white strokes would run into each other
-# Text stays text, in the fonts of the page; widths are reckoned with the widest of them.
+# Text stays text, in the fonts of the page; widths are computed with the widest of them.
 _PAGE_STYLE = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pyro-vae",

@@ -30,14 +30,14 @@ def caption(text: str) -> Html:
     return tag("figure", tag("figcaption", text))
 
 
-def pairs(findings: Findings, x: Tensor, rebuilt: Tensor) -> list[Html]:
+def pairs(findings: Findings, x: Tensor, reconstructed: Tensor) -> list[Html]:
     """Rows of images ``(N, C, H, W)``, each above a row of their reconstructions."""
     columns = min(10, len(x))
     return [
         tag(
             "div",
             findings.tiles(
-                torch.cat([x[start : start + columns], rebuilt[start : start + columns]]),
+                torch.cat([x[start : start + columns], reconstructed[start : start + columns]]),
                 columns,
                 "Data above their reconstructions",
             ),
@@ -46,12 +46,12 @@ def pairs(findings: Findings, x: Tensor, rebuilt: Tensor) -> list[Html]:
     ]
 
 
-def lines(x: Tensor, rebuilt: Tensor, titles: Sequence[str] | None = None) -> list[Html]:
+def lines(x: Tensor, reconstructed: Tensor, titles: Sequence[str] | None = None) -> list[Html]:
     """Panels of vectors ``(N, *event_shape)`` as dots, and of their reconstructions as lines."""
     charts = []
     for i in range(len(x)):
         with chart(3.6, 2.0) as (figure, axes):
-            panels.line(axes, x[i], rebuilt[i])
+            panels.line(axes, x[i], reconstructed[i])
             axes.set_title("" if titles is None else titles[i])
-            charts.append(image(as_svg(figure), "A datum and its reconstruction"))
+            charts.append(image(as_svg(figure), "An observation and its reconstruction"))
     return charts

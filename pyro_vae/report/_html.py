@@ -28,12 +28,12 @@ def tag(name: str, /, *children: object, **attributes: object) -> Html:
         >>> tag("p", "x < 1, ", tag("b", "z"), class_="note")
         '<p class="note">x &lt; 1, <b>z</b></p>'
     """
-    told = "".join(
+    written = "".join(
         f' {key.rstrip("_").replace("_", "-")}="{escape(str(value))}"'
         for key, value in attributes.items()
         if value is not None
     )
-    return Html(f"<{name}{told}>" + ("" if name in _VOID else f"{join(*children)}</{name}>"))
+    return Html(f"<{name}{written}>" + ("" if name in _VOID else f"{join(*children)}</{name}>"))
 
 
 def join(*children: object) -> Html:

@@ -35,7 +35,7 @@ CURVES = {
     "reconstruction": "Reconstruction  E[log p(x | z)]",
     "kl": "KL(q(z | x) || p(z))",
 }
-_LEGEND = 20  # classes that colours can tell apart
+_LEGEND = 20  # classes that colours can distinguish
 
 
 def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
@@ -52,7 +52,7 @@ def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if key == "elbo":
-        axes.set_ylabel("nats per datum")
+        axes.set_ylabel("nats per observation")
         if "validation" in shown:
             best = best_of(shown["validation"][0])
             label = f"best: epoch {epochs[best]:g}"
@@ -97,15 +97,15 @@ def marginal(axes: Axes, drawn: np.ndarray, reference: np.ndarray | None, title:
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 
-def line(axes: Axes, x: Tensor, rebuilt: Tensor) -> None:
-    """The entries of one datum as dots, what the model makes of it as a line."""
+def line(axes: Axes, x: Tensor, reconstructed: Tensor) -> None:
+    """The entries of one observation as dots, its reconstruction as a line."""
     axes.plot(x.flatten().cpu(), ".", color=TRAIN, ms=7, label="data")
-    axes.plot(rebuilt.flatten().cpu(), color=HELD_OUT, lw=1.3, label="rebuilt")
+    axes.plot(reconstructed.flatten().cpu(), color=HELD_OUT, lw=1.3, label="reconstruction")
     _entries(axes)
 
 
 def family(axes: Axes, means: Tensor, positions: Sequence[float], cmap: str) -> None:
-    """Lines of x, one for each position along a path, told apart by colour."""
+    """Lines of x, one for each position along a path, distinguished by colour."""
     low, high = min(positions), max(positions)
     for position, mean in zip(positions, means, strict=True):
         shade = (position - low) / (high - low) if high > low else 0.5
@@ -218,12 +218,12 @@ def k_hats(axes: Axes, k_hat: np.ndarray, threshold: float) -> None:
         axes.bar(edges[:-1][chosen], heights[chosen], step * 0.92, align="edge", color=colour)
     axes.axvline(threshold, color=BAD, lw=1, ls="--", label=f"threshold {threshold:.2f}")
     axes.set(title="k-hat of the importance weights", xlabel="k-hat", ylabel="data")
-    axes.set_ylim(0, 1.22 * heights.max())  # room for the legend
+    axes.set_ylim(0, 1.22 * heights.max())  # space for the legend
     axes.legend(loc="upper right")
 
 
 def gaps(axes: Axes, log_marginal: np.ndarray, gap: np.ndarray, untrusted: np.ndarray) -> None:
-    """What the guide loses on each datum, against log p(x)."""
+    """What the guide loses on each observation, against log p(x)."""
     size = min(20, max(4, 4000 / len(gap)))
     for chosen, colour in ((~untrusted, HELD_OUT), (untrusted, BAD)):
         axes.scatter(

@@ -50,7 +50,7 @@ def choice(summary: Mapping[str, Any], path: str | Path) -> Path:
             axes.tick_params(axis="x", labelrotation=30)
         axes.set_xlim(where[0] - 0.5, where[-1] + 0.5)
     axes.set_xlabel(", ".join(names))
-    axes.set_ylabel("log p(x) - that of the best, nats per datum")
+    axes.set_ylabel("log p(x) - that of the best, nats per observation")
     axes.axhline(0, color=TRAIN, lw=0.8, ls=":", zorder=0)
     axes.grid(axis="y", alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)

@@ -54,7 +54,7 @@ def checks(found: Checks, path: str | Path) -> Path:
 
 
 def calibration(found: Calibration, path: str | Path) -> Path:
-    """Draws the ECDFs of the ranks of the truth, and the coverage of regions of the draws.
+    """Draws the SBC rank ECDFs, and the coverage of regions of the draws.
 
     Args:
         found: What :func:`pyro_vae.criticism.calibrate` returned.
@@ -68,7 +68,7 @@ def calibration(found: Calibration, path: str | Path) -> Path:
     ranks(left, found)
     coverage(right, found)
     title = f"{found.num_failed} of {len(found.names)} quantities failed"
-    figure.suptitle(f"Ranks of the truth among draws of {found.draws}: {title}", fontsize=11)
+    figure.suptitle(f"SBC ranks among draws of {found.draws}: {title}", fontsize=11)
     return write(figure, path)
 
 
@@ -170,7 +170,7 @@ def intervals(axes: Axes, rows: Sequence[Row]) -> None:
         axes.plot([0, place], [i, i], color=colour, lw=1)
         marker = "o" if abs(place) < _FAR else (">" if place > 0 else "<")
         axes.plot(place, i, marker, color=colour, ms=6, clip_on=False)
-        # Above its line: beside it, long names would leave no room for what they name.
+        # Above its line: beside it, long names would leave no space for what they name.
         axes.text(-_FAR, i - 0.3, _label(row), color=colour, va="center", fontsize=8.5)
     axes.set(xlim=(-_FAR, _FAR), ylim=(len(rows) - 0.4, -0.7), yticks=[])
     axes.set_xticks([-1, 0, 1], ["2.5 %", "middle", "97.5 %"])
@@ -187,7 +187,7 @@ def _placed(row: Row) -> float:
 
 
 def roc(axes: Axes, found: TwoSample) -> None:
-    """The ROC curve of a classifier, over the diagonal of one that cannot tell."""
+    """The ROC curve of a classifier, over the diagonal of one that guesses."""
     axes.plot([0, 1], [0, 1], color=TRAIN, lw=0.8)
     colour = BAD if found.auc > found.high else HELD_OUT
     axes.plot(found.false_positive_rate, found.true_positive_rate, color=colour, lw=1.6)
@@ -197,7 +197,7 @@ def roc(axes: Axes, found: TwoSample) -> None:
 
 
 def ranks(axes: Axes, found: Calibration) -> None:
-    """ECDFs of the ranks less that of uniform ones, with the bands that those stay within."""
+    """ECDFs of SBC ranks less that of uniform ones, with the bands that those stay within."""
     around = found.bands
     axes.fill_between(
         around.points, around.low - around.points, around.high - around.points,
@@ -212,13 +212,13 @@ def ranks(axes: Axes, found: Calibration) -> None:
         if q in worst:
             k = int(np.abs(away).argmax())
             axes.annotate(name, (ends[k], away[k]), fontsize=8, color=BAD, ha="center", va="bottom")
-    axes.set(title="Ranks of the truth", xlabel="rank, as a share", ylabel="ECDF − uniform")
+    axes.set(title="SBC rank ECDF", xlabel="rank, as a share", ylabel="ECDF − uniform")
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="best", frameon=False)
 
 
 def coverage(axes: Axes, found: Calibration) -> None:
-    """How often regions hold the truth, against how often they should."""
+    """How often regions hold the true value, against how often they should."""
     regions = found.coverage
     axes.plot([0, 1], [0, 1], color=TRAIN, lw=0.8)
     axes.fill_between(regions.nominal, regions.low, regions.high, color=TRAIN, alpha=0.3, lw=0)
@@ -226,7 +226,9 @@ def coverage(axes: Axes, found: Calibration) -> None:
         label = name if i == 0 else ("each latent" if i == 1 else None)
         width, alpha = (1.8, 1.0) if i == 0 else (0.8, 0.6)
         axes.plot(regions.nominal, actual, color=HELD_OUT, label=label, lw=width, alpha=alpha)
-    axes.set(title="Coverage", xlabel="stated probability", ylabel="share that holds the truth")
+    axes.set(
+        title="Coverage", xlabel="stated probability", ylabel="share that holds the true value"
+    )
     axes.set(xlim=(0, 1), ylim=(0, 1))
     axes.spines[["top", "right"]].set_visible(False)
     axes.legend(loc="upper left", frameon=False)

@@ -28,12 +28,12 @@ ACTIVE = 0.01  # as `evaluate` counts active units
 
 @dataclass
 class Findings:
-    """What the sections of a page tell about, each thing reckoned once."""
+    """What the sections of a page are about, each thing computed once."""
 
     vae: VAE
     data: Dataset
     history: Mapping[str, Sequence[float]] | None
-    given: Mapping[str, Any] | None
+    recorded: Mapping[str, Any] | None
     settings: Mapping[str, object]
     name: str
     num_samples: int
@@ -73,17 +73,17 @@ class Findings:
         described = {k: v for k, v in part.items() if k not in ("dim", "fingerprint")}
         return evaluate(
             self.vae, x, num_samples=self.num_samples, seed=self.seed, base_measure=described,
-            progress=lambda done: self.tell(0.35 * done),
+            progress=lambda done: self.report(0.35 * done),
         )  # fmt: skip
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
-        return self.scores.summary() if self.given is None else self.given
+        return self.scores.summary() if self.recorded is None else self.recorded
 
     @property
     def summarised(self) -> int:
         """How many data the summary is about."""
-        return len(self.scores.log_marginal) if self.given is None else len(self.x)
+        return len(self.scores.log_marginal) if self.recorded is None else len(self.x)
 
     @cached_property
     def checks(self) -> Checks | str:
@@ -93,13 +93,13 @@ class Findings:
             return f"There are {len(x)} held-out data; checks need {_CHECKED}."
         return check(
             self.vae, x, num_draws=self.num_draws, seed=self.seed,
-            progress=lambda done: self.tell(0.35 + 0.35 * done),
+            progress=lambda done: self.report(0.35 + 0.35 * done),
         )  # fmt: skip
 
     @cached_property
     def calibration(self) -> Calibration:
         return calibrate(
-            self.vae, seed=self.seed, progress=lambda done: self.tell(0.7 + 0.1 * done)
+            self.vae, seed=self.seed, progress=lambda done: self.report(0.7 + 0.1 * done)
         )
 
     @cached_property
@@ -113,7 +113,7 @@ class Findings:
         sites = variance_by_site(self.means.double(), self.vae.prior).values()
         return torch.cat([each.flatten() for each in sites])
 
-    def tell(self, done: float) -> None:
+    def report(self, done: float) -> None:
         if self.progress is not None:
             self.progress(done)
 

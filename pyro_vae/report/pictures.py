@@ -1,4 +1,4 @@
-"""Pictures of a fitted model: what it draws, rebuilds and encodes, and how it was fitted."""
+"""Pictures of a fitted model: what it draws, reconstructs and encodes, and how it was fitted."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def samples(
     reference: Tensor | None = None,
     given: Mapping[str, Any] | None = None,
 ) -> Path:
-    """Draws what the model makes up.
+    """Draws samples from the prior.
 
     Of images the means E[x|z] are shown, since independent noise in each pixel hides the shape;
     of vectors the marginals of x itself.
@@ -140,12 +140,12 @@ def reconstructions(
     given = rows_of(given or {}, slice(len(x)))
     mask = given.get("mask")
     x = vae.check(x, mask=mask)
-    rebuilt = vae.reconstruct(x, **given)
+    reconstructed = vae.reconstruct(x, **given)
     if mask is not None:
         x = x.where(mask, math.nan)  # not drawn
     title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
     if not images:
-        return _lines(x, rebuilt, path, title)
+        return _lines(x, reconstructed, path, title)
     columns = min(10, len(x))
     starts = range(0, len(x) - columns + 1, columns)
     figure = Figure(figsize=(0.75 * columns + 1, 1.55 * len(starts) + 0.5), layout="constrained")
@@ -155,7 +155,7 @@ def reconstructions(
         chosen = slice(start, start + columns)
         for axes, shown, label in (
             (all_axes[2 * i], x[chosen], "data"),
-            (all_axes[2 * i + 1], rebuilt[chosen], "rebuilt"),
+            (all_axes[2 * i + 1], reconstructed[chosen], "reconstruction"),
         ):
             show(axes, tiles(shown, columns, black_white))
             axes.text(-0.01, 0.5, label, transform=axes.transAxes, ha="right", va="center")
@@ -255,10 +255,10 @@ def _marginals(drawn: Tensor, reference: Tensor | None, path: str | Path) -> Pat
     return write(figure, path)
 
 
-def _lines(x: Tensor, rebuilt: Tensor, path: str | Path, title: str) -> Path:
+def _lines(x: Tensor, reconstructed: Tensor, path: str | Path, title: str) -> Path:
     figure, all_axes = grid(len(x), (3.2, 2.2))
     for i, axes in enumerate(all_axes):
-        panels.line(axes, x[i], rebuilt[i])
+        panels.line(axes, x[i], reconstructed[i])
     _legend_above(figure, all_axes[0])
     figure.suptitle(title, fontsize=11)
     return write(figure, path)

@@ -25,7 +25,7 @@ from pyro_vae.report.sections import (
     samples,
     scores,
     timings,
-    walks,
+    traversals,
 )
 from pyro_vae.report.sections.header import header
 from pyro_vae.vae import VAE
@@ -37,13 +37,13 @@ _SECTIONS: Sequence[tuple[str, str, Callable[[Findings], Html | None]]] = (
     ("fitted", "What was fitted", fitted.section),
     ("curves", "How it was fitted", curves.section),
     ("scores", "Held-out scores", scores.section),
-    ("samples", "What it makes up", samples.section),
+    ("samples", "Samples from the prior", samples.section),
     ("reconstructions", "Reconstructions", reconstructions.section),
     ("latent", "Latent space", latent.section),
-    ("walks", "Walks through latent space", walks.section),
-    ("checks", "Does it reproduce the data?", checks.section),
-    ("classifier", "Can a classifier tell?", classifier.section),
-    ("calibration", "Is its posterior right?", calibration.section),
+    ("traversals", "Latent traversals and interpolations", traversals.section),
+    ("checks", "Predictive checks", checks.section),
+    ("classifier", "Classifier two-sample test", classifier.section),
+    ("calibration", "Posterior calibration (SBC)", calibration.section),
     ("timings", "Timings", timings.section),
 )
 
@@ -70,11 +70,11 @@ def page(
         vae: The fitted model.
         data: What it was fitted to; the last split that is not empty is what it is judged by.
         history: That of the run.
-        summary: That of its scores on all of that split; reckoned on at most 1,000 data if not
-            given, as what is shown datum by datum always is.
-        settings: What else to tell of the fit, by name: the objective, epochs, seed, engine.
+        summary: That of its scores on all of that split; computed on at most 1,000 observations if
+            not given, as what is shown one by one always is.
+        settings: What else to say of the fit, by name: the objective, epochs, seed, engine.
         name: Of the run; that of the data if not given.
-        num_samples: Importance samples for each datum.
+        num_samples: Importance samples for each observation.
         num_draws: Replicated data sets of the checks; as many as they need if not given.
         seed: Of all draws.
         progress: Called now and then with the fraction that is done.
@@ -111,16 +111,16 @@ def page(
 
 
 def _document(findings: Findings) -> str:
-    told: list[tuple[str, str, Html]] = []
+    shown: list[tuple[str, str, Html]] = []
     for i, (anchor, title, make) in enumerate(_SECTIONS):
         began = time.perf_counter()
         body = make(findings)
         findings.seconds[title] = time.perf_counter() - began
-        findings.tell(0.8 + 0.2 * (i + 1) / len(_SECTIONS))
+        findings.report(0.8 + 0.2 * (i + 1) / len(_SECTIONS))
         if body is not None:
-            told.append((anchor, title, body))
-    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in told]
-    parts = [tag("section", tag("h2", title), body, id=anchor) for anchor, title, body in told]
+            shown.append((anchor, title, body))
+    links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in shown]
+    parts = [tag("section", tag("h2", title), body, id=anchor) for anchor, title, body in shown]
     style = files("pyro_vae.report").joinpath("page.css").read_text(encoding="utf-8")
     head = tag(
         "head",

@@ -1,4 +1,4 @@
-"""Whether the guide is the posterior."""
+"""Simulation-based calibration of the guide."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ def section(findings: Findings) -> Html:
     """Returns the ranks and coverage of the guide's draws, with a verdict."""
     found = findings.calibration
     failed = found.num_failed
-    told = [
+    parts = [
         tag(
             "p",
             f"{failed} of {len(found.names)} quantities fail. {len(found.ranks):,} times z and x "
@@ -27,18 +27,19 @@ def section(findings: Findings) -> Html:
         )
     ]
     if failed:
-        told.append(tag("ul", *(tag("li", sentence) for sentence in found.advice)))
+        parts.append(tag("ul", *(tag("li", sentence) for sentence in found.advice)))
     charts = []
-    for draw, alt in ((ranks, "ECDFs of ranks with bands"), (coverage, "Coverage curves")):
+    for draw, alt in ((ranks, "SBC rank ECDFs with bands"), (coverage, "Coverage curves")):
         with chart(4.4, 3.1) as (figure, axes):
             draw(axes, found)
             charts.append(image(as_svg(figure), alt))
-    told.append(
+    parts.append(
         captioned(
             tag("div", *charts, class_="panels wide"),
-            "Left, a line that leaves the grey band convicts the guide: an S shape is a guide of "
-            "the wrong width, a hump one that is off to a side. Right, below the diagonal regions "
-            "of the guide hold the truth less often than they state: it is too narrow.",
+            "Left, the SBC rank ECDF: a line that leaves the grey band rejects the guide. An S "
+            "shape is a guide of the wrong width, a hump one that is off to a side. Right, below "
+            "the diagonal regions of the guide hold the true value less often than they state: "
+            "it is too narrow.",
         )
     )
     rows = [
@@ -53,4 +54,4 @@ def section(findings: Findings) -> Html:
         )
     ]
     listed = table(("quantity ranked", "p", "p, Holm", "verdict"), rows)
-    return join(*told, tag("details", tag("summary", "Every quantity"), listed))
+    return join(*parts, tag("details", tag("summary", "Every quantity"), listed))

@@ -29,26 +29,26 @@ def section(findings: Findings) -> Html:
         f"model fails any. Each compares {found.num_data:,} {findings.split} data with "
         f"{found.num_draws:,} data sets that the model simulates."
     )
-    told = [tag("p", verdict, class_="note warning" if failed else "note")]
+    parts = [tag("p", verdict, class_="note warning" if failed else "note")]
     if failed:
         points = [tag("li", tag("b", _place(row)), f": {row.advice}") for row in failed]
-        told.append(tag("ul", *points))
+        parts.append(tag("ul", *points))
     with chart(4.8, 0.38 * len(judged) + 0.5) as (figure, axes):
         intervals(axes, judged)
         picture = image(as_svg(figure), "Observed statistics among replicated ones")
-    told.append(
+    parts.append(
         captioned(
             picture,
             "Where the data lie among what the model simulates: grey, the middle 95 % of simulated "
-            "data sets; a dot, the data observed; an arrow, far outside. Red ones convict the "
+            "data sets; a dot, the data observed; an arrow, far outside. Red ones reject the "
             "model. Of a statistic of many entries the one farthest out is shown, which lies "
             "outside the grey more often than one in twenty; the p-values in the table allow for "
             "that.",
         )
     )
-    told.append(_table_of_checks(judged))
+    parts.append(_table_of_checks(judged))
     if shown:
-        told.append(
+        parts.append(
             tag(
                 "details",
                 tag("summary", f"{len(shown)} checks that are shown and not judged"),
@@ -62,8 +62,8 @@ def section(findings: Findings) -> Html:
             )
         )
     for what, why in found.skipped.items():
-        told.append(tag("p", f"Not checked, {what}: {why}", class_="note"))
-    return join(*told)
+        parts.append(tag("p", f"Not checked, {what}: {why}", class_="note"))
+    return join(*parts)
 
 
 def _table_of_checks(rows: Sequence[Row]) -> Html:

@@ -23,13 +23,13 @@ def section(findings: Findings) -> Html | None:
         curve = image(as_svg(figure), "ROC of the classifier")
     count = 10 if findings.images else 3
     x = findings.x[torch.as_tensor(found.index[:count].copy()).to(findings.x.device)]
-    rebuilt = findings.vae.reconstruct(x)
-    told = [
+    reconstructed = findings.vae.reconstruct(x)
+    parts = [
         captioned(
             curve,
             "A classifier learned to tell draws of x from data, and was tested on others: the area "
             f"under its curve is {found.auc:.3f}, by chance {found.low:.3f} to {found.high:.3f}. "
-            "On the diagonal draws and data look alike; the higher the curve, the surer it is.",
+            "On the diagonal draws and data look alike; the higher the curve, the better it is.",
         )
     ]
     caption = (
@@ -37,7 +37,7 @@ def section(findings: Findings) -> Html | None:
         "they have in common is what the model lacks."
     )
     if findings.images:
-        telling = tag("div", *pairs(findings, x, rebuilt))
+        shown = tag("div", *pairs(findings, x, reconstructed))
     else:
-        telling = tag("div", *lines(x, rebuilt))
-    return tag("div", *told, captioned(telling, caption), class_="panels wide")
+        shown = tag("div", *lines(x, reconstructed))
+    return tag("div", *parts, captioned(shown, caption), class_="panels wide")

@@ -34,7 +34,6 @@ def section(findings: Findings) -> Html | None:
     return captioned(
         tag("div", *charts, class_="panels"),
         "The ELBO is its reconstruction less its KL. Where the blue line turns down while the grey "
-        "one goes on rising, the model learns its training data by heart: more dropout, weight "
-        "decay or data help. A line still rising at its end wants more epochs. A KL near zero "
-        f"means that z is not used.{gap}",
+        "one goes on rising, the model overfits: more dropout, weight decay or data help. A line "
+        f"still rising at its end wants more epochs. A KL near zero means that z is not used.{gap}",
     )

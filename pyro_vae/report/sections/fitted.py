@@ -35,7 +35,7 @@ def section(findings: Findings) -> Html:
         *((what, tag("code", _call(part))) for what, part in parts.items()),
         ("parameters", f"{parameters:,}"),
         *((what, tag("code", value)) for what, value in findings.settings.items()),
-        ("data", f"{data.name}: {sizes}; one datum has shape {tuple(data.event_shape)}"),
+        ("data", f"{data.name}: {sizes}; one observation has shape {tuple(data.event_shape)}"),
         ("base measure", f"{vae.likelihood.base_measure}{f'; {treated}' if treated else ''}"),
         ("fingerprint", tag("code", f"{measure['fingerprint'][:16]} ({findings.split} data)")),
         ("page made with", _versions()),
@@ -58,5 +58,5 @@ def _call(part: object) -> str:
 
 def _versions() -> str:
     shown = {"pyro-vae": "pyro-vae", "pyro-ppl": "Pyro", "torch": "PyTorch", "numpy": "NumPy"}
-    told = [f"{title} {version(package)}" for package, title in shown.items()]
-    return ", ".join([*told, f"Python {platform.python_version()}"])
+    versions = [f"{title} {version(package)}" for package, title in shown.items()]
+    return ", ".join([*versions, f"Python {platform.python_version()}"])

@@ -17,12 +17,12 @@ def header(findings: Findings) -> Html:
     summary = findings.summary
     lead = (
         f"Fitted to {len(findings.data.train):,} training data of {findings.data.name}; judged by "
-        f"{len(findings.x):,} {findings.split} data, which {_seen(findings)}."
+        f"{len(findings.x):,} {findings.split} data, which {_role_of_split(findings)}."
     )
     figures = [
-        ("log p(x), nats a datum", number(summary["log_marginal"]),
+        ("log p(x), nats an observation", number(summary["log_marginal"]),
          f"± {number(summary['standard_error'])} over data"),
-        ("ELBO, nats a datum", number(summary["elbo"]),
+        ("ELBO, nats an observation", number(summary["elbo"]),
          f"{number(_difference(summary))} below log p(x)"),
         ("active latent units", f"{summary['active_units']} of {len(findings.variances)}",
          "variance of E[z | x] over data > 0.01"),
@@ -54,7 +54,7 @@ def _failures(findings: Findings) -> tuple[str, str]:
     return f"{findings.checks.num_failed} of {total}", "predictive, against held-out data"
 
 
-def _seen(findings: Findings) -> str:
+def _role_of_split(findings: Findings) -> str:
     return {
         "test": "it never saw",
         "validation": "chose its best epoch",

@@ -27,7 +27,7 @@ def section(findings: Findings) -> Html:
         return captioned(
             picture,
             f"How often {size} use each class of each latent variable. Columns that stay white are "
-            "classes never used; a row that is all one colour tells nothing about x.",
+            "classes never used; a row that is all one colour says nothing about x.",
         )
     with chart(4.7, 4.4) as (figure, axes):
         panels.scatter(axes, means, labels, beside=False)

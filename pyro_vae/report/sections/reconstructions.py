@@ -12,15 +12,15 @@ __all__ = ["section"]
 def section(findings: Findings) -> Html:
     """Returns some held-out data and their reconstructions."""
     x = findings.x[: 30 if findings.images else 6]
-    rebuilt = findings.vae.reconstruct(x)
+    reconstructed = findings.vae.reconstruct(x)
     if not findings.images:
         return captioned(
-            tag("div", *lines(x, rebuilt), class_="panels"),
+            tag("div", *lines(x, reconstructed), class_="panels"),
             "Dots, held-out data; line, E[x | z] at z = E[z | x]. Structure that the line passes "
             "by is left to the noise of the likelihood.",
         )
     return captioned(
-        tag("div", *pairs(findings, x, rebuilt), class_="panels"),
+        tag("div", *pairs(findings, x, reconstructed), class_="panels"),
         "Upper rows, held-out data; lower rows, E[x | z] at z = E[z | x]. Detail that is lost is "
         "either not in z or not in what the decoder can draw.",
     )

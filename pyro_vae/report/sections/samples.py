@@ -1,4 +1,4 @@
-"""Draws of the model beside held-out data."""
+"""Samples from the prior beside held-out data."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from pyro_vae.report.pictures import PANELS
 
 __all__ = ["section"]
 
-_CORRELATED = 60  # entries whose correlations can be told apart in a picture
+_CORRELATED = 60  # entries whose correlations can be distinguished in a picture
 
 
 def section(findings: Findings) -> Html:
@@ -22,11 +22,11 @@ def section(findings: Findings) -> Html:
     if findings.images:
         count = min(64, len(x))
         z = vae.prior().sample((count,))
-        law = vae.decode(z)
+        decoded = vae.decode(z)
         shown = {
             "Held-out data": x[:count],
-            "E[x | z], z ~ p(z)": law.mean,
-            "x ~ p(x | z)": law.sample(),
+            "E[x | z], z ~ p(z)": decoded.mean,
+            "x ~ p(x | z)": decoded.sample(),
         }
         grids = [
             tag("div", tag("h4", what), findings.tiles(images, 8, what))
@@ -34,9 +34,9 @@ def section(findings: Findings) -> Html:
         ]
         return captioned(
             tag("div", *grids, class_="panels"),
-            "Do the draws show every kind of datum, as often as the data do? Blends of two kinds "
-            "come from places that the prior reaches and no datum does. The mean is smooth; a draw "
-            "of x adds the noise that the likelihood believes in, and is what compares with data.",
+            "Do the draws show every kind of observation, as often as the data do? Blends of two "
+            "kinds come from places that the prior reaches and no observation does. The mean is "
+            "smooth; a draw of x adds the noise of the likelihood, and is what compares with data.",
         )
     drawn = vae.sample(max(1000, min(len(x), 4000))).cpu().flatten(1).numpy()
     seen = x.cpu().flatten(1).numpy()
@@ -47,7 +47,7 @@ def section(findings: Findings) -> Html:
             panels.marginal(axes, drawn[:, i], seen[:, i], f"x[{i}]")
             charts.append(image(as_svg(figure), f"Marginal of x[{i}]"))
     some = f"The first {PANELS} of {dim} entries" if dim > PANELS else "Each entry"
-    told = [
+    parts = [
         captioned(
             tag("div", *charts, class_="panels small"),
             f"{some} of x: grey, the held-out data; blue, {len(drawn):,} draws of the model. "
@@ -56,8 +56,8 @@ def section(findings: Findings) -> Html:
         )
     ]
     if 2 <= dim <= _CORRELATED:
-        told.append(_correlations(seen, drawn))
-    return join(*told)
+        parts.append(_correlations(seen, drawn))
+    return join(*parts)
 
 
 def _correlations(seen: np.ndarray, drawn: np.ndarray) -> Html:

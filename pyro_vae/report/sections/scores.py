@@ -1,4 +1,4 @@
-"""Held-out log p(x), the ELBO and the importance weights, datum by datum."""
+"""Held-out log p(x), the ELBO and the importance weights, observation by observation."""
 
 from __future__ import annotations
 
@@ -28,8 +28,8 @@ def section(findings: Findings) -> Html:
             ("elbo", "ELBO"), ("reconstruction", "reconstruction E[log p(x | z)]"),
             ("kl", "KL(q(z | x) || p(z))"))),
     ]  # fmt: skip
-    told = [
-        table(("nats a datum", "mean", "± over data", "± Monte Carlo"), rows),
+    parts = [
+        table(("nats an observation", "mean", "± over data", "± Monte Carlo"), rows),
         tag(
             "p",
             f"Means over {findings.summarised:,} {measure['split']} data of {measure['data']}. The "
@@ -40,7 +40,7 @@ def section(findings: Findings) -> Html:
     if known.any():
         share, threshold = summary["k_hat_above_threshold"], scores.k_hat_threshold
         if share is not None and share > 0:
-            told.append(
+            parts.append(
                 tag(
                     "p",
                     f"k-hat is above {threshold:.2f} for {percent(share)} of the data. There the "
@@ -66,7 +66,7 @@ def section(findings: Findings) -> Html:
     some = (
         f"The first {size:,} of {len(findings.x):,}" if size < len(findings.x) else f"All {size:,}"
     )
-    told.append(
+    parts.append(
         captioned(
             tag("div", *charts, class_="panels"),
             f"{some} {findings.split} data, one by one. A long tail on the left of log p(x) holds "
@@ -75,7 +75,7 @@ def section(findings: Findings) -> Html:
             "red ones those whose k-hat is too high.",
         )
     )
-    return join(*told, _extremes(findings))
+    return join(*parts, _extremes(findings))
 
 
 def _extremes(findings: Findings) -> Html:
@@ -85,19 +85,19 @@ def _extremes(findings: Findings) -> Html:
     count = min(10 if findings.images else 3, len(order) // 2)
     if count == 0:
         return Html("")
-    told = []
+    parts = []
     for title, chosen in (("Least likely", order[:count]), ("Most likely", order[::-1][:count])):
         x = findings.x[torch.as_tensor(chosen.copy())]
-        rebuilt = findings.vae.reconstruct(x)
+        reconstructed = findings.vae.reconstruct(x)
         first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
         if findings.images:
-            shown = pairs(findings, x, rebuilt)
-            told.append(tag("div", tag("h4", f"{title}: log p(x) {first} to {last}"), *shown))
+            shown = pairs(findings, x, reconstructed)
+            parts.append(tag("div", tag("h4", f"{title}: log p(x) {first} to {last}"), *shown))
         else:
             titles = [f"{title}: {number(log_marginal[i], 1)}" for i in chosen]
-            told.extend(lines(x, rebuilt, titles))
+            parts.extend(lines(x, reconstructed, titles))
     return captioned(
-        tag("div", *told, class_="panels wide" if findings.images else "panels"),
+        tag("div", *parts, class_="panels wide" if findings.images else "panels"),
         "The data that the model finds least and most likely, with their reconstructions. Among "
         "the least likely look for mistakes in the data before you blame the model.",
     )

@@ -1,4 +1,4 @@
-"""Walks through latent space."""
+"""Latent traversals and interpolations."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
 from pyro_vae.report._html import Html, join, tag
 from pyro_vae.report.findings import ACTIVE, Findings
-from pyro_vae.report.walks import interpolations, traversals
+from pyro_vae.report.traversals import interpolations, traversals
 
 __all__ = ["section"]
 
-_UNITS = 12  # latent units that are walked along
+_UNITS = 12  # latent units that are traversed
 _PAIRS = 6
 _REACH = 3.0
 
@@ -28,20 +28,20 @@ def section(findings: Findings) -> Html:
     """Returns traversals of single units and interpolations between data."""
     kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
     if findings.vae.prior.support not in kinds:
-        return caption("Walks are drawn where z is one vector or one-hot: not here.")
-    return join(*_single_units(findings), *_between_data(findings))
+        return caption("Traversals are drawn where z is one vector or one-hot: not here.")
+    return join(*_traversals(findings), *_interpolations(findings))
 
 
-def _single_units(findings: Findings) -> list[Html]:
+def _traversals(findings: Findings) -> list[Html]:
     vae, support = findings.vae, findings.vae.prior.support
     order = findings.variances.argsort(descending=True)
     units = order[findings.variances[order] > ACTIVE][:_UNITS]
     if len(units) == 0:
         return []
-    # The datum in the middle: as typical as any.
+    # The observation in the middle: as typical as any.
     middle = findings.scores.log_marginal.argsort()[len(findings.scores.log_marginal) // 2]
-    walked = traversals(vae, findings.x[middle], units, reach=_REACH)
-    span = _REACH * np.linspace(-1, 1, walked.shape[1])
+    traversed = traversals(vae, findings.x[middle], units, reach=_REACH)
+    span = _REACH * np.linspace(-1, 1, traversed.shape[1])
     titles = [f"z{unit}" for unit in units.tolist()]
     some = "Each latent unit"
     if len(units) < len(order):
@@ -56,19 +56,19 @@ def _single_units(findings: Findings) -> list[Html]:
     else:
         what = f"moves from −{_REACH:g} to {_REACH:g} standard deviations of the prior{coloured}"
     return [
-        tag("h3", "One latent unit at a time"),
+        tag("h3", "Traversals: one latent unit at a time"),
         _paths(
-            findings, walked, titles, list(span), "tab10" if support.is_discrete else "coolwarm"
+            findings, traversed, titles, list(span), "tab10" if support.is_discrete else "coolwarm"
         ),
         caption(
-            f"{some} {what}, the others staying where the datum of median log p(x) has them. A row "
-            "without change is a unit that does nothing here; a row that changes one thing only "
-            "has found a factor of the data."
+            f"{some} {what}, the others staying where the observation of median log p(x) has them. "
+            "A row without change is a unit that does nothing here; a row that changes one thing "
+            "only has found a factor of the data."
         ),
     ]
 
 
-def _between_data(findings: Findings) -> list[Html]:
+def _interpolations(findings: Findings) -> list[Html]:
     x, support = findings.x, findings.vae.prior.support
     pairs = _pairs(findings)
     if len(pairs) == 0:
@@ -89,11 +89,11 @@ def _between_data(findings: Findings) -> list[Html]:
     else:
         moves = "while z moves along a straight line."
     return [
-        tag("h3", "From one datum to another"),
+        tag("h3", "Interpolations: from one observation to another"),
         _paths(findings, path, titles, list(range(path.shape[1])), "viridis"),
         caption(
-            f"{shown} {moves} Every step should look like a datum; a blur half way is a hole in "
-            "latent space."
+            f"{shown} {moves} Every step should look like an observation; a blur half way is a "
+            "hole in latent space."
         ),
     ]
 

@@ -1,4 +1,4 @@
-"""Walks through latent space: what changes in x when z moves along a line."""
+"""Latent traversals and interpolations: what changes in x when z moves along a line."""
 
 from __future__ import annotations
 
@@ -17,10 +17,8 @@ _DRAWS = 4000  # of a prior whose moments have no closed form
 
 
 @torch.no_grad()
-def traversals(
-    vae: VAE, datum: Tensor, units: Tensor, *, steps: int = 7, reach: float = 3.0
-) -> Tensor:
-    r"""Moves one latent unit at a time, the others staying at E[z|x] of a datum.
+def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: float = 3.0) -> Tensor:
+    r"""Moves one latent unit at a time, the others staying at E[z|x].
 
     A real unit goes from ``-reach`` to ``reach`` standard deviations of the prior around its mean,
     in equal steps; a one-hot unit takes each of its classes in turn, a binary one 0 and 1. On the
@@ -34,7 +32,7 @@ def traversals(
 
     Args:
         vae: The model, with one latent variable, a vector or one-hot.
-        datum: Where to start, shape ``(*event_shape)``.
+        x: Where to start, shape ``(*event_shape)``.
         units: Indices of latent units, shape ``(U,)``.
         steps: Positions of a real unit, S; a discrete unit has one for each state.
         reach: How far to go, in standard deviations of the prior.
@@ -51,7 +49,7 @@ def traversals(
         >>> traversals(vae, torch.ones(4), torch.tensor([0, 3])).shape
         torch.Size([2, 7, 4])
     """
-    start = _start(vae, datum[None])[0]
+    start = _start(vae, x[None])[0]
     if vae.prior.support is constraints.one_hot:
         moved = torch.eye(start.shape[-1]).to(start)  # (classes, classes)
     elif vae.prior.support is constraints.boolean:
@@ -78,7 +76,7 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
     r"""Goes from data to other data through latent space.
 
     Real latents move along a straight line, those on the sphere along the arc above it; discrete
-    ones change unit after unit from the most probable state of the first datum to that of the
+    ones change unit after unit from the most probable state of the first observation to that of the
     second.
 
     .. math:: \hat x_s = E[x \mid z_s], \quad z_s = (1 - t_s) \, E[z \mid x_1] + t_s E[z \mid x_2]
