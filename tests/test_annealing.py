@@ -16,7 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyro_vae as pv
-from pyro_vae.evaluation import ais, annealing, bdmc
+from pyro_vae.evaluation import _path, ais, bdmc
 from pyro_vae.evaluation._hmc import Point, leapfrog, transition
 
 # A path of log-gamma laws, skewed and with known moments: log f = (a + beta * b) z - exp(z).
@@ -157,11 +157,11 @@ def test_step_sizes_are_frozen_before_the_estimate(monkeypatch: pytest.MonkeyPat
         used.setdefault(len(point.z), []).append((beta, step_size.clone()))
         return transition(density, point, beta, step_size, *rest)
 
-    monkeypatch.setattr(annealing, "transition", spy)
+    monkeypatch.setattr(_path, "transition", spy)
     model = LinearGaussian(dim=16, latent=3, factor=1.5)
     x = model.vae.sample(4)
     results = [ais(model.vae, x, num_chains=n, num_temperatures=12) for n in (5, 9)]
-    warmup = used[annealing._WARMUP_CHAINS]
+    warmup = used[_path._WARMUP_CHAINS]
     adapted = dict(warmup)
     assert len({float(step[0]) for _, step in warmup}) > 20
     assert len(used[5]) == len(used[9]) == 11
@@ -204,18 +204,18 @@ def test_reverse_weights_are_those_of_the_exact_reversal() -> None:
     """
     model = LinearGaussian(dim=3, latent=1, noise=1.0, dtype=torch.float64)
     x = torch.tensor([[0.3, -0.4, 0.5]], dtype=torch.float64)
-    plan = annealing._Plan(20_000, 4, 2, "prior")
-    path = annealing._Path(model.vae, x, "prior")
+    plan = _path.Plan(20_000, 4, 2, "prior")
+    path = _path.Path(model.vae, x, "prior")
     steps = [torch.full((1,), 0.9, dtype=torch.float64)] * 5
-    tick = annealing._Ticks(None, 1)
+    tick = _path.Ticks(None, 1)
     exact = float(model.log_prob(x))
     # Independent draws of the posterior, where `bdmc` has one for all chains.
     z = model.posterior(x).sample((20_000,))
     for log_weights, truth in (
-        (annealing._forward(path, plan, steps, tick)[0], exact),
-        (annealing._reverse(path, plan, steps, z, tick), -exact),
+        (_path.forward(path, plan, steps, tick)[0], exact),
+        (_path.reverse(path, plan, steps, z, tick), -exact),
     ):
-        estimate = annealing._estimate(log_weights)
+        estimate = _path.estimate(log_weights)
         assert estimate["mcse"] < 0.02
         assert abs(estimate["log_marginal"] - truth) < 4 * estimate["mcse"]
 

@@ -1,6 +1,7 @@
 """Numbers per datum about a fixed model, each with its Monte Carlo error."""
 
-from pyro_vae.evaluation.annealing import Annealed, Bidirectional, ais, bdmc
+from pyro_vae.evaluation.annealing import Annealed, ais
+from pyro_vae.evaluation.bidirectional import Bidirectional, bdmc
 from pyro_vae.evaluation.comparison import Comparison, compare
 from pyro_vae.evaluation.downstream import Anomalies, Probes, accuracy, anomalies, probe
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
