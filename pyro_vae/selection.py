@@ -205,8 +205,8 @@ def select(
     what a fit owes to its training set. No estimate of the error of cross-validation is unbiased:
     training sets overlap.
 
-    A setting whose loss or held-out log p(x) is not finite in some fold is given up, and told as
-    failed; the others go on.
+    A setting whose loss or held-out log p(x) is not finite in some fold is given up, and
+    reported as failed; the others go on.
 
     References:
         Cross-validatory choice and assessment of statistical predictions (Stone, 1974),
@@ -252,63 +252,106 @@ def select(
         ([{'dim': 1}, {'dim': 2}], 20)
     """
     settings = combinations(grid) if isinstance(grid, Mapping) else [dict(each) for each in grid]
+    _check_options(settings, seeds, num_samples, validation)
+    pool = _Pool(data, seed)
+    fold = pool.folds(folds)
+    sizes = _checked_sizes(build, settings, pool)
+    began = time.perf_counter()
+    options = {"compile": False} | options
+    validated = _CrossValidation(
+        build, settings, pool, fold, seeds, num_samples, validation, seed, options
+    )
+    fits = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
+    for done, (i, s, k) in enumerate(fits):
+        if i in validated.failed:
+            continue
+        if on_fit is not None:
+            on_fit(done, len(fits), f"{_words(settings[i])}: fold {k + 1}, seed {seed + s}")
+        validated.fit(i, s, k)
+    if on_fit is not None:
+        on_fit(len(fits), len(fits), "")
+    return validated.selection(sizes, began)
+
+
+def _check_options(
+    settings: Sequence[Mapping[str, Any]], seeds: int, num_samples: int, validation: float
+) -> None:
     if len(settings) < 2:
         raise expected("grid", "at least two settings to choose from", settings)
     positive_integer("seeds", seeds)
     positive_integer("num_samples", num_samples)
     if not 0 <= validation < 1:
         raise expected("validation", "a fraction in [0, 1)", validation)
-    pool = _Pool(data, seed)
-    fold = pool.folds(folds)
-    sizes = _checked_sizes(build, settings, pool)
-    options = {"compile": False} | options
-    began = time.perf_counter()
-    fits = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
-    columns = {
-        name: np.full((len(settings), seeds, len(fold)), math.nan)
-        for name in ("log_marginal", "mcse", "k_hat")
-    }
-    failed: dict[int, Failed] = {}
-    threshold = math.nan
-    for done, (i, s, k) in enumerate(fits):
-        if i in failed:
-            continue
-        if on_fit is not None:
-            on_fit(done, len(fits), f"{_words(settings[i])}: fold {k + 1}, seed {seed + s}")
-        vae, own = _built(build, settings[i], seed + s)
-        train, with_it = pool.training(np.flatnonzero(fold != k), validation)
+
+
+@dataclass
+class _CrossValidation:
+    """The fits of all settings to all folds but one, and their scores on that one."""
+
+    build: Callable[..., Built]
+    settings: Sequence[dict[str, Any]]
+    pool: _Pool
+    fold: np.ndarray
+    seeds: int
+    num_samples: int
+    validation: float
+    seed: int
+    options: Mapping[str, Any]
+
+    def __post_init__(self) -> None:
+        self.failed: dict[int, Failed] = {}
+        shape = (len(self.settings), self.seeds, len(self.fold))
+        names = ("log_marginal", "mcse", "k_hat")
+        self.columns = {name: np.full(shape, math.nan) for name in names}
+        self.k_hat_threshold = math.nan
+
+    def fit(self, i: int, s: int, k: int) -> None:
+        """Fits setting ``i`` with seed ``s`` to all but fold ``k``, and scores it there."""
+        pool, seed = self.pool, self.seed
+        self.vae, own = _built(self.build, self.settings[i], seed + s)
+        train, with_it = pool.training(np.flatnonzero(self.fold != k), self.validation)
         try:
-            fit(vae, train, seed=seed + s, **with_it, **options | dict(own))
+            fit(self.vae, train, seed=seed + s, **with_it, **dict(self.options) | dict(own))
         except FloatingPointError as error:
-            failed[i] = Failed(settings[i], f"fold {k + 1}, {error}")
-            continue
-        rows = np.flatnonzero(fold == k)
-        scores = evaluate(
-            vae, pool.x[rows], num_samples=num_samples, seed=seed, **pool.given(vae, rows)
-        )
+            self.failed[i] = Failed(self.settings[i], f"fold {k + 1}, {error}")
+            return
+        rows = np.flatnonzero(self.fold == k)
+        given = pool.given(self.vae, rows)
+        scores = evaluate(self.vae, pool.x[rows], num_samples=self.num_samples, seed=seed, **given)
         if not np.isfinite(scores.log_marginal).all():
-            failed[i] = Failed(settings[i], f"fold {k + 1}, held-out log p(x) is not finite")
-            continue
-        threshold = scores.k_hat_threshold
-        for name, column in columns.items():
+            reason = f"fold {k + 1}, held-out log p(x) is not finite"
+            self.failed[i] = Failed(self.settings[i], reason)
+            return
+        self.k_hat_threshold = scores.k_hat_threshold
+        for name, column in self.columns.items():
             column[i, s, rows] = getattr(scores, name)
-    if on_fit is not None:
-        on_fit(len(fits), len(fits), "")
-    kept = [i for i in range(len(settings)) if i not in failed]
-    if not kept:
-        reasons = "; ".join(f"{each.label}: {each.reason}" for each in failed.values())
-        raise FloatingPointError(f"every setting failed: {reasons}")
-    settings, sizes = [settings[i] for i in kept], [sizes[i] for i in kept]
-    columns = {name: column[kept] for name, column in columns.items()}
-    return Selection(
-        candidates=_candidates(settings, sizes, fold, threshold, **columns),
-        log_marginal=columns["log_marginal"],
-        fold=fold,
-        num_samples=num_samples,
-        seconds=time.perf_counter() - began,
-        base_measure=describe(vae, pool.x, pool.measure, **pool.given(vae)),
-        failed=tuple(failed.values()),
-    )
+
+    def selection(self, sizes: Sequence[int], began: float) -> Selection:
+        """Returns what the scores come to.
+
+        Args:
+            sizes: Parameters of each setting.
+            began: When the first fit did, by :func:`time.perf_counter`.
+
+        Raises:
+            FloatingPointError: If every setting failed.
+        """
+        kept = [i for i in range(len(self.settings)) if i not in self.failed]
+        if not kept:
+            reasons = "; ".join(f"{each.label}: {each.reason}" for each in self.failed.values())
+            raise FloatingPointError(f"every setting failed: {reasons}")
+        columns = {name: column[kept] for name, column in self.columns.items()}
+        settings, sizes = [self.settings[i] for i in kept], [sizes[i] for i in kept]
+        pool = self.pool
+        return Selection(
+            candidates=_candidates(settings, sizes, self.fold, self.k_hat_threshold, **columns),
+            log_marginal=columns["log_marginal"],
+            fold=self.fold,
+            num_samples=self.num_samples,
+            seconds=time.perf_counter() - began,
+            base_measure=describe(self.vae, pool.x, pool.measure, **pool.given(self.vae)),
+            failed=tuple(self.failed.values()),
+        )
 
 
 def _built(

@@ -201,36 +201,61 @@ def check(
         order = torch.randperm(len(data))[:max_data].to(data.device)
         data = data[order]
         asked = default_statistics(vae) if statistics is None else _named(statistics)
-        latent = latent_statistics(vae)
-        halves = halve(vae, entries(vae.event_shape))
-        skipped = {HALF: halves} if isinstance(halves, str) else {}
-        residual = () if isinstance(halves, str) else residual_statistics(halves)
-        num_draws = _enough(num_draws, len(asked) + len(latent) + len(residual) + 1, level)
-        counts = _counts(num_draws, vae.draws_at_once(data))
-        guide_counts = _counts(min(num_draws, _GUIDE_DRAWS), vae.draws_at_once(data))
-        tell = _Progress(progress, len(counts) + len(guide_counts) + 2)
-        rows = [*_population(vae, data, asked, latent, counts, tell)]
-        classifier = _classify(vae, data, order, seed)
-        rows.append(_classifier_row(classifier))
-        tell()
-        if not isinstance(halves, str):
-            some = data[:_SPLIT_DATA]
-            z, note = infer(vae, some, halves, num_draws)
-            each = (values(residual, e) for e in residuals(vae, some, halves, z))
-            rows += rows_of(residual, next(each), list(each), HALF, calibrated=not note, note=note)
-        tell()
-        rows += _from_guide(vae, data, asked, guide_counts, tell)
+        plan = _Plan(vae, asked, num_draws, level)
+        rows, classifier = _rows(vae, data, order, plan, seed, progress)
         units = collapsed_units(vae, data)
     return Checks(
         rows=_verdict(vae, rows, level),
         level=level,
-        num_draws=num_draws,
+        num_draws=plan.num_draws,
         num_data=len(data),
         latent=units,
         classifier=classifier,
-        skipped=skipped,
+        skipped=plan.skipped,
         base_measure=described,
     )
+
+
+class _Plan:
+    """What is asked of a model, and how many replicates that takes."""
+
+    def __init__(
+        self, vae: VAE, asked: Sequence[Statistic], num_draws: int | None, level: float
+    ) -> None:
+        self.asked = asked
+        self.latent = latent_statistics(vae)
+        halves = halve(vae, entries(vae.event_shape))
+        self.halves = None if isinstance(halves, str) else halves
+        self.skipped = {HALF: halves} if isinstance(halves, str) else {}
+        self.residual = () if self.halves is None else residual_statistics(self.halves)
+        num_tests = len(asked) + len(self.latent) + len(self.residual) + 1
+        self.num_draws = _enough(num_draws, num_tests, level)
+
+
+def _rows(
+    vae: VAE,
+    data: Tensor,
+    order: Tensor,
+    plan: _Plan,
+    seed: int,
+    progress: Callable[[float], None] | None,
+) -> tuple[list[Row], TwoSample]:
+    """Makes every check of the plan; ``order`` is where the data were found."""
+    counts = _counts(plan.num_draws, vae.draws_at_once(data))
+    guide_counts = _counts(min(plan.num_draws, _GUIDE_DRAWS), vae.draws_at_once(data))
+    tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
+    rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
+    classifier = _classify(vae, data, order, seed)
+    rows.append(_classifier_row(classifier))
+    tick()
+    if plan.halves is not None:
+        some, residual = data[:_SPLIT_DATA], plan.residual
+        z, note = infer(vae, some, plan.halves, plan.num_draws)
+        each = (values(residual, e) for e in residuals(vae, some, plan.halves, z))
+        rows += rows_of(residual, next(each), list(each), HALF, calibrated=not note, note=note)
+    tick()
+    rows += _from_guide(vae, data, plan.asked, guide_counts, tick)
+    return rows, classifier
 
 
 def _classify(vae: VAE, data: Tensor, order: Tensor, seed: int) -> TwoSample:
@@ -259,7 +284,7 @@ def _population(
     asked: Sequence[Statistic],
     latent: Sequence[Statistic],
     counts: Sequence[int],
-    tell: Callable[[], None],
+    tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
     prior, replicated = vae.prior(), []
@@ -267,7 +292,7 @@ def _population(
         x = vae.decode(prior.sample((count, len(data)))).sample()
         z = vae.encode(x.flatten(0, 1)).sample().unflatten(0, (count, len(data)))
         replicated.append([*values(asked, x), *values(latent, z)])
-        tell()
+        tick()
     observed = [*values(asked, data[None]), *values(latent, vae.encode(data).sample()[None])]
     yield from rows_of([*asked, *latent], observed, replicated, PRIOR, calibrated=True)
 
@@ -277,12 +302,12 @@ def _from_guide(
     data: Tensor,
     asked: Sequence[Statistic],
     counts: Sequence[int],
-    tell: Callable[[], None],
+    tick: Callable[[], None],
 ) -> Iterator[Row]:
     guide, replicated = vae.encode(data), []
     for count in counts:
         replicated.append(values(asked, vae.decode(guide.sample((count,))).sample()))
-        tell()
+        tick()
     yield from rows_of(asked, values(asked, data[None]), replicated, GUIDE, calibrated=False)
 
 
@@ -444,7 +469,7 @@ def _counts(num_draws: int, at_once: int) -> list[int]:
 
 
 class _Progress:
-    """Counts steps, and tells the fraction."""
+    """Counts steps, and reports the fraction."""
 
     def __init__(self, progress: Callable[[float], None] | None, steps: int) -> None:
         self._progress, self._steps, self._done = progress, steps, 0

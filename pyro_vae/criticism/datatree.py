@@ -35,8 +35,6 @@ GROUPS = (
 _OF_Z = ("posterior", "posterior_predictive", "log_likelihood", "sample_stats")
 _VERSIONS = ("torch", "pyro-ppl", "xarray", "arviz-base")
 _MIB = 2**20
-
-
 _DIAGNOSTICS = ("k_hat", "ess", "r_hat", "divergences")
 
 
@@ -122,71 +120,128 @@ def to_datatree(
         (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
     """
     check_arguments(vae, seed)
-    if not isinstance(posterior, PosteriorDraws) and posterior not in get_args(Method):
-        known = [*get_args(Method), "what posterior_draws returns"]
-        raise unknown_name("posterior", posterior, known)
-    if num_draws is None:
-        num_draws = len(posterior.z) if isinstance(posterior, PosteriorDraws) else 200
-    positive_integer("num_draws", num_draws)
+    num_draws = _checked_draws(num_draws, posterior)
     positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
     data = vae.check(x)
-    constants = {
-        name: _constant(name, value, len(data)) for name, value in (constant_data or {}).items()
-    }
+    constants = {n: _constant(n, value, len(data)) for n, value in (constant_data or {}).items()}
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
+    noted = _noted(vae, x, seed, base_measure, objective)
+    share = 0.5 if isinstance(posterior, str) and posterior != "guide" else 0.0
+    corrected = _corrected(vae, data, posterior, num_draws, seed, _part(progress, 0.0, share))
+    method = "guide" if corrected is None else corrected.method
+    attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
+    num_chains = (None if corrected is None else corrected.num_chains) or 1
+    recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs, num_chains)
+    _add_arrays(recorder, vae, data, constants, corrected, chosen)
+    return _recorded(recorder, vae, data, corrected, path, seed, max_memory, _part(progress, share))
+
+
+def _checked_draws(num_draws: int | None, posterior: Method | PosteriorDraws) -> int:
+    """Returns how many draws there are to be."""
+    given = isinstance(posterior, PosteriorDraws)
+    if not given and posterior not in get_args(Method):
+        known = [*get_args(Method), "what posterior_draws returns"]
+        raise unknown_name("posterior", posterior, known)
+    if num_draws is None:
+        num_draws = len(posterior.z) if isinstance(posterior, PosteriorDraws) else 200
+    return positive_integer("num_draws", num_draws)
+
+
+def _noted(
+    vae: VAE,
+    x: Tensor,
+    seed: int,
+    base_measure: Mapping[str, Any] | None,
+    objective: str | None,
+) -> dict[str, Any]:
+    """Returns the attributes of the tree itself."""
     noted = model_attrs(vae) | {
         "seed": seed,
         "base_measure": json.dumps(describe(vae, x, base_measure)),
     }
-    if objective is not None:
-        noted["objective"] = objective
-    sampled = 0.0  # the share of progress that was made before the tree
-    if isinstance(posterior, str) and posterior != "guide":
-        sampled = 0.5
-        told = None if progress is None else lambda done: progress(sampled * done)
+    return noted if objective is None else noted | {"objective": objective}
+
+
+def _part(
+    progress: Callable[[float], None] | None, start: float, end: float = 1.0
+) -> Callable[[float], None] | None:
+    """Reports what goes from 0 to 1 as going from ``start`` to ``end``."""
+    if progress is None:
+        return None
+    return lambda done: progress(start + (end - start) * done)
+
+
+def _corrected(
+    vae: VAE,
+    data: Tensor,
+    posterior: Method | PosteriorDraws,
+    num_draws: int,
+    seed: int,
+    progress: Callable[[float], None] | None,
+) -> PosteriorDraws | None:
+    """Returns draws that are not the guide's own, as they were given or by a method; else None."""
+    if posterior == "guide":
+        return None
+    if isinstance(posterior, str):
         posterior = posterior_draws(
-            vae, data, method=posterior, num_draws=num_draws, seed=seed, progress=told
+            vae, data, method=posterior, num_draws=num_draws, seed=seed, progress=progress
         )
-    given = posterior if isinstance(posterior, PosteriorDraws) else None
-    method = "guide" if given is None else given.method
-    num_chains = 1 if given is None else given.num_chains or 1
-    z = None
-    if given is not None:
-        z = given.z.to(data)
-        wanted = (num_draws, len(data), *vae.prior.event_shape)
-        if tuple(z.shape) != wanted:
-            raise expected("posterior", f"z of shape {wanted}", z)
-    attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
-    recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs, num_chains)
-    if method != "guide":
+    wanted = (num_draws, len(data), *vae.prior.event_shape)
+    if tuple(posterior.z.shape) != wanted:
+        raise expected("posterior", f"z of shape {wanted}", posterior.z)
+    return posterior
+
+
+def _add_arrays(
+    recorder: Recorder,
+    vae: VAE,
+    data: Tensor,
+    constants: Mapping[str, np.ndarray],
+    corrected: PosteriorDraws | None,
+    chosen: Sequence[str],
+) -> None:
+    """Adds what is no draw: diagnostics, the data, and what goes with them."""
+    if corrected is not None and corrected.method != "guide":
         recorder.variables.pop(("sample_stats", "log_q"), None)
-    told_of = {name: getattr(given, name, None) for name in _DIAGNOSTICS}
-    diagnostics = {name: (("data",), each) for name, each in told_of.items() if each is not None}
+    measured = {name: getattr(corrected, name, None) for name in _DIAGNOSTICS}
+    diagnostics = {name: (("data",), each) for name, each in measured.items() if each is not None}
     if diagnostics and "sample_stats" in chosen:
         recorder.add("sample_stats", diagnostics)
+    dims = recorder.labels.dims
     if "observed_data" in chosen:
-        stored = storage(vae.likelihood.support, data.dtype)
-        observed = data.cpu().numpy().astype(stored)
-        recorder.add("observed_data", {"x": (labels.dims("x", "data"), observed)})
+        observed = data.cpu().numpy().astype(storage(vae.likelihood.support, data.dtype))
+        recorder.add("observed_data", {"x": (dims("x", "data"), observed)})
     if constants and "constant_data" in chosen:
-        recorder.add(
-            "constant_data", {n: (labels.dims(n, "data"), v) for n, v in constants.items()}
-        )
+        recorder.add("constant_data", {n: (dims(n, "data"), v) for n, v in constants.items()})
+
+
+def _recorded(
+    recorder: Recorder,
+    vae: VAE,
+    data: Tensor,
+    corrected: PosteriorDraws | None,
+    path: Path | None,
+    seed: int,
+    max_memory: int,
+    progress: Callable[[float], None] | None,
+) -> xarray.DataTree:
+    """Draws what the recorder wants, and returns it in memory, or in a file."""
     if path is None and recorder.nbytes > max_memory:
         what = f"{-(-recorder.nbytes // _MIB)} MiB for these draws, or `out` of to_datatree, a file"
         raise expected("max_memory", what, f"{max_memory // _MIB} MiB")
+    z = None if corrected is None else corrected.z.to(data)
     pairs = pairs_at_once(vae, None if path is None else max_memory)
     from_posterior = any(recorder.wants(group) for group in _OF_Z)
     from_prior = recorder.wants("prior") or recorder.wants("prior_predictive")
-    total, done = num_draws * len(data) * (from_posterior + from_prior), 0
+    total, done = recorder.num_draws * len(data) * (from_posterior + from_prior), 0
 
     def advance(count: int) -> None:
         nonlocal done
         done += count
         if progress is not None:
-            progress(sampled + (1 - sampled) * done / total)
+            progress(done / total)
 
     def record() -> None:
         with undisturbed(vae, seed, data.device):

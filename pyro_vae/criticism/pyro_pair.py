@@ -105,10 +105,7 @@ def from_pyro_svi(
         for _ in range(num_draws):
             _draw(draws, model, guide, arguments)
         for _ in range(num_draws if from_prior else 0):
-            simulated = _trace(poutine.uncondition(model), *arguments)
-            for name, site in _random_sites(simulated).items():
-                group = "prior_predictive" if name in draws.observed else "prior"
-                draws.add(group, name, site)
+            _draw_from_prior(draws, model, arguments)
     for name, value in (constant_data or {}).items():
         array = constant(name, value)
         draws.whole("constant_data", name, array, draws.event_dims(name, array.shape))
@@ -259,6 +256,16 @@ def _draw(
     replicated = _trace(poutine.replay(poutine.uncondition(model), trace=latent_only), *arguments)
     for name in seen:
         draws.add("posterior_predictive", name, replicated.nodes[name])
+
+
+def _draw_from_prior(
+    draws: _Draws, model: Program, arguments: tuple[tuple[Any, ...], dict[str, Any]]
+) -> None:
+    """Runs the model alone, without observations."""
+    simulated = _trace(poutine.uncondition(model), *arguments)
+    for name, site in _random_sites(simulated).items():
+        group = "prior_predictive" if name in draws.observed else "prior"
+        draws.add(group, name, site)
 
 
 def _add_densities(draws: _Draws, guided: poutine.Trace, observed: poutine.Trace) -> None:

@@ -117,38 +117,54 @@ def load(
     raw = with_columns(raw, {"cond": names, "size_factor": sizes})
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
-    if labels is not None:
-        if raw.top is not None or set(raw.splits) != {"train"}:
-            raise expected("labels", "None where the data bring their own splits", labels)
-        raw = replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
+    raw = _with_labels(raw, labels)
     if binarize is None:
         binarize = "threshold" if raw.binarize and not levels else "none"
-
     top = raw.top if raw.top is not None and not levels else 1
     parts = _split(raw, {"validation": validation, "test": test}, seed)
+    served = _served(raw, parts, top, binarize, missing, seed)
+    return Dataset(name=name, source=source, **served, **_companions(raw, parts, size_factor))
+
+
+def _with_labels(raw: Raw, labels: np.ndarray | Tensor | None) -> Raw:
+    """Adds labels to data that are one array."""
+    if labels is None:
+        return raw
+    if raw.top is not None or set(raw.splits) != {"train"}:
+        raise expected("labels", "None where the data bring their own splits", labels)
+    return replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
+
+
+def _served(
+    raw: Raw,
+    parts: Mapping[Split, tuple[Split, Tensor | slice]],
+    top: int,
+    binarize: Binarize,
+    missing: bool,
+    seed: int,
+) -> dict[str, Any]:
+    """Each split of x as it is served, its labels and its mask, and what describes them."""
     splits = {
         split: (raw.splits[of][rows] / top).contiguous() for split, (of, rows) in parts.items()
     }
     if binarize != "none":
         splits = _binarized(splits, binarize, seed)
     mask: dict[str, Tensor] = {split: ~x.isnan() for split, x in splits.items()} if missing else {}
-    return Dataset(
-        name=name,
-        train=splits["train"],
-        validation=splits["validation"],
-        test=splits["test"],
-        labels={
-            split: raw.labels[of][rows] if of in raw.labels else None
-            for split, (of, rows) in parts.items()
-        },
-        support=constraints.boolean if binarize != "none" else _support(splits),
-        binarize=binarize,
-        transform=f"x / {top}" if top > 1 and binarize == "none" else "none",
-        source=source,
-        names=raw.names,
-        mask={} if all(bool(seen.all()) for seen in mask.values()) else mask,
-        **_companions(raw, parts, size_factor),
-    )
+    labels = {
+        split: raw.labels[of][rows] if of in raw.labels else None
+        for split, (of, rows) in parts.items()
+    }
+    return {
+        "train": splits["train"],
+        "validation": splits["validation"],
+        "test": splits["test"],
+        "labels": labels,
+        "support": constraints.boolean if binarize != "none" else _support(splits),
+        "binarize": binarize,
+        "transform": f"x / {top}" if top > 1 and binarize == "none" else "none",
+        "names": raw.names,
+        "mask": {} if all(bool(seen.all()) for seen in mask.values()) else mask,
+    }
 
 
 def _companions(

@@ -174,14 +174,7 @@ def gaps(
         ((5,), (5,))
     """
     check_arguments(vae, seed)
-    options = {"num_steps": num_steps, "num_particles": num_particles, "num_samples": num_samples}
-    for name, value in options.items():
-        positive_integer(name, value)
-    for name in ("num_steps", "num_samples"):
-        if options[name] < 2:
-            raise expected(name, "at least 2", options[name])
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
-        raise expected("lr", "a positive number", lr)
+    _check_options(num_steps, num_particles, num_samples, lr)
     data = vae.check(x)
     described = describe(vae, x, base_measure)
     given = _given(log_marginal, mcse, len(data))
@@ -212,6 +205,17 @@ def gaps(
         estimator=kind.estimator if given is None else "given",
         base_measure=described,
     )
+
+
+def _check_options(num_steps: int, num_particles: int, num_samples: int, lr: float) -> None:
+    options = {"num_steps": num_steps, "num_particles": num_particles, "num_samples": num_samples}
+    for name, value in options.items():
+        positive_integer(name, value)
+    for name in ("num_steps", "num_samples"):
+        if options[name] < 2:
+            raise expected(name, "at least 2", options[name])
+    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+        raise expected("lr", "a positive number", lr)
 
 
 def _given(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) -> Tensor | None:

@@ -105,20 +105,9 @@ def evaluate(
         draws = Draws(vae, data, num_samples, proposal, max_memory, given)
     columns, means, kl_estimators = [], [], set()
     with undisturbed(vae, seed, data.device):
-        for i, batch in enumerate(draws.batches):
+        for i in range(len(draws.batches)):
             held = draws.given(i)
-            features = vae.guide.features(batch, len(vae.event_shape), **held)
-            strata = {law: _Sums(len(batch), num_samples) for law in draws.counts}
-            done = 0
-            for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(
-                batch, features, held
-            ):
-                log_weights = log_likelihood + log_prior
-                log_weights -= draws.log_proposal(log_prior, log_guide)
-                strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)
-                done += len(log_weights)
-                if progress is not None:
-                    progress((i + done / num_samples) / len(draws.batches))
+            features, strata = _weighed(vae, draws, i, held, num_samples, progress)
             guide = vae.posterior(features)
             kl = closed_kl(guide, vae.prior.given(held.get("cond")))
             kl = None if kl is None else kl.expand(guide.batch_shape)
@@ -135,6 +124,29 @@ def evaluate(
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
         base_measure=described,
     )
+
+
+def _weighed(
+    vae: VAE,
+    draws: Draws,
+    i: int,
+    held: Mapping[str, Any],
+    num_samples: int,
+    progress: Callable[[float], None] | None,
+) -> tuple[Tensor, dict[bool, _Sums]]:
+    """Draws and weighs z for batch ``i``: returns its features, and sums by whether p(z) drew."""
+    batch = draws.batches[i]
+    features = vae.guide.features(batch, len(vae.event_shape), **held)
+    strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in draws.counts}
+    done = 0
+    for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features, held):
+        log_weights = log_likelihood + log_prior
+        log_weights -= draws.log_proposal(log_prior, log_guide)
+        strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)
+        done += len(log_weights)
+        if progress is not None:
+            progress((i + done / num_samples) / len(draws.batches))
+    return features, strata
 
 
 class _Sums:
