@@ -82,7 +82,7 @@ def run(name: str, root: str | None, smoke: bool) -> None:
     result = {
         "row": name,
         "recipe": RECIPE,
-        "parts": {"prior": vae.prior.spec(), "guide": vae.posterior.spec()},
+        "parts": {"prior": vae.prior.spec(), "guide": vae.guide_family.spec()},
         "objective": type(objective).__name__,
         "parameters": sum(p.numel() for p in vae.parameters()),
         "fit_seconds": fitted.seconds,

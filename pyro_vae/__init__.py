@@ -10,9 +10,9 @@ from pyro_vae.criticism import (
 )
 from pyro_vae.engine import CompiledSVI
 from pyro_vae.evaluation import Scores, compare, evaluate
+from pyro_vae.programs import VAE
 from pyro_vae.selection import select
 from pyro_vae.training import Run, fit
-from pyro_vae.vae import VAE
 
 __all__ = [
     "VAE",

@@ -1,13 +1,17 @@
-"""Old names of methods, which are called and overridden for one more release."""
+"""Old names and old ways to call, which are served for one more release."""
 
 from __future__ import annotations
 
+import inspect
 import warnings
 from collections.abc import Callable
 from functools import wraps
-from typing import Any
+from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["adopt", "renamed"]
+__all__ = ["adopt", "by_name", "renamed", "renamed_property", "take_cond"]
+
+P = ParamSpec("P")
+R = TypeVar("R")
 
 
 def renamed(old: str, new: str) -> Callable[..., Any]:
@@ -30,6 +34,16 @@ def renamed(old: str, new: str) -> Callable[..., Any]:
     method.__name__ = old
     method.__doc__ = f"Deprecated: the old name of :meth:`{new}`."
     return method
+
+
+def renamed_property(old: str, new: str) -> Any:
+    """Returns a property that warns, and has the value of the one that has taken its place."""
+
+    def value(self: Any) -> Any:
+        _warn(type(self), old, new, stacklevel=3)
+        return getattr(self, new)
+
+    return property(value, doc=f"Deprecated: the old name of :attr:`{new}`.")
 
 
 def adopt(cls: type, old: str, new: str) -> None:
@@ -56,3 +70,44 @@ def adopt(cls: type, old: str, new: str) -> None:
 def _warn(cls: type, old: str, new: str, stacklevel: int) -> None:
     what = f"`{cls.__name__}.{old}` is deprecated and will be removed: use `{new}`"
     warnings.warn(what, DeprecationWarning, stacklevel=stacklevel)
+
+
+def by_name(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Returns a decorator that takes what was once given by position, and warns.
+
+    Args:
+        names: Of the arguments that followed those which the method takes now, in order.
+    """
+
+    def decorate(method: Callable[P, R]) -> Callable[P, R]:
+        parameters = inspect.signature(method).parameters.values()
+        taken = sum(each.kind is each.POSITIONAL_OR_KEYWORD for each in parameters)
+
+        @wraps(method)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if len(args) > taken:
+                first = f"{names[0]}="
+                what = f"`{method.__name__}`: give `{first}` and what follows it by name"
+                warnings.warn(what, DeprecationWarning, stacklevel=2)
+                kwargs |= dict(zip(names, args[taken:], strict=False))  # type: ignore[assignment]
+                args = args[:taken]  # type: ignore[assignment]
+            return method(*args, **kwargs)
+
+        return call
+
+    return decorate
+
+
+def take_cond(cls: type) -> None:
+    """Lets a prior whose ``forward`` takes no condition be called with one, and warns."""
+    forward = vars(cls).get("forward")
+    if forward is None or len(inspect.signature(forward).parameters) > 1:
+        return
+    what = f"`{cls.__name__}.forward` is to take `cond=None`, which it may ignore"
+    warnings.warn(what, DeprecationWarning, stacklevel=4)  # where the class is defined
+
+    @wraps(forward)
+    def method(self: Any, cond: Any = None) -> Any:
+        return forward(self)
+
+    cls.forward = method  # type: ignore[attr-defined]

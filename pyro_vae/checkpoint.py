@@ -21,7 +21,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = [
     "CHECKPOINTS",
@@ -81,8 +81,8 @@ def written(folder: Path) -> None:
 
 def write_json(path: Path, content: Mapping[str, Any]) -> None:
     """Writes a JSON object and its schema as a whole; NaN and infinities are refused."""
-    told = {"schema": SCHEMA, **content}
-    write_bytes(path, (json.dumps(told, indent=2, allow_nan=False) + "\n").encode())
+    content = {"schema": SCHEMA, **content}
+    write_bytes(path, (json.dumps(content, indent=2, allow_nan=False) + "\n").encode())
 
 
 def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
@@ -101,7 +101,7 @@ def model_spec(vae: VAE) -> dict[str, Any]:
     """
     parts = {
         "prior": vae.prior,
-        "guide": vae.posterior,
+        "guide": vae.guide_family,
         "likelihood": vae.likelihood,
         "encoder": vae.encoder,
         "decoder": vae.decoder,
@@ -235,7 +235,7 @@ def _value(argument: str, value: object, classes: Classes) -> Any:
 
 
 def of_known_schema(path: Path, content: Mapping[str, Any]) -> dict[str, Any]:
-    """Returns what a file says besides its schema, which is 1 where none is written.
+    """Returns the content of a file besides its schema, which is 1 where none is written.
 
     Raises:
         ValueError: If the schema is another.
@@ -275,7 +275,7 @@ def read_json(path: Path, **kinds: Any) -> dict[str, Any]:
 
 
 def check_kinds(path: Path, content: Mapping[str, Any], kinds: Mapping[str, Any]) -> None:
-    """Checks that what a file says is of the types that it must be of, by name.
+    """Checks that the content of a file is of the types that it must be of, by name.
 
     Raises:
         ValueError: If it is not, or it is not there.
@@ -284,8 +284,8 @@ def check_kinds(path: Path, content: Mapping[str, Any], kinds: Mapping[str, Any]
         if name not in content:
             raise expected(str(path), f"{name} in it", sorted(content))
         if not isinstance(content[name], kind):
-            told = getattr(kind, "__name__", str(kind))
-            raise expected(str(path), f"{told} as {name}", content[name])
+            wanted = getattr(kind, "__name__", str(kind))
+            raise expected(str(path), f"{wanted} as {name}", content[name])
 
 
 def _finite(text: str) -> float:

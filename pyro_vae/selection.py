@@ -17,14 +17,14 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._given import rows as rows_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.evaluation import evaluate
 from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable, standard_error
-from pyro_vae.training import fit
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.training.fit import fit
 
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 
@@ -316,8 +316,8 @@ class _CrossValidation:
             self.failed[i] = Failed(self.settings[i], f"fold {k + 1}, {error}")
             return
         rows = np.flatnonzero(self.fold == k)
-        given = pool.given(self.vae, rows)
-        scores = evaluate(self.vae, pool.x[rows], num_samples=self.num_samples, seed=seed, **given)
+        held = pool.rows(self.vae)[rows]
+        scores = evaluate(self.vae, held.x, num_samples=self.num_samples, seed=seed, **held.given)
         if not np.isfinite(scores.log_marginal).all():
             reason = f"fold {k + 1}, held-out log p(x) is not finite"
             self.failed[i] = Failed(self.settings[i], reason)
@@ -349,7 +349,7 @@ class _CrossValidation:
             fold=self.fold,
             num_samples=self.num_samples,
             seconds=time.perf_counter() - began,
-            base_measure=describe(self.vae, pool.x, pool.measure, **pool.given(self.vae)),
+            base_measure=describe(self.vae, pool.rows(self.vae), pool.measure),
             failed=tuple(self.failed.values()),
         )
 
@@ -372,7 +372,7 @@ def _checked_sizes(
     sizes, measures = [], {}
     for setting in settings:
         vae, _ = _built(build, setting, 0)
-        measures[_words(setting)] = describe(vae, pool.x, pool.measure, **pool.given(vae))
+        measures[_words(setting)] = describe(vae, pool.rows(vae), pool.measure)
         sizes.append(sum(p.numel() for p in vae.parameters()))
     check_comparable(measures, "grid")
     return sizes
@@ -394,7 +394,7 @@ class _Pool:
         else:
             raise expected("data", "a Dataset or a tensor", data)
         self._data, self._fitted, self.x = data, fitted, fitted
-        self._given: dict[str, Any] = {}
+        self._given: Given = {}
         if isinstance(data, Dataset):
             parts = [data.given(split) for split in ("train", "validation")]
             self._given = tree_map(lambda *each: torch.cat(each).cpu(), *parts)
@@ -413,9 +413,9 @@ class _Pool:
         fold[self._order] = np.arange(len(fold)) * count // len(fold)
         return fold
 
-    def given(self, vae: VAE, rows: np.ndarray | slice = slice(None)) -> dict[str, Any]:
-        """Returns what goes with data into a model, by the names of the arguments."""
-        return rows_of(vae.used(self._given), rows)
+    def rows(self, vae: VAE) -> Rows:
+        """Returns the data as they are scored, with what a model has a use for."""
+        return Rows(self.x, vae.uses(Rows(self.x, self._given)).given)
 
     def training(self, rows: np.ndarray, validation: float) -> tuple[Any, dict[str, Any]]:
         """Returns data for :func:`fit`, and options that go with them."""
@@ -424,9 +424,11 @@ class _Pool:
         train, epochs_by = self._fitted[kept], self.x[held]
         if isinstance(self._data, Tensor):
             return train, {"validation": epochs_by} if len(epochs_by) > 0 else {}
-        of_split = {"train": rows_of(self._given, kept), "validation": rows_of(self._given, held)}
+        both = Rows(self.x, self._given)
+        of_split = {"train": both[kept].given, "validation": both[held].given}
         parts: dict[str, Any] = {
-            name: {split: given[name] for split, given in of_split.items()} for name in self._given
+            name: {split: dict(given)[name] for split, given in of_split.items()}
+            for name in self._given
         }
         return dataclasses.replace(
             self._data,

@@ -15,7 +15,7 @@ from typing import Any, Literal
 
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae.part import Part
-from pyro_vae.vae import VAE, same_space
+from pyro_vae.programs import VAE
 
 # What an argument without a default is given, in every class that has it. `groups`, `classes` and
 # `dim` agree between priors and guides, so that pairs on the same space exist.
@@ -66,11 +66,11 @@ class Case:
         """The part as one of a small model, which some parts need to be complete."""
         part = self()
         if isinstance(part, priors.Prior):
-            fits = (case() for case in GUIDES if same_space(part, case()))
+            fits = (case() for case in GUIDES if case().space == part.space)
             guide = next(fits)
             vae = VAE(part, guide, likelihoods.Bernoulli((4,)))
         else:
-            prior = next(case() for case in PRIORS if same_space(case(), part))
+            prior = next(case() for case in PRIORS if case().space == part.space)
             vae = VAE(prior, part, likelihoods.Bernoulli((4,)))
         vae.double()
         return part
@@ -145,8 +145,8 @@ def _cases(room: types.ModuleType) -> list[Case]:
     return [case for part in _exported(room) for case in cases_of(part)]
 
 
-PRIORS = [case for case in _cases(priors) if not case.part.conditional]
-CONDITIONAL = [case for case in _cases(priors) if case.part.conditional]
+PRIORS = [case for case in _cases(priors) if case.part is not priors.Conditional]
+CONDITIONAL = [case for case in _cases(priors) if case.part is priors.Conditional]
 GUIDES = _cases(guides)
 LIKELIHOODS = _cases(likelihoods)
 NETWORKS = _cases(networks)

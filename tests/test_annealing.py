@@ -237,7 +237,7 @@ class _Positive(pv.priors.Prior):
         super().__init__()
         self.event_shape = torch.Size([2])
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         return dist.Exponential(torch.ones(2)).to_event(1)
 
 

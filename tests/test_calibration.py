@@ -25,6 +25,7 @@ from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import bands, ecdf, uniformity
 from pyro_vae.distributions import inverse_positive
 from pyro_vae.evaluation import PosteriorDraws
+from pyro_vae.programs.weigh import _CHUNK
 
 SMALL = {"num_simulations": 100, "num_draws": 19}
 
@@ -343,7 +344,7 @@ def test_memory_is_bounded(monkeypatch: pytest.MonkeyPatch) -> None:
 
     Progress reaches one in several steps.
     """
-    monkeypatch.setitem(pv.vae._CHUNK, "cpu", 2**10)
+    monkeypatch.setitem(_CHUNK, "cpu", 2**10)
     vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((1, 4, 4)))
     sizes: list[int] = []
     vae.decoder.register_forward_hook(lambda _module, _input, out: sizes.append(out.numel()))

@@ -204,7 +204,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     ("argv", "part", "law", "arguments"),
     [
         ("", "prior", pv.priors.Normal, {"dim": 16}),
-        ("--latent-dim 5", "posterior", pv.guides.Normal, {"dim": 5}),
+        ("--latent-dim 5", "guide_family", pv.guides.Normal, {"dim": 5}),
         ("--latent_dim=5", "prior", pv.priors.Normal, {"dim": 5}),
         (
             "--likelihood Normal --likelihood.scale 0.3",
@@ -227,7 +227,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
         ),
         (
             "--prior=Categorical --prior.groups=3 --prior.classes=4 --guide.min-temperature 0.2",
-            "posterior",
+            "guide_family",
             pv.guides.GumbelSoftmax,
             {"groups": 3, "classes": 4, "min_temperature": 0.2},
         ),
@@ -249,10 +249,10 @@ def test_the_guides_of_a_product_follow_its_priors(built: Built) -> None:
         {"class": "Categorical", "groups": 2, "classes": 5},
     ]
     parts = json.dumps(laws, separators=(",", ":"))
-    guide = built(f"--prior Product --prior.parts {parts}")[0].posterior
-    shapes = {name: tuple(part.event_shape) for name, part in guide.sites.items()}
+    guide = built(f"--prior Product --prior.parts {parts}")[0].guide_family
+    shapes = {name: tuple(site.shape) for name, site in guide.space.items()}
     assert shapes == {"z1": (3,), "z2": (4,), "z3": (2, 5)}
-    families = [type(part).__name__ for part in guide.sites.values()]
+    families = [type(part).__name__ for part in guide.parts]
     assert families == ["Normal", "Hyperspherical", "GumbelSoftmax"]
 
 

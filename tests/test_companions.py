@@ -114,7 +114,9 @@ def test_a_conditional_run_from_the_command_line(
     pyro.set_rng_seed(3)
     cond = torch.tensor([[0.0, 1.0]]).expand(7, 2)
     sizes = {"size_factor": torch.full((7,), 20 / data.size_unit)}
-    np.testing.assert_array_equal(np.load("draws.npy"), vae.sample(7, cond, sizes).numpy())
+    np.testing.assert_array_equal(
+        np.load("draws.npy"), vae.sample(7, cond=cond, covariates=sizes).numpy()
+    )
     capsys.readouterr()
     for says, argv in (
         ("`--cond`: expected a value for group (one of 3, 4), got None", drawn[:-2]),
@@ -231,7 +233,7 @@ def test_a_run_draws_at_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str
     assert main([*draw, '"alba, minor"']) == 0
     vae, cond = pv.load(out), torch.tensor([[0.0, 1.0, 0.0]]).expand(4, 3)
     pyro.set_rng_seed(3)
-    np.testing.assert_array_equal(np.load(drawn), vae.sample(4, cond).numpy())
+    np.testing.assert_array_equal(np.load(drawn), vae.sample(4, cond=cond).numpy())
     assert main(["evaluate", out, "--num-samples", "5", "--json"]) == 0
     capsys.readouterr()
     others = (tmp_path / "t.csv").read_text().replace("setosa", "xetosa")  # in the same place

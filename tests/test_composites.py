@@ -20,8 +20,15 @@ from torch.distributions import constraints, kl_divergence
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, priors
-from pyro_vae.distributions import GroupedOneHotCategorical, JointBernoulli
-from pyro_vae.joint import Joint
+from pyro_vae.data import Rows
+from pyro_vae.distributions import (
+    GroupedOneHotCategorical,
+    JointBernoulli,
+    Site,
+    Space,
+    same_support,
+)
+from pyro_vae.distributions.joint import Joint
 
 
 def _small(prior: Any, guide: Any, likelihood: Any = None, **options: Any) -> pv.VAE:
@@ -87,8 +94,8 @@ def test_a_vamp_prior_of_one_site_is_the_mixture_of_the_guide_there() -> None:
     x = torch.randint(2, (20, 4)).double()
     vae.initialize(x)
     z = vae.prior().sample((5,))
-    features = vae.guide.of(vae.prior.parts[0].pseudo, 1)
-    law = vae.posterior.site("z1", features, {})
+    features = vae.guide.encode_inputs(vae.prior.parts[0].pseudo)
+    law = vae.guide_family(features).site("z1", {})
     log_vamp = law.log_prob(z[:, None, :2]).logsumexp(-1) - torch.tensor(3.0).log()
     torch.testing.assert_close(vae.prior().log_prob(z), log_vamp - torch.tensor(3.0).log())
     twin = copy.deepcopy(vae)
@@ -145,14 +152,12 @@ def test_dropout_is_off_in_the_priors_law_too() -> None:
             parameter.mul_(3)  # such that a unit more or less is seen
     x = torch.eye(4).double()
     mask = torch.ones_like(x, dtype=torch.bool)
-    with torch.no_grad():
-        features = vae.eval().guide.features(x, 1)
+    z = torch.randn(5, 4, *vae.prior.event_shape).double()
     calls = {
         "sample": lambda: vae.sample(5),
         "log_prob": lambda: vae.log_prob(x, 5),
-        "impute": lambda: vae.weighted(x, 5, {"mask": mask})[1],
-        "weigh": lambda: vae.weigh(x, features, 5)[1],
-        "from the prior": lambda: vae.weigh(x, features, 5, from_prior=True)[1],
+        "impute": lambda: vae.draw_weighted(Rows(x, {"mask": mask}), 5).log_weights,
+        "log_joint": lambda: vae.log_joint(z, Rows(x)),
     }
     for name, call in calls.items():
         drawn = []
@@ -167,7 +172,7 @@ def test_dropout_is_off_in_the_priors_law_too() -> None:
 def test_a_part_that_is_bound_owns_none_of_the_rest() -> None:
     vae = _small(priors.VampPrior(2, pseudo_inputs=3), guides.SemiAmortized(2))
     assert list(dict(vae.prior.named_parameters())) == ["pseudo"]
-    assert not list(vae.posterior.parameters())
+    assert not list(vae.guide_family.parameters())
     keys = list(vae.state_dict())
     assert len(keys) == len(set(keys)) == len({t.data_ptr() for t in vae.state_dict().values()})
 
@@ -180,7 +185,7 @@ def test_the_joint_law_is_the_product_of_its_sites() -> None:
     draws = {name: trace.nodes[name]["value"] for name in ("z1", "z2")}
     trace.compute_log_prob()
     by_site = trace.nodes["z1"]["log_prob"] + trace.nodes["z2"]["log_prob"]
-    torch.testing.assert_close(prior().log_prob(prior.join(draws)), by_site)
+    torch.testing.assert_close(prior().log_prob(prior.space.join(draws)), by_site)
     z = prior().sample((3, 6))
     assert z.shape == (3, 6, 5)
     assert bool(prior.support.check(z).all())
@@ -194,9 +199,8 @@ def test_divergence_of_products_is_the_sum_of_their_sites() -> None:
     vae = _mixed()
     x = torch.ones(6, 4).double()
     q = vae.encode(x)
-    features = vae.guide.features(x, 1)
-    parts = zip(vae.posterior.sites, vae.prior.sites.values(), strict=True)
-    by_site = sum(kl_divergence(vae.posterior.site(n, features, {}), p()) for n, p in parts)
+    prior = vae.prior()
+    by_site = sum(kl_divergence(q.site(n, {}), prior.site(n, {})) for n in vae.space)
     torch.testing.assert_close(kl_divergence(q, vae.prior()), by_site)
     assert pv.evaluate(vae, x, num_samples=10).kl_estimator == "analytic"
 
@@ -331,12 +335,17 @@ def test_enumerating_one_site_weighs_the_others() -> None:
     class Both(guides.Product):
         """q(y|x) q(z|x, y): the location of z moves with y."""
 
-        def site(self, name: str, features: Tensor, earlier: Any) -> Any:
-            law = super().site(name, features, earlier)
-            if name == "z1":
-                return law
-            move = earlier["z1"] @ torch.tensor([[0.0], [1.0], [3.0]]).double()
-            return dist.Normal(law.mean + move[..., 0, :], 0.7).to_event(1)
+        def forward(self, features: Tensor) -> Any:
+            joint = super().forward(features)
+
+            def site(name: str, earlier: Any) -> Any:
+                alone = joint.site(name, earlier)
+                if name == "z1":
+                    return alone
+                move = earlier["z1"] @ torch.tensor([[0.0], [1.0], [3.0]]).double()
+                return dist.Normal(alone.mean + move[..., 0, :], 0.7).to_event(1)
+
+            return Joint(site, self.space, batch_shape=features.shape[:-1])
 
     vae = _small(
         priors.Product(MIXED[::-1]),
@@ -345,16 +354,16 @@ def test_enumerating_one_site_weighs_the_others() -> None:
     x = torch.eye(4).double()
     torch.manual_seed(0)
     loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, x)
-    features = vae.guide.features(x, 1)
-    q = vae.posterior.site("z1", features, {})
+    joint, prior = vae.encode(x), vae.prior()
+    q = joint.site("z1", {})
     probs = q.base_dist.probs[:, 0]
-    by_hand = kl_divergence(q, vae.prior.site("z1", {})).sum()
+    by_hand = kl_divergence(q, prior.site("z1", {})).sum()
     torch.manual_seed(0)
     states = torch.eye(3).double()[:, None, None].expand(3, 4, 1, 3)
-    law = vae.posterior.site("z2", features, {"z1": states})
+    law = joint.site("z2", {"z1": states})
     z = law.rsample()
-    by_hand = by_hand + (probs.T * kl_divergence(law, vae.prior.site("z2", {}))).sum()
-    reconstruction = vae.decode(vae.prior.join({"z1": states, "z2": z})).log_prob(x)
+    by_hand = by_hand + (probs.T * kl_divergence(law, prior.site("z2", {}))).sum()
+    reconstruction = vae.decode(vae.space.join({"z1": states, "z2": z})).log_prob(x)
     torch.testing.assert_close(loss, by_hand - (probs.T * reconstruction).sum())
 
 
@@ -413,7 +422,7 @@ def test_divergences_of_layers_are_those_of_their_draws(direction: str) -> None:
     """
     vae = _linear(direction)
     with torch.no_grad():
-        for given in [*vae.prior.below, *getattr(vae.posterior, "above", [])]:
+        for given in [*vae.prior.below, *getattr(vae.guide_family, "above", [])]:
             (layer,) = given.network.layers
             loc, raw_scale = layer.weight.chunk(2)
             loc.fill_(1.0)
@@ -457,10 +466,10 @@ def test_a_ladder_multiplies_the_laws_of_encoder_and_prior() -> None:
     """Fails when variances are added in place of precisions."""
     vae = _linear("ladder")
     x = torch.randn(5, 3).double()
-    features = vae.guide.features(x, 1)
+    features = vae.guide.features(x)
     above = torch.randn(5, 1).double()
-    law = vae.posterior.site("z1", features, {"z2": above})
-    said, prior = features[:, 2:].chunk(2, -1), vae.prior.site("z1", {"z2": above})
+    law = vae.guide_family(features).site("z1", {"z2": above})
+    said, prior = features[:, 2:].chunk(2, -1), vae.prior().site("z1", {"z2": above})
     scale = torch.nn.functional.softplus(said[1]) + 1e-4
     z = torch.randn(7, 5, 2).double()
     product = dist.Normal(said[0], scale).to_event(1).log_prob(z) + prior.log_prob(z)
@@ -603,16 +612,16 @@ def test_a_conditional_model_conditions_all_its_parts(
         priors.Normal(2), guides.Normal(2), likelihoods.Bernoulli(shape), encoder, decoder, 3
     ).double()
     x = torch.ones(12, *shape).double()
-    q = vae.encode(x, COND)
+    q = vae.encode(x, cond=COND)
     assert len(q.mean.unique(dim=0)) == 3
-    assert len(vae.decode(torch.zeros(12, 2).double(), COND).mean.unique(dim=0)) == 3
-    assert vae.sample(12, COND).shape == vae.reconstruct(x, COND).shape == x.shape
+    assert len(vae.decode(torch.zeros(12, 2).double(), cond=COND).mean.unique(dim=0)) == 3
+    assert vae.sample(12, cond=COND).shape == vae.reconstruct(x, cond=COND).shape == x.shape
     torch.manual_seed(1)
-    one = vae.log_prob(x, 200, COND)
+    one = vae.log_prob(x, 200, cond=COND)
     scores = pv.evaluate(vae, x, cond=COND, num_samples=2000)
     assert abs(one - torch.from_numpy(scores.log_marginal)).max() < 0.5
     assert scores.base_measure["cond"]
-    shown = vae.sample(3, torch.eye(3).double()[[0, 0, 0]])
+    shown = vae.sample(3, cond=torch.eye(3).double()[[0, 0, 0]])
     assert shown.shape == (3, *shape)
 
 
@@ -628,7 +637,7 @@ def test_a_conditional_model_conditions_all_its_parts(
 def test_a_model_at_one_condition_is_that_model(prior: Any) -> None:
     """Fails when another condition is taken."""
     one = {"class": "Normal", "dim": 1}
-    guide = guides.Product([one, one]) if prior.named_sites else guides.Normal(2)
+    guide = guides.Product([one, one]) if len(prior.space) > 1 else guides.Normal(2)
     vae = _small(prior, guide, likelihoods.Normal((4,)), cond_size=3, show_mask=True)
     x = torch.randn(30, 4).double()
     vae.initialize(x)
@@ -644,7 +653,7 @@ def test_a_model_at_one_condition_is_that_model(prior: Any) -> None:
             torch.from_numpy(scores.log_marginal), torch.from_numpy(fixed.log_marginal)
         )
     torch.manual_seed(3)
-    drawn = vae.sample(30, rows)
+    drawn = vae.sample(30, cond=rows)
     torch.manual_seed(3)
     assert torch.allclose(drawn, group.sample(30))
     pv.evaluation.rate_distortion(group, x)
@@ -667,13 +676,13 @@ def test_states_are_summed_under_the_condition_of_each_datum() -> None:
     x = torch.eye(4).double().repeat(3, 1)
     states = vae.prior().enumerate_support()
     joint = [
-        vae.decode(state.expand(12, 2, 3), COND).log_prob(x) + vae.prior().log_prob(state)
+        vae.decode(state.expand(12, 2, 3), cond=COND).log_prob(x) + vae.prior().log_prob(state)
         for state in states
     ]
     exact = torch.stack(joint).logsumexp(0)
     found = pv.objectives.Enumerated("prior").terms(vae.model, vae.guide, x, cond=COND).elbo
     torch.testing.assert_close(found, exact)
-    log_q = torch.stack([vae.encode(x, COND).log_prob(state) for state in states])
+    log_q = torch.stack([vae.encode(x, cond=COND).log_prob(state) for state in states])
     bound = (log_q.exp() * (torch.stack(joint) - log_q)).sum()
     for objective in (pv.objectives.Enumerated(), pv.objectives.ELBO(num_particles=2)):
         loss = objective.differentiable_loss(vae.model, vae.guide, x, cond=COND)
@@ -687,20 +696,20 @@ def test_wrong_conditions_are_told_in_one_line() -> None:
     bad = COND[:2].clone()
     bad[0, 0] = torch.nan
     for says, call in (
-        (r"`cond`: expected None for a model built without", lambda: plain.log_prob(x, 1, x)),
+        (r"`cond`: expected None for a model built without", lambda: plain.log_prob(x, 1, cond=x)),
         (r"`cond`: expected a tensor of shape \(2, 3\), got None", lambda: given.log_prob(x, 1)),
-        (r"`cond`: expected a tensor of shape \(2, 3\)", lambda: given.sample(2, COND)),
-        (r"`cond`: expected finite numbers, got '1 that", lambda: given.sample(2, bad)),
+        (r"`cond`: expected a tensor of shape \(2, 3\)", lambda: given.sample(2, cond=COND)),
+        (r"`cond`: expected finite numbers, got '1 that", lambda: given.sample(2, cond=bad)),
         (r"`vae`: expected a model without conditions", lambda: pv.evaluation.gaps(given, x)),
         (r"`vae`: expected a model without conditions", lambda: pv.criticism.check(given, x)),
         (r"`cond_size`: expected a positive", lambda: _small(*_normals(), cond_size=0)),
         (r"`show_mask`: expected True or False", lambda: _small(*_normals(), show_mask=1)),
         (
-            r"`prior`: expected a law without a condition",
+            r"`cond_size`: expected the entries of a condition",
             lambda: _small(priors.Conditional(2), guides.Normal(2)),
         ),
         (
-            r"`prior`: expected a law that takes conditions",
+            r"`prior`: expected one that takes conditions",
             lambda: _small(priors.VampPrior(2), guides.Normal(2), cond_size=3),
         ),
         (
@@ -725,7 +734,7 @@ def test_wrong_conditions_are_told_in_one_line() -> None:
             lambda: priors.Product([{"class": "Normal", "dims": 2}, {"class": "Normal", "dim": 1}]),
         ),
         (
-            r"`guide`: expected a law on the same space .*z1: .*z2: .* got Normal",
+            r"`guide`: expected a distribution on the same space .*z1: .*z2: .* got Normal",
             lambda: _small(priors.Product(MIXED), guides.Normal(5)),
         ),
         (r"`dims`: expected two or more", lambda: priors.Hierarchy([2])),
@@ -761,7 +770,7 @@ def test_programs_and_laws_tell_of_wrong_conditions_and_masks_in_one_line() -> N
                 call(cond=right, mask=torch.ones(4, 4))
             call(cond=right, mask=torch.ones(4, 4, dtype=torch.bool))
     for vae in given:
-        vae.encode(x, COND[0])  # one for all
+        vae.encode(x, cond=COND[0])  # one for all
 
 
 _CONDITIONED = (priors.Normal, priors.Conditional)
@@ -772,12 +781,12 @@ def _normals() -> tuple[Any, Any]:
 
 
 def test_a_joint_law_of_dependent_sites_has_no_closed_divergence() -> None:
-    def law(name: str, earlier: Any) -> Any:
+    def site(name: str, earlier: Any) -> Any:
         loc = torch.zeros(1) if name == "a" else earlier["a"]
         return dist.Normal(loc, 1.0).to_event(1)
 
-    shapes = {"a": torch.Size([1]), "b": torch.Size([1])}
-    joint = Joint(law, shapes, constraints.real_vector)
+    one = Site(torch.Size([1]), constraints.real_vector)
+    joint = Joint(site, Space({"a": one, "b": one}))
     with pytest.raises(NotImplementedError):
         kl_divergence(joint, joint)
     z = joint.rsample((50_000,))
@@ -791,7 +800,7 @@ def test_a_joint_law_of_dependent_sites_has_no_closed_divergence() -> None:
 
 @pytest.mark.parametrize("conditional", [False, True])
 def test_a_copy_is_on_the_same_space(conditional: bool) -> None:
-    """Supports are told by identity. Fails when they are kept, and so copied, with the model."""
+    """Fails when supports are compared by identity, as a copy of a support is another object."""
     if conditional:
         parts: Any = (priors.Conditional(2), guides.Normal(2))
     else:
@@ -802,9 +811,9 @@ def test_a_copy_is_on_the_same_space(conditional: bool) -> None:
     vae = pv.VAE(*parts, likelihoods.Bernoulli((4,)), cond_size=3 if conditional else None)
     vae = vae.at(torch.zeros(3)) if conditional else vae
     for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
-        assert twin.prior.support is constraints.real_vector
-        assert twin.posterior.support is constraints.real_vector
-        pv.VAE(twin.prior, twin.posterior, twin.likelihood)
+        assert same_support(twin.prior.support, constraints.real_vector)
+        assert same_support(twin.guide_family.support, constraints.real_vector)
+        assert twin.prior.space == twin.guide_family.space
 
 
 def test_two_sites_are_not_enumerated_together() -> None:

@@ -69,7 +69,7 @@ def test_an_argument_that_the_cases_do_not_know_is_an_error() -> None:
         def __init__(self, wingspan: int) -> None:
             super().__init__()
 
-        def forward(self) -> Any:
+        def forward(self, cond: Tensor | None = None) -> Any:
             return None
 
     with pytest.raises(LookupError, match="wingspan"):
@@ -515,7 +515,7 @@ class _NotToEvent(likelihoods.Bernoulli):
 
 
 class _SinglePrecision(priors.Normal):
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         return dist.Normal(torch.zeros(self.event_shape), 1.0).to_event(1)
 
 

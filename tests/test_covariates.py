@@ -218,7 +218,10 @@ X, S = torch.ones(30, 3), torch.ones(30)
 @pytest.mark.parametrize(
     ("says", "call"),
     [
-        (r"^`covariates`: expected size_factor of each datum, got None", lambda v: v.sample(2)),
+        (
+            r"^`covariates`: expected size_factor of each observation, got None",
+            lambda v: v.sample(2),
+        ),
         (r"^`covariates`: expected size_factor of each", lambda v: v.log_prob(X, 1)),
         (r"^`covariates`: expected size_factor of each", lambda v: v.model(X)),
         (r"^`covariates`: expected size_factor of each", lambda v: v.guide(X)),
@@ -227,7 +230,7 @@ X, S = torch.ones(30, 3), torch.ones(30)
         (r"^`covariates`: expected size_factor of each", lambda v: pv.evaluate(v, X)),
         (r"^`covariates`: expected size_factor of each", lambda v: pv.fit(v, X, epochs=1)),
         (
-            r"^`covariates`: expected size_factor of each datum, got \['size'\]",
+            r"^`covariates`: expected size_factor of each observation, got \['size'\]",
             lambda v: pv.evaluate(v, X, covariates={"size": S}),
         ),
         (
@@ -299,5 +302,5 @@ def test_a_law_of_ones_own_names_its_covariates() -> None:
     scores = pv.evaluate(vae, x, covariates={"offset": offset}, num_samples=50)
     assert scores.log_marginal.mean() > -6  # without the offset, hundreds of nats less
     assert "offset" in scores.base_measure
-    with pytest.raises(ValueError, match=r"`covariates`: expected offset of each datum"):
+    with pytest.raises(ValueError, match=r"`covariates`: expected offset of each observation"):
         pv.evaluate(vae, x)

@@ -1,14 +1,16 @@
-"""Old names of methods: still called, still overridden, with a warning."""
+"""Old names and old ways to call: served for one more release, with a warning."""
 
 from __future__ import annotations
 
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import Tensor
 
-from pyro_vae import likelihoods, objectives
+import pyro_vae as pv
+from pyro_vae import guides, likelihoods, objectives, priors
 
 
 def test_an_old_name_calls_the_method_that_replaced_it() -> None:
@@ -61,3 +63,39 @@ def test_an_override_of_the_new_name_is_called_by_the_old_one(recwarn: Any) -> N
     assert not recwarn.list
     with pytest.warns(DeprecationWarning, match="is deprecated"):
         assert Rooted((1,)).seen(torch.tensor([[4.0]])).tolist() == [[2.0]]
+
+
+def test_old_names_and_ways_to_call_a_vae() -> None:
+    vae = pv.VAE(
+        priors.Normal(2), guides.Normal(2), likelihoods.Bernoulli((3,)), cond_size=2
+    ).double()
+    cond, x = torch.eye(2).double(), torch.ones(2, 3).double()
+    with pytest.warns(DeprecationWarning, match="use `guide_family`") as seen:
+        assert vae.posterior is vae.guide_family
+    assert seen[0].filename == __file__
+    mask = x > 0
+    mask[0, 0] = False
+    wanted = vae.encode(x, cond=cond, mask=mask).mean
+    with pytest.warns(DeprecationWarning, match="`encode`: give `cond=`") as seen:
+        assert torch.equal(vae.encode(x, cond, mask).mean, wanted)
+    assert seen[0].filename == __file__
+    with pytest.warns(DeprecationWarning, match="`log_prob`: give `cond=`"):
+        assert vae.log_prob(x, 3, cond).shape == (2,)
+    with pytest.warns(DeprecationWarning, match="`sample`: give `cond=`"):
+        assert vae.sample(2, cond).shape == (2, 3)
+    with pytest.raises(TypeError, match="unexpected keyword argument 'conds'"):
+        vae.encode(x, conds=cond)
+    with pytest.raises(ValueError, match="^`labels`: expected None"):
+        vae.log_prob(x, cond=cond, labels=torch.zeros(2).long())
+
+
+def test_a_prior_that_takes_no_condition_is_called_with_one() -> None:
+    with pytest.warns(DeprecationWarning, match="`Wide.forward` is to take `cond=None`") as seen:
+
+        class Wide(priors.Normal):
+            def forward(self) -> Any:  # type: ignore[override]
+                return dist.Normal(self.loc, 2 * self.scale).to_event(1)
+
+    assert seen[0].filename == __file__
+    prior = Wide(2)
+    assert prior(torch.zeros(5, 3)).variance.tolist() == prior().variance.tolist() == [4.0, 4.0]

@@ -16,9 +16,10 @@ from linear import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae.data import Rows
 from pyro_vae.evaluation import enumerate_log_prob
 from pyro_vae.evaluation.pareto import k_hat, tail_length
-from pyro_vae.vae import _CHUNK
+from pyro_vae.programs.weigh import _CHUNK, draws_at_once, in_chunks, observations_at_once
 
 _KEYS = {
     "log_marginal",
@@ -68,8 +69,7 @@ def _bernoulli(dim: int = 4, latent: int = 2) -> pv.VAE:
 def test_exact_posterior_has_constant_weights() -> None:
     """Fails when the prior is left out of the weights, or the number of draws is off by one."""
     vae, x, exact = _linear_gaussian(1.0, size=200)
-    log_likelihood, log_prior, log_guide = next(vae.importance(x, 50))
-    weights = log_likelihood + log_prior - log_guide
+    weights = vae.draw_weighted(Rows(x), 50).log_weights
     assert weights.std(0).max() < 1e-4
     scores = pv.evaluate(vae, x, num_samples=300)
     np.testing.assert_allclose(scores.log_marginal, exact, atol=1e-4)
@@ -163,9 +163,9 @@ def test_k_hat_per_datum_through_evaluate() -> None:
     vae, x, _ = _linear_gaussian(0.6, size=20)
     scores = pv.evaluate(vae, x, num_samples=3000, seed=5)
     torch.manual_seed(5)
-    draws = [torch.stack(chunk).double() for chunk in vae.importance(x, 3000)]
-    log_likelihood, log_prior, log_guide = torch.cat(draws, 1)
-    log_weights = (log_likelihood + log_prior - log_guide).numpy()
+    with torch.no_grad():
+        chunks = list(in_chunks(vae, Rows(x), 3000))
+    log_weights = torch.cat([chunk.log_weights.double() for chunk in chunks]).numpy()
     _, expected = array_stats.psislw(-log_weights, r_eff=1.0, axis=0)
     np.testing.assert_allclose(scores.k_hat, expected, atol=1e-3)
 
@@ -234,8 +234,8 @@ def test_enumeration_in_chunks(monkeypatch: pytest.MonkeyPatch) -> None:
     vae, x = _categorical()
     whole = enumerate_log_prob(vae, x)
     monkeypatch.setitem(_CHUNK, "cpu", 12 * 30)  # few data and few states at a time
-    assert len(vae.batches(x)) > 1
-    assert vae.draws_at_once(vae.batches(x)[0]) < 4**3
+    assert (size := observations_at_once(vae, x)) < len(x)
+    assert draws_at_once(vae, x[:size]) < 4**3
     torch.testing.assert_close(enumerate_log_prob(vae, x), whole)
 
 
@@ -404,7 +404,7 @@ def test_base_measure_of_data_from_elsewhere() -> None:
         ),
         ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": torch.ones(2, 5)}),
         ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": [[1.0, 0.0, 1.0, 0.0]]}),
-        ("`x`: expected at least one datum", {"x": torch.ones(0, 4)}),
+        ("`x`: expected at least one observation", {"x": torch.ones(0, 4)}),
         ("`vae`: expected a VAE", {"vae": nn.Linear(4, 4)}),
         ("`proposal`: expected one of guide, defensive.*'defensive'", {"proposal": "defensve"}),
         ("`smooth`: expected True or False, got 'yes'", {"smooth": "yes"}),

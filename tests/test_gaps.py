@@ -82,7 +82,7 @@ def test_the_features_are_those_of_the_best_guide() -> None:
     model = LinearGaussian(columns="correlated", factor=1.5)
     x = model.vae.sample(10)
     found = gaps(model.vae, x, num_steps=300, num_particles=64, num_samples=100)
-    best = model.vae.posterior(found.features).base_dist
+    best = model.vae.guide_family(found.features).base_dist
     exact = model.posterior(x)
     scale = model.precision.diagonal().rsqrt()
     np.testing.assert_allclose((best.mean - exact.mean) / scale, 0, atol=0.1)

@@ -274,7 +274,7 @@ def test_enumeration_is_exact() -> None:
     torch.testing.assert_close(terms.elbo, exact)
     bound = -value(Enumerated("guide"), vae, x)
     assert bound < exact.sum()
-    vae.posterior.mode = "enumerate"
+    vae.guide_family.mode = "enumerate"
     torch.testing.assert_close(bound, -value(ELBO(), vae, x))
 
 

@@ -19,7 +19,9 @@ from torch import Tensor
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
+from pyro_vae.data import Rows
 from pyro_vae.engine import CompiledSVI
+from pyro_vae.evaluation import _draws
 from pyro_vae.training.health import Health
 
 pytestmark = pytest.mark.usefixtures("interruptible")
@@ -121,7 +123,7 @@ def test_gradients_are_clipped(compile: bool, monkeypatch: pytest.MonkeyPatch) -
 def test_health_is_looked_after(caplog: pytest.LogCaptureFixture) -> None:
     vae = build()
     vae.initialize(X)
-    health = Health(vae, X)
+    health = Health(vae, Rows(X))
     line = {"epoch": 1, "kl": 3.0}
     health.look(line)
     health.look({"epoch": 2, "kl": 2.0})
@@ -142,7 +144,7 @@ def test_health_goes_on_from_what_was_seen(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
     """Fails when a resumed run starts with an empty record."""
-    health = Health(build(), X)
+    health = Health(build(), Rows(X))
     health.recall([3.0, 2.0])
     health.look({"epoch": 3, "kl": 500.0})
     assert "the KL explodes: 500 nats" in caplog.text
@@ -159,24 +161,24 @@ def test_evaluation_goes_on_with_fewer_draws_at_a_time(
     """More than 7 draws of z do not fit."""
     vae = build()
     scores = pv.evaluate(vae, X, num_samples=50)
-    weigh = pv.VAE.weigh
+    draw = _draws.draw_weighted
     failed = 0
 
-    def small(self: pv.VAE, x: Tensor, features: Tensor, count: int, **options: Any) -> Any:
+    def small(vae: pv.VAE, rows: Rows, count: int, **options: Any) -> Any:
         nonlocal failed
         if count > 7:
             failed += 1
             raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate")
-        return weigh(self, x, features, count, **options)
+        return draw(vae, rows, count, **options)
 
-    monkeypatch.setattr(pv.VAE, "weigh", small)
+    monkeypatch.setattr(_draws, "draw_weighted", small)
     halved = pv.evaluate(vae, X, num_samples=50)
-    assert "out of memory: z drawn 6 at a time for each of 30 data" in caplog.text
+    assert "out of memory: z drawn 6 at a time for each of 30 observations" in caplog.text
     assert failed == 3  # at 50, 25 and 12: what did not fit is not tried again
     error = (scores.mcse**2 + halved.mcse**2) ** 0.5
     assert (abs(scores.log_marginal - halved.log_marginal) < 5 * error).all()
-    monkeypatch.setattr(pv.VAE, "weigh", mock.Mock(side_effect=MemoryError))
-    with pytest.raises(MemoryError, match="out of memory for one z of each of 30 data"):
+    monkeypatch.setattr(_draws, "draw_weighted", mock.Mock(side_effect=MemoryError))
+    with pytest.raises(MemoryError, match="out of memory for one z of each of 30 observations"):
         pv.evaluate(vae, X, num_samples=50)
 
 

@@ -49,14 +49,14 @@ def test_a_planted_call_is_found(source: str, lines: list[int]) -> None:
     assert _lines_that_sample(source) == lines
 
 
-def test_only_the_vae_samples() -> None:
+def test_only_the_pyro_programs_sample() -> None:
     """Sites are named and drawn in one place, so that ``z``, ``x`` and their plate are the same."""
     where = {
         path.relative_to(_PACKAGE).as_posix()
         for path in _PACKAGE.rglob("*.py")
         if _lines_that_sample(path.read_text(encoding="utf-8"))
     }
-    assert where == {"vae.py"}
+    assert where == {"programs/pyro_programs.py"}
 
 
 _EXPERIMENTS = sorted((Path(__file__).parents[1] / "experiments").glob("*.py"))

@@ -15,6 +15,7 @@ from linear import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae.data import Rows
 from pyro_vae.engine.graph import Graph
 from pyro_vae.evaluation import _draws, enumerate_log_prob
 from pyro_vae.evaluation._memory import as_bytes, peak_bytes
@@ -24,10 +25,10 @@ from pyro_vae.evaluation.pareto import smooth_tail, tail_length
 def _log_weights(vae: pv.VAE, x: Tensor, num_samples: int, seed: int) -> Tensor:
     """The weights of the draws that ``evaluate`` makes with this seed."""
     torch.manual_seed(seed)
-    draws = _draws.Draws(vae, x, num_samples, "guide", None)
+    draws = _draws.Draws(vae, Rows(x), num_samples, "guide", None)
     with torch.no_grad():
-        features = vae.guide.features(x, x.ndim - 1)
-        blocks = [terms for _, terms in draws.of(x, features)]
+        features = vae.guide.features(x)
+        blocks = [terms for _, terms in draws.of(Rows(x), features)]
     log_likelihood, log_prior, log_guide = torch.cat(blocks, 1)
     return log_likelihood + log_prior - log_guide
 

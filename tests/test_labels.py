@@ -68,7 +68,7 @@ def bounds(vae: pv.VAE) -> tuple[Tensor, Tensor]:
     log_q = features[:, 2:].log_softmax(-1)
     each = []
     for y in torch.eye(3).double():
-        shifted = features[:, :2] + vae.posterior.shifts["z1"](y)
+        shifted = features[:, :2] + vae.guide_family.shifts["z1"](y)
         q = guides.Normal(1)(shifted)
         z = q.mean + q.stddev * nodes  # (B, 40)
         inputs = torch.cat([z.unsqueeze(-1), y.expand(*z.shape, 3)], -1)
@@ -170,7 +170,7 @@ def test_all_labels_known_it_is_the_model_given_the_class() -> None:
             return self.by(inputs, c)
 
     vae, y = m2("straight-through"), torch.tensor([2, 0, 0, 1, 1])
-    shift = vae.posterior.shifts["z1"]
+    shift = vae.guide_family.shifts["z1"]
     encoder = Given(vae.encoder, lambda x, c: vae.encoder(x)[:, :2] + shift(c))
     decoder = Given(vae.decoder, lambda z, c: vae.decoder(torch.cat([z, c], -1)))
     parts = priors.Normal(1), guides.Normal(1), likelihoods.Bernoulli((2,))
@@ -211,8 +211,8 @@ def test_the_other_latents_can_depend_on_the_class() -> None:
     """Fails when the joint law of the guide draws them before the class."""
     vae, alone = m2(), m2(independent=True)
     y = torch.eye(3).double()
-    features = vae.guide.features(X, 1)
-    by_class = [vae.posterior.site("z1", features, {"z2": k.expand(5, 1, 3)}) for k in y]
+    features = vae.guide.features(X)
+    by_class = [vae.guide_family(features).site("z1", {"z2": k.expand(5, 1, 3)}) for k in y]
     assert (by_class[0].mean - by_class[1].mean).abs().min() > 1e-3
     q = vae.encode(X)
     z = q.sample((7,))
@@ -222,7 +222,7 @@ def test_the_other_latents_can_depend_on_the_class() -> None:
     torch.testing.assert_close(q.log_prob(z), exact)
     with pytest.raises(NotImplementedError):
         kl_divergence(q, vae.prior())
-    assert not list(alone.posterior.parameters())
+    assert not list(alone.guide_family.parameters())
     assert torch.isfinite(kl_divergence(alone.encode(X), alone.prior())).all()
     torch.testing.assert_close(vae.classify(X), log_q.exp())
 
@@ -236,7 +236,7 @@ def test_a_dependent_guide_is_saved(tmp_path: Path) -> None:
         networks.MLP((4,)),
     )
     with torch.no_grad():
-        vae.posterior.shifts["z1"].weight.normal_()
+        vae.guide_family.shifts["z1"].weight.normal_()
     pv.save(vae, tmp_path / "run")
     twin, z = pv.load(tmp_path / "run"), vae.encode(X).sample()
     torch.testing.assert_close(twin.encode(X).log_prob(z), vae.encode(X).log_prob(z))

@@ -214,13 +214,13 @@ def test_relaxed_binary_losses_are_the_integrals_they_claim() -> None:
     assert losses.mean() > -integral((log_likelihood + log_p).exp()).log()
 
     soft = copy.deepcopy(vae)
-    soft.posterior.mode = "soft"  # type: ignore[assignment]
+    soft.guide_family.mode = "soft"  # type: ignore[assignment]
     joint, log_q_hard, log_p_hard = _log_joints(vae, x)
     kl = (log_q_hard.exp() * (log_q_hard - log_p_hard)).sum()
     losses, _ = _draws(soft, x)
     assert in_standard_errors(losses, (kl - integral(log_q.exp() * log_likelihood)).detach()) < 4
 
-    soft.posterior.mode = "straight-through"  # type: ignore[assignment]
+    soft.guide_family.mode = "straight-through"  # type: ignore[assignment]
     losses, gradients = _draws(soft, x)
     exact = (log_q_hard.exp() * (log_q_hard - joint)).sum()
     assert in_standard_errors(losses, exact.detach()) < 4

@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 import pyro_vae as pv
 from pyro_vae.criticism import check, pit
+from pyro_vae.data import Rows
 from pyro_vae.distributions import Columns, ColumnSupport, TotalMultinomial
 from pyro_vae.evaluation import compare
 from pyro_vae.likelihoods import (
@@ -119,14 +120,14 @@ def test_the_likelihood_of_a_bad_column_is_named() -> None:
     """Fails when the table is asked for its support as a whole."""
     vae = _vae(Mixed((4,), ["Normal", Bernoulli((2,)), "Poisson"]))
     x = vae.sample(5)
-    assert torch.equal(vae.check(x), x)
+    assert torch.equal(vae.accepts(Rows(x)).x, x)
     x[3, 2] = 0.5
     message = r"`x`: .* support of Bernoulli, Boolean\(\), got 0.5 at index \[3, 2\], 1 bad in all"
     with pytest.raises(ValueError, match=message):
-        vae.check(x)
+        vae.accepts(Rows(x))
     x[3, 2], x[1, 3] = 1.0, -1.0
     with pytest.raises(ValueError, match=r"support of Poisson, .* got -1 at index \[1, 3\]"):
-        vae.check(x)
+        vae.accepts(Rows(x))
     assert "Boolean(), Boolean(), Integer" in repr(vae.likelihood.support)
 
 
@@ -236,9 +237,9 @@ def test_the_decoder_learns_by_the_distribution_given_the_total() -> None:
 def test_a_bag_of_another_size_is_refused() -> None:
     """Fails when only single entries are looked at."""
     vae = _vae(Multinomial((3,), total=4))
-    assert vae.check(vae.sample(6)).sum(1).eq(4).all()
+    assert vae.accepts(Rows(vae.sample(6))).x.sum(1).eq(4).all()
     with pytest.raises(ValueError, match=r"of Multinomial, TotalSupport\(4\), got 1 at index \[1,"):
-        vae.check(torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]]))
+        vae.accepts(Rows(torch.tensor([[4.0, 0.0, 0.0], [1.0, 1.0, 1.0]])))
     unchecked = TotalMultinomial(4, torch.zeros(2), 1, validate_args=False)
     assert unchecked.log_prob(torch.tensor([1.0, 1.0])) == -torch.inf
     for total in (0, "many", 2.5, True):

@@ -12,6 +12,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae.data import Rows
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.distributions import by_entry
 from pyro_vae.testing import some_covariates
@@ -49,7 +50,7 @@ def test_what_is_hidden_does_not_matter(case: Case) -> None:
     given = {"mask": mask, "covariates": named}
     if by_entry(law, len(likelihood.event_shape)) is None:
         with pytest.raises(ValueError, match=r"^`mask`: .*independent given z"):
-            vae.check_given(nan, **given)
+            vae.accepts(Rows(nan, given))
         return
     vae.initialize(nan, **given)
     losses, gradients = [], []

@@ -187,7 +187,7 @@ def test_terms_sum_to_the_loss(kl: str, num_particles: int) -> None:
 
 def test_terms_say_which_estimator_ran() -> None:
     class HeavyTailed(pv.priors.Normal):
-        def forward(self) -> Any:
+        def forward(self, cond: Tensor | None = None) -> Any:
             return dist.StudentT(4.0 * torch.ones(2), self.loc, self.scale).to_event(1)
 
     vae = pv.VAE(HeavyTailed(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
@@ -516,7 +516,7 @@ def test_the_relaxed_losses_are_the_integrals_they_claim() -> None:
     assert losses.mean() > -log_marginal
 
     soft = copy.deepcopy(vae)
-    soft.posterior.mode = "soft"
+    soft.guide_family.mode = "soft"
     pi = logits.softmax(-1)
     kl = (pi * (pi.log() + math.log(2))).sum()
     losses, _ = draws(soft, x)
@@ -576,14 +576,16 @@ def test_the_temperature_follows_the_optimiser_steps() -> None:
     guide = pv.guides.GumbelSoftmax(2, 3, temperature=2.0, min_temperature=0.5, anneal_rate=0.4)
     steps = torch.tensor([0.0, 1.0, 3.0, 100.0])
     wanted = [2.0, 2 * math.exp(-0.4), 2 * math.exp(-1.2), 0.5]
-    torch.testing.assert_close(guide.temperature_at(steps), torch.tensor(wanted))
+    relaxation = guide.space["z"].relaxation
+    assert relaxation is not None
+    torch.testing.assert_close(relaxation.temperature_at(steps), torch.tensor(wanted))
 
     annealed = discrete_vae(mode="soft", temperature=2.0, min_temperature=0.5, anneal_rate=0.4)
     objective, x = ELBO(), binary(7)
     for step in range(4):
         fixed = copy.deepcopy(annealed)
-        fixed.posterior.temperature = 2 * math.exp(-0.4 * step)
-        fixed.posterior.anneal_rate = 0.0
+        fixed.guide_family.temperature = 2 * math.exp(-0.4 * step)
+        fixed.guide_family.anneal_rate = 0.0
         pyro.set_rng_seed(1)
         loss = objective.loss(annealed.model, annealed.guide, x)
         pyro.set_rng_seed(1)

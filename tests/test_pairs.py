@@ -13,13 +13,13 @@ import torch
 from cases import GUIDES, LIKELIHOODS, PRIORS, Case
 
 import pyro_vae as pv
-from pyro_vae._given import present, rows
+from pyro_vae.data.rows import given_of
 from pyro_vae.testing import some_covariates
-from pyro_vae.vae import same_space
+from pyro_vae.testing.covariates import of_rows
 
 
 def _fit_together(prior: Case, guide: Case) -> bool:
-    return same_space(prior(), guide())
+    return prior().space == guide().space
 
 
 PAIRS = list(itertools.product(PRIORS, GUIDES))
@@ -74,14 +74,14 @@ def _check_a_step(
     named = some_covariates(vae.likelihood, 17)
     x = vae.likelihood(params, **named).sample()
     # At its own optimum a step may have no gradient.
-    vae.initialize(x[:9], covariates=rows(named, slice(9)))
+    vae.initialize(x[:9], covariates=of_rows(named, slice(9)))
     first: tuple[float, dict[str, Any]] | None = None
     for engine in engines:
         twin = copy.deepcopy(vae)
         pyro.set_rng_seed(1)
         objective, compiled = pv.objectives.ELBO(), engine == "inductor"
         svi = pv.CompiledSVI(twin.model, twin.guide, _sgd, objective, compile=compiled)
-        loss, after = svi.step(x, **present(covariates=named)), dict(twin.named_parameters())
+        loss, after = svi.step(x, **given_of({"covariates": named})), dict(twin.named_parameters())
         assert svi.engine_steps == {engine: 1}
         first = first or (loss, after)
         assert loss == pytest.approx(first[0], rel=1e-6)  # one is in single precision
@@ -90,7 +90,7 @@ def _check_a_step(
             assert not torch.equal(after[name], before), f"{name} has not moved"
             torch.testing.assert_close(after[name], first[1][name])
     assert vae.log_prob(x, num_samples=5, covariates=named).isfinite().all()
-    three = rows(named, slice(3))
+    three = of_rows(named, slice(3))
     rebuilt = vae.reconstruct(x[:3], covariates=three)
     assert vae.sample(3, covariates=three).shape == rebuilt.shape == (3, *vae.event_shape)
 

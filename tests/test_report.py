@@ -126,7 +126,7 @@ def test_one_hot_latents_are_shown_by_their_use(groups: int, classes: int, tmp_p
         pv.guides.GumbelSoftmax(groups, classes),
         pv.likelihoods.Normal(data.event_shape),
     )
-    path = report.latent(vae, data.test, tmp_path / "a.png", labels=data.labels["test"])
+    path = report.latent(vae, data.test, tmp_path / "a.png", color_by=data.labels["test"])
     blue = matplotlib.image.imread(path)
     assert ((blue[..., 2] - blue[..., 0]) > 0.2).mean() > 0.1  # even use is half way up the scale
 
@@ -250,12 +250,12 @@ def test_a_guide_that_is_wrong_leaves_the_band(tmp_path: Path) -> None:
     """An encoder that knows nothing, and one that is sure of what is wrong."""
     vae = _vae(pv.likelihoods.Normal((3,)), decoder=Constant(torch.zeros(3)))
     exact = pv.VAE(
-        vae.prior, vae.posterior, vae.likelihood, encoder=Constant(_prior_features()),
+        vae.prior, vae.guide_family, vae.likelihood, encoder=Constant(_prior_features()),
         decoder=vae.decoder,
     )  # fmt: skip
     assert _red(report.calibration(pv.criticism.calibrate(exact), tmp_path / "exact.png")) == 0
     wrong = pv.VAE(
-        vae.prior, vae.posterior, vae.likelihood, encoder=Constant(_prior_features() + 1.0),
+        vae.prior, vae.guide_family, vae.likelihood, encoder=Constant(_prior_features() + 1.0),
         decoder=vae.decoder,
     )  # fmt: skip
     assert _red(report.calibration(pv.criticism.calibrate(wrong), tmp_path / "wrong.png")) > 1e-3

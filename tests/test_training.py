@@ -316,7 +316,7 @@ SCHEDULED = pyro.optim.ExponentialLR(
     ("data", "options", "says"),
     [
         (torch.zeros(10, 5), {}, r"`data`: expected a tensor of shape \(N, 6\)"),
-        (torch.zeros(0, 6), {}, "`data`: expected at least one datum"),
+        (torch.zeros(0, 6), {}, "`data`: expected at least one observation"),
         (torch.full((3, 6), math.nan), {}, "`data`: expected values in the support of Bernoulli"),
         (torch.full((3, 6), 0.5), {}, "`data`: .*support of Bernoulli.* 0.5 at"),
         ([[0.0] * 6], {}, "`data`: expected a tensor or an array"),

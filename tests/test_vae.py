@@ -18,6 +18,7 @@ from pyro.optim import Adam
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae.data import Rows
 
 
 def small_vae(**networks: nn.Module) -> pv.VAE:
@@ -350,7 +351,7 @@ def poisson_vae() -> pv.VAE:
         (torch.tensor(1.0), r"`x`: expected a tensor of shape \(N, 3\)"),
         ([[0.0, 1.0, 2.0]], r"`x`: expected a tensor of shape \(N, 3\)"),
         (torch.zeros(4, 3, dtype=torch.complex64), r"`x`: expected real numbers.*complex64"),
-        (torch.zeros(0, 3), "`x`: expected at least one datum"),
+        (torch.zeros(0, 3), "`x`: expected at least one observation"),
         (
             torch.tensor([[0.0, math.nan, 2.0]]),
             r"`x`: .*support of Poisson.* nan at index \[0, 1\]",
@@ -366,7 +367,7 @@ def test_bad_data_are_named(x: Any, says: str) -> None:
         vae.log_prob(x)
     assert "\n" not in str(error.value)
     with pytest.raises(ValueError, match="`data`: "):
-        vae.check(x, "data")
+        vae.accepts(Rows(x), "data")
 
 
 @pytest.mark.parametrize("dtype", [torch.uint8, torch.int64, torch.bool, torch.float64])

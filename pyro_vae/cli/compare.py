@@ -67,10 +67,9 @@ def run(argv: list[str]) -> None:
     if options.checks or options.out is not None:
         for name, model in models.items():
             check_arguments(model, options.seed)
-            complete("--checks" if options.checks else "--out", held_out[name][0])
+            complete("--checks" if options.checks else "--out", held_out[name][0].x)
     measures = {
-        name: describe(models[name], x, measure, **given)
-        for name, (x, measure, given) in held_out.items()
+        name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()
     }
     refused = ""
     try:
@@ -81,25 +80,25 @@ def run(argv: list[str]) -> None:
         refused = str(error)
     scores, checks = {}, {}
     with live() as monitor:
-        for name, (x, measure, given) in held_out.items():
+        for name, (rows, measure) in held_out.items():
             known = {"seed": options.seed, "base_measure": measure}
             if not refused:
                 progress = monitor.evaluating(Path(name).name)
                 scores[name] = evaluate(
                     models[name],
-                    x,
+                    rows.x,
                     num_samples=options.num_samples,
                     progress=progress,
                     **known,
-                    **given,
+                    **rows.given,
                 )
             if options.checks:
                 progress = monitor.evaluating(f"check {Path(name).name}")
-                checks[name] = check(models[name], x, progress=progress, **known)
+                checks[name] = check(models[name], rows.x, progress=progress, **known)
     if options.out is not None:
         pyro.set_rng_seed(options.seed)
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        shown = {name: (models[name], x) for name, (x, *_) in held_out.items()}
+        shown = {name: (models[name], rows.x) for name, (rows, _) in held_out.items()}
         side_by_side(shown, options.out, found=checks or None)
     comparison = None if refused else compare(scores, groups=groups)
     if options.json:

@@ -8,13 +8,13 @@ from typing import Any, Literal
 
 from jsonargparse import Namespace
 from rich.console import Console
-from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import as_device, complete, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
+from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import ais, evaluate, gaps
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation._memory import as_bytes
@@ -60,7 +60,8 @@ def run(argv: list[str]) -> None:
     vae = checkpoint.load(folder, device=as_device(options.device))
     if options.ais or options.gaps:
         check_arguments(vae, options.seed)  # now, not after minutes
-    x, measure, given = load_held_out(folder, options)
+    rows, measure = load_held_out(folder, options)
+    x = rows.x
     if options.ais or options.gaps:
         complete("--ais" if options.ais else "--gaps", x)
     with live() as monitor:
@@ -74,7 +75,7 @@ def run(argv: list[str]) -> None:
             seed=options.seed,
             base_measure=measure,
             progress=monitor.evaluating(),
-            **given,
+            **rows.given,
         )
         known: dict[str, Any] = {"seed": options.seed, "base_measure": measure}
         summary = scores.summary()
@@ -115,9 +116,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
 
 
-def load_held_out(
-    folder: Path, options: Namespace
-) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
-    """Returns the data of a run that the options ask for, their base measure, and companions."""
+def load_held_out(folder: Path, options: Namespace) -> tuple[Rows, dict[str, Any]]:
+    """Returns the data of a run that the options ask for, and their base measure."""
     data = recorded_data(folder, options.split, options.data, options.data_root)
     return held_out(data, options.split, options.max_data)

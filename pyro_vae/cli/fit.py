@@ -38,9 +38,9 @@ from pyro_vae.cli.runs import (
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
 from pyro_vae.evaluation import Scores, accuracy, evaluate
+from pyro_vae.programs import VAE
 from pyro_vae.training import Run, fit
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
-from pyro_vae.vae import VAE
 
 __all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
 
@@ -280,12 +280,15 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
         made[role] = parts[role](**{name: values[name] for name in follows}, **chosen)
     objective = made.pop("objective")
     size = data.cond["train"].shape[1] if data.cond else None
-    if size is None and made["prior"].conditional:
-        law = type(made["prior"]).__name__
-        raise expected("--cond", f"the columns that the prior {law} is given", options.cond)
     if options.show_mask and not options.missing:
         raise expected("--show-mask", "--missing beside it", options.show_mask)
-    vae = VAE(**made, cond_size=size, show_mask=options.show_mask)
+    try:
+        vae = VAE(**made, cond_size=size, show_mask=options.show_mask)
+    except ValueError as error:
+        if not str(error).startswith("`cond_size`"):
+            raise
+        what = f"the columns that the prior {type(made['prior']).__name__} is given"
+        raise expected("--cond", what, options.cond) from None
     if bool(data.covariates) != bool(vae.likelihood.covariates):
         law = type(vae.likelihood).__name__
         what = f"none with {law}" if data.covariates else f"the column that {law} needs"

@@ -14,7 +14,6 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae._given import present, rows
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import (
     as_device,
@@ -25,7 +24,8 @@ from pyro_vae.cli.runs import (
 )
 from pyro_vae.data.files import fill_csv, read_file
 from pyro_vae.data.raw import with_columns
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows, given_of
+from pyro_vae.programs import VAE
 
 __all__ = ["run"]
 
@@ -82,7 +82,8 @@ def run(argv: list[str]) -> None:
     if path.suffix not in _SUFFIXES:
         raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
     outs = _outs(options.out, path.suffix, count)
-    x, where, given = _read(path, folder, vae, recorded)
+    rows, where = _read(path, folder, vae, recorded)
+    x = rows.x
     mask = ~x.isnan()
     lacking = (~mask).flatten(1).any(1)
     pyro.set_rng_seed(options.seed)
@@ -93,7 +94,7 @@ def run(argv: list[str]) -> None:
             mask[lacking],
             num_samples=options.num_samples,
             num_imputations=count,
-            **rows(given, lacking),
+            **rows[lacking].conditions,
         )
         drawn[:, lacking] = filled.to(x)
     _write(outs, path, drawn, mask, where)
@@ -121,10 +122,8 @@ def _outs(told: str | None, suffix: str, count: int | None) -> list[Path]:
     return [new_path(str(each), each) for each in numbered]
 
 
-def _read(
-    path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]
-) -> tuple[Tensor, list[int], dict[str, Any]]:
-    """Returns x in the order of the file, the column of each of its entries, and companions."""
+def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple[Rows, list[int]]:
+    """Returns the rows in the order of the file, and the column of each entry of x."""
     columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
     names, size = [each.name for each in columns], recorded["size_factor"]
     raw = read_file(path, missing=True, cond=names)
@@ -136,10 +135,11 @@ def _read(
     values = {name: of_split["train"] for name, of_split in taken.columns.items()}
     encoded = [each.encode(values[each.name], raw.words.get(each.name, ())) for each in columns]
     covariates = {} if size is None else {"size_factor": values[size] / recorded_unit(folder)}
-    given = present(cond=torch.cat(encoded, 1) if encoded else None, covariates=covariates)
+    cond = torch.cat(encoded, 1) if encoded else None
     where = [i for i, name in enumerate(raw.names) if name not in values]
     x = taken.splits["train"]
-    return x, where or list(range(x.shape[1])), given
+    given = given_of({"cond": cond, "covariates": covariates})
+    return Rows(x, given), where or list(range(x.shape[1]))
 
 
 def _write(outs: list[Path], path: Path, drawn: Tensor, mask: Tensor, where: list[int]) -> None:

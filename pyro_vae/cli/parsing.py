@@ -16,10 +16,12 @@ from typing import Any, Literal, NoReturn
 
 import yaml
 from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from torch.distributions.constraints import Constraint
 
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.checkpoint import of_known_schema
+from pyro_vae.distributions import same_support
 
 __all__ = [
     "ROLES",
@@ -208,20 +210,21 @@ def _guide(prior: Any, name: str | None) -> str:
         ValueError: If the guide is on another space than the prior.
     """
     known = laws("guide")
-    if prior.named_sites:
+    if _support(prior) is None:
         fitting = [prior.__name__]
     else:
-        fitting = [
-            each
-            for each, cls in known.items()
-            if not cls.named_sites and cls.support is prior.support
-        ]
+        fitting = [n for n, cls in known.items() if same_support(_support(cls), _support(prior))]
     if name is None:
         return "Normal" if "Normal" in fitting else fitting[0]
     if name in known and name not in fitting:
         what = f"one on the space of the prior {prior.__name__}: {' or '.join(fitting)}"
         raise expected("--guide", what, name)
     return name
+
+
+def _support(cls: Any) -> Constraint | None:
+    """Returns where z lives by the class alone; None for composites, whose sites say it."""
+    return cls.support if isinstance(cls.support, Constraint) else None
 
 
 def guides_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:

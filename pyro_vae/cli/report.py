@@ -22,9 +22,9 @@ from pyro_vae.cli.runs import (
     recorded_scores,
 )
 from pyro_vae.cli.tables import live
+from pyro_vae.programs import VAE
 from pyro_vae.report import page
 from pyro_vae.training import read_engine, read_history
-from pyro_vae.vae import VAE
 
 __all__ = ["run"]
 

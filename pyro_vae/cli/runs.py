@@ -20,14 +20,14 @@ from torch.distributions import constraints
 from pyro_vae import _errors
 from pyro_vae import data as data_room
 from pyro_vae._errors import expected, positive_integer, unknown_name
-from pyro_vae._given import named_tensors, rows
 from pyro_vae.checkpoint import check_kinds, read_json, size_of, write_json
 from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
 from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
+from pyro_vae.data.rows import Rows
+from pyro_vae.programs import VAE
 from pyro_vae.training.resume import Resume, taken
-from pyro_vae.vae import VAE
 
 __all__ = [
     "as_device",
@@ -150,7 +150,7 @@ def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     """Writes ``data.json``: what finds the data again, and what tells that they are the same."""
     prints: dict[str, str] = {split: fingerprint(data.split(split)) for split in SPLITS}
     for split in SPLITS:
-        for name, tensor in named_tensors(data.given(split)).items():
+        for name, tensor in data.rows(split).tensors().items():
             prints[f"{split} {name}"] = fingerprint(tensor)
     content: dict[str, Any] = {"source": data.source, "options": options, "fingerprints": prints}
     content |= {"columns": [each.spec() for each in data.columns], "size_unit": data.size_unit}
@@ -256,7 +256,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
             f"`--data`: expected the {split} data of the run, fingerprint {known[:12]}, "
             f"got {data.name} with {found[:12]}"
         )
-    for name, tensor in named_tensors(data.given(split)).items():
+    for name, tensor in data.rows(split).tensors().items():
         if fingerprint(tensor) != prints.get(f"{split} {name}"):
             raise ValueError(f"`--data`: expected the {name} of the run, got others in {data.name}")
     if data.cond:
@@ -362,10 +362,8 @@ def no_covariates(argument: str, vae: VAE) -> None:
         raise expected(argument, what, f"likelihood {type(vae.likelihood).__name__} with it")
 
 
-def held_out(
-    data: Dataset, split: Split, max_data: int | None
-) -> tuple[Tensor, dict[str, Any], dict[str, Any]]:
-    """Returns what to score, its base measure, and what goes with it.
+def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Rows, dict[str, Any]]:
+    """Returns what to score, and its base measure.
 
     The base measure says so if it is not the whole split.
 
@@ -377,13 +375,15 @@ def held_out(
     Raises:
         ValueError: If the split is empty, or the most is no positive integer.
     """
-    x, measure, given = data.split(split), data.base_measure(split), data.given(split)
-    if len(x) == 0:
+    rows, measure = data.rows(split), data.base_measure(split)
+    if len(rows) == 0:
         raise expected("--split", f"a split that {data.name} has", split)
-    if max_data is None or positive_integer("--max-data", max_data) >= len(x):
-        return x, measure, given
-    order = torch.randperm(len(x), generator=torch.Generator().manual_seed(_SUBSET_SEED))
-    index = order[:max_data].sort().values
-    chosen = x[index]
-    told = {"split": f"{split}[{max_data} of {len(x)}]", "fingerprint": fingerprint(chosen)}
-    return chosen, measure | told, rows(given, index)
+    if max_data is None or positive_integer("--max-data", max_data) >= len(rows):
+        return rows, measure
+    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(_SUBSET_SEED))
+    chosen = rows[order[:max_data].sort().values]
+    of_subset = {
+        "split": f"{split}[{max_data} of {len(rows)}]",
+        "fingerprint": fingerprint(chosen.x),
+    }
+    return chosen, measure | of_subset

@@ -12,9 +12,9 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae._given import present
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import condition, new_path, size_factor
+from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
 
@@ -54,15 +54,17 @@ def run(argv: list[str]) -> None:
     out = new_path(options.out, folder / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
-    one = present(
-        cond=condition(folder, vae, options.cond),
-        covariates=size_factor(folder, vae, options.size_factor),
+    one = given_of(
+        {
+            "cond": condition(folder, vae, options.cond),
+            "covariates": size_factor(folder, vae, options.size_factor),
+        }
     )
     given = tree_map(lambda value: value.expand(options.num_samples, *value.shape), one)
     pyro.set_rng_seed(options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        report.samples(vae, out, num_samples=options.num_samples, given=given)
+        report.samples(vae, out, num_samples=options.num_samples, **given)
     else:
         content = io.BytesIO()
         np.save(content, vae.sample(options.num_samples, **given).numpy())

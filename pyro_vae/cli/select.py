@@ -22,8 +22,8 @@ from pyro_vae.cli.fit import (
 from pyro_vae.cli.parsing import ROLES, Parser, parse, parts_of, read_config, value_of
 from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.tables import live, selection_table
+from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
-from pyro_vae.vae import VAE
 
 __all__ = ["run"]
 

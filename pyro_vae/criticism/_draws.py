@@ -18,7 +18,8 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.criticism._labels import Labels
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Recorder", "pairs_at_once", "record_posterior", "record_prior", "slices"]
 
@@ -41,7 +42,7 @@ def pairs_at_once(vae: VAE, max_memory: int | None = None) -> int:
         ValueError: If ``max_memory``, in bytes, is not enough for one.
     """
     parameter = next(vae.parameters(), vae.initialized)
-    pairs = vae.draws_at_once(parameter.new_empty(1, 0))
+    pairs = draws_at_once(vae, parameter.new_empty(1, 0))
     if max_memory is None:
         return pairs
     entries = max(vae.event_shape.numel(), vae.prior.event_shape.numel())

@@ -11,7 +11,8 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae.vae import VAE
+from pyro_vae.distributions import same_support
+from pyro_vae.programs import VAE
 
 __all__ = ["Coords", "Dims", "Labels", "constant", "label", "storage"]
 
@@ -78,7 +79,10 @@ class Labels:
         for name in dims or {}:
             if name not in shapes:
                 raise unknown_name("dims", name, shapes)
-        defaults = {"x": _X, "z": _ONE_HOT if vae.prior.support is constraints.one_hot else _Z}
+        defaults = {
+            "x": _X,
+            "z": _ONE_HOT if same_support(vae.prior.support, constraints.one_hot) else _Z,
+        }
         self.event: dict[str, tuple[str, ...]] = {}
         self.sizes: dict[str, int] = {}
         for variable, shape in shapes.items():

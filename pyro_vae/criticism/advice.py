@@ -7,7 +7,7 @@ from types import ModuleType
 from torch.distributions import constraints
 
 from pyro_vae import likelihoods, priors
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["advise", "laws"]
 

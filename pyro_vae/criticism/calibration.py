@@ -14,12 +14,15 @@ from torch.distributions import constraints
 
 from pyro_vae import guides
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism.advice import laws
 from pyro_vae.criticism.checks import Row, holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
-from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae.distributions import same_support
+from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.posterior import Method, posterior_draws
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Calibration", "Coverage", "calibrate"]
 
@@ -320,7 +323,7 @@ def calibrate(
         raise unknown_name("draws", draws, [*get_args(Method), "a function (x, num_draws) -> z"])
     device = vae.initialized.device
     # As many data at a time as are encoded together when they are evaluated.
-    at_once = min(1024, max(1, vae.draws_at_once(torch.empty(1, 0, device=device)) // 4))
+    at_once = min(1024, max(1, draws_at_once(vae, torch.empty(1, 0, device=device)) // 4))
     if draws == "nuts":
         at_once = min(at_once, _CHAINS_AT_ONCE)
     ranks, varied = [], torch.zeros((), dtype=torch.bool)
@@ -377,7 +380,7 @@ def _drawn(
     vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: Method | Draws
 ) -> Iterator[Tensor]:
     """Draws z for each datum, as many at a time as are decoded together."""
-    at_once = vae.draws_at_once(x)
+    at_once = draws_at_once(vae, x)
     if draws != "guide":
         with torch.enable_grad():  # samplers may follow gradients
             z = draws(x, num_draws) if callable(draws) else _corrected(vae, x, num_draws, draws)
@@ -408,7 +411,7 @@ def _richer(vae: VAE, draws: Method | Draws) -> str:
     if draws != "guide":
         return _BETTER[draws]
     correct = "correct its draws by posterior_draws"
-    family = type(vae.posterior).__name__
+    family = type(vae.guide_family).__name__
     wider = {"Normal": ["LowRankNormal", "FullNormal"], "LowRankNormal": ["FullNormal"]}
     if family not in wider:
         return f"give the encoder more capacity or training, or {correct}"
@@ -418,7 +421,7 @@ def _richer(vae: VAE, draws: Method | Draws) -> str:
 
 def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, x: Tensor) -> Tensor:
     """Computes what is ranked, ``(S, B, Q)`` in float64 on the CPU, in the order of the names."""
-    one_hot = vae.prior.support is constraints.one_hot
+    one_hot = same_support(vae.prior.support, constraints.one_hot)
     latents = z.argmax(-1) if one_hot else z
     log_likelihood, log_prior = vae.decode(z).log_prob(x), prior.log_prob(z)
     densities = [log_likelihood, log_prior, log_likelihood + log_prior]
@@ -433,7 +436,7 @@ def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, x: Tensor) -> Tenso
 
 def _names(vae: VAE, draws: Method | Draws) -> list[str]:
     shape = vae.prior.event_shape
-    ranked = shape[:-1] if vae.prior.support is constraints.one_hot else shape
+    ranked = shape[:-1] if same_support(vae.prior.support, constraints.one_hot) else shape
     indices = [",".join(map(str, index)) for index in np.ndindex(*ranked)]
     densities = ["log_likelihood", "log_prior", "log_joint"]
     return [f"z[{i}]" for i in indices] + densities + (["log_guide"] if draws == "guide" else [])

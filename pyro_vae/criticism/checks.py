@@ -11,13 +11,16 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics, entries, simulate
 from pyro_vae.criticism.two_sample import TwoSample, classify
-from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation._common import check_arguments, describe
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Checks", "Row", "check", "compare", "holm"]
 
@@ -193,8 +196,8 @@ def check(
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     positive_integer("max_data", max_data)
-    data = vae.check(x)
-    described = describe(vae, x, base_measure)
+    data = vae.accepts(Rows(x)).x
+    described = describe(vae, Rows(x), base_measure)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} data", min(len(data), max_data))
     with undisturbed(vae, seed, data.device):
@@ -241,8 +244,8 @@ def _rows(
     progress: Callable[[float], None] | None,
 ) -> tuple[list[Row], TwoSample]:
     """Makes every check of the plan; ``order`` is where the data were found."""
-    counts = _counts(plan.num_draws, vae.draws_at_once(data))
-    guide_counts = _counts(min(plan.num_draws, _GUIDE_DRAWS), vae.draws_at_once(data))
+    counts = _counts(plan.num_draws, draws_at_once(vae, data))
+    guide_counts = _counts(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data))
     tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
     rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
     classifier = _classify(vae, data, order, seed)
@@ -260,7 +263,7 @@ def _rows(
 
 def _classify(vae: VAE, data: Tensor, order: Tensor, seed: int) -> TwoSample:
     size = _REPLICATES * len(data)
-    drawn = [simulate(vae, n, 1)[:, 0] for n in _counts(size, vae.draws_at_once(data[:1]))]
+    drawn = [simulate(vae, n, 1)[:, 0] for n in _counts(size, draws_at_once(vae, data[:1]))]
     found = classify(data, torch.cat(drawn), seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 

@@ -13,12 +13,14 @@ import xarray
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._untouched import undisturbed
 from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
-from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation._common import check_arguments, describe
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["GROUPS", "to_datatree"]
 
@@ -124,7 +126,7 @@ def to_datatree(
     positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
-    data = vae.check(x)
+    data = vae.accepts(Rows(x)).x
     constants = {n: _constant(n, value, len(data)) for n, value in (constant_data or {}).items()}
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
     noted = _noted(vae, x, seed, base_measure, objective)
@@ -159,7 +161,7 @@ def _noted(
     """Returns the attributes of the tree itself."""
     noted = model_attrs(vae) | {
         "seed": seed,
-        "base_measure": json.dumps(describe(vae, x, base_measure)),
+        "base_measure": json.dumps(describe(vae, Rows(x), base_measure)),
     }
     return noted if objective is None else noted | {"objective": objective}
 

@@ -14,11 +14,14 @@ from torch import Tensor
 from torch.distributions import Independent
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._labels import Labels
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
-from pyro_vae.evaluation._common import check_arguments, undisturbed
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation._common import check_arguments
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
 __all__ = ["PIT", "pit"]
 
@@ -232,10 +235,10 @@ def pit(
     positive_integer("num_draws", total)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
-    data = vae.check(x)
+    data = vae.accepts(Rows(x)).x
     values, ess, done = [], [], 0
     with undisturbed(vae, seed, data.device):
-        for batch in vae.batches(data):
+        for batch in data.split(observations_at_once(vae, data)):
             placed, effective = _placed(vae, batch, total, given)
             values.append(placed)
             ess.append(effective)
@@ -272,7 +275,7 @@ def _placed(vae: VAE, x: Tensor, num_draws: int, given: Given) -> tuple[Tensor, 
     """Places each entry among replicates of it: values and effective draws, shaped as ``x``."""
     prior = vae.prior()
     guide = vae.encode(x) if given == "rest" else None
-    chunk, left = vae.draws_at_once(x), num_draws
+    chunk, left = draws_at_once(vae, x), num_draws
     nothing = torch.full(x.shape, -math.inf, dtype=torch.float64)
     below, equal, weight, square = nothing, nothing, nothing, nothing  # logarithms of sums
     while left > 0:

@@ -9,10 +9,11 @@ from torch import Tensor
 from torch.distributions import Independent, constraints
 
 from pyro_vae.criticism.statistics import Statistic
-from pyro_vae.distributions import closed_kl
+from pyro_vae.distributions import closed_kl, same_support
+from pyro_vae.distributions.joint import Joint, site_of
 from pyro_vae.evaluation._common import variance_by_site
-from pyro_vae.joint import Joint
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["collapsed_units", "latent_statistics"]
 
@@ -94,22 +95,23 @@ def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
 
     Args:
         vae: The model.
-        x: Data that passed ``vae.check``, shape ``(N, *event_shape)``.
+        x: Data that passed ``vae.accepts``, shape ``(N, *event_shape)``.
 
     Returns:
         ``units``, ``collapsed`` (names), ``kl`` (nats, None where one does not come apart) and
         ``variance`` (of the posterior mean; for a one-hot variable that of its most variable
         class), ready for JSON.
     """
-    guides = [vae.encode(batch) for batch in vae.batches(x)]
+    batches = x.split(observations_at_once(vae, x))
+    guides = [vae.encode(batch) for batch in batches]
     means = torch.cat([each.mean.cpu().double() for each in guides])
     units: list[str] = []
     variances: list[float] = []
     kls: list[float | None] = []
     small: list[bool] = []
     for name, variance in variance_by_site(means, vae.prior).items():
-        laws = [_of_site(each, name) for each in guides]
-        kl = _kl_by_unit(laws, _of_site(vae.prior(), name), variance.shape)
+        own = [_of_site(each, name) for each in guides]
+        kl = _kl_by_unit(own, _of_site(vae.prior(), name), variance.shape)
         units += [f"{name}[{i}]" for i in range(variance.numel())]
         variances += variance.flatten().tolist()
         kls += [None] * variance.numel() if kl is None else kl.flatten().tolist()
@@ -122,9 +124,10 @@ def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
     }
 
 
-def _of_site(law: Any, name: str) -> Any:
-    """The law of one site of several that are independent; of others, the joint law."""
-    return law.law(name, {}) if isinstance(law, Joint) and law.independent else law
+def _of_site(distribution: Any, name: str) -> Any:
+    """The distribution of one site of several that are independent; of others, the joint one."""
+    joint = isinstance(distribution, Joint) and not distribution.independent
+    return distribution if joint else site_of(distribution, name)
 
 
 def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | None:
@@ -143,7 +146,7 @@ def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | No
 
 
 def _names(vae: VAE) -> tuple[str, ...]:
-    if vae.prior.support is constraints.one_hot:
+    if same_support(vae.prior.support, constraints.one_hot):
         groups, classes = vae.prior.event_shape
         return tuple(f"z[{g}] = {k}" for g in range(groups) for k in range(classes))
     return tuple(f"z[{i}]" for i in range(vae.prior.event_shape.numel()))

@@ -6,11 +6,12 @@ import xarray
 from torch import Tensor
 
 from pyro_vae._errors import positive_integer
+from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._draws import pairs_at_once, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels
 from pyro_vae.criticism.datatree import model_attrs, recorder_of, to_datatree
-from pyro_vae.evaluation._common import check_arguments, undisturbed
-from pyro_vae.vae import VAE
+from pyro_vae.evaluation._common import check_arguments
+from pyro_vae.programs import VAE
 
 __all__ = ["posterior_predictive", "prior_predictive"]
 

@@ -17,9 +17,10 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._labels import Coords, Dims, constant, label, storage
 from pyro_vae.criticism.datatree import chosen_groups, library_attrs
-from pyro_vae.evaluation._common import check_seed, undisturbed
+from pyro_vae.evaluation._common import check_seed
 
 __all__ = ["from_pyro_svi"]
 

@@ -12,8 +12,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.criticism.statistics import Statistic, kurtosis, simulate
-from pyro_vae.distributions import MAX_ENUMERATED, by_entry
-from pyro_vae.vae import VAE
+from pyro_vae.distributions import MAX_ENUMERATED, by_entry, same_support
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
 
@@ -81,7 +82,7 @@ def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor
     tested = ~halves.given.flatten()
 
     def replicate(draws: Tensor) -> Iterator[Tensor]:
-        for chunk in draws.split(vae.draws_at_once(x)):
+        for chunk in draws.split(draws_at_once(vae, x)):
             yield vae.decode(chunk).sample().flatten(2)[..., tested]
 
     reference = torch.cat(list(replicate(z[:_REFERENCE])))
@@ -117,7 +118,7 @@ def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, 
         Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
         trusted, empty if they are.
     """
-    if vae.prior.support is constraints.real_vector:
+    if same_support(vae.prior.support, constraints.real_vector):
         z, log_weights = _continuous(vae, x, halves)
         exact = False
     else:
@@ -136,7 +137,7 @@ def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, 
 def _log_likelihood(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Tensor:
     """Of the given features, shape ``(S, N)``."""
     parts = []
-    for chunk in z.split(vae.draws_at_once(x)):
+    for chunk in z.split(draws_at_once(vae, x)):
         entries = by_entry(vae.decode(chunk), len(vae.event_shape)).log_prob(x)
         parts.append((entries * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)

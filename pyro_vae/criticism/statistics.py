@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["Statistic", "default_statistics", "entries", "kurtosis", "simulate"]
 

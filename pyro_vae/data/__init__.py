@@ -4,5 +4,16 @@ from pyro_vae.data.dataset import Dataset, base_measure_of
 from pyro_vae.data.inspection import DataReport, inspect
 from pyro_vae.data.loading import load
 from pyro_vae.data.named import NAMES
+from pyro_vae.data.rows import Conditions, Given, Rows
 
-__all__ = ["NAMES", "DataReport", "Dataset", "base_measure_of", "inspect", "load"]
+__all__ = [
+    "NAMES",
+    "Conditions",
+    "DataReport",
+    "Dataset",
+    "Given",
+    "Rows",
+    "base_measure_of",
+    "inspect",
+    "load",
+]

@@ -14,8 +14,8 @@ from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae._given import present
 from pyro_vae.data.columns import Column
+from pyro_vae.data.rows import Given, Rows, given_of
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
@@ -139,7 +139,15 @@ binarize='threshold')
             raise unknown_name("split", name, SPLITS)
         return getattr(self, name)
 
-    def given(self, split: Split) -> dict[str, Any]:
+    def rows(self, split: Split) -> Rows:
+        """The observations of a split with what goes with each of them.
+
+        Raises:
+            ValueError: If there is no such split.
+        """
+        return Rows(self.split(split), self.given(split))
+
+    def given(self, split: Split) -> Given:
         """What goes with the data of a split, by the names of the arguments that take it.
 
         Example:
@@ -150,10 +158,12 @@ binarize='threshold')
             ... }
             {'cond': (360, 10)}
         """
-        return present(
-            cond=self.cond.get(split),
-            mask=self.mask.get(split),
-            covariates=dict(self.covariates.get(split, {})),
+        return given_of(
+            {
+                "cond": self.cond.get(split),
+                "mask": self.mask.get(split),
+                "covariates": dict(self.covariates.get(split, {})),
+            }
         )
 
     def base_measure(self, split: Split = "test") -> dict[str, Any]:

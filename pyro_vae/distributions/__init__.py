@@ -2,8 +2,8 @@ r"""Distributions and transforms that Pyro and PyTorch lack, one a file.
 
 Those of Pyro are used wherever they do; here is what they leave out: densities that stay finite
 where theirs overflow (relaxed categoricals in log space, a beta at its ends), variables that are
-enumerated jointly, levels and counts with a mean, tables whose columns differ, directions in any
-dimension, and normalising flows:
+enumerated jointly, several latent variables as one, levels and counts with a mean, tables whose
+columns differ, directions in any dimension, and normalising flows:
 
 .. math:: \log p(f(u)) = \log p(u) - \log |\det \partial f / \partial u|
 """
@@ -18,6 +18,7 @@ from pyro_vae.distributions.entries import by_entry, feasible, masked
 from pyro_vae.distributions.enumeration import MAX_ENUMERATED
 from pyro_vae.distributions.exp_relaxed_categorical import ExpRelaxedCategorical
 from pyro_vae.distributions.grouped_one_hot_categorical import GroupedOneHotCategorical, labelled
+from pyro_vae.distributions.joint import Joint, draw_sites, site_of
 from pyro_vae.distributions.joint_bernoulli import JointBernoulli
 from pyro_vae.distributions.levels import Levels
 from pyro_vae.distributions.logit_relaxed_bernoulli import LogitRelaxedBernoulli
@@ -25,6 +26,7 @@ from pyro_vae.distributions.normal import diagonal_normal
 from pyro_vae.distributions.normalizing_flow import NormalizingFlow
 from pyro_vae.distributions.positive_parameters import SCALE_FLOOR, inverse_positive, positive
 from pyro_vae.distributions.power_spherical import PowerSpherical
+from pyro_vae.distributions.space import Relaxation, Site, Space, same_support, site_names
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
 from pyro_vae.distributions.total_multinomial import TotalMultinomial, TotalSupport
 from pyro_vae.distributions.zero_inflated import ZeroInflated
@@ -40,11 +42,15 @@ __all__ = [
     "EdgedBeta",
     "ExpRelaxedCategorical",
     "GroupedOneHotCategorical",
+    "Joint",
     "JointBernoulli",
     "Levels",
     "LogitRelaxedBernoulli",
     "NormalizingFlow",
     "PowerSpherical",
+    "Relaxation",
+    "Site",
+    "Space",
     "SphericalUniform",
     "TotalMultinomial",
     "TotalSupport",
@@ -52,9 +58,13 @@ __all__ = [
     "by_entry",
     "closed_kl",
     "diagonal_normal",
+    "draw_sites",
     "feasible",
     "inverse_positive",
     "labelled",
     "masked",
     "positive",
+    "same_support",
+    "site_names",
+    "site_of",
 ]

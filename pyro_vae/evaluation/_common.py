@@ -3,22 +3,20 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae._given import named_tensors
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
-from pyro_vae.joint import split_sites
+from pyro_vae.data.rows import Rows
+from pyro_vae.distributions import same_support
 from pyro_vae.priors import Prior
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = [
     "check_arguments",
@@ -27,7 +25,6 @@ __all__ = [
     "describe",
     "finite",
     "summarize",
-    "undisturbed",
     "variance_by_site",
 ]
 
@@ -114,9 +111,9 @@ def variance_by_site(means: Tensor, prior: Prior) -> dict[str, Tensor]:
         prior: The prior, which knows the sites.
     """
     variance = means.var(0, correction=0)
-    shapes = {name: site.event_shape for name, site in prior.sites.items()}
-    each = split_sites(variance, shapes) if prior.named_sites else {"z": variance}
-    one_hot = {n for n, site in prior.sites.items() if site.support is constraints.one_hot}
+    space = prior.space
+    one_hot = {n for n, site in space.items() if same_support(site.support, constraints.one_hot)}
+    each = space.split(variance)
     return {name: v.amax(-1) if name in one_hot else v for name, v in each.items()}
 
 
@@ -125,51 +122,29 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
 
 
-def describe(
-    vae: VAE,
-    x: Tensor,
-    given: Mapping[str, Any] | None,
-    **companions: Any,
-) -> dict[str, Any]:
+def describe(vae: VAE, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the base measure: what was said of the data, and what they tell themselves.
 
     What goes with the data, conditions and the like, is part of it, by its fingerprints; what a
-    mask hides is not, and ``dim`` is then the mean number of entries that a datum is seen to have.
+    mask hides is not, and ``dim`` is then the mean number of entries that are observed.
+
+    Args:
+        vae: The model.
+        rows: The data as they came, and what goes with them as the model accepted it.
+        origin: Where they come from; None if they know.
 
     Raises:
         ValueError: If something was said that is no part of it.
     """
-    mask = companions.get("mask")
-    told: dict[str, Any] = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
+    x, mask = rows.x, rows.mask
+    found: dict[str, Any] = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}
     if mask is not None:
         seen = x.where(mask.to(x.device), math.nan)
-        told = {"fingerprint": fingerprint(seen), "dim": mask.sum().item() / len(mask)}
-    told |= {name: fingerprint(part) for name, part in named_tensors(companions).items()}
-    for name in given or {}:
-        if name not in (*_DESCRIBED, *told, "measure"):
+        found = {"fingerprint": fingerprint(seen), "dim": mask.sum().item() / len(mask)}
+    found |= {name: fingerprint(part) for name, part in rows.tensors().items()}
+    for name in origin or {}:
+        if name not in (*_DESCRIBED, *found, "measure"):
             raise unknown_name("base_measure", name, _DESCRIBED)
-    known = given if given is not None else base_measure_of(x) or {}
+    known = origin if origin is not None else base_measure_of(x) or {}
     described = {name: known.get(name) for name in _DESCRIBED}
-    return described | told | {"measure": vae.likelihood.base_measure}
-
-
-@contextmanager
-def undisturbed(vae: nn.Module, seed: int, device: torch.device) -> Iterator[None]:
-    """Sets evaluation mode and the seed, and puts back both as they were."""
-    modes = [(module, module.training) for module in vae.modules()]
-    generators = [torch.default_generator]
-    if device.type == "cuda":
-        generators.append(torch.cuda.default_generators[device.index])
-    elif device.type == "mps":
-        generators.append(torch.mps._get_default_mps_generator())
-    states = [generator.get_state() for generator in generators]
-    try:
-        vae.eval()
-        for generator in generators:
-            generator.manual_seed(seed)
-        yield
-    finally:
-        for generator, state in zip(generators, states, strict=True):
-            generator.set_state(state)
-        for module, training in modes:
-            module.training = training
+    return described | found | {"measure": vae.likelihood.base_measure}

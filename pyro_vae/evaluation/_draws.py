@@ -5,23 +5,29 @@ from __future__ import annotations
 import logging
 import math
 from collections import Counter
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from dataclasses import dataclass, replace
 from functools import partial
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
+from torch.utils._pytree import TreeSpec
 
 from pyro_vae._errors import expected, out_of_memory, positive_integer, unknown_name
-from pyro_vae._given import rows
+from pyro_vae.data.rows import Rows
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.graph import Graph, values_stay_tensors
 from pyro_vae.evaluation._memory import peak_bytes
 from pyro_vae.evaluation.pareto import tail_length
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import (
+    WeightedDraws,
+    draw_weighted,
+    draws_at_once,
+    observations_at_once,
+)
 
 __all__ = ["BLOCK", "Draws", "Proposal"]
 
@@ -47,7 +53,7 @@ class _Chunk:
 
 
 class Draws:
-    """Creates the plan of drawing ``num_samples`` z for each datum of ``x``.
+    """Creates the plan of drawing ``num_samples`` z for each observation.
 
     A defensive mixture has a fixed number of draws from each of its laws (stratification), which
     has less variance than drawing the law too, and the same mean.
@@ -60,11 +66,10 @@ class Draws:
 
     Args:
         vae: The model, in evaluation mode.
-        x: Data that passed its check, shape ``(N, *event_shape)``.
+        rows: N observations that the model accepted.
         num_samples: Draws for each datum, S.
         proposal: Where they come from.
         max_memory: Bytes that the draws and their sums may take at once; None for few.
-        given: What goes with each datum, by name: ``cond``, ``mask``, ``covariates``.
 
     Raises:
         ValueError: If an argument is not what it should be, or the memory is too little.
@@ -73,11 +78,10 @@ class Draws:
     def __init__(
         self,
         vae: VAE,
-        x: Tensor,
+        rows: Rows,
         num_samples: int,
         proposal: Proposal,
         max_memory: int | None,
-        given: Mapping[str, Any] | None = None,
     ) -> None:
         if proposal not in PROPOSALS:
             raise unknown_name("proposal", proposal, PROPOSALS)
@@ -85,28 +89,21 @@ class Draws:
         share = _FROM_PRIOR if proposal == "defensive" else 0.0
         from_prior = round(share * num_samples)
         self.strata = {False: num_samples - from_prior, True: from_prior}
-        batch = len(vae.batches(x)[0])
-        at_once = vae.draws_at_once(x[:batch])
+        x = rows.x
+        batch = min(len(x), observations_at_once(vae, x))
+        at_once = draws_at_once(vae, x[:batch])
         self._flops = 2 * sum(parameter.numel() for parameter in vae.decoder.parameters())
         self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
         if len(x) * num_samples * self._flops >= self._worth:
             at_once *= _FEWER_PASSES
-        self._given = dict(given or {})
         if max_memory is not None:
-            batch, at_once = self._within(max_memory, x, batch, at_once, num_samples)
-        self.batches = x.split(batch)
+            batch, at_once = self._within(max_memory, rows, batch, at_once, num_samples)
+        self.batches = list(rows.batches(batch))
         self.counts = {law: _counts(total, at_once) for law, total in self.strata.items()}
         self._least = num_samples  # at a time: fewer, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
 
-    def given(self, batch: int) -> dict[str, Any]:
-        """Returns what goes with the data of a batch, counted from 0."""
-        size = len(self.batches[0])
-        return rows(self._given, slice(batch * size, batch * size + len(self.batches[batch])))
-
-    def of(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Any] | None = None
-    ) -> Iterator[tuple[bool, Tensor]]:
+    def of(self, rows: Rows, features: Tensor) -> Iterator[tuple[bool, Tensor]]:
         """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
 
         The terms are ``log p(x|z)``, ``log p(z)`` and ``log q(z|x)``, gathered into blocks on the
@@ -116,9 +113,7 @@ class Draws:
             held: list[Tensor] = []
             size = 0
             for i, count in enumerate(counts):
-                held.append(
-                    self._terms(x, features, given or {}, _Chunk(len(x), count, from_prior))
-                )
+                held.append(self._terms(rows, features, _Chunk(len(rows), count, from_prior)))
                 size += count
                 if size >= BLOCK or i == len(counts) - 1:
                     block = torch.cat(held, 1)
@@ -135,49 +130,47 @@ class Draws:
             log_prior + math.log(self.strata[True] / total),
         )
 
-    def _terms(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
-    ) -> Tensor:
+    def _terms(self, rows: Rows, features: Tensor, chunk: _Chunk) -> Tensor:
         """Draws a chunk; where memory does not suffice or did not before, in smaller ones."""
         if chunk.count <= self._least:
             before = torch.get_rng_state()
             try:
-                return self._drawn(x, features, given, chunk)
+                return self._drawn(rows, features, chunk)
             except (RuntimeError, MemoryError) as error:
                 if not out_of_memory(error):
                     raise
             if chunk.count == 1:
-                what = f"out of memory for one z of each of {len(x)} data: fewer at a time"
+                what = (
+                    f"out of memory for one z of each of {len(rows)} observations: fewer at a time"
+                )
                 raise MemoryError(what)
             torch.set_rng_state(before)
             self._least = chunk.count // 2
-            told = "out of memory: z drawn %d at a time for each of %d data"
-            log.warning(told, self._least, len(x))
+            what = "out of memory: z drawn %d at a time for each of %d observations"
+            log.warning(what, self._least, len(rows))
         parts = [replace(chunk, count=count) for count in _counts(chunk.count, self._least)]
-        return torch.cat([self._terms(x, features, given, part) for part in parts], 1)
+        return torch.cat([self._terms(rows, features, part) for part in parts], 1)
 
-    def _drawn(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
-    ) -> Tensor:
+    def _drawn(self, rows: Rows, features: Tensor, chunk: _Chunk) -> Tensor:
         if chunk in self._graphs:
-            companions, structure = tree_flatten(given)
-            inputs = [x, features, *companions]
+            leaves, structure = rows.flatten()
+            inputs = [features, *leaves]
             if self._graphs[chunk] is None:
                 self._capture(inputs, structure, chunk)
             if (graph := self._graphs.get(chunk)) is not None:
                 return graph(*inputs)[0]
-        return self._eagerly(x, features, given, chunk)
+        return self._eagerly(rows, features, chunk)
 
-    def _eagerly(
-        self, x: Tensor, features: Tensor, given: Mapping[str, Any], chunk: _Chunk
-    ) -> Tensor:
-        count, law = chunk.count, chunk.from_prior
-        return torch.stack(self.vae.weigh(x, features, count, from_prior=law, **given))
+    def _eagerly(self, rows: Rows, features: Tensor, chunk: _Chunk) -> Tensor:
+        draws = draw_weighted(
+            self.vae, rows, chunk.count, features=features, from_prior=chunk.from_prior
+        )
+        return torch.stack([draws.log_likelihood, draws.log_prior, draws.log_guide])
 
     def _capture(self, inputs: list[Tensor], structure: TreeSpec, chunk: _Chunk) -> None:
-        def terms(x: Tensor, features: Tensor, *given: Tensor) -> list[Tensor]:
+        def terms(features: Tensor, *leaves: Tensor) -> list[Tensor]:
             with values_stay_tensors():
-                return [self._eagerly(x, features, tree_unflatten(given, structure), chunk)]
+                return [self._eagerly(Rows.unflatten(leaves, structure), features, chunk)]
 
         try:
             self._graphs[chunk] = Graph(terms, Dependencies(self.vae).tensors, inputs)
@@ -201,11 +194,11 @@ class Draws:
         ]
 
     def _within(
-        self, max_memory: int, x: Tensor, batch: int, at_once: int, num_samples: int
+        self, max_memory: int, rows: Rows, batch: int, at_once: int, num_samples: int
     ) -> tuple[int, int]:
         """Returns how many data and draws fit into the memory, no more than is asked for."""
         positive_integer("max_memory", max_memory)
-        fixed, datum, row = self._costs(x[:1])
+        fixed, datum, row = self._costs(rows[:1])
         block = min(BLOCK, num_samples)
         # Terms, weights and their tail in float64, with the copies that sums and sorting make.
         sums = 64 * (tail_length(num_samples) + 1) + 120 * block
@@ -217,21 +210,20 @@ class Draws:
         batch = max(1, min(batch, (max_memory - fixed) // 2 // max(datum, row)))
         return batch, min(at_once, (max_memory - fixed - batch * datum) // (batch * row))
 
-    def _costs(self, x: Tensor) -> tuple[int, int, int]:
+    def _costs(self, one: Rows) -> tuple[int, int, int]:
         """Bytes that drawing takes in any case, those to encode a datum, and those for each z."""
-        given = rows(self._given, slice(len(x)))
 
         def encode() -> Tensor:
-            return self.vae.guide.features(x, len(self.vae.event_shape), **given)
+            return self.vae.guide.features(one.x, one.given)
 
         features = encode()
 
-        def weigh(count: int) -> tuple[Tensor, Tensor, Tensor]:
-            return self.vae.weigh(x, features, count, **given)
+        def weigh(count: int) -> WeightedDraws:
+            return draw_weighted(self.vae, one, count, features=features)
 
-        one, three = (peak_bytes(partial(weigh, n)) for n in (1, 3))
+        once, thrice = (peak_bytes(partial(weigh, n)) for n in (1, 3))
         # A kernel may need for itself as much again as its results take.
-        return 2 * one, 2 * peak_bytes(encode), three - one
+        return 2 * once, 2 * peak_bytes(encode), thrice - once
 
 
 def _counts(total: int, at_once: int) -> list[int]:

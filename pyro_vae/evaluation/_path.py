@@ -14,7 +14,8 @@ from torch import Tensor
 
 from pyro_vae._errors import positive_integer, unknown_name
 from pyro_vae.evaluation._hmc import Point, transition
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = [
     "Initial",
@@ -79,7 +80,7 @@ class Plan:
 
     def batches(self, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
         """Splits data so that their chains are decoded together in bounded memory."""
-        return x.split(max(1, vae.draws_at_once(x[:1]) // self.num_chains))
+        return x.split(max(1, draws_at_once(vae, x[:1]) // self.num_chains))
 
 
 class Path:
@@ -88,10 +89,10 @@ class Path:
     def __init__(self, vae: VAE, x: Tensor, initial: Initial) -> None:
         self.vae, self.x, self.initial = vae, x, initial
         with torch.no_grad():
-            self.features = vae.guide.features(x, len(vae.event_shape))
+            self.features = vae.guide.features(x)
             draws = (_SPREAD_DRAWS, len(x))
             with pyro.validation_enabled(False):
-                guide = vae.posterior(self.features).sample(draws[:1])
+                guide = vae.guide_family(self.features).sample(draws[:1])
                 start = guide if initial == "guide" else vae.prior().sample(draws)
         smallest = torch.finfo(guide.dtype).tiny ** 0.5
         self._precisions = [z.var(0).clamp_min(smallest).reciprocal() for z in (start, guide)]
@@ -128,7 +129,7 @@ class Path:
 
     def _law(self) -> Any:
         vae = self.vae
-        return vae.posterior(self.features) if self.initial == "guide" else vae.prior()
+        return vae.guide_family(self.features) if self.initial == "guide" else vae.prior()
 
 
 def warm_up(path: Path, plan: Plan, tick: Ticks) -> list[Tensor]:

@@ -11,12 +11,13 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
     describe,
     summarize,
-    undisturbed,
 )
 from pyro_vae.evaluation._path import (
     Initial,
@@ -29,7 +30,7 @@ from pyro_vae.evaluation._path import (
     shown,
     warm_up,
 )
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["Annealed", "ais"]
 
@@ -156,8 +157,8 @@ def ais(
     check_arguments(vae, seed)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     check_unbounded(vae)
-    data = vae.check(x)
-    described = describe(vae, x, base_measure)
+    data = vae.accepts(Rows(x)).x
+    described = describe(vae, Rows(x), base_measure)
     columns = []
     with undisturbed(vae, seed, data.device):
         batches = plan.batches(vae, data)

@@ -12,11 +12,11 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import positive_integer
+from pyro_vae._untouched import undisturbed
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
     finite,
-    undisturbed,
 )
 from pyro_vae.evaluation._path import (
     Initial,
@@ -30,7 +30,7 @@ from pyro_vae.evaluation._path import (
     shown,
     warm_up,
 )
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["Bidirectional", "bdmc"]
 

@@ -13,9 +13,12 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe"]
 
@@ -147,7 +150,7 @@ def anomalies(
     check_arguments(vae, seed)
     positive_integer("num_samples", num_samples)
     data = {"inliers": inliers, "outliers": outliers, "reference": reference}
-    checked = {name: vae.check(x, name) for name, x in data.items()}
+    checked = {name: vae.accepts(Rows(x), name).x for name, x in data.items()}
     for name in ("inliers", "outliers"):
         if len(checked[name]) < 2:
             raise expected(name, "at least two data", data[name])
@@ -247,7 +250,7 @@ def probe(
     check_arguments(vae, seed)
     positive_integer("folds", folds)
     positive_integer("neighbours", neighbours)
-    known = _labels("labels", labels, len(vae.check(x)))
+    known = _labels("labels", labels, len(vae.accepts(Rows(x)).x))
     counts = np.unique(known, return_counts=True)[1]
     if len(counts) < 2:
         raise expected("labels", "at least two different ones", labels)
@@ -271,7 +274,7 @@ def probe(
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
         answers = {k: cross_val_predict(c, means, known, cv=splits) for k, c in classifiers.items()}
     else:
-        truth = _labels("test_labels", test_labels, len(vae.check(test, "test")))
+        truth = _labels("test_labels", test_labels, len(vae.accepts(Rows(test), "test").x))
         held_out = _means(vae, test, "test", seed)
         answers = {k: c.fit(means, known).predict(held_out) for k, c in classifiers.items()}
     answers["majority"] = np.full(len(truth), values[counted.argmax()])
@@ -324,7 +327,8 @@ def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarr
 
 @torch.no_grad()
 def _means(vae: VAE, x: Tensor, argument: str, seed: int) -> np.ndarray:
-    data = vae.check(x, argument)
+    data = vae.accepts(Rows(x), argument).x
     with undisturbed(vae, seed, data.device):
-        means = torch.cat([vae.encode(batch).mean for batch in vae.batches(data)])
+        batches = data.split(observations_at_once(vae, data))
+        means = torch.cat([vae.encode(batch).mean for batch in batches])
     return means.flatten(1).cpu().double().numpy()

@@ -8,7 +8,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
 __all__ = ["enumerate_log_prob"]
 
@@ -44,10 +46,10 @@ def enumerate_log_prob(vae: VAE, x: Tensor) -> Tensor:
     if not vae.prior.support.is_discrete:
         raise expected("vae", "a discrete latent, whose states can be listed", vae.prior)
     states = prior.enumerate_support()
-    log_probs = []
-    for batch in vae.batches(vae.check(x)):
+    data, log_probs = vae.accepts(Rows(x)).x, []
+    for batch in data.split(observations_at_once(vae, data)):
         total = batch.new_full((len(batch),), -math.inf)
-        for chunk in states.split(vae.draws_at_once(batch)):
+        for chunk in states.split(draws_at_once(vae, batch)):
             log_likelihood = vae.decode(chunk[:, None]).log_prob(batch)
             joint = log_likelihood + prior.log_prob(chunk)[:, None]
             total = torch.logaddexp(total, joint.logsumexp(0))

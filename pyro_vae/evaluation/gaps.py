@@ -14,10 +14,13 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import MAX_ENUMERATED
-from pyro_vae.evaluation._common import check_arguments, describe, undisturbed
+from pyro_vae.evaluation._common import check_arguments, describe
 from pyro_vae.evaluation.pareto import k_hat, tail_length
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Gaps", "gaps"]
 
@@ -47,7 +50,7 @@ class Gaps:
         mcse: Monte Carlo standard errors; zero where nothing is sampled.
         k_hat: Pareto shapes of the importance weights of q*, shape ``(N,)``; NaN without weights.
         features: The parameters of q*, shape ``(N, *guide.param_shape)``:
-            ``vae.posterior(features)`` is q*.
+            ``vae.guide_family(features)`` is q*.
         num_steps: Optimiser steps for each datum.
         num_samples: Fresh draws of z for each datum, from which the bounds are measured.
         estimator: How log p(x) was had.
@@ -175,8 +178,8 @@ def gaps(
     """
     check_arguments(vae, seed)
     _check_options(num_steps, num_particles, num_samples, lr)
-    data = vae.check(x)
-    described = describe(vae, x, base_measure)
+    data = vae.accepts(Rows(x)).x
+    described = describe(vae, Rows(x), base_measure)
     given = _given(log_marginal, mcse, len(data))
 
     kind = _Enumerated if vae.prior.support.is_discrete else _Sampled
@@ -243,7 +246,7 @@ class _Bound(ABC):
         self.num_particles, self.num_samples = num_particles, num_samples
         self.prior = vae.prior()
         with torch.no_grad():
-            self.start = vae.guide.features(x, len(vae.event_shape))
+            self.start = vae.guide.features(x)
 
     @staticmethod
     @abstractmethod
@@ -268,18 +271,18 @@ class _Sampled(_Bound):
 
     def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
         super().__init__(vae, x, num_particles, num_samples)
-        if not vae.posterior(self.start).has_rsample:
+        if not vae.guide_family(self.start).has_rsample:
             what = "a guide with reparameterised draws, or one of one-hot latents"
-            raise expected("vae", what, vae.posterior)
+            raise expected("vae", what, vae.guide_family)
 
     @staticmethod
     def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
-        return max(1, min(vae.draws_at_once(one) // num_particles, _HELD // num_samples))
+        return max(1, min(draws_at_once(vae, one) // num_particles, _HELD // num_samples))
 
     def objective(self, features: Tensor) -> Tensor:
-        z = self.vae.posterior(features).rsample((self.num_particles,))
+        z = self.vae.guide_family(features).rsample((self.num_particles,))
         log_joint = self.vae.decode(z).log_prob(self.x) + self.prior.log_prob(z)
-        return (log_joint - self.vae.posterior(features.detach()).log_prob(z)).mean(0)
+        return (log_joint - self.vae.guide_family(features.detach()).log_prob(z)).mean(0)
 
     def measure(
         self, rounds: list[Tensor], given: Tensor | None
@@ -323,10 +326,10 @@ class _Sampled(_Bound):
         found: list[list[Tensor]] = [[] for _ in candidates]
         left = num_samples
         while left > 0:
-            count = min(left, self.vae.draws_at_once(self.x))
+            count = min(left, draws_at_once(self.vae, self.x))
             seed = int(torch.randint(2**62, ()))
             for features, chunks in zip(candidates, found, strict=True):
-                q = self.vae.posterior(features)
+                q = self.vae.guide_family(features)
                 with undisturbed(self.vae, seed, self.x.device):
                     z = q.rsample((count,))
                 log_joint = self.vae.decode(z).log_prob(self.x) + self.prior.log_prob(z)
@@ -344,16 +347,16 @@ class _Enumerated(_Bound):
         super().__init__(vae, x, num_particles, num_samples)
         self.states = self.prior.enumerate_support()[:, None]
         with torch.no_grad():
-            chunks = self.states.split(vae.draws_at_once(x))
+            chunks = self.states.split(draws_at_once(vae, x))
             log_likelihood = torch.cat([vae.decode(z).log_prob(x) for z in chunks])
             self.log_joint = log_likelihood + self.prior.log_prob(self.states)
 
     @staticmethod
     def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
-        return max(1, vae.draws_at_once(one) // _number_of_states(vae))
+        return max(1, draws_at_once(vae, one) // _number_of_states(vae))
 
     def objective(self, features: Tensor) -> Tensor:
-        log_q = self.vae.posterior(features).log_prob(self.states)
+        log_q = self.vae.guide_family(features).log_prob(self.states)
         return (log_q.exp() * (self.log_joint - log_q)).sum(0)
 
     @torch.no_grad()

@@ -4,20 +4,22 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._given import Covariates
+from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import closed_kl
-from pyro_vae.evaluation._common import check_arguments, describe, undisturbed, variance_by_site
+from pyro_vae.evaluation._common import check_arguments, describe, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import Scores
 from pyro_vae.priors import Prior
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 
 __all__ = ["evaluate"]
 
@@ -35,10 +37,8 @@ def evaluate(
     max_memory: int | None = None,
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
-    cond: Tensor | None = None,
-    mask: Tensor | None = None,
-    covariates: Covariates = None,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> Scores:
     r"""Scores a model on held-out data, by importance weighting with its guide.
 
@@ -76,10 +76,8 @@ def evaluate(
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from:
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
             themselves tell (their fingerprint and dimension) is never taken from it.
-        cond: What each datum is conditioned on, shape ``(N, cond_size)``: scores are log p(x|c).
-        mask: Which entries are observed, boolean, of the shape of ``x``: scores are of those.
-        covariates: What the likelihood needs to know of each datum, by name, shape ``(N,)``.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves.
 
     Returns:
         Scores per datum; ``scores.summary()`` has their means and errors.
@@ -98,18 +96,16 @@ def evaluate(
     positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
-    given = vae.check_given(x, cond, mask, covariates)
-    data = vae.check(x, mask=mask)
-    described = describe(vae, x, base_measure, **given)
-    with undisturbed(vae, seed, data.device):
-        draws = Draws(vae, data, num_samples, proposal, max_memory, given)
+    rows = rows_of(vae, x, given)
+    described = describe(vae, Rows(x, rows.given), base_measure)
+    with undisturbed(vae, seed, rows.x.device):
+        draws = Draws(vae, rows, num_samples, proposal, max_memory)
     columns, means, kl_estimators = [], [], set()
-    with undisturbed(vae, seed, data.device):
-        for i in range(len(draws.batches)):
-            held = draws.given(i)
-            features, strata = _weighed(vae, draws, i, held, num_samples, progress)
-            guide = vae.posterior(features)
-            kl = closed_kl(guide, vae.prior.given(held.get("cond")))
+    with undisturbed(vae, seed, rows.x.device):
+        for i, batch in enumerate(draws.batches):
+            features, strata = _weighed(vae, draws, i, num_samples, progress)
+            guide = vae.guide_family(features)
+            kl = closed_kl(guide, vae.prior(batch.given.get("cond")))
             kl = None if kl is None else kl.expand(guide.batch_shape)
             kl_estimators.add("sampled" if kl is None else "analytic")
             columns.append(_columns(strata[False], strata[True], kl, smooth))
@@ -130,16 +126,15 @@ def _weighed(
     vae: VAE,
     draws: Draws,
     i: int,
-    held: Mapping[str, Any],
     num_samples: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[Tensor, dict[bool, _Sums]]:
     """Draws and weighs z for batch ``i``: returns its features, and sums by whether p(z) drew."""
     batch = draws.batches[i]
-    features = vae.guide.features(batch, len(vae.event_shape), **held)
+    features = vae.guide.features(batch.x, batch.given)
     strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in draws.counts}
     done = 0
-    for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features, held):
+    for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features):
         log_weights = log_likelihood + log_prior
         log_weights -= draws.log_proposal(log_prior, log_guide)
         strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)

@@ -14,9 +14,12 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
-from pyro_vae.evaluation._common import check_arguments, check_unbounded, finite, undisturbed
+from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation._common import check_arguments, check_unbounded, finite
 from pyro_vae.evaluation.pareto import k_hat, k_hat_threshold, tail_length
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["PosteriorDraws", "posterior_draws"]
 
@@ -160,11 +163,12 @@ def posterior_draws(
         if num_draws % num_chains:
             what = f"a multiple of num_chains = {num_chains}"
             raise expected("num_draws", what, num_draws)
-    data = vae.check(x)
+    data = vae.accepts(Rows(x)).x
     with undisturbed(vae, seed, data.device):
         if method == "guide":
             with torch.no_grad():
-                z = torch.cat([vae.encode(b).sample((num_draws,)) for b in vae.batches(data)], 1)
+                batches = data.split(observations_at_once(vae, data))
+                z = torch.cat([vae.encode(b).sample((num_draws,)) for b in batches], 1)
             return PosteriorDraws(z, method)
         if method == "importance":
             return _resampled(vae, data, num_draws, num_proposals, progress)
@@ -180,22 +184,22 @@ def _resampled(
     progress: Callable[[float], None] | None,
 ) -> PosteriorDraws:
     entries = num_proposals * vae.prior.event_shape.numel()
-    size = min(max(1, _PROPOSED_AT_ONCE // entries), len(vae.batches(x)[0]))
-    draws, shapes, sizes = [], [], []
+    size = min(max(1, _PROPOSED_AT_ONCE // entries), len(x), observations_at_once(vae, x))
+    chosen_draws, shapes, sizes = [], [], []
     done = 0
     for batch in x.split(size):
-        z, log_weights = vae.weighted(batch, num_proposals)
-        log_weights = log_weights.cpu().double()
+        draws = vae.draw_weighted(Rows(batch), num_proposals)
+        z, log_weights = draws.z, draws.log_weights.cpu().double()
         shares = log_weights.softmax(0)
         chosen = shares.T.multinomial(num_draws, replacement=True).T.to(z.device)
-        draws.append(z[chosen, torch.arange(len(batch), device=z.device)])
+        chosen_draws.append(z[chosen, torch.arange(len(batch), device=z.device)])
         shapes.append(k_hat(log_weights.topk(tail_length(num_proposals) + 1, dim=0).values))
         sizes.append(1 / shares.square().sum(0))
         done += len(batch)
         if progress is not None:
             progress(done / len(x))
     return PosteriorDraws(
-        torch.cat(draws, 1),
+        torch.cat(chosen_draws, 1),
         "importance",
         k_hat=torch.cat(shapes).numpy(),
         ess=torch.cat(sizes).numpy(),
@@ -219,8 +223,7 @@ def _nuts(
 
         def potential(params: dict[str, Tensor], datum: Tensor = datum) -> Tensor:
             z = params["z"][None]
-            log_joint = vae.model.decode(z).log_prob(datum) + vae.prior().log_prob(z)
-            return -log_joint.squeeze(0)
+            return -vae.model.log_joint(z, Rows(datum)).squeeze(0)
 
         diverged = 0
 

@@ -12,9 +12,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.evaluation._common import check_arguments, undisturbed
+from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["RateDistortion", "rate_distortion"]
 
@@ -154,13 +157,13 @@ def rate_distortion(
     """
     check_arguments(vae, seed)
     positive_integer("num_samples", num_samples)
-    data = vae.check(x)
+    data = vae.accepts(Rows(x)).x
     if len(data) < 2:
         raise expected("x", "at least two data, to compare one with the other", x)
     scores = evaluate(vae, x, num_samples=num_samples, seed=seed, base_measure=base_measure)
     with undisturbed(vae, seed, data.device):
-        event_dim = len(vae.event_shape)
-        features = torch.cat([vae.guide.features(b, event_dim) for b in vae.batches(data)])
+        batches = data.split(observations_at_once(vae, data))
+        features = torch.cat([vae.guide.features(batch) for batch in batches])
         columns = _information(vae, features, num_samples, progress)
     return RateDistortion(
         rate=scores.kl,
@@ -184,14 +187,14 @@ def _information(
     terms = []
     for start in range(0, size, rows):
         own = torch.arange(start, min(start + rows, size), device=features.device)
-        q = vae.posterior(features[own])
+        q = vae.guide_family(features[own])
         sums = torch.zeros(3, len(own), dtype=torch.float64)
         for _ in range(num_samples):
             z = q.sample()
             log_own, log_prior = (each.log_prob(z).cpu().double() for each in (q, prior))
             log_others = torch.full_like(log_own, -math.inf)
             for left in column_starts:
-                against = vae.posterior(features[left : left + _COLUMNS])
+                against = vae.guide_family(features[left : left + _COLUMNS])
                 log_q = against.log_prob(z.unsqueeze(1))
                 inside = (own >= left) & (own < left + _COLUMNS)
                 log_q[inside, own[inside] - left] = -math.inf  # its own term is known

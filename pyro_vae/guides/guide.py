@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable
+from functools import cached_property
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.distributions.space import Site, Space
 from pyro_vae.part import Part
 
 __all__ = ["Guide"]
@@ -18,21 +20,37 @@ __all__ = ["Guide"]
 class Guide(Part, ABC):
     """The family q(z|x) that an encoder amortises.
 
+    A guide of one latent variable declares ``event_shape`` and ``support``; one of several sets
+    ``space`` instead, from which the two follow. Besides, ``param_shape`` and :meth:`forward` must
+    be written.
+
     Attributes:
         event_shape: Shape of one z.
         param_shape: What the encoder must end in.
         support: Where z lives.
-        named_sites: Whether it is made of several latent variables with names of their own.
+        space: The latent variables by name, in the prior's order: ``z`` alone, if not composite.
     """
 
-    event_shape: torch.Size
     param_shape: torch.Size
-    support: Constraint
-    named_sites: bool = False
+
+    @cached_property
+    def event_shape(self) -> torch.Size:
+        return self.space.event_shape
+
+    @cached_property
+    def support(self) -> Constraint:
+        return self.space.support
+
+    @cached_property
+    def space(self) -> Space:
+        return Space({"z": Site(self.event_shape, self.support)})
 
     @abstractmethod
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x).
+
+        Several latent variables are a :class:`pyro_vae.distributions.Joint`, which knows in which
+        order they are drawn.
 
         Args:
             features: What the encoder returned, shape ``(*, B, *param_shape)``.
@@ -40,30 +58,6 @@ class Guide(Part, ABC):
         Returns:
             A distribution of batch shape ``(*, B)`` and event shape ``event_shape``.
         """
-
-    @property
-    def sites(self) -> Mapping[str, Guide]:
-        """The latent variables by name, in the prior's order: ``z`` alone, if not composite."""
-        return {"z": self}
-
-    @property
-    def order(self) -> Sequence[str]:
-        """The names of the sites in the order in which they are drawn."""
-        return list(self.sites)
-
-    def site(self, name: str, features: Tensor, earlier: Mapping[str, Tensor]) -> Any:
-        """Returns the law of one site.
-
-        Args:
-            name: One of :attr:`sites`.
-            features: What the encoder returned, shape ``(*, B, *param_shape)``.
-            earlier: Draws of the sites before it.
-        """
-        return self(features)
-
-    def join(self, draws: Mapping[str, Tensor]) -> Tensor:
-        """Returns z, shape ``(*, *event_shape)``, of the draws of all sites."""
-        return draws["z"]
 
     def bind(self, view: Any) -> None:
         """Takes the view of the model that the family is in; most families need none."""

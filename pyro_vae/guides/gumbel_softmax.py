@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import GroupedOneHotCategorical
-from pyro_vae.guides.relaxed import Mode, Relaxed
+from pyro_vae.distributions.space import Mode
+from pyro_vae.guides.relaxed import Relaxed
 
 __all__ = ["GumbelSoftmax"]
 
@@ -51,6 +51,7 @@ class GumbelSoftmax(Relaxed):
             is unknown.
 
     Example:
+        >>> import torch
         >>> q = GumbelSoftmax(20, 10)(torch.zeros(5, 20, 10))
         >>> q.batch_shape, q.event_shape
         (torch.Size([5]), torch.Size([20, 10]))
@@ -69,13 +70,12 @@ class GumbelSoftmax(Relaxed):
         anneal_rate: float = 0.0,
     ) -> None:
         super().__init__(
+            [positive_integer("groups", groups), positive_integer("classes", classes)],
             mode=mode,
             temperature=temperature,
             min_temperature=min_temperature,
             anneal_rate=anneal_rate,
         )
-        shape = (positive_integer("groups", groups), positive_integer("classes", classes))
-        self.event_shape = self.param_shape = torch.Size(shape)
 
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x) from logits of shape ``(*, B, groups, classes)``."""

@@ -12,9 +12,10 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.distributions import diagonal_normal
+from pyro_vae.distributions.joint import Joint
+from pyro_vae.distributions.space import Site, Space, site_names
 from pyro_vae.guides.guide import Guide
-from pyro_vae.guides.normal import Normal
-from pyro_vae.joint import Joint, NormalGiven, join_sites, site_names, split_sites
+from pyro_vae.networks.normal_given import NormalGiven
 
 __all__ = ["Hierarchy"]
 
@@ -23,7 +24,7 @@ class Hierarchy(Guide):
     r"""Creates a guide of stochastic layers, for the prior of the same name.
 
     ``ladder`` goes down as the prior does, and shares its path: each layer is the normalised
-    product of two normal laws, what the encoder says of it and what the prior says given the layer
+    product of two normal distributions, that of the encoder and that of the prior given the layer
     above.
 
     .. math:: q(z_i \mid z_{i+1}, x) \propto \mathcal{N}(z_i \mid \hat\mu_i(x), \hat\sigma_i^2(x))
@@ -49,12 +50,13 @@ class Hierarchy(Guide):
 
     Example:
         >>> guide = Hierarchy([4, 8], direction="bottom-up")
-        >>> list(guide.order), guide.param_shape, guide(torch.zeros(5, 16)).event_shape
+        >>> (
+        ...     guide(torch.zeros(5, 16)).order,
+        ...     guide.param_shape,
+        ...     guide(torch.zeros(5, 16)).event_shape,
+        ... )
         (['z1', 'z2'], torch.Size([16]), torch.Size([12]))
     """
-
-    support = constraints.real_vector
-    named_sites = True
 
     def __init__(
         self,
@@ -71,56 +73,59 @@ class Hierarchy(Guide):
             raise expected("hidden", "positive widths", hidden)
         self.direction = direction
         names = site_names(len(dims))[::-1]
-        self._shapes = {name: torch.Size([dim]) for name, dim in zip(names, dims, strict=True)}
-        self.event_shape = torch.Size([sum(dims)])
-        seen = dims if direction == "ladder" else dims[-1:]
-        self._features = {
-            name: torch.Size([2 * dim]) for name, dim in zip(names[-len(seen) :], seen, strict=True)
-        }
-        self.param_shape = torch.Size([2 * sum(seen)])
+        # The layer that each is drawn after: the one above it, or the one below.
+        after = [None, *names] if direction == "ladder" else [*names[1:], None]
+        self.space = Space(
+            {
+                name: Site(
+                    torch.Size([dim]), constraints.real_vector, () if parent is None else (parent,)
+                )
+                for name, dim, parent in zip(names, dims, after, strict=False)
+            }
+        )
+        read = dims if direction == "ladder" else dims[-1:]
+        self._features = Space(
+            {
+                name: Site(torch.Size([2 * dim]), constraints.real_vector)
+                for name, dim in zip(names[-len(read) :], read, strict=True)
+            }
+        )
+        self.param_shape = self._features.event_shape
         up = [] if direction == "ladder" else list(zip(dims[1:], dims, strict=False))
         self.above = nn.ModuleList(NormalGiven(below, dim, hidden) for below, dim in up)
-        self._sites = {name: Normal(shape[0]) for name, shape in self._shapes.items()}
         self._view: Any = None
-
-    @property
-    def sites(self) -> Mapping[str, Guide]:
-        """The layers by name, each as the space it lives on."""
-        return self._sites
-
-    @property
-    def order(self) -> Sequence[str]:
-        names = list(self._shapes)
-        return names if self.direction == "ladder" else names[::-1]
 
     def bind(self, view: Any) -> None:
         self._view = view
 
-    def site(self, name: str, features: Tensor, earlier: Mapping[str, Tensor]) -> Any:
-        names = list(self._shapes)
-        index = names.index(name)
-        if self.direction == "bottom-up" and name != "z1":
-            return self.above[index](earlier[names[index + 1]])
-        said = diagonal_normal(split_sites(features, self._features)[name])
-        if self.direction == "bottom-up" or index == 0:
-            return said
-        if self._view is None:
-            raise expected("guide", "one that is part of a VAE, whose prior it shares", self)
-        prior = self._view.prior.site(name, earlier)
-        # Precisions of normal laws add up, and so do means weighted by them.
-        precision, before = said.variance.reciprocal(), prior.variance.reciprocal()
-        variance = (precision + before).reciprocal()
-        loc = variance * (precision * said.mean + before * prior.mean)
-        return dist.Normal(loc, variance.sqrt()).to_event(1)
-
-    def join(self, draws: Mapping[str, Tensor]) -> Tensor:
-        return join_sites(draws, self._shapes)
-
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x), event shape ``(sum of dims,)``, from ``(*, B, *param_shape)``."""
+        own = self._features.split(features)
+        names = list(self.space)
 
-        def law(name: str, earlier: Mapping[str, Tensor]) -> Any:
-            return self.site(name, features, earlier)
+        def ladder(name: str, earlier: Mapping[str, Tensor]) -> Any:
+            encoded = diagonal_normal(own[name])
+            if not self.space[name].parents:
+                return encoded
+            if self._view is None:
+                raise expected("guide", "one that is part of a VAE, whose prior it shares", self)
+            prior = self._view.prior().site(name, earlier)
+            # Precisions of normal distributions add up, and so do means weighted by them.
+            precision, before = encoded.variance.reciprocal(), prior.variance.reciprocal()
+            variance = (precision + before).reciprocal()
+            loc = variance * (precision * encoded.mean + before * prior.mean)
+            return dist.Normal(loc, variance.sqrt()).to_event(1)
 
-        batch_shape = features.shape[:-1]
-        return Joint(law, self._shapes, self.support, order=self.order, batch_shape=batch_shape)
+        def bottom_up(name: str, earlier: Mapping[str, Tensor]) -> Any:
+            if not self.space[name].parents:
+                return diagonal_normal(own[name])
+            index = names.index(name)
+            return self.above[index](earlier[names[index + 1]])
+
+        down = self.direction == "ladder"
+        return Joint(
+            ladder if down else bottom_up,
+            self.space,
+            order=names if down else names[::-1],
+            batch_shape=features.shape[:-1],
+        )

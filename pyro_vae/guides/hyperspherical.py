@@ -18,7 +18,7 @@ _START = 4.0  # with a raw concentration of 0 the mean has length 0.73
 
 
 class Hyperspherical(Guide):
-    r"""Creates a guide of directions: the power spherical law.
+    r"""Creates a guide of directions: the power spherical distribution.
 
     .. math:: q(z \mid x) \propto \left(1 + \mu(x)^\top z\right)^{\kappa(x)},
         \quad z \in S^{d - 1}

@@ -2,23 +2,21 @@
 
 from __future__ import annotations
 
-from typing import Literal, get_args
+from collections.abc import Sequence
 
 import torch
-from torch import Tensor
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae.distributions.space import Mode, Relaxation, Site, Space
 from pyro_vae.guides.guide import Guide
 
-__all__ = ["Mode", "Relaxed"]
-
-Mode = Literal["concrete", "enumerate", "soft", "straight-through"]
+__all__ = ["Relaxed"]
 
 
 class Relaxed(Guide):
     """A discrete guide, with a request to the objective, which alone installs the relaxation.
 
     Args:
+        shape: Of z, and of what the encoder ends in.
         mode: How the objective takes gradients.
         temperature: Temperature at the first optimiser step.
         min_temperature: Where the annealing stops.
@@ -29,22 +27,24 @@ class Relaxed(Guide):
     """
 
     def __init__(
-        self, *, mode: Mode, temperature: float, min_temperature: float, anneal_rate: float
+        self,
+        shape: Sequence[int],
+        *,
+        mode: Mode,
+        temperature: float,
+        min_temperature: float,
+        anneal_rate: float,
     ) -> None:
         super().__init__()
-        if mode not in get_args(Mode):
-            raise unknown_name("mode", mode, get_args(Mode))
-        if not 0 < min_temperature <= temperature:
-            limits = f"{min_temperature} and {temperature}"
-            raise expected("temperature", "0 < min_temperature <= temperature", limits)
-        if anneal_rate < 0:
-            raise expected("anneal_rate", "a number >= 0", anneal_rate)
+        Relaxation(mode, temperature, min_temperature, anneal_rate)  # checks them
         self.mode: Mode = mode
         self.temperature = temperature
         self.min_temperature = min_temperature
         self.anneal_rate = anneal_rate
+        self.event_shape = self.param_shape = torch.Size(shape)
 
-    def temperature_at(self, step: Tensor) -> Tensor:
-        """Returns the temperature after ``step`` optimiser steps, both of shape ``()``."""
-        annealed = self.temperature * torch.exp(-self.anneal_rate * step)
-        return annealed.clamp_min(self.min_temperature)
+    @property
+    def space(self) -> Space:
+        """The one site, with the relaxation that is asked for at this time."""
+        relaxation = Relaxation(self.mode, self.temperature, self.min_temperature, self.anneal_rate)
+        return Space({"z": Site(self.event_shape, self.support, relaxation=relaxation)})

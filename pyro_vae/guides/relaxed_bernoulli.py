@@ -5,13 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import pyro.distributions as dist
-import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import JointBernoulli
-from pyro_vae.guides.relaxed import Mode, Relaxed
+from pyro_vae.distributions.space import Mode
+from pyro_vae.guides.relaxed import Relaxed
 
 __all__ = ["RelaxedBernoulli"]
 
@@ -50,6 +50,7 @@ class RelaxedBernoulli(Relaxed):
             is unknown.
 
     Example:
+        >>> import torch
         >>> q = RelaxedBernoulli(200)(torch.zeros(5, 200))
         >>> q.batch_shape, q.event_shape
         (torch.Size([5]), torch.Size([200]))
@@ -67,12 +68,12 @@ class RelaxedBernoulli(Relaxed):
         anneal_rate: float = 0.0,
     ) -> None:
         super().__init__(
+            [positive_integer("dim", dim)],
             mode=mode,
             temperature=temperature,
             min_temperature=min_temperature,
             anneal_rate=anneal_rate,
         )
-        self.event_shape = self.param_shape = torch.Size([positive_integer("dim", dim)])
 
     def forward(self, features: Tensor) -> Any:
         """Returns q(z|x) from log-odds of shape ``(*, B, dim)``."""

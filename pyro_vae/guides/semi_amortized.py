@@ -17,7 +17,8 @@ from pyro_vae.guides.normal import Normal
 __all__ = ["SemiAmortized"]
 
 _FAMILIES: dict[str, type[Normal | FullNormal]] = {"Normal": Normal, "FullNormal": FullNormal}
-_NORM = 5.0  # of the gradient of one datum, above which it is shortened: Kim et al., section 4
+# Norm of the gradient of one observation, above which it is shortened: Kim et al., section 4.
+_NORM = 5.0
 
 
 class SemiAmortized(Guide):
@@ -36,8 +37,8 @@ class SemiAmortized(Guide):
 
     Args:
         dim: Number of latent dimensions.
-        family: The law whose parameters these are: ``Normal`` or ``FullNormal``.
-        steps: Steps of ascent for each datum.
+        family: The distribution whose parameters these are: ``Normal`` or ``FullNormal``.
+        steps: Steps of ascent for each observation.
         step_size: Their length for a unit gradient.
 
     Raises:
@@ -72,9 +73,9 @@ class SemiAmortized(Guide):
         for _ in range(self.steps):
             with torch.enable_grad():
                 leaf = features.detach().requires_grad_()
-                law = self.family(leaf)
-                z = law.rsample()
-                bound = log_joint(z) - law.log_prob(z)
+                q = self.family(leaf)
+                z = q.rsample()
+                bound = log_joint(z) - q.log_prob(z)
                 (gradient,) = torch.autograd.grad(bound.sum(), leaf)
             norm = gradient.flatten(-len(self.param_shape)).norm(dim=-1).clamp_min(_NORM)
             shape = (*norm.shape, *[1] * len(self.param_shape))

@@ -19,8 +19,8 @@ from torch import Tensor
 
 from pyro_vae._deprecated import adopt, renamed
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.distributions import closed_kl
-from pyro_vae.guides.relaxed import Mode, Relaxed
+from pyro_vae.distributions import Relaxation, closed_kl
+from pyro_vae.distributions.space import Mode
 from pyro_vae.objectives.relaxation import relaxed
 
 __all__ = [
@@ -264,9 +264,9 @@ def _in_order(name: str, model_trace: poutine.Trace, latents: Mapping[str, Site]
     return {other for other in before if other in latents} <= set(drawn)
 
 
-def relaxations(guide: Program) -> Mapping[str, Relaxed]:
+def relaxations(guide: Program) -> Mapping[str, Relaxation]:
     """Returns the relaxations of a guide by site name; none if it is not of a VAE."""
-    named: Mapping[str, Relaxed] = getattr(guide, "relaxations", {})
+    named: Mapping[str, Relaxation] = getattr(guide, "relaxations", {})
     return named
 
 

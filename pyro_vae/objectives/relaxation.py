@@ -16,7 +16,7 @@ from pyro_vae.distributions import (
     JointBernoulli,
     LogitRelaxedBernoulli,
 )
-from pyro_vae.guides.relaxed import Mode
+from pyro_vae.distributions.space import Mode
 
 __all__ = ["relaxed"]
 

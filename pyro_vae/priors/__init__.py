@@ -1,4 +1,4 @@
-"""Priors p(z): ``forward()`` returns a distribution. One law a file."""
+"""Priors p(z): ``forward()`` returns a distribution. One distribution a file."""
 
 from pyro_vae.priors.bernoulli import Bernoulli
 from pyro_vae.priors.categorical import Categorical

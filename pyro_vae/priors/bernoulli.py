@@ -48,6 +48,6 @@ class Bernoulli(Prior):
         else:
             self.register_buffer("logits", torch.zeros(dim), persistent=False)
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), zeros and ones, event shape ``(dim,)``."""
         return JointBernoulli(dist.Bernoulli(logits=self.logits), 1)

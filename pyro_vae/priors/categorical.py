@@ -46,6 +46,6 @@ class Categorical(Prior):
         self.event_shape = torch.Size(shape)
         self.register_buffer("logits", torch.zeros(shape), persistent=False)
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), one-hot, event shape ``(groups, classes)``."""
         return GroupedOneHotCategorical(dist.OneHotCategorical(logits=self.logits), 1)

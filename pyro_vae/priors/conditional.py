@@ -10,7 +10,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.joint import NormalGiven
+from pyro_vae.networks.normal_given import NormalGiven
 from pyro_vae.priors.prior import Prior
 
 __all__ = ["Conditional"]
@@ -21,7 +21,7 @@ class Conditional(Prior):
 
     .. math:: p(z \mid c) = \mathcal{N}(z \mid \mu(c), \mathrm{diag}\,\sigma^2(c))
 
-    It is for models with ``cond_size``, and starts near the standard normal law.
+    It is for models with ``cond_size``, and starts near the standard normal distribution.
 
     References:
         Learning Structured Output Representation using Deep Conditional Generative Models
@@ -44,7 +44,6 @@ class Conditional(Prior):
     """
 
     support = constraints.real_vector
-    conditional = True
 
     def __init__(self, dim: int, hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
@@ -56,7 +55,8 @@ class Conditional(Prior):
 
     def bind(self, view: Any) -> None:
         if view.cond_size is None:
-            raise expected("prior", "a law without a condition, in a model without one", self)
+            what = "the entries of a condition, of which this prior is a function"
+            raise expected("cond_size", what, None)
         if self.law is None:
             self.law = NormalGiven(view.cond_size, self.event_shape[0], self.hidden)
         elif self.law.size != view.cond_size:  # of an earlier model

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any, Literal, get_args
 
 import pyro.distributions as dist
+from torch import Tensor
 
 from pyro_vae._errors import unknown_name
 from pyro_vae.distributions import Autoregressive, NormalizingFlow
@@ -17,14 +18,14 @@ Kind = Literal["spline", "maf"]
 
 
 class Flow(Standard):
-    r"""Creates a prior that an invertible map carries to a standard normal law.
+    r"""Creates a prior that an invertible map carries to a standard normal distribution.
 
     .. math:: p(z) = \mathcal{N}(f(z) \mid 0, I) \,
         \left| \det \frac{\partial f(z)}{\partial z} \right|
 
     Its density takes one pass through a network for each map, as training does; a draw takes as
-    many as there are dimensions. It starts near the standard normal law. There is no closed form of
-    the divergence from it: objectives sample it.
+    many as there are dimensions. It starts near the standard normal distribution. There is no
+    closed form of the divergence from it: objectives sample it.
 
     References:
         Neural Spline Flows (Durkan et al., 2019), https://arxiv.org/abs/1906.04032
@@ -60,8 +61,8 @@ class Flow(Standard):
             dim, context=0, transforms=transforms, hidden=hidden, spline=kind == "spline"
         )
 
-    def law(self) -> Any:
+    def entries(self) -> Any:
         return dist.Normal(self.loc, self.scale)
 
-    def forward(self) -> Any:
-        return NormalizingFlow(super().forward(), self.flow().inv)
+    def forward(self, cond: Tensor | None = None) -> Any:
+        return NormalizingFlow(super().forward(cond), self.flow().inv)

@@ -11,7 +11,9 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected
-from pyro_vae.joint import Joint, NormalGiven, join_sites, site_names
+from pyro_vae.distributions.joint import Joint
+from pyro_vae.distributions.space import Site, Space, site_names
+from pyro_vae.networks.normal_given import NormalGiven
 from pyro_vae.priors.normal import Normal
 from pyro_vae.priors.prior import Prior
 
@@ -40,12 +42,9 @@ class Hierarchy(Prior):
 
     Example:
         >>> prior = Hierarchy([4, 8])
-        >>> list(prior.sites), prior.event_shape, prior.decoded_shape
+        >>> list(prior.space), prior.event_shape, prior.space.decoded_shape
         (['z2', 'z1'], torch.Size([12]), torch.Size([8]))
     """
-
-    support = constraints.real_vector
-    named_sites = True
 
     def __init__(self, dims: Sequence[int], hidden: Sequence[int] = (64,)) -> None:
         super().__init__()
@@ -56,30 +55,19 @@ class Hierarchy(Prior):
         self.top = Normal(dims[0])
         self.below = nn.ModuleList(NormalGiven(above, dim, hidden) for above, dim in pairwise(dims))
         names = site_names(len(dims))[::-1]
-        self._shapes = {name: torch.Size([dim]) for name, dim in zip(names, dims, strict=True)}
-        self.event_shape = torch.Size([sum(dims)])
-        self._sites = {name: Normal(shape[0]) for name, shape in self._shapes.items()}
+        above = [(), *((name,) for name in names)]
+        sites = {
+            name: Site(torch.Size([dim]), constraints.real_vector, parents)
+            for name, dim, parents in zip(names, dims, above, strict=False)
+        }
+        self.space = Space(sites, decoded=names[-1:])
 
-    @property
-    def sites(self) -> Mapping[str, Prior]:
-        """The layers by name, each as the space it lives on."""
-        return self._sites
-
-    @property
-    def decoded_shape(self) -> torch.Size:
-        return self._shapes["z1"]
-
-    def decoded(self, z: Tensor) -> Tensor:
-        return z[..., -self._shapes["z1"][0] :]
-
-    def site(self, name: str, earlier: Mapping[str, Tensor], cond: Tensor | None = None) -> Any:
-        names = list(self._shapes)
-        index = names.index(name)
-        return self.top() if index == 0 else self.below[index - 1](earlier[names[index - 1]])
-
-    def join(self, draws: Mapping[str, Tensor]) -> Tensor:
-        return join_sites(draws, self._shapes)
-
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), event shape ``(sum of dims,)``."""
-        return Joint(self.site, self._shapes, self.support)
+        below = dict(zip(list(self.space)[1:], self.below, strict=True))
+
+        def site(name: str, earlier: Mapping[str, Tensor]) -> Any:
+            parents = self.space[name].parents
+            return below[name](earlier[parents[0]]) if parents else self.top()
+
+        return Joint(site, self.space)

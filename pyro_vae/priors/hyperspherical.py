@@ -46,6 +46,6 @@ class Hyperspherical(Prior):
         self.event_shape = torch.Size([dim])
         self.register_buffer("loc", torch.zeros(dim), persistent=False)
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), unit vectors, event shape ``(dim,)``."""
         return SphericalUniform(self.loc)

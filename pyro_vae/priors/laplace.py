@@ -34,5 +34,5 @@ class Laplace(Standard):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
 
-    def law(self) -> Any:
+    def entries(self) -> Any:
         return dist.Laplace(self.loc, self.scale)

@@ -17,12 +17,12 @@ __all__ = ["Mixture"]
 
 
 class Mixture(Prior):
-    r"""Creates a mixture of normal laws, learned with the model.
+    r"""Creates a mixture of normal distributions, learned with the model.
 
     .. math:: p(z) = \sum_{m=1}^{M} \pi_m \, \mathcal{N}(z \mid \mu_m, \mathrm{diag}\,\sigma_m^2)
 
-    The means start as draws of a standard normal law, the scales at 1 and the weights equal.
-    There is no closed form of the divergence from it: objectives sample it.
+    The means start as draws of a standard normal distribution, the scales at 1 and the weights
+    equal. There is no closed form of the divergence from it: objectives sample it.
 
     References:
         Deep Unsupervised Clustering with Gaussian Mixture Variational Autoencoders
@@ -30,7 +30,7 @@ class Mixture(Prior):
 
     Args:
         dim: Number of latent dimensions.
-        components: Number of normal laws, M.
+        components: Number of normal distributions, M.
 
     Raises:
         ValueError: If either is not a positive integer.
@@ -49,12 +49,12 @@ class Mixture(Prior):
         shape = (positive_integer("components", components), dim)
         if components > 1:
             self.logits = nn.Parameter(torch.zeros(components))
-        else:  # the weight of a single law is no parameter
+        else:  # the weight of a single component is no parameter
             self.register_buffer("logits", torch.zeros(1), persistent=False)
         self.loc = nn.Parameter(torch.randn(shape))
         self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), event shape ``(dim,)``."""
-        laws = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), laws)
+        components = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)
+        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)

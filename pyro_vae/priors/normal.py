@@ -44,5 +44,5 @@ class Normal(Standard):
             self.loc = nn.Parameter(torch.zeros(dim))
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(dim)))
 
-    def law(self) -> Any:
+    def entries(self) -> Any:
         return dist.Normal(self.loc, positive(self.raw_scale) if self.learned else self.scale)

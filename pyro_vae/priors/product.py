@@ -2,16 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
-from functools import partial
+from collections.abc import Sequence
 from typing import Any
 
 import torch
 from torch import Tensor, nn
 
-import pyro_vae.priors as room
+import pyro_vae.priors as package
 from pyro_vae._errors import expected
-from pyro_vae.joint import Joint, join_sites, joint_support, site_names
+from pyro_vae.distributions.joint import Joint
+from pyro_vae.distributions.space import Site, Space, site_names
 from pyro_vae.part import named_part
 from pyro_vae.priors.prior import Prior
 
@@ -19,7 +19,7 @@ __all__ = ["Product"]
 
 
 class Product(Prior):
-    r"""Creates independent latent variables, each with a law of its own.
+    r"""Creates independent latent variables, each with a distribution of its own.
 
     .. math:: p(z) = \prod_i p_i(z_i)
 
@@ -31,7 +31,7 @@ class Product(Prior):
         https://arxiv.org/abs/1804.00104
 
     Args:
-        parts: The laws, at least two, none of them composite itself: priors, or mappings of
+        parts: The priors, at least two, none of them composite itself; or mappings of
             ``class`` and options.
 
     Raises:
@@ -40,55 +40,40 @@ class Product(Prior):
     Example:
         >>> from pyro_vae import priors
         >>> prior = Product([priors.Normal(3), priors.Categorical(1, 10)])
-        >>> list(prior.sites), prior.event_shape
+        >>> list(prior.space), prior.event_shape
         (['z1', 'z2'], torch.Size([13]))
     """
-
-    named_sites = True
 
     def __init__(self, parts: Sequence[Any]) -> None:
         super().__init__()
         if isinstance(parts, str) or not isinstance(parts, Sequence) or len(parts) < 2:
             raise expected("parts", "two or more priors", parts)
-        known = {name: getattr(room, name) for name in room.__all__ if name != "Prior"}
+        known = {name: getattr(package, name) for name in package.__all__ if name != "Prior"}
         parts = [named_part("parts", part, known) for part in parts]
-        if not all(isinstance(part, Prior) and not part.named_sites for part in parts):
+        if not all(isinstance(part, Prior) and len(part.space) == 1 for part in parts):
             raise expected("parts", "priors, none of them composite", parts)
         # What rebuilds it is the parts as they were built, options and all.
         self._arguments = self._arguments | {"parts": parts}
         self.parts = nn.ModuleList(parts)
-        self._shapes = {name: part.event_shape for name, part in self.sites.items()}
-        self.event_shape = torch.Size([sum(shape.numel() for shape in self._shapes.values())])
-        self.conditional = any(part.conditional for part in parts)
+        sites = [Site(part.event_shape, part.support) for part in parts]
+        self.space = Space(dict(zip(site_names(len(parts)), sites, strict=True)))
 
     @property
-    def support(self) -> Any:  # type: ignore[override]
-        # Not kept: a copy of the model would have a copy, and supports are told by identity.
-        return joint_support(self.sites)
-
-    @property
-    def sites(self) -> Mapping[str, Prior]:
-        return dict(zip(site_names(len(self.parts)), self.parts, strict=True))  # type: ignore[arg-type]
-
-    def site(self, name: str, earlier: Mapping[str, Tensor], cond: Tensor | None = None) -> Any:
-        return self.sites[name].given(cond)
-
-    def parents(self, name: str) -> Sequence[str]:
-        return ()
-
-    def join(self, draws: Mapping[str, Tensor]) -> Tensor:
-        return join_sites(draws, self._shapes)
+    def _named_parts(self) -> dict[str, Prior]:
+        return dict(zip(self.space, self.parts, strict=True))  # type: ignore[arg-type]
 
     def bind(self, view: Any) -> None:
-        for name, part in self.sites.items():
+        for name, part in self._named_parts.items():
             part.bind(view.of_site(name))
 
     def start(self, x_train: Tensor) -> None:
-        for part in self.sites.values():
+        for part in self._named_parts.values():
             part.start(x_train)
 
     def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), event shape ``(D,)``."""
-        law = partial(self.site, cond=cond)
-        batch_shape = () if cond is None or not self.conditional else cond.shape[:-1]
-        return Joint(law, self._shapes, self.support, batch_shape=batch_shape, independent=True)
+        each = {name: part(cond) for name, part in self._named_parts.items()}
+        batch_shape = torch.broadcast_shapes(*(one.batch_shape for one in each.values()))
+        return Joint(
+            lambda name, _: each[name], self.space, batch_shape=batch_shape, independent=True
+        )

@@ -16,7 +16,7 @@ __all__ = ["Standard"]
 
 
 class Standard(Prior):
-    """Independent real variables of location 0 and scale 1; what follows is their law.
+    """Independent real variables of location 0 and scale 1; what follows is their distribution.
 
     Args:
         dim: Number of latent dimensions.
@@ -36,9 +36,9 @@ class Standard(Prior):
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     @abstractmethod
-    def law(self) -> Any:
-        """Returns the law of single entries, batch shape ``(dim,)``."""
+    def entries(self) -> Any:
+        """Returns the distribution of single entries, batch shape ``(dim,)``."""
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), event shape ``(dim,)``."""
-        return self.law().to_event(1)
+        return self.entries().to_event(1)

@@ -41,5 +41,5 @@ class StudentT(Standard):
             raise expected("df", "a number greater than 2", df)
         self.df = df
 
-    def law(self) -> Any:
+    def entries(self) -> Any:
         return dist.StudentT(self.loc.new_tensor(self.df), self.loc, self.scale)

@@ -16,14 +16,14 @@ __all__ = ["VampPrior"]
 
 
 class VampPrior(Prior):
-    r"""Creates a mixture of the guide's laws at pseudo-inputs.
+    r"""Creates a mixture of the guide's distributions at pseudo-inputs.
 
     .. math:: p(z) = \frac1K \sum_{k=1}^{K} q(z \mid u_k)
 
     The pseudo-inputs are data as the encoder sees them, standardised. They start at training data
     drawn at random, and are learned, or stay there. There is no closed form of the divergence from
-    it: objectives sample it. Of a guide that refines its parameters it mixes the laws that the
-    encoder starts, as a pseudo-input has no likelihood to refine them by.
+    it: objectives sample it. Of a guide that refines its parameters it mixes the distributions that
+    the encoder starts, as a pseudo-input has no likelihood to refine them by.
 
     References:
         VAE with a VampPrior (Tomczak and Welling, 2018), https://arxiv.org/abs/1705.07120
@@ -60,9 +60,7 @@ class VampPrior(Prior):
 
     def bind(self, view: Any) -> None:
         if view.cond_size is not None:
-            raise expected(
-                "prior", "a law that takes conditions, in a model with `cond_size`", self
-            )
+            raise expected("prior", "one that takes conditions, in a model with `cond_size`", self)
         if not getattr(view.guide, "independent", True):
             what = "latents that are independent given x, of one of which this prior is made"
             raise expected("guide", what, view.guide)
@@ -87,7 +85,7 @@ class VampPrior(Prior):
         index = chosen.repeat(-(-self.number // len(chosen)))[: self.number]
         self.pseudo.copy_(x_train[index])
 
-    def forward(self) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Any:
         """Returns p(z), event shape ``(dim,)``.
 
         Raises:
@@ -95,6 +93,6 @@ class VampPrior(Prior):
         """
         if self._view is None:
             raise expected("prior", "one that is part of a VAE, whose guide it is made of", self)
-        laws = self._view.encode(self.pseudo)
+        components = self._view.encode(self.pseudo)
         weights = dist.Categorical(logits=self.pseudo.new_zeros(self.number))
-        return dist.MixtureSameFamily(weights, laws)
+        return dist.MixtureSameFamily(weights, components)

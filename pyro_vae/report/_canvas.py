@@ -19,7 +19,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.checkpoint import write_bytes
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = [
     "BAD",

@@ -15,6 +15,8 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.criticism.two_sample import TwoSample
+from pyro_vae.data.rows import Rows
+from pyro_vae.programs import VAE
 from pyro_vae.report._canvas import (
     BAD,
     HELD_OUT,
@@ -25,7 +27,6 @@ from pyro_vae.report._canvas import (
     tiles,
     write,
 )
-from pyro_vae.vae import VAE
 
 __all__ = ["calibration", "checks", "coverage", "intervals", "ranks", "roc", "side_by_side"]
 
@@ -101,7 +102,7 @@ def side_by_side(
     figure = Figure(figsize=(3.1 * columns + 0.4, 2.5 * len(runs) + 0.4), layout="constrained")
     rows = figure.subplots(len(runs), columns, squeeze=False)
     for i, (name, (vae, x)) in enumerate(runs.items()):
-        x = vae.check(x)
+        x = vae.accepts(Rows(x)).x
         drawn = vae.sample(min(len(x), _POINTS))
         _pair([rows[i, 0], rows[i, 1]], vae, x, drawn)
         rows[i, 0].set_title(f"{name}: data", fontsize=10, loc="left")

@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pyro_vae.criticism import Calibration, Checks, calibrate, check
 from pyro_vae.data import Dataset
+from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import variance_by_site
+from pyro_vae.programs import VAE
 from pyro_vae.report._canvas import are_images, as_png, limits, tiles
 from pyro_vae.report._html import Html, tag
 from pyro_vae.report.pictures import SCATTERED, held_out, latent_means
-from pyro_vae.vae import VAE
 
 __all__ = ["ACTIVE", "Findings"]
 
@@ -49,7 +50,7 @@ class Findings:
     @cached_property
     def x(self) -> Tensor:
         """The held-out data as the model takes them."""
-        return self.vae.check(self.data.split(held_out(self.data)), "data")
+        return self.vae.accepts(Rows(self.data.split(held_out(self.data))), "data").x
 
     @cached_property
     def labels(self) -> Tensor | None:
@@ -105,7 +106,7 @@ class Findings:
     @cached_property
     def means(self) -> Tensor:
         """E[z|x] of held-out data."""
-        return latent_means(self.vae, self.x[:SCATTERED])
+        return latent_means(self.vae, Rows(self.x[:SCATTERED]))
 
     @cached_property
     def variances(self) -> Tensor:

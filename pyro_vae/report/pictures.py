@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any
+from typing import Unpack
 
 import numpy as np
 import torch
@@ -15,12 +15,14 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._given import rows as rows_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
+from pyro_vae.data.rows import Conditions, Given, Rows, given_of
+from pyro_vae.distributions import same_support
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import are_images, grid, limits, show, tiles, write
-from pyro_vae.vae import VAE
 
 __all__ = [
     "PANELS",
@@ -55,15 +57,14 @@ def pictures(
     """
     folder = Path(folder)
     split = held_out(data)
-    x, labels, name = data.split(split), data.labels[split], f"{split} data"
-    given = vae.used(data.given(split))
+    rows, labels, name = vae.uses(data.rows(split)), data.labels[split], f"{split} data"
+    x, given = data.split(split), rows.given
     count = 64 if are_images(vae.event_shape) else 1000
-    drawn = rows_of(given, torch.arange(count) % len(x))
-    drawn.pop("mask", None)  # what is drawn is whole
+    beside = rows[torch.arange(count) % len(x)].conditions
     return [
-        samples(vae, folder / "samples.png", num_samples=count, reference=x, given=drawn),
-        reconstructions(vae, x, folder / "reconstructions.png", name=name, given=given),
-        latent(vae, x, folder / "latent.png", labels=labels, name=name, given=given),
+        samples(vae, folder / "samples.png", num_samples=count, reference=x, **beside),
+        reconstructions(vae, x, folder / "reconstructions.png", name=name, **given),
+        latent(vae, x, folder / "latent.png", color_by=labels, name=name, **given),
         curves(history, folder / "curves.png"),
     ]
 
@@ -81,7 +82,7 @@ def samples(
     *,
     num_samples: int = 64,
     reference: Tensor | None = None,
-    given: Mapping[str, Any] | None = None,
+    **given: Unpack[Conditions],
 ) -> Path:
     """Draws samples from the prior.
 
@@ -94,16 +95,15 @@ def samples(
         num_samples: Number of draws.
         reference: Data ``(N, *event_shape)``, which set the grey scale of images and stand beside
             the marginals of vectors; NaN where they are missing.
-        given: What goes with each draw, by name: ``cond``, ``covariates``.
+        **given: What goes with each draw.
 
     Returns:
         The path.
     """
-    given = given or {}
     positive_integer("num_samples", num_samples)
     if not are_images(vae.event_shape):
         return _marginals(vae.sample(num_samples, **given), reference, path)
-    prior = vae.prior.given(given.get("cond")).expand((num_samples,))
+    prior = vae.prior(given.get("cond")).expand((num_samples,))
     means = vae.decode(prior.sample(), **given).mean
     columns = math.ceil(math.sqrt(num_samples))
     rows = math.ceil(num_samples / columns)
@@ -121,7 +121,7 @@ def reconstructions(
     path: str | Path,
     *,
     name: str = "data",
-    given: Mapping[str, Any] | None = None,
+    **given: Unpack[Given],
 ) -> Path:
     """Draws data above what the model makes of them, E[x|z] at z = E[z|x].
 
@@ -130,17 +130,15 @@ def reconstructions(
         x: Held-out data, shape ``(N, *event_shape)``.
         path: The PNG to write.
         name: What to call the data.
-        given: What goes with them, by name: ``cond``, ``mask``, ``covariates``.
+        **given: What goes with them.
 
     Returns:
         The path.
     """
     images = are_images(vae.event_shape)
-    x = x[: 30 if images else 6]
-    given = rows_of(given or {}, slice(len(x)))
-    mask = given.get("mask")
-    x = vae.check(x, mask=mask)
-    reconstructed = vae.reconstruct(x, **given)
+    rows = vae.accepts(Rows(x, given_of(given))[: 30 if images else 6])
+    x, mask = rows.x, rows.mask
+    reconstructed = vae.reconstruct(x, **rows.given)
     if mask is not None:
         x = x.where(mask, math.nan)  # not drawn
     title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
@@ -169,9 +167,9 @@ def latent(
     x: Tensor,
     path: str | Path,
     *,
-    labels: Tensor | None = None,
+    color_by: Tensor | None = None,
     name: str = "data",
-    given: Mapping[str, Any] | None = None,
+    **given: Unpack[Given],
 ) -> Path:
     """Draws where data lie in latent space.
 
@@ -183,30 +181,29 @@ def latent(
         vae: The model.
         x: Held-out data, shape ``(N, *event_shape)``.
         path: The PNG to write.
-        labels: Integers ``(N,)`` that colour the data; the model never saw them.
+        color_by: Integers ``(N,)`` that colour the data; the model never saw them.
         name: What to call the data.
-        given: What goes with them, by name: ``cond``, ``mask``, ``covariates``.
+        **given: What goes with them.
 
     Returns:
         The path.
     """
-    given = rows_of(given or {}, slice(SCATTERED))
-    x = vae.check(x[:SCATTERED], mask=given.get("mask"))
-    labels = None if labels is None else labels[:SCATTERED].cpu()
-    means = latent_means(vae, x, given)
-    if vae.prior.support is constraints.one_hot:
+    shown = vae.accepts(Rows(x, given_of(given))[:SCATTERED])
+    labels = None if color_by is None else color_by[:SCATTERED].cpu()
+    means = latent_means(vae, shown)
+    if same_support(vae.prior.support, constraints.one_hot):
         groups, classes = means.shape[1:]
         rows = groups if groups > 1 or labels is None else len(labels.unique())
         size = (max(5.5, 0.32 * classes + 2.5), min(8.0, 0.28 * rows + 1.6))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
         panels.usage(axes, means, labels)
-        axes.set_title(f"Use of the latent classes by {len(x):,} {name}", fontsize=11)
+        axes.set_title(f"Use of the latent classes by {len(shown):,} {name}", fontsize=11)
     else:
         figure = Figure(figsize=(7, 5.6), layout="constrained")
         axes = figure.subplots()
         panels.scatter(axes, means, labels)
-        axes.set_title(f"Latent means E[z | x] of {len(x):,} {name}", fontsize=11)
+        axes.set_title(f"Latent means E[z | x] of {len(shown):,} {name}", fontsize=11)
     return write(figure, path)
 
 
@@ -227,16 +224,17 @@ def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
     return write(figure, path)
 
 
-def latent_means(vae: VAE, x: Tensor, given: Mapping[str, Any] | None = None) -> Tensor:
-    """Returns E[z|x], shape ``(N, *prior.event_shape)``, on the CPU.
+def latent_means(vae: VAE, rows: Rows) -> Tensor:
+    """Returns E[z|x] of rows that the model accepted, ``(N, *prior.event_shape)``, on the CPU.
 
     Raises:
         ValueError: If latents are neither vectors nor one-hot.
     """
-    if vae.prior.support is not constraints.one_hot and len(vae.prior.event_shape) != 1:
+    one_hot = same_support(vae.prior.support, constraints.one_hot)
+    if not one_hot and len(vae.prior.event_shape) != 1:
         raise expected("vae", "vectors or one-hot latents", vae.prior.event_shape)
-    batches = vae.batches_given(x, given or {})
-    return torch.cat([vae.encode(batch, **own).mean for batch, own in batches]).cpu()
+    batches = rows.batches(observations_at_once(vae, rows.x))
+    return torch.cat([vae.encode(batch.x, **batch.given).mean for batch in batches]).cpu()
 
 
 def _marginals(drawn: Tensor, reference: Tensor | None, path: str | Path) -> Path:

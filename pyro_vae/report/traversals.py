@@ -8,7 +8,9 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows
+from pyro_vae.distributions import same_support
+from pyro_vae.programs import VAE
 
 __all__ = ["interpolations", "traversals"]
 
@@ -50,11 +52,11 @@ def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: flo
         torch.Size([2, 7, 4])
     """
     start = _start(vae, x[None])[0]
-    if vae.prior.support is constraints.one_hot:
+    if same_support(vae.prior.support, constraints.one_hot):
         moved = torch.eye(start.shape[-1]).to(start)  # (classes, classes)
-    elif vae.prior.support is constraints.boolean:
+    elif same_support(vae.prior.support, constraints.boolean):
         moved = torch.tensor([0.0, 1.0]).to(start)[:, None].expand(2, len(start))
-    elif vae.prior.support is sphere:
+    elif same_support(vae.prior.support, sphere):
         positions = torch.linspace(-_POLE, _POLE, positive_integer("steps", steps)).to(start)
         moved = positions[:, None].expand(-1, len(start))
     else:
@@ -64,7 +66,7 @@ def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: flo
     z = start.expand(len(units), len(moved), *start.shape).clone()
     for i, unit in enumerate(units.tolist()):
         z[i, :, unit] = moved if start.ndim == 2 else moved[:, unit]
-        if vae.prior.support is sphere:
+        if same_support(vae.prior.support, sphere):
             others = torch.arange(len(start)).to(z.device) != unit
             rest = (1 - moved[:, :1].square()).sqrt()
             z[i] = torch.where(others, rest * _direction(torch.where(others, start, 0.0)), z[i])
@@ -108,21 +110,21 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
         z = torch.where(each, ends[1], ends[0])
     else:
         z = torch.lerp(ends[0], ends[1], along[None, :, None])
-        if vae.prior.support is sphere:
+        if same_support(vae.prior.support, sphere):
             z = _direction(z)
     return vae.decode(z).mean
 
 
 def _start(vae: VAE, x: Tensor) -> Tensor:
     """E[z|x], or the value nearest to it that z can have: a state, or a point on the sphere."""
-    mean = vae.encode(vae.check(x)).mean
-    if vae.prior.support is constraints.one_hot:
+    mean = vae.encode(vae.accepts(Rows(x)).x).mean
+    if same_support(vae.prior.support, constraints.one_hot):
         return torch.nn.functional.one_hot(mean.argmax(-1), mean.shape[-1]).to(mean)
-    if vae.prior.support is constraints.boolean:
+    if same_support(vae.prior.support, constraints.boolean):
         return mean.round()
-    if vae.prior.support is sphere:
+    if same_support(vae.prior.support, sphere):
         return _direction(mean)
-    if vae.prior.support is not constraints.real_vector:
+    if not same_support(vae.prior.support, constraints.real_vector):
         raise expected("vae", "vectors or one-hot latents", vae.prior.support)
     return mean
 

@@ -8,12 +8,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._given import rows
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.part import Part
 from pyro_vae.testing._assertions import all_true, require
-from pyro_vae.testing.covariates import some_covariates
+from pyro_vae.testing.covariates import of_rows, some_covariates
 from pyro_vae.testing.distributions import check_distribution, total_mass
 
 __all__ = ["EXTREME", "check_batches", "check_extreme", "check_gradients", "check_mass"]
@@ -37,7 +36,10 @@ def check_batches(part: Guide | Likelihood, event_shape: torch.Size) -> Tensor:
         check_distribution(part(params, **named), batch_shape, event_shape)
     value = part(params, **named).sample()
     one_by_one = torch.stack(
-        [part(params[0, i], **rows(named, i)).log_prob(value[0, i]) for i in range(params.shape[1])]
+        [
+            part(params[0, i], **of_rows(named, i)).log_prob(value[0, i])
+            for i in range(params.shape[1])
+        ]
     )
     require(
         torch.allclose(part(params, **named).log_prob(value)[0], one_by_one),

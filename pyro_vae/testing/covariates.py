@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from typing import Any
+
 import torch
 from torch import Tensor
 
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.part import Part
 
-__all__ = ["some_covariates"]
+__all__ = ["of_rows", "some_covariates"]
 
 
 def some_covariates(
@@ -31,3 +34,8 @@ def some_covariates(
     """
     names = part.covariates if isinstance(part, Likelihood) else ()
     return {name: 2 ** (2 * torch.rand(batch_shape, dtype=dtype) - 1) for name in names}
+
+
+def of_rows(covariates: Mapping[str, Tensor], index: Any) -> dict[str, Tensor]:
+    """Returns the covariates of some observations."""
+    return {name: value[index] for name, value in covariates.items()}

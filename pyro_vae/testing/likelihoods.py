@@ -10,7 +10,6 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from pyro_vae._given import rows
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.testing._assertions import all_true, require
 from pyro_vae.testing._shared import (
@@ -20,7 +19,7 @@ from pyro_vae.testing._shared import (
     check_gradients,
     check_mass,
 )
-from pyro_vae.testing.covariates import some_covariates
+from pyro_vae.testing.covariates import of_rows, some_covariates
 from pyro_vae.testing.distributions import DRAWS, entry_supports
 from pyro_vae.testing.parts import check_part
 
@@ -65,7 +64,7 @@ def check_likelihood(likelihood: Likelihood) -> None:
     mean = p(params).mean
     require(mean.shape == x.shape, f"{likelihood}: mean of shape {tuple(mean.shape)}")
     check_gradients(likelihood, [params], lambda: p(params).log_prob(x))
-    check_mass(likelihood, likelihood(params[0, 0].detach(), **rows(named, 0)))
+    check_mass(likelihood, likelihood(params[0, 0].detach(), **of_rows(named, 0)))
     _check_covariates(likelihood, params.detach(), x)
     _check_start(likelihood)
     for extreme in EXTREME:
@@ -119,7 +118,7 @@ def _check_start(likelihood: Likelihood) -> None:
             f"{likelihood}: init_params explains data of the likelihood itself with {found:.3f} "
             f"nats an observation, their own parameters with {best:.3f}",
         )
-        constant = init_params(x[:1].expand(8, *x.shape[1:]), **rows(named, slice(8)))
+        constant = init_params(x[:1].expand(8, *x.shape[1:]), **of_rows(named, slice(8)))
         require(
             all_true(constant.isfinite()),
             f"{likelihood}: init_params of constant data is not finite",

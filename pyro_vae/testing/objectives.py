@@ -16,9 +16,9 @@ from pyro_vae.likelihoods import Normal as NormalLikelihood
 from pyro_vae.objectives import Objective
 from pyro_vae.priors import Categorical
 from pyro_vae.priors import Normal as NormalPrior
+from pyro_vae.programs import VAE
 from pyro_vae.testing._assertions import close, require
 from pyro_vae.testing.distributions import GRID_1D
-from pyro_vae.vae import VAE
 
 __all__ = ["check_objective"]
 

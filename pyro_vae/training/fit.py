@@ -18,6 +18,7 @@ from pyro_vae._errors import as_device, expected
 from pyro_vae.data import Dataset
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
+from pyro_vae.programs import VAE
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
 from pyro_vae.training.recipe import Compile, OnNonFinite, Optim, Recipe, Schedule
@@ -32,7 +33,6 @@ from pyro_vae.training.resume import (
 from pyro_vae.training.run import Run
 from pyro_vae.training.settings import describe
 from pyro_vae.training.splits import Splits, Values, companions, split
-from pyro_vae.vae import VAE
 
 __all__ = ["best_device", "fit"]
 
@@ -215,7 +215,7 @@ def _started(
     """Starts the model at the data, and returns the loop that is to fit it."""
     start = random_state(vae.initialized.device)
     splits, drawn = splits.accepted(vae)
-    vae.initialize(drawn.x, **{name: drawn.others.get(name) for name in ("mask", "covariates")})
+    vae.initialize(drawn.x, **drawn.given)
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
     return Loop(
         vae,

@@ -5,13 +5,11 @@ from __future__ import annotations
 import logging
 import statistics
 from collections.abc import Mapping, Sequence
-from typing import Any
 
 import torch
-from torch import Tensor
 
-from pyro_vae._given import rows
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows
+from pyro_vae.programs import VAE
 
 __all__ = ["Health"]
 
@@ -33,13 +31,11 @@ class Health:
 
     Args:
         vae: The model.
-        x: Data to look at it with.
-        given: What goes with them, by name.
+        rows: Observations to look at it with, which it accepted.
     """
 
-    def __init__(self, vae: VAE, x: Tensor, **given: Any) -> None:
-        self.vae = vae
-        self.x, self.given = x[:_LOOKED_AT], rows(given, slice(_LOOKED_AT))
+    def __init__(self, vae: VAE, rows: Rows) -> None:
+        self.vae, self.rows = vae, rows[:_LOOKED_AT]
         self._kl: list[float] = []
         self._said: set[str] = set()
 
@@ -73,17 +69,16 @@ class Health:
     @torch.no_grad()
     def _certain(self) -> float:
         """The share of features that vary in the data, and not at all given z."""
-        varies = self.x.var(0, correction=0)
+        varies = self.rows.x.var(0, correction=0)
         try:
-            z = self.vae.encode(self.x, **self.given).mean
-            others = {name: value for name, value in self.given.items() if name != "mask"}
-            given = self.vae.decode(z, **others).variance.mean(0)
+            z = self.vae.encode(self.rows.x, **self.rows.given).mean
+            given_z = self.vae.decode(z, **self.rows.without("mask").given).variance.mean(0)
         except NotImplementedError:  # a distribution without a closed variance
             return 0.0
-        if given.shape != varies.shape:
+        if given_z.shape != varies.shape:
             return 0.0
         moving = varies > 0
-        certain = (given < _CERTAIN * varies) & moving
+        certain = (given_z < _CERTAIN * varies) & moving
         return float(certain.sum() / moving.sum().clamp_min(1))
 
     def _say(self, what: str, message: str) -> None:

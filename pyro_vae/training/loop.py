@@ -19,18 +19,18 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae._errors import out_of_memory
+from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.programs import VAE
 from pyro_vae.training.health import Health
 from pyro_vae.training.monitor import monitor
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
-from pyro_vae.training.rows import Rows
 from pyro_vae.training.run import Run
 from pyro_vae.training.settings import environment
 from pyro_vae.training.signals import Interrupted, Waiting
 from pyro_vae.training.splits import Splits
-from pyro_vae.vae import VAE
 
 __all__ = ["Loop", "Start", "State"]
 
@@ -114,7 +114,7 @@ class Loop:
         self.vae = vae
         self.recipe = recipe
         self.train, self.held_out, self.monitored = splits.train, splits.held_out, monitored
-        self.tensors, structure = tree_flatten(self.train.others)
+        self.tensors, structure = tree_flatten(dict(self.train.given))
         self.transform = splits.draw if len(self.tensors) == 0 else _by_name(structure, splits.draw)
         self.progress = progress
         self.start = start
@@ -133,7 +133,7 @@ class Loop:
             clip_norm=clip and clip * min(recipe.batch_size, len(self.train)),
             on_nonfinite=recipe.on_nonfinite,
         )
-        self.health = Health(vae, **self.monitored.without_labels().given)
+        self.health = Health(vae, self.monitored.without("labels"))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that :meth:`load_state_dict` needs, in another process too."""

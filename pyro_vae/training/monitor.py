@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Rows
 from pyro_vae.objectives import ELBO, Enumerated, Terms
-from pyro_vae.training.rows import Rows
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["MONITORED", "monitor"]
 
@@ -22,7 +22,10 @@ def _terms(vae: VAE, objective: object, rows: Rows) -> Terms:
     bound: ELBO | Enumerated = objective if isinstance(objective, Enumerated) else ELBO()
     size = MONITORED if isinstance(bound, ELBO) else _ENUMERATED
     with undisturbed(vae, _SEED, rows.x.device):
-        terms = [bound.terms(vae.model, vae.guide, **batch.given) for batch in rows.batches(size)]
+        terms = [
+            bound.terms(vae.model, vae.guide, batch.x, **batch.given)
+            for batch in rows.batches(size)
+        ]
     reconstruction = torch.cat([each.reconstruction for each in terms])
     return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)
 

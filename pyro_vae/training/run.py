@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
-from pyro_vae.vae import VAE
+from pyro_vae.programs import VAE
 
 __all__ = ["Run", "read_engine", "read_history"]
 

@@ -8,11 +8,10 @@ import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 
 from pyro_vae import checkpoint
-from pyro_vae._given import named_tensors
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
+from pyro_vae.programs import VAE
 from pyro_vae.training.splits import Splits
-from pyro_vae.vae import VAE
 
 __all__ = ["describe", "environment"]
 
@@ -28,7 +27,7 @@ def describe(vae: VAE, objective: PyroELBO, data: object, splits: Splits) -> dic
         prints = {split: data.split(split) for split in SPLITS}
         described = {"name": data.name, "binarize": data.binarize, "transform": data.transform}
     for split, kept in (("train", train), ("validation", held_out)):
-        others = {} if kept is None else named_tensors(kept.others)
+        others = {} if kept is None else kept.tensors()
         prints |= {f"{split} {name}": tensor for name, tensor in others.items()}
     described |= {name: x if x is None else fingerprint(x) for name, x in prints.items()}
     dtype = next((str(p.dtype) for p in vae.parameters()), None)

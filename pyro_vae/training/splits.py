@@ -11,10 +11,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
-from pyro_vae._given import present
 from pyro_vae.data import Dataset
-from pyro_vae.training.rows import Rows
-from pyro_vae.vae import VAE
+from pyro_vae.data.rows import Rows, given_of
+from pyro_vae.programs import VAE
 
 __all__ = ["Splits", "Values", "companions", "split"]
 
@@ -42,11 +41,11 @@ class Splits:
             ValueError: If they do not fit the model.
         """
         if self.draw is None:
-            drawn = train = self.train.checked(vae, "data")
+            drawn = train = vae.accepts(self.train, "data")
         else:
-            drawn = replace(self.train, x=self.draw(self.train.x)).checked(vae, "data")
+            drawn = vae.accepts(replace(self.train, x=self.draw(self.train.x)), "data")
             train = replace(drawn, x=self.train.x.to(drawn.x))
-        held_out = None if self.held_out is None else self.held_out.checked(vae, "validation")
+        held_out = None if self.held_out is None else vae.accepts(self.held_out, "validation")
         return Splits(train, held_out, self.draw), drawn
 
 
@@ -64,7 +63,8 @@ def companions(
         mask = dict(data.mask) or None if mask is None else mask
         if covariates is None and vae.likelihood.covariates:
             covariates = dict(data.covariates) or None
-    return present(cond=cond, mask=mask, covariates=covariates, labels=labels)
+    named = {"cond": cond, "mask": mask, "covariates": covariates, "labels": labels}
+    return {name: value for name, value in named.items() if value is not None and value != {}}
 
 
 def split(
@@ -105,7 +105,7 @@ def split(
     chosen, kept = order.split([n := round(validation * len(x)), len(x) - n])
     if len(chosen) == 0 or len(kept) == 0:
         raise expected("validation", f"a fraction that splits {len(x)} data", validation)
-    return Splits(train[kept], train[chosen].without_labels())
+    return Splits(train[kept], train[chosen].without("labels"))
 
 
 def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = False) -> Rows:
@@ -125,7 +125,7 @@ def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = F
             found[name] = {key: _as_rows(f"{name}: {key}", each, x) for key, each in named}
         else:
             found[name] = _as_rows(name, value, x)
-    return Rows(x, found)
+    return Rows(x, given_of(found))
 
 
 def _by_split(name: str, value: Mapping[str, Any]) -> bool:

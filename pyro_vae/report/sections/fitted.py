@@ -18,7 +18,7 @@ def section(findings: Findings) -> Html:
     vae, data = findings.vae, findings.data
     parts = {
         "prior p(z)": vae.prior,
-        "guide q(z | x)": vae.posterior,
+        "guide q(z | x)": vae.guide_family,
         "likelihood p(x | z)": vae.likelihood,
         "encoder": vae.encoder,
         "decoder": vae.decoder,

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from torch.distributions import constraints
 
+from pyro_vae.distributions import same_support
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
@@ -18,7 +19,7 @@ def section(findings: Findings) -> Html:
     means = findings.means
     labels = None if findings.labels is None else findings.labels[: len(means)]
     size = f"{len(means):,} {findings.split} data"
-    if findings.vae.prior.support is constraints.one_hot:
+    if same_support(findings.vae.prior.support, constraints.one_hot):
         rows = means.shape[1] if means.shape[1] > 1 or labels is None else len(labels.unique())
         width = min(9.0, max(3.6, 0.3 * means.shape[2] + 2))
         with chart(width, min(8.0, max(2.0, 0.26 * rows + 0.9))) as (figure, axes):

@@ -1,0 +1,178 @@
+"""What a model accepts: the one place that checks observations and what goes with them."""
+
+from __future__ import annotations
+
+from typing import TYPE_CHECKING
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._errors import expected
+from pyro_vae.data.rows import Conditions, Given, Rows, given_of
+from pyro_vae.distributions import masked
+from pyro_vae.likelihoods import Likelihood
+
+if TYPE_CHECKING:
+    from pyro_vae.programs.vae import VAE
+
+__all__ = ["accepted", "as_batch", "checked_given", "cond_of", "covariates_of", "rows_of", "used"]
+
+
+def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
+    """Returns what a verb was called with as rows that the model accepts.
+
+    Args:
+        vae: The model.
+        x: Observations, shape ``(N, *event_shape)``.
+        given: The verb's keyword arguments. None of them may be labels: only a fit, and verbs that
+            say so, have a use for them.
+        argument: What to call ``x`` in an error.
+
+    Raises:
+        ValueError: If the model does not accept them.
+        TypeError: If a keyword is none of :class:`Given`.
+    """
+    if given.get("labels") is not None:
+        raise expected("labels", "None, as labels are used in fitting alone", given["labels"])
+    return accepted(vae, Rows(x, given_of(given)), argument)
+
+
+def accepted(vae: VAE, rows: Rows, argument: str = "x") -> Rows:
+    """Returns rows as a model takes them: in its dtype, on its device, hidden entries feasible.
+
+    Raises:
+        ValueError: If something is not what it should be, is missing, or has no use in this model;
+            or if a value is not finite or outside the support of the likelihood.
+    """
+    x, given = rows.x, rows.given
+    size = len(x) if isinstance(x, Tensor) and x.ndim > 0 else 0  # `x` itself is checked below
+    checked: Given = {
+        "cond": cond_of(vae, given.get("cond"), size),
+        "covariates": _covariates(vae, given, size),
+        "labels": _labels(vae, given.get("labels"), size),
+        "mask": (mask := _mask(vae, given.get("mask"), size)),
+    }
+    return Rows(_observations(vae, x, argument, mask), given_of(checked))
+
+
+def used(vae: VAE, rows: Rows) -> Rows:
+    """Returns rows without the conditions and covariates that a model has no use for."""
+    unused = ["cond"] if vae.cond_size is None else []
+    return rows.without(*unused, *(() if vae.likelihood.covariates else ("covariates",)))
+
+
+def as_batch(x: Tensor, event_shape: torch.Size, module: nn.Module) -> Tensor:
+    """Returns ``x`` in the dtype of the module's parameters.
+
+    Raises:
+        ValueError: If ``x`` is no batch of real data of that shape.
+    """
+    wanted = f"a tensor of shape (N{''.join(f', {size}' for size in event_shape)})"
+    if not isinstance(x, Tensor) or x.shape[1:] != event_shape or x.ndim == 0:
+        raise expected("x", wanted, x)
+    if x.is_complex():
+        raise expected("x", "real numbers", x)
+    parameter = next(module.parameters(), None)
+    return x.to(torch.get_default_dtype() if parameter is None else parameter.dtype)
+
+
+def covariates_of(likelihood: Likelihood, given: Conditions) -> dict[str, Tensor]:
+    """Returns the covariates that a likelihood names.
+
+    Raises:
+        ValueError: If there are others, or one is missing.
+    """
+    named, wanted = dict(given.get("covariates") or {}), list(likelihood.covariates)
+    if named.keys() != set(wanted):
+        each = f"{', '.join(wanted)} of each observation"
+        what = each if wanted else "None with this likelihood"
+        raise expected("covariates", what, sorted(named) or None)
+    return named
+
+
+def cond_of(vae: VAE, cond: Tensor | None, size: int) -> Tensor | None:
+    """Returns conditions as a model takes them.
+
+    Raises:
+        ValueError: If they are not ``size`` conditions of this model, or it has none.
+    """
+    if vae.cond_size is None:
+        if cond is not None:
+            raise expected("cond", "None for a model built without `cond_size`", cond)
+        return None
+    shape = (size, vae.cond_size)
+    if not isinstance(cond, Tensor) or cond.shape != shape or cond.is_complex():
+        raise expected("cond", f"a tensor of shape {shape}", cond)
+    cond = cond.to(vae.model.filler)
+    if not cond.isfinite().all():
+        raise expected("cond", "finite numbers", f"{int((~cond.isfinite()).sum())} that are not")
+    return cond
+
+
+def checked_given(vae: VAE, given: Conditions, size: int) -> Given:
+    """Returns the conditions and covariates of ``size`` observations that are to be simulated.
+
+    Raises:
+        ValueError: If they are not what the model needs.
+    """
+    cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
+    return given_of({**given, "cond": cond, "covariates": covariates})
+
+
+def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
+    try:
+        x = as_batch(x, vae.event_shape, vae)
+    except ValueError as error:
+        raise ValueError(str(error).replace("`x`", f"`{argument}`", 1)) from None
+    if len(x) == 0:
+        raise expected(argument, "at least one observation", x)
+    if mask is not None:
+        x = torch.where(mask.to(x.device), x, vae.model.filler.to(x))
+    bad = ~(x.isfinite() & vae.likelihood.support.check(x))
+    if bad.any():
+        where = bad.nonzero()[0].tolist()
+        entry = vae.likelihood.entry(where[1:])
+        family = f"{type(entry).__name__}, {entry.support}"
+        got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
+        raise ValueError(f"`{argument}`: expected values in the support of {family}, got {got}")
+    return x.to(vae.initialized.device)
+
+
+def _covariates(vae: VAE, given: Conditions, size: int) -> dict[str, Tensor]:
+    named = covariates_of(vae.likelihood, given)
+    for name, value in named.items():
+        argument, domain = f"covariates: {name}", vae.likelihood.domain_of(name)
+        if not isinstance(value, Tensor) or value.shape != (size,) or value.is_complex():
+            raise expected(argument, f"a tensor of shape {(size,)}", value)
+        value = named[name] = value.to(vae.model.filler)
+        bad = ~(value.isfinite() & domain.check(value))
+        if bad.any():
+            got = f"{value[bad][0].item():g}, {int(bad.sum())} bad in all"
+            raise expected(argument, f"finite numbers that are {domain}", got)
+    return named
+
+
+def _labels(vae: VAE, labels: Tensor | None, size: int) -> Tensor | None:
+    if labels is None:
+        return None
+    classes = vae.guide_family.space[vae.guide.label_site].shape[1]
+    whole = isinstance(labels, Tensor) and not labels.is_floating_point()
+    if not whole or labels.shape != (size,):
+        raise expected("labels", f"{size} integers, one for each observation", labels)
+    if len(bad := labels[(labels < -1) | (labels >= classes)]):
+        raise expected("labels", f"classes from 0 to {classes - 1}, or -1", bad[0].item())
+    return labels.to(vae.initialized.device, torch.long)
+
+
+def _mask(vae: VAE, mask: Tensor | None, size: int) -> Tensor | None:
+    if mask is None:
+        return None
+    shape = (size, *vae.event_shape)
+    if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
+        raise expected("mask", f"a boolean tensor of shape {shape}", mask)
+    # Whether this likelihood can be masked, it says itself.
+    params = vae.model.filler.new_zeros(1, *vae.likelihood.param_shape)
+    one = vae.model.filler.new_ones(vae.event_shape, dtype=torch.bool)
+    named = {name: params.new_ones(1) for name in vae.likelihood.covariates}
+    masked(vae.likelihood(params, **named), one)
+    return mask.to(vae.initialized.device)

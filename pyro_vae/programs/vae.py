@@ -1,0 +1,448 @@
+"""The variational autoencoder: a Pyro model and a Pyro guide, composed from parts."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import replace
+from typing import Any, Unpack
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae._deprecated import by_name, renamed_property
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae._untouched import evaluating
+from pyro_vae.data.hot_deck import hot_deck
+from pyro_vae.data.rows import Conditions, Given, Rows, given_of
+from pyro_vae.distributions.joint import site_of
+from pyro_vae.distributions.space import Space
+from pyro_vae.guides import Guide
+from pyro_vae.likelihoods import Likelihood
+from pyro_vae.networks import MLP, Network
+from pyro_vae.networks.network import Standardize
+from pyro_vae.priors import Prior
+from pyro_vae.programs import weigh
+from pyro_vae.programs.accept import (
+    accepted,
+    as_batch,
+    checked_given,
+    cond_of,
+    covariates_of,
+    rows_of,
+    used,
+)
+from pyro_vae.programs.pyro_programs import GuideProgram, Model
+from pyro_vae.programs.view import View
+
+__all__ = ["VAE"]
+
+_HOT_DECK = 10_000  # observations, about, that are filled to start from
+_positional = by_name("cond", "mask", "covariates")
+
+
+class VAE(nn.Module):
+    """Creates a variational autoencoder from a prior, a guide and a likelihood.
+
+    ``vae.model`` and ``vae.guide`` are Pyro programs, called as
+    ``(x=None, *, size=None, cond=None, mask=None, covariates=None, labels=None)``, and modules that
+    own the parameters; everything in Pyro that takes a model and a guide takes them.
+
+    The package's own networks are sized from what the parts declare; :meth:`initialize`, called by
+    :func:`pyro_vae.fit`, then standardises what the encoder sees and starts the decoder at the
+    marginal of the data. Any other module is taken as it is: an encoder sees raw ``x`` and ends in
+    ``guide.param_shape``, a decoder ends in ``likelihood.param_shape``; with a condition, both are
+    called with it as a second argument.
+
+    What goes with each observation is given by the names of :class:`pyro_vae.data.Given`. With
+    ``cond_size`` every distribution is conditional: p(x, z | c) and q(z | x, c). Data may lack
+    entries: a ``mask`` has which are observed, the likelihood is of those alone, and the encoder
+    sees the mean of the data in place of the others. A likelihood may need to know something of
+    each observation, such as its size factor: ``covariates`` go with the data, by name. ``labels``
+    fix a categorical latent where they are known: the ELBO is then one of log p(x, y).
+
+    References:
+        Auto-Encoding Variational Bayes (Kingma and Welling, 2014),
+        https://arxiv.org/abs/1312.6114
+        Learning Structured Output Representation using Deep Conditional Generative Models
+        (Sohn et al., 2015), https://papers.nips.cc/paper/5775
+        Semi-supervised Learning with Deep Generative Models (Kingma et al., 2014),
+        https://arxiv.org/abs/1406.5298
+        MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
+        (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
+
+    Args:
+        prior: The prior p(z).
+        guide: The family q(z|x).
+        likelihood: The likelihood p(x|z).
+        encoder: Maps ``(B, *x)`` to ``(B, *guide.param_shape)``; an MLP if not given.
+        decoder: Maps ``(B, *z)`` to ``(B, *likelihood.param_shape)``; an MLP if not given.
+        cond_size: Entries of what each observation is conditioned on; None conditions on nothing.
+        show_mask: Whether the encoder sees which entries are observed, stacked below the data
+            along their first dimension.
+
+    Raises:
+        ValueError: If prior and guide are distributions on different spaces, or a part cannot work
+            with the others.
+
+    Example:
+        >>> import pyro_vae as pv
+        >>> vae = pv.VAE(pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((64,)))
+        >>> vae.sample(3).shape
+        torch.Size([3, 64])
+    """
+
+    initialized: Tensor
+
+    def __init__(
+        self,
+        prior: Prior,
+        guide: Guide,
+        likelihood: Likelihood,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        cond_size: int | None = None,
+        show_mask: bool = False,
+    ) -> None:
+        super().__init__()
+        _check(prior, guide, likelihood, cond_size, show_mask)
+        self.cond_size = cond_size
+        encoder = MLP() if encoder is None else encoder
+        decoder = MLP() if decoder is None else decoder
+        standardize: nn.Module = nn.Identity()
+        if isinstance(encoder, Network):
+            standardize = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
+            first, *rest = likelihood.event_shape
+            shown = (2 * first if show_mask else first, *rest)
+            encoder.build(shown, guide.param_shape, cond_size or 0)
+        if isinstance(decoder, Network):
+            decoder.build(prior.space.decoded_shape, likelihood.param_shape, cond_size or 0)
+        self.model = Model(prior, decoder, likelihood, cond_size)
+        self.guide = GuideProgram(standardize, encoder, guide, show_mask, cond_size)
+        self.register_buffer("initialized", torch.tensor(False))
+        view = View(self)
+        self.guide.bind(view)
+        for part in (prior, guide):
+            part.bind(view)
+
+    @property
+    def prior(self) -> Prior:
+        """The prior p(z)."""
+        return self.model.prior
+
+    @property
+    def guide_family(self) -> Guide:
+        """The family q(z|x): the part given as ``guide``."""
+        return self.guide.family
+
+    posterior = renamed_property("posterior", "guide_family")
+
+    @property
+    def likelihood(self) -> Likelihood:
+        """The likelihood p(x|z)."""
+        return self.model.likelihood
+
+    @property
+    def encoder(self) -> nn.Module:
+        """The network behind q(z|x)."""
+        return self.guide.encoder
+
+    @property
+    def decoder(self) -> nn.Module:
+        """The network behind p(x|z)."""
+        return self.model.decoder
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one x."""
+        return self.likelihood.event_shape
+
+    @property
+    def space(self) -> Space:
+        """Where z lives."""
+        return self.prior.space
+
+    def accepts(self, rows: Rows, argument: str = "x") -> Rows:
+        """Returns data as this model takes them: same dtype and device.
+
+        Args:
+            rows: Observations, shape ``(N, *event_shape)``, and what goes with them. What a mask
+                hides may be anything, and becomes feasible.
+            argument: What to call the observations in an error.
+
+        Raises:
+            ValueError: If something is not what it should be, is missing, or has no use in this
+                model; or if a value is not finite or outside the support of the likelihood.
+        """
+        return accepted(self, rows, argument)
+
+    def uses(self, rows: Rows) -> Rows:
+        """Returns what this model has a use for of the rows of a data set, on its device."""
+        return used(self, rows).to(self.initialized.device)
+
+    @torch.no_grad()
+    def initialize(self, x_train: Tensor, **given: Unpack[Given]) -> None:
+        """Standardises the encoder's input and starts the decoder at the marginal of the data.
+
+        Done once: a fitted model is left alone. Entries that are not observed are filled, for this
+        alone, by observed values of the same entry, drawn at random.
+
+        Args:
+            x_train: Training data, shape ``(N, *event_shape)``.
+            **given: What goes with them.
+        """
+        if self.initialized:
+            return
+        _start(self, Rows(x_train, given_of(given)))
+        self.initialized.fill_(True)
+
+    def at(self, cond: Tensor) -> VAE:
+        """Returns the model at one condition: p(x, z | c) and q(z | x, c) with c fixed.
+
+        It is a copy without conditions: everything that takes a VAE takes it.
+
+        Args:
+            cond: The condition, shape ``(cond_size,)``.
+
+        Raises:
+            ValueError: If the model has no conditions, or this is none.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> parts = (
+            ...     pv.priors.Conditional(2),
+            ...     pv.guides.Normal(2),
+            ...     pv.likelihoods.Bernoulli((4,)),
+            ... )
+            >>> group = pv.VAE(*parts, cond_size=3).at(torch.tensor([0.0, 1.0, 0.0]))
+            >>> pv.evaluate(group, torch.ones(5, 4), num_samples=10).log_marginal.shape
+            (5,)
+        """
+        if not isinstance(cond, Tensor) or cond.ndim != 1:
+            raise expected("cond", f"a tensor of shape ({self.cond_size},)", cond)
+        checked = cond_of(self, cond[None], 1)
+        if checked is None:
+            raise expected("vae", "a model with conditions", self)
+        return _fixed(copy.deepcopy(self), checked[0])
+
+    @property
+    def fixed_cond(self) -> bool:
+        """Whether this is a model at one of its conditions, see :meth:`at`."""
+        return hasattr(self.prior, "condition")
+
+    @_positional
+    def encode(self, x: Tensor, **given: Unpack[Given]) -> Any:
+        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
+        x = as_batch(x, self.event_shape, self)
+        with evaluating(self):
+            return self.guide.encode(x, given_of(given))
+
+    @torch.no_grad()
+    @_positional
+    def classify(self, x: Tensor, **given: Unpack[Given]) -> Tensor:
+        """Returns q(y|x), the probability of each class, shape ``(B, K)``.
+
+        Args:
+            x: Data, shape ``(B, *event_shape)``.
+            **given: What goes with them.
+
+        Raises:
+            ValueError: If the guide has not exactly one site that is one categorical variable.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(
+            ...     pv.priors.Product([pv.priors.Normal(2), pv.priors.Categorical(1, 3)]),
+            ...     pv.guides.Product([pv.guides.Normal(2), pv.guides.GumbelSoftmax(1, 3)]),
+            ...     pv.likelihoods.Bernoulli((4,)),
+            ... )
+            >>> vae.classify(torch.ones(5, 4)).shape
+            torch.Size([5, 3])
+        """
+        rows = rows_of(self, x, given)
+        with evaluating(self):
+            distribution = self.guide.encode(rows.x, rows.given)
+            probs: Tensor = site_of(distribution, self.guide.label_site).mean.squeeze(-2)
+        return probs
+
+    @_positional
+    def decode(self, z: Tensor, **given: Unpack[Given]) -> Any:
+        """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
+        with evaluating(self):
+            return self.model.decode(z, given_of(given))
+
+    @torch.no_grad()
+    @by_name("cond", "covariates")
+    def sample(self, n: int, **given: Unpack[Conditions]) -> Tensor:
+        """Draws z from the prior and then x: shape ``(n, *event_shape)``.
+
+        Args:
+            n: How many.
+            **given: A condition for each, and covariates.
+        """
+        checked = checked_given(self, given_of(given), positive_integer("n", n))
+        with evaluating(self):  # a prior may ask networks, too
+            z = self.prior(checked.get("cond")).expand((n,)).sample()
+            return self.model.decode(z, checked).sample()
+
+    @torch.no_grad()
+    @_positional
+    def reconstruct(self, x: Tensor, **given: Unpack[Given]) -> Tensor:
+        """Returns E[x|z] at z = E[z|x], same shape as ``x``."""
+        z = self.encode(x, **given).mean
+        return self.decode(z, **(given | {"mask": None})).mean
+
+    @torch.no_grad()
+    @_positional
+    def log_prob(self, x: Tensor, num_samples: int = 1000, **given: Unpack[Given]) -> Tensor:
+        r"""Estimates log p(x) by importance weighting with the guide.
+
+        .. math:: \log \hat p(x) = \log \frac1K \sum_k \frac{p(x \mid z_k) p(z_k)}{q(z_k \mid x)},
+            \quad z_k \sim q(z \mid x)
+
+        References:
+            Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``.
+            num_samples: Draws for each observation, K.
+            **given: What goes with them. With a mask the density is of what is observed.
+
+        Returns:
+            Log-densities in nats, shape ``(N,)``, too low in expectation, and less so as K grows.
+        """
+        rows = rows_of(self, x, given)
+        with evaluating(self):
+            return weigh.log_marginal(self, rows, num_samples)
+
+    def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
+        """Returns log p(x, z), shape ``(*, B)``, nats, differentiable in z.
+
+        Args:
+            z: Shape ``(*, B, *prior.event_shape)``.
+            rows: B observations that the model accepted.
+        """
+        with evaluating(self):
+            return self.model.log_joint(z, rows)
+
+    @torch.no_grad()
+    def draw_weighted(self, rows: Rows, count: int) -> weigh.WeightedDraws:
+        """Draws z from the guide, with what their importance weights are made of.
+
+        Args:
+            rows: B observations that the model accepted.
+            count: Draws for each.
+        """
+        with evaluating(self):
+            return weigh.draw_weighted(self, rows, positive_integer("count", count))
+
+    @torch.no_grad()
+    def impute(
+        self,
+        x: Tensor,
+        mask: Tensor,
+        *,
+        num_samples: int = 1000,
+        num_imputations: int | None = None,
+        **given: Unpack[Conditions],
+    ) -> Tensor:
+        r"""Fills the entries that are not observed, given those that are.
+
+        A single imputation is the mean, by self-normalised importance weighting,
+
+        .. math:: \mathrm{E}[x_m \mid x_o] \approx \sum_k \bar w_k \, \mathrm{E}[x_m \mid z_k],
+            \quad \bar w_k \propto \frac{p(x_o \mid z_k) \, p(z_k)}{q(z_k \mid x_o)},
+            \quad z_k \sim q(z \mid x_o)
+
+        and multiple imputations are draws of p(x_m | x_o), by importance resampling of z.
+
+        References:
+            MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
+            (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
+            Multiple Imputation for Nonresponse in Surveys (Rubin, 1987),
+            https://doi.org/10.1002/9780470316696
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``; what is not observed may be anything, NaN too.
+            mask: Which entries are observed, boolean, of the same shape.
+            num_samples: Draws of z for each observation, K.
+            num_imputations: How many draws to return; None returns the mean.
+            **given: What else goes with them.
+
+        Returns:
+            ``x`` where it is observed, and what was imputed elsewhere: shape ``(N, *event_shape)``,
+            or ``(num_imputations, N, *event_shape)``.
+
+        Raises:
+            ValueError: If an argument is wrong, or entries of x are not independent given z.
+
+        Example:
+            >>> import pyro_vae as pv
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((4,)))
+            >>> x = torch.zeros(5, 4)
+            >>> vae.impute(x, x == 0, num_imputations=3).shape
+            torch.Size([3, 5, 4])
+        """
+        positive_integer("num_samples", num_samples)
+        if num_imputations is not None:
+            positive_integer("num_imputations", num_imputations)
+        if mask is None:
+            raise expected("mask", "which entries are observed", None)
+        rows = rows_of(self, x, given_of({**given, "mask": mask}))
+        with evaluating(self):
+            return weigh.imputed(self, rows, num_samples, num_imputations)
+
+
+def _check(
+    prior: Prior, guide: Guide, likelihood: Likelihood, cond_size: int | None, show_mask: bool
+) -> None:
+    """Refuses what no model is made of."""
+    if cond_size is not None:
+        positive_integer("cond_size", cond_size)
+    if not isinstance(show_mask, bool):
+        raise expected("show_mask", "True or False", show_mask)
+    for name, part, kind in (
+        ("prior", prior, Prior),
+        ("guide", guide, Guide),
+        ("likelihood", likelihood, Likelihood),
+    ):
+        if not isinstance(part, kind):
+            raise expected(name, f"a {kind.__name__}", part)
+    if prior.space != guide.space:
+        raise ValueError(
+            "`guide`: expected a distribution on the same space as the prior "
+            f"{type(prior).__name__}({prior.space}), got {type(guide).__name__}({guide.space})"
+        )
+
+
+def _start(vae: VAE, rows: Rows) -> None:
+    """Standardises what the encoder sees of the rows, and starts prior and decoder at them."""
+    if (mask := rows.mask) is not None:
+        some = slice(None, None, max(1, len(rows) // _HOT_DECK))
+        rows, mask = rows[some], mask[some]
+        rows = replace(rows, x=hot_deck(rows.x, mask, vae.model.filler))
+    covariates = covariates_of(vae.likelihood, rows.given)
+    inputs = vae.likelihood.encoder_input(rows.x, **covariates)
+    if isinstance(vae.guide.standardize, Standardize):
+        vae.guide.standardize.fit(inputs)
+    vae.prior.start(vae.guide.standardize(inputs))
+    params = vae.likelihood.init_params(rows.x, **covariates)
+    if isinstance(vae.decoder, Network):
+        vae.decoder.start_at(params)
+
+
+def _fixed(vae: VAE, condition: Tensor) -> VAE:
+    """Lets prior and networks of a model know the condition that the programs no longer take."""
+    for module in (vae.prior, vae.encoder, vae.decoder):
+        module.register_buffer("condition", condition, persistent=False)
+        module.register_forward_pre_hook(_condition)
+    vae.cond_size = vae.model.cond_size = vae.guide.cond_size = None
+    return vae
+
+
+def _condition(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+    """Gives a prior, or a network after its input, the condition at which its model is."""
+    condition = module.condition
+    assert isinstance(condition, Tensor)
+    if isinstance(module, Prior):
+        return (condition,)
+    return (inputs[0], condition.expand(len(inputs[0]), -1))
