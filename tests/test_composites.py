@@ -12,9 +12,9 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
-from cases import CONDITIONAL, Case
 from pyro import poutine
 from pyro.infer import SVI, Trace_ELBO
+from small import MIXED, small
 from torch import Tensor
 from torch.distributions import constraints, kl_divergence
 
@@ -31,24 +31,15 @@ from pyro_vae.distributions import (
 from pyro_vae.distributions.joint import Joint
 
 
-def _small(prior: Any, guide: Any, likelihood: Any = None, **options: Any) -> pv.VAE:
-    likelihood = likelihoods.Bernoulli((4,)) if likelihood is None else likelihood
-    small = {"encoder": networks.MLP((8,)), "decoder": networks.MLP((8,))}
-    return pv.VAE(prior, guide, likelihood, **small, **options).double()
-
-
-MIXED = [{"class": "Normal", "dim": 2}, {"class": "Categorical", "groups": 1, "classes": 3}]
-
-
 def _mixed(mode: str = "straight-through") -> pv.VAE:
     guide = guides.Product([guides.Normal(2), guides.GumbelSoftmax(1, 3, mode=mode)])
-    return _small(priors.Product(MIXED), guide)
+    return small(priors.Product(MIXED), guide)
 
 
 def test_the_vamp_prior_is_the_mixture_of_the_guide_at_its_pseudo_inputs() -> None:
     """Fails when the pseudo-inputs are standardised a second time."""
     prior = priors.VampPrior(2, pseudo_inputs=3)
-    vae = _small(prior, guides.Normal(2))
+    vae = small(prior, guides.Normal(2))
     x = torch.randint(2, (20, 4)).double()
     vae.initialize(x)
     standardize = vae.guide.standardize
@@ -61,7 +52,7 @@ def test_the_vamp_prior_is_the_mixture_of_the_guide_at_its_pseudo_inputs() -> No
 
 def test_more_pseudo_inputs_than_data_repeat_them() -> None:
     prior = priors.VampPrior(2, pseudo_inputs=7, inputs="data")
-    vae = _small(prior, guides.Normal(2))
+    vae = small(prior, guides.Normal(2))
     vae.initialize(torch.eye(4)[:3].double())
     assert len(prior.pseudo.unique(dim=0)) == 3
     assert "pseudo" not in dict(prior.named_parameters())
@@ -70,7 +61,7 @@ def test_more_pseudo_inputs_than_data_repeat_them() -> None:
 
 def test_a_copy_is_bound_to_itself() -> None:
     """Fails when a copy's prior still encodes with the original's network."""
-    vae = _small(priors.VampPrior(2, pseudo_inputs=3), guides.Normal(2))
+    vae = small(priors.VampPrior(2, pseudo_inputs=3), guides.Normal(2))
     for twin in (copy.deepcopy(vae), pickle.loads(pickle.dumps(vae))):
         z = torch.randn(5, 2).double()
         before = vae.prior().log_prob(z)
@@ -85,7 +76,7 @@ def test_a_copy_is_bound_to_itself() -> None:
 def _vamp_product(mode: str = "straight-through") -> pv.VAE:
     prior = priors.Product([priors.VampPrior(2, pseudo_inputs=3), priors.Categorical(1, 3)])
     guide = guides.Product([guides.Normal(2), guides.GumbelSoftmax(1, 3, mode=mode)])
-    return _small(prior, guide)
+    return small(prior, guide)
 
 
 def test_a_vamp_prior_of_one_site_is_the_mixture_of_the_guide_there() -> None:
@@ -120,14 +111,14 @@ def test_a_prior_keeps_what_it_has_learned_in_another_model() -> None:
     """Fails when a part is made anew each time that a model takes it."""
     sizes = {priors.VampPrior: None, priors.Conditional: 3}
     for prior, cond_size in ((kind(2), size) for kind, size in sizes.items()):
-        first = _small(prior, guides.Normal(2), cond_size=cond_size)
+        first = small(prior, guides.Normal(2), cond_size=cond_size)
         with torch.no_grad():
             for parameter in prior.parameters():
                 parameter.add_(1.0)
         learned = {name: value.clone() for name, value in prior.state_dict().items()}
         assert learned
         for twin in (prior, copy.deepcopy(first).prior):
-            second = _small(twin, guides.Normal(2), cond_size=cond_size)
+            second = small(twin, guides.Normal(2), cond_size=cond_size)
             assert all(torch.equal(v, learned[n]) for n, v in second.prior.state_dict().items())
         other, says = (
             ({"cond_size": 2}, r"`cond_size`: expected 3, .* got 2")
@@ -135,7 +126,7 @@ def test_a_prior_keeps_what_it_has_learned_in_another_model() -> None:
             else ({"likelihood": likelihoods.Bernoulli((5,))}, r"`prior`: .*shape \(4,\).*\(5,\)")
         )
         with pytest.raises(ValueError, match=says):
-            _small(prior, guides.Normal(2), **other)
+            small(prior, guides.Normal(2), **other)
 
 
 def test_dropout_is_off_in_the_priors_law_too() -> None:
@@ -170,7 +161,7 @@ def test_dropout_is_off_in_the_priors_law_too() -> None:
 
 
 def test_a_part_that_is_bound_owns_none_of_the_rest() -> None:
-    vae = _small(priors.VampPrior(2, pseudo_inputs=3), guides.SemiAmortized(2))
+    vae = small(priors.VampPrior(2, pseudo_inputs=3), guides.SemiAmortized(2))
     assert list(dict(vae.prior.named_parameters())) == ["pseudo"]
     assert not list(vae.guide_family.parameters())
     keys = list(vae.state_dict())
@@ -209,7 +200,7 @@ def test_discrete_products_are_enumerated() -> None:
     """Fails when the states of one site are paired with those of the next, not crossed."""
     two = [{"class": "Categorical", "groups": 1, "classes": k} for k in (2, 3)]
     guide = guides.Product([guides.GumbelSoftmax(1, k) for k in (2, 3)])
-    vae = _small(priors.Product(two), guide)
+    vae = small(priors.Product(two), guide)
     x = torch.ones(6, 4).double()
     exact = pv.evaluation.enumerate_log_prob(vae, x)
     by_hand = torch.stack(
@@ -257,7 +248,7 @@ def _two_discrete(first: dict[str, Any], second: dict[str, Any]) -> pv.VAE:
     sizes = ((1, 3), (1, 2))
     prior = priors.Product([priors.Categorical(*size) for size in sizes])
     options = zip(sizes, (first, second), strict=True)
-    return _small(prior, guides.Product([guides.GumbelSoftmax(*n, **o) for n, o in options]))
+    return small(prior, guides.Product([guides.GumbelSoftmax(*n, **o) for n, o in options]))
 
 
 @pytest.mark.parametrize(
@@ -347,7 +338,7 @@ def test_enumerating_one_site_weighs_the_others() -> None:
 
             return Joint(site, self.space, batch_shape=features.shape[:-1])
 
-    vae = _small(
+    vae = small(
         priors.Product(MIXED[::-1]),
         Both([guides.GumbelSoftmax(1, 3, mode="enumerate"), guides.Normal(2)]),
     )
@@ -505,279 +496,11 @@ def test_the_joint_draws_are_the_programs_draws() -> None:
 @pytest.mark.parametrize("direction", ["ladder", "bottom-up"])
 def test_stock_pyro_trains_a_hierarchy(direction: str) -> None:
     dims = (1, 2)
-    vae = _small(priors.Hierarchy(dims), guides.Hierarchy(dims, direction=direction))
+    vae = small(priors.Hierarchy(dims), guides.Hierarchy(dims, direction=direction))
     before = {name: p.detach().clone() for name, p in vae.named_parameters()}
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO())
     svi.step(torch.eye(4).double())
     assert not [name for name, p in vae.named_parameters() if torch.equal(p, before[name])]
-
-
-def test_refinement_gains_and_converges_to_the_best_of_the_family() -> None:
-    """On a linear model, whose best diagonal guide is known; fails when the steps go downhill."""
-    weight = torch.tensor([[1.0, 0.0], [0.0, 2.0], [1.0, 0.0]]).double()
-    precision = 1 + weight.square().sum(0) / 0.25
-    x = torch.tensor([[1.0, -1.0, 0.5]]).double()
-    best = (x @ weight / 0.25) / precision
-    reached = []
-    for steps in (1, 300):
-        guide = guides.SemiAmortized(2, steps=steps, step_size=0.02)
-        vae = pv.VAE(
-            priors.Normal(2),
-            guide,
-            likelihoods.Normal((3,), scale=0.5),
-            encoder=networks.MLP((4,)),
-            decoder=networks.MLP(()),
-        ).double()
-        with torch.no_grad():
-            vae.decoder.layers[0].weight.copy_(weight)
-            vae.decoder.layers[0].bias.zero_()
-        torch.manual_seed(0)
-        q = vae.encode(x.expand(50, -1)).mean  # each with draws of its own
-        reached.append((q - best).square().mean().sqrt())
-    assert reached[1] < 0.15
-    assert reached[0] > 2 * reached[1]
-
-
-@pytest.mark.parametrize(
-    "other",
-    [(priors.Normal(1), guides.Normal(1)), (priors.Categorical(1, 3), guides.GumbelSoftmax(1, 3))],
-    ids=["real", "discrete"],
-)
-def test_a_part_of_a_product_is_refined(other: tuple[Any, Any]) -> None:
-    """Each bound in the mean of 500 draws; fails when features are those of the encoder."""
-    bounds = []
-    for steps in (1, 100):
-        guide = guides.SemiAmortized(2, steps=steps, step_size=0.05)
-        torch.manual_seed(0)
-        vae = _small(
-            priors.Product([priors.Normal(2), other[0]]),
-            guides.Product([guide, other[1]]),
-            likelihoods.Normal((4,), scale=0.5),
-        )
-        x = 2 * torch.randn(3, 4).double()
-        bounds.append(pv.evaluate(vae, x, num_samples=500).elbo.mean())
-    assert bounds[1] > bounds[0] + 0.5
-
-
-def test_refined_parts_are_independent_of_the_others() -> None:
-    parts = [guides.SemiAmortized(2), guides.GumbelSoftmax(1, 3)]
-    with pytest.raises(ValueError, match="`independent`: expected True where a family refines"):
-        guides.Product(parts, independent=False)
-
-
-def test_the_encoder_learns_through_the_refinement() -> None:
-    vae = _small(priors.Normal(2), guides.SemiAmortized(2, steps=2))
-    loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, torch.eye(4).double())
-    loss.backward()
-    assert all(bool(p.grad.abs().sum() > 0) for p in vae.parameters())  # type: ignore[union-attr]
-
-
-COND = torch.eye(3).double().repeat(4, 1)
-
-
-@pytest.mark.parametrize("case", CONDITIONAL, ids=str)
-def test_conditional_priors_depend_on_the_condition(case: Case, tmp_path: Path) -> None:
-    vae = _small(case(), guides.Normal(2), cond_size=3)
-    with torch.no_grad():
-        for parameter in vae.prior.parameters():
-            parameter.add_(torch.randn_like(parameter))
-    x = torch.ones(12, 4).double()
-    p = vae.prior(COND)
-    assert p.batch_shape == (12,)
-    assert vae.prior.support is constraints.real_vector
-    z = torch.randn(12, 2).double()
-    one_by_one = torch.cat([vae.prior(c[None]).log_prob(v[None]) for c, v in zip(COND, z)])  # noqa: B905
-    torch.testing.assert_close(p.log_prob(z), one_by_one)
-    assert len(p.log_prob(z[:1].expand(12, -1)).unique()) == 3
-    loss = pv.objectives.ELBO().differentiable_loss(vae.model, vae.guide, x, cond=COND)
-    loss.backward()
-    assert all(bool(q.grad.abs().sum() > 0) for q in vae.parameters())  # type: ignore[union-attr]
-    pv.save(vae, tmp_path / "run")
-    twin = pv.load(tmp_path / "run")
-    torch.testing.assert_close(twin.prior(COND).log_prob(z), p.log_prob(z))
-
-
-@pytest.mark.parametrize(
-    ("encoder", "decoder", "shape"),
-    [
-        (networks.MLP((8,)), networks.MLP((8,)), (4,)),
-        (networks.ConvEncoder((2,)), networks.ConvDecoder((2,)), (1, 4, 4)),
-    ],
-    ids=["mlp", "conv"],
-)
-def test_a_conditional_model_conditions_all_its_parts(
-    encoder: Any, decoder: Any, shape: tuple[int, ...]
-) -> None:
-    vae = pv.VAE(
-        priors.Normal(2), guides.Normal(2), likelihoods.Bernoulli(shape), encoder, decoder, 3
-    ).double()
-    x = torch.ones(12, *shape).double()
-    q = vae.encode(x, cond=COND)
-    assert len(q.mean.unique(dim=0)) == 3
-    assert len(vae.decode(torch.zeros(12, 2).double(), cond=COND).mean.unique(dim=0)) == 3
-    assert vae.sample(12, cond=COND).shape == vae.reconstruct(x, cond=COND).shape == x.shape
-    torch.manual_seed(1)
-    one = vae.log_prob(x, 200, cond=COND)
-    scores = pv.evaluate(vae, x, cond=COND, num_samples=2000)
-    assert abs(one - torch.from_numpy(scores.log_marginal)).max() < 0.5
-    assert scores.base_measure["cond"]
-    shown = vae.sample(3, cond=torch.eye(3).double()[[0, 0, 0]])
-    assert shown.shape == (3, *shape)
-
-
-@pytest.mark.parametrize(
-    "prior",
-    [
-        priors.Normal(2),
-        priors.Conditional(2),
-        priors.Product([{"class": "Conditional", "dim": 1}, {"class": "Normal", "dim": 1}]),
-    ],
-    ids=lambda prior: type(prior).__name__,
-)
-def test_a_model_at_one_condition_is_that_model(prior: Any) -> None:
-    """Fails when another condition is taken."""
-    one = {"class": "Normal", "dim": 1}
-    guide = guides.Product([one, one]) if len(prior.space) > 1 else guides.Normal(2)
-    vae = _small(prior, guide, likelihoods.Normal((4,)), cond_size=3, show_mask=True)
-    x = torch.randn(30, 4).double()
-    vae.initialize(x)
-    with torch.no_grad():
-        for parameter in vae.parameters():
-            parameter.add_(0.3 * torch.randn_like(parameter))
-    cond = torch.tensor([0.0, 1.0, 0.0]).double()
-    group, rows = vae.at(cond), cond.expand(30, -1)
-    for seed in (1, 2):
-        scores = pv.evaluate(vae, x, cond=rows, num_samples=20, seed=seed)
-        fixed = pv.evaluate(group, x, num_samples=20, seed=seed)
-        torch.testing.assert_close(
-            torch.from_numpy(scores.log_marginal), torch.from_numpy(fixed.log_marginal)
-        )
-    torch.manual_seed(3)
-    drawn = vae.sample(30, cond=rows)
-    torch.manual_seed(3)
-    assert torch.allclose(drawn, group.sample(30))
-    pv.evaluation.rate_distortion(group, x)
-    with torch.no_grad():
-        next(vae.decoder.parameters()).add_(1.0)
-    again = pv.evaluate(group, x, num_samples=20, seed=2)
-    assert (again.log_marginal == fixed.log_marginal).all()  # it is a copy
-    for says, call in (
-        (r"`cond`: expected a tensor of shape", lambda: vae.at(rows)),
-        (r"`cond`: expected None", lambda: group.at(cond)),
-    ):
-        with pytest.raises(ValueError, match=says):
-            call()
-
-
-def test_states_are_summed_under_the_condition_of_each_datum() -> None:
-    """Against each state apart; fails when states have a batch of their own, or one condition."""
-    guide = guides.GumbelSoftmax(2, 3, mode="enumerate")
-    vae = _small(priors.Categorical(2, 3), guide, cond_size=3)
-    x = torch.eye(4).double().repeat(3, 1)
-    states = vae.prior().enumerate_support()
-    joint = [
-        vae.decode(state.expand(12, 2, 3), cond=COND).log_prob(x) + vae.prior().log_prob(state)
-        for state in states
-    ]
-    exact = torch.stack(joint).logsumexp(0)
-    found = pv.objectives.Enumerated("prior").terms(vae.model, vae.guide, x, cond=COND).elbo
-    torch.testing.assert_close(found, exact)
-    log_q = torch.stack([vae.encode(x, cond=COND).log_prob(state) for state in states])
-    bound = (log_q.exp() * (torch.stack(joint) - log_q)).sum()
-    for objective in (pv.objectives.Enumerated(), pv.objectives.ELBO(num_particles=2)):
-        loss = objective.differentiable_loss(vae.model, vae.guide, x, cond=COND)
-        torch.testing.assert_close(-loss, bound)
-
-
-def test_wrong_conditions_are_told_in_one_line() -> None:
-    x = torch.ones(2, 4).double()
-    plain = _small(priors.Normal(2), guides.Normal(2))
-    given = _small(priors.Normal(2), guides.Normal(2), cond_size=3)
-    bad = COND[:2].clone()
-    bad[0, 0] = torch.nan
-    for says, call in (
-        (r"`cond`: expected None for a model built without", lambda: plain.log_prob(x, 1, cond=x)),
-        (r"`cond`: expected a tensor of shape \(2, 3\), got None", lambda: given.log_prob(x, 1)),
-        (r"`cond`: expected a tensor of shape \(2, 3\)", lambda: given.sample(2, cond=COND)),
-        (r"`cond`: expected finite numbers, got '1 that", lambda: given.sample(2, cond=bad)),
-        (r"`vae`: expected a model without conditions", lambda: pv.evaluation.gaps(given, x)),
-        (r"`vae`: expected a model without conditions", lambda: pv.criticism.check(given, x)),
-        (r"`cond_size`: expected a positive", lambda: _small(*_normals(), cond_size=0)),
-        (r"`show_mask`: expected True or False", lambda: _small(*_normals(), show_mask=1)),
-        (
-            r"`cond_size`: expected the entries of a condition",
-            lambda: _small(priors.Conditional(2), guides.Normal(2)),
-        ),
-        (
-            r"`prior`: expected one that takes conditions",
-            lambda: _small(priors.VampPrior(2), guides.Normal(2), cond_size=3),
-        ),
-        (
-            r"`guide`: expected latents that are independent given x",
-            lambda: _small(
-                priors.Product([priors.VampPrior(2), priors.Categorical(1, 3)]),
-                guides.Product([guides.Normal(2), guides.GumbelSoftmax(1, 3)], independent=False),
-            ),
-        ),
-        (r"`prior`: expected one that is part of a VAE", lambda: priors.VampPrior(2)()),
-        (
-            r"`guide`: expected one that is part of a VAE",
-            lambda: guides.Hierarchy((1, 2))(torch.zeros(2, 6)).sample(),
-        ),
-        (r"`parts`: expected two or more priors", lambda: priors.Product(["Normal"])),
-        (
-            r"`parts`: expected one of .* got 'Norml' \(did you mean 'Normal'",
-            lambda: priors.Product([{"class": "Norml"}, "Normal"]),
-        ),
-        (
-            r"`parts`: expected options of Normal",
-            lambda: priors.Product([{"class": "Normal", "dims": 2}, {"class": "Normal", "dim": 1}]),
-        ),
-        (
-            r"`guide`: expected a distribution on the same space .*z1: .*z2: .* got Normal",
-            lambda: _small(priors.Product(MIXED), guides.Normal(5)),
-        ),
-        (r"`dims`: expected two or more", lambda: priors.Hierarchy([2])),
-        (r"`direction`: expected one of", lambda: guides.Hierarchy([2, 2], direction="up")),
-    ):
-        with pytest.raises(ValueError, match=says) as error:
-            call()
-        assert "\n" not in str(error.value)
-
-
-def test_programs_and_laws_tell_of_wrong_conditions_and_masks_in_one_line() -> None:
-    """Whoever calls them; fails when torch is left to find out."""
-    x, z = torch.ones(4, 4).double(), torch.zeros(3, 4, 2).double()
-    plain = _small(*_normals())
-    given = [_small(prior(2), guides.Normal(2), cond_size=3) for prior in _CONDITIONED]
-    for vae in (plain, *given):
-        calls: list[Any] = [
-            lambda v=vae, **k: v.encode(x, **k),
-            lambda v=vae, **k: v.decode(z, **k),
-            lambda v=vae, **k: v.model(x, **k),
-            lambda v=vae, **k: v.guide(x, **k),
-        ]
-        right = COND[:4] if vae in given else None
-        wrong: list[Any] = [COND[:4, :2], COND[:3], COND[0, 0]]
-        wrong += [None] if vae in given else [COND[:4]]
-        for call in calls:
-            call(cond=right)
-            for cond in wrong:
-                with pytest.raises(ValueError, match=r"^`cond`: expected .*[^\n]*$") as error:
-                    call(cond=cond)
-                assert "\n" not in str(error.value)
-            with pytest.raises(ValueError, match=r"^`mask`: expected a boolean tensor, got Tensor"):
-                call(cond=right, mask=torch.ones(4, 4))
-            call(cond=right, mask=torch.ones(4, 4, dtype=torch.bool))
-    for vae in given:
-        vae.encode(x, cond=COND[0])  # one for all
-
-
-_CONDITIONED = (priors.Normal, priors.Conditional)
-
-
-def _normals() -> tuple[Any, Any]:
-    return priors.Normal(2), guides.Normal(2)
 
 
 def test_a_joint_law_of_dependent_sites_has_no_closed_divergence() -> None:
@@ -826,7 +549,7 @@ def test_two_sites_are_not_enumerated_together() -> None:
         guides.Product(parts)
     del parts[0]["mode"], parts[1]["mode"]
     prior = priors.Product([priors.Categorical(1, 3), priors.Bernoulli(2)])
-    vae = _small(prior, guides.Product(parts))
+    vae = small(prior, guides.Product(parts))
     for over in ("guide", "prior"):
         objective = pv.objectives.Enumerated(over)  # type: ignore[arg-type]
         for call in (objective.loss, objective.terms):
