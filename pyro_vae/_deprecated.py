@@ -8,7 +8,7 @@ from collections.abc import Callable
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["adopt", "by_name", "renamed", "renamed_property", "take_cond"]
+__all__ = ["adopt", "by_name", "renamed", "renamed_argument", "renamed_property", "take_cond"]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -111,3 +111,27 @@ def take_cond(cls: type) -> None:
         return forward(self)
 
     cls.forward = method  # type: ignore[attr-defined]
+
+
+def renamed_argument(old: str, new: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
+    """Returns a decorator of a function that takes a keyword argument by its old name, and warns.
+
+    Args:
+        old: The old name.
+        new: The new name.
+    """
+
+    def decorate(function: Callable[P, R]) -> Callable[P, R]:
+        @wraps(function)
+        def call(*args: P.args, **kwargs: P.kwargs) -> R:
+            if old in kwargs:
+                if new in kwargs:
+                    raise TypeError(f"{function.__name__}() takes `{new}` or `{old}`, not both")
+                what = f"`{old}` of {function.__name__} is deprecated and will be removed"
+                warnings.warn(f"{what}: use `{new}`", DeprecationWarning, stacklevel=2)
+                kwargs[new] = kwargs.pop(old)
+            return function(*args, **kwargs)
+
+        return call
+
+    return decorate

@@ -406,25 +406,28 @@ def test_values_are_those_of_the_closed_form() -> None:
     precision = covariance.inverse()
     alone = norm.cdf(x / covariance.diagonal().sqrt())
     rest = norm.cdf((x.double() @ precision) / precision.diagonal().sqrt())
-    for given, exact in (("nothing", alone), ("rest", rest)):
-        run = pit(model.vae, x, given=given, num_draws=1000)
+    for condition_on, exact in (("nothing", alone), ("rest", rest)):
+        run = pit(model.vae, x, condition_on=condition_on, num_draws=1000)
         error = np.sqrt(exact * (1 - exact) / run.ess) + 2 / run.ess
         assert (np.abs(run.values - exact) < 4 * error).all()
     assert run.ess.max() < 1000
 
 
-@pytest.mark.parametrize("given", ["nothing", "rest"])
+@pytest.mark.parametrize("condition_on", ["nothing", "rest"])
 @pytest.mark.parametrize("build", [linear, categorical])
 def test_data_of_the_model_are_uniform(
-    build: Callable[[], pv.VAE], given: Literal["nothing", "rest"]
+    build: Callable[[], pv.VAE], condition_on: Literal["nothing", "rest"]
 ) -> None:
     """No false alarm in 1 of 20, and uniform p-values; discrete data too.
 
     Fails when the ties of discrete data are not broken at random.
     """
     vae = build()
-    options = {"num_draws": 19} if given == "nothing" else {"num_draws": 200}
-    runs = [pit(vae, vae.sample(100), given=given, seed=seed, **options) for seed in range(15)]
+    options = {"num_draws": 19} if condition_on == "nothing" else {"num_draws": 200}
+    runs = [
+        pit(vae, vae.sample(100), condition_on=condition_on, seed=seed, **options)
+        for seed in range(15)
+    ]
     p_values = np.concatenate([run.p_values for run in runs])
     assert kstest(p_values, "uniform").pvalue > 0.01
     assert sum(run.num_failed > 0 for run in runs) <= 3
@@ -443,8 +446,8 @@ def test_what_the_values_convict() -> None:
     assert "more spread out" in run.advice[0]
     shuffled = torch.stack([column[torch.randperm(500)] for column in x.unbind(1)], 1)
     assert pit(vae, shuffled).num_failed == 0
-    assert pit(vae, shuffled, given="rest", num_draws=300).num_failed > 3
-    assert pit(vae, x).note == pit(vae, x, given="rest").note == ""
+    assert pit(vae, shuffled, condition_on="rest", num_draws=300).num_failed > 3
+    assert pit(vae, x).note == pit(vae, x, condition_on="rest").note == ""
     assert pit(vae, x + 0.5).advice[0].startswith("x is higher than predicted in x[")
 
 
@@ -452,7 +455,7 @@ def test_few_effective_draws_do_not_convict() -> None:
     """A true model with a guide that is far too narrow."""
     vae = linear(0.05)
     x = vae.sample(300)
-    run = pit(vae, x, given="rest", num_draws=300)
+    run = pit(vae, x, condition_on="rest", num_draws=300)
     assert min(holm(run.p_values.tolist())) < 0.05, "as if nothing were left out"
     assert run.num_failed == 0
     assert not run.trusted.any()
@@ -486,7 +489,7 @@ def test_values_in_arviz_and_json(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "said"),
     [
-        ({"given": "other"}, "`given`: expected one of nothing, rest, got 'other'"),
+        ({"condition_on": "other"}, "`condition_on`: expected one of nothing, rest, got 'other'"),
         ({"num_draws": 0}, "`num_draws`: expected a positive integer, got 0"),
         ({"level": 0.0}, "`level`: expected a number between 0 and 1, got 0.0"),
     ],

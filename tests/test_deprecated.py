@@ -11,6 +11,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, objectives, priors
+from pyro_vae.criticism import pit
 
 
 def test_an_old_name_calls_the_method_that_replaced_it() -> None:
@@ -99,3 +100,19 @@ def test_a_prior_that_takes_no_condition_is_called_with_one() -> None:
     assert seen[0].filename == __file__
     prior = Wide(2)
     assert prior(torch.zeros(5, 3)).variance.tolist() == prior().variance.tolist() == [4.0, 4.0]
+
+
+def test_an_old_argument_is_the_one_that_replaced_it() -> None:
+    """Fails when the old name is taken and ignored, or the warning points elsewhere."""
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihoods.Bernoulli((4,)))
+    x = vae.sample(5)
+    with pytest.warns(DeprecationWarning, match="`given` of pit.*use `condition_on`") as seen:
+        old = pit(vae, x, given="rest", num_draws=9)  # type: ignore[call-arg]
+    assert seen[0].filename == __file__
+    new = pit(vae, x, condition_on="rest", num_draws=9)
+    assert (old.values == new.values).all()
+    assert (old.values != pit(vae, x, num_draws=9).values).any()
+    with pytest.warns(DeprecationWarning, match="`PIT.given` is deprecated.*`condition_on`"):
+        assert old.given == "rest"
+    with pytest.raises(TypeError, match="takes `condition_on` or `given`, not both"):
+        pit(vae, x, given="rest", condition_on="rest")  # type: ignore[call-arg]

@@ -169,7 +169,7 @@ def test_tables_are_criticised_like_anything_else() -> None:
     x = vae.sample(60)
     checks = check(vae, x, level=0.5)
     assert {"residual mean", "marginals"} <= {row.statistic for row in checks.rows}
-    assert pit(vae, x[:20], given="rest", num_draws=50).values.shape == (20, 4)
+    assert pit(vae, x[:20], condition_on="rest", num_draws=50).values.shape == (20, 4)
     tree = pv.posterior_predictive(vae, x[:5], num_draws=3)
     assert tree["posterior_predictive"]["x"].dtype.kind == "f"
 
@@ -311,8 +311,8 @@ def test_what_does_not_factorise_is_criticised_as_a_whole() -> None:
         checks = check(vae, x, level=0.5)
         assert not any(row.statistic.startswith("residual") for row in checks.rows)
         assert "does not factorise over the entries" in str(checks.summary())
-        with pytest.raises(ValueError, match=r"`given`: .* does not factorise"):
-            pit(vae, x, given="rest", num_draws=50)
+        with pytest.raises(ValueError, match=r"`condition_on`: .* does not factorise"):
+            pit(vae, x, condition_on="rest", num_draws=50)
         assert pv.evaluate(vae, x, num_samples=5).log_marginal.shape == (40,)
 
 

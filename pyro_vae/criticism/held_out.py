@@ -13,6 +13,7 @@ import xarray
 from torch import Tensor
 from torch.distributions import Independent
 
+from pyro_vae._deprecated import renamed_argument, renamed_property
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._labels import Labels
@@ -25,7 +26,7 @@ from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
 __all__ = ["PIT", "pit"]
 
-Given = Literal["nothing", "rest"]
+ConditionOn = Literal["nothing", "rest"]
 
 _CONDITIONED_ON = {"nothing": "z ~ p(z)", "rest": "z ~ p(z | the other entries)"}
 _BINS = 100
@@ -55,9 +56,9 @@ class PIT:
         adjusted: The same after Holm's correction over entries that are ``trusted``, shape
             ``event_shape``; NaN for the others.
         ess: Effective numbers of draws behind each value, shape ``(N, *event_shape)``; all draws
-            where nothing is given.
+            where nothing is conditioned on.
         num_draws: Draws of z for each datum.
-        given: ``nothing`` or ``rest``.
+        condition_on: ``nothing`` or ``rest``.
         level: Probability of any false alarm, at most.
         dims: Names of the dimensions of one datum.
     """
@@ -67,19 +68,21 @@ class PIT:
     adjusted: np.ndarray
     ess: np.ndarray
     num_draws: int
-    given: Given
+    condition_on: ConditionOn
     level: float
     dims: tuple[str, ...]
+
+    given = renamed_property("given", "condition_on")
 
     @property
     def conditioned_on(self) -> str:
         """What the z of the predictive law are drawn from."""
-        return _CONDITIONED_ON[self.given]
+        return _CONDITIONED_ON[self.condition_on]
 
     @property
     def trusted(self) -> np.ndarray:
         """Which entries are in the verdict, shape ``event_shape``: enough draws are behind them."""
-        return _trusted(self.ess, self.given)
+        return _trusted(self.ess, self.condition_on)
 
     @property
     def failed(self) -> np.ndarray:
@@ -174,12 +177,13 @@ class PIT:
         return "\n".join([head, *(f"  {sentence}" for sentence in said)])
 
 
+@renamed_argument("given", "condition_on")
 @torch.no_grad()
 def pit(
     vae: VAE,
     x: Tensor,
     *,
-    given: Given = "nothing",
+    condition_on: ConditionOn = "nothing",
     num_draws: int | None = None,
     level: float = 0.05,
     seed: int = 0,
@@ -209,8 +213,8 @@ def pit(
     Args:
         vae: The model.
         x: Held-out data, shape ``(N, *event_shape)``.
-        given: What each entry is predicted from: ``nothing`` or the ``rest`` of its datum.
-        num_draws: Draws of z for each datum; 99 given nothing, else 1000.
+        condition_on: What each entry is predicted from: ``nothing`` or the ``rest`` of its datum.
+        num_draws: Draws of z for each datum; 99 conditioned on nothing, else 1000.
         level: Probability of any false alarm, at most.
         seed: Of the draws: the same seed gives the same values.
         progress: Called now and then with the fraction that is done.
@@ -220,7 +224,7 @@ def pit(
 
     Raises:
         ValueError: If the data do not suit the model, an option is not what it should be, or the
-            rest is given to a likelihood that does not factorise over entries.
+            rest is conditioned on and the likelihood does not factorise over entries.
 
     Example:
         >>> import pyro_vae as pv
@@ -229,9 +233,9 @@ def pit(
         (50, 4)
     """
     check_arguments(vae, seed)
-    if given not in get_args(Given):
-        raise unknown_name("given", given, get_args(Given))
-    total = (99 if given == "nothing" else 1000) if num_draws is None else num_draws
+    if condition_on not in get_args(ConditionOn):
+        raise unknown_name("condition_on", condition_on, get_args(ConditionOn))
+    total = (99 if condition_on == "nothing" else 1000) if num_draws is None else num_draws
     positive_integer("num_draws", total)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
@@ -239,7 +243,7 @@ def pit(
     values, ess, done = [], [], 0
     with undisturbed(vae, seed, data.device):
         for batch in data.split(observations_at_once(vae, data)):
-            placed, effective = _placed(vae, batch, total, given)
+            placed, effective = _placed(vae, batch, total, condition_on)
             values.append(placed)
             ess.append(effective)
             done += len(batch)
@@ -249,7 +253,7 @@ def pit(
     shape = tuple(vae.event_shape)
     p_values = uniformity(numbers.reshape(len(numbers), -1), _BINS).p_value.reshape(shape)
     draws = torch.cat(ess).numpy()
-    trusted = _trusted(draws, given)
+    trusted = _trusted(draws, condition_on)
     adjusted = np.full(shape, math.nan)
     adjusted[trusted] = holm(p_values[trusted].tolist())
     return PIT(
@@ -258,23 +262,25 @@ def pit(
         adjusted=adjusted,
         ess=draws,
         num_draws=total,
-        given=given,
+        condition_on=condition_on,
         level=level,
         dims=Labels(vae, None, None).event["x"],
     )
 
 
-def _trusted(ess: np.ndarray, given: Given) -> np.ndarray:
+def _trusted(ess: np.ndarray, condition_on: ConditionOn) -> np.ndarray:
     # Without weights a rank among few draws is exact all the same.
-    if given == "nothing":
+    if condition_on == "nothing":
         return np.ones(ess.shape[1:], dtype=bool)
     return np.asarray((ess < _FEW).mean(0) < _UNTRUSTED)
 
 
-def _placed(vae: VAE, x: Tensor, num_draws: int, given: Given) -> tuple[Tensor, Tensor]:
+def _placed(
+    vae: VAE, x: Tensor, num_draws: int, condition_on: ConditionOn
+) -> tuple[Tensor, Tensor]:
     """Places each entry among replicates of it: values and effective draws, shaped as ``x``."""
     prior = vae.prior()
-    guide = vae.encode(x) if given == "rest" else None
+    guide = vae.encode(x) if condition_on == "rest" else None
     chunk, left = draws_at_once(vae, x), num_draws
     nothing = torch.full(x.shape, -math.inf, dtype=torch.float64)
     below, equal, weight, square = nothing, nothing, nothing, nothing  # logarithms of sums
@@ -309,5 +315,7 @@ def _entries(law: Any, x: Tensor) -> Tensor:
     """Returns log p(x_d|z) of each entry."""
     if not isinstance(law, Independent) or law.reinterpreted_batch_ndims != x.ndim - 1:
         got = type(law).__name__
-        raise expected("given", "nothing, since the likelihood does not factorise over x", got)
+        raise expected(
+            "condition_on", "nothing, since the likelihood does not factorise over x", got
+        )
     return law.base_dist.log_prob(x)
