@@ -95,8 +95,8 @@ class Selection:
     Attributes:
         candidates: Those that were fitted and scored, in the order of the grid.
         log_marginal: Held-out log p(x), shape ``(candidates, seeds, N)``.
-        fold: The fold in which each datum was held out, shape ``(N,)``.
-        num_samples: Draws of z for each datum.
+        fold: The fold in which each observation was held out, shape ``(N,)``.
+        num_samples: Draws of z for each observation.
         seconds: Wall-clock time.
         base_measure: What the log-densities are densities of.
         failed: Settings of which a fit or its scores were not finite, and why.
@@ -148,7 +148,8 @@ class Selection:
 
     def __repr__(self) -> str:
         folds, seeds = int(self.fold.max()) + 1, self.log_marginal.shape[1]
-        lines = [f"Selection({len(self.fold)} data, {folds} folds, {seeds} seeds, nats per datum)"]
+        sizes = f"{len(self.fold)} observations, {folds} folds, {seeds} seeds"
+        lines = [f"Selection({sizes}, nats per observation)"]
         for each in sorted(self.candidates, key=lambda each: each.rank):
             lines.append(
                 f"  {each.rank}. {each.label}  log p(x) {each.log_marginal:.2f}, difference "
@@ -193,9 +194,9 @@ def select(
 
     Training and validation data are shuffled and cut into folds; the test data stay untouched.
     Each setting is fitted, for each seed, to all folds but one, and scored on that one by
-    importance weighting, so that every datum is scored once a seed by fits that never saw it. A
-    part of the data fitted to is set apart to choose the epoch. Settings are compared datum by
-    datum,
+    importance weighting, so that every observation is scored once a seed by fits that never saw it.
+    A part of the data fitted to is set apart to choose the epoch. Settings are compared observation
+    by observation,
 
     .. math:: \bar d = \frac1N \sum_k \sum_{i \in F_k} d_i, \quad
         \mathrm{se}^2_\text{folds} = \frac{K}{K - 1} \frac{1}{N^2}
@@ -218,12 +219,12 @@ def select(
         build: From a setting, as keyword arguments, to a model, or to a model and options of
             :func:`pyro_vae.fit` that go with it, such as ``objective``.
         data: A dataset, or a tensor of shape ``(N, *event_shape)``, all of which is used. Models
-            are given what goes with each datum of a dataset: conditions, a mask, covariates.
+            are given what goes with each observation of a dataset: conditions, a mask, covariates.
         grid: Values for each argument, all combinations of which are tried; or the settings
             themselves.
         folds: Parts that the data are cut into.
         seeds: Fits of each setting in each fold.
-        num_samples: Draws of z for each held-out datum.
+        num_samples: Draws of z for each held-out observation.
         validation: Fraction of the data fitted to that is set apart to choose the epoch; 0 keeps
             the last epoch.
         seed: Of the folds, of the first fits and of the draws.
@@ -406,7 +407,7 @@ class _Pool:
             self.x = (uniform < fitted).to(fitted.dtype)
 
     def folds(self, count: int) -> np.ndarray:
-        """Returns which fold each datum is in."""
+        """Returns which fold each observation is in."""
         if positive_integer("folds", count) < 2 or count > len(self.x):
             raise expected("folds", f"an integer from 2 to {len(self.x)}", count)
         fold = np.empty(len(self.x), dtype=np.int64)
@@ -450,20 +451,20 @@ def _candidates(
     k_hat: np.ndarray,
 ) -> tuple[Candidate, ...]:
     """What follows from scores of shape ``(candidates, seeds, N)``."""
-    by_datum = log_marginal.mean(1)
+    by_observation = log_marginal.mean(1)
     errors = np.sqrt((mcse**2).sum((1, 2))) / log_marginal[0].size
-    order = np.argsort(-by_datum.mean(1), kind="stable").tolist()
+    order = np.argsort(-by_observation.mean(1), kind="stable").tolist()
     candidates = []
     for i, setting in enumerate(settings):
-        difference = by_datum[i] - by_datum[order[0]]
+        difference = by_observation[i] - by_observation[order[0]]
         means = log_marginal[i].mean(1)
         known = k_hat[i][~np.isnan(k_hat[i])]
         candidates.append(
             Candidate(
                 arguments=setting,
                 rank=order.index(i) + 1,
-                log_marginal=float(by_datum[i].mean()),
-                standard_error=standard_error(by_datum[i]),
+                log_marginal=float(by_observation[i].mean()),
+                standard_error=standard_error(by_observation[i]),
                 mcse=float(errors[i]) if math.isfinite(errors[i]) else None,
                 difference=float(difference.mean()),
                 difference_standard_error=standard_error(difference),

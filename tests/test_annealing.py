@@ -1,4 +1,4 @@
-"""Annealing against closed forms, its transitions against the laws that they must leave alone."""
+"""Annealing against closed forms, its transitions against what they must leave invariant."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ import pyro_vae as pv
 from pyro_vae.evaluation import _path, ais, bdmc
 from pyro_vae.evaluation._hmc import Point, leapfrog, transition
 
-# A path of log-gamma laws, skewed and with known moments: log f = (a + beta * b) z - exp(z).
+# A path of log-gamma distributions, skewed, of known moments: log f = (a + beta * b) z - exp(z).
 A, B = 2.0, 3.0
 
 
@@ -53,7 +53,7 @@ def test_leapfrog_is_reversible_and_of_second_order() -> None:
 
 
 @pytest.mark.parametrize("beta", [0.0, 0.5, 1.0])
-def test_transition_leaves_its_law_invariant(beta: float) -> None:
+def test_transition_leaves_its_distribution_invariant(beta: float) -> None:
     """Two steps so long that a third of the proposals is rejected, from exact draws.
 
     Fails when every proposal is taken, when the kinetic energy is left out of the acceptance, or
@@ -172,7 +172,7 @@ def test_step_sizes_are_frozen_before_the_estimate(monkeypatch: pytest.MonkeyPat
     mean = torch.stack([step for _, step in used[5]]).mean(0)
     np.testing.assert_allclose(results[0].step_size, mean, rtol=1e-6)
     np.testing.assert_array_equal(results[0].step_size, results[1].step_size)
-    assert len({float(s) for s in mean}) == len(x)  # one for each datum
+    assert len({float(s) for s in mean}) == len(x)  # one for each observation
 
 
 @pytest.mark.parametrize(("num_temperatures", "apart"), [(2, True), (50, False)])
@@ -277,17 +277,17 @@ WRONG: list[tuple[dict[str, Any], str]] = [
 ]
 
 
-@pytest.mark.parametrize(("options", "said"), WRONG)
-def test_wrong_arguments_are_told_in_one_line(options: dict[str, Any], said: str) -> None:
+@pytest.mark.parametrize(("options", "message"), WRONG)
+def test_wrong_arguments_are_reported_in_one_line(options: dict[str, Any], message: str) -> None:
     options = {"vae": _bernoulli()} | options
     vae = options.pop("vae")
     for call, given in ((ais, torch.ones(3, 4)), (bdmc, 3)):
-        with pytest.raises(ValueError, match=re.escape(said)) as caught:
+        with pytest.raises(ValueError, match=re.escape(message)) as caught:
             call(vae, given, **options)
         assert "\n" not in str(caught.value)
 
 
-def test_wrong_data_are_told_in_one_line() -> None:
+def test_wrong_data_are_reported_in_one_line() -> None:
     with pytest.raises(ValueError, match="`x`: expected values in the support of Bernoulli"):
         ais(_bernoulli(), torch.full((3, 4), 0.5))
     with pytest.raises(ValueError, match="`base_measure`: expected one of data"):
@@ -324,10 +324,10 @@ def test_summaries_are_ready_for_json() -> None:
     assert known["base_measure"]["data"] == "ones"
     bits = -annealed.log_marginal.mean() / (4 * math.log(2))
     assert known["bits_per_dim"] == pytest.approx(bits)
-    assert "5 data, 1 chains from the guide" in repr(annealed)
+    assert "5 observations, 1 chains from the guide" in repr(annealed)
     bounds = bdmc(vae, 1, num_chains=2, num_temperatures=3)
     assert json.loads(json.dumps(bounds.summary(), allow_nan=False))["gap_standard_error"] is None
-    assert "1 simulated data" in repr(bounds)
+    assert "1 simulated observations" in repr(bounds)
 
 
 def test_a_trajectory_that_diverges_is_rejected() -> None:

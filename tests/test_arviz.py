@@ -51,7 +51,7 @@ def _stats(tree: xarray.DataTree) -> dict[str, xarray.DataArray]:
 
 @pytest.mark.parametrize("kind", ["Poisson", "Bernoulli"])
 def test_k_hat_is_ours_on_the_same_weights(trees: dict[str, xarray.DataTree], kind: str) -> None:
-    """Those of p(x, z) / q(z|x), and those of leaving a datum out, one law of weights a datum."""
+    """Those of p(x, z) / q(z|x), and of leaving an observation out, one set of weights for each."""
     tree = trees[kind]
     log_p, log_q = _stats(tree).values()
     loo = arviz_stats.loo_approximate_posterior(tree, **_stats(tree), pointwise=True)
@@ -130,7 +130,7 @@ def test_tree_for_takes_the_entry_and_the_statistic(trees: dict[str, xarray.Data
         ({"feature": 0, "tree": 3}, "`tree`: expected a tree with a group among .* got 3"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(
+def test_wrong_options_are_reported_in_one_line(
     trees: dict[str, xarray.DataTree], options: dict[str, Any], message: str
 ) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as caught:

@@ -124,7 +124,7 @@ def test_bands_are_left_at_the_level() -> None:
 
 
 def test_far_tails_stay_in_order() -> None:
-    """A sum of probabilities cannot tell 1e-20 from 1e-40; fails without the bounds."""
+    """A sum of probabilities cannot resolve 1e-20 from 1e-40; fails without the bounds."""
     values = np.full((500, 1), 0.3)
     half = np.concatenate([np.full(250, 0.3), np.linspace(0, 0.999, 250)])[:, None]
     one, other = uniformity(values).p_value[0], uniformity(half).p_value[0]
@@ -136,7 +136,7 @@ def test_far_tails_stay_in_order() -> None:
 
 @pytest.mark.parametrize("build", [linear, categorical])
 def test_the_exact_posterior_passes(build: Callable[[], pv.VAE]) -> None:
-    """Its p-values are uniform over 100 replications, and 1 in 20 is convicted at most.
+    """Its p-values are uniform over 100 replications, and 1 in 20 is rejected at most.
 
     Fails when ranks are one too high, when the true z is among its own draws, and, for one-hot
     latents, when ties are not broken at random.
@@ -205,11 +205,11 @@ def test_draws_by_nuts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked[0]["seed"] != asked[1]["seed"]
 
 
-# The guilty.
+# Wrong guides.
 
 
 @pytest.mark.parametrize(
-    ("build", "caught", "said"),
+    ("build", "caught", "message"),
     [
         (lambda: linear(0.5), {"z[0]", "log_likelihood", "log_guide"}, "scale of the guide is too"),
         (lambda: linear(2.0), {"z[0]", "log_likelihood", "log_guide"}, "scale of the guide is too"),
@@ -217,7 +217,9 @@ def test_draws_by_nuts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
         (lambda: categorical(3.0), {"z[0]", "z[1]", "log_guide"}, "too sure of itself"),
     ],
 )
-def test_wrong_guides_are_caught(build: Callable[[], pv.VAE], caught: set[str], said: str) -> None:
+def test_wrong_guides_are_caught(
+    build: Callable[[], pv.VAE], caught: set[str], message: str
+) -> None:
     """Each in five of five replications, and advice names the fault.
 
     Fails for the collapsed one when log p(x|z) is not ranked.
@@ -226,19 +228,19 @@ def test_wrong_guides_are_caught(build: Callable[[], pv.VAE], caught: set[str], 
         run = calibrate(build(), num_simulations=300, seed=seed)
         names = {name for name, failed in zip(run.names, run.failed, strict=True) if failed}
         assert caught <= names
-        assert any(said in sentence for sentence in run.advice)
+        assert any(message in sentence for sentence in run.advice)
 
 
 def test_a_collapsed_guide_passes_the_ranks_of_z() -> None:
-    """So that they alone would acquit it; over 20 replications, by their own correction."""
+    """So that they alone would pass it; over 20 replications, by their own correction."""
     vae = collapsed()
-    convicted = 0
+    rejected = 0
     for seed in range(20):
         run = calibrate(vae, seed=seed, **SMALL)
         ranks_of_z = [name.startswith("z[") for name in run.names]
-        convicted += bool(min(holm(run.p_values[ranks_of_z])) <= 0.05)
+        rejected += bool(min(holm(run.p_values[ranks_of_z])) <= 0.05)
         assert run.num_failed > 0
-    assert convicted <= 3  # one is expected at most
+    assert rejected <= 3  # one is expected at most
 
 
 def test_which_way_a_guide_is_wrong() -> None:
@@ -252,7 +254,7 @@ def test_which_way_a_guide_is_wrong() -> None:
 
 
 def test_a_guide_that_misses_is_not_called_too_wide() -> None:
-    """Too narrow and in the wrong place: z says too narrow, log p(x|z) alone too wide.
+    """Too narrow and in the wrong place: z shows too narrow, log p(x|z) alone too wide.
 
     Fails when each quantity is explained by itself.
     """
@@ -261,9 +263,9 @@ def test_a_guide_that_misses_is_not_called_too_wide() -> None:
         vae.encoder.weight.mul_(0.3)
     run = calibrate(vae)
     assert {"log_likelihood", "log_guide"} <= set(np.array(run.names)[run.failed])
-    said = " ".join(run.advice)
-    assert "misses the posterior" in said
-    assert "too wide" not in said
+    message = " ".join(run.advice)
+    assert "misses the posterior" in message
+    assert "too wide" not in message
 
 
 # Coverage.
@@ -365,7 +367,7 @@ def test_a_uniform_prior_is_not_ranked() -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"num_simulations": 0}, "`num_simulations`: expected a positive integer, got 0"),
         ({"num_draws": 1.5}, "`num_draws`: expected a positive integer, got 1.5"),
@@ -378,8 +380,8 @@ def test_a_uniform_prior_is_not_ranked() -> None:
         ),
     ],
 )
-def test_what_it_is_given_wrong(options: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wrong_options_of_calibrate(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         calibrate(linear(), **options)
 
 
@@ -433,7 +435,7 @@ def test_data_of_the_model_are_uniform(
     assert sum(run.num_failed > 0 for run in runs) <= 3
 
 
-def test_what_the_values_convict() -> None:
+def test_what_the_values_reject() -> None:
     """Outliers by the marginals; a missing correlation only by what is predicted from the rest.
 
     Fails when both are predicted from nothing.
@@ -451,7 +453,7 @@ def test_what_the_values_convict() -> None:
     assert pit(vae, x + 0.5).advice[0].startswith("x is higher than predicted in x[")
 
 
-def test_few_effective_draws_do_not_convict() -> None:
+def test_few_effective_draws_do_not_reject() -> None:
     """A true model with a guide that is far too narrow."""
     vae = linear(0.05)
     x = vae.sample(300)
@@ -487,15 +489,15 @@ def test_values_in_arviz_and_json(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"condition_on": "other"}, "`condition_on`: expected one of nothing, rest, got 'other'"),
         ({"num_draws": 0}, "`num_draws`: expected a positive integer, got 0"),
         ({"level": 0.0}, "`level`: expected a number between 0 and 1, got 0.0"),
     ],
 )
-def test_what_pit_is_given_wrong(options: dict, said: str) -> None:
-    with pytest.raises(ValueError, match=said):
+def test_wrong_options_of_pit(options: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
         pit(linear(), torch.zeros(3, 12), **options)
     with pytest.raises(ValueError, match="`x`: expected a tensor of shape"):
         pit(linear(), torch.zeros(3, 11))

@@ -1,4 +1,4 @@
-"""Checks convict what a model does not reproduce, and nothing else."""
+"""Checks reject what a model does not reproduce, and nothing else."""
 
 from __future__ import annotations
 
@@ -18,15 +18,15 @@ from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.split import halve, infer
 from pyro_vae.criticism.two_sample import classify
 
-_LAWS = {
+_FAMILIES = {
     "Bernoulli": pv.likelihoods.Bernoulli,
     "Normal": pv.likelihoods.Normal,
     "Poisson": pv.likelihoods.Poisson,
 }
 
 
-def _linear(law: str, event_shape: tuple[int, ...] = (6,), latent: int = 2) -> pv.VAE:
-    likelihood = _LAWS[law](event_shape)
+def _linear(family: str, event_shape: tuple[int, ...] = (6,), latent: int = 2) -> pv.VAE:
+    likelihood = _FAMILIES[family](event_shape)
     size = math.prod(event_shape)
     decoder = nn.Sequential(nn.Linear(latent, size), nn.Unflatten(1, event_shape))
     encoder = nn.Sequential(nn.Flatten(), nn.Linear(size, 2 * latent))
@@ -73,11 +73,11 @@ def test_holm_is_the_closed_bonferroni_test() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "event_shape"), [("Bernoulli", (2, 3, 4)), ("Normal", (6,)), ("Poisson", (6,))]
+    ("family", "event_shape"), [("Bernoulli", (2, 3, 4)), ("Normal", (6,)), ("Poisson", (6,))]
 )
-def test_a_true_model_is_acquitted(law: str, event_shape: tuple[int, ...]) -> None:
-    vae = _linear(law, event_shape)
-    torch.manual_seed(1)  # one data set in twenty is convicted by chance, whatever the law
+def test_a_true_model_passes(family: str, event_shape: tuple[int, ...]) -> None:
+    vae = _linear(family, event_shape)
+    torch.manual_seed(1)  # one data set in twenty is rejected by chance, whatever the likelihood
     checks = check(vae, vae.sample(100))
     assert checks.num_failed == 0, checks
     summary = checks.summary()
@@ -104,7 +104,7 @@ def test_a_verdict_at_five_per_cent_has_that_many_false_alarms() -> None:
 
 
 @pytest.mark.parametrize(
-    ("law", "statistic", "advice", "spoil"),
+    ("family", "statistic", "advice", "spoil"),
     [
         ("Poisson", "dispersion", "variance exceeds", lambda x: x * 2),
         ("Poisson", "zeros", "zero-inflated", lambda x: x * (torch.rand_like(x) < 0.8)),
@@ -114,10 +114,10 @@ def test_a_verdict_at_five_per_cent_has_that_many_false_alarms() -> None:
         ("Bernoulli", "correlation", "more latent", lambda x: x[:, :1].expand_as(x).clone()),
     ],
 )
-def test_a_spoiled_data_set_is_convicted_with_advice(
-    law: str, statistic: str, advice: str, spoil: object
+def test_a_spoiled_data_set_is_rejected_with_advice(
+    family: str, statistic: str, advice: str, spoil: object
 ) -> None:
-    vae = _linear(law)
+    vae = _linear(family)
     checks = check(vae, spoil(vae.sample(300)))  # type: ignore[operator]
     found = [row for row in checks.rows if row.failed and row.statistic == statistic]
     assert len(found) == 1, checks
@@ -133,10 +133,10 @@ def test_replicates_that_have_seen_the_data_are_not_in_the_verdict() -> None:
     seen = [row for row in rows if row.conditioned_on == "z ~ q(z|x)"]
     assert seen
     assert not any(row.calibrated or row.failed for row in seen)
-    assert min(row.p_value for row in seen) < 0.01  # and yet they tell
+    assert min(row.p_value for row in seen) < 0.01  # and yet they show it
 
 
-def test_latent_checks_do_not_convict_for_a_poor_guide() -> None:
+def test_latent_checks_do_not_reject_for_a_poor_guide() -> None:
     """Fails when the aggregated posterior is compared with the prior instead of with replicates."""
     vae = _linear("Normal")
     vae.encoder[1].bias.data.fill_(2.0)  # far from any posterior
@@ -212,7 +212,7 @@ def test_a_classifier_finds_what_is_unlike_the_rest() -> None:
     assert area == pytest.approx(found.auc)
 
 
-def test_the_examples_that_tell_most_are_indices_of_the_data() -> None:
+def test_the_most_telling_examples_are_indices_of_the_data() -> None:
     vae = _linear("Normal")
     x = vae.sample(200)
     x[::5] += 20
@@ -322,7 +322,7 @@ def test_progress_rises_to_one() -> None:
         ("`level`: expected a number between 0 and 1, got 5", {"level": 5}),
         ("`num_draws`: expected at least .* since \\d+ tests at 0.05", {"num_draws": 100}),
         ("`num_draws`: expected a positive integer, got 0", {"num_draws": 0}),
-        ("`x`: expected at least 20 data, got 19", {"x": torch.ones(19, 6)}),
+        ("`x`: expected at least 20 observations, got 19", {"x": torch.ones(19, 6)}),
         ("`x`: expected values in the support", {"x": torch.full((30, 6), 0.5)}),
         ("`statistics`: expected a list of statistics", {"statistics": "mean"}),
         ("`statistics: bad`: expected values of shape", {"statistics": [Statistic("bad", len)]}),
@@ -333,7 +333,7 @@ def test_progress_rises_to_one() -> None:
         ("`vae`: expected a VAE", {"vae": nn.Linear(4, 4)}),
     ],
 )
-def test_wrong_input_is_told_in_one_line(message: str, arguments: dict[str, object]) -> None:
+def test_wrong_input_is_reported_in_one_line(message: str, arguments: dict[str, object]) -> None:
     given = {"vae": _linear("Bernoulli"), "x": torch.ones(40, 6)} | arguments
     with pytest.raises(ValueError, match=f"^{message}") as error:
         check(**given)  # type: ignore[arg-type]

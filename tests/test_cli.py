@@ -68,8 +68,8 @@ def test_fit_writes_a_whole_run(digits: Path) -> None:
     scores = read_json(digits / "scores.json")
     assert scores["num_samples"] == 20
     assert -64 * np.log(2) < scores["log_marginal"] < -20  # better than fair coins, in one epoch
-    told = scores["base_measure"]
-    assert (told["data"], told["split"], told["binarize"]) == ("digits", "test", "threshold")
+    result = scores["base_measure"]
+    assert (result["data"], result["split"], result["binarize"]) == ("digits", "test", "threshold")
     history = read_json(digits / "history.json")
     assert history["epoch"] == [1]
     vae = pv.load(digits)
@@ -83,16 +83,16 @@ def test_a_config_replays_the_run(digits: Path, capsys: pytest.CaptureFixture[st
     """The same weights, hence the same scores; fails if the model is built before seeding."""
     config = str(digits / "config.yaml")
     assert main(["fit", "--config", config, "--out", "again", "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert set(told) == {"out", "seconds", "steps_per_second", "scores"}
-    assert told["out"] == "again"
-    assert told["scores"] == read_json(digits / "scores.json")
+    result = json.loads(capsys.readouterr().out)
+    assert set(result) == {"out", "seconds", "steps_per_second", "scores"}
+    assert result["out"] == "again"
+    assert result["scores"] == read_json(digits / "scores.json")
     weights = "model.safetensors"
     assert Path("again", weights).read_bytes() == (digits / weights).read_bytes()
     assert Path("again", "config.yaml").read_bytes() == Path(config).read_bytes()
 
     assert main(["fit", "--config", config, "--out", "other", "--seed", "1", "--json"]) == 0
-    assert json.loads(capsys.readouterr().out)["scores"] != told["scores"]
+    assert json.loads(capsys.readouterr().out)["scores"] != result["scores"]
 
 
 def test_the_command_line_wins_over_the_config(capsys: pytest.CaptureFixture[str]) -> None:
@@ -122,9 +122,9 @@ def test_without_json_a_table_says_what_the_scores_are_of(
     digits: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(["evaluate", str(digits), "--num-samples", "30"]) == 0
-    said = capsys.readouterr().out
-    for words in ("360 test data of digits", "threshold", "30 importance samples", "nats"):
-        assert words in said
+    printed = capsys.readouterr().out
+    for words in ("360 test observations of digits", "threshold", "30 importance samples", "nats"):
+        assert words in printed
 
 
 def test_evaluate_gives_the_scores_of_the_fit(
@@ -201,7 +201,7 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
 
 
 @pytest.mark.parametrize(
-    ("argv", "part", "law", "arguments"),
+    ("argv", "part", "expected", "arguments"),
     [
         ("", "prior", pv.priors.Normal, {"dim": 16}),
         ("--latent-dim 5", "guide_family", pv.guides.Normal, {"dim": 5}),
@@ -234,21 +234,21 @@ def built(monkeypatch: pytest.MonkeyPatch) -> Built:
     ],
 )
 def test_options_reach_the_parts(
-    argv: str, part: str, law: type, arguments: dict[str, object], built: Built
+    argv: str, part: str, expected: type, arguments: dict[str, object], built: Built
 ) -> None:
     chosen = getattr(built(argv)[0], part)
-    assert type(chosen) is law
+    assert type(chosen) is expected
     assert chosen.spec()["args"].items() >= arguments.items()
 
 
 def test_the_guides_of_a_product_follow_its_priors(built: Built) -> None:
-    """On the space of each and of its size, unless they are told."""
-    laws = [
+    """On the space of each and of its size, unless they are set."""
+    wanted = [
         {"class": "Normal", "dim": 3},
         {"class": "Hyperspherical", "dim": 4},
         {"class": "Categorical", "groups": 2, "classes": 5},
     ]
-    parts = json.dumps(laws, separators=(",", ":"))
+    parts = json.dumps(wanted, separators=(",", ":"))
     guide = built(f"--prior Product --prior.parts {parts}")[0].guide_family
     shapes = {name: tuple(site.shape) for name, site in guide.space.items()}
     assert shapes == {"z1": (3,), "z2": (4,), "z3": (2, 5)}
@@ -266,7 +266,7 @@ def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
 
 
 @pytest.mark.parametrize(
-    ("error", "says"),
+    ("error", "message"),
     [
         (KeyboardInterrupt(), "error: interrupted; run is written"),
         (Interrupted("terminated", signal.SIGTERM), "error: terminated; run is written"),
@@ -275,12 +275,12 @@ def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
 )
 def test_an_interrupt_after_all_is_written_says_so(
     error: KeyboardInterrupt,
-    says: str,
+    message: str,
     digits: Path,
     monkeypatch: pytest.MonkeyPatch,
     capsys: pytest.CaptureFixture[str],
 ) -> None:
-    """While the table is drawn. Fails when it says that nothing is written, or nothing of it."""
+    """While the table is drawn. Fails when it reports that nothing is written, or nothing of it."""
 
     def stop(*_: object) -> None:
         raise error
@@ -288,7 +288,7 @@ def test_an_interrupt_after_all_is_written_says_so(
     monkeypatch.setattr(fit_verb, "scores_table", stop)
     argv = ["fit", "--config", str(digits / "config.yaml"), "--out", "run"]
     assert main(argv) == (130 if type(error) is KeyboardInterrupt else 143)
-    assert capsys.readouterr().err.splitlines()[-1] == says
+    assert capsys.readouterr().err.splitlines()[-1] == message
     assert is_finished(Path("run"))
 
 
@@ -304,8 +304,8 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
     with monkeypatch.context() as patched:
         patched.setattr(fit_verb, "evaluate", stop)
         assert main(argv) == 130
-    said = capsys.readouterr().err.splitlines()[-1]
-    assert said == "error: interrupted; --resume goes on with run"
+    printed = capsys.readouterr().err.splitlines()[-1]
+    assert printed == "error: interrupted; --resume goes on with run"
     assert {path.name for path in Path("run").iterdir()} == {"checkpoints", "config.yaml"}
     assert "a finished run (fit --resume goes on with this one), got 'run'" in fails(
         "evaluate", "run"
@@ -314,11 +314,11 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
     assert "got epochs was 1, is 2; lr was 0.002, is 0.1" in " ".join(
         fails(*argv, "--resume", "--epochs", "2", "--lr", "0.1").split()
     )
-    for said in ("", "run is finished: these are its scores\n"):
+    for printed in ("", "run is finished: these are its scores\n"):
         assert main([*argv, "--resume"]) == 0
         shown = capsys.readouterr()
         assert json.loads(shown.out)["scores"] == read_json(digits / "scores.json")
-        assert shown.err.endswith(said)
+        assert shown.err.endswith(printed)
         assert {path.name for path in Path("run").iterdir()} == _FILES
         same = ("model.safetensors", "last.safetensors", "engine.json", "model.json")
         assert all((digits / name).read_bytes() == Path("run", name).read_bytes() for name in same)
@@ -402,7 +402,7 @@ def test_terminated_is_143(
         ("fit --config deep.yaml", "a readable YAML file, got 'deep.yaml'"),
         ("fit --config no_mapping.yaml", "`--config`: expected options, key by key"),
         ("fit nan.csv", "`data`: expected"),
-        ("fit empty.csv", "at least one datum"),
+        ("fit empty.csv", "at least one observation"),
         ("evaluate nowhere", "expected an existing run folder, got 'nowhere'"),
         ("evaluate taken", "model.json"),
         ("evaluate", "`run`: expected a value"),
@@ -465,12 +465,12 @@ def test_help_is_made_of_docstrings(
     argv: str, words: list[str], capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert main(argv.split()) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for word in words:
-        assert word in said
-    assert "``" not in said
-    assert ":class:" not in said
-    assert "_dim" not in said, "options are hyphenated"
+        assert word in printed
+    assert "``" not in printed
+    assert ":class:" not in printed
+    assert "_dim" not in printed, "options are hyphenated"
 
 
 def test_the_console_script(digits: Path) -> None:
@@ -482,9 +482,9 @@ def test_the_console_script(digits: Path) -> None:
         argv, capture_output=True, text=True, env=environment, timeout=300, check=False
     )
     assert done.returncode == 0, done.stderr
-    told = json.loads(done.stdout)
+    result = json.loads(done.stdout)
     expected = read_json(digits / "scores.json")["log_marginal"]
-    assert told["scores"]["log_marginal"] == pytest.approx(expected, rel=1e-4)
+    assert result["scores"]["log_marginal"] == pytest.approx(expected, rel=1e-4)
     assert "ELBO" in done.stderr
     assert "Traceback" not in done.stderr
     failed = subprocess.run([script, "fit", "digts"], capture_output=True, text=True, check=False)
@@ -494,12 +494,12 @@ def test_the_console_script(digits: Path) -> None:
 
 def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(digits), "--strict", "--json"]) == 1, "one epoch is not enough"
-    told = json.loads(capsys.readouterr().out)
-    assert told["num_failed"] == sum(row["failed"] for row in told["rows"]) > 0
-    assert (told["num_data"], told["base_measure"]["split"]) == (360, "test")
+    result = json.loads(capsys.readouterr().out)
+    assert result["num_failed"] == sum(row["failed"] for row in result["rows"]) > 0
+    assert (result["num_data"], result["base_measure"]["split"]) == (360, "test")
     assert main(["check", str(digits), "--split", "validation"]) == 0, "only --strict fails"
     shown = capsys.readouterr().out
-    assert "180 validation data of digits" in shown
+    assert "180 validation observations of digits" in shown
     assert "z ~ p(z)" in shown
     assert all(len(line) <= 80 for line in shown.splitlines())
 
@@ -526,8 +526,8 @@ def test_check_tells_a_poor_guide_from_a_bad_model(
     assert shown.count("swap guides.Normal for guides.LowRankNormal") == (factor < 1)
     assert ("nothing is held against the model" in shown) == (factor < 1 and spread == 1)
     assert main(["check", "run", "--strict", "--json"]) == int(factor < 1 or spread > 1)
-    told = json.loads(capsys.readouterr().out)
-    assert (told["num_failed"] > 0) == (spread > 1)
-    assert (told["calibration"]["num_failed"] > 0) == (factor < 1)
-    assert len(told["calibration"]["rows"]) == told["calibration"]["num_quantities"] == 6
-    assert told == told | check(vae, x).summary(), "the verdict on the model is its own"
+    result = json.loads(capsys.readouterr().out)
+    assert (result["num_failed"] > 0) == (spread > 1)
+    assert (result["calibration"]["num_failed"] > 0) == (factor < 1)
+    assert len(result["calibration"]["rows"]) == result["calibration"]["num_quantities"] == 6
+    assert result == result | check(vae, x).summary(), "the verdict on the model is its own"

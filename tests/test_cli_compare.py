@@ -18,31 +18,36 @@ from pyro_vae.cli.runs import load_data, record_data
 Fails = Callable[..., str]
 
 
-def _write(folder: Path, law: str, dim: int, seed: int) -> None:
+def _write(folder: Path, family: str, dim: int, seed: int) -> None:
     likelihoods: dict[str, Any] = {"Bernoulli": pv.likelihoods.Bernoulli}
     likelihoods["Normal"] = pv.likelihoods.Normal
     torch.manual_seed(seed)
-    likelihood = likelihoods[law]((1, 8, 8))
+    likelihood = likelihoods[family]((1, 8, 8))
     data, options = load_data("digits", likelihood.support, root=None, binarize=None)
     networks = (pv.networks.MLP(hidden=(8,)), pv.networks.MLP(hidden=(8,)))
     vae = pv.VAE(pv.priors.Normal(dim), pv.guides.Normal(dim), likelihood, *networks)
     vae.initialize(data.train)
     pv.save(vae, folder)
     record_data(folder, data, options)
-    config = {"data": "digits", "likelihood": {"class": law}, "latent_dim": dim, "seed": seed}
+    config = {
+        "data": "digits",
+        "likelihood": {"class": family},
+        "latent_dim": dim,
+        "seed": seed,
+    }
     (folder / "config.yaml").write_text(yaml.safe_dump(config | {"device": f"cuda:{seed}"}))
 
 
 @pytest.fixture(scope="module")
 def _runs(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("compare")
-    for name, law, dim, seed in (
+    for name, family, dim, seed in (
         ("two", "Bernoulli", 2, 0),
         ("three", "Bernoulli", 3, 0),
         ("three-again", "Bernoulli", 3, 1),
         ("grey", "Normal", 2, 0),
     ):
-        _write(folder / name, law, dim, seed)
+        _write(folder / name, family, dim, seed)
     return folder
 
 
@@ -66,47 +71,47 @@ def _json(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
 
 
 def test_differences_are_those_of_the_scores(capsys: pytest.CaptureFixture[str]) -> None:
-    told = _json(capsys, "compare", "runs/two", "runs/three", *_FEW)
+    result = _json(capsys, "compare", "runs/two", "runs/three", *_FEW)
     x = pv.data.load("digits").test
     scores = {
         f"runs/{name}": pv.evaluate(pv.load(f"runs/{name}"), x, num_samples=30)
         for name in ("two", "three")
     }
-    assert told == pv.compare(scores).summary()
-    assert told["models"] == [], "other models, of one seed each"
-    alone = _json(capsys, "evaluate", told["runs"][1]["name"], *_FEW)
-    assert alone["log_marginal"] == told["runs"][1]["log_marginal"]
+    assert result == pv.compare(scores).summary()
+    assert result["models"] == [], "other models, of one seed each"
+    alone = _json(capsys, "evaluate", result["runs"][1]["name"], *_FEW)
+    assert alone["log_marginal"] == result["runs"][1]["log_marginal"]
 
 
 def test_fits_of_one_model_are_taken_together(capsys: pytest.CaptureFixture[str]) -> None:
     """Fails when the seed, or the device, counts as part of the model."""
     names = ["runs/three", "runs/two", "runs/three-again"]
-    told = _json(capsys, "compare", *names, *_FEW)
-    assert {row["name"] for row in told["runs"]} == set(names)
-    models = {row["name"]: row for row in told["models"]}
+    result = _json(capsys, "compare", *names, *_FEW)
+    assert {row["name"] for row in result["runs"]} == set(names)
+    models = {row["name"]: row for row in result["models"]}
     assert set(models) == {"runs/three", "runs/two"}
     assert models["runs/three"]["runs"] == ["runs/three", "runs/three-again"]
-    means = [row["log_marginal"] for row in told["runs"] if "three" in row["name"]]
+    means = [row["log_marginal"] for row in result["runs"] if "three" in row["name"]]
     spread = torch.tensor(means, dtype=torch.float64).std().item()
     assert models["runs/three"]["spread"] == pytest.approx(spread)
     assert models["runs/two"]["spread"] is None
 
 
-def test_the_tables_say_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_tables_show_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "runs/three", "runs/two", "runs/three-again", *_FEW]) == 0
-    said = capsys.readouterr()
-    for words in ("360 test data of digits", "1. ", "3. ", "± data", "± seeds", "fits"):
-        assert words in said.out
-    assert "three-again" in said.err, "the bar names the run"
+    printed = capsys.readouterr()
+    for words in ("360 test observations of digits", "1. ", "3. ", "± data", "± seeds", "fits"):
+        assert words in printed.out
+    assert "three-again" in printed.err, "the bar names the run"
 
 
 def test_a_subset_is_the_same_for_every_run(capsys: pytest.CaptureFixture[str]) -> None:
     """Its fingerprint is its own. Fails when the subset is drawn anew."""
     few = ["--max-data", "40", *_FEW]
-    told = _json(capsys, "compare", "runs/two", "runs/three", *few)
-    assert told["size"] == 40
+    result = _json(capsys, "compare", "runs/two", "runs/three", *few)
+    assert result["size"] == 40
     alone = _json(capsys, "evaluate", "runs/two", *few, "--seed", "3")
-    assert alone["base_measure"] == told["base_measure"]
+    assert alone["base_measure"] == result["base_measure"]
     assert alone["base_measure"]["split"] == "test[40 of 360]"
     whole = _json(capsys, "evaluate", "runs/two", *_FEW)
     assert whole["base_measure"]["fingerprint"] != alone["base_measure"]["fingerprint"]
@@ -135,14 +140,14 @@ def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for words in ("RUN RUN ... [options]", "paired differences", "--max-data", "--json"):
-        assert words in said
+        assert words in printed
 
 
 def test_annealing_and_gaps_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--max-data", "6", "--num-samples", "30"]
-    told = _json(
+    result = _json(
         capsys,
         "evaluate",
         "runs/two",
@@ -154,13 +159,13 @@ def test_annealing_and_gaps_are_those_of_the_library(capsys: pytest.CaptureFixtu
         "5",
         "--gaps",
     )
-    assert told["ais"]["num_chains"] == 4
-    assert told["ais"]["num_temperatures"] == 5
-    assert told["ais"]["base_measure"] == told["gaps"]["base_measure"] == told["base_measure"]
+    assert result["ais"]["num_chains"] == 4
+    assert result["ais"]["num_temperatures"] == 5
+    assert result["ais"]["base_measure"] == result["gaps"]["base_measure"] == result["base_measure"]
     # The gaps start from the annealed log p(x), and add up to what lies between it and the bound.
-    assert told["gaps"]["log_marginal"] == pytest.approx(told["ais"]["log_marginal"])
-    both = told["gaps"]["approximation"] + told["gaps"]["amortisation"]
-    assert both == pytest.approx(told["gaps"]["log_marginal"] - told["gaps"]["elbo"])
+    assert result["gaps"]["log_marginal"] == pytest.approx(result["ais"]["log_marginal"])
+    both = result["gaps"]["approximation"] + result["gaps"]["amortisation"]
+    assert both == pytest.approx(result["gaps"]["log_marginal"] - result["gaps"]["elbo"])
     assert not {"ais", "gaps"} & set(_json(capsys, "evaluate", "runs/two", *few))
 
 
@@ -169,10 +174,10 @@ def test_checks_compare_what_densities_cannot(
 ) -> None:
     argv = ["compare", "runs/two", "runs/grey", "--max-data", "30"]
     assert "can be: --checks" in fails(*argv)
-    told = _json(capsys, *argv, "--checks")
-    assert "support" in told["refused"] or "measure" in told["refused"]
-    assert set(told["checks"]) == {"runs/two", "runs/grey"}
-    assert all(found["num_data"] == 30 for found in told["checks"].values())
+    result = _json(capsys, *argv, "--checks")
+    assert "support" in result["refused"] or "measure" in result["refused"]
+    assert set(result["checks"]) == {"runs/two", "runs/grey"}
+    assert all(found["num_data"] == 30 for found in result["checks"].values())
     assert main([*argv, "--checks", "--out", "both.png"]) == 0
     shown = capsys.readouterr().out
     assert Path("both.png").stat().st_size > 10_000

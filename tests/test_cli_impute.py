@@ -50,8 +50,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
     path = folder / "t.csv"
     path.write_text(text(table()))
-    told = ["--missing", "--cond", "kind", "--size-factor", "size", "--likelihood", "Poisson"]
-    assert main(["fit", str(path), *told, *SMALL, "--json", "--out", str(folder / "run")]) == 0
+    arguments = ["--missing", "--cond", "kind", "--size-factor", "size", "--likelihood", "Poisson"]
+    assert main(["fit", str(path), *arguments, *SMALL, "--json", "--out", str(folder / "run")]) == 0
     return folder / "run"
 
 
@@ -96,8 +96,8 @@ def test_a_table_is_filled_by_means(fitted: Path, capsys: pytest.CaptureFixture[
     assert main([*argv, "--out", "deeper/filled.csv", "--json"]) == 0
     rows = table()
     hidden = sum(not row[i].isdigit() for row in rows for i in (0, 3, 4))
-    told = {"out": "deeper/filled.csv", "filled": hidden, "rows": 60, "num_imputations": None}
-    assert json.loads(capsys.readouterr().out) == told
+    expected = {"out": "deeper/filled.csv", "filled": hidden, "rows": 60, "num_imputations": None}
+    assert json.loads(capsys.readouterr().out) == expected
     x, given = known(rows, fitted)
     vae = pv.load(fitted)
     pyro.set_rng_seed(2)
@@ -218,7 +218,10 @@ def test_all_tables_are_written_or_none(fitted: Path, monkeypatch: pytest.Monkey
         ("RUN words.csv --out f.csv", "`kind`: expected one of cat, dog, fox, got 'dgo' (did you"),
         ("RUN numbers.csv --out f.csv", "`kind`: expected one of cat, dog, fox, got 'numbers'"),
         ("RUN less.csv --out f.csv", "`cond`: expected one of a, size, b, c, got 'kind'"),
-        ("RUN sizes.csv --out f.csv", "`size_factor`: expected a value for each datum in size"),
+        (
+            "RUN sizes.csv --out f.csv",
+            "`size_factor`: expected a value for each observation in size",
+        ),
         ("RUN values.csv --out f.csv", "expected values in the support of Poisson"),
         ("nowhere --out f.csv", "expected an existing run folder"),
     ],

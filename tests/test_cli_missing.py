@@ -20,7 +20,7 @@ Fails = Callable[..., str]
 QUICK = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
 SMALL = ["--encoder.hidden", "[8]", "--decoder.hidden", "[8]", "--latent-dim", "2", *QUICK]
 NORMAL = ["--likelihood", "Normal", *SMALL]
-SAID = ("", "NA", "nan", " NaN ", "na")  # in turn, where there is no number
+BLANKS = ("", "NA", "nan", " NaN ", "na")  # in turn, where there is no number
 
 
 @pytest.fixture(autouse=True)
@@ -41,7 +41,7 @@ def table(size: int = 60) -> np.ndarray:
 def write(path: str, rows: np.ndarray) -> None:
     lines = ["id,a,b,c"]
     for row in rows:
-        cells = [SAID[len(lines) % len(SAID)] if np.isnan(v) else f"{v:.9g}" for v in row]
+        cells = [BLANKS[len(lines) % len(BLANKS)] if np.isnan(v) else f"{v:.9g}" for v in row]
         lines.append(",".join(cells))
     Path(path).write_text("\n".join(lines) + "\n")
 
@@ -56,9 +56,9 @@ def test_what_is_missing_is_masked(name: str) -> None:
     seen = 0
     for split in ("train", "validation", "test"):
         x, mask = data.split(split), data.given(split)["mask"]
-        for datum, observed in zip(x, mask, strict=True):
-            row = rows[int(datum[0])]
-            np.testing.assert_array_equal(datum.numpy(), row)
+        for values, observed in zip(x, mask, strict=True):
+            row = rows[int(values[0])]
+            np.testing.assert_array_equal(values.numpy(), row)
             np.testing.assert_array_equal(observed.numpy(), ~np.isnan(row))
             seen += 1
     assert seen == len(rows)
@@ -153,7 +153,10 @@ def test_pictures_leave_out_what_is_missing() -> None:
     [
         ("fit t.csv --likelihood Normal", "`data`: expected a number in row"),
         ("fit t.csv --likelihood Normal", "; `missing` (--missing) takes it for an entry"),
-        ("fit t.csv --likelihood Normal --missing --size-factor a", "a value for each datum in a"),
+        (
+            "fit t.csv --likelihood Normal --missing --size-factor a",
+            "a value for each observation in a",
+        ),
         ("fit t.csv --likelihood Normal --missing --cond b", "`cond`: expected a value for each"),
         ("fit whole.csv --likelihood Normal --show-mask", "`--show-mask`: expected --missing"),
         ("fit whole.csv --likelihood Multinomial --missing", "expected values in the support"),
@@ -166,13 +169,13 @@ def test_pictures_leave_out_what_is_missing() -> None:
         ("compare run run2 --out a.png", "`--out`: expected held-out data of which nothing"),
     ],
 )
-def test_what_cannot_be_done_is_told_in_one_line(
+def test_what_cannot_be_done_is_reported_in_one_line(
     argv: str, words: str, fitted: Path, fails: Fails
 ) -> None:
     write("whole.csv", np.nan_to_num(table()))
     write("counts.csv", np.where(np.isnan(rows := table()), rows, np.abs(rows).round()))
-    told = argv.replace("run2", str(fitted.parent / "run2")).replace(" run", f" {fitted}")
-    assert words in fails(*told.split())
+    arguments = argv.replace("run2", str(fitted.parent / "run2")).replace(" run", f" {fitted}")
+    assert words in fails(*arguments.split())
 
 
 @pytest.fixture(scope="module")
@@ -181,8 +184,8 @@ def fitted(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("fitted")
     write(path := str(folder / "t.csv"), table())
     for name in ("run", "run2"):
-        told = ["--missing", *NORMAL, "--json", "--out", str(folder / name)]
-        assert main(["fit", path, *told]) == 0
+        arguments = ["--missing", *NORMAL, "--json", "--out", str(folder / name)]
+        assert main(["fit", path, *arguments]) == 0
     return folder / "run"
 
 

@@ -29,32 +29,32 @@ def elsewhere(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     np.save("values.npy", values)
 
 
-def test_a_selection_is_written_and_told(capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_selection_is_written_and_printed(capsys: pytest.CaptureFixture[str]) -> None:
     argv = ["select", "values.npy", "--likelihood", "Normal", "--decoder.hidden", "[4],[8,8]"]
     argv += ["--seeds", "2"]
     assert main([*argv, *_QUICK.split(), "--json"]) == 0
-    told = json.loads(capsys.readouterr().out)
-    assert told["out"] == "runs/values-select"
+    result = json.loads(capsys.readouterr().out)
+    assert result["out"] == "runs/values-select"
     written = read_json(Path("runs/values-select/selection.json"))
-    assert {"out": told.pop("out")} | written == {"out": "runs/values-select"} | told
+    assert {"out": result.pop("out")} | written == {"out": "runs/values-select"} | result
     assert Path("runs/values-select/selection.png").read_bytes().startswith(b"\x89PNG")
-    assert [each["arguments"] for each in told["candidates"]] == [
+    assert [each["arguments"] for each in result["candidates"]] == [
         {"decoder.hidden": [4]},
         {"decoder.hidden": [8, 8]},
     ]
-    assert (told["folds"], told["seeds"], told["size"]) == (2, 2, 54), "a tenth is for tests"
-    assert len(told["candidates"][0]["seed_means"]) == 2
+    assert (result["folds"], result["seeds"], result["size"]) == (2, 2, 54), "a tenth is for tests"
+    assert len(result["candidates"][0]["seed_means"]) == 2
 
     assert main([*argv, *_QUICK.split(), "--seeds=1"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for words in (
-        "54 data of values.npy in 2 folds",
+        "54 observations of values.npy in 2 folds",
         "± folds",
         "runs/values-select-2/selection.png",
     ):
-        assert words in said
-    assert "pyro-vae fit values.npy --likelihood Normal --decoder.hidden '[" in said
-    again = said[said.index("pyro-vae fit") :]
+        assert words in printed
+    assert "pyro-vae fit values.npy --likelihood Normal --decoder.hidden '[" in printed
+    again = printed[printed.index("pyro-vae fit") :]
     assert "--seeds" not in again
     assert "--folds" not in again
     assert "--epochs 1" in again
@@ -93,7 +93,7 @@ def test_any_argument_can_be_chosen(asked: Callable[[str], list[tuple[pv.VAE, An
     assert [vae.likelihood.spec()["args"]["scale"] for vae, _ in models] == ["shared", 0.5]
 
 
-def test_a_setting_may_be_a_law(asked: Callable[[str], list[tuple[pv.VAE, Any]]]) -> None:
+def test_a_setting_may_be_a_likelihood(asked: Callable[[str], list[tuple[pv.VAE, Any]]]) -> None:
     models = asked("--decoder MLP --prior Normal --objective ELBO --encoder MLP,MLP --lr 1,2")
     assert len(models) == 2, "what is the same is tried once"
 
@@ -101,7 +101,7 @@ def test_a_setting_may_be_a_law(asked: Callable[[str], list[tuple[pv.VAE, Any]]]
 def test_what_goes_with_each_datum_stays_with_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """In each fold, fitted or held out. Fails when companions are of other rows."""
+    """In each fold, fitted or held out. Fails when covariates are of other rows."""
     rng = np.random.default_rng(0)
     lines = ["id,kind,size,x"]
     for i in range(60):
@@ -110,7 +110,7 @@ def test_what_goes_with_each_datum_stays_with_it(
     unit = pv.data.load("t.csv", cond="kind", size_factor="size", missing=True).size_unit
     seen: list[int] = []
 
-    def told(x: torch.Tensor, cond: torch.Tensor, mask: torch.Tensor, covariates: Any) -> None:
+    def record(x: torch.Tensor, cond: torch.Tensor, mask: torch.Tensor, covariates: Any) -> None:
         ids = x[:, 0].round().long()
         torch.testing.assert_close(cond[:, 1], (ids % 2).float())
         torch.testing.assert_close(covariates["size_factor"] * unit, ids + 1.0)
@@ -119,12 +119,12 @@ def test_what_goes_with_each_datum_stays_with_it(
         seen.extend(ids.tolist())
 
     def evaluate(vae: pv.VAE, x: torch.Tensor, **options: Any) -> Any:
-        told(x, **{name: options[name] for name in ("cond", "mask", "covariates")})
+        record(x, **{name: options[name] for name in ("cond", "mask", "covariates")})
         return pv.evaluate(vae, x, **options)
 
     def fit(vae: pv.VAE, data: pv.data.Dataset, **options: Any) -> pv.Run:
         for split in ("train", "validation"):
-            told(data.split(split), **data.given(split))  # type: ignore[arg-type]
+            record(data.split(split), **data.given(split))  # type: ignore[arg-type]
         return pv.fit(vae, data, **options)
 
     monkeypatch.setattr(selection, "evaluate", evaluate)
@@ -135,7 +135,7 @@ def test_what_goes_with_each_datum_stays_with_it(
     result = json.loads(capsys.readouterr().out)
     assert result["size"] == 54
     assert {"cond", "size_factor", "mask"} <= result["base_measure"].keys()
-    assert len(seen) == 54 * 2 * 2, "for two settings, each datum is in a fit and held out"
+    assert len(seen) == 54 * 2 * 2, "for two settings, each observation is in a fit and held out"
     assert len(set(seen)) == 54
 
 
@@ -144,9 +144,9 @@ def test_a_setting_that_diverges_is_in_the_table(capsys: pytest.CaptureFixture[s
     """Fails when all is lost for it, or it is not shown."""
     argv = ["select", "values.npy", "--likelihood", "Normal", "--lr", "1e20,0.001", *_QUICK.split()]
     assert main([*argv, "--epochs", "5"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
-    assert "Failed: lr 1e+20: fold 1, epoch" in said
-    assert "Best: lr 0.001." in said
+    printed = " ".join(capsys.readouterr().out.split())
+    assert "Failed: lr 1e+20: fold 1, epoch" in printed
+    assert "Best: lr 0.001." in printed
     written = read_json(Path("runs/values-select/selection.json"))
     assert [each["arguments"] for each in written["failed"]] == [{"lr": 1e20}]
     assert Path("runs/values-select/selection.png").is_file()
@@ -185,6 +185,6 @@ def test_a_mistake_is_one_line(argv: str, words: str, fails: Fails) -> None:
 
 def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["select", "--help"]) == 0
-    said = " ".join(capsys.readouterr().out.split())
+    printed = " ".join(capsys.readouterr().out.split())
     for words in ("pyro-vae select DATA [options]", "--latent-dim 2,4,8", "--folds", "--seeds"):
-        assert words in said
+        assert words in printed

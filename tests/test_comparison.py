@@ -75,9 +75,10 @@ def test_differences_are_those_of_a_paired_test() -> None:
         assert run.difference_standard_error is not None
         ratio = run.difference / run.difference_standard_error
         assert ratio == pytest.approx(paired.statistic, rel=1e-10)
-        # Two independent Monte Carlo errors of 0.1 a datum, averaged over 200 data.
+        # Two independent Monte Carlo errors of 0.1 per observation, averaged over 200 data.
         assert run.difference_mcse == pytest.approx(math.sqrt(2 * 0.1**2 / 200), rel=1e-12)
-        # Unpaired, the error would be that of two means that vary by 15 from datum to datum.
+        # Unpaired, the error would be that of two means that vary by 15 from observation to
+        # observation.
         assert run.difference_standard_error < 0.15
         assert run.standard_error == pytest.approx(stats.sem(columns[run.name]), rel=1e-10)
 
@@ -119,12 +120,12 @@ def _flat(scale: float) -> pv.VAE:
 def test_models_are_ranked_by_the_truth() -> None:
     """Fails when the difference is of the ELBO, which the guide's KL lowers."""
     x = torch.randn(300, 3)
-    laws = {f"{scale}": _flat(scale) for scale in (2.0, 1.0, 0.8)}
-    comparison = compare({name: pv.evaluate(vae, x) for name, vae in laws.items()})
+    models = {f"{scale}": _flat(scale) for scale in (2.0, 1.0, 0.8)}
+    comparison = compare({name: pv.evaluate(vae, x) for name, vae in models.items()})
     assert comparison.runs[0].name == "1.0"
     exact = {
         name: torch.distributions.Normal(0, float(name)).log_prob(x.double()).sum(1).numpy()
-        for name in laws
+        for name in models
     }
     for run in comparison.runs[1:]:
         difference = exact[run.name] - exact["1.0"]
@@ -253,7 +254,8 @@ def test_real_scores_of_other_data_are_refused() -> None:
         (
             {"a": _scores(np.zeros(3)), "b": _scores(np.array([0.0, -np.inf, 1.0]))},
             {},
-            "`scores['b']`: expected a finite log p(x) of every datum, got '1 of 3 that are not'",
+            "`scores['b']`: expected a finite log p(x) of every observation, "
+            "got '1 of 3 that are not'",
         ),
     ],
 )

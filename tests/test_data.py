@@ -1,4 +1,4 @@
-"""The data room: what is served, what a score on it is a density of, what is refused."""
+"""Data sets: what is served, what a score on it is a density of, what is refused."""
 
 from __future__ import annotations
 
@@ -15,13 +15,13 @@ import torch
 from torch.distributions import constraints
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae import data as room
+from pyro_vae import data as package
 from pyro_vae.data import Dataset, base_measure_of, inspect, load
 
 
 @pytest.fixture
 def grey() -> torch.Tensor:
-    """Forty data of three grey values; the first value tells them apart."""
+    """Forty observations of three grey values; the first value numbers them."""
     x = torch.rand(40, 3)
     x[:, 0] = torch.arange(40) / 40
     return x
@@ -55,11 +55,11 @@ def test_a_split_handed_on_alone_knows_its_base_measure() -> None:
 def test_the_base_measure_outlives_the_data_set_but_not_the_tensor() -> None:
     test = load(torch.rand(20, 2)).test
     gc.collect()
-    known = len(room.dataset._descriptions)
+    known = len(package.dataset._descriptions)
     assert base_measure_of(test) is not None
     del test
     gc.collect()
-    assert len(room.dataset._descriptions) == known - 1
+    assert len(package.dataset._descriptions) == known - 1
 
 
 def test_the_fingerprint_sees_values_shape_and_changes() -> None:
@@ -262,8 +262,8 @@ _X = np.ones((10, 2))
         (np.full((10, 2), "a", dtype=object), {}, "`data`: expected real, .*object"),
         (torch.ones(10, 2).to_sparse(), {}, "`data`: expected real"),
         (np.ones(10), {}, r"`data`: expected at least two dimensions.*shape \(10,\)"),
-        (np.ones((0, 2)), {}, r"`data`: expected at least one datum.*shape \(0, 2\)"),
-        (np.ones((2, 0)), {}, "`data`: expected at least one datum with at least one entry"),
+        (np.ones((0, 2)), {}, r"`data`: expected at least one observation.*shape \(0, 2\)"),
+        (np.ones((2, 0)), {}, "`data`: expected at least one observation with at least one entry"),
         (np.ones((2, 2)), {}, "`data`: expected enough data to leave some for training"),
         (_X * 255, {"binarize": "threshold"}, r"`data`: .*\[0, 1\].*255"),
         (_X, {"binarize": "stochastc"}, "`binarize`: .*did you mean 'stochastic'"),
@@ -291,7 +291,7 @@ def test_bad_input_is_one_line(x: Any, options: dict[str, Any], message: str) ->
         ("1,2\n\n3,\n", r"a number in row 3, column 2, got ''; `missing` \(--missing\) takes"),
         ("1,x\n3,4\n", r"a number in row 1, column 2"),
         ("1,2\n3,4,5\n", "2 cells in row 2, got 3"),
-        ("a,b\n", r"at least one datum"),
+        ("a,b\n", r"at least one observation"),
         ("1,2\n3,nan\n", r"a number in row 2, column 2, got 'nan'; `missing`"),
         ("1,2\n3,inf\n", r"a finite float32 value at index \(1, 1\), got inf"),
     ],
@@ -365,7 +365,7 @@ def test_a_dataset_is_frozen() -> None:
 
 
 def test_a_report_finds_what_may_surprise() -> None:
-    """Fails when a row in both splits is not counted, or -0 and 0 are told apart."""
+    """Fails when a row in both splits is not counted, or -0 and 0 are distinct."""
     x = torch.randn(20, 4)
     x[:, 2] = 5.0
     x[3] = x[7]
@@ -387,9 +387,9 @@ def test_a_report_finds_what_may_surprise() -> None:
     assert found.in_train == {"validation": 0, "test": 2}
     assert found.classes == {"train": {0: 10, 1: 10}}
     assert found.ranges["train"] == (x.min(), x.mean(), x.max())
-    told = str(found)
-    assert "1 features are constant in training: [2]" in told
-    assert "2 test data are training data too" in told
+    text = str(found)
+    assert "1 features are constant in training: [2]" in text
+    assert "2 test observations are training data too" in text
     json.dumps(found.summary())
 
 
@@ -418,6 +418,6 @@ def test_a_condition_of_too_many_values_is_refused(word: str, tmp_path: Path) ->
         return str(tmp_path / "x.csv")
 
     assert load(write(1000), cond="id").cond["train"].shape[1] == 1000
-    says = "^`cond`: expected at most 1000 different integers or words in id, got 1001$"
-    with pytest.raises(ValueError, match=says):
+    message = "^`cond`: expected at most 1000 different integers or words in id, got 1001$"
+    with pytest.raises(ValueError, match=message):
         load(write(1001), cond="id")

@@ -1,4 +1,4 @@
-"""Trees of draws: labelled, of the law they should have, never the observed data themselves."""
+"""Trees of draws: labelled, of the right distribution, never the observed data themselves."""
 
 from __future__ import annotations
 
@@ -44,9 +44,9 @@ class Decoder(nn.Module):
 
 
 def model(*shape):
-    law = pv.likelihoods.Normal(shape)
-    decoder = Decoder(law.param_shape)
-    return pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), law, Encoder(), decoder)
+    likelihood = pv.likelihoods.Normal(shape)
+    decoder = Decoder(likelihood.param_shape)
+    return pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, Encoder(), decoder)
 
 
 def peak():
@@ -110,7 +110,7 @@ def test_replicates_are_not_the_observed_data() -> None:
                 assert len(np.unique(replicated)) == replicated.size
 
 
-def test_replicates_have_the_law_of_the_model() -> None:
+def test_replicates_have_the_distribution_of_the_model() -> None:
     """Moments of each group against closed forms, 5 standard errors.
 
     Fails when replicates are means of p(x|z), and when z of the prior is a tenth too narrow.
@@ -122,7 +122,7 @@ def test_replicates_have_the_law_of_the_model() -> None:
     posterior = vae.encode(x)
     mean, scale = (t.detach().double().numpy() for t in (posterior.mean, posterior.stddev))
     noise = 0.25 * np.eye(3)
-    laws = {
+    distributions = {
         ("posterior", "z"): (mean, [np.diag(s**2) for s in scale]),
         ("posterior_predictive", "x"): (
             mean @ weight.T,
@@ -131,7 +131,7 @@ def test_replicates_have_the_law_of_the_model() -> None:
         ("prior", "z"): (np.zeros((4, 2)), [np.eye(2)] * 4),
         ("prior_predictive", "x"): (np.zeros((4, 3)), [weight @ weight.T + noise] * 4),
     }
-    for (group, name), (means, covariances) in laws.items():
+    for (group, name), (means, covariances) in distributions.items():
         values = tree[group][name].values[0].astype(float)
         for i in range(4):
             variance = np.diag(covariances[i])
@@ -230,9 +230,11 @@ def test_posterior_draws_of_another_making() -> None:
     np.testing.assert_array_equal(tree["posterior"]["z"].values[0], z)
     assert tree["posterior"].attrs["draws"] == tree["log_likelihood"].attrs["draws"] == "nuts"
     with torch.no_grad():
-        law = vae.decode(z)
-    np.testing.assert_allclose(tree["log_likelihood"]["x"].values[0], law.log_prob(x), rtol=1e-5)
-    away = tree["posterior_predictive"]["x"].values[0] - law.mean.numpy()
+        distribution = vae.decode(z)
+    np.testing.assert_allclose(
+        tree["log_likelihood"]["x"].values[0], distribution.log_prob(x), rtol=1e-5
+    )
+    away = tree["posterior_predictive"]["x"].values[0] - distribution.mean.numpy()
     assert abs(away.mean()) < 5 * 0.5 / away.size**0.5
     assert set(tree["sample_stats"].data_vars) == {"log_p"}
     with pytest.raises(ValueError, match=r"^`posterior`: expected z of shape \(3, 5, 2\)"):
@@ -240,7 +242,7 @@ def test_posterior_draws_of_another_making() -> None:
 
 
 def test_chains_and_diagnostics_are_in_the_tree(tmp_path: Path) -> None:
-    """Chains are a dimension, by blocks that straddle them too, and diagnostics are by datum."""
+    """Chains are a dimension, by blocks that straddle them too, and diagnostics have no draws."""
     vae = _linear()
     x, z = vae.sample(5), torch.randn(12, 5, 2)
     kinds = {"r_hat": np.arange(5.0), "ess": np.ones(5), "divergences": np.arange(5)}
@@ -307,7 +309,7 @@ def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
         ({"out": "a.zip"}, "`out`: expected a new file NAME.nc in an existing folder"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_reported_in_one_line(options: dict[str, Any], message: str) -> None:
     vae = _linear()
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         to_datatree(vae, torch.zeros(5, 3), **options)

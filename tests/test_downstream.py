@@ -17,7 +17,7 @@ from pyro_vae.evaluation.downstream import _auroc
 
 
 def test_the_area_and_its_error() -> None:
-    """Two normal laws a distance apart, for which the area is known.
+    """Two normal distributions a distance apart, for which the area is known.
 
     Fails when the error is 1.3 times too small, or inliers and outliers change places.
     """
@@ -38,7 +38,7 @@ def test_ties_are_half_a_win() -> None:
     assert _auroc(np.array([0.0, 1.0]), np.array([2.0, 3.0])) == (1.0, 0.0)
 
 
-def test_data_of_the_same_law_are_not_told_apart() -> None:
+def test_data_of_the_same_distribution_are_not_separated() -> None:
     """Fails when the reference is what the outliers are compared with."""
     model = LinearGaussian(dim=6, latent=2, noise=1.0)
     draws = [model.vae.sample(n) for n in (300, 200, 500)]
@@ -83,7 +83,7 @@ def _transparent() -> pv.VAE:
     )
 
 
-def test_separable_latents_are_told_apart() -> None:
+def test_separable_latents_are_classified() -> None:
     """Fails when the labels are those of other data."""
     x = torch.randn(60, 2)
     labels = (x[:, 0] > 0).long()
@@ -105,7 +105,7 @@ def test_a_ring_is_for_neighbours_and_not_for_a_line() -> None:
     assert found.accuracy["linear"] < 0.65
 
 
-def test_random_labels_are_not_told() -> None:
+def test_random_labels_are_not_predicted() -> None:
     """Accuracy on held-out data alone. Fails when a classifier is asked what it was fitted to."""
     generator = torch.Generator().manual_seed(1)
     x, labels = torch.randn(1000, 2), torch.randint(4, (1000,), generator=generator)
@@ -146,7 +146,7 @@ def test_one_hot_latents_and_images() -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        ({"labels": None}, "`labels`: expected 6 integers, one for each datum, got None"),
+        ({"labels": None}, "`labels`: expected 6 integers, one for each observation, got None"),
         ({"labels": [0, 1]}, "`labels`: expected 6 integers"),
         ({"labels": np.ones(6)}, "`labels`: expected 6 integers"),
         ({"labels": np.ones(6, int)}, "`labels`: expected at least two different ones"),

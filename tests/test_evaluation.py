@@ -115,7 +115,7 @@ def test_elbo_and_its_halves(factor: float) -> None:
 
 
 class _StudentT(pv.guides.Guide):
-    """A law whose divergence from the normal one has no closed form in PyTorch."""
+    """A distribution whose divergence from the normal one has no closed form in PyTorch."""
 
     support = torch.distributions.constraints.real_vector
 
@@ -154,7 +154,7 @@ def test_k_hat_is_that_of_arviz(num_samples: int) -> None:
     got = k_hat(log_weights.topk(tail_length(num_samples) + 1, dim=0).values)
     _, expected = array_stats.psislw(-log_weights.numpy(), r_eff=1.0, axis=0)
     np.testing.assert_allclose(got.numpy(), expected, atol=1e-3)
-    # A Pareto law of shape k has exponential log weights of mean k.
+    # A Pareto distribution of shape k has exponential log weights of mean k.
     assert abs(got[8] - 1.0) < 4 * 2 / math.sqrt(tail_length(num_samples) + 10)
 
 
@@ -193,7 +193,7 @@ def test_k_hat_at_its_limits() -> None:
 def test_the_closed_forms_agree_with_each_other(
     columns: Literal["orthogonal", "correlated"],
 ) -> None:
-    """log p(x) is the joint less the posterior, at any z; the gaps are those of two laws."""
+    """log p(x) is the joint less the posterior, at any z; the gaps are those of two normals."""
     model = LinearGaussian(12, 4, columns, factor=1.3, bias=1.0, dtype=torch.float64)
     vae = model.vae
     x = vae.sample(5)
@@ -412,7 +412,7 @@ def test_base_measure_of_data_from_elsewhere() -> None:
         ("`max_memory`: expected at least [0-9,]+ bytes for this, got 1000", {"max_memory": 1000}),
     ],
 )
-def test_wrong_input_is_told_in_one_line(message: str, arguments: dict[str, Any]) -> None:
+def test_wrong_input_is_reported_in_one_line(message: str, arguments: dict[str, Any]) -> None:
     with pytest.raises(ValueError, match=f"^{message}") as error:
         pv.evaluate(**{"vae": _bernoulli(), "x": torch.ones(2, 4)} | arguments)
     assert "\n" not in str(error.value)

@@ -213,8 +213,8 @@ def test_a_given_log_marginal_brings_its_error() -> None:
 def test_the_summary_is_of_the_means() -> None:
     """Fails when the standard error over data is that of Monte Carlo."""
     model = LinearGaussian(dim=6, latent=2, factor=1.5)
-    heard: list[float] = []
-    found = gaps(model.vae, model.vae.sample(9), num_steps=4, progress=heard.append)
+    reported: list[float] = []
+    found = gaps(model.vae, model.vae.sample(9), num_steps=4, progress=reported.append)
     summary = found.summary()
     for name in ("log_marginal", "elbo", "amortisation"):
         values, errors = getattr(found, name), found.mcse[name]
@@ -222,7 +222,7 @@ def test_the_summary_is_of_the_means() -> None:
         assert summary[f"{name}_mcse"] == pytest.approx(np.sqrt((errors**2).sum()) / 9)
         assert summary[f"{name}_standard_error"] == pytest.approx(values.std(ddof=1) / 3)
     assert summary["base_measure"]["dim"] == 6
-    assert heard[-1] == 1
+    assert reported[-1] == 1
     assert f"{summary['amortisation']:.4g}" in repr(found)
     one = gaps(model.vae, model.vae.sample(1), num_steps=2, num_samples=2).summary()
     assert one["elbo_standard_error"] is None
@@ -230,7 +230,7 @@ def test_the_summary_is_of_the_means() -> None:
 
 
 class _Stepwise(pv.guides.Guide):
-    """A law on the real numbers whose draws have no gradient."""
+    """A distribution on the real numbers whose draws have no gradient."""
 
     support = torch.distributions.constraints.real_vector
 

@@ -205,8 +205,8 @@ _GROWTH = """
 import resource, torch, pyro_vae as pv
 torch.set_num_threads(1)
 mlp = pv.networks.MLP
-laws = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((5_000,))
-vae = pv.VAE(*laws, mlp((16,)), mlp((16,)))
+parts = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((5_000,))
+vae = pv.VAE(*parts, mlp((16,)), mlp((16,)))
 x = vae.sample(4)
 peaks = []
 for num_samples in (2, {num_samples}):

@@ -24,7 +24,7 @@ def _linear() -> LinearGaussian:
 
 
 def _hidden(x: Tensor, share: float = 0.4) -> tuple[Tensor, Tensor]:
-    """Data with NaN where a mask, drawn at random, hides them; one datum lacks everything."""
+    """Data with NaN where a mask, drawn at random, hides them; one observation lacks everything."""
     mask = torch.rand(x.shape) > share
     mask[0] = False
     return torch.where(mask, x, torch.nan), mask
@@ -44,11 +44,11 @@ def test_what_is_hidden_does_not_matter(case: Case) -> None:
     ).double()
     params = torch.randn(1, *likelihood.param_shape).double().expand(30, -1)
     named = some_covariates(likelihood, 30)
-    law = likelihood(params, **named)
-    x = law.sample()
+    distribution = likelihood(params, **named)
+    x = distribution.sample()
     nan, mask = _hidden(x)
     given = {"mask": mask, "covariates": named}
-    if by_entry(law, len(likelihood.event_shape)) is None:
+    if by_entry(distribution, len(likelihood.event_shape)) is None:
         with pytest.raises(ValueError, match=r"^`mask`: .*independent given z"):
             vae.accepts(Rows(nan, given))
         return
@@ -99,17 +99,17 @@ def test_scores_are_of_what_is_observed() -> None:
     """Within 4 standard errors of the exact marginal; fails when hidden entries count too."""
     torch.manual_seed(0)
     linear = _linear()
-    vae, law = linear.vae, linear.marginal
-    x, mask = _hidden(law.sample((30,)))
+    vae, marginal = linear.vae, linear.marginal
+    x, mask = _hidden(marginal.sample((30,)))
     scores = pv.evaluate(vae, x, mask=mask, num_samples=20_000, proposal="defensive")
     exact = torch.stack(
         [
             torch.distributions.MultivariateNormal(
-                law.loc[m], law.covariance_matrix[m][:, m]
-            ).log_prob(datum[m])
+                marginal.loc[m], marginal.covariance_matrix[m][:, m]
+            ).log_prob(observation[m])
             if m.any()
             else torch.zeros(()).double()
-            for datum, m in zip(x, mask, strict=True)
+            for observation, m in zip(x, mask, strict=True)
         ]
     )
     error = torch.from_numpy(scores.mcse) + 1e-4
@@ -119,18 +119,18 @@ def test_scores_are_of_what_is_observed() -> None:
     assert (plain - exact).abs().max() < 0.1
 
 
-def test_imputations_are_the_conditional_law() -> None:
-    """Means within 4 standard errors, of the law itself; fails when z is drawn from the guide."""
+def test_imputations_are_the_conditional_distribution() -> None:
+    """Means within 4 standard errors, of the exact one; fails when z is drawn from the guide."""
     torch.manual_seed(0)
     linear = _linear()
-    vae, law = linear.vae, linear.marginal
-    x, mask = _hidden(law.sample((1,)).expand(2, -1).clone(), 0.5)
+    vae, marginal = linear.vae, linear.marginal
+    x, mask = _hidden(marginal.sample((1,)).expand(2, -1).clone(), 0.5)
     mask[1] = torch.tensor([True, True, False, True, False])
-    x = torch.where(mask, law.loc + 1.0, torch.nan)
+    x = torch.where(mask, marginal.loc + 1.0, torch.nan)
     seen, lost = mask[1], ~mask[1]
-    covariance = law.covariance_matrix
+    covariance = marginal.covariance_matrix
     gain = covariance[lost][:, seen] @ covariance[seen][:, seen].inverse()
-    mean = law.loc[lost] + gain @ (x[1, seen] - law.loc[seen])
+    mean = marginal.loc[lost] + gain @ (x[1, seen] - marginal.loc[seen])
     left = covariance[lost][:, lost] - gain @ covariance[seen][:, lost]
     many = 4000
     draws = vae.impute(x, mask, num_samples=20_000, num_imputations=many)[:, 1, lost]
@@ -139,11 +139,11 @@ def test_imputations_are_the_conditional_law() -> None:
     torch.testing.assert_close(draws.T.cov(), left, rtol=0.15, atol=0.05)
     single = vae.impute(x, mask, num_samples=20_000)
     assert ((single[1, lost] - mean) / error).abs().max() < 4
-    assert ((single[0] - law.loc) / (covariance.diagonal() / many).sqrt()).abs().max() < 6
+    assert ((single[0] - marginal.loc) / (covariance.diagonal() / many).sqrt()).abs().max() < 6
 
 
 def test_the_encoder_can_see_the_mask() -> None:
-    """A constant datum at its mean: only the mask tells the hidden from the observed."""
+    """A constant observation at its mean: only the mask separates the hidden from the observed."""
     for shape, encoder in (((4,), networks.MLP((8,))), ((2, 5, 5), networks.ConvEncoder((2,)))):
         for shown in (True, False):
             likelihood = likelihoods.Normal(shape)
@@ -167,11 +167,11 @@ def test_hot_deck_gives_values_of_the_same_entry() -> None:
     assert (filled[:, 1] == 9.0).all()
 
 
-def test_wrong_masks_are_told_in_one_line() -> None:
+def test_wrong_masks_are_reported_in_one_line() -> None:
     vae = _linear().vae
     x = torch.zeros(3, 5).double()
     hidden = torch.where(torch.eye(5)[:3] > 0, torch.nan, x)
-    for says, call in (
+    for message, call in (
         (r"`mask`: expected a boolean tensor of shape \(3, 5\)", lambda: vae.impute(x, x)),
         (r"`mask`: expected a boolean tensor", lambda: vae.log_prob(x, 1, mask=x[:2] == 0)),
         (r"`mask`: expected which entries are observed", lambda: vae.impute(x, None)),
@@ -179,6 +179,6 @@ def test_wrong_masks_are_told_in_one_line() -> None:
         (r"`num_imputations`", lambda: vae.impute(x, x == 0, num_imputations=0)),
         (r"`x`: expected values in the support", lambda: pv.evaluate(vae, hidden)),
     ):
-        with pytest.raises(ValueError, match=says) as error:
+        with pytest.raises(ValueError, match=message) as error:
             call()
         assert "\n" not in str(error.value)

@@ -189,7 +189,7 @@ def test_a_page_is_the_same_again_and_leaves_the_model_alone() -> None:
 
 
 class _Sum(nn.Module):
-    """A decoder whose outputs say where it stands: the weighted sum of z."""
+    """A decoder whose outputs show where it stands: the weighted sum of z."""
 
     def __init__(self, weights: torch.Tensor) -> None:
         super().__init__()
@@ -277,7 +277,7 @@ def test_the_verb_writes_one_page(
         (["run", "--seed=-1"], "--seed"),
     ):
         assert main(["report", *argv]) == 2
-        said = capsys.readouterr()
-        assert words in said.err
-        assert said.err.count("\n") == 1
+        printed = capsys.readouterr()
+        assert words in printed.err
+        assert printed.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before

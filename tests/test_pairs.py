@@ -91,8 +91,8 @@ def _check_a_step(
             torch.testing.assert_close(after[name], first[1][name])
     assert vae.log_prob(x, num_samples=5, covariates=named).isfinite().all()
     three = of_rows(named, slice(3))
-    rebuilt = vae.reconstruct(x[:3], covariates=three)
-    assert vae.sample(3, covariates=three).shape == rebuilt.shape == (3, *vae.event_shape)
+    reconstructed = vae.reconstruct(x[:3], covariates=three)
+    assert vae.sample(3, covariates=three).shape == reconstructed.shape == (3, *vae.event_shape)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -48,7 +48,7 @@ def test_importance_draws_are_of_the_posterior() -> None:
     """Within four standard errors, where the guide's own draws are ten and more away.
 
     Fails when the prior is left out of the weights, or draws are taken in proportion to the root of
-    the weights, or to those of the datum before.
+    the weights, or to those of the observation before.
     """
     model = _wrong_guide()
     x = model.vae.sample(12)
@@ -195,11 +195,11 @@ def test_draws_are_repeatable_and_the_model_stays(method: Method) -> None:
     assert not torch.equal(posterior_draws(vae, x, method=method, seed=4, **options).z, first.z)
     assert method == "guide" or fractions.count(1.0) == 3
     assert first.summary()["num_draws"] == 4
-    assert f"{method}, 4 draws for each of 2 data" in repr(first)
+    assert f"{method}, 4 draws for each of 2 observations" in repr(first)
 
 
 @pytest.mark.parametrize(
-    ("options", "said"),
+    ("options", "message"),
     [
         ({"method": "nutts"}, "(did you mean 'nuts'?)"),
         ({"num_draws": 0}, "`num_draws`: expected a positive integer, got 0"),
@@ -211,8 +211,8 @@ def test_draws_are_repeatable_and_the_model_stays(method: Method) -> None:
         ({"vae": nn.Linear(2, 2)}, "`vae`: expected a VAE"),
     ],
 )
-def test_wrong_arguments_are_told_in_one_line(options: dict[str, Any], said: str) -> None:
+def test_wrong_arguments_are_reported_in_one_line(options: dict[str, Any], message: str) -> None:
     options = {"vae": _bernoulli(), "x": torch.ones(3, 4)} | options
-    with pytest.raises(ValueError, match=re.escape(said)) as caught:
+    with pytest.raises(ValueError, match=re.escape(message)) as caught:
         posterior_draws(options.pop("vae"), options.pop("x"), **options)
     assert "\n" not in str(caught.value)

@@ -1,4 +1,4 @@
-"""Any Pyro pair as a tree: draws of the guide's law, densities and replicates of the model's."""
+"""Any Pyro pair as a tree: draws of the guide, densities and replicates of the model."""
 
 from __future__ import annotations
 
@@ -72,8 +72,10 @@ def test_regression_with_an_autoguide() -> None:
     standard = ((replicated - mean) / noise).ravel()
     assert abs(standard.mean()) < 5 / standard.size**0.5
     assert abs(standard.std() - 1) < 5 / (2 * standard.size) ** 0.5
-    law = torch.distributions.Normal(torch.as_tensor(mean), torch.as_tensor(noise))
-    np.testing.assert_allclose(tree["log_likelihood"]["y"], law.log_prob(y), rtol=1e-4, atol=1e-4)
+    distribution = torch.distributions.Normal(torch.as_tensor(mean), torch.as_tensor(noise))
+    np.testing.assert_allclose(
+        tree["log_likelihood"]["y"], distribution.log_prob(y), rtol=1e-4, atol=1e-4
+    )
 
     stats = tree["sample_stats"]
     assert stats["log_p"].dims == stats["log_q"].dims == ("chain", "draw")
@@ -164,7 +166,7 @@ def test_two_observed_sites_and_a_guide_by_hand() -> None:
 
 
 def test_what_a_mask_hides_has_no_likelihood() -> None:
-    """Fails when the density is taken before the mask: a placeholder then weighs like a datum."""
+    """Fails when the density is taken before the mask: a placeholder then has a density."""
     y, mask = torch.tensor([0.0, 1.0, 50.0]), torch.tensor([True, True, False])
 
     def model() -> None:
@@ -218,7 +220,7 @@ def _subsampled(x: Tensor, y: Tensor) -> None:
         ({"constant_data": {"x": {}}}, "`constant_data`: expected numbers or strings for x"),
     ],
 )
-def test_wrong_options_are_told_in_one_line(options: dict[str, Any], message: str) -> None:
+def test_wrong_options_are_reported_in_one_line(options: dict[str, Any], message: str) -> None:
     given: dict[str, Any] = {"model": _regression, "guide": AutoDelta(_regression), "num_draws": 1}
     with pytest.raises(ValueError, match=f"^{message}") as caught:
         from_pyro_svi(args=_regression_data(5), **given | options)

@@ -45,7 +45,7 @@ def _errors(found: RateDistortion, name: str, exact: float) -> float:
 
 @pytest.mark.parametrize("factor", [1.0, 1.5])
 def test_the_closed_forms(factor: float) -> None:
-    """The information in the law behind the data lies between the two, and both are near it.
+    """The information in the distribution of the data lies between the two, both near it.
 
     Fails when the prior stands in the place of q(z), or log N is left out.
     """
@@ -101,7 +101,7 @@ def test_the_information_is_capped_by_the_number_of_data() -> None:
 
 
 def test_a_guide_that_ignores_x_carries_nothing() -> None:
-    """Fails when a datum is left among the others."""
+    """Fails when an observation is left among the others."""
     model = LinearGaussian(dim=5, latent=2)
     with torch.no_grad():
         model.vae.encoder.weight.zero_()
@@ -151,12 +151,12 @@ def test_one_hot_latents_by_an_exact_sum(monkeypatch: pytest.MonkeyPatch) -> Non
 def test_the_model_and_the_random_state_stay() -> None:
     vae = _categorical().double()
     vae.train()
-    x, heard = vae.sample(6), list[float]()
+    x, reported = vae.sample(6), list[float]()
     state = torch.get_rng_state()
-    first = rate_distortion(vae, x, seed=1, progress=heard.append)
+    first = rate_distortion(vae, x, seed=1, progress=reported.append)
     assert torch.equal(state, torch.get_rng_state())
     assert vae.training
-    assert heard[-1] == 1
+    assert reported[-1] == 1
     again = rate_distortion(vae, x, seed=1)
     np.testing.assert_array_equal(first.marginal_kl, again.marginal_kl)
     assert not np.array_equal(first.marginal_kl, rate_distortion(vae, x, seed=2).marginal_kl)

@@ -14,7 +14,7 @@ from scipy import stats
 from torch import Tensor, nn
 
 import pyro_vae as pv
-from pyro_vae import selection as room
+from pyro_vae import selection as module
 from pyro_vae.selection import Candidate, Selection, combinations, fold_error, select
 
 
@@ -32,12 +32,12 @@ def fitted(monkeypatch: pytest.MonkeyPatch) -> list[dict[str, Any]]:
     """What `fit` is asked to do, which it then does not do."""
     asked: list[dict[str, Any]] = []
     monkeypatch.setattr(
-        room, "fit", lambda vae, data, **options: asked.append({"data": data, **options})
+        module, "fit", lambda vae, data, **options: asked.append({"data": data, **options})
     )
     return asked
 
 
-def test_scores_are_those_of_the_law(fitted: list[dict[str, Any]]) -> None:
+def test_scores_are_those_of_the_closed_form(fitted: list[dict[str, Any]]) -> None:
     """In the caller's order, whatever the folds. Fails when rows are put back in fold order."""
     x = torch.randn(41, 3)
     chosen = select(_flat, x, {"scale": [2.0, 1.0, 0.5]}, seeds=2, num_samples=1000, folds=4)
@@ -46,23 +46,25 @@ def test_scores_are_those_of_the_law(fitted: list[dict[str, Any]]) -> None:
     for i, scale in enumerate((2.0, 1.0, 0.5)):
         exact = torch.distributions.Normal(0.0, scale).log_prob(x.double()).sum(1).numpy()
         np.testing.assert_allclose(chosen.log_marginal[i].mean(0), exact, atol=0.15)
-        told = chosen.candidates[i]
-        assert told.arguments == {"scale": scale}
-        assert told.log_marginal == pytest.approx(chosen.log_marginal[i].mean())
-        assert told.seed_means == pytest.approx(chosen.log_marginal[i].mean(1))
-        assert told.spread == pytest.approx(np.std(told.seed_means, ddof=1))
+        candidate = chosen.candidates[i]
+        assert candidate.arguments == {"scale": scale}
+        assert candidate.log_marginal == pytest.approx(chosen.log_marginal[i].mean())
+        assert candidate.seed_means == pytest.approx(chosen.log_marginal[i].mean(1))
+        assert candidate.spread == pytest.approx(np.std(candidate.seed_means, ddof=1))
         difference = (chosen.log_marginal[i] - chosen.log_marginal[1]).mean(0)
-        assert told.difference == pytest.approx(difference.mean(), abs=1e-9)
+        assert candidate.difference == pytest.approx(difference.mean(), abs=1e-9)
         if i != 1:
             paired = stats.ttest_1samp(difference, 0.0).statistic
-            assert told.difference_standard_error is not None
-            assert told.difference / told.difference_standard_error == pytest.approx(paired)
+            assert candidate.difference_standard_error is not None
+            assert candidate.difference / candidate.difference_standard_error == pytest.approx(
+                paired
+            )
     assert chosen.best.arguments == {"scale": 1.0}
     assert [each.rank for each in chosen.candidates] == [2, 1, 3] or chosen.candidates[2].rank == 2
 
 
 def test_no_fit_sees_its_fold(fitted: list[dict[str, Any]]) -> None:
-    """Each datum is held out once, and stands in every other fit, to fit to or to stop by.
+    """Each observation is held out once, and stands in every other fit, to fit to or to stop by.
 
     Fails when the fold is not left out, and when the data set apart are lost.
     """
@@ -195,7 +197,7 @@ def test_fits_are_real_and_reproducible() -> None:
     options: dict[str, Any] = {"folds": 2, "batch_size": 12, "lr": 0.05}
     calls: list[tuple[int, int, str]] = []
     grid = {"epochs": [1, 10]}
-    chosen = select(build, x, grid, on_fit=lambda *told: calls.append(told), **options)
+    chosen = select(build, x, grid, on_fit=lambda *progress: calls.append(progress), **options)
     worse, better = chosen.candidates
     assert better.rank == 1
     assert worse.difference < -3 * worse.difference_fold_error
@@ -205,9 +207,12 @@ def test_fits_are_real_and_reproducible() -> None:
     np.testing.assert_array_equal(again.log_marginal[0], chosen.log_marginal[0])
 
 
-def _by_law(law: str) -> pv.VAE:
-    laws: dict[str, Any] = {"Poisson": pv.likelihoods.Poisson, "Normal": pv.likelihoods.Normal}
-    return pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), laws[law]((3,)))
+def _by_likelihood(likelihood: str) -> pv.VAE:
+    likelihoods: dict[str, Any] = {
+        "Poisson": pv.likelihoods.Poisson,
+        "Normal": pv.likelihoods.Normal,
+    }
+    return pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), likelihoods[likelihood]((3,)))
 
 
 @pytest.mark.parametrize(
@@ -226,15 +231,16 @@ def _by_law(law: str) -> pv.VAE:
         ({"data": [1, 2]}, "`data`: expected a Dataset or a tensor, got [1, 2]"),
         ({"build": lambda scale: scale}, "`build`: expected a function that returns a VAE, got"),
         (
-            {"build": _by_law, "grid": {"law": ["Poisson", "Normal"]}},
-            "`grid`: expected one base measure for all, got 'law Poisson' with measure counting",
+            {"build": _by_likelihood, "grid": {"likelihood": ["Poisson", "Normal"]}},
+            "`grid`: expected one base measure for all, got 'likelihood Poisson' with measure "
+            "counting",
         ),
     ],
 )
 def test_a_mistake_is_one_line(
     changed: dict[str, Any], words: str, fitted: list[dict[str, Any]]
 ) -> None:
-    """Whatever the grid holds is told before anything is fitted."""
+    """Whatever the grid holds is reported before anything is fitted."""
     given = {"build": _flat, "data": torch.ones(12, 3), "grid": {"scale": [1.0, 2.0]}} | changed
     with pytest.raises(ValueError, match="expected") as mistake:
         select(given.pop("build"), given.pop("data"), given.pop("grid"), **given)
@@ -251,7 +257,7 @@ def test_combinations_are_all_of_them() -> None:
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
-def test_a_setting_that_diverges_is_told_and_the_others_go_on(
+def test_a_setting_that_diverges_is_reported_and_the_others_go_on(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """Fails when one that is not finite takes the others with it, or is among the candidates."""
@@ -259,29 +265,31 @@ def test_a_setting_that_diverges_is_told_and_the_others_go_on(
     tried: list[float] = []
 
     def build(lr: float) -> tuple[pv.VAE, dict[str, Any]]:
-        law = pv.likelihoods.Normal((3,))
-        return pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), law), {"lr": lr}
+        likelihood = pv.likelihoods.Normal((3,))
+        return pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), likelihood), {"lr": lr}
 
     def fit(vae: pv.VAE, data: Tensor, **options: Any) -> pv.Run:
         tried.append(options["lr"])
         return pv.fit(vae, data, **options)
 
-    monkeypatch.setattr(room, "fit", fit)
+    monkeypatch.setattr(module, "fit", fit)
     known: dict[str, Any] = {"folds": 2, "num_samples": 10, "epochs": 5, "validation": 0}
-    told = select(build, x, {"lr": [1e-3, 1e20, 2e-3]}, device="cpu", **known)
-    assert [each.arguments["lr"] for each in told.candidates] == [1e-3, 2e-3]
-    assert sorted(each.rank for each in told.candidates) == [1, 2]
-    assert told.log_marginal.shape == (2, 1, 20)
-    assert np.isfinite(told.log_marginal).all()
+    chosen = select(build, x, {"lr": [1e-3, 1e20, 2e-3]}, device="cpu", **known)
+    assert [each.arguments["lr"] for each in chosen.candidates] == [1e-3, 2e-3]
+    assert sorted(each.rank for each in chosen.candidates) == [1, 2]
+    assert chosen.log_marginal.shape == (2, 1, 20)
+    assert np.isfinite(chosen.log_marginal).all()
     assert tried == [1e-3, 1e-3, 1e20, 2e-3, 2e-3], "one fold is enough"
-    (failed,) = told.failed
+    (failed,) = chosen.failed
     assert failed.label == "lr 1e+20"
     assert failed.reason.startswith("fold 1, epoch ")
-    summary = json.loads(json.dumps(told.summary(), allow_nan=False))
+    summary = json.loads(json.dumps(chosen.summary(), allow_nan=False))
     assert summary["failed"] == [{"arguments": {"lr": 1e20}, "reason": failed.reason}]
-    assert f"failed: lr 1e+20: {failed.reason}" in repr(told)
-    says = "^every setting failed: lr 1e\\+20: fold 1, epoch .*; lr 1e\\+25: fold 1, epoch [^\n]*$"
-    with pytest.raises(FloatingPointError, match=says):
+    assert f"failed: lr 1e+20: {failed.reason}" in repr(chosen)
+    message = (
+        "^every setting failed: lr 1e\\+20: fold 1, epoch .*; lr 1e\\+25: fold 1, epoch [^\n]*$"
+    )
+    with pytest.raises(FloatingPointError, match=message):
         select(build, x, {"lr": [1e20, 1e25]}, device="cpu", **known)
 
 
@@ -296,9 +304,9 @@ def test_scores_that_are_not_finite_are_a_failure(
             scores.log_marginal[0] = -math.inf
         return scores
 
-    monkeypatch.setattr(room, "evaluate", evaluate)
+    monkeypatch.setattr(module, "evaluate", evaluate)
     x = torch.randn(20, 3)
-    told = select(_flat, x, {"scale": [1.0, 2.0]}, folds=2, num_samples=10)
-    assert [each.arguments for each in told.candidates] == [{"scale": 2.0}]
-    assert told.failed[0].reason == "fold 1, held-out log p(x) is not finite"
+    chosen = select(_flat, x, {"scale": [1.0, 2.0]}, folds=2, num_samples=10)
+    assert [each.arguments for each in chosen.candidates] == [{"scale": 2.0}]
+    assert chosen.failed[0].reason == "fold 1, held-out log p(x) is not finite"
     assert len(fitted) == 3

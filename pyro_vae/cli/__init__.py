@@ -44,8 +44,8 @@ def main(argv: list[str] | None = None) -> int:
         argv: What follows ``pyro-vae`` on the command line; that of the process if None.
 
     Returns:
-        The exit code: 0, or what the command says; 2 after a mistake, told in one line on standard
-        error; 130 if interrupted, 143 if terminated.
+        The exit code: 0, or what the command returns; 2 after a mistake, reported in one line on
+        standard error; 130 if interrupted, 143 if terminated.
     """
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):

@@ -22,7 +22,7 @@ def run(argv: list[str]) -> int:
     """Checks a model and its guide and prints a verdict on either; nothing is written.
 
     Each verdict has a correction for many tests of its own: a guide that is wrong does not make it
-    harder to convict the model, nor does it count against the model.
+    harder to reject the model, nor does it count against the model.
 
     Returns:
         1 if ``--strict`` was given and a check of either failed, else 0.

@@ -37,10 +37,10 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         "compare",
         "RUN RUN ...",
-        "Ranks runs by log p(x) of the same held-out data, in nats per datum: paired differences "
-        "to the best, with their standard errors. Runs that differ in nothing but their seed are "
-        "also taken together, to show the spread over seeds. Refuses runs whose log p(x) are "
-        "densities of different things.",
+        "Ranks runs by log p(x) of the same held-out data, in nats per observation: paired "
+        "differences to the best, with their standard errors. Runs that differ in nothing but "
+        "their seed are also taken together, to show the spread over seeds. Refuses runs whose "
+        "log p(x) are densities of different things.",
     )
     parser.add_argument("runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote.")
     add_options(parser)
@@ -146,15 +146,15 @@ def _fits_of_one_model(folders: Mapping[str, Path]) -> dict[str, str]:
         config = _config(folder)
         if config is None:
             continue
-        seed = repr(config.get("seed"))  # of whatever type the file says
+        seed = repr(config.get("seed"))  # of whatever type the file has
         key = repr({k: v for k, v in sorted(config.items()) if k not in _NOT_OF_THE_MODEL})
         if seed in seeds.setdefault(key, set()):
-            continue  # the same fit once more tells nothing of seeds
+            continue  # the same fit once more shows nothing of seeds
         seeds[key].add(seed)
         groups[name] = first.setdefault(key, name)
     return groups
 
 
 def _config(folder: Path) -> dict[str, Any] | None:
-    """What a run was told; None where nothing says so."""
+    """The options of a run; None where it has no record of them."""
     return recorded_config(folder) if (folder / "config.yaml").exists() else None

@@ -28,7 +28,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option, the run or its data are not what they should be.
     """
-    parser = Parser("evaluate", "RUN", "Scores a run on held-out data, in nats per datum.")
+    parser = Parser("evaluate", "RUN", "Scores a run on held-out data, in nats per observation.")
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
     add_options(parser)
     parser.add_argument(
@@ -38,7 +38,7 @@ def run(argv: list[str]) -> None:
         help="Where z is drawn: guide, or defensive, a mixture of guide and prior.",
     )
     parser.add_argument(
-        "--smooth", action="store_true", help="Smooth the largest weights by a Pareto law."
+        "--smooth", action="store_true", help="Smooth the largest weights by a Pareto distribution."
     )
     parser.add_argument(
         "--max_memory", type=str | None, help="For the draws, such as 512MiB; little if none."
@@ -46,7 +46,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--ais", action="store_true", help="Also by annealed importance sampling: minutes."
     )
-    parser.add_argument("--num_chains", type=int, default=16, help="Chains a datum, for --ais.")
+    parser.add_argument(
+        "--num_chains", type=int, default=16, help="Chains per observation, for --ais."
+    )
     parser.add_argument("--num_temperatures", type=int, default=300, help="For --ais.")
     parser.add_argument(
         "--gaps",
@@ -101,13 +103,13 @@ def run(argv: list[str]) -> None:
 
 
 def add_options(parser: Parser) -> None:
-    """Adds what says which data to score, and how."""
+    """Adds the options of which data to score, and how."""
     parser.add_argument("--split", type=Split, default="test", help="Which data to score.")
     parser.add_argument(
         "--max_data", type=int | None, help="Score a random subset of so many, always the same."
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples for each datum."
+        "--num_samples", type=int, default=1000, help="Importance samples for each observation."
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")

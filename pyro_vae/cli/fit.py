@@ -87,13 +87,13 @@ def run(argv: list[str]) -> None:
     parts = parts_of(argv, config, DEFAULT_PARTS)
     parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
     parser.add_argument(
-        "--data_report", action="store_true", help="Say what there is in the data, then fit."
+        "--data_report", action="store_true", help="Report what there is in the data, then fit."
     )
     parser.add_argument(
         "--labelled",
         type=int | None,
-        help="Tell the model the classes of so many training data, as many of each class; it needs "
-        "one categorical latent. Their weight is --objective.label-weight.",
+        help="Give the model the classes of so many training observations, as many of each class; "
+        "it needs one categorical latent. Their weight is --objective.label-weight.",
     )
     _add_checkpoints(parser)
     # An option with an optional value would take what follows it for one.
@@ -145,7 +145,7 @@ def run(argv: list[str]) -> None:
             print(f"{out} is finished: these are its scores", file=sys.stderr)
         else:
             progress.finish(write)
-        # Told with the folder in hand: what interrupts this says that the run is written.
+        # Reported with the folder at hand: an interrupt then knows that the run is written.
         seconds = time.perf_counter() - began
         if options.json:
             result = {
@@ -185,7 +185,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples of the evaluation."
     )
-    _add_companions(parser)
+    _add_given(parser)
     if "dim" in _arguments(parts["prior"]):
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
     for role, follows in _following(parts).items():
@@ -203,8 +203,8 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     return parser
 
 
-def _add_companions(parser: Parser) -> None:
-    group = parser.add_argument_group("what goes with each datum")
+def _add_given(parser: Parser) -> None:
+    group = parser.add_argument_group("what goes with each observation")
     group.add_argument(
         "--cond",
         type=str | None,
@@ -216,7 +216,7 @@ def _add_companions(parser: Parser) -> None:
     group.add_argument(
         "--size_factor",
         type=str | None,
-        help="The column of a .csv file that is each datum's size factor, which multiplies the "
+        help="The column of a .csv file that is each observation's size factor, which multiplies "
         "mean of a likelihood of counts; divided by its own mean.",
     )
     group.add_argument(
@@ -238,7 +238,7 @@ def _add_checkpoints(parser: Parser) -> None:
         "--checkpoint_every",
         type=int | None,
         help="Steps from one checkpoint to the next; without it, one is written when the run is "
-        "told to stop (Ctrl-C, SIGTERM).",
+        "asked to stop (Ctrl-C, SIGTERM).",
     )
     group.add_argument("--keep", type=int, default=3, help="Checkpoints to keep.")
     group.add_argument(
@@ -290,8 +290,10 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
         what = f"the columns that the prior {type(made['prior']).__name__} is given"
         raise expected("--cond", what, options.cond) from None
     if bool(data.covariates) != bool(vae.likelihood.covariates):
-        law = type(vae.likelihood).__name__
-        what = f"none with {law}" if data.covariates else f"the column that {law} needs"
+        likelihood = type(vae.likelihood).__name__
+        what = (
+            f"none with {likelihood}" if data.covariates else f"the column that {likelihood} needs"
+        )
         raise expected("--size-factor", what, options.size_factor)
     return vae, objective
 

@@ -67,7 +67,7 @@ def run(argv: list[str]) -> None:
         "no whole numbers.",
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples for each datum."
+        "--num_samples", type=int, default=1000, help="Importance samples for each observation."
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
@@ -98,26 +98,26 @@ def run(argv: list[str]) -> None:
         )
         drawn[:, lacking] = filled.to(x)
     _write(outs, path, drawn, mask, where)
-    told: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
-    told |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
+    written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
+    written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
     if options.json:
-        print(json.dumps(told))
+        print(json.dumps(written))
         return
-    print(f"Filled {told['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
+    print(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
     for out in outs:
         print(f"  {out}")
 
 
-def _outs(told: str | None, suffix: str, count: int | None) -> list[Path]:
+def _outs(path: str | None, suffix: str, count: int | None) -> list[Path]:
     """The files to write, none of which is there."""
     if count is not None:
         positive_integer("--num-imputations", count)
     known = [suffix] if count is None else [suffix, ".npz"]
-    if told is None or Path(told).suffix not in known:
-        raise expected("--out", f"a file that ends in {' or '.join(known)}", told)
-    out = Path(told)
+    if path is None or Path(path).suffix not in known:
+        raise expected("--out", f"a file that ends in {' or '.join(known)}", path)
+    out = Path(path)
     if count is None or out.suffix == ".npz":
-        return [new_path(told, out)]
+        return [new_path(path, out)]
     numbered = [out.with_stem(f"{out.stem}-{i + 1}") for i in range(count)]
     return [new_path(str(each), each) for each in numbered]
 

@@ -27,8 +27,8 @@ __all__ = [
     "ROLES",
     "Parser",
     "add_part",
+    "classes",
     "guides_of",
-    "laws",
     "parse",
     "parts_of",
     "read_config",
@@ -92,7 +92,7 @@ class Parser(ArgumentParser):
 def parse(
     parser: Parser, argv: Sequence[str], config: Mapping[str, Any] | None = None
 ) -> Namespace:
-    """Returns the options: defaults, then what a config file says, then the command line.
+    """Returns the options: defaults, then a config file, then the command line.
 
     Raises:
         ValueError: If an option is unknown, missing or of the wrong type.
@@ -154,7 +154,7 @@ def read_yaml(argument: str, path: Path) -> dict[str, Any]:
 
 
 def _check_extent(argument: str, path: Path, content: object) -> None:
-    """Checks that aliases, which take no room in a file, do not make it endless when it is told."""
+    """Checks that aliases, which are short in a file, do not make it endless when expanded."""
     waiting, seen = [content], 0
     while waiting:
         value = waiting.pop()
@@ -165,10 +165,10 @@ def _check_extent(argument: str, path: Path, content: object) -> None:
         waiting += value.values() if isinstance(value, dict) else value
 
 
-def laws(role: str) -> dict[str, Any]:
-    """The classes that can play a role: those that its room exports, and no others."""
-    room, base = ROLES[role]
-    exported = {name: getattr(room, name) for name in room.__all__}
+def classes(role: str) -> dict[str, Any]:
+    """The classes that can play a role: those that its subpackage exports, and no others."""
+    package, base = ROLES[role]
+    exported = {name: getattr(package, name) for name in package.__all__}
     return {
         name: cls
         for name, cls in exported.items()
@@ -194,7 +194,7 @@ def parts_of(
         names[role] = given or kept or defaults.get(role)
     parts: dict[str, Any] = {}
     for role, name in names.items():
-        known = laws(role)
+        known = classes(role)
         if role == "guide":
             name = _guide(parts["prior"], name)
         if name not in known:
@@ -209,7 +209,7 @@ def _guide(prior: Any, name: str | None) -> str:
     Raises:
         ValueError: If the guide is on another space than the prior.
     """
-    known = laws("guide")
+    known = classes("guide")
     if _support(prior) is None:
         fitting = [prior.__name__]
     else:
@@ -223,7 +223,7 @@ def _guide(prior: Any, name: str | None) -> str:
 
 
 def _support(cls: Any) -> Constraint | None:
-    """Returns where z lives by the class alone; None for composites, whose sites say it."""
+    """Returns where z lives by the class alone; None for composites, whose sites have it."""
     return cls.support if isinstance(cls.support, Constraint) else None
 
 
@@ -233,12 +233,12 @@ def guides_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     Raises:
         ValueError: If a part is no mapping of ``class`` and options, or its class is unknown.
     """
-    known, found = laws("prior"), []
+    known, found = classes("prior"), []
     for part in parts:
         name = part.get("class") if isinstance(part, Mapping) else part
         if not isinstance(part, Mapping) or name not in known:
             raise unknown_name("--prior.parts", name, known)
-        guide = laws("guide")[chosen := _guide(known[name], None)]
+        guide = classes("guide")[chosen := _guide(known[name], None)]
         taken = inspect.signature(guide).parameters
         found.append({"class": chosen} | {k: v for k, v in part.items() if k in taken})
     return found
@@ -246,7 +246,7 @@ def guides_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
 
 def add_part(parser: Parser, role: str, cls: type, *, skip: set[str]) -> None:
     """Adds ``--role`` and the options of one class, but for some arguments."""
-    known, (_, base) = laws(role), ROLES[role]
+    known, (_, base) = classes(role), ROLES[role]
     group = parser.add_argument_group(f"{role} ({cls.__name__})", _summary(cls))
     group.add_argument(
         f"--{role}.class",
@@ -295,7 +295,7 @@ def explain(role: str, name: str) -> None:
     Raises:
         ValueError: If the name is unknown.
     """
-    known = laws(role)
+    known = classes(role)
     if name not in known:
         raise unknown_name(f"--{role}.help", name, known)
     described, *_ = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(known[name]) or "")
@@ -345,7 +345,7 @@ def _leaves(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 
 
 def _mistake(message: str, parser: Parser) -> ValueError:
-    """What jsonargparse says on several lines, as one."""
+    """A message of jsonargparse of several lines, as one."""
     if found := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
         return _unknown_option(_written(found[1]), parser)
     if found := re.match(r"the following arguments are required: ([^,]+)", message):

@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae.cli.parsing import Parser, laws, parse
+from pyro_vae.cli.parsing import Parser, classes, parse
 from pyro_vae.cli.runs import (
     as_device,
     at_condition,
@@ -46,7 +46,7 @@ def run(argv: list[str]) -> None:
         help="The file to write; RUN/report.html, or the next free one, if not given.",
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples for each datum."
+        "--num_samples", type=int, default=1000, help="Importance samples for each observation."
     )
     parser.add_argument(
         "--num_draws",
@@ -77,7 +77,7 @@ def run(argv: list[str]) -> None:
         settings = _settings(config, engine, vae)
     except (KeyError, TypeError, ValueError) as error:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
-        raise expected(str(folder / "config.yaml"), "what fit was told", reason) from None
+        raise expected(str(folder / "config.yaml"), "the options of fit", reason) from None
     split = summary["base_measure"]["split"]
     data = recorded_data(folder, split, options.data, options.data_root)
     vae, data = at_condition(folder, vae, data, options.cond)
@@ -98,8 +98,8 @@ def run(argv: list[str]) -> None:
         )
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, content.encode())
-    told = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
-    print(json.dumps(told) if options.json else f"Wrote {out}")
+    written = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
+    print(json.dumps(written) if options.json else f"Wrote {out}")
 
 
 def _settings(
@@ -109,7 +109,7 @@ def _settings(
     chosen = dict(config["objective"])
     name = chosen.pop("class")
     arguments = ", ".join(f"{key}={value}" for key, value in chosen.items())
-    bounds = laws("objective")[name](**chosen).bounds(vae.guide)
+    bounds = classes("objective")[name](**chosen).bounds(vae.guide)
     warning = "" if bounds else ", whose value is not a bound of log p(x)"
     return {
         "objective": f"objectives.{name}({arguments}){warning}",

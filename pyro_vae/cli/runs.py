@@ -48,7 +48,7 @@ __all__ = [
     "writing",
 ]
 
-# What scores.json says.
+# What scores.json holds.
 _MEANS = ("log_marginal", "elbo", "reconstruction", "kl", "mcse", "standard_error",
           "k_hat_median", "k_hat_above_threshold")  # fmt: skip
 _COUNTS = ("active_units", "num_samples")
@@ -127,8 +127,8 @@ def load_data(
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
 
-    Binary data for binary laws, integer levels for counts and grey values for real ones, unless
-    ``binarize`` says otherwise.
+    Binary data for binary likelihoods, integer levels for counts and grey values for real ones,
+    unless ``binarize`` asks otherwise.
 
     Returns:
         The data, and the options that load them again.
@@ -147,7 +147,7 @@ def load_data(
 
 
 def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
-    """Writes ``data.json``: what finds the data again, and what tells that they are the same."""
+    """Writes ``data.json``: what finds the data again, and what shows that they are the same."""
     prints: dict[str, str] = {split: fingerprint(data.split(split)) for split in SPLITS}
     for split in SPLITS:
         for name, tensor in data.rows(split).tensors().items():
@@ -177,7 +177,7 @@ def recorded_scores(folder: Path) -> dict[str, Any]:
 
 
 def recorded_config(folder: Path) -> dict[str, Any]:
-    """Reads what a run was told.
+    """Reads the options of a run.
 
     Raises:
         ValueError: If ``config.yaml`` is missing, damaged or no plain file inside the folder.
@@ -245,7 +245,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     prints = read_json(path, fingerprints=dict)["fingerprints"]
     check_kinds(path, prints, {split: str} | dict.fromkeys(prints, str))
     found_by, recorded = recorded_source(folder, source)
-    # What is not there is not fetched to where a file says.
+    # What is not there is not fetched to where a file points.
     recorded["download"] = root is not None or recorded["root"] is None
     moved = {} if root is None else {"root": root}
     data = data_room.load(found_by, **(recorded | moved))
@@ -266,38 +266,38 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     return data
 
 
-def condition(folder: Path, vae: VAE, told: str | None) -> Tensor | None:
+def condition(folder: Path, vae: VAE, text: str | None) -> Tensor | None:
     """Returns the condition, shape ``(cond_size,)``, that a user wrote: a value for each column.
 
     Raises:
         ValueError: If it is none, it is missing, or the run has no conditions.
     """
     if vae.cond_size is None:
-        if told is not None:
-            raise expected("--cond", "nothing, as the run has no conditions", told)
+        if text is not None:
+            raise expected("--cond", "nothing, as the run has no conditions", text)
         return None
     columns = recorded_columns(folder, vae.cond_size)
-    values = [] if told is None else next(csv.reader([told], skipinitialspace=True), [])
+    values = [] if text is None else next(csv.reader([text], skipinitialspace=True), [])
     if len(values) != len(columns):
         what = ", ".join(f"{each.name} ({each})" for each in columns)
-        raise expected("--cond", f"a value for {what}", told)
+        raise expected("--cond", f"a value for {what}", text)
     pairs = zip(columns, values, strict=True)
     return torch.cat([column.read(value.strip())[0] for column, value in pairs])
 
 
-def size_factor(folder: Path, vae: VAE, told: float | None) -> dict[str, Tensor]:
-    """Returns the covariates of one datum whose size factor a user wrote, each of shape ``()``.
+def size_factor(folder: Path, vae: VAE, value: float | None) -> dict[str, Tensor]:
+    """Returns the covariates of one observation with the size factor that a user wrote.
 
     Raises:
         ValueError: If it is missing, not positive, or the run has no size factors.
     """
     if not vae.likelihood.covariates:
-        if told is not None:
-            raise expected("--size-factor", "nothing, as the run has no size factors", told)
+        if value is not None:
+            raise expected("--size-factor", "nothing, as the run has no size factors", value)
         return {}
-    if told is None or not 0 < told < math.inf:
-        raise expected("--size-factor", "a positive number", told)
-    return {"size_factor": torch.tensor(told / recorded_unit(folder))}
+    if value is None or not 0 < value < math.inf:
+        raise expected("--size-factor", "a positive number", value)
+    return {"size_factor": torch.tensor(value / recorded_unit(folder))}
 
 
 def recorded_unit(folder: Path) -> float:
@@ -313,20 +313,20 @@ def recorded_unit(folder: Path) -> float:
     return unit
 
 
-def at_condition(folder: Path, vae: VAE, data: Dataset, told: str | None) -> tuple[VAE, Dataset]:
+def at_condition(folder: Path, vae: VAE, data: Dataset, text: str | None) -> tuple[VAE, Dataset]:
     """Returns a model at a condition and the data of that condition; both as they are without one.
 
     Raises:
         ValueError: If it is none, it is missing, or the run has no conditions.
     """
-    cond = condition(folder, vae, told)
+    cond = condition(folder, vae, text)
     if cond is None:
         return vae, data
     chosen = {split: torch.isclose(c, cond).all(1) for split, c in data.cond.items()}
     parts: dict[str, Any] = {split: data.split(split)[chosen[split]] for split in SPLITS}
     labels = {k: None if y is None else y[chosen[k]] for k, y in data.labels.items()}
     parts["mask"] = {k: mask[chosen[k]] for k, mask in data.mask.items()}
-    name = f"{data.name}, {', '.join(each.name for each in data.columns)} = {told}"
+    name = f"{data.name}, {', '.join(each.name for each in data.columns)} = {text}"
     return vae.at(cond), replace(data, **parts, labels=labels, name=name, cond={}, columns=())
 
 
@@ -365,7 +365,7 @@ def no_covariates(argument: str, vae: VAE) -> None:
 def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Rows, dict[str, Any]]:
     """Returns what to score, and its base measure.
 
-    The base measure says so if it is not the whole split.
+    The base measure records it if it is not the whole split.
 
     Args:
         data: The data of a run.

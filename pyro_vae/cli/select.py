@@ -46,11 +46,11 @@ def run(argv: list[str]) -> None:
     settings: dict[str, _Setting] = {}
     for given in combinations(grid) if grid else [{}]:
         config = {} if path is None else read_config(path)
-        told = _told(template, given)
-        parts = parts_of(told, config, DEFAULT_PARTS)
-        options = parse(_parser(parts), told, config)
+        argv = _argv(template, given)
+        parts = parts_of(argv, config, DEFAULT_PARTS)
+        options = parse(_parser(parts), argv, config)
         values = {flag: options[_key(flag)] for flag in given}
-        settings[json.dumps(values)] = _Setting(values, told, options, parts)
+        settings[json.dumps(values)] = _Setting(values, argv, options, parts)
     if len(settings) < 2:
         raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
     first = next(iter(settings.values())).options
@@ -99,13 +99,13 @@ def run(argv: list[str]) -> None:
     for file in sorted(out.iterdir()):
         console.print(f"  {file}", soft_wrap=True)
     chosen = settings[json.dumps(selection.chosen.arguments)]
-    again = shlex.join(["pyro-vae", "fit", *_of_a_fit(chosen.told)])
+    again = shlex.join(["pyro-vae", "fit", *_of_a_fit(chosen.argv)])
     console.print(f"The choice, fitted to the training data:\n  {again}", soft_wrap=True)
 
 
 class _Setting(NamedTuple):
     values: dict[str, Any]
-    told: list[str]
+    argv: list[str]
     options: Namespace
     parts: Mapping[str, Any]
 
@@ -171,7 +171,7 @@ def _split(value: str) -> list[str]:
     return parts
 
 
-def _told(template: Sequence[tuple[str, str | None]], chosen: Mapping[str, str]) -> list[str]:
+def _argv(template: Sequence[tuple[str, str | None]], chosen: Mapping[str, str]) -> list[str]:
     return [text if flag is None else text + chosen[flag] for text, flag in template]
 
 
@@ -180,9 +180,9 @@ def _key(flag: str) -> str:
     return f"{name}.class" if name in ROLES else name
 
 
-def _of_a_fit(told: Sequence[str]) -> list[str]:
+def _of_a_fit(argv: Sequence[str]) -> list[str]:
     """Leaves out what only this command knows."""
-    kept, tokens = [], iter(told)
+    kept, tokens = [], iter(argv)
     for token in tokens:
         flag, equals, _ = token.partition("=")
         if flag[2:] not in _OWN:

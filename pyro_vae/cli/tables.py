@@ -113,7 +113,9 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
         size: Number of data they are means of.
     """
     title = _title(summary["base_measure"], size)
-    table = Table(title=title, caption="nats per datum; ± is one standard error", min_width=60)
+    table = Table(
+        title=title, caption="nats per observation; ± is one standard error", min_width=60
+    )
     table.add_column("held-out score")
     table.add_column("mean", justify="right")
     table.add_column("± over data", justify="right")
@@ -168,7 +170,7 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
     """A table of checks of a model and of its guide, and what to swap for each that failed."""
     measure = checks.base_measure
     table = Table(
-        title=f"{checks.num_data:,} {measure['split'] or 'held-out'} data of "
+        title=f"{checks.num_data:,} {measure['split'] or 'held-out'} observations of "
         f"{measure['data'] or 'an array'} against {checks.num_draws:,} simulated data sets",
         caption="replicates: their central 95 %; verdict: after Holm's correction",
         box=box.SIMPLE_HEAD,
@@ -206,7 +208,9 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
     ]
     collapsed = checks.latent["collapsed"]
     if collapsed:
-        lines.append(Text(f"collapsed units, which no datum moves: {', '.join(collapsed)}"))
+        lines.append(
+            Text(f"collapsed units, the same for every observation: {', '.join(collapsed)}")
+        )
     notes = {row.conditioned_on: row.note for row in checks.rows if row.note}
     lines += [Text(f"{on}: not in the verdict, {why}") for on, why in notes.items()]
     if any(not row.calibrated and not row.note for row in checks.rows):
@@ -243,7 +247,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """Tables of a comparison: of its runs, and of models that were fitted more than once."""
     table = Table(
         title=_title(comparison.base_measure, comparison.size),
-        caption="nats per datum; a difference is to the best; ± is one standard error",
+        caption="nats per observation; a difference is to the best; ± is one standard error",
     )
     table.add_column("run", overflow="fold")
     columns = ("log p(x)", "difference", "± data", "± Monte Carlo", "k-hat", "too high")
@@ -262,7 +266,9 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     yield table
     if not comparison.models:
         return
-    table = Table(title="Fits that differ in their seed alone, together", caption="nats per datum")
+    table = Table(
+        title="Fits that differ in their seed alone, together", caption="nats per observation"
+    )
     table.add_column("model", overflow="fold")
     for name in ("fits", "log p(x)", "sd of fits", "difference", "± data", "± seeds"):
         table.add_column(name, justify="right")
@@ -283,9 +289,9 @@ def selection_table(selection: Selection) -> Group:
     several = selection.log_marginal.shape[1] > 1
     measure, folds = selection.base_measure, int(selection.fold.max()) + 1
     table = Table(
-        title=f"{len(selection.fold):,} data of {measure['data']} in {folds} folds, "
+        title=f"{len(selection.fold):,} observations of {measure['data']} in {folds} folds, "
         f"binarize: {measure['binarize']}",
-        caption="held-out nats per datum; ± is one standard error; size: parameters",
+        caption="held-out nats per observation; ± is one standard error; size: parameters",
     )
     table.add_column("setting", overflow="fold")
     columns = ["size", "log p(x)", "difference", "± data", "± folds"]
@@ -315,9 +321,8 @@ def _difference(row: RankedRun | RankedModel | Candidate) -> tuple[str, str]:
 
 
 def _title(measure: Mapping[str, Any], size: int) -> str:
-    title = (
-        f"{size:,} {measure['split']} data of {measure['data']}, binarize: {measure['binarize']}"
-    )
+    title = f"{size:,} {measure['split']} observations of {measure['data']}"
+    title += f", binarize: {measure['binarize']}"
     if measure["transform"] not in (None, "none"):
         title += f", {measure['transform']}"
     return title

@@ -48,7 +48,7 @@ def pairs_at_once(vae: VAE, max_memory: int | None = None) -> int:
     entries = max(vae.event_shape.numel(), vae.prior.event_shape.numel())
     needed = entries * max(parameter.element_size(), 4) * _COPIES
     if max_memory < needed:
-        raise expected("max_memory", f"at least {needed} bytes, what one datum needs", max_memory)
+        raise expected("max_memory", f"at least {needed} bytes, for one observation", max_memory)
     return min(pairs, max_memory // needed)
 
 
@@ -76,13 +76,13 @@ class Recorder:
     _arrays: dict[tuple[str, str], Any] = field(default_factory=dict)
 
     def declare(self, group: str, name: str, dtype: np.dtype[Any], *, event: bool = True) -> None:
-        """Announces a variable: an event, or else a number, for each draw and datum."""
+        """Announces a variable: an event, or else a number, for each draw and observation."""
         leading = ("chain", "draw", "data")
         dims = self.labels.dims(name, *leading) if event else leading
         self.variables[group, name] = (dims, dtype)
 
     def wants(self, group: str) -> bool:
-        """Says whether a variable of that group was announced."""
+        """Returns whether a variable of that group was announced."""
         return any(group == each for each, _ in self.variables)
 
     def add(self, group: str, variables: Mapping[str, tuple[tuple[str, ...], Any]]) -> None:
@@ -178,7 +178,7 @@ def record_posterior(
     pairs: int,
     progress: Callable[[int], None],
 ) -> None:
-    """Draws z for each datum, a replicate from each z, and the log-densities of both.
+    """Draws z for each observation, a replicate from each z, and the log-densities of both.
 
     Args:
         recorder: Where the draws go.
@@ -196,11 +196,11 @@ def record_posterior(
             count = draws.stop - draws.start
             drawn = guide.sample((count,)) if z is None else z[draws, rows]
             recorder.put("posterior", "z", draws, rows, drawn)
-            law = vae.decode(drawn)
+            decoded = vae.decode(drawn)
             if recorder.wants("posterior_predictive"):
-                recorder.put("posterior_predictive", "x", draws, rows, law.sample())
+                recorder.put("posterior_predictive", "x", draws, rows, decoded.sample())
             if recorder.wants("log_likelihood") or recorder.wants("sample_stats"):
-                log_likelihood = law.log_prob(batch).cpu().double()
+                log_likelihood = decoded.log_prob(batch).cpu().double()
                 recorder.put("log_likelihood", "x", draws, rows, log_likelihood)
                 log_prior = prior.log_prob(drawn).cpu().double()
                 recorder.put("sample_stats", "log_p", draws, rows, log_likelihood + log_prior)
@@ -212,7 +212,7 @@ def record_posterior(
 def record_prior(
     recorder: Recorder, vae: VAE, *, pairs: int, progress: Callable[[int], None]
 ) -> None:
-    """Draws z from the prior and a datum from each z.
+    """Draws z from the prior and an observation from each z.
 
     Args:
         recorder: Where the draws go.

@@ -9,7 +9,7 @@ from torch.distributions import constraints
 from pyro_vae import likelihoods, priors
 from pyro_vae.programs import VAE
 
-__all__ = ["advise", "laws"]
+__all__ = ["advise", "alternatives"]
 
 
 def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
@@ -31,60 +31,61 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
     name = statistic.removeprefix("residual ")
     if name == "spread" and vae.likelihood.support is constraints.nonnegative_integer:
         name = "dispersion"
-    law = type(vae.likelihood).__name__
+    likelihood = type(vae.likelihood).__name__
     counts = vae.likelihood.support is constraints.nonnegative_integer
     real = not vae.likelihood.support.is_discrete
-    heavy = _law(likelihoods, "StudentT", "a Student-t likelihood")
+    heavy = _named(likelihoods, "StudentT", "a Student-t likelihood")
     zero = "ZeroInflatedPoisson" if counts else "ZeroInflated"
-    inflated = _law(likelihoods, zero, "a zero-inflated likelihood")
-    mixture = laws(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
-    negative_binomial = _law(likelihoods, "NegativeBinomial", "a negative binomial likelihood")
+    inflated = _named(likelihoods, zero, "a zero-inflated likelihood")
+    mixture = alternatives(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
+    negative_binomial = _named(likelihoods, "NegativeBinomial", "a negative binomial likelihood")
     extreme = negative_binomial if counts else heavy
     scale = "a scale of its own for each entry (scale='per-dimension' or 'predicted')"
     higher = {
         "mean": "the data lie above the model here: fit longer, or a richer decoder",
-        "dispersion": f"variance exceeds what {law} lets a mean have: {negative_binomial}",
-        "spread": f"the data vary more than {law} does: {scale}, or more latent dimensions"
+        "dispersion": f"variance exceeds what {likelihood} lets a mean have: {negative_binomial}",
+        "spread": f"the data vary more than {likelihood} does: {scale}, or more latent dimensions"
         if real
-        else "the data vary more about their expectation than the model says: more latent "
-        "dimensions, or a richer decoder",
+        else "the data vary more about their expectation than the model predicts: more "
+        "latent dimensions, or a richer decoder",
         "skewness": "the data lean to one side: transform them, or a likelihood that is skewed",
-        "tails": f"tails heavier than {law}'s: {heavy}",
-        "zeros": f"more zeros than {law} gives: {inflated}",
+        "tails": f"tails heavier than {likelihood}'s: {heavy}",
+        "zeros": f"more zeros than {likelihood} gives: {inflated}",
         "marginals": "the shape of this marginal is not reproduced: another likelihood, or "
         f"{mixture} where it has several modes",
-        "extremes": f"more extreme values than {law} gives: {extreme}",
+        "extremes": f"more extreme values than {likelihood} gives: {extreme}",
         "correlation": "entries vary together more than z makes them: more latent dimensions, or "
         "a richer decoder",
         "neighbours": "entries side by side vary together more than z makes them: a convolutional "
         "or autoregressive decoder, or more latent dimensions",
-        "totals": "data differ in overall size more than the model says: more latent dimensions, "
-        f"or {mixture}",
+        "totals": "data differ in overall size more than the model predicts: more latent "
+        f"dimensions, or {mixture}",
         "distances": f"the data lie wider apart than draws: {mixture}, or more latent dimensions",
-        "classifier": "a classifier tells draws from data: look at the examples it is surest of",
+        "classifier": "a classifier distinguishes draws from data: look at the examples that it "
+        "is surest of",
         "latent marginals": f"the data are not where the prior is along this unit: {mixture}",
         "latent classes": "the data use the classes unequally: a prior with learned probabilities",
         "latent distance": f"aggregated posterior and prior differ: {mixture}",
-        "latent holes": f"the prior puts mass where no datum is encoded: {mixture}",
+        "latent holes": f"the prior puts mass where no observation is encoded: {mixture}",
     }
     lower = higher | {
         "mean": "the data lie below the model here: fit longer, or a richer decoder",
-        "dispersion": f"variance is below what {law} gives a mean: a law with less of it, such as "
-        "a binomial likelihood",
-        "spread": f"the data vary less than {law} does: {scale}"
+        "dispersion": f"variance is below what {likelihood} gives a mean: a likelihood with less "
+        "of it, such as a binomial likelihood",
+        "spread": f"the data vary less than {likelihood} does: {scale}"
         if real
-        else "the data vary less about their expectation than the model says: fit longer",
-        "tails": f"tails lighter than {law}'s: a bounded likelihood, or {mixture} where the data "
-        "have several modes",
-        "zeros": f"fewer zeros than {law} gives: a law without its excess of them",
-        "extremes": f"fewer extreme values than {law} gives: "
-        + (scale if real else "a law with less variance"),
+        else "the data vary less about their expectation than the model predicts: fit longer",
+        "tails": f"tails lighter than {likelihood}'s: a bounded likelihood, or {mixture} where "
+        "the data have several modes",
+        "zeros": f"fewer zeros than {likelihood} gives: a likelihood without its excess of them",
+        "extremes": f"fewer extreme values than {likelihood} gives: "
+        + (scale if real else "a likelihood with less variance"),
         "correlation": "the model makes entries vary together more than they do: fewer latent "
         "dimensions, or fit longer",
         "neighbours": "the model makes neighbours vary together more than they do: a decoder with "
         "more detail, or fit longer",
-        "totals": "data differ in overall size less than the model says: fit longer, or a richer "
-        "decoder",
+        "totals": "data differ in overall size less than the model predicts: fit longer, or a "
+        "richer decoder",
         "distances": "the data lie closer together than draws: "
         + (f"the likelihood adds noise that they do not have; {scale}, or " if real else "")
         + "a richer decoder",
@@ -95,11 +96,11 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
     return (higher if observed_is_higher else lower).get(name, "")
 
 
-def _law(room: ModuleType, name: str, otherwise: str) -> str:
-    package = room.__name__.rpartition(".")[2]
-    return f"{package}.{name}" if name in room.__all__ else otherwise
+def _named(package: ModuleType, name: str, otherwise: str) -> str:
+    role = package.__name__.rpartition(".")[2]
+    return f"{role}.{name}" if name in package.__all__ else otherwise
 
 
-def laws(room: ModuleType, names: dict[str, str]) -> str:
-    """Names those laws that a room of the package has, and says the others in words."""
-    return " or ".join(_law(room, name, otherwise) for name, otherwise in names.items())
+def alternatives(package: ModuleType, names: dict[str, str]) -> str:
+    """Names the classes that a subpackage has, and describes the others in words."""
+    return " or ".join(_named(package, name, otherwise) for name, otherwise in names.items())

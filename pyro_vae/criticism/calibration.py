@@ -15,7 +15,7 @@ from torch.distributions import constraints
 from pyro_vae import guides
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
-from pyro_vae.criticism.advice import laws
+from pyro_vae.criticism.advice import alternatives
 from pyro_vae.criticism.checks import Row, holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
 from pyro_vae.distributions import same_support
@@ -67,7 +67,7 @@ class Calibration:
         pit: ``(ranks + u) / (num_draws + 1)``, u uniform, shape ``(N, Q)``.
         p_values: Of the uniformity of ``pit``, shape ``(Q,)``.
         adjusted: The same after Holm's correction, shape ``(Q,)``.
-        point: Where the ECDF of ``pit`` is farthest from its law, shape ``(Q,)``.
+        point: Where the ECDF of ``pit`` is farthest from uniform, shape ``(Q,)``.
         num_draws: Draws of z for each simulation.
         draws: What drew them.
         level: Probability of any false alarm, at most.
@@ -89,12 +89,12 @@ class Calibration:
 
     @property
     def failed(self) -> np.ndarray:
-        """Which quantities convict the draws, shape ``(Q,)``."""
+        """Which quantities reject the draws, shape ``(Q,)``."""
         return self.adjusted <= self.level
 
     @property
     def num_failed(self) -> int:
-        """How many quantities convict the draws."""
+        """How many quantities reject the draws."""
         return int(self.failed.sum())
 
     @property
@@ -130,8 +130,8 @@ class Calibration:
         """A sentence on each kind of failure: what is wrong, and, once, what to swap."""
         sentences = tuple(dict.fromkeys(self._advised().values()))
         cure = f"; {self.richer}"
-        told = [sentence for sentence in sentences if sentence.endswith(cure)][:1]
-        return tuple(s if s in told else s.removesuffix(cure) for s in sentences)
+        first = [sentence for sentence in sentences if sentence.endswith(cure)][:1]
+        return tuple(s if s in first else s.removesuffix(cure) for s in sentences)
 
     def summary(self) -> dict[str, Any]:
         """Returns the verdict and what it rests on, ready for JSON."""
@@ -240,7 +240,7 @@ class Calibration:
         listed = ", ".join(names[:_NAMED])
         if len(names) > _NAMED:
             listed += f" and {len(names) - _NAMED} more"
-        subject, learn = "the law of the draws", self.richer
+        subject, learn = "the distribution of draws", self.richer
         if self.draws == "guide":
             subject, learn = "the guide", "give the encoder more capacity or training"
         other = f"ranks of {{names}} are {_UNEVEN[shape]}: look at their ECDF"
@@ -275,9 +275,9 @@ def calibrate(
     If q(z|x) is p(z|x), then z and its draws are exchangeable and the rank of f(x, z) among the
     f(x, z_l) is uniform for every f. Ranked are each latent (a one-hot variable by its class),
     log p(x|z), log p(z), their sum and log q(z|x). A guide that has collapsed, q(z|x) = p(z), has
-    uniform ranks of z; that of log p(x|z) convicts it.
+    uniform ranks of z; that of log p(x|z) rejects it.
 
-    No data are needed, and nothing is said about any but those of the model: whether it reproduces
+    No data are needed, and the answer is about those of the model alone: whether it reproduces
     yours is for the predictive checks. The model and the caller's random state stay as they were.
 
     References:
@@ -335,7 +335,7 @@ def calibrate(
             varied = varied | differs
             if progress is not None:
                 progress((first + size) / num_simulations)
-        # A quantity that is the same for every z, such as a uniform log p(z), tells nothing.
+        # A quantity that is the same for every z, such as a uniform log p(z), tests nothing.
         kept = torch.cat(ranks)[:, varied]
         uniform = torch.rand(kept.shape, dtype=torch.float64)
     names = [name for name, each in zip(_names(vae, draws), varied, strict=True) if each]
@@ -357,7 +357,7 @@ def calibrate(
 
 
 def _ranks(vae: VAE, size: int, num_draws: int, draws: Method | Draws) -> tuple[Tensor, Tensor]:
-    """Ranks the quantities of that many simulations, ``(size, Q)``, and says which ever differ."""
+    """Ranks the quantities of that many simulations, ``(size, Q)``, and marks which ever differ."""
     prior = vae.prior()
     truth = prior.sample((size,))
     x = vae.decode(truth).sample()
@@ -379,7 +379,7 @@ def _ranks(vae: VAE, size: int, num_draws: int, draws: Method | Draws) -> tuple[
 def _drawn(
     vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: Method | Draws
 ) -> Iterator[Tensor]:
-    """Draws z for each datum, as many at a time as are decoded together."""
+    """Draws z for each observation, as many at a time as are decoded together."""
     at_once = draws_at_once(vae, x)
     if draws != "guide":
         with torch.enable_grad():  # samplers may follow gradients
@@ -405,7 +405,7 @@ def _corrected(vae: VAE, x: Tensor, num_draws: int, method: Method) -> Tensor:
 
 
 def _richer(vae: VAE, draws: Method | Draws) -> str:
-    """Says what to swap, one clause."""
+    """Advises what to swap, one clause."""
     if callable(draws):
         return "look at how they are drawn"
     if draws != "guide":
@@ -415,7 +415,7 @@ def _richer(vae: VAE, draws: Method | Draws) -> str:
     wider = {"Normal": ["LowRankNormal", "FullNormal"], "LowRankNormal": ["FullNormal"]}
     if family not in wider:
         return f"give the encoder more capacity or training, or {correct}"
-    named = laws(guides, dict.fromkeys(wider[family], "a richer family"))
+    named = alternatives(guides, dict.fromkeys(wider[family], "a richer family"))
     return f"swap guides.{family} for {named}, or {correct}"
 
 

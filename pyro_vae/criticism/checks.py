@@ -28,10 +28,10 @@ PRIOR = "z ~ p(z)"
 GUIDE = "z ~ q(z|x)"
 HALF = "z ~ p(z|half of x)"
 
-_FEWEST = 20  # data: of fewer, correlations and tails say nothing
+_FEWEST = 20  # observations: of fewer, correlations and tails are noise
 _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
 _SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
-_REPLICATES = 2  # for each datum that a classifier sees
+_REPLICATES = 2  # for each observation that a classifier sees
 _INTERVAL = (0.025, 0.975)
 
 
@@ -49,7 +49,7 @@ class Row:
         adjusted: The same after Holm's correction; NaN where it is not in the verdict.
         conditioned_on: What the z of the replicates were drawn from.
         calibrated: Whether the p-value is uniform under a true model; the verdict rests on these.
-        failed: Whether it convicts the model.
+        failed: Whether it rejects the model.
         advice: What to swap then, one sentence.
         note: Why it is not to be trusted, if it is not.
     """
@@ -86,7 +86,7 @@ class Checks:
         num_data: Data in each.
         latent: Units of the latent space and which collapsed, see
             :func:`pyro_vae.criticism.latent.collapsed_units`.
-        classifier: How well a classifier tells replicates from data; ``index`` counts in ``x``.
+        classifier: How well a classifier separates replicates from data; ``index`` counts in ``x``.
         skipped: What could not be checked, and why.
         base_measure: Which data these are.
     """
@@ -102,7 +102,7 @@ class Checks:
 
     @property
     def num_failed(self) -> int:
-        """How many checks convict the model."""
+        """How many checks reject the model."""
         return sum(row.failed for row in self.rows)
 
     def summary(self) -> dict[str, Any]:
@@ -151,8 +151,8 @@ def check(
     deviation. The verdict corrects for the number of tests by Holm's procedure.
 
     Three kinds of checks are calibrated in this sense, and make the verdict: statistics of whole
-    data sets, of x and of what the guide makes of x; a classifier that is to tell replicates from
-    data; and residuals of one half of the features, with z drawn given the other half.
+    data sets, of x and of what the guide makes of x; a classifier that is to distinguish replicates
+    from data; and residuals of one half of the features, with z drawn given the other half.
 
     Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
     data, and their p-values gather around one half even under a true model.
@@ -180,7 +180,7 @@ def check(
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        The checks; ``checks.num_failed`` of them convict the model.
+        The checks; ``checks.num_failed`` of them reject the model.
 
     Raises:
         ValueError: If the data do not suit the model, there are too few, or an option is not what
@@ -199,7 +199,7 @@ def check(
     data = vae.accepts(Rows(x)).x
     described = describe(vae, Rows(x), base_measure)
     if min(len(data), max_data) < _FEWEST:
-        raise expected("x", f"at least {_FEWEST} data", min(len(data), max_data))
+        raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
     with undisturbed(vae, seed, data.device):
         order = torch.randperm(len(data))[:max_data].to(data.device)
         data = data[order]
@@ -457,7 +457,7 @@ def _name(function: object) -> str:
 
 
 def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
-    """Replicates with which Holm's correction can convict: the smallest p is 1 / (R + 1)."""
+    """Replicates with which Holm's correction can reject: the smallest p is 1 / (R + 1)."""
     needed = math.ceil(2 * num_tests / level)
     if num_draws is None:
         return needed

@@ -1,4 +1,4 @@
-"""What a fitted model says of data, as the tree of labelled groups that ArviZ reads."""
+"""Draws and densities of a fitted model, as the tree of labelled groups that ArviZ reads."""
 
 from __future__ import annotations
 
@@ -60,11 +60,11 @@ def to_datatree(
     r"""Puts a model, its data and draws of both into the groups that ArviZ's functions read.
 
     ============================ ===================================================================
-    ``posterior``                ``z``, drawn from q(z|x); its attribute ``draws`` says how
+    ``posterior``                ``z``, drawn from q(z|x); its attribute ``draws`` names how
     ``posterior_predictive``     ``x``, a replicate from each z
-    ``log_likelihood``           ``x``, log p(x|z) of each datum, nats
+    ``log_likelihood``           ``x``, log p(x|z) of each observation, nats
     ``sample_stats``             ``log_p``, log p(x, z), and ``log_q``, log q(z|x), nats; of draws
-                                 that are corrected, diagnostics of each datum
+                                 that are corrected, diagnostics of each observation
     ``prior``                    ``z``, drawn from p(z)
     ``prior_predictive``         ``x``, simulated from each of these
     ``observed_data``            ``x``, as it was given
@@ -74,7 +74,7 @@ def to_datatree(
     Dimensions are ``chain`` (one, or those of NUTS), ``draw``, ``data``, then those of one event:
     ``latent``, or ``group`` and ``class``, for z; ``feature``, ``row`` and ``column``, or
     ``channel``, ``row`` and
-    ``column``, for x. Discrete variables are integers. Each datum has a posterior of its own, so
+    ``column``, for x. Discrete variables are integers. Each observation has its own posterior:
     ``arviz_stats.loo_approximate_posterior(tree, log_p=tree["sample_stats"]["log_p"],
     log_q=tree["sample_stats"]["log_q"])`` corrects each by weights of its own.
 
@@ -88,7 +88,7 @@ def to_datatree(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
-        num_draws: Draws for each datum: 200, or as many as were given as ``posterior``.
+        num_draws: Draws for each observation: 200, or as many as were given as ``posterior``.
         seed: Of the draws: the same seed gives the same tree.
         posterior: ``guide``; ``importance`` or ``nuts``, for draws of
             :func:`pyro_vae.evaluation.posterior_draws`; or what that returned. There is no
@@ -296,7 +296,7 @@ def recorder_of(
 
 
 def model_attrs(vae: VAE) -> dict[str, str]:
-    """Returns what attributes say of a model: how it is built, and by which versions."""
+    """Returns the attributes that describe a model: how it is built, and by which versions."""
     return library_attrs() | {"model": json.dumps(model_spec(vae))}
 
 

@@ -1,4 +1,4 @@
-"""Where each entry of held-out data falls in its predictive law."""
+"""Where each entry of held-out data falls in its predictive distribution."""
 
 from __future__ import annotations
 
@@ -30,8 +30,8 @@ ConditionOn = Literal["nothing", "rest"]
 
 _CONDITIONED_ON = {"nothing": "z ~ p(z)", "rest": "z ~ p(z | the other entries)"}
 _BINS = 100
-_FEW = 20  # effective draws, of which a law is made of a few steps
-_UNTRUSTED = 0.1  # share of such values with which an entry of a true model is convicted too often
+_FEW = 20  # effective draws, of which a distribution function has but a few steps
+_UNTRUSTED = 0.1  # share of such values with which an entry of a true model fails too often
 _NAMED = 3  # entries named in a sentence before it only counts them
 _SENTENCES = {
     "high": "x is higher than predicted in {where}: the decoder is biased; train it longer or give "
@@ -42,7 +42,7 @@ _SENTENCES = {
     "variance or heavier tails",
     "inner": "x is less spread out than predicted in {where}: swap the likelihood for one whose "
     "scale is learned",
-    "uneven": "the law of x is of another shape than predicted in {where}: look at the ECDF",
+    "uneven": "x has a distribution of another shape than predicted in {where}: look at the ECDF",
 }
 
 
@@ -57,10 +57,10 @@ class PIT:
             ``event_shape``; NaN for the others.
         ess: Effective numbers of draws behind each value, shape ``(N, *event_shape)``; all draws
             where nothing is conditioned on.
-        num_draws: Draws of z for each datum.
+        num_draws: Draws of z for each observation.
         condition_on: ``nothing`` or ``rest``.
         level: Probability of any false alarm, at most.
-        dims: Names of the dimensions of one datum.
+        dims: Names of the dimensions of one observation.
     """
 
     values: np.ndarray
@@ -76,7 +76,7 @@ class PIT:
 
     @property
     def conditioned_on(self) -> str:
-        """What the z of the predictive law are drawn from."""
+        """What the z of the predictive distributions are drawn from."""
         return _CONDITIONED_ON[self.condition_on]
 
     @property
@@ -86,12 +86,12 @@ class PIT:
 
     @property
     def failed(self) -> np.ndarray:
-        """Which entries convict the model, shape ``event_shape``."""
+        """Which entries reject the model, shape ``event_shape``."""
         return self.adjusted <= self.level
 
     @property
     def num_failed(self) -> int:
-        """How many entries convict the model."""
+        """How many entries reject the model."""
         return int(self.failed.sum())
 
     @property
@@ -172,9 +172,9 @@ class PIT:
 
     def __repr__(self) -> str:
         verdict = f"{self.num_failed} of {self.trusted.sum()} entries failed at {self.level:g}"
-        head = f"PIT({len(self.values)} data, {self.conditioned_on}): {verdict}"
-        said = [*self.advice, *([self.note] if self.note else [])]
-        return "\n".join([head, *(f"  {sentence}" for sentence in said)])
+        head = f"PIT({len(self.values)} observations, {self.conditioned_on}): {verdict}"
+        sentences = [*self.advice, *([self.note] if self.note else [])]
+        return "\n".join([head, *(f"  {sentence}" for sentence in sentences)])
 
 
 @renamed_argument("given", "condition_on")
@@ -189,18 +189,19 @@ def pit(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> PIT:
-    r"""Asks of each entry of held-out data whether its predictive law is right.
+    r"""Asks of each entry of held-out data whether its predictive distribution is right.
 
     .. math:: u_d = F_d(x_d^-) + v \, \{F_d(x_d) - F_d(x_d^-)\}, \quad v \sim U(0, 1)
 
-    is uniform when F_d is the law of x_d, for discrete data too. F_d is
+    is uniform when F_d is the distribution of x_d, for discrete data too. F_d is conditioned
 
-    - given ``nothing``, the marginal law: z is drawn from the prior, anew for each datum, and the
-      value is an exact rank. Latents are local, so that this is also what leaving the datum out of
-      a fixed model's inference gives.
-    - given the ``rest``, the law of x_d given the other entries: z is drawn from q(z|x) with weight
-      p(x, z) / {q(z|x) p(x_d|z)}, which takes x_d out again, and the values are as good as ``ess``.
-      Entries with too few effective draws are left out of the verdict, and ``note`` says so.
+    - on ``nothing``, the marginal distribution: z is drawn from the prior, anew for each
+      observation, and the value is an exact rank. Latents are local, so that this is also what
+      leaving the observation out of a fixed model's inference gives.
+    - on the ``rest``, the distribution of x_d given the other entries: z is drawn from q(z|x) with
+      weight p(x, z) / {q(z|x) p(x_d|z)}, which takes x_d out again, and the values are as good as
+      ``ess``. Entries with too few effective draws are left out of the verdict, and ``note``
+      reports it.
 
     Draws of q(z|x) alone would gather the values around one half, even with the exact posterior.
 
@@ -213,8 +214,9 @@ def pit(
     Args:
         vae: The model.
         x: Held-out data, shape ``(N, *event_shape)``.
-        condition_on: What each entry is predicted from: ``nothing`` or the ``rest`` of its datum.
-        num_draws: Draws of z for each datum; 99 conditioned on nothing, else 1000.
+        condition_on: What each entry is predicted from: ``nothing`` or the ``rest`` of its
+            observation.
+        num_draws: Draws of z for each observation; 99 conditioned on nothing, else 1000.
         level: Probability of any false alarm, at most.
         seed: Of the draws: the same seed gives the same values.
         progress: Called now and then with the fraction that is done.
@@ -288,11 +290,11 @@ def _placed(
         count = min(chunk, left)
         left -= count
         z = prior.sample((count, len(x))) if guide is None else guide.sample((count,))
-        law = vae.decode(z)
-        replicate = law.sample()
+        decoded = vae.decode(z)
+        replicate = decoded.sample()
         log_weights = torch.zeros(replicate.shape, dtype=torch.float64)
         if guide is not None:
-            entries = _entries(law, x)
+            entries = _entries(decoded, x)
             others = entries.flatten(2).sum(-1) + prior.log_prob(z) - guide.log_prob(z)
             others = others.reshape(*others.shape, *(1,) * (x.ndim - 1))
             log_weights = (others - entries).cpu().double()
@@ -301,7 +303,7 @@ def _placed(
         lower, ties = (replicate < x).cpu(), (replicate == x).cpu()
         below = torch.logaddexp(below, log_weights.where(lower, -math.inf).logsumexp(0))
         equal = torch.logaddexp(equal, log_weights.where(ties, -math.inf).logsumexp(0))
-    # The entry itself is one more draw of the same law, which makes ranks of it exact.
+    # The entry itself is one more draw of the same distribution, which makes ranks of it exact.
     own = 1 / num_draws
     uniform = torch.rand(x.shape, dtype=torch.float64)
     shares = (below - weight).exp() + uniform * ((equal - weight).exp() + own)
@@ -311,11 +313,11 @@ def _placed(
     return values, (2 * weight - square).exp()
 
 
-def _entries(law: Any, x: Tensor) -> Tensor:
+def _entries(decoded: Any, x: Tensor) -> Tensor:
     """Returns log p(x_d|z) of each entry."""
-    if not isinstance(law, Independent) or law.reinterpreted_batch_ndims != x.ndim - 1:
-        got = type(law).__name__
+    if not isinstance(decoded, Independent) or decoded.reinterpreted_batch_ndims != x.ndim - 1:
+        got = type(decoded).__name__
         raise expected(
             "condition_on", "nothing, since the likelihood does not factorise over x", got
         )
-    return law.base_dist.log_prob(x)
+    return decoded.base_dist.log_prob(x)

@@ -25,10 +25,10 @@ _COLLAPSED = 0.01  # nats, or variance of the posterior mean (Burda et al., 2016
 
 @torch.no_grad()
 def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
-    """Statistics of one z drawn from q(z|x) for each datum: the aggregated posterior.
+    """Statistics of one z drawn from q(z|x) for each observation: the aggregated posterior.
 
     Each compares it with draws of the prior. Their p-values come from data that the model itself
-    simulated and the guide encoded, so that a guide's own error convicts nobody.
+    simulated and the guide encoded, so that a guide's own error rejects no model.
 
     References:
         ELBO surgery: yet another way to carve up the variational evidence lower bound

@@ -1,4 +1,4 @@
-"""One number a datum, for the plots of ArviZ that want nothing else."""
+"""One number per observation, for the plots of ArviZ that want nothing else."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def tree_for(
     statistic: Callable[[Tensor], Tensor] | None = None,
     name: str = "x",
 ) -> xarray.DataTree:
-    """Reduces every datum, observed and simulated, to one number.
+    """Reduces every observation, observed and simulated, to one number.
 
     ``plot_ppc_pit``, ``plot_ppc_rootogram`` and ``plot_loo_pit`` want variables whose only
     dimension beside ``chain`` and ``draw`` is that of the data.
@@ -34,7 +34,7 @@ def tree_for(
     Args:
         tree: What :func:`to_datatree`, :func:`posterior_predictive`, :func:`prior_predictive` or
             :func:`from_pyro_svi` returned.
-        feature: The index of one entry of a datum: as many integers as it has dimensions.
+        feature: The index of one entry of an observation: as many integers as it has dimensions.
         statistic: In its place, a function from data as real numbers, shape ``(S, N, *event)``, to
             one number for each, shape ``(S, N)``.
         name: The variable.
@@ -45,7 +45,7 @@ def tree_for(
 
     Raises:
         ValueError: If not one of ``feature`` and ``statistic`` is given, the index is out of range,
-            or the statistic does not return one number a datum.
+            or the statistic does not return one number per observation.
 
     Example:
         >>> import pyro_vae as pv
@@ -61,7 +61,7 @@ def tree_for(
         got = "neither" if feature is None else "both"
         raise expected("feature", "either a feature or a `statistic`", got)
     if statistic is not None and not callable(statistic):
-        raise expected("statistic", "a function from data to one number a datum", statistic)
+        raise expected("statistic", "a function from data to one number per observation", statistic)
     there = tree.children if isinstance(tree, xarray.DataTree) else {}
     groups = {group: there[group].to_dataset() for group in _GROUPS if group in there}
     if not groups:

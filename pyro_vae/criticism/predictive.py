@@ -1,4 +1,4 @@
-"""Replicated data: what the model says could have been observed instead."""
+"""Replicated data: what the model could have observed instead."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ def posterior_predictive(
     dims: Dims | None = None,
     coords: Coords | None = None,
 ) -> xarray.DataTree:
-    r"""Replicates each datum, with z inferred from that datum by the guide.
+    r"""Replicates each observation, with z inferred from that observation by the guide.
 
     .. math:: x^{\mathrm{rep}}_s \sim p(x \mid z_s), \quad z_s \sim q(z \mid x)
 
     Nothing observed is passed on to the replicates: they depend on ``x`` through z alone. Checks of
-    them are conservative, even with the exact posterior, since z has seen the datum it is tested
-    on.
+    them are conservative, even with the exact posterior, since z has seen the observation it is
+    tested on.
 
     References:
         Posterior Predictive Assessment of Model Fitness via Realized Discrepancies
@@ -40,15 +40,15 @@ def posterior_predictive(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
-        num_draws: Replicates of each datum.
+        num_draws: Replicates of each observation.
         seed: Of the draws: the same seed gives the same replicates.
         dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
         coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
 
     Returns:
         Groups ``posterior_predictive`` and ``observed_data`` of :func:`to_datatree`: variable
-        ``x``, dimensions ``chain`` (one), ``draw``, ``data`` and those of one datum. Discrete data
-        are integers.
+        ``x``, dimensions ``chain`` (one), ``draw``, ``data`` and those of one observation. Discrete
+        data are integers.
 
     Raises:
         ValueError: If the data do not suit the model, or an option is not what it should be.
@@ -94,8 +94,8 @@ def prior_predictive(
 
     Returns:
         A tree with groups ``prior`` (variable ``z``) and ``prior_predictive`` (variable ``x``),
-        dimensions ``chain`` (one), ``draw``, ``data`` and those of one latent or datum. Discrete
-        variables are integers.
+        dimensions ``chain`` (one), ``draw``, ``data`` and those of one latent or observation.
+        Discrete variables are integers.
 
     Raises:
         ValueError: If an option is not what it should be.

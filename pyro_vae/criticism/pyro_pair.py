@@ -319,10 +319,10 @@ def _is_observed(site: Site) -> bool:
     return site["is_observed"] and not _is_deterministic(site)
 
 
-def _is_point(law: Any) -> bool:
-    while hasattr(law, "base_dist"):
-        law = law.base_dist
-    return isinstance(law, dist.Delta)
+def _is_point(drawn_from: Any) -> bool:
+    while hasattr(drawn_from, "base_dist"):
+        drawn_from = drawn_from.base_dist
+    return isinstance(drawn_from, dist.Delta)
 
 
 def _frames(site: Site) -> list[Any]:
@@ -332,7 +332,7 @@ def _frames(site: Site) -> list[Any]:
 def _array(site: Site, value: Tensor) -> np.ndarray:
     try:
         support = site["fn"].support
-    except NotImplementedError:  # the law does not say where it lives
+    except NotImplementedError:  # the distribution has no support
         return value.cpu().numpy()
     return value.cpu().numpy().astype(storage(support, value.dtype))
 

@@ -18,7 +18,11 @@ from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
 
-_ROUNDS, _FIRST, _LAST = 4, 300, 1500  # rounds that adapt the proposal, and draws a datum in each
+_ROUNDS, _FIRST, _LAST = (
+    4,
+    300,
+    1500,
+)  # rounds that adapt the proposal, and draws per observation in each
 _DEFENSIVE = 0.2  # of the draws are from the prior, which bounds the weights
 _FREEDOM = 5.0  # degrees of freedom of the proposal: tails heavier than a posterior's
 _REFERENCE = 100  # draws that residuals are centred and scaled by
@@ -41,7 +45,7 @@ class Halves:
 
 
 def halve(vae: VAE, names: tuple[str, ...]) -> Halves | str:
-    """Gives the first half of the features and tests the rest; or says why that cannot be done."""
+    """Gives the first half of the features and tests the rest; or returns why it cannot."""
     size = vae.event_shape.numel()
     if size < 2:
         return "one feature cannot be halved"
@@ -88,7 +92,7 @@ def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor
     reference = torch.cat(list(replicate(z[:_REFERENCE])))
     mean, variance = reference.mean(0), reference.var(0)
     # As if one more draw had the spread that the feature has in the mean: a hundred draws that are
-    # all alike do not say that there is none.
+    # all alike do not show that there is none.
     shrunk = (_REFERENCE * variance + variance.mean(0)) / (_REFERENCE + 1)
     scale = shrunk.sqrt().clamp_min(1e-3 * (1e-3 + mean.abs()))
     yield ((x.flatten(1)[:, tested] - mean) / scale)[None]
@@ -97,22 +101,23 @@ def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor
 
 
 def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
-    r"""Draws z given the first half of the features of each datum.
+    r"""Draws z given the first half of the features of each observation.
 
     .. math:: z \sim p(z \mid x_A) \propto p(z) \prod_{d \in A} p(x_d \mid z)
 
     A small discrete latent is summed over. Otherwise by importance resampling: proposals start
-    from the guide's view of the datum, its other half filled with the model's means, and adapt to
-    the weights; a share of them is from the prior. Nothing of the tested half enters.
+    from the guide's view of the observation, its other half filled with the model's means, and
+    adapt to the weights; a share of them is from the prior. Nothing of the tested half enters.
 
     References:
-        Adaptive Multiple Importance Sampling (Cornuet et al., 2012), https://arxiv.org/abs/0907.1254
+        Adaptive Multiple Importance Sampling (Cornuet et al., 2012),
+        https://arxiv.org/abs/0907.1254
 
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
         halves: Which features are given.
-        num_draws: Draws of z a datum; a hundred more are drawn for the residuals.
+        num_draws: Draws of z per observation; a hundred more are drawn for the residuals.
 
     Returns:
         Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
@@ -170,13 +175,13 @@ def _continuous(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
     covariance = torch.diag_embed(2 * start.var(0) + 1e-6)
     for size in (*[_FIRST] * _ROUNDS, _LAST):
         scale = torch.linalg.cholesky(covariance)
-        law = _StudentT(mean, scale)
+        proposal = _StudentT(mean, scale)
         own = size - int(_DEFENSIVE * size)
-        z = torch.cat([law.sample(own), prior.sample((size - own, len(x))).flatten(2)])
+        z = torch.cat([proposal.sample(own), prior.sample((size - own, len(x))).flatten(2)])
         events = z.unflatten(2, shape)
         log_prior = prior.log_prob(events)
         log_proposal = torch.logaddexp(
-            law.log_prob(z) + math.log1p(-_DEFENSIVE), log_prior + math.log(_DEFENSIVE)
+            proposal.log_prob(z) + math.log1p(-_DEFENSIVE), log_prior + math.log(_DEFENSIVE)
         )
         log_weights = _log_likelihood(vae, x, halves, events) + log_prior - log_proposal
         weights = log_weights.softmax(0)
@@ -184,7 +189,7 @@ def _continuous(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
         mean = (weights[..., None] * z).sum(0)
         centered = z - mean
         found = torch.einsum("sn,snd,sne->nde", weights, centered, centered)
-        # Few effective draws say little about a covariance: then the last one keeps its say.
+        # Few effective draws determine no covariance: then the last one keeps its weight.
         trust = (ess / (ess + dim + 2))[:, None, None]
         covariance = trust * found + (1 - trust) * covariance
         covariance = covariance + 1e-6 * torch.eye(dim, dtype=z.dtype, device=z.device)
@@ -192,7 +197,7 @@ def _continuous(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
 
 
 class _StudentT:
-    """A multivariate t law for each datum."""
+    """A multivariate t distribution for each observation."""
 
     def __init__(self, mean: Tensor, scale: Tensor) -> None:
         self._mean, self._scale = mean, scale

@@ -137,7 +137,7 @@ def _zeros(x: Tensor) -> Tensor:
 
 
 def _dispersion(x: Tensor) -> Tensor:
-    """Variance over mean, which is 1 for a Poisson law; 1 where nothing was counted."""
+    """Variance over mean, which is 1 for a Poisson distribution; 1 where nothing was counted."""
     mean = x.mean(-2)
     return torch.where(mean > 0, x.var(-2) / mean, 1.0)
 
@@ -240,7 +240,7 @@ def _neighbours(event_shape: torch.Size) -> Statistic:
 
 
 def _totals(reference: Tensor, event_shape: torch.Size) -> Statistic:
-    """The sum over the entries of a datum: it spreads where entries vary together."""
+    """The sum over the entries of an observation: it spreads where entries vary together."""
     thresholds = _quantiles(reference.sum(-1, keepdim=True), _LEVELS)
 
     def function(x: Tensor) -> Tensor:
@@ -252,7 +252,7 @@ def _totals(reference: Tensor, event_shape: torch.Size) -> Statistic:
 
 
 def _distances(x: Tensor) -> Tensor:
-    """Mean and spread of the distance to the nearest other datum."""
+    """Mean and spread of the distance to the nearest other observation."""
     x = x[..., :_ROWS, :]
     distance = torch.cdist(x, x)
     distance.diagonal(dim1=-2, dim2=-1).fill_(torch.inf)

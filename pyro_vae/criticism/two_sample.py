@@ -1,4 +1,4 @@
-"""The classifier two-sample test: can a classifier tell the model's draws from the data?"""
+"""The classifier two-sample test: can a classifier distinguish draws from data?"""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ class TwoSample:
 
     Attributes:
         auc: Area under the ROC curve; one half where data and replicates look alike.
-        accuracy: Mean of the shares of data and of replicates told rightly.
+        accuracy: Mean of the shares of data and of replicates classified rightly.
         p_value: Of an area this large by chance (Mann-Whitney).
         low: Where the central 95 % of such areas begin by chance.
         high: Where they end.
         false_positive_rate: Of the ROC curve, shape ``(P,)``.
         true_positive_rate: Of the ROC curve, shape ``(P,)``.
         index: Which of the data were tested, the least like a replicate first, shape ``(T,)``.
-        replicate_index: The same of the replicates, the least like a datum first.
+        replicate_index: The same of the replicates, the least like an observation first.
     """
 
     auc: float
@@ -41,7 +41,7 @@ class TwoSample:
     replicate_index: np.ndarray
 
     def summary(self) -> dict[str, Any]:
-        """Returns the figures and the ten most telling data, ready for JSON."""
+        """Returns the figures and the ten observations least like replicates, ready for JSON."""
         return {
             "auc": self.auc,
             "accuracy": self.accuracy,
@@ -84,7 +84,7 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
     if replicates.shape[1:] != x.shape[1:]:
         raise expected("replicates", f"draws of shape (M, {tuple(x.shape[1:])})", replicates)
     if min(len(x), len(replicates)) < 4:
-        raise expected("x", "at least 4 data and 4 replicates", x)
+        raise expected("x", "at least 4 observations and 4 replicates", x)
     if classifier is None:
         # No early stopping: it would set data apart of which there are few.
         classifier = HistGradientBoostingClassifier(

@@ -14,7 +14,7 @@ from pyro_vae._errors import expected
 
 __all__ = ["Bands", "Uniformity", "bands", "ecdf", "how_uneven", "uniformity"]
 
-_CLEAR = 2.0  # standard errors by which numbers are off before it is said how
+_CLEAR = 2.0  # standard errors by which numbers are off before it is named how
 _TOLERANCE = 1e-6  # of the logarithm of a critical value
 _TIE = 1 + 1e-9  # tails that agree but for rounding, such as those of a point and of its mirror
 
@@ -25,7 +25,7 @@ class Uniformity:
 
     Attributes:
         p_value: Shape ``(Q,)``; uniform, but for steps, when the numbers are.
-        point: Where the ECDF is farthest out for its binomial law, shape ``(Q,)``.
+        point: Where the ECDF is farthest out for its binomial distribution, shape ``(Q,)``.
         ecdf: Its value there, shape ``(Q,)``.
     """
 
@@ -112,7 +112,7 @@ def ecdf(values: np.ndarray, num_bins: int = 100) -> np.ndarray:
 
 
 def how_uneven(values: np.ndarray) -> str:
-    """Says how numbers on (0, 1) are off: ``high``, ``low``, ``outer``, ``inner`` or ``uneven``.
+    """Names how numbers on (0, 1) are off: ``high``, ``low``, ``outer``, ``inner`` or ``uneven``.
 
     Args:
         values: Shape ``(N,)``.

@@ -14,7 +14,7 @@ from pyro_vae._errors import expected, unknown_name
 __all__ = ["Column"]
 
 
-_MOST_LEVELS = 1000  # what more there is has a vector of that length for each datum
+_MOST_LEVELS = 1000  # what more there is has a vector of that length for each observation
 
 
 @dataclass(frozen=True)

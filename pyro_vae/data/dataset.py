@@ -81,7 +81,8 @@ class Dataset:
         test: Held-out data for the final scores, ``(K, *event_shape)``.
         labels: For each split a long tensor ``(N,)``, or None where there are no labels. Models
             see those alone that :func:`pyro_vae.fit` is given.
-        support: Constraint that every datum satisfies as a likelihood sees it, after :meth:`draw`.
+        support: Constraint that every observation satisfies as a likelihood sees it, after
+            :meth:`draw`.
         binarize: How the values were made binary: ``"none"``, ``"threshold"`` (once) or
             ``"stochastic"`` (training data afresh in each batch, held-out data once).
         transform: What was done to the raw values before, such as ``"x / 16"``, or ``"none"``.
@@ -126,7 +127,7 @@ binarize='threshold')
 
     @property
     def event_shape(self) -> torch.Size:
-        """Shape of one datum."""
+        """Shape of one observation."""
         return self.train.shape[1:]
 
     def split(self, name: Split) -> Tensor:
@@ -174,7 +175,7 @@ binarize='threshold')
 
         Returns:
             A dict with `data` (the name), `split`, `binarize`, `dequantize`, `transform`, `dim`
-            (number of entries of one datum) and `fingerprint` (see :func:`fingerprint`).
+            (number of entries of one observation) and `fingerprint` (see :func:`fingerprint`).
 
         Raises:
             ValueError: If there is no such split.
@@ -184,9 +185,10 @@ binarize='threshold')
     def draw(self, batch: Tensor) -> Tensor:
         """What a likelihood sees of a batch of training data.
 
-        With ``binarize="stochastic"`` every entry is drawn anew from a Bernoulli law with the grey
-        value as its probability (held-out data, already binary, stay as they are); otherwise it is
-        the batch itself. No step depends on values: a captured training step may contain it.
+        With ``binarize="stochastic"`` every entry is drawn anew from a Bernoulli distribution with
+        the grey value as its probability (held-out data, already binary, stay as they are);
+        otherwise it is the batch itself. No step depends on values: a captured training step may
+        contain it.
 
         Args:
             batch: Rows of a split, ``(B, *event_shape)``, on any device.

@@ -28,7 +28,7 @@ _KEYS: Mapping[Split, tuple[str, ...]] = {
 }
 _ONE = ("x", "data")
 _ONE_LABELS = ("y", "labels")
-_MISSING = ("", "na", "nan")  # what a cell says where there is no number, in small letters
+_MISSING = ("", "na", "nan")  # what a cell holds where there is no number, in small letters
 # What NumPy and zipfile make of damage, besides what they refuse in words of their own.
 _DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
             tokenize.TokenError)  # fmt: skip
@@ -51,7 +51,7 @@ def read_file(path: Path, *, missing: bool = False, cond: Sequence[str] = ()) ->
     if path.suffix == ".npy":
         return Raw(splits={"train": as_values(_numpy_load(path), missing=missing)})
     values, names, words = _read_csv(path, missing, cond)
-    # What is missing of x was refused row by row; `with_columns` knows what to say of the rest.
+    # What is missing of x was refused row by row; `with_columns` knows how to refuse the rest.
     return Raw(splits={"train": as_values(values, missing=True)}, names=names, words=words)
 
 

@@ -20,15 +20,16 @@ class DataReport:
 
     Attributes:
         name: Of the data set.
-        event_shape: Shape of one datum.
+        event_shape: Shape of one observation.
         support: The narrowest support, of those that likelihoods have, which all values are in.
         sizes: Data in each split.
         ranges: Smallest value, mean and largest value in each split that has data.
         missing: Share of the entries that are missing, in each split that has data.
         constant: Features that do not vary in the training data, at most ten of them.
         num_constant: How many there are.
-        duplicates: For each split, data that another datum of it equals.
-        in_train: Data of the other splits that a training datum equals: they are no held-out data.
+        duplicates: For each split, observations that equal another one of it.
+        in_train: Data of the other splits that a training observation equals: they are no held-out
+            data.
         classes: For each split with labels, how many data each has.
     """
 
@@ -52,25 +53,27 @@ class DataReport:
         shape = " × ".join(map(str, self.event_shape))
         lines = [f"{self.name}: {shape}, support {self.support}"]
         for split, size in self.sizes.items():
-            told = f"  {split}: {size:,} data"
+            line = f"  {split}: {size:,} observations"
             if split in self.ranges:
                 low, mean, high = self.ranges[split]
-                told += f", values {low:.4g} to {high:.4g}, mean {mean:.4g}"
+                line += f", values {low:.4g} to {high:.4g}, mean {mean:.4g}"
                 if self.missing[split]:
-                    told += f", {self.missing[split]:.1%} missing"
+                    line += f", {self.missing[split]:.1%} missing"
             if split in self.classes:
-                told += f", {len(self.classes[split])} classes"
-            lines.append(told)
+                line += f", {len(self.classes[split])} classes"
+            lines.append(line)
         if self.num_constant:
             where = ", ".join(str(list(index)) for index in self.constant)
             more = ", ..." if self.num_constant > len(self.constant) else ""
             lines.append(f"  {self.num_constant} features are constant in training: {where}{more}")
         for split, count in self.duplicates.items():
             if count:
-                lines.append(f"  {count:,} {split} data equal another one of that split")
+                lines.append(f"  {count:,} {split} observations equal another one of that split")
         for split, count in self.in_train.items():
             if count:
-                lines.append(f"  {count:,} {split} data are training data too: scores flatter")
+                lines.append(
+                    f"  {count:,} {split} observations are training data too: scores flatter"
+                )
         return "\n".join(lines)
 
 

@@ -74,10 +74,10 @@ def load(
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
-            ``"stochastic"`` draws it from a Bernoulli law with the grey value as its probability
-            (training batches afresh, see :meth:`Dataset.draw`; validation and test once, by
-            `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images of the
-            table, else ``"none"``. An array must have values in [0, 1] to be made binary.
+            ``"stochastic"`` draws it from a Bernoulli distribution with the grey value as its
+            probability (training batches afresh, see :meth:`Dataset.draw`; validation and test
+            once, by `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images
+            of the table, else ``"none"``. An array must have values in [0, 1] to be made binary.
         labels: Integer labels ``(N,)`` of an array or of a file with one array.
         validation: Share of the training data to hold out, in [0, 1), for sources without a
             validation set; by default a tenth. With 0 that split is empty.
@@ -90,7 +90,7 @@ def load(
             words in alphabetical order; other numbers are standardised.
         size_factor: The column of size factors, likewise; divided by its mean in the training data.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
-            observed, instead of an error; :attr:`Dataset.mask` then says where there is one.
+            observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -123,7 +123,7 @@ def load(
     top = raw.top if raw.top is not None and not levels else 1
     parts = _split(raw, {"validation": validation, "test": test}, seed)
     served = _served(raw, parts, top, binarize, missing, seed)
-    return Dataset(name=name, source=source, **served, **_companions(raw, parts, size_factor))
+    return Dataset(name=name, source=source, **served, **_covariates(raw, parts, size_factor))
 
 
 def _with_labels(raw: Raw, labels: np.ndarray | Tensor | None) -> Raw:
@@ -167,7 +167,7 @@ def _served(
     }
 
 
-def _companions(
+def _covariates(
     raw: Raw, parts: Mapping[Split, tuple[Split, Tensor | slice]], size_factor: str | None
 ) -> dict[str, Any]:
     """Conditions and size factors of each split, of the columns beside x."""

@@ -41,7 +41,7 @@ class _Files:
         self.name, self.folder, self.files, self.address = name, folder, files, address
 
     def missing(self, why: str) -> ValueError:
-        """The error that says which files to put where."""
+        """The error that names which files to put where."""
         origin = f" (from {self.address})" if self.address else ""
         return ValueError(
             f"`data`: expected the files of {self.name}{origin}: put {', '.join(self.files)} "

@@ -15,7 +15,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
 
 _EXACT = 2**24  # float32 holds every smaller integer
-# What an error about an entry that is not there says of the remedy.
+# What an error about an entry that is not there suggests.
 MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
 
 
@@ -32,7 +32,8 @@ class Raw:
             served as they are.
         binarize: Whether the convention for these images is to make them binary.
         names: Of the columns of x, where they have names.
-        columns: What lies beside x by name: a number a datum, for the same splits as the labels.
+        columns: What lies beside x by name: a number per observation, for the same splits as the
+            labels.
         words: What the numbers 0, 1, ... of a column of words stand for, by the column's name.
         held_out: Shares to hold out as validation and test where the source has no such split.
     """
@@ -81,7 +82,9 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
             )
             lacking = sum(int(column.isnan().sum()) for column in found[name].values())
             if lacking:
-                raise expected(option, f"a value for each datum in {name}", f"{lacking} missing")
+                raise expected(
+                    option, f"a value for each observation in {name}", f"{lacking} missing"
+                )
     kept = [i for i, name in enumerate(raw.names) if name not in found]
     if raw.names and not kept:
         raise expected("data", "columns that are left for x", list(raw.names))
@@ -111,7 +114,7 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     if array.ndim < 2:
         raise expected("data", f"at least two dimensions (data by event){of}", array)
     if 0 in array.shape:
-        raise expected("data", f"at least one datum with at least one entry{of}", array)
+        raise expected("data", f"at least one observation with at least one entry{of}", array)
     if isinstance(array, Tensor):
         values = array.to(torch.float32, copy=True).contiguous()
     else:
@@ -134,11 +137,11 @@ def as_labels(y: Any, size: int) -> Tensor:
     """Labels as a long tensor of shape ``(size,)``.
 
     Raises:
-        ValueError: If they are not integers or not one for each datum.
+        ValueError: If they are not integers or not one for each observation.
     """
     array = y.detach() if isinstance(y, Tensor) else np.asarray(y)
     if not _is_real(array) or _is_floating(array) or tuple(array.shape) != (size,):
-        raise expected("labels", f"{size} integers, one for each datum", array)
+        raise expected("labels", f"{size} integers, one for each observation", array)
     if isinstance(array, Tensor):
         return array.to(torch.long, copy=True)
     return torch.from_numpy(np.array(array, dtype=np.int64))

@@ -1,4 +1,4 @@
-"""Numbers per datum about a fixed model, each with its Monte Carlo error."""
+"""Numbers per observation about a fixed model, each with its Monte Carlo error."""
 
 from pyro_vae.evaluation.annealing import Annealed, ais
 from pyro_vae.evaluation.bidirectional import Bidirectional, bdmc

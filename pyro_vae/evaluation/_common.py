@@ -1,4 +1,4 @@
-"""What every evaluation does: leave the model as it was, and say what its numbers belong to."""
+"""What every evaluation does: leave the model as it was, and record what its numbers belong to."""
 
 from __future__ import annotations
 
@@ -83,7 +83,7 @@ def summarize(
     """Returns the mean of log p(x) with its errors, and further means, ready for JSON.
 
     Args:
-        log_marginal: Estimates per datum, shape ``(N,)``.
+        log_marginal: Estimates per observation, shape ``(N,)``.
         mcse: Their Monte Carlo errors.
         base_measure: What they belong to.
         **means: Shown as they are; None where not finite.
@@ -107,7 +107,7 @@ def variance_by_site(means: Tensor, prior: Prior) -> dict[str, Tensor]:
     A one-hot variable is one unit: of its classes, the variance of the most variable.
 
     Args:
-        means: Of z given each datum, shape ``(N, *event_shape)``.
+        means: Of z given each observation, shape ``(N, *event_shape)``.
         prior: The prior, which knows the sites.
     """
     variance = means.var(0, correction=0)
@@ -123,7 +123,7 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
 
 
 def describe(vae: VAE, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str, Any]:
-    """Returns the base measure: what was said of the data, and what they tell themselves.
+    """Returns the base measure: what was recorded of the data, and what they show themselves.
 
     What goes with the data, conditions and the like, is part of it, by its fingerprints; what a
     mask hides is not, and ``dim`` is then the mean number of entries that are observed.
@@ -134,7 +134,7 @@ def describe(vae: VAE, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str
         origin: Where they come from; None if they know.
 
     Raises:
-        ValueError: If something was said that is no part of it.
+        ValueError: If something was recorded that is no part of it.
     """
     x, mask = rows.x, rows.mask
     found: dict[str, Any] = {"fingerprint": fingerprint(x), "dim": vae.event_shape.numel()}

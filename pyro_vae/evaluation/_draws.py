@@ -1,4 +1,4 @@
-"""Draws of z for many data: how many at a time, from which law, and whether compiled."""
+"""Draws of z: how many at a time, from which distribution, and whether compiled."""
 
 from __future__ import annotations
 
@@ -55,8 +55,8 @@ class _Chunk:
 class Draws:
     """Creates the plan of drawing ``num_samples`` z for each observation.
 
-    A defensive mixture has a fixed number of draws from each of its laws (stratification), which
-    has less variance than drawing the law too, and the same mean.
+    A defensive mixture has a fixed number of draws from each of its components (stratification),
+    which has less variance than drawing the component too, and the same mean.
 
     References:
         Weighted Average Importance Sampling and Defensive Mixture Distributions (Hesterberg, 1995),
@@ -67,7 +67,7 @@ class Draws:
     Args:
         vae: The model, in evaluation mode.
         rows: N observations that the model accepted.
-        num_samples: Draws for each datum, S.
+        num_samples: Draws for each observation, S.
         proposal: Where they come from.
         max_memory: Bytes that the draws and their sums may take at once; None for few.
 
@@ -99,7 +99,9 @@ class Draws:
         if max_memory is not None:
             batch, at_once = self._within(max_memory, rows, batch, at_once, num_samples)
         self.batches = list(rows.batches(batch))
-        self.counts = {law: _counts(total, at_once) for law, total in self.strata.items()}
+        self.counts = {
+            from_prior: _counts(total, at_once) for from_prior, total in self.strata.items()
+        }
         self._least = num_samples  # at a time: fewer, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
 
@@ -121,7 +123,7 @@ class Draws:
                     yield from_prior, block.cpu().double()
 
     def log_proposal(self, log_prior: Tensor, log_guide: Tensor) -> Tensor:
-        """Returns the log-density that draws have, whichever law they are from."""
+        """Returns the log-density that draws have, whichever component they are from."""
         total = sum(self.strata.values())
         if not self.strata[True]:
             return log_guide
@@ -182,8 +184,8 @@ class Draws:
         """The chunks of which there are so many that compiling them pays."""
         sizes = Counter(len(batch) for batch in self.batches)
         times = {
-            _Chunk(size, count, law): batches * number
-            for law, counts in self.counts.items()
+            _Chunk(size, count, from_prior): batches * number
+            for from_prior, counts in self.counts.items()
             for count, number in Counter(counts).items()
             for size, batches in sizes.items()
         }
@@ -198,20 +200,20 @@ class Draws:
     ) -> tuple[int, int]:
         """Returns how many data and draws fit into the memory, no more than is asked for."""
         positive_integer("max_memory", max_memory)
-        fixed, datum, row = self._costs(rows[:1])
+        fixed, each, row = self._costs(rows[:1])
         block = min(BLOCK, num_samples)
         # Terms, weights and their tail in float64, with the copies that sums and sorting make.
         sums = 64 * (tail_length(num_samples) + 1) + 120 * block
-        datum, row = max(datum, sums), row + 120
-        least = fixed + datum + row
+        each, row = max(each, sums), row + 120
+        least = fixed + each + row
         if max_memory < least:
             raise expected("max_memory", f"at least {least:,} bytes for this", max_memory)
         # Half of it for the sums of a batch, the rest for its draws.
-        batch = max(1, min(batch, (max_memory - fixed) // 2 // max(datum, row)))
-        return batch, min(at_once, (max_memory - fixed - batch * datum) // (batch * row))
+        batch = max(1, min(batch, (max_memory - fixed) // 2 // max(each, row)))
+        return batch, min(at_once, (max_memory - fixed - batch * each) // (batch * row))
 
     def _costs(self, one: Rows) -> tuple[int, int, int]:
-        """Bytes that drawing takes in any case, those to encode a datum, and those for each z."""
+        """Bytes of drawing in any case, those to encode an observation, and those for each z."""
 
         def encode() -> Tensor:
             return self.vae.guide.features(one.x, one.given)

@@ -1,4 +1,4 @@
-"""Hamiltonian Monte Carlo: all chains of all data at once, a step size for each datum."""
+"""Hamiltonian Monte Carlo: all chains of all data at once, a step size for each observation."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ _JITTER = 0.5
 
 
 class Point(NamedTuple):
-    r"""Where the chains are on a path of laws, ``log f_beta = log base + beta * ratio``.
+    r"""Where the chains are on a path of densities, ``log f_beta = log base + beta * ratio``.
 
     Base and ratio are kept apart, so that a new ``beta`` costs no new gradient.
 
@@ -57,10 +57,10 @@ def leapfrog(
     """Follows Hamilton's equations: reversible, and volume is preserved.
 
     Args:
-        density: Evaluates a path of laws at z.
+        density: Evaluates a path of distributions at z.
         point: The start.
         momentum: Its momentum, of unit mass in units of ``stride``, shape of z.
-        beta: Which law of the path.
+        beta: Which distribution of the path.
         stride: Step size times scale, broadcast to the shape of z.
         num_leapfrog: Steps.
 
@@ -92,10 +92,10 @@ def transition(
         MCMC Using Hamiltonian Dynamics (Neal, 2011), https://arxiv.org/abs/1206.1901
 
     Args:
-        density: Evaluates a path of laws at z.
+        density: Evaluates a path of distributions at z.
         point: Where the chains are.
-        beta: Which law of the path.
-        step_size: One for each datum, shape ``(B,)``.
+        beta: Which distribution of the path.
+        step_size: One for each observation, shape ``(B,)``.
         scale: Of each entry of z, shape ``(B, *event_shape)``.
         num_leapfrog: Leapfrog steps of a proposal.
 

@@ -33,7 +33,7 @@ __all__ = [
 Initial = Literal["guide", "prior"]
 
 _STEEPNESS = 4.0  # of the sigmoid that spaces the temperatures, as in Wu et al. (2017)
-_SPREAD_DRAWS = 100  # of z, to see how far a law reaches in each direction
+_SPREAD_DRAWS = 100  # of z, to see the spread of a distribution in each direction
 _WARMUP_CHAINS = 8
 _WARMUP_TEMPERATURES = 100  # at most: step sizes change slowly along the path
 _WARMUP_START = 20  # transitions at the first temperature, from any step size to a fair one
@@ -84,7 +84,7 @@ class Plan:
 
 
 class Path:
-    """The laws from the initial one to p(x, z), given a batch of data."""
+    """The distributions from the initial one to p(x, z), given a batch of data."""
 
     def __init__(self, vae: VAE, x: Tensor, initial: Initial) -> None:
         self.vae, self.x, self.initial = vae, x, initial
@@ -100,24 +100,24 @@ class Path:
     def scale(self, beta: float) -> Tensor:
         """Returns the spread to expect at ``beta``, shape ``(B, *z)``: any positive one is right.
 
-        Precisions of normal laws add up along the path.
+        Precisions of normal distributions add up along the path.
         """
         start, end = self._precisions
         return torch.lerp(start, end, beta).rsqrt()
 
     def start(self, num_chains: int) -> Point:
-        """Draws from the initial law."""
+        """Draws from the initial distribution."""
         with torch.no_grad(), pyro.validation_enabled(False):
-            law = self._law()
+            initial = self._initial()
             batch = () if self.initial == "guide" else (len(self.x),)
-            return self(law.sample((num_chains, *batch)))
+            return self(initial.sample((num_chains, *batch)))
 
     def __call__(self, z: Tensor) -> Point:
         # Parameters may require gradients: only those by z are computed, and none is accumulated.
         # Validation would raise where a trajectory diverges; a transition rejects that instead.
         with torch.enable_grad(), pyro.validation_enabled(False):
             z = z.detach().requires_grad_()
-            base = self._law().log_prob(z)
+            base = self._initial().log_prob(z)
             log_likelihood = self.vae.model.decode(z).log_prob(self.x)
             if self.initial == "guide":
                 ratio = log_likelihood + self.vae.prior().log_prob(z) - base
@@ -127,13 +127,13 @@ class Path:
             (ratio_gradient,) = torch.autograd.grad(ratio.sum(), z)
         return Point(z.detach(), base.detach(), ratio.detach(), base_gradient, ratio_gradient)
 
-    def _law(self) -> Any:
+    def _initial(self) -> Any:
         vae = self.vae
         return vae.guide_family(self.features) if self.initial == "guide" else vae.prior()
 
 
 def warm_up(path: Path, plan: Plan, tick: Ticks) -> list[Tensor]:
-    """Adapts a step size for each datum at each temperature, on chains that are then dropped.
+    """Adapts a step size for each observation at each temperature, on chains that are then dropped.
 
     Were they adapted on the chains of the estimate, a transition would depend on where its chain
     has been, and the weights would no longer be unbiased.
@@ -159,7 +159,7 @@ def warm_up(path: Path, plan: Plan, tick: Ticks) -> list[Tensor]:
 def forward(
     path: Path, plan: Plan, steps: list[Tensor], tick: Ticks
 ) -> tuple[Tensor, list[Tensor]]:
-    """Anneals from the initial law; returns log weights ``(C, B)`` and acceptances ``(B,)``."""
+    """Anneals from the start; returns log weights ``(C, B)`` and acceptances ``(B,)``."""
     point = path.start(plan.num_chains)
     log_weights, acceptance = _increment(point, 0.0, plan.betas[1]), []
     for t in range(1, len(plan.betas) - 1):

@@ -37,7 +37,7 @@ __all__ = ["Annealed", "ais"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Annealed:
-    """Annealed estimates of log p(x) of a fixed model, per datum, in nats.
+    """Annealed estimates of log p(x) of a fixed model, per observation, in nats.
 
     Attributes:
         log_marginal: Estimates of log p(x), too low in expectation, shape ``(N,)``.
@@ -46,10 +46,10 @@ class Annealed:
         ess: Effective numbers of chains, shape ``(N,)``.
         acceptance: Mean acceptance probabilities of the transitions, shape ``(N,)``.
         step_size: Mean step sizes, in units of the guide's spread, shape ``(N,)``.
-        num_chains: Chains for each datum.
-        num_temperatures: Steps from the initial law to p(x, z).
+        num_chains: Chains for each observation.
+        num_temperatures: Steps from the initial distribution to p(x, z).
         num_leapfrog: Leapfrog steps of a transition.
-        num_gradients: Gradients of log p(x, z) for each datum, warm-up included.
+        num_gradients: Gradients of log p(x, z) for each observation, warm-up included.
         initial: Where the chains started.
         base_measure: As in :class:`pyro_vae.evaluation.Scores`.
     """
@@ -90,8 +90,8 @@ class Annealed:
 
     def __repr__(self) -> str:
         return (
-            f"Annealed({len(self.log_marginal)} data, {self.num_chains} chains from the "
-            f"{self.initial}, {self.num_temperatures} temperatures, nats per datum)\n"
+            f"Annealed({len(self.log_marginal)} observations, {self.num_chains} chains from the "
+            f"{self.initial}, {self.num_temperatures} temperatures, nats per observation)\n"
             f"  log p(x)    {shown(self.summary(), 'log_marginal', 'standard_error')} over data, "
             f"± {shown(self.summary(), 'mcse')} Monte Carlo\n"
             f"  chains      {np.median(self.ess):.3g} effective in the median, "
@@ -120,8 +120,8 @@ def ais(
     The chains start at the guide, or at the prior, and every ``z_t`` comes from ``z_{t-1}`` by a
     transition that leaves ``f_{beta_t}`` invariant. The mean of w over chains is unbiased for p(x)
     whatever the step sizes, the guide and the number of temperatures are. The temperatures are
-    sigmoidal. Step sizes are adapted per datum and temperature on chains of their own, in units
-    of the guide's spread, and then stay as they are.
+    sigmoidal. Step sizes are adapted per observation and temperature on chains of their own, in
+    units of the guide's spread, and then stay as they are.
 
     References:
         Annealed Importance Sampling (Neal, 2001), https://arxiv.org/abs/physics/9803008
@@ -131,8 +131,8 @@ def ais(
     Args:
         vae: The model, its latent unbounded and real.
         x: Data, shape ``(N, *event_shape)``.
-        num_chains: Chains for each datum.
-        num_temperatures: Steps from the initial law to p(x, z); 1 is importance weighting.
+        num_chains: Chains for each observation.
+        num_temperatures: Steps from the initial distribution to p(x, z); 1 is importance weighting.
         num_leapfrog: Leapfrog steps of a transition.
         initial: ``guide`` or ``prior``. A guide that has the posterior's modes is the shorter way,
             and at the same cost by far the better one; the prior has all the modes.
@@ -141,7 +141,7 @@ def ais(
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        Estimates per datum; ``summary()`` has their means and errors.
+        Estimates per observation; ``summary()`` has their means and errors.
 
     Raises:
         ValueError: If the latent is discrete or bounded, the data do not suit the model, or an

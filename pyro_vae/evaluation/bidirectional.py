@@ -37,19 +37,19 @@ __all__ = ["Bidirectional", "bdmc"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Bidirectional:
-    """Bounds of log p(x) from both sides, per simulated datum, in nats.
+    """Bounds of log p(x) from both sides, per simulated observation, in nats.
 
     Attributes:
         lower: Forward estimates of log p(x), too low in expectation, shape ``(N,)``.
         upper: Reverse estimates, too high in expectation, shape ``(N,)``.
         lower_mcse: Monte Carlo standard errors of ``lower``, by the delta method over chains.
-        upper_mcse: The same of ``upper``. All reverse chains of a datum start at its one true z
-            and are taken to be independent: too small where they have not forgotten it.
+        upper_mcse: The same of ``upper``. All reverse chains of an observation start at its one
+            true z and are taken to be independent: too small where they have not forgotten it.
         lower_ess: Effective numbers of forward chains.
         upper_ess: Effective numbers of reverse chains.
         x: The data, shape ``(N, *event_shape)``.
-        num_chains: Chains for each datum, each way.
-        num_temperatures: Steps from the initial law to p(x, z).
+        num_chains: Chains for each observation, each way.
+        num_temperatures: Steps from the initial distribution to p(x, z).
         num_leapfrog: Leapfrog steps of a transition.
         initial: Where the forward chains started.
     """
@@ -102,8 +102,9 @@ class Bidirectional:
     def __repr__(self) -> str:
         known = self.summary()
         return (
-            f"Bidirectional({len(self.lower)} simulated data, {self.num_chains} chains each way, "
-            f"{self.num_temperatures} temperatures, nats per datum)\n"
+            f"Bidirectional({len(self.lower)} simulated observations, "
+            f"{self.num_chains} chains each way, {self.num_temperatures} temperatures, "
+            "nats per observation)\n"
             f"  log p(x)  from {shown(known, 'lower', 'lower_mcse')} "
             f"to {shown(known, 'upper', 'upper_mcse')}\n"
             f"  gap       {shown(known, 'gap', 'gap_standard_error')} over data"
@@ -140,15 +141,15 @@ def bdmc(
     Args:
         vae: The model, its latent unbounded and real.
         size: Data to simulate, N.
-        num_chains: Chains for each datum, each way.
-        num_temperatures: Steps from the initial law to p(x, z).
+        num_chains: Chains for each observation, each way.
+        num_temperatures: Steps from the initial distribution to p(x, z).
         num_leapfrog: Leapfrog steps of a transition.
         initial: ``guide`` or ``prior``, as in :func:`pyro_vae.evaluation.ais`.
         seed: Of the data and the draws.
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        Bounds per datum; ``summary()`` has their means and errors.
+        Bounds per observation; ``summary()`` has their means and errors.
 
     Raises:
         ValueError: If the latent is discrete or bounded, or an option is not what it should be.

@@ -55,15 +55,15 @@ class RankedRun(_Ranked):
         name: What the caller called it.
         rank: 1 for the best.
         log_marginal: Mean log p(x).
-        standard_error: Its error as an estimate for data to come; None for a single datum.
+        standard_error: Its error as an estimate for data to come; None for a single observation.
         difference: ``log_marginal`` minus that of the best, at most 0.
-        difference_standard_error: Its error over data, paired; None for a single datum.
+        difference_standard_error: Its error over data, paired; None for a single observation.
         difference_mcse: Its Monte Carlo error on these data, as if the runs' draws were
             independent; None if unknown. It is part of ``difference_standard_error`` already.
         k_hat_median: Median Pareto shape of the importance weights; None if unknown.
         k_hat_90: The shape that a tenth of the data exceed.
         k_hat_above_threshold: Share of data whose shape is too high.
-        num_samples: Draws of z for each datum.
+        num_samples: Draws of z for each observation.
         estimator: How log p(x) was estimated.
     """
 
@@ -143,7 +143,7 @@ class Comparison:
         }
 
     def __repr__(self) -> str:
-        lines = [f"Comparison({self.size} data, nats per datum)"]
+        lines = [f"Comparison({self.size} observations, nats per observation)"]
         for row in (*self.runs, *self.models):
             lines.append(
                 f"  {row.rank}. {row.name}  log p(x) {row.log_marginal:.2f}, difference "
@@ -192,8 +192,8 @@ and 'b' with measure lebesgue
 def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = None) -> Comparison:
     r"""Ranks models by their log p(x) of the same held-out data.
 
-    What a datum is worth varies far more from datum to datum than from model to model, so
-    differences are taken datum by datum:
+    What an observation is worth varies far more from observation to observation than from model to
+    model, so differences are taken observation by observation:
 
     .. math:: d_i = \log \hat p_a(x_i) - \log \hat p_b(x_i), \quad
         \mathrm{se}(\bar d) = \sqrt{\frac{1}{N (N - 1)} \sum_i (d_i - \bar d)^2}
@@ -245,22 +245,22 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
         if not np.isfinite(column).all():
             raise expected(
                 f"scores[{name!r}]",
-                "a finite log p(x) of every datum",
+                "a finite log p(x) of every observation",
                 f"{np.sum(~np.isfinite(column))} of {len(column)} that are not",
             )
     squares = {name: each.mcse**2 for name, each in scores.items()}
     runs = []
     for row in _rank(columns, squares):
         own = scores[row["name"]]
-        told, known = own.summary(), own.k_hat[~np.isnan(own.k_hat)]
+        summary, known = own.summary(), own.k_hat[~np.isnan(own.k_hat)]
         runs.append(
             RankedRun(
                 **row,
-                k_hat_median=told["k_hat_median"],
+                k_hat_median=summary["k_hat_median"],
                 k_hat_90=_finite(np.quantile(known, 0.9, method="higher")) if len(known) else None,
-                k_hat_above_threshold=told["k_hat_above_threshold"],
-                num_samples=told["num_samples"],
-                estimator=told["estimator"],
+                k_hat_above_threshold=summary["k_hat_above_threshold"],
+                num_samples=summary["num_samples"],
+                estimator=summary["estimator"],
             )
         )
     first, *_ = scores.values()

@@ -25,7 +25,7 @@ __all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Anomalies:
-    """How well two scores tell outliers from inliers.
+    """How well two scores separate outliers from inliers.
 
     Attributes:
         inliers: log p(x) of the data that belong, shape ``(N,)``, in nats.
@@ -66,13 +66,13 @@ class Anomalies:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Probes:
-    """How well the latent means tell labels.
+    """How well the latent means predict labels.
 
     Attributes:
         accuracy: The share of right answers on data that the classifier did not see, by
             ``neighbours``, by ``linear``, and by ``majority``, which looks at labels alone.
         standard_error: Of each accuracy, for new data to classify.
-        num_data: How many data were classified.
+        num_data: How many observations were classified.
         method: What was held out.
     """
 
@@ -95,7 +95,7 @@ class Probes:
             f"  {name:10} {self.accuracy[name]:.3f} ± {self.standard_error[name]:.3f}"
             for name in self.accuracy
         ]
-        return "\n".join([f"Probes({self.num_data} data, {self.method})", *lines])
+        return "\n".join([f"Probes({self.num_data} observations, {self.method})", *lines])
 
 
 def anomalies(
@@ -108,7 +108,7 @@ def anomalies(
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Anomalies:
-    r"""Tells outliers from inliers by their density, and by how typical it is.
+    r"""Separates outliers from inliers by their density, and by how typical it is.
 
     .. math:: s_\text{density}(x) = -\log p(x), \quad
         s_\text{typicality}(x) = |-\log p(x) - \hat H|, \quad
@@ -208,7 +208,7 @@ def probe(
 ) -> Probes:
     """Classifies data by their latent means E[z|x]: k nearest neighbours, and a linear probe.
 
-    The model never saw the labels: what its latent space says of them is by its own doing. The
+    The model never saw the labels: what its latent space knows of them is by its own doing. The
     linear probe is logistic regression on standardised means; distances are those of z as it is.
     For one-hot latents the means are the probabilities of the classes.
 
@@ -321,7 +321,7 @@ def accuracy(vae: VAE, x: Tensor, labels: ArrayLike | Tensor, **given: Any) -> t
 def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarray:
     values = np.asarray(labels.cpu() if isinstance(labels, Tensor) else labels)
     if values.shape != (size,) or values.dtype.kind not in "iu":
-        raise expected(name, f"{size} integers, one for each datum", labels)
+        raise expected(name, f"{size} integers, one for each observation", labels)
     return values
 
 

@@ -33,7 +33,7 @@ _MEASURED = ("log_marginal", "elbo", "elbo_optimal", "approximation", "amortisat
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Gaps:
-    """The gap between log p(x) and the bound in two parts, per datum, in nats.
+    """The gap between log p(x) and the bound in two parts, per observation, in nats.
 
     ``approximation + amortisation`` is ``log_marginal - elbo``. Each of the six arrays of shape
     ``(N,)`` has its Monte Carlo standard errors beside it, under its name in ``mcse``.
@@ -42,7 +42,7 @@ class Gaps:
         log_marginal: log p(x): as it was given, summed over all z, or importance-weighted with
             draws of q*, and then too low in expectation.
         elbo: L[q], the bound with the guide as the encoder has it.
-        elbo_optimal: L[q*], with the guide's parameters optimised for each datum.
+        elbo_optimal: L[q*], with the guide's parameters optimised for each observation.
         approximation: ``log_marginal - elbo_optimal``: what no member of the family can mend.
         amortisation: ``elbo_optimal - elbo``: what one encoder for all data loses.
         residual: What the second half of the optimisation still gained over the first. Where it is
@@ -51,8 +51,8 @@ class Gaps:
         k_hat: Pareto shapes of the importance weights of q*, shape ``(N,)``; NaN without weights.
         features: The parameters of q*, shape ``(N, *guide.param_shape)``:
             ``vae.guide_family(features)`` is q*.
-        num_steps: Optimiser steps for each datum.
-        num_samples: Fresh draws of z for each datum, from which the bounds are measured.
+        num_steps: Optimiser steps for each observation.
+        num_samples: Fresh draws of z for each observation, from which the bounds are measured.
         estimator: How log p(x) was had.
         base_measure: What the log-densities are densities of, as in
             :class:`~pyro_vae.evaluation.Scores`.
@@ -99,7 +99,7 @@ class Gaps:
         known = self.summary()
         shown = {name: f"{known[name]:.4g} ± {known[f'{name}_mcse']:.2g}" for name in _MEASURED}
         return (
-            f"Gaps({len(self.elbo)} data, nats per datum, ± Monte Carlo)\n"
+            f"Gaps({len(self.elbo)} observations, nats per observation, ± Monte Carlo)\n"
             f"  log p(x)       {shown['log_marginal']} ({self.estimator})\n"
             f"  approximation  {shown['approximation']}\n"
             f"  L[q*]          {shown['elbo_optimal']}\n"
@@ -129,14 +129,14 @@ def gaps(
         + \underbrace{L[q^*] - L[q]}_{\text{amortisation}}, \quad
         L[q] = \mathbb{E}_q[\log p(x, z) - \log q(z)]
 
-    q* is the best member of the guide's family for each datum by itself. It is found by Adam on the
-    guide's parameters (what the encoder returns), from where the encoder put them, in two rounds of
-    a decaying rate; ``residual`` is what the second gained. The gradients are those of the path
-    alone, which vanish with all their noise where the family holds the posterior. Then L[q*] and
-    L[q] are measured with fresh draws, the same random numbers for both, so that their difference
-    has a small error. Where other fresh draws see no gain, of at least two standard errors or a
-    hundredth of a nat, the encoder's q is q*: so much may be missed, and q* is never worse than q.
-    What the noise of the optimiser costs, about 1e-3 nats as it stands, falls with
+    q* is the best member of the guide's family for each observation by itself. It is found by Adam
+    on the guide's parameters (what the encoder returns), from where the encoder put them, in two
+    rounds of a decaying rate; ``residual`` is what the second gained. The gradients are those of
+    the path alone, which vanish with all their noise where the family holds the posterior. Then
+    L[q*] and L[q] are measured with fresh draws, the same random numbers for both, so that their
+    difference has a small error. Where other fresh draws see no gain, of at least two standard
+    errors or a hundredth of a nat, the encoder's q is q*: so much may be missed, and q* is never
+    worse than q. What the noise of the optimiser costs, about 1e-3 nats as it stands, falls with
     ``num_steps * num_particles``.
 
     A one-hot latent is summed over all its joint states: then nothing is sampled, and log p(x) is
@@ -152,9 +152,9 @@ def gaps(
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
         num_steps: Optimiser steps, both rounds together.
-        num_particles: Draws of z for each datum and step.
+        num_particles: Draws of z for each observation and step.
         lr: Learning rate at the start of a round.
-        num_samples: Draws of z for each datum that measure the bounds.
+        num_samples: Draws of z for each observation that measure the bounds.
         log_marginal: log p(x) where it is known better than by importance weighting with q*, for
             example by annealed importance sampling, shape ``(N,)``, in nats.
         mcse: Monte Carlo standard errors of ``log_marginal``, shape ``(N,)``; zero if not given.
@@ -163,7 +163,7 @@ def gaps(
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        Both gaps per datum, each with its error, and what they are made of.
+        Both gaps per observation, each with its error, and what they are made of.
 
     Raises:
         ValueError: If the data do not suit the model, an option is not what it should be, the
@@ -231,7 +231,7 @@ def _given(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) ->
     for name, values in (("log_marginal", log_marginal), ("mcse", mcse)):
         row = torch.from_numpy(np.zeros(size) if values is None else np.array(values, float))
         if row.shape != (size,) or not row.isfinite().all():
-            raise expected(name, f"{size} finite numbers, one for each datum", values)
+            raise expected(name, f"{size} finite numbers, one for each observation", values)
         rows.append(row)
     return torch.stack(rows)
 
@@ -255,7 +255,7 @@ class _Bound(ABC):
 
     @abstractmethod
     def objective(self, features: Tensor) -> Tensor:
-        """Returns a value for each datum whose gradient is that of the bound, on average."""
+        """Returns a value for each observation whose gradient is that of the bound, on average."""
 
     @abstractmethod
     def measure(
@@ -399,7 +399,7 @@ def _number_of_states(vae: VAE) -> int:
 
 
 def _ascend(bound: _Bound, start: Tensor, num_steps: int, lr: float) -> Tensor:
-    """Maximises the bound of each datum by itself: Adam works on each number by itself too.
+    """Maximises the bound of each observation by itself: Adam works on each number by itself too.
 
     Raises:
         ValueError: If what it finds is not finite.

@@ -1,4 +1,4 @@
-"""Importance-weighted log p(x) per datum, with its Monte Carlo error."""
+"""Importance-weighted log p(x) per observation, with its Monte Carlo error."""
 
 from __future__ import annotations
 
@@ -67,20 +67,20 @@ def evaluate(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
-        num_samples: Draws of z for each datum, S.
+        num_samples: Draws of z for each observation, S.
         proposal: Where they are drawn: ``guide`` or ``defensive``.
-        smooth: Whether to smooth the largest weights by a generalised Pareto law.
+        smooth: Whether to smooth the largest weights by a generalised Pareto distribution.
         max_memory: Bytes to take at once beside the model, the data and the scores; None takes
             what is fastest, some megabytes for a small network.
         seed: Of the draws: the same seed gives the same scores.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from:
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
-            themselves tell (their fingerprint and dimension) is never taken from it.
+            themselves show (their fingerprint and dimension) is never taken from it.
         progress: Called now and then with the fraction that is done.
         **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves.
 
     Returns:
-        Scores per datum; ``scores.summary()`` has their means and errors.
+        Scores per observation; ``scores.summary()`` has their means and errors.
 
     Raises:
         ValueError: If the data do not suit the model, or an option is not what it should be.
@@ -145,7 +145,7 @@ def _weighed(
 
 
 class _Sums:
-    """Running sums over draws of z from one law, one column a datum, in float64."""
+    """Running sums over draws of z from one component, a column per observation, in float64."""
 
     def __init__(self, size: int, num_samples: int) -> None:
         zeros = torch.zeros(size, dtype=torch.float64)
@@ -181,7 +181,7 @@ def _columns(guide: _Sums, prior: _Sums, kl: Tensor | None, smooth: bool) -> dic
         log_weight, log_square = _smoothed(log_weight, log_square, largest)
     # Relative to the squared mean of the weights; only rounding takes it below one.
     mean_square = (count * (log_square - 2 * log_weight).exp()).clamp_min(1)
-    # A smoothed weight is of no law any more, so their error is that of one law for all.
+    # Smoothed weights belong to no component any more: their error is that of all as one.
     strata = [guide] if smooth or not prior.count else [guide, prior]
     if len(strata) == 1:
         variance = (mean_square - 1) / (count - 1)  # NaN for a single draw
@@ -198,7 +198,7 @@ def _columns(guide: _Sums, prior: _Sums, kl: Tensor | None, smooth: bool) -> dic
 
 
 def _variance(stratum: _Sums, log_weight: Tensor) -> Tensor:
-    """The variance of a sum of weights of one law, relative to a squared sum."""
+    """The variance of a sum of weights of one component, relative to a squared sum."""
     if stratum.count == 1:
         return torch.full_like(log_weight, math.nan)
     square = (stratum.log_square - 2 * log_weight).exp()

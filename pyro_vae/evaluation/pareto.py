@@ -18,7 +18,7 @@ def tail_length(num_samples: int) -> int:
 
 
 def k_hat(largest: Tensor) -> Tensor:
-    """Fits a generalised Pareto law to the tail of importance weights and returns its shape.
+    """Fits a generalised Pareto distribution to a tail of weights and returns its shape.
 
     The profile posterior mean of Zhang and Stephens, drawn towards one half as if by ten more
     weights. It is NaN where the tail is too short, or where it has no spread to speak of, as with
@@ -33,14 +33,14 @@ def k_hat(largest: Tensor) -> Tensor:
 
     Args:
         largest: The ``tail_length(S) + 1`` largest of S log weights, largest first, one column a
-            datum, shape ``(M + 1, B)``, float64.
+            observation, shape ``(M + 1, B)``, float64.
 
     Returns:
         Shape parameters, shape ``(B,)``.
 
     Example:
         >>> uniform = (torch.arange(1000, dtype=torch.float64) + 0.5) / 1000
-        >>> weights = uniform.pow(-0.5)  # a Pareto law of shape one half
+        >>> weights = uniform.pow(-0.5)  # a Pareto distribution of shape one half
         >>> round(k_hat(weights[: tail_length(1000) + 1, None].log()).item(), 1)
         0.5
     """
@@ -48,7 +48,7 @@ def k_hat(largest: Tensor) -> Tensor:
 
 
 def smooth_tail(largest: Tensor) -> Tensor:
-    """Replaces a tail of weights by the expected order statistics of the law fitted to it.
+    """Replaces a tail of weights by the expected order statistics of its fit.
 
     None becomes larger than the largest there was. Where nothing could be fitted, the weights stay.
 

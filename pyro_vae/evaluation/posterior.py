@@ -33,7 +33,7 @@ _WRONG_R_HAT = 1.01  # Vehtari et al. (2021)
 
 @dataclass(frozen=True, eq=False, repr=False)
 class PosteriorDraws:
-    """Draws of z for each datum, and how far to trust them.
+    """Draws of z for each observation, and how far to trust them.
 
     Attributes:
         z: Shape ``(num_draws, N, *z)``; those of several chains one chain after the other.
@@ -45,8 +45,8 @@ class PosteriorDraws:
         r_hat: Of ``nuts``: rank-normalised split R-hat, of the entry of z that has most, shape
             ``(N,)``; above 1.01 the chains do not agree.
         divergences: Of ``nuts``: draws at which the integrator diverged, shape ``(N,)``.
-        num_proposals: Of ``importance``: proposals for each datum.
-        num_chains: Of ``nuts``: chains for each datum.
+        num_proposals: Of ``importance``: proposals for each observation.
+        num_chains: Of ``nuts``: chains for each observation.
     """
 
     z: Tensor
@@ -59,7 +59,7 @@ class PosteriorDraws:
     num_chains: int | None = None
 
     def summary(self) -> dict[str, Any]:
-        """Returns what the diagnostics say over the data, ready for JSON.
+        """Returns the diagnostics over the data, ready for JSON.
 
         What is not finite is None.
         """
@@ -90,7 +90,7 @@ class PosteriorDraws:
             for name, value in known.items()
             if isinstance(value, int | float) and name not in ("num_draws", "num_data")
         ]
-        sizes = f"{known['num_draws']} draws for each of {known['num_data']} data"
+        sizes = f"{known['num_draws']} draws for each of {known['num_data']} observations"
         return f"PosteriorDraws({', '.join([self.method, sizes, *shown])})"
 
 
@@ -108,11 +108,12 @@ def posterior_draws(
 ) -> PosteriorDraws:
     r"""Draws z given x, of the guide or of the posterior that it stands for.
 
-    ``guide`` draws :math:`z \sim q(z \mid x)` and says nothing of p(z|x). ``importance`` draws from
-    many proposals of the guide in proportion to :math:`p(x, z) / q(z \mid x)`, which is right in so
-    far as the weights are light: see ``k_hat``. ``nuts`` runs Pyro's NUTS on z with the decoder
-    fixed, for each datum by itself, since data that share a trajectory share its step size and
-    length; started at draws of the guide. It takes seconds a datum, and needs no good guide.
+    ``guide`` draws :math:`z \sim q(z \mid x)` and knows nothing of p(z|x). ``importance`` draws
+    from many proposals of the guide in proportion to :math:`p(x, z) / q(z \mid x)`, which is right
+    in so far as the weights are light: see ``k_hat``. ``nuts`` runs Pyro's NUTS on z with the
+    decoder fixed, for each observation by itself, since data that share a trajectory share its step
+    size and length; started at draws of the guide. It takes seconds per observation, and needs no
+    good guide.
 
     References:
         Using the SIR Algorithm to Simulate Posterior Distributions (Rubin, 1988),
@@ -127,16 +128,16 @@ def posterior_draws(
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
         method: ``guide``, ``importance`` or ``nuts``.
-        num_draws: Draws for each datum.
-        num_proposals: Of ``importance``: proposals for each datum; 20 for each draw and at least
-            1,000 if not given. Draws are with replacement.
+        num_draws: Draws for each observation.
+        num_proposals: Of ``importance``: proposals for each observation; 20 for each draw and at
+            least 1,000 if not given. Draws are with replacement.
         num_warmup: Of ``nuts``: transitions of each chain to adapt on, which are dropped.
-        num_chains: Of ``nuts``: chains for each datum, of ``num_draws / num_chains`` draws.
+        num_chains: Of ``nuts``: chains for each observation, of ``num_draws / num_chains`` draws.
         seed: Of the draws: the same seed gives the same draws.
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        Draws, with diagnostics for each datum.
+        Draws, with diagnostics for each observation.
 
     Raises:
         ValueError: If the data do not suit the model, an option is not what it should be, or NUTS
@@ -219,11 +220,11 @@ def _nuts(
         starts = vae.encode(x).sample((num_chains,))
     data = []
     divergences = np.zeros(len(x), dtype=int)
-    for i, datum in enumerate(x.split(1)):
+    for i, row in enumerate(x.split(1)):
 
-        def potential(params: dict[str, Tensor], datum: Tensor = datum) -> Tensor:
+        def potential(params: dict[str, Tensor], row: Tensor = row) -> Tensor:
             z = params["z"][None]
-            return -vae.model.log_joint(z, Rows(datum)).squeeze(0)
+            return -vae.model.log_joint(z, Rows(row)).squeeze(0)
 
         diverged = 0
 
@@ -249,7 +250,7 @@ def _nuts(
             if progress is not None:
                 progress((i * num_chains + chain + 1) / (len(x) * num_chains))
         data.append(torch.stack(chains))
-    z = torch.stack(data, 2)  # chain, draw, datum, event
+    z = torch.stack(data, 2)  # chain, draw, observation, event
     known = z.cpu().double().numpy()
     entries = tuple(range(1, known.ndim - 2))
     diagnostics = {"chain_axis": 0, "draw_axis": 1}

@@ -34,23 +34,24 @@ _ESTIMATED = (
 
 @dataclass(frozen=True, eq=False, repr=False)
 class RateDistortion:
-    """The bound of a fixed model, taken apart, in nats per datum.
+    """The bound of a fixed model, taken apart, in nats per observation.
 
     ``-(rate + distortion)`` is the ELBO, and ``rate`` is the mutual information plus the marginal
-    KL. Each array holds what every datum contributes, shape ``(N,)``: its mean is the figure, and
-    its spread over the data gives that figure's standard error.
+    KL. Each array holds what every observation contributes, shape ``(N,)``: its mean is the figure,
+    and its spread over the data gives that figure's standard error.
 
     Attributes:
         rate: KL(q(z|x) || p(z)).
         distortion: -E_q[log p(x|z)]; negative where densities are above one.
         mutual_information: I(x; z) with x drawn from these data and z from q(z|x). As an estimate
-            for the law behind the data it is too low in expectation, and never above log N.
+            for the distribution behind the data it is too low in expectation, and never above
+            log N.
         mutual_information_upper: The same, each z compared with the q of all other data: too high
-            in expectation for the law behind the data.
+            in expectation for the distribution behind the data.
         marginal_kl: KL(q(z) || p(z)), of the mean of q(z|x) over these data: too high in
-            expectation for the law behind the data.
+            expectation for the distribution behind the data.
         active_units: As in :class:`~pyro_vae.evaluation.Scores`.
-        num_samples: Draws of z for each datum.
+        num_samples: Draws of z for each observation.
         rate_estimator: ``analytic`` or ``sampled``.
         base_measure: What the log-densities are densities of, as in
             :class:`~pyro_vae.evaluation.Scores`.
@@ -70,8 +71,8 @@ class RateDistortion:
         """Returns the means over the data and their standard errors, ready for JSON.
 
         The errors ``X_standard_error`` are those of data and of draws together. To first order
-        they need nothing for the shared q(z): a datum added to a mixture moves the divergence
-        from it only through its own term. ``largest_mutual_information`` is log N;
+        they need nothing for the shared q(z): an observation added to a mixture moves the
+        divergence from it only through its own term. ``largest_mutual_information`` is log N;
         ``bits_per_dim``, of the ELBO, is there for discrete data only.
         """
         size = len(self.rate)
@@ -97,7 +98,7 @@ class RateDistortion:
             for name in _ESTIMATED
         }
         return (
-            f"RateDistortion({len(self.rate)} data, nats per datum, ± over data)\n"
+            f"RateDistortion({len(self.rate)} observations, nats per observation, ± over data)\n"
             f"  distortion   {shown['distortion']}\n"
             f"  rate         {shown['rate']} ({self.rate_estimator})\n"
             f"  information  {shown['mutual_information']} to {shown['mutual_information_upper']}, "
@@ -136,13 +137,13 @@ def rate_distortion(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``.
-        num_samples: Draws of z for each datum.
+        num_samples: Draws of z for each observation.
         seed: Of the draws: the same seed gives the same figures.
         base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        What each datum contributes; ``summary()`` has the figures and their errors.
+        What each observation contributes; ``summary()`` has the figures and their errors.
 
     Raises:
         ValueError: If the data do not suit the model or there is only one, or an option is not

@@ -1,4 +1,4 @@
-"""What an evaluation returns: numbers per datum, and their summary."""
+"""What an evaluation returns: numbers per observation, and their summary."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ __all__ = ["Scores"]
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Scores:
-    """Scores of a fixed model, per datum, in nats.
+    """Scores of a fixed model, per observation, in nats.
 
     Two sets of scores are comparable when their base measures agree, and only then.
 
@@ -31,7 +31,7 @@ class Scores:
         active_units: Latent units whose posterior mean has a variance over the data above 0.01; a
             one-hot variable is one unit. Of a site that depends on others, as in a hierarchy, it is
             the mean given the means of those, which differs where the dependence is not linear.
-        num_samples: Draws of z for each datum, S.
+        num_samples: Draws of z for each observation, S.
         estimator: How log p(x) was estimated.
         kl_estimator: ``analytic`` or ``sampled``.
         base_measure: What the log-densities are densities of: ``data``, ``split``,
@@ -99,7 +99,8 @@ class Scores:
             if value is None or isinstance(value, float)
         }
         return (
-            f"Scores({len(self.log_marginal)} data, {self.num_samples} samples, nats per datum)\n"
+            f"Scores({len(self.log_marginal)} observations, {self.num_samples} samples, "
+            "nats per observation)\n"
             f"  log p(x)  {shown['log_marginal']} ± {shown['standard_error']} over data, "
             f"± {shown['mcse']} Monte Carlo\n"
             f"  ELBO      {shown['elbo']} = {shown['reconstruction']} - KL {shown['kl']} "

@@ -1,4 +1,4 @@
-"""Pictures of a fitted model, and one page that says how good it is."""
+"""Pictures of a fitted model, and one page on how good it is."""
 
 from pyro_vae.report.choice import choice
 from pyro_vae.report.criticism import calibration, checks, side_by_side

@@ -91,7 +91,7 @@ class Findings:
         """What the checks found, or why there are none."""
         x = self.data.split(held_out(self.data))
         if len(x) < _CHECKED:
-            return f"There are {len(x)} held-out data; checks need {_CHECKED}."
+            return f"There are {len(x)} held-out observations; checks need {_CHECKED}."
         return check(
             self.vae, x, num_draws=self.num_draws, seed=self.seed,
             progress=lambda done: self.report(0.35 + 0.35 * done),

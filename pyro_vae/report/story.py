@@ -1,4 +1,4 @@
-"""The page about a fitted model: what it says, and in what order."""
+"""The page about a fitted model: what it reports, and in what order."""
 
 from __future__ import annotations
 
@@ -73,7 +73,7 @@ def page(
         history: That of the run.
         summary: That of its scores on all of that split; computed on at most 1,000 observations if
             not given, as what is shown one by one always is.
-        settings: What else to say of the fit, by name: the objective, epochs, seed, engine.
+        settings: What else to report of the fit, by name: the objective, epochs, seed, engine.
         name: Of the run; that of the data if not given.
         num_samples: Importance samples for each observation.
         num_draws: Replicated data sets of the checks; as many as they need if not given.

@@ -26,7 +26,7 @@ def section(findings: Findings) -> Html:
     failed = [row for row in judged if row.failed]
     verdict = (
         f"{len(failed)} of {len(judged)} checks fail, at a chance of {found.level:.0%} that a true "
-        f"model fails any. Each compares {found.num_data:,} {findings.split} data with "
+        f"model fails any. Each compares {found.num_data:,} {findings.split} observations with "
         f"{found.num_draws:,} data sets that the model simulates."
     )
     parts = [tag("p", verdict, class_="note warning" if failed else "note")]

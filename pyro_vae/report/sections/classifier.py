@@ -1,4 +1,4 @@
-"""A classifier that tells draws of the model from data."""
+"""A classifier that distinguishes draws of the model from data."""
 
 from __future__ import annotations
 
@@ -27,13 +27,14 @@ def section(findings: Findings) -> Html | None:
     parts = [
         captioned(
             curve,
-            "A classifier learned to tell draws of x from data, and was tested on others: the area "
-            f"under its curve is {found.auc:.3f}, by chance {found.low:.3f} to {found.high:.3f}. "
+            "A classifier learned to distinguish draws of x from data, and was tested on others: "
+            f"the area under its curve is {found.auc:.3f}, by chance {found.low:.3f} to "
+            f"{found.high:.3f}. "
             "On the diagonal draws and data look alike; the higher the curve, the better it is.",
         )
     ]
     caption = (
-        "The data that it finds least like draws of the model, with their reconstructions: what "
+        "The observations least like draws of the model, with their reconstructions: what "
         "they have in common is what the model lacks."
     )
     if findings.images:

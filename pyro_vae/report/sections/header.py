@@ -16,8 +16,9 @@ def header(findings: Findings) -> Html:
     """Returns the name of the run, what it was fitted to and judged by, and its main figures."""
     summary = findings.summary
     lead = (
-        f"Fitted to {len(findings.data.train):,} training data of {findings.data.name}; judged by "
-        f"{len(findings.x):,} {findings.split} data, which {_role_of_split(findings)}."
+        f"Fitted to {len(findings.data.train):,} training observations of {findings.data.name}; "
+        f"judged by {len(findings.x):,} {findings.split} observations, "
+        f"which {_role_of_split(findings)}."
     )
     figures = [
         ("log p(x), nats an observation", number(summary["log_marginal"]),
@@ -28,7 +29,7 @@ def header(findings: Findings) -> Html:
          "variance of E[z | x] over data > 0.01"),
         ("checks failed", *_failures(findings)),
         ("k-hat too high", percent(summary["k_hat_above_threshold"]),
-         f"of data; median {number(summary['k_hat_median'])}"),
+         f"of observations; median {number(summary['k_hat_median'])}"),
     ]  # fmt: skip
     if "bits_per_dim" in summary:
         figures.insert(1, ("bits per dimension", number(summary["bits_per_dim"], 3), ""))
@@ -49,7 +50,7 @@ def _difference(summary: Mapping[str, Any]) -> float | None:
 
 def _failures(findings: Findings) -> tuple[str, str]:
     if isinstance(findings.checks, str):
-        return "–", "too few data"
+        return "–", "too few observations"
     total = sum(row.calibrated for row in findings.checks.rows)
     return f"{findings.checks.num_failed} of {total}", "predictive, against held-out data"
 

@@ -18,7 +18,7 @@ def section(findings: Findings) -> Html:
     """Returns a map of latent means and the variance of each unit, or the use of classes."""
     means = findings.means
     labels = None if findings.labels is None else findings.labels[: len(means)]
-    size = f"{len(means):,} {findings.split} data"
+    size = f"{len(means):,} {findings.split} observations"
     if same_support(findings.vae.prior.support, constraints.one_hot):
         rows = means.shape[1] if means.shape[1] > 1 or labels is None else len(labels.unique())
         width = min(9.0, max(3.6, 0.3 * means.shape[2] + 2))
@@ -28,7 +28,7 @@ def section(findings: Findings) -> Html:
         return captioned(
             picture,
             f"How often {size} use each class of each latent variable. Columns that stay white are "
-            "classes never used; a row that is all one colour says nothing about x.",
+            "classes never used; a row that is all one colour carries nothing about x.",
         )
     with chart(4.7, 4.4) as (figure, axes):
         panels.scatter(axes, means, labels, beside=False)
@@ -53,8 +53,8 @@ def section(findings: Findings) -> Html:
         ),
         captioned(
             variance,
-            "A unit below the dashed line has the same posterior for all data: it has collapsed "
-            f"onto the prior, and the decoder ignores it.{collapsed}",
+            "A unit below the dashed line has the same posterior for every observation: it has "
+            f"collapsed onto the prior, and the decoder ignores it.{collapsed}",
         ),
         class_="panels wide",
     )

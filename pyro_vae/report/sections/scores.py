@@ -32,9 +32,10 @@ def section(findings: Findings) -> Html:
         table(("nats an observation", "mean", "± over data", "± Monte Carlo"), rows),
         tag(
             "p",
-            f"Means over {findings.summarised:,} {measure['split']} data of {measure['data']}. The "
-            "error over data says how far other data of the same kind might lie; the Monte Carlo "
-            "error, how far another seed. Only scores of the same data and base measure compare.",
+            f"Means over {findings.summarised:,} {measure['split']} observations of "
+            f"{measure['data']}. The error over data is how far other data of the same "
+            "kind might lie; the Monte Carlo error, how far another seed. Only scores of the "
+            "same data and base measure compare.",
         ),
     ]
     if known.any():
@@ -43,10 +44,10 @@ def section(findings: Findings) -> Html:
             parts.append(
                 tag(
                     "p",
-                    f"k-hat is above {threshold:.2f} for {percent(share)} of the data. There the "
-                    "guide is too narrow or in the wrong place: log p(x) is likely to be too low, "
-                    "and its Monte Carlo error too small to be trusted. A richer guide or more "
-                    "samples help.",
+                    f"k-hat is above {threshold:.2f} for {percent(share)} of the "
+                    "observations. There the guide is too narrow or in the wrong place: log p(x) "
+                    "is likely to be too low, and its Monte Carlo error too small to be trusted. A "
+                    "richer guide or more samples help.",
                     class_="note warning" if share > 0.1 else "note",
                 )
             )
@@ -69,10 +70,10 @@ def section(findings: Findings) -> Html:
     parts.append(
         captioned(
             tag("div", *charts, class_="panels"),
-            f"{some} {findings.split} data, one by one. A long tail on the left of log p(x) holds "
-            "data unlike those that the model was fitted to; they are shown below. The gap is what "
-            "the guide loses, log p(x) less ELBO: high dots are data whose posterior it misses, "
-            "red ones those whose k-hat is too high.",
+            f"{some} {findings.split} observations, one by one. A long tail on the left of "
+            "log p(x) holds observations unlike those that the model was fitted to; they are "
+            "shown below. The gap is what the guide loses, log p(x) less ELBO: high dots are "
+            "observations whose posterior it misses, red ones those whose k-hat is too high.",
         )
     )
     return join(*parts, _extremes(findings))
@@ -98,6 +99,6 @@ def _extremes(findings: Findings) -> Html:
             parts.extend(lines(x, reconstructed, titles))
     return captioned(
         tag("div", *parts, class_="panels wide" if findings.images else "panels"),
-        "The data that the model finds least and most likely, with their reconstructions. Among "
-        "the least likely look for mistakes in the data before you blame the model.",
+        "The observations that the model finds least and most likely, with their reconstructions. "
+        "Among the least likely look for mistakes in the data before you blame the model.",
     )

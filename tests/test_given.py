@@ -1,4 +1,4 @@
-"""Conditions and size factors from columns of data to the command line."""
+"""What goes with each observation: conditions and covariates, from columns to scores."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def _table(path: Path, columns: int = 4) -> np.ndarray:
 
 
 def test_columns_lie_beside_x_in_the_same_order(tmp_path: Path) -> None:
-    """Fails when a split's companions are of other rows, or stay in x."""
+    """Fails when a split's covariates are of other rows, or stay in x."""
     rows = _table(tmp_path / "t.csv", 5)
     data = pv.data.load(tmp_path / "t.csv", cond="group,age", size_factor="depth")
     assert data.event_shape == (2,)
@@ -72,7 +72,7 @@ def test_a_dataset_brings_what_its_model_needs(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "options"),
+    ("message", "options"),
     [
         (r"`cond`: expected one of a, group, depth.* 'grop' \(did you", {"cond": "grop"}),
         (r"`size_factor`: expected one of .*'dept' \(did you", {"size_factor": "dept"}),
@@ -81,13 +81,13 @@ def test_a_dataset_brings_what_its_model_needs(tmp_path: Path) -> None:
         (r"`data`: expected columns that are left", {"cond": "a,group,depth,b,age"}),
     ],
 )
-def test_wrong_columns_are_told_in_one_line(
-    tmp_path: Path, says: str, options: dict[str, str]
+def test_wrong_columns_are_reported_in_one_line(
+    tmp_path: Path, message: str, options: dict[str, str]
 ) -> None:
     _table(tmp_path / "t.csv", 5)
-    with pytest.raises(ValueError, match=says) as told:
+    with pytest.raises(ValueError, match=message) as raised:
         pv.data.load(tmp_path / "t.csv", **options)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
     with pytest.raises(ValueError, match="data with labels or with names of columns"):
         pv.data.load(torch.ones(9, 2), cond="label")
 
@@ -99,8 +99,8 @@ def test_a_conditional_run_from_the_command_line(
     monkeypatch.chdir(tmp_path)
     _table(tmp_path / "t.csv")
     counts = ["--likelihood", "Poisson", "--size-factor", "depth"]
-    told = ["--cond", "group", "--prior", "Conditional", "--latent-dim", "2", *counts]
-    assert main(["fit", "t.csv", *told, *EFFORT, "--json", "--out", "a"]) == 0
+    arguments = ["--cond", "group", "--prior", "Conditional", "--latent-dim", "2", *counts]
+    assert main(["fit", "t.csv", *arguments, *EFFORT, "--json", "--out", "a"]) == 0
     scores = json.loads(capsys.readouterr().out)["scores"]
     assert {"cond", "size_factor"} <= scores["base_measure"].keys()
     assert main(["fit", "t.csv", "--config", "a/config.yaml", "--json", "--out", "b"]) == 0
@@ -118,7 +118,7 @@ def test_a_conditional_run_from_the_command_line(
         np.load("draws.npy"), vae.sample(7, cond=cond, covariates=sizes).numpy()
     )
     capsys.readouterr()
-    for says, argv in (
+    for message, argv in (
         ("`--cond`: expected a value for group (one of 3, 4), got None", drawn[:-2]),
         ("`group`: expected one of 3, 4, got '5'", [*drawn[:-2], "--cond", "5"]),
         ("`--size-factor`: expected a positive number", ["sample", "a", "--cond", "3"]),
@@ -130,7 +130,7 @@ def test_a_conditional_run_from_the_command_line(
     ):
         assert main(argv) == 2
         error = capsys.readouterr().err.strip().splitlines()
-        assert says in error[-1]
+        assert message in error[-1]
     (tmp_path / "t.csv").write_text(
         (tmp_path / "t.csv").read_text().replace(",3,", ",5,", 80)  # groups of another name
     )
@@ -165,8 +165,8 @@ def test_a_run_at_one_condition_is_checked(
 ) -> None:
     """On the data of that condition alone."""
     out = str(tmp_path / "a")
-    told = ["--cond", "digit", "--latent-dim", "2"]
-    assert main(["fit", "digits", *told, *EFFORT, "--json", "--out", out]) == 0
+    arguments = ["--cond", "digit", "--latent-dim", "2"]
+    assert main(["fit", "digits", *arguments, *EFFORT, "--json", "--out", out]) == 0
     capsys.readouterr()
     few = ["--num-draws", "30", "--level", "0.9", "--json"]
     assert main(["check", out, "--cond", "3", *few]) == 0
@@ -206,29 +206,31 @@ def test_words_are_one_hot_in_alphabetical_order(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("says", "table", "cond"),
+    ("message", "table", "cond"),
     [
         (r"a number in row 2, column 2 \(b\), got 'x'; `cond` \(--cond b\) takes words", "x,y", ""),
         (r"`cond`: expected words alone or numbers alone in b, got 'x'", "x,3,4", "b"),
-        (r"`cond`: expected a value for each datum in b, got '2 missing'", "x,,NA", "b"),
+        (r"`cond`: expected a value for each observation in b, got '2 missing'", "x,,NA", "b"),
         (r"a number in row 2, column 1 \(a\), got 'u'", "x", "b"),
     ],
 )
-def test_wrong_words_are_told_in_one_line(tmp_path: Path, says: str, table: str, cond: str) -> None:
+def test_wrong_words_are_reported_in_one_line(
+    tmp_path: Path, message: str, table: str, cond: str
+) -> None:
     first = "u" if table == "x" else "1"
     lines = ["a,b", *(f"{first},{cell}" for cell in table.split(","))]
     (tmp_path / "t.csv").write_text("\n".join(lines))
-    with pytest.raises(ValueError, match=says) as told:
+    with pytest.raises(ValueError, match=message) as raised:
         pv.data.load(tmp_path / "t.csv", cond=cond)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(raised.value)
 
 
 def test_a_run_draws_at_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At the very condition of that word; fails when the order of the words is not recorded."""
     _flowers(tmp_path / "t.csv")
     out, drawn = str(tmp_path / "run"), str(tmp_path / "draws.npy")
-    told = ["--cond", "species", "--latent-dim", "2", "--likelihood", "Normal", *EFFORT]
-    assert main(["fit", str(tmp_path / "t.csv"), *told, "--json", "--out", out]) == 0
+    arguments = ["--cond", "species", "--latent-dim", "2", "--likelihood", "Normal", *EFFORT]
+    assert main(["fit", str(tmp_path / "t.csv"), *arguments, "--json", "--out", out]) == 0
     draw = ["sample", out, "-n", "4", "--seed", "3", "--out", drawn, "--cond"]
     assert main([*draw, '"alba, minor"']) == 0
     vae, cond = pv.load(out), torch.tensor([[0.0, 1.0, 0.0]]).expand(4, 3)
@@ -239,11 +241,11 @@ def test_a_run_draws_at_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str
     others = (tmp_path / "t.csv").read_text().replace("setosa", "xetosa")  # in the same place
     (tmp_path / "others.csv").write_text(others)
     known = "one of Virginica, alba, minor, setosa"
-    for says, argv in (
+    for message, argv in (
         (f"`species`: expected {known}, got 'setos' (did you mean 'setosa'?)", [*draw, "setos"]),
         (f"`--cond`: expected a value for species ({known}), got None", draw[:-1]),
         ("the words of the run's", ["evaluate", out, "--data", str(tmp_path / "others.csv")]),
     ):
         argv = [a if a != drawn else str(tmp_path / "new.npy") for a in argv]
         assert main(argv) == 2
-        assert says in capsys.readouterr().err.splitlines()[-1]
+        assert message in capsys.readouterr().err.splitlines()[-1]
