@@ -111,10 +111,11 @@ def run(argv: list[str]) -> None:
         binarize=options.binarize,
         cond=options.cond,
         size_factor=options.size_factor,
+        covariate=options.covariate,
         missing=options.missing,
     )
     if options.labelled is not None and data.given("train"):
-        what = "none with --cond, --size-factor or --missing"
+        what = "none with --cond, --size-factor, --covariate or --missing"
         raise expected("--labelled", what, options.labelled)
     labels = None if options.labelled is None else data.some_labels(options.labelled, options.seed)
     if options.data_report:
@@ -203,7 +204,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     return parser
 
 
-def _add_given(parser: Parser) -> None:
+def _add_companions(parser: Parser) -> None:
     group = parser.add_argument_group("what goes with each observation")
     group.add_argument(
         "--cond",
@@ -217,7 +218,14 @@ def _add_given(parser: Parser) -> None:
         "--size_factor",
         type=str | None,
         help="The column of a .csv file that is each observation's size factor, which multiplies "
-        "mean of a likelihood of counts; divided by its own mean.",
+        "the mean of a likelihood of counts; divided by its own mean.",
+    )
+    group.add_argument(
+        "--covariate",
+        type=str | None,
+        help="What else a likelihood needs to know of each observation, by the names that it "
+        "declares, as NAME=COLUMN with commas between several: columns of a .csv file, as they "
+        "are.",
     )
     group.add_argument(
         "--missing",
@@ -270,7 +278,8 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
     """Returns the model and its objective."""
     values: dict[str, Any] = {"dim": options.get("latent_dim"), "event_shape": data.event_shape}
     values |= options.prior.as_dict()
-    values["size_factor"] = bool(data.covariates)
+    covariates = data.covariates.get("train", {})
+    values["size_factor"] = "size_factor" in covariates
     made = {}
     for role, follows in _following(parts).items():
         chosen = options[role].as_dict()
@@ -289,12 +298,15 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
             raise
         what = f"the columns that the prior {type(made['prior']).__name__} is given"
         raise expected("--cond", what, options.cond) from None
-    if bool(data.covariates) != bool(vae.likelihood.covariates):
-        likelihood = type(vae.likelihood).__name__
-        what = (
-            f"none with {likelihood}" if data.covariates else f"the column that {likelihood} needs"
-        )
-        raise expected("--size-factor", what, options.size_factor)
+    name, wanted = type(vae.likelihood).__name__, set(vae.likelihood.covariates)
+    for flag, told, others in (
+        ("--size-factor", options.size_factor, {"size_factor"}),
+        ("--covariate", options.covariate, (wanted | covariates.keys()) - {"size_factor"}),
+    ):
+        if wanted & others != covariates.keys() & others:
+            needed = ", ".join(sorted(wanted & others))
+            what = f"columns for {needed}, which {name} needs" if needed else f"none with {name}"
+            raise expected(flag, what, told)
     return vae, objective
 
 
@@ -335,7 +347,8 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     kept = options.clone()
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
-    for key in ("cond", "size_factor", "missing", "show_mask"):  # of runs that have them alone
+    # Of runs that have them alone.
+    for key in ("cond", "size_factor", "covariate", "missing", "show_mask"):
         if not kept.get(key):
             kept.pop(key, None)
     kept.data, kept.data_root = data.source, root

@@ -127,7 +127,9 @@ def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple
     columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
     names, size = [each.name for each in columns], recorded["size_factor"]
     raw = read_file(path, missing=True, cond=names)
+    others: dict[str, str] = recorded["covariates"]
     beside = {"cond": names, "size_factor": [] if size is None else [size]}
+    beside["covariates"] = list(others.values())
     taken = with_columns(raw, beside)
     known = checkpoint.read_json(folder / "data.json").get("names")
     if known and taken.names and list(taken.names) != known:
@@ -135,6 +137,7 @@ def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple
     values = {name: of_split["train"] for name, of_split in taken.columns.items()}
     encoded = [each.encode(values[each.name], raw.words.get(each.name, ())) for each in columns]
     covariates = {} if size is None else {"size_factor": values[size] / recorded_unit(folder)}
+    covariates |= {name: values[column] for name, column in others.items()}
     cond = torch.cat(encoded, 1) if encoded else None
     where = [i for i, name in enumerate(raw.names) if name not in values]
     x = taken.splits["train"]

@@ -23,7 +23,7 @@ from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.checkpoint import check_kinds, read_json, size_of, write_json
 from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
-from pyro_vae.data.columns import Column
+from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 from pyro_vae.data.rows import Rows
 from pyro_vae.programs import VAE
@@ -34,6 +34,7 @@ __all__ = [
     "at_condition",
     "complete",
     "condition",
+    "covariates_at",
     "held_out",
     "load_data",
     "new_path",
@@ -44,7 +45,6 @@ __all__ = [
     "recorded_scores",
     "recorded_source",
     "recorded_unit",
-    "size_factor",
     "writing",
 ]
 
@@ -123,6 +123,7 @@ def load_data(
     binarize: Binarize | None,
     cond: str | None = None,
     size_factor: str | None = None,
+    covariate: str | None = None,
     missing: bool = False,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
@@ -141,6 +142,8 @@ def load_data(
     if root is not None:
         root = str(Path(root).expanduser().resolve())  # a replay works from anywhere
     beside: dict[str, Any] = {"cond": cond or "", "size_factor": size_factor, "missing": missing}
+    if columns := columns_by_name("--covariate", covariate):
+        beside["covariates"] = columns
     data = data_room.load(source, root=root, binarize=binarize, levels=levels, **beside)
     options = {"root": root, "binarize": data.binarize, "levels": levels}
     return data, options | beside
@@ -220,10 +223,12 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     path = folder / "data.json"
     record = read_json(path, source=str | None, options=dict)
     found_by: str | None = record["source"] if source is None else source
-    recorded = {"cond": "", "size_factor": None, "missing": False} | record["options"]
-    kinds = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
-    kinds |= {"size_factor": str | None, "missing": bool}
+    recorded: dict[str, Any] = {"cond": "", "size_factor": None, "covariates": {}, "missing": False}
+    recorded |= record["options"]
+    kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
+    kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
     check_kinds(path, recorded, kinds)
+    check_kinds(path, recorded["covariates"], dict.fromkeys(recorded["covariates"], str))
     if found_by is None or (source is None and ".." in Path(found_by).parts):
         raise expected(str(path), "a name or an absolute path", found_by)
     return found_by, {name: recorded[name] for name in kinds}
@@ -285,19 +290,37 @@ def condition(folder: Path, vae: VAE, text: str | None) -> Tensor | None:
     return torch.cat([column.read(value.strip())[0] for column, value in pairs])
 
 
-def size_factor(folder: Path, vae: VAE, value: float | None) -> dict[str, Tensor]:
-    """Returns the covariates of one observation with the size factor that a user wrote.
+def covariates_at(
+    folder: Path, vae: VAE, size: float | None, others: str | None
+) -> dict[str, Tensor]:
+    """Returns the covariates of one observation that a user wrote, each of shape ``()``.
+
+    Args:
+        folder: The run folder.
+        vae: Its model.
+        size: The size factor.
+        others: Those of other names, as ``noise=0.3,exposure=7``.
 
     Raises:
-        ValueError: If it is missing, not positive, or the run has no size factors.
+        ValueError: If one is missing, is no number that the likelihood takes, or is none of its.
     """
-    if not vae.likelihood.covariates:
-        if value is not None:
-            raise expected("--size-factor", "nothing, as the run has no size factors", value)
-        return {}
-    if value is None or not 0 < value < math.inf:
-        raise expected("--size-factor", "a positive number", value)
-    return {"size_factor": torch.tensor(value / recorded_unit(folder))}
+    found: dict[str, Tensor] = {}
+    for name, text in columns_by_name("--covariate", others).items():
+        try:
+            found[name] = torch.tensor(float(text))
+        except ValueError:
+            raise expected("--covariate", f"a number for {name}", text) from None
+    if "size_factor" in vae.likelihood.covariates:
+        if size is None or not 0 < size < math.inf:
+            raise expected("--size-factor", "a positive number", size)
+        found["size_factor"] = torch.tensor(size / recorded_unit(folder))
+    elif size is not None:
+        raise expected("--size-factor", "nothing, as the run has no size factors", size)
+    if found.keys() != set(vae.likelihood.covariates):
+        wanted = [name for name in vae.likelihood.covariates if name != "size_factor"]
+        what = f"numbers for {', '.join(wanted)}" if wanted else "nothing, as the run has none"
+        raise expected("--covariate", what, others)
+    return found
 
 
 def recorded_unit(folder: Path) -> float:
@@ -357,7 +380,10 @@ def no_covariates(argument: str, vae: VAE) -> None:
         ValueError: If its likelihood has covariates.
     """
     if names := vae.likelihood.covariates:
-        flags = ", ".join(f"--{name.replace('_', '-')}" for name in names)
+        flags = " and ".join(
+            "--size-factor" if name == "size_factor" else f"--covariate {name}=..."
+            for name in names
+        )
         what = f"a run without {flags}, as what it simulates would have one as well"
         raise expected(argument, what, f"likelihood {type(vae.likelihood).__name__} with it")
 

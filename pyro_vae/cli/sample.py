@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_map
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import condition, new_path, size_factor
+from pyro_vae.cli.runs import condition, covariates_at, new_path
 from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
@@ -38,6 +38,11 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--size_factor", type=float | None, help="Of a run with size factors: that of each draw."
     )
+    parser.add_argument(
+        "--covariate",
+        type=str | None,
+        help="Of a run with other covariates: those of each draw, such as noise=0.3,exposure=7.",
+    )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument(
         "--out",
@@ -57,7 +62,7 @@ def run(argv: list[str]) -> None:
     one = given_of(
         {
             "cond": condition(folder, vae, options.cond),
-            "covariates": size_factor(folder, vae, options.size_factor),
+            "covariates": covariates_at(folder, vae, options.size_factor, options.covariate),
         }
     )
     given = tree_map(lambda value: value.expand(options.num_samples, *value.shape), one)

@@ -11,8 +11,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 
-__all__ = ["Column"]
-
+__all__ = ["Column", "columns_by_name"]
 
 _MOST_LEVELS = 1000  # what more there is has a vector of that length for each observation
 
@@ -155,3 +154,30 @@ class Column:
         if self.levels is None:
             return "a real one"
         return f"one of {', '.join(map(str, self.words or self.levels))}"
+
+
+def columns_by_name(argument: str, pairs: str | Mapping[str, str] | None) -> dict[str, str]:
+    """Returns what is written as ``name=column``, with commas between several, as a mapping.
+
+    Args:
+        argument: What to call it in an error.
+        pairs: The text, or the mapping itself; None if there is none.
+
+    Raises:
+        ValueError: If a pair is none, or a name is there twice.
+
+    Example:
+        >>> columns_by_name("covariates", "noise=sd, exposure=days")
+        {'noise': 'sd', 'exposure': 'days'}
+    """
+    if not pairs:
+        return {}
+    if isinstance(pairs, Mapping):
+        return dict(pairs)
+    found: dict[str, str] = {}
+    for pair in pairs.split(","):
+        name, equals, column = (part.strip() for part in pair.partition("="))
+        if not (equals and name.isidentifier() and column) or name in found:
+            raise expected(argument, "NAME=COLUMN, with commas between several", pairs)
+        found[name] = column
+    return found

@@ -15,7 +15,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import check_seed, expected, unknown_name
-from pyro_vae.data.columns import Column
+from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.files import SUFFIXES, read_file
 from pyro_vae.data.named import NAMES, read_named
@@ -35,6 +35,7 @@ def load(
     levels: bool = False,
     cond: str | Sequence[str] = (),
     size_factor: str | None = None,
+    covariates: str | Mapping[str, str] | None = None,
     missing: bool = False,
     seed: int = 0,
     download: bool = True,
@@ -89,6 +90,8 @@ def load(
             part of x. Integers and words, 1000 different ones at most, become one-hot vectors,
             words in alphabetical order; other numbers are standardised.
         size_factor: The column of size factors, likewise; divided by its mean in the training data.
+        covariates: Columns of what else a likelihood needs to know of each observation, by the
+            names that it declares, as a mapping or as ``noise=sd,exposure=days``; as they are.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
             observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
         seed: Of the shuffled splits and the stochastic binarisation.
@@ -113,8 +116,10 @@ def load(
     names = cond.split(",") if isinstance(cond, str) else cond
     names = [name.strip() for name in names if name]
     raw, name, source = _read(data, root, download, missing, names)
+    known = columns_by_name("covariates", covariates)
     sizes = [] if size_factor is None else [size_factor]
-    raw = with_columns(raw, {"cond": names, "size_factor": sizes})
+    wanted = {"cond": names, "size_factor": sizes, "covariates": list(known.values())}
+    raw = with_columns(raw, wanted)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
     raw = _with_labels(raw, labels)
@@ -123,7 +128,7 @@ def load(
     top = raw.top if raw.top is not None and not levels else 1
     parts = _split(raw, {"validation": validation, "test": test}, seed)
     served = _served(raw, parts, top, binarize, missing, seed)
-    return Dataset(name=name, source=source, **served, **_covariates(raw, parts, size_factor))
+    return Dataset(name=name, source=source, **served, **_beside(raw, parts, size_factor, known))
 
 
 def _with_labels(raw: Raw, labels: np.ndarray | Tensor | None) -> Raw:
@@ -167,16 +172,19 @@ def _served(
     }
 
 
-def _covariates(
-    raw: Raw, parts: Mapping[Split, tuple[Split, Tensor | slice]], size_factor: str | None
+def _beside(
+    raw: Raw,
+    parts: Mapping[Split, tuple[Split, Tensor | slice]],
+    size_factor: str | None,
+    covariates: Mapping[str, str],
 ) -> dict[str, Any]:
-    """Conditions and size factors of each split, of the columns beside x."""
+    """Conditions and covariates of each split, of the columns beside x."""
     found: dict[str, Any] = {}
     values = {
         name: {split: column[of][rows] for split, (of, rows) in parts.items()}
         for name, column in raw.columns.items()
     }
-    names = [name for name in values if name != size_factor]
+    names = [name for name in values if name not in (size_factor, *covariates.values())]
     if names:
         found["columns"] = columns = [
             Column.of(
@@ -199,6 +207,13 @@ def _covariates(
         found["size_unit"] = unit = float(sizes["train"].double().mean())
         found["covariates"] = {
             split: {"size_factor": (size / unit).float()} for split, size in sizes.items()
+        }
+    if covariates:
+        sized = found.get("covariates", {})
+        found["covariates"] = {
+            split: sized.get(split, {})
+            | {name: values[column][split].float() for name, column in covariates.items()}
+            for split in parts
         }
     return found
 
