@@ -37,6 +37,7 @@ from pyro_vae.cli.runs import (
 )
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
+from pyro_vae.data.readers import READERS
 from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE
 from pyro_vae.training import Run, fit
@@ -167,9 +168,8 @@ def run(argv: list[str]) -> None:
 def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     """A parser of what makes a model and fits it to data."""
     parser = Parser(verb, "DATA", description)
-    parser.add_argument(
-        "data", type=str, help=f"One of {', '.join(NAMES)}; or a .npy, .npz or .csv file."
-    )
+    files = ", ".join(READERS)
+    parser.add_argument("data", type=str, help=f"One of {', '.join(NAMES)}; or a file: {files}.")
     parser.add_argument("--config", help="YAML file of options, as each run folder has one.")
     parser.add_argument(
         "--out",

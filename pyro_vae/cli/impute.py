@@ -22,8 +22,9 @@ from pyro_vae.cli.runs import (
     recorded_source,
     recorded_unit,
 )
-from pyro_vae.data.files import fill_csv, read_file
 from pyro_vae.data.raw import with_columns
+from pyro_vae.data.readers import read_file
+from pyro_vae.data.readers.csv_files import fill_csv
 from pyro_vae.data.rows import Rows, given_of
 from pyro_vae.programs import VAE
 

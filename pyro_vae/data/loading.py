@@ -17,9 +17,9 @@ from torch.distributions import constraints
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
-from pyro_vae.data.files import SUFFIXES, read_file
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
+from pyro_vae.data.readers import READERS, read_file
 
 ROOT = Path("~/.cache/pyro-vae")
 
@@ -235,7 +235,7 @@ def _read(
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
-            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
+            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
         return read_file(path, missing=missing, cond=cond), path.name, str(path.resolve())
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=missing)}), "array", None

@@ -24,8 +24,8 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.data.dataset import Split
-from pyro_vae.data.files import read_npz
 from pyro_vae.data.raw import Raw
+from pyro_vae.data.readers.numpy_files import arrays_of
 
 _AMAT = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
 _TIMEOUT = 30.0  # seconds; torchvision opens its addresses without one
@@ -227,7 +227,7 @@ def _binarized_mnist(root: Path, download: bool) -> Raw:
     for folder in (root / "binarized_mnist", root):
         archive = folder / "binarized_mnist.npz"
         if archive.is_file():
-            found = read_npz(archive)
+            found = arrays_of(archive)
             if not set(keys.values()) <= set(found):
                 raise expected("data", f"keys train, valid and test in {archive}", sorted(found))
             arrays = {split: found[key] for split, key in keys.items()}

@@ -1,4 +1,4 @@
-"""Arrays in files: `.npy`, `.npz` and `.csv`."""
+"""Tables of numbers and words separated by commas: ``.csv``."""
 
 from __future__ import annotations
 
@@ -6,102 +6,31 @@ import codecs
 import csv
 import io
 import math
-import tokenize
-import zipfile
-import zlib
 from collections.abc import Iterator, Mapping, Sequence
 from contextlib import suppress
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
 from pyro_vae._errors import expected
-from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.raw import MISSING, Raw, as_labels, as_values
+from pyro_vae.data.raw import MISSING, Raw, as_values
 
-SUFFIXES = (".npy", ".npz", ".csv")
-_KEYS: Mapping[Split, tuple[str, ...]] = {
-    "train": ("train", "x_train"),
-    "validation": ("validation", "valid", "val", "x_validation", "x_valid", "x_val"),
-    "test": ("test", "x_test"),
-}
-_ONE = ("x", "data")
-_ONE_LABELS = ("y", "labels")
-_MISSING = ("", "na", "nan")  # what a cell holds where there is no number, in small letters
-# What NumPy and zipfile make of damage, besides what they refuse in words of their own.
-_DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
-            tokenize.TokenError)  # fmt: skip
+__all__ = ["fill_csv", "read_csv"]
+
+_MISSING = ("", "na", "nan")  # the content of a cell without a number, in small letters
 
 
-def read_file(path: Path, *, missing: bool = False, cond: Sequence[str] = ()) -> Raw:
-    """The arrays of a file, split where the file brings splits of its own.
+def read_csv(path: Path, *, missing: bool, cond: Sequence[str]) -> Raw:
+    """The table of a file, as training data.
 
     Args:
-        path: A file that ends in one of `SUFFIXES`.
-        missing: Whether entries may be missing: NaN, and in a `.csv` file empty cells or ``NA``.
-        cond: Columns of a `.csv` file that may hold words in place of numbers.
+        path: The file.
+        missing: Whether empty cells, ``NA`` and ``nan`` may be there.
+        cond: Columns that may hold words in place of numbers.
     """
-    if path.suffix not in SUFFIXES:
-        raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
-    if not path.is_file():
-        raise expected("data", "an existing file", str(path))
-    if path.suffix == ".npz":
-        return _read_splits(path, missing)
-    if path.suffix == ".npy":
-        return Raw(splits={"train": as_values(_numpy_load(path), missing=missing)})
     values, names, words = _read_csv(path, missing, cond)
     # What is missing of x was refused row by row; `with_columns` knows how to refuse the rest.
     return Raw(splits={"train": as_values(values, missing=True)}, names=names, words=words)
-
-
-def read_npz(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file by their keys; nothing in it is executed."""
-    found = _numpy_load(path)
-    if not isinstance(found, dict):
-        raise expected("data", "an .npz archive of arrays", str(path))
-    return found
-
-
-def _numpy_load(path: Path) -> Any:
-    try:
-        with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
-    except _DAMAGED as error:
-        raise expected("data", "a NumPy file of plain arrays (no pickles)", str(path)) from error
-
-
-def _read_splits(path: Path, missing: bool) -> Raw:
-    """Splits under their names, or one array under ``x``, ``data`` or the only key."""
-    arrays = read_npz(path)
-    values = {}
-    labels = {}
-    for split in SPLITS:
-        key = next((key for key in _KEYS[split] if key in arrays), None)
-        if key is not None:
-            values[split] = as_values(arrays[key], key, missing=missing)
-            # The label of `x_train` is `y_train`, that of `train` may also be `train_labels`.
-            bare = key.removeprefix("x_")
-            own = next((y for y in (f"y_{bare}", f"{bare}_labels") if y in arrays), None)
-            if own is not None:
-                labels[split] = as_labels(arrays[own], len(values[split]))
-    if not values:
-        others = [key for key in arrays if key not in _ONE_LABELS]
-        key = next((key for key in _ONE if key in arrays), others[0] if len(others) == 1 else None)
-        if key is None:
-            raise expected("data", "keys train (and test), or x, or one array", sorted(arrays))
-        values["train"] = as_values(arrays[key], key, missing=missing)
-        own = next((y for y in _ONE_LABELS if y in arrays), None)
-        if own is not None:
-            labels["train"] = as_labels(arrays[own], len(values["train"]))
-    if "train" not in values:
-        raise expected("data", "a training set under the key train", sorted(arrays))
-    for split, x in values.items():
-        if x.shape[1:] != values["train"].shape[1:]:
-            shape = tuple(values["train"].shape[1:])
-            raise expected("data", f"{split} data of event shape {shape}", x)
-    return Raw(splits=values, labels=labels)
 
 
 def fill_csv(path: Path, values: Mapping[int, Mapping[int, float]]) -> bytes:
