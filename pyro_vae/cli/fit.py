@@ -204,7 +204,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     return parser
 
 
-def _add_companions(parser: Parser) -> None:
+def _add_given(parser: Parser) -> None:
     group = parser.add_argument_group("what goes with each observation")
     group.add_argument(
         "--cond",
@@ -299,14 +299,14 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
         what = f"the columns that the prior {type(made['prior']).__name__} is given"
         raise expected("--cond", what, options.cond) from None
     name, wanted = type(vae.likelihood).__name__, set(vae.likelihood.covariates)
-    for flag, told, others in (
+    for flag, column, others in (
         ("--size-factor", options.size_factor, {"size_factor"}),
         ("--covariate", options.covariate, (wanted | covariates.keys()) - {"size_factor"}),
     ):
         if wanted & others != covariates.keys() & others:
             needed = ", ".join(sorted(wanted & others))
             what = f"columns for {needed}, which {name} needs" if needed else f"none with {name}"
-            raise expected(flag, what, told)
+            raise expected(flag, what, column)
     return vae, objective
 
 

@@ -22,7 +22,7 @@ from pyro_vae.distributions import same_support
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.posterior import Method, posterior_draws
 from pyro_vae.programs import VAE
-from pyro_vae.programs.weigh import draws_at_once
+from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
 __all__ = ["Calibration", "Coverage", "calibrate"]
 
@@ -328,13 +328,12 @@ def calibrate(
         at_once = min(at_once, _CHAINS_AT_ONCE)
     ranks, varied = [], torch.zeros((), dtype=torch.bool)
     with undisturbed(vae, seed, device):
-        for first in range(0, num_simulations, at_once):
-            size = min(at_once, num_simulations - first)
+        for size in chunk_sizes(num_simulations, at_once):
             ranked, differs = _ranks(vae, size, num_draws, draws)
             ranks.append(ranked)
             varied = varied | differs
             if progress is not None:
-                progress((first + size) / num_simulations)
+                progress(sum(map(len, ranks)) / num_simulations)
         # A quantity that is the same for every z, such as a uniform log p(z), tests nothing.
         kept = torch.cat(ranks)[:, varied]
         uniform = torch.rand(kept.shape, dtype=torch.float64)
@@ -389,8 +388,8 @@ def _drawn(
             raise expected("draws", f"a function that returns latents of shape {wanted}", z)
         yield from z.detach().to(x).split(at_once)
     else:
-        for first in range(0, num_draws, at_once):
-            yield guide.sample((min(at_once, num_draws - first),))
+        for count in chunk_sizes(num_draws, at_once):
+            yield guide.sample((count,))
 
 
 def _corrected(vae: VAE, x: Tensor, num_draws: int, method: Method) -> Tensor:

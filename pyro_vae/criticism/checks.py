@@ -20,7 +20,7 @@ from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation._common import check_arguments, describe
 from pyro_vae.programs import VAE
-from pyro_vae.programs.weigh import draws_at_once
+from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
 __all__ = ["Checks", "Row", "check", "compare", "holm"]
 
@@ -244,8 +244,8 @@ def _rows(
     progress: Callable[[float], None] | None,
 ) -> tuple[list[Row], TwoSample]:
     """Makes every check of the plan; ``order`` is where the data were found."""
-    counts = _counts(plan.num_draws, draws_at_once(vae, data))
-    guide_counts = _counts(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data))
+    counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data))
+    guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data))
     tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
     rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
     classifier = _classify(vae, data, order, seed)
@@ -263,7 +263,7 @@ def _rows(
 
 def _classify(vae: VAE, data: Tensor, order: Tensor, seed: int) -> TwoSample:
     size = _REPLICATES * len(data)
-    drawn = [simulate(vae, n, 1)[:, 0] for n in _counts(size, draws_at_once(vae, data[:1]))]
+    drawn = [simulate(vae, n, 1)[:, 0] for n in chunk_sizes(size, draws_at_once(vae, data[:1]))]
     found = classify(data, torch.cat(drawn), seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
@@ -465,10 +465,6 @@ def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
         what = f"at least {needed}, since {num_tests} tests at {level:g} are corrected for"
         raise expected("num_draws", what, num_draws)
     return num_draws
-
-
-def _counts(num_draws: int, at_once: int) -> list[int]:
-    return [min(at_once, num_draws - first) for first in range(0, num_draws, at_once)]
 
 
 class _Progress:

@@ -22,7 +22,7 @@ from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, unifor
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import VAE
-from pyro_vae.programs.weigh import draws_at_once, observations_at_once
+from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, observations_at_once
 
 __all__ = ["PIT", "pit"]
 
@@ -283,12 +283,9 @@ def _placed(
     """Places each entry among replicates of it: values and effective draws, shaped as ``x``."""
     prior = vae.prior()
     guide = vae.encode(x) if condition_on == "rest" else None
-    chunk, left = draws_at_once(vae, x), num_draws
     nothing = torch.full(x.shape, -math.inf, dtype=torch.float64)
     below, equal, weight, square = nothing, nothing, nothing, nothing  # logarithms of sums
-    while left > 0:
-        count = min(chunk, left)
-        left -= count
+    for count in chunk_sizes(num_draws, draws_at_once(vae, x)):
         z = prior.sample((count, len(x))) if guide is None else guide.sample((count,))
         decoded = vae.decode(z)
         replicate = decoded.sample()

@@ -56,10 +56,9 @@ def load(
     `binarized_mnist`  (1, 28, 28)  50,000 / 10,000 / 10,000       its own
     ================== ============ ============================== ================================
 
-    `digits` comes with scikit-learn. Omniglot is inverted (ink is 1), reduced from 105 × 105 to
-    28 × 28 by averaging areas, and tested on its evaluation alphabets. `binarized_mnist` is the
-    static binarisation of Larochelle & Murray, read from `binarized_mnist.npz` or from their three
-    `.amat` files.
+    `digits` comes with scikit-learn. Omniglot is inverted (ink is 1), reduced by averaging
+    areas, and tested on its evaluation alphabets. `binarized_mnist` is the static binarisation of
+    Larochelle & Murray, read from `binarized_mnist.npz` or from their three `.amat` files.
 
     References:
         The neural autoregressive distribution estimator, Larochelle & Murray, 2011
@@ -75,23 +74,22 @@ def load(
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
-            ``"stochastic"`` draws it from a Bernoulli distribution with the grey value as its
-            probability (training batches afresh, see :meth:`Dataset.draw`; validation and test
-            once, by `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images
-            of the table, else ``"none"``. An array must have values in [0, 1] to be made binary.
+            ``"stochastic"`` draws it from a Bernoulli with the grey value as its probability
+            (training batches afresh, see :meth:`Dataset.draw`; validation and test once, by
+            `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images of the
+            table, else ``"none"``. An array must have values in [0, 1] to be made binary.
         labels: Integer labels ``(N,)`` of an array or of a file with one array.
-        validation: Share of the training data to hold out, in [0, 1), for sources without a
+        validation: Share of the training data to hold out, in [0, 1), where the source has no
             validation set; by default a tenth. With 0 that split is empty.
         test: The same for the test set; by default a tenth, for `digits` a fifth.
         levels: Serve the integer levels of images (0 to 16 or 255) as they are, for likelihoods of
             counts. Otherwise images that are not made binary are divided by the top level.
         cond: Columns to condition on, ``a,b`` or a list: ``label`` where there are labels, also
-            ``digit`` of the sets of digits, or names of columns of a `.csv` file, which are then no
-            part of x. Integers and words, 1000 different ones at most, become one-hot vectors,
-            words in alphabetical order; other numbers are standardised.
+            ``digit`` of digits, or columns of a `.csv` file by name, which are then no part of x.
+            Up to 1000 integers or words become one-hot vectors, other numbers are standardised.
         size_factor: The column of size factors, likewise; divided by its mean in the training data.
-        covariates: Columns of what else a likelihood needs to know of each observation, by the
-            names that it declares, as a mapping or as ``noise=sd,exposure=days``; as they are.
+        covariates: Columns of the other covariates of a likelihood by their names, as they are: a
+            mapping or ``noise=sd,exposure=days``.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
             observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
         seed: Of the shuffled splits and the stochastic binarisation.
@@ -113,12 +111,9 @@ def load(
     if levels and binarize not in (None, "none"):
         raise expected("binarize", "'none' where levels=True", binarize)
     check_seed("seed", seed)
-    names = cond.split(",") if isinstance(cond, str) else cond
-    names = [name.strip() for name in names if name]
-    raw, name, source = _read(data, root, download, missing, names)
     known = columns_by_name("covariates", covariates)
-    sizes = [] if size_factor is None else [size_factor]
-    wanted = {"cond": names, "size_factor": sizes, "covariates": list(known.values())}
+    wanted = _columns(cond, size_factor, known)
+    raw, name, source = _read(data, root, download, missing, wanted["cond"])
     raw = with_columns(raw, wanted)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
@@ -129,6 +124,16 @@ def load(
     parts = _split(raw, {"validation": validation, "test": test}, seed)
     served = _served(raw, parts, top, binarize, missing, seed)
     return Dataset(name=name, source=source, **served, **_beside(raw, parts, size_factor, known))
+
+
+def _columns(
+    cond: str | Sequence[str], size_factor: str | None, covariates: Mapping[str, str]
+) -> dict[str, list[str]]:
+    """The columns that are to lie beside x, by the option that asks for them."""
+    names = cond.split(",") if isinstance(cond, str) else cond
+    sizes = [] if size_factor is None else [size_factor]
+    beside = {"size_factor": sizes, "covariates": list(covariates.values())}
+    return {"cond": [name.strip() for name in names if name]} | beside
 
 
 def _with_labels(raw: Raw, labels: np.ndarray | Tensor | None) -> Raw:

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 
 __all__ = [
     "WeightedDraws",
+    "chunk_sizes",
     "draw_weighted",
     "draws_at_once",
     "imputed",
@@ -52,6 +53,16 @@ class WeightedDraws:
     def log_weights(self) -> Tensor:
         """Logarithms of the importance weights of draws from the guide, shape ``(S, B)``."""
         return self.log_likelihood + self.log_prior - self.log_guide
+
+
+def chunk_sizes(total: int, at_once: int) -> list[int]:
+    """Splits a number into chunks of ``at_once`` and a last one of what is left.
+
+    Example:
+        >>> chunk_sizes(7, 3)
+        [3, 3, 1]
+    """
+    return [min(at_once, total - start) for start in range(0, total, at_once)]
 
 
 def draws_at_once(vae: VAE, x: Tensor) -> int:
@@ -132,9 +143,8 @@ def imputed(vae: VAE, rows: Rows, num_samples: int, num_imputations: int | None)
 
 def in_chunks(vae: VAE, rows: Rows, num_samples: int) -> Iterator[WeightedDraws]:
     """Yields draws from the guide, a bounded number at a time, ``num_samples`` in all."""
-    chunk, features = draws_at_once(vae, rows.x), vae.guide.features(rows.x, rows.given)
-    for start in range(0, num_samples, chunk):
-        count = min(chunk, num_samples - start)
+    features = vae.guide.features(rows.x, rows.given)
+    for count in chunk_sizes(num_samples, draws_at_once(vae, rows.x)):
         yield draw_weighted(vae, rows, count, features=features)
 
 
