@@ -64,7 +64,8 @@ def support(cls: type) -> str:
     name = "" if constraint is None else type(constraint).__name__.strip("_")
     words = {"IndependentConstraint": "real", "OneHot": "one-hot", "Boolean": "0 or 1"}
     words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
-    own = {"Mixed": "by column", "Product": "by part"}
+    # Of composites, the sites have a support each.
+    own = {"Mixed": "by column", "Product": "by part", "Hierarchy": "real"}
     levels = "levels" in inspect.signature(cls).parameters
     return own.get(cls.__name__) or ("levels" if levels else words.get(name, name.lower()))
 
