@@ -195,8 +195,7 @@ def select(
     Training and validation data are shuffled and cut into folds; the test data stay untouched.
     Each setting is fitted, for each seed, to all folds but one, and scored on that one by
     importance weighting, so that every observation is scored once a seed by fits that never saw it.
-    A part of the data fitted to is set apart to choose the epoch. Settings are compared observation
-    by observation,
+    A part of the data fitted to is set apart to choose the epoch. Settings are compared in pairs,
 
     .. math:: \bar d = \frac1N \sum_k \sum_{i \in F_k} d_i, \quad
         \mathrm{se}^2_\text{folds} = \frac{K}{K - 1} \frac{1}{N^2}
