@@ -47,7 +47,7 @@ CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
 _LEAST = 2**24  # numbers that any model may have while it is built
 _HEADER = 2**20  # bytes
 _LARGEST_JSON = 2**26
-_ROOMS = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
+_PACKAGES = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
 _PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
 
 Classes = Mapping[str, Callable[..., nn.Module]]
@@ -217,7 +217,11 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
     if not isinstance(spec, dict) or not isinstance(given, dict):
         raise expected(argument, "a class and its arguments", spec)
     name = spec.get("class")
-    own = {f"{r}.{n}": getattr(room, n) for r, room in _ROOMS.items() for n in room.__all__}
+    own = {
+        f"{at}.{part}": getattr(package, part)
+        for at, package in _PACKAGES.items()
+        for part in package.__all__
+    }
     known = own | dict(classes)
     if not isinstance(name, str) or name not in known:
         raise unknown_name(argument, name, known)

@@ -80,9 +80,9 @@ def named_part(argument: str, given: object, known: Mapping[str, Any], **default
 
 
 def _class_name(module: nn.Module) -> str:
-    package, *rooms = type(module).__module__.split(".")
-    own = package == __package__ and len(rooms) > 0
-    return f"{rooms[0]}.{type(module).__name__}" if own else type(module).__name__
+    package, *subpackages = type(module).__module__.split(".")
+    own = package == __package__ and len(subpackages) > 0
+    return f"{subpackages[0]}.{type(module).__name__}" if own else type(module).__name__
 
 
 def _encode(name: str, value: object) -> Any:

@@ -1,6 +1,6 @@
 """One small instance of every exported class, for each choice of its closed options.
 
-A new law is on these lists the day it is in ``__all__``: its arguments are known by name, and each
+A new part is on these lists the day it is in ``__all__``: its arguments are known by name, and each
 ``Literal`` among its options is tried in turn. What cannot be built so is an error, not a gap.
 """
 

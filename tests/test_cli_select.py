@@ -98,7 +98,7 @@ def test_a_setting_may_be_a_likelihood(asked: Callable[[str], list[tuple[pv.VAE,
     assert len(models) == 2, "what is the same is tried once"
 
 
-def test_what_goes_with_each_datum_stays_with_it(
+def test_what_goes_with_each_observation_stays_with_it(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     """In each fold, fitted or held out. Fails when covariates are of other rows."""

@@ -266,7 +266,7 @@ def test_a_mistake_is_one_line(scores: Any, groups: dict[str, str], words: str) 
     assert "\n" not in str(mistake.value)
 
 
-def test_a_single_datum_has_no_error() -> None:
+def test_a_single_observation_has_no_error() -> None:
     comparison = compare({"a": _scores(np.array([0.0])), "b": _scores(np.array([1.0]))})
     assert [run.difference for run in comparison.runs] == [0.0, -1.0]
     assert [run.difference_standard_error for run in comparison.runs] == [None, None]

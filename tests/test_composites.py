@@ -44,7 +44,7 @@ def test_the_vamp_prior_is_the_mixture_of_the_guide_at_its_pseudo_inputs() -> No
     vae.initialize(x)
     standardize = vae.guide.standardize
     rows = prior.pseudo * standardize.scale + standardize.shift
-    assert all(any(torch.allclose(row, datum) for datum in x) for row in rows)
+    assert all(any(torch.allclose(row, observation) for observation in x) for row in rows)
     z = torch.randn(5, 2).double()
     each = vae.encode(rows).log_prob(z[:, None])
     torch.testing.assert_close(prior().log_prob(z), each.logsumexp(-1) - torch.tensor(3.0).log())
@@ -86,8 +86,8 @@ def test_a_vamp_prior_of_one_site_is_the_mixture_of_the_guide_there() -> None:
     vae.initialize(x)
     z = vae.prior().sample((5,))
     features = vae.guide.encode_inputs(vae.prior.parts[0].pseudo)
-    law = vae.guide_family(features).site("z1", {})
-    log_vamp = law.log_prob(z[:, None, :2]).logsumexp(-1) - torch.tensor(3.0).log()
+    distribution = vae.guide_family(features).site("z1", {})
+    log_vamp = distribution.log_prob(z[:, None, :2]).logsumexp(-1) - torch.tensor(3.0).log()
     torch.testing.assert_close(vae.prior().log_prob(z), log_vamp - torch.tensor(3.0).log())
     twin = copy.deepcopy(vae)
     with torch.no_grad():
@@ -129,7 +129,7 @@ def test_a_prior_keeps_what_it_has_learned_in_another_model() -> None:
             small(prior, guides.Normal(2), **other)
 
 
-def test_dropout_is_off_in_the_priors_law_too() -> None:
+def test_dropout_is_off_in_the_priors_distribution_too() -> None:
     """Of a model left in `train` mode; fails when the prior encodes with units left out."""
     vae = pv.VAE(
         priors.VampPrior(2, pseudo_inputs=3),
@@ -168,7 +168,7 @@ def test_a_part_that_is_bound_owns_none_of_the_rest() -> None:
     assert len(keys) == len(set(keys)) == len({t.data_ptr() for t in vae.state_dict().values()})
 
 
-def test_the_joint_law_is_the_product_of_its_sites() -> None:
+def test_the_joint_distribution_is_the_product_of_its_sites() -> None:
     vae = _mixed()
     prior, x = vae.prior, torch.ones(6, 4).double()
     trace = poutine.trace(vae.model).get_trace(x)
@@ -216,8 +216,8 @@ def test_discrete_products_are_enumerated() -> None:
 def test_states_are_counted_before_they_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when the states of a site are listed to tell that there are too many of all."""
     parts = [{"class": "Bernoulli", "dim": 16}, {"class": "Categorical", "groups": 2, "classes": 5}]
-    law = priors.Product(parts)()
-    assert law.num_states == 2**16 * 25
+    distribution = priors.Product(parts)()
+    assert distribution.num_states == 2**16 * 25
 
     def listed(*_: Any, **__: Any) -> Any:
         raise AssertionError("listed")
@@ -227,7 +227,7 @@ def test_states_are_counted_before_they_are_listed(monkeypatch: pytest.MonkeyPat
     with pytest.raises(
         ValueError, match=r"`prior`: expected at most 65536 joint states, got 16384"
     ):
-        law.enumerate_support()
+        distribution.enumerate_support()
     with pytest.raises(NotImplementedError):
         _ = priors.Product(MIXED)().num_states
 
@@ -351,9 +351,9 @@ def test_enumerating_one_site_weighs_the_others() -> None:
     by_hand = kl_divergence(q, prior.site("z1", {})).sum()
     torch.manual_seed(0)
     states = torch.eye(3).double()[:, None, None].expand(3, 4, 1, 3)
-    law = joint.site("z2", {"z1": states})
-    z = law.rsample()
-    by_hand = by_hand + (probs.T * kl_divergence(law, prior.site("z2", {}))).sum()
+    distribution = joint.site("z2", {"z1": states})
+    z = distribution.rsample()
+    by_hand = by_hand + (probs.T * kl_divergence(distribution, prior.site("z2", {}))).sum()
     reconstruction = vae.decode(vae.space.join({"z1": states, "z2": z})).log_prob(x)
     torch.testing.assert_close(loss, by_hand - (probs.T * reconstruction).sum())
 
@@ -379,7 +379,7 @@ def _linear(direction: str) -> pv.VAE:
 
 
 def _marginal(vae: pv.VAE) -> dist.MultivariateNormal:
-    """The law of x by what linear maps do to means and covariances."""
+    """The distribution of x by what linear maps do to means and covariances."""
     (below,) = vae.prior.below
     (map_z,), (map_x,) = below.network.layers, vae.decoder.layers
     scale = torch.nn.functional.softplus(map_z.bias[2:]) + 1e-4
@@ -434,7 +434,7 @@ def test_divergences_of_layers_are_those_of_their_draws(direction: str) -> None:
 
 @pytest.mark.parametrize("reverse", [False, True])
 def test_a_pair_of_ones_own_has_a_closed_form_in_the_order_of_the_model(reverse: bool) -> None:
-    """Fails when a closed form is taken of a law given what the guide draws later."""
+    """Fails when a closed form is taken of a distribution given what the guide draws later."""
 
     def model(x: torch.Tensor) -> None:
         with pyro.plate("data", len(x)):
@@ -453,18 +453,18 @@ def test_a_pair_of_ones_own_has_a_closed_form_in_the_order_of_the_model(reverse:
     assert terms.kl_estimator == {"above": "analytic", "below": below}
 
 
-def test_a_ladder_multiplies_the_laws_of_encoder_and_prior() -> None:
+def test_a_ladder_multiplies_the_distributions_of_encoder_and_prior() -> None:
     """Fails when variances are added in place of precisions."""
     vae = _linear("ladder")
     x = torch.randn(5, 3).double()
     features = vae.guide.features(x)
     above = torch.randn(5, 1).double()
-    law = vae.guide_family(features).site("z1", {"z2": above})
+    distribution = vae.guide_family(features).site("z1", {"z2": above})
     said, prior = features[:, 2:].chunk(2, -1), vae.prior().site("z1", {"z2": above})
     scale = torch.nn.functional.softplus(said[1]) + 1e-4
     z = torch.randn(7, 5, 2).double()
     product = dist.Normal(said[0], scale).to_event(1).log_prob(z) + prior.log_prob(z)
-    ratio = product - law.log_prob(z)
+    ratio = product - distribution.log_prob(z)
     torch.testing.assert_close(ratio, ratio[:1].expand_as(ratio))  # the same but for a constant
 
 
@@ -481,7 +481,7 @@ def test_names_of_sites_and_what_the_decoder_sees() -> None:
 
 
 def test_the_joint_draws_are_the_programs_draws() -> None:
-    """Means of draws of the joint law and of the program's sites agree within 4 errors."""
+    """Means of draws of the joint distribution and of the program's sites agree within 4 errors."""
     vae = _linear("bottom-up")
     x = torch.zeros(1, 3).double()
     torch.manual_seed(0)
@@ -503,7 +503,7 @@ def test_stock_pyro_trains_a_hierarchy(direction: str) -> None:
     assert not [name for name, p in vae.named_parameters() if torch.equal(p, before[name])]
 
 
-def test_a_joint_law_of_dependent_sites_has_no_closed_divergence() -> None:
+def test_a_joint_distribution_of_dependent_sites_has_no_closed_divergence() -> None:
     def site(name: str, earlier: Any) -> Any:
         loc = torch.zeros(1) if name == "a" else earlier["a"]
         return dist.Normal(loc, 1.0).to_event(1)

@@ -111,7 +111,7 @@ def test_a_model_at_one_condition_is_that_model(prior: Any) -> None:
             call()
 
 
-def test_states_are_summed_under_the_condition_of_each_datum() -> None:
+def test_states_are_summed_under_the_condition_of_each_observation() -> None:
     """Against each state apart; fails when states have a batch of their own, or one condition."""
     guide = guides.GumbelSoftmax(2, 3, mode="enumerate")
     vae = small(priors.Categorical(2, 3), guide, cond_size=3)
@@ -131,7 +131,7 @@ def test_states_are_summed_under_the_condition_of_each_datum() -> None:
         torch.testing.assert_close(-loss, bound)
 
 
-def test_wrong_conditions_are_told_in_one_line() -> None:
+def test_wrong_conditions_are_named_in_one_line() -> None:
     x = torch.ones(2, 4).double()
     plain = small(priors.Normal(2), guides.Normal(2))
     given = small(priors.Normal(2), guides.Normal(2), cond_size=3)
@@ -187,7 +187,7 @@ def test_wrong_conditions_are_told_in_one_line() -> None:
         assert "\n" not in str(error.value)
 
 
-def test_programs_and_laws_tell_of_wrong_conditions_and_masks_in_one_line() -> None:
+def test_programs_and_distributions_tell_of_wrong_conditions_and_masks_in_one_line() -> None:
     """Whoever calls them; fails when torch is left to find out."""
     x, z = torch.ones(4, 4).double(), torch.zeros(3, 4, 2).double()
     plain = small(*_normals())

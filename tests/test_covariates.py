@@ -1,4 +1,4 @@
-"""What a likelihood needs to know of each datum: size factors, from data to scores."""
+"""What a likelihood needs to know of each observation: size factors, from data to scores."""
 
 from __future__ import annotations
 
@@ -48,28 +48,28 @@ def _data(size: int = 60) -> tuple[Tensor, Tensor]:
 def test_the_likeliest_rate_is_all_counts_over_all_sizes() -> None:
     """Its score is zero there. Fails when the mean of x / s is taken for it."""
     x, s = (each.double() for each in _data())
-    law = Poisson((3,), size_factor=True)
-    raw = law.init_params(x, s).requires_grad_()
-    rate = law(raw, size_factor=torch.tensor(1.0).double()).mean
+    distribution = Poisson((3,), size_factor=True)
+    raw = distribution.init_params(x, s).requires_grad_()
+    rate = distribution(raw, size_factor=torch.tensor(1.0).double()).mean
     torch.testing.assert_close(rate, x.sum(0) / s.sum())
-    log_prob = law(raw.expand(len(x), 3), size_factor=s).log_prob(x).sum()
+    log_prob = distribution(raw.expand(len(x), 3), size_factor=s).log_prob(x).sum()
     (score,) = torch.autograd.grad(log_prob, raw)
     assert score.abs().max() < 1e-8
     naive = inverse_positive((x / s[:, None]).mean(0)).requires_grad_()
-    log_prob = law(naive.expand(len(x), 3), size_factor=s).log_prob(x).sum()
+    log_prob = distribution(naive.expand(len(x), 3), size_factor=s).log_prob(x).sum()
     assert torch.autograd.grad(log_prob, naive)[0].abs().max() > 0.1
 
 
 @pytest.mark.parametrize("part", COUNTS)
 def test_twice_the_size_and_half_the_rate_are_the_same_law(part: type) -> None:
     """Fails when the dispersion grows with the size, too."""
-    law = part((3,), size_factor=True).double()
+    distribution = part((3,), size_factor=True).double()
     rate = torch.rand(5, 3).double() + 0.5
-    rest = [torch.zeros(5, 3).double()] * (law.num_params - 1)
+    rest = [torch.zeros(5, 3).double()] * (distribution.num_params - 1)
     s = torch.rand(5).double() + 0.5
     x = torch.arange(15.0).reshape(5, 3).double()
     one, other = (
-        law(torch.cat([inverse_positive(r), *rest], -1), size_factor=size).log_prob(x)
+        distribution(torch.cat([inverse_positive(r), *rest], -1), size_factor=size).log_prob(x)
         for r, size in ((rate, s), (rate / 2, 2 * s))
     )
     torch.testing.assert_close(one, other)
@@ -90,13 +90,13 @@ def test_a_size_of_one_is_none(part: type) -> None:
 
 def _without_z(rate: float, theta: float | None = None) -> pv.VAE:
     """A model whose decoder and guide look at nothing: log p(x) is that of its likelihood."""
-    law = Poisson((1,), size_factor=True)
+    distribution = Poisson((1,), size_factor=True)
     if theta is not None:
-        law = NegativeBinomial((1,), dispersion="shared", size_factor=True)
-        law.raw_dispersion.data = inverse_positive(torch.tensor(theta))
+        distribution = NegativeBinomial((1,), dispersion="shared", size_factor=True)
+        distribution.raw_dispersion.data = inverse_positive(torch.tensor(theta))
     encoder = _Constant(0.0, 0.0, *inverse_positive(torch.ones(2)).tolist())
     decoder = _Constant(float(inverse_positive(torch.tensor(rate))))
-    return _vae(law, encoder=encoder, decoder=decoder)
+    return _vae(distribution, encoder=encoder, decoder=decoder)
 
 
 @pytest.mark.parametrize("theta", [None, 2.5])
@@ -104,12 +104,12 @@ def test_scores_are_of_counts_given_their_sizes(theta: float | None) -> None:
     """As scipy has them at s times the mean. Fails when one size serves for all data."""
     vae, s = _without_z(3.0, theta), torch.tensor([0.1, 1.0, 8.0, 2.0])
     x = torch.tensor([[1.0], [2.0], [30.0], [0.0]])
-    law = (
+    distribution = (
         scipy.stats.poisson(3.0 * s)
         if theta is None
         else scipy.stats.nbinom(theta, theta / (theta + 3.0 * s.numpy()))
     )
-    exact = law.logpmf(x[:, 0].numpy())
+    exact = distribution.logpmf(x[:, 0].numpy())
     given = {"covariates": {"size_factor": s}}
     scores = pv.evaluate(vae, x, num_samples=50, **given)
     np.testing.assert_allclose(scores.log_marginal, exact, rtol=1e-5)
@@ -261,10 +261,10 @@ X, S = torch.ones(30, 3), torch.ones(30)
         (r"^`vae`: expected a model without cov", lambda v: evaluation.posterior_draws(v, X)),
     ],
 )
-def test_what_is_missing_is_told_in_one_line(says: str, call: Callable[[pv.VAE], Any]) -> None:
-    with pytest.raises(ValueError, match=says) as told:
+def test_what_is_missing_is_named_in_one_line(says: str, call: Callable[[pv.VAE], Any]) -> None:
+    with pytest.raises(ValueError, match=says) as error:
         call(_vae())
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 def test_sizes_that_no_one_asked_for_are_refused() -> None:
@@ -277,11 +277,11 @@ def test_sizes_that_no_one_asked_for_are_refused() -> None:
         Poisson((3,), size_factor=2.0)  # type: ignore[arg-type]
 
 
-def test_a_law_of_ones_own_names_its_covariates() -> None:
+def test_a_distribution_of_ones_own_names_its_covariates() -> None:
     """Trained, scored and refused like those of the package, with no more than an argument."""
 
     class Offset(likelihoods.Likelihood):
-        """A normal law about z plus a known offset."""
+        """A normal distribution about z plus a known offset."""
 
         support = torch.distributions.constraints.real
         measure = "lebesgue"
@@ -291,8 +291,8 @@ def test_a_law_of_ones_own_names_its_covariates() -> None:
             return (x_train - offset[:, None]).mean(0)
 
         def forward(self, params: Tensor, offset: Tensor) -> Any:
-            law = torch.distributions.Normal(params + offset[..., None], 1.0)
-            return torch.distributions.Independent(law, 1)
+            distribution = torch.distributions.Normal(params + offset[..., None], 1.0)
+            return torch.distributions.Independent(distribution, 1)
 
     offset = torch.linspace(-50, 50, 40)
     x = offset[:, None] + torch.randn(40, 2)

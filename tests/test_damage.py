@@ -199,10 +199,10 @@ def test_a_network_of_ones_own_that_has_changed_is_told(tmp_path: Path) -> None:
 
     with signal_at(6, signal.SIGINT), pytest.raises(Interrupted):
         fit(own(8), X, out=tmp_path / "run")
-    with pytest.raises(ValueError, match="a checkpoint of this model and optimiser") as told:
+    with pytest.raises(ValueError, match="a checkpoint of this model and optimiser") as error:
         fit(own(9), X, out=tmp_path / "run", resume=True)
-    assert "size mismatch" in str(told.value)
-    assert "\n" not in str(told.value)
+    assert "size mismatch" in str(error.value)
+    assert "\n" not in str(error.value)
     assert fit(own(8), X, out=tmp_path / "run", resume=True).steps == 16
 
 

@@ -158,7 +158,7 @@ def test_k_hat_is_that_of_arviz(num_samples: int) -> None:
     assert abs(got[8] - 1.0) < 4 * 2 / math.sqrt(tail_length(num_samples) + 10)
 
 
-def test_k_hat_per_datum_through_evaluate() -> None:
+def test_k_hat_per_observation_through_evaluate() -> None:
     """Fails when the largest weights of one block of draws displace those of another."""
     vae, x, _ = _linear_gaussian(0.6, size=20)
     scores = pv.evaluate(vae, x, num_samples=3000, seed=5)

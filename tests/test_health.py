@@ -42,22 +42,24 @@ class Planted(ELBO):
 
 
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
-@pytest.mark.parametrize("where", ["weight", "datum", "schedule"])
+@pytest.mark.parametrize("where", ["weight", "observation", "schedule"])
 def test_what_is_not_finite_is_named(where: str, tmp_path: Path) -> None:
     vae, x = build(), X.clone()
     weight = vae.decoder.state_dict(keep_vars=True)
     name, parameter = next(item for item in weight.items() if item[1].requires_grad)
     plant: dict[str, Callable[[], object]] = {
         "weight": lambda: parameter.data.view(-1)[0].fill_(math.nan),
-        "datum": lambda: x[:, 2].fill_(math.inf),
+        "observation": lambda: x[:, 2].fill_(math.inf),
         "schedule": lambda: setattr(objective, "beta", math.nan),
     }
     says = {
         "weight": rf"parameter `decoder.{name}` is not finite",
-        "datum": r"site `x`: what is observed at it is not finite at \[0, 2\]",
+        "observation": r"site `x`: what is observed at it is not finite at \[0, 2\]",
         "schedule": "the schedule: the weight of Planted is nan",
     }
-    objective = Planted(6 if where == "datum" else 7, plant[where])  # a batch is gathered before
+    objective = Planted(
+        6 if where == "observation" else 7, plant[where]
+    )  # a batch is gathered before
     with pytest.raises(FloatingPointError) as error:
         fit(vae, x, objective=objective, out=tmp_path / "run", checkpoint_every=4)
     told = str(error.value)
@@ -73,12 +75,12 @@ def test_what_is_not_finite_is_named(where: str, tmp_path: Path) -> None:
     torch.set_rng_state(kept["/torch"])
     objective = ELBO()
     objective.beta = math.nan if where == "schedule" else 1.0
-    with pyro.validation_enabled(False):  # a law refuses parameters that are not finite
+    with pyro.validation_enabled(False):  # a distribution refuses parameters that are not finite
         assert not math.isfinite(objective.loss(again.model, again.guide, kept["/batch/0"]))
 
 
 def test_steps_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> None:
-    """An infinite datum in each epoch: the other steps are those of a run with a NaN loss."""
+    """An infinite observation in each epoch: the other steps are those of a run with a NaN loss."""
     x = X.clone()
 
     def plant() -> None:
@@ -103,7 +105,7 @@ def test_steps_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> Non
 def test_gradients_are_clipped(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By plain gradient descent no step is longer than the rate times the norm.
 
-    Fails when the norm is of each parameter by itself, or is not a datum's.
+    Fails when the norm is of each parameter by itself, or is not an observation's.
     """
     monkeypatch.setattr(compile_fx, "compile_fx", lambda module, examples, **kwargs: module)
     moved = []

@@ -208,7 +208,7 @@ def test_the_weight_of_labels_adds_their_log_probability(options: dict[str, Any]
 
 
 def test_the_other_latents_can_depend_on_the_class() -> None:
-    """Fails when the joint law of the guide draws them before the class."""
+    """Fails when the joint distribution of the guide draws them before the class."""
     vae, alone = m2(), m2(independent=True)
     y = torch.eye(3).double()
     features = vae.guide.features(X)
@@ -216,7 +216,7 @@ def test_the_other_latents_can_depend_on_the_class() -> None:
     assert (by_class[0].mean - by_class[1].mean).abs().min() > 1e-3
     q = vae.encode(X)
     z = q.sample((7,))
-    chosen = torch.stack([law.log_prob(z[..., :1]) for law in by_class], -1)
+    chosen = torch.stack([distribution.log_prob(z[..., :1]) for distribution in by_class], -1)
     log_q = vae.encoder(X)[:, 2:].log_softmax(-1)
     exact = ((chosen + log_q) * z[..., 1:]).sum(-1)
     torch.testing.assert_close(q.log_prob(z), exact)
@@ -314,7 +314,7 @@ def test_other_labels_are_another_run(tmp_path: Path) -> None:
         _fitted(x, labels=y.roll(1), epochs=1, out=tmp_path / "run", resume=True)
 
 
-def test_wrong_labels_are_told_in_one_line() -> None:
+def test_wrong_labels_are_named_in_one_line() -> None:
     torch.manual_seed(1)
     x, y = _data(8)
     plain = pv.VAE(priors.Normal(2), guides.Normal(2), likelihoods.Bernoulli((12,)))
@@ -354,7 +354,7 @@ def test_wrong_labels_are_told_in_one_line() -> None:
 
 
 def test_labels_are_kept_by_class() -> None:
-    """Fails when a label goes with another datum, or the seed does not choose."""
+    """Fails when a label goes with another observation, or the seed does not choose."""
     data = pv.data.load("digits")
     truth = data.labels["train"]
     assert truth is not None
@@ -409,7 +409,7 @@ def test_an_idle_penalty_leaves_the_bound_of_a_latent_given_the_class(
     torch.testing.assert_close(loss(vae, SOME, **options), loss(vae, SOME))
 
 
-def test_a_penalty_of_a_latent_given_the_class_counts_each_datum_once() -> None:
+def test_a_penalty_of_a_latent_given_the_class_counts_each_observation_once() -> None:
     """Free bits of 2 dimensions, and a capacity, of 5 data; fails when 3 classes are 15 data."""
     vae = m2()
     reconstruction = loss(vae, None, beta=0.0)

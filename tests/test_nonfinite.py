@@ -23,7 +23,7 @@ from pyro_vae.engine import CompiledSVI, NonFinite, Position
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
 def test_steps_left_out_are_not_counted(name: str) -> None:
-    """A datum is infinite in one of three steps: schedule and bias correction know of two.
+    """An observation is infinite in one of three steps: schedule and bias correction know of two.
 
     Fails when the objective's step counts all, eagerly or captured, or Adam's count does.
     """

@@ -19,7 +19,8 @@ def _blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
 
 
-# ArviZ 1.3 fits a Pareto law to the tails of each datum's draws, where counts are often tied.
+# ArviZ 1.3 fits a Pareto distribution to the tails of each observation's draws, where counts are
+# often tied.
 @pytest.mark.filterwarnings(
     "ignore:invalid value encountered:RuntimeWarning:arviz_stats.base.diagnostics"
 )
@@ -30,9 +31,11 @@ def test_python_blocks_run_in_order(tmp_path: Path, monkeypatch: pytest.MonkeyPa
     for block in _blocks("python"):
         exec(compile(block, "README.md", "exec"), names)
     summary, losses, floods = names["scores"].summary(), names["losses"], names["floods"]
-    assert summary["log_marginal"] > -21.0  # one Bernoulli law a pixel, without z, gives -24.8
+    assert (
+        summary["log_marginal"] > -21.0
+    )  # one Bernoulli distribution a pixel, without z, gives -24.8
     assert summary["elbo"] > -21.0
-    assert sum(losses[-10:]) / 10 < 23.5  # below that law: what the encoder says is used
+    assert sum(losses[-10:]) / 10 < 23.5  # below that distribution: what the encoder says is used
     assert names["images"].shape == (16, *names["data"].event_shape)
     assert isinstance(floods, nn.Module)
 

@@ -71,11 +71,11 @@ def test_the_history_is_of_equal_length_and_adds_up() -> None:
     assert np.diff(run.history["seconds"]).min() > 0
     assert run.steps == 3 * 4  # the short last batch is a step
     assert run.engine == "eager"
-    # The loss of an epoch is minus the bound a datum, averaged while it improved.
+    # The loss of an epoch is minus the bound an observation, averaged while it improved.
     assert run.history["loss"][-1] == pytest.approx(-run.history["elbo"][-1], abs=0.5)
 
 
-def test_every_datum_is_seen_once_an_epoch() -> None:
+def test_every_observation_is_seen_once_an_epoch() -> None:
     """Fails when the short last batch is dropped."""
     x = torch.eye(6).repeat(4, 1)[:23]  # with batches of 5, the last has 3
     vae, seen = small_vae(), []
@@ -211,7 +211,7 @@ def test_the_schedule_keeps_groups_apart() -> None:
 
 
 def test_the_loss_is_the_mean_of_steps_taken() -> None:
-    """Each datum costs 2 nats, and the second step of three is left out, of 20, 20 and 5 data.
+    """Each costs 2 nats, and the second step of three is left out, of 20, 20 and 5 observations.
 
     Fails when the sum is divided by the number of all data.
     """
@@ -475,16 +475,16 @@ def test_splits_that_come_apart_bring_their_own_conditions() -> None:
             pv.fit(_given_vae(), x[:40], validation=x[40:], **(given | change), epochs=1)
 
 
-def test_what_a_program_refuses_is_told_in_one_line() -> None:
+def test_what_a_program_refuses_is_named_in_one_line() -> None:
     """Fails with the shapes of its trace, which Pyro adds."""
     vae = pv.VAE(
         pv.priors.Categorical(20, 10),
         pv.guides.GumbelSoftmax(20, 10, mode="enumerate"),
         pv.likelihoods.Bernoulli((6,)),
     )
-    with pytest.raises(ValueError, match=r"`groups`: .* joint states, got '10\*\*20'$") as told:
+    with pytest.raises(ValueError, match=r"`groups`: .* joint states, got '10\*\*20'$") as error:
         fit(vae, pairs(20), epochs=1)
-    assert "\n" not in str(told.value)
+    assert "\n" not in str(error.value)
 
 
 @pytest.mark.parametrize(

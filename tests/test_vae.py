@@ -237,17 +237,17 @@ def test_a_network_of_the_wrong_shape_is_named(networks: dict[str, nn.Module], s
 
 @pytest.mark.parametrize("shape", [(2, 2), (1, 5, 6)], ids=str)
 @pytest.mark.parametrize("law", ["Bernoulli", "Poisson", "predicted", "shared", "per-dimension"])
-def test_an_untrained_decoder_is_at_the_marginal(shape: tuple[int, ...], law: str) -> None:
+def test_an_untrained_decoder_is_at_the_marginal(shape: tuple[int, ...], distribution: str) -> None:
     """Fails when the last bias starts at zero."""
     mean = torch.linspace(0.2, 0.8, math.prod(shape)).reshape(shape)
     likelihood: pv.likelihoods.Likelihood
-    if law == "Bernoulli":
+    if distribution == "Bernoulli":
         x, likelihood = torch.bernoulli(mean.expand(500, *shape)), pv.likelihoods.Bernoulli(shape)
-    elif law == "Poisson":
+    elif distribution == "Poisson":
         x, likelihood = torch.poisson(50 * mean.expand(500, *shape)), pv.likelihoods.Poisson(shape)
     else:
         x = 100 + 7 * torch.randn(500, *shape)
-        likelihood = pv.likelihoods.Normal(shape, scale=law)  # type: ignore[arg-type]
+        likelihood = pv.likelihoods.Normal(shape, scale=distribution)  # type: ignore[arg-type]
     networks = {}
     if len(shape) == 3:
         networks = {"encoder": pv.networks.ConvEncoder(), "decoder": pv.networks.ConvDecoder()}

@@ -32,7 +32,7 @@ from pyro_vae.training.resume import (
 )
 from pyro_vae.training.run import Run
 from pyro_vae.training.settings import describe
-from pyro_vae.training.splits import Splits, Values, companions, split
+from pyro_vae.training.splits import Splits, Values, beside, split
 
 __all__ = ["best_device", "fit"]
 
@@ -80,9 +80,9 @@ def fit(
     validation data, the model ends with the weights of the epoch whose validation ELBO was best.
     It is left in ``eval`` mode.
 
-    With ``out``, a run that is told to stop (SIGINT, SIGTERM) writes a checkpoint first, as it does
-    every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a CPU
-    to the very weights that it would have had: model, optimiser, generators, the place in the
+    With ``out``, a run that is asked to stop (SIGINT, SIGTERM) writes a checkpoint first, as it
+    does every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a
+    CPU to the very weights that it would have had: model, optimiser, generators, the place in the
     epoch and the engine are those of the checkpoint. What ran already is not run again, and a
     finished run is read. Settings and data must be those of before.
 
@@ -127,7 +127,7 @@ def fit(
             and counted.
         out: Folder to write model, last weights and history to; must not exist.
         checkpoint_every: Steps from one checkpoint to the next, in ``out``; None writes one only
-            when told to stop.
+            when asked to stop.
         keep: Checkpoints to keep, the newest; each has the best weights so far beside the last.
         resume: Whether to go on from the last checkpoint in ``out``, if there is one; ``previous``
             from the last one that is whole.
@@ -141,7 +141,7 @@ def fit(
             is damaged or of other settings.
         FloatingPointError: If the loss is not finite: says where, and which site or parameter.
         MemoryError: If memory does not suffice; says which argument to lower.
-        Interrupted: If told to stop; a ``KeyboardInterrupt``.
+        Interrupted: If asked to stop; a ``KeyboardInterrupt``.
 
     Example:
         >>> import torch, pyro_vae as pv
@@ -177,7 +177,7 @@ def fit(
     with folder as progress:
         if seed is not None:
             pyro.set_rng_seed(seed)
-        given = companions(vae, data, cond, mask, covariates, labels)
+        given = beside(vae, data, cond, mask, covariates, labels)
         splits = split(data, validation, seed, given)
         if isinstance(objective, Objective):
             objective.prepare(len(splits.train), splits.train.num_labels)

@@ -79,7 +79,7 @@ class State:
         self.position = None
 
     def is_over(self, recipe: Recipe) -> bool:
-        """Tells whether all epochs, or enough of them, are behind."""
+        """Returns whether all epochs, or enough of them, are behind."""
         if self.epoch > recipe.epochs:
             return True
         if recipe.patience is None or self.best is None:

@@ -53,7 +53,7 @@ class RunInProgress:
 
     Attributes:
         folder: The run folder.
-        every: Steps from one checkpoint to the next; None writes one only when told to stop.
+        every: Steps from one checkpoint to the next; None writes one only when asked to stop.
         keep: Checkpoints to keep, the newest ones.
         resume: Whether to go on from what is there.
     """
@@ -151,12 +151,12 @@ class RunInProgress:
 
 
 def is_finished(folder: Path) -> bool:
-    """Tells whether a folder holds a finished run."""
+    """Returns whether a folder holds a finished run."""
     return (folder / "model.json").exists()
 
 
 def is_unfinished(folder: Path) -> bool:
-    """Tells whether a folder holds a run that can be resumed."""
+    """Returns whether a folder holds a run that can be resumed."""
     return (folder / CHECKPOINTS).is_dir() and not is_finished(folder)
 
 
@@ -181,7 +181,7 @@ def in_progress(
 
     Args:
         folder: The run folder.
-        every: Steps from one checkpoint to the next; None writes one only when told to stop.
+        every: Steps from one checkpoint to the next; None writes one only when asked to stop.
         keep: Checkpoints to keep.
         resume: Whether to go on from what is there: from the last checkpoint, or, with
             ``previous``, from the last one that is whole.
@@ -330,7 +330,7 @@ def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, 
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Tells in one line what differs between two settings; nothing if nothing does.
+    """Returns in one line what differs between two settings; nothing if nothing does.
 
     A setting that there was not before is no difference if it is off now: None, False or 0.
 

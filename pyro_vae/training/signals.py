@@ -1,4 +1,4 @@
-"""Signals that wait for a good moment: a run that is told to stop saves itself first."""
+"""Signals that wait for a good moment: a run that is asked to stop saves itself first."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ _Handler = Callable[[int, FrameType | None], None]
 
 
 class Interrupted(KeyboardInterrupt):
-    """A run was told to stop.
+    """A run was asked to stop.
 
     Attributes:
         signum: By which signal.

@@ -15,7 +15,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Rows, given_of
 from pyro_vae.programs import VAE
 
-__all__ = ["Splits", "Values", "companions", "split"]
+__all__ = ["Splits", "Values", "beside", "split"]
 
 Values: TypeAlias = Tensor | np.ndarray | Mapping[str, Any] | None
 
@@ -49,7 +49,7 @@ class Splits:
         return Splits(train, held_out, self.draw), drawn
 
 
-def companions(
+def beside(
     vae: VAE,
     data: object,
     cond: Values,
@@ -129,7 +129,7 @@ def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = F
 
 
 def _by_split(name: str, value: Mapping[str, Any]) -> bool:
-    """Tells whether a mapping is one of splits: covariates are a mapping themselves."""
+    """Returns whether a mapping is one of splits: covariates are a mapping themselves."""
     return name != "covariates" or all(isinstance(each, Mapping) for each in value.values())
 
 
