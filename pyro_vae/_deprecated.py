@@ -4,11 +4,19 @@ from __future__ import annotations
 
 import inspect
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import wraps
 from typing import Any, ParamSpec, TypeVar
 
-__all__ = ["adopt", "by_name", "renamed", "renamed_argument", "renamed_property", "take_cond"]
+__all__ = [
+    "adopt",
+    "by_name",
+    "refuse_old",
+    "renamed",
+    "renamed_argument",
+    "renamed_property",
+    "take_cond",
+]
 
 P = ParamSpec("P")
 R = TypeVar("R")
@@ -85,11 +93,16 @@ def by_name(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
 
         @wraps(method)
         def call(*args: P.args, **kwargs: P.kwargs) -> R:
-            if len(args) > taken:
+            if taken < len(args) <= taken + len(names):
                 first = f"{names[0]}="
                 what = f"`{method.__name__}`: give `{first}` and what follows it by name"
                 warnings.warn(what, DeprecationWarning, stacklevel=2)
-                kwargs |= dict(zip(names, args[taken:], strict=False))  # type: ignore[assignment]
+                moved = dict(zip(names, args[taken:], strict=False))
+                if twice := moved.keys() & kwargs.keys():
+                    raise TypeError(
+                        f"{method.__name__}() got multiple values for argument '{min(twice)}'"
+                    )
+                kwargs |= moved  # type: ignore[assignment]
                 args = args[:taken]  # type: ignore[assignment]
             return method(*args, **kwargs)
 
@@ -98,10 +111,24 @@ def by_name(*names: str) -> Callable[[Callable[P, R]], Callable[P, R]]:
     return decorate
 
 
+def refuse_old(cls: type, names: Sequence[str]) -> None:
+    """Refuses a class that defines what nothing calls any more, rather than pass over it.
+
+    Raises:
+        TypeError: If it does.
+    """
+    for name in names:
+        if callable(vars(cls).get(name)) or isinstance(vars(cls).get(name), property):
+            raise TypeError(
+                f"`{cls.__name__}.{name}`: expected `space` and a `Joint` that `forward` returns, "
+                "got what was called in releases before 0.2"
+            )
+
+
 def take_cond(cls: type) -> None:
     """Lets a prior whose ``forward`` takes no condition be called with one, and warns."""
-    forward = vars(cls).get("forward")
-    if forward is None or len(inspect.signature(forward).parameters) > 1:
+    forward = cls.forward  # type: ignore[attr-defined]
+    if len(inspect.signature(forward).parameters) > 1:
         return
     what = f"`{cls.__name__}.forward` is to take `cond=None`, which it may ignore"
     warnings.warn(what, DeprecationWarning, stacklevel=4)  # where the class is defined
@@ -110,6 +137,8 @@ def take_cond(cls: type) -> None:
     def method(self: Any, cond: Any = None) -> Any:
         return forward(self)
 
+    # Signatures are read from what a function wraps.
+    del method.__wrapped__
     cls.forward = method  # type: ignore[attr-defined]
 
 

@@ -3,14 +3,14 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from torch import nn
 
 from pyro_vae._errors import expected, unknown_name
 
-__all__ = ["Part", "named_part"]
+__all__ = ["Part", "derived", "named_part"]
 
 
 class Part(nn.Module):
@@ -46,6 +46,23 @@ class Part(nn.Module):
             "class": _class_name(self),
             "args": {name: _encode(name, value) for name, value in self._arguments.items()},
         }
+
+
+class derived:  # noqa: N801 - used as `property` is
+    """A property that a class or an instance may override by a plain attribute; never stored.
+
+    What follows from other attributes is not kept: a copy of it would be another object.
+
+    Args:
+        function: From the instance to the value.
+    """
+
+    def __init__(self, function: Callable[[Any], Any]) -> None:
+        self.function = function
+        self.__doc__ = function.__doc__
+
+    def __get__(self, instance: Any, owner: type) -> Any:
+        return self if instance is None else self.function(instance)
 
 
 def named_part(argument: str, given: object, known: Mapping[str, Any], **defaults: Any) -> Any:

@@ -116,3 +116,47 @@ def test_an_old_argument_is_the_one_that_replaced_it() -> None:
         assert old.given == "rest"
     with pytest.raises(TypeError, match="takes `condition_on` or `given`, not both"):
         pit(vae, x, given="rest", condition_on="rest")  # type: ignore[call-arg]
+
+
+def test_what_nothing_calls_any_more_is_refused() -> None:
+    """Fails when an override of an old method is passed over, and the model is another."""
+    with pytest.raises(TypeError, match=r"`Old.given`: expected `space` and a `Joint`"):
+
+        class Old(priors.Normal):
+            def given(self, cond: Any) -> Any:
+                return self()
+
+    with pytest.raises(TypeError, match=r"`Sites.sites`: expected `space`"):
+
+        class Sites(guides.Normal):
+            @property
+            def sites(self) -> Any:
+                return {}
+
+
+def test_a_mixin_that_takes_no_condition() -> None:
+    class Wide:
+        def forward(self) -> Any:
+            return dist.Normal(torch.zeros(2), 2.0).to_event(1)
+
+    with pytest.warns(DeprecationWarning, match="`Both.forward` is to take"):
+
+        class Both(Wide, priors.Normal):
+            pass
+
+    assert Both(2)(torch.zeros(5, 3)).variance.tolist() == [4.0, 4.0]
+
+
+def test_too_many_positions_and_an_argument_twice() -> None:
+    vae = pv.VAE(priors.Normal(2), guides.Normal(2), likelihoods.Bernoulli((3,)))
+    x = torch.ones(2, 3)
+    with pytest.raises(TypeError, match="positional arguments"):
+        vae.encode(x, None, None, None, "more")
+    with (
+        pytest.warns(DeprecationWarning, match="give `cond=`"),
+        pytest.raises(TypeError, match="multiple values for argument 'cond'"),
+    ):
+        vae.encode(x, None, cond=None)
+    with pytest.warns(DeprecationWarning, match="`initialize`: give `mask=`"):
+        vae.initialize(x, x > 0)
+    assert vae.initialized

@@ -13,6 +13,7 @@ from pyro_vae._errors import expected, unknown_name
 
 __all__ = ["Column", "columns_by_name"]
 
+_TAKEN = {"cond", "labels", "mask", "size_factor", "x"}
 _MOST_LEVELS = 1000  # what more there is has a vector of that length for each observation
 
 
@@ -172,12 +173,12 @@ def columns_by_name(argument: str, pairs: str | Mapping[str, str] | None) -> dic
     """
     if not pairs:
         return {}
-    if isinstance(pairs, Mapping):
-        return dict(pairs)
-    found: dict[str, str] = {}
-    for pair in pairs.split(","):
+    found: dict[str, str] = dict(pairs) if isinstance(pairs, Mapping) else {}
+    for pair in () if isinstance(pairs, Mapping) else pairs.split(","):
         name, equals, column = (part.strip() for part in pair.partition("="))
         if not (equals and name.isidentifier() and column) or name in found:
             raise expected(argument, "NAME=COLUMN, with commas between several", pairs)
         found[name] = column
+    for name in found.keys() & _TAKEN:
+        raise expected(argument, "names other than those of the other options", name)
     return found

@@ -125,5 +125,9 @@ def given_of(values: Mapping[str, Any]) -> Given:
     """
     if unknown := values.keys() - Given.__optional_keys__:
         raise TypeError(f"got an unexpected keyword argument '{min(unknown)}'")
-    present = {name: value for name, value in values.items() if value is not None and value != {}}
+    present = {
+        name: value
+        for name, value in values.items()
+        if not (value is None or (isinstance(value, Mapping) and not value))
+    }
     return cast(Given, present)

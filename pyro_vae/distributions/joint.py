@@ -183,6 +183,9 @@ def draw_sites(distribution: Any, space: Space, draw: Callable[[str, Any], Tenso
     """Returns one z, of which ``draw`` makes each site of its name and its distribution."""
     if isinstance(distribution, Joint):
         return distribution.draw(draw)
+    if len(space) > 1:
+        what = f"a Joint of {', '.join(space)}, as its `space` has them"
+        raise expected("forward", what, type(distribution).__name__)
     (name,) = space
     return draw(name, distribution)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, get_args
 
 import torch
@@ -59,13 +59,14 @@ class Site:
     Attributes:
         shape: Of one draw.
         support: Where it lives.
-        parents: The sites on whose draws its distribution depends.
+        parents: The sites on whose draws its distribution depends; in a space, all before it if
+            not given, which is always safe.
         relaxation: What a discrete site of a guide asks of the objective.
     """
 
     shape: torch.Size
     support: Constraint
-    parents: tuple[str, ...] = ()
+    parents: tuple[str, ...] | None = None
     relaxation: Relaxation | None = None
 
 
@@ -98,7 +99,10 @@ class Space(Mapping[str, Site]):
     def __init__(self, sites: Mapping[str, Site], decoded: Sequence[str] | None = None) -> None:
         if not sites:
             raise expected("sites", "one latent variable or more", sites)
-        self._sites = dict(sites)
+        self._sites: dict[str, Site] = {}
+        for name, site in sites.items():
+            parents = tuple(self._sites) if site.parents is None else site.parents
+            self._sites[name] = replace(site, parents=parents)
         self.decoded = tuple(self._sites if decoded is None else decoded)
         for name in self.decoded:
             if name not in self._sites:

@@ -73,7 +73,7 @@ def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -
         raise expected("vae", f"a continuous latent; for a discrete one, {instead}", vae.prior)
     while isinstance(support, constraints.independent):
         support = support.base_constraint
-    if support is not constraints.real:
+    if not same_support(support, constraints.real):
         raise expected("vae", "a latent on all real vectors", vae.prior)
 
 

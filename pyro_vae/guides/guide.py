@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions.constraints import Constraint
 
+from pyro_vae._deprecated import refuse_old
 from pyro_vae.distributions.space import Site, Space
-from pyro_vae.part import Part
+from pyro_vae.part import Part, derived
 
 __all__ = ["Guide"]
 
@@ -33,17 +34,23 @@ class Guide(Part, ABC):
 
     param_shape: torch.Size
 
-    @cached_property
-    def event_shape(self) -> torch.Size:
-        return self.space.event_shape
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        refuse_old(cls, ("sites", "named_sites", "site", "order", "join"))
 
-    @cached_property
-    def support(self) -> Constraint:
-        return self.space.support
+    event_shape: torch.Size = derived(lambda self: self._declared("event_shape"))  # type: ignore[assignment]
+    support: Constraint = derived(lambda self: self._declared("support"))  # type: ignore[assignment]
 
     @cached_property
     def space(self) -> Space:
         return Space({"z": Site(self.event_shape, self.support)})
+
+    def _declared(self, name: str) -> Any:
+        """Returns what follows from the space of a composite; others declare it."""
+        if type(self).space is Guide.space and "space" not in vars(self):
+            own = type(self).__name__
+            raise TypeError(f"`{own}`: expected `{name}`, or `space` of a composite, got neither")
+        return getattr(self.space, name)
 
     @abstractmethod
     def forward(self, features: Tensor) -> Any:

@@ -25,7 +25,7 @@ class Hyperspherical(Guide):
 
     The encoder ends in a vector, whose direction is :math:`\mu` (the first axis, should it be
     zero), and a raw concentration; :math:`\kappa` is ``4 (d - 1) (softplus(raw) + 1e-4)``. Draws
-    then start equally near to :math:`\mu` in any dimension, and tell the decoder something.
+    then start equally near to :math:`\mu` in any dimension, and inform the decoder.
 
     Nearly uniform draws hide x from the decoder, and where :math:`\kappa` is near zero the
     direction has no gradient that would bring it back: training that the KL brings there ends

@@ -55,7 +55,7 @@ class Product(Prior):
         # What rebuilds it is the parts as they were built, options and all.
         self._arguments = self._arguments | {"parts": parts}
         self.parts = nn.ModuleList(parts)
-        sites = [Site(part.event_shape, part.support) for part in parts]
+        sites = [Site(part.event_shape, part.support, parents=()) for part in parts]
         self.space = Space(dict(zip(site_names(len(parts)), sites, strict=True)))
 
     @property

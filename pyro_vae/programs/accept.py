@@ -15,7 +15,16 @@ from pyro_vae.likelihoods import Likelihood
 if TYPE_CHECKING:
     from pyro_vae.programs.vae import VAE
 
-__all__ = ["accepted", "as_batch", "checked_given", "cond_of", "covariates_of", "rows_of", "used"]
+__all__ = [
+    "accepted",
+    "as_batch",
+    "checked_given",
+    "cond_of",
+    "covariates_of",
+    "rows_of",
+    "unlabelled",
+    "used",
+]
 
 
 def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
@@ -32,9 +41,20 @@ def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
         ValueError: If the model does not accept them.
         TypeError: If a keyword is none of :class:`Given`.
     """
-    if given.get("labels") is not None:
-        raise expected("labels", "None, as labels are used in fitting alone", given["labels"])
-    return accepted(vae, Rows(x, given_of(given)), argument)
+    return accepted(vae, Rows(x, unlabelled(given)), argument)
+
+
+def unlabelled(given: Given) -> Given:
+    """Returns what goes with observations where no label may.
+
+    Raises:
+        ValueError: If there are labels.
+        TypeError: If a keyword is none of :class:`Given`.
+    """
+    present = given_of(given)
+    if "labels" in present:
+        raise expected("labels", "None, as labels are used in fitting alone", present["labels"])
+    return present
 
 
 def accepted(vae: VAE, rows: Rows, argument: str = "x") -> Rows:
@@ -46,12 +66,9 @@ def accepted(vae: VAE, rows: Rows, argument: str = "x") -> Rows:
     """
     x, given = rows.x, rows.given
     size = len(x) if isinstance(x, Tensor) and x.ndim > 0 else 0  # `x` itself is checked below
-    checked: Given = {
-        "cond": cond_of(vae, given.get("cond"), size),
-        "covariates": _covariates(vae, given, size),
-        "labels": _labels(vae, given.get("labels"), size),
-        "mask": (mask := _mask(vae, given.get("mask"), size)),
-    }
+    cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
+    labels, mask = _labels(vae, given.get("labels"), size), _mask(vae, given.get("mask"), size)
+    checked = {"cond": cond, "mask": mask, "covariates": covariates, "labels": labels}
     return Rows(_observations(vae, x, argument, mask), given_of(checked))
 
 
@@ -115,8 +132,10 @@ def checked_given(vae: VAE, given: Conditions, size: int) -> Given:
     Raises:
         ValueError: If they are not what the model needs.
     """
+    for name in given_of(given).keys() - {"cond", "covariates"}:
+        raise expected(name, "None, as nothing is observed of what is simulated", given.get(name))
     cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
-    return given_of({**given, "cond": cond, "covariates": covariates})
+    return given_of({"cond": cond, "covariates": covariates})
 
 
 def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
@@ -170,7 +189,7 @@ def _mask(vae: VAE, mask: Tensor | None, size: int) -> Tensor | None:
     shape = (size, *vae.event_shape)
     if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
         raise expected("mask", f"a boolean tensor of shape {shape}", mask)
-    # Whether this likelihood can be masked, it says itself.
+    # Refused by a likelihood that cannot be masked.
     params = vae.model.filler.new_zeros(1, *vae.likelihood.param_shape)
     one = vae.model.filler.new_ones(vae.event_shape, dtype=torch.bool)
     named = {name: params.new_ones(1) for name in vae.likelihood.covariates}

@@ -293,7 +293,7 @@ class GuideProgram(_Program):
         def draw(name: str, site: Any) -> Any:
             # There is no closed form of the divergence from a distribution that depends on what
             # is drawn later, given this draw.
-            infer: dict[str, Any] = {"closed_form": drawn.issuperset(prior[name].parents)}
+            infer: dict[str, Any] = {"closed_form": drawn.issuperset(prior[name].parents or ())}
             if labels is not None and name == self.label_site:
                 site, infer["label_log_prob"] = labelled(site, labels)
             drawn.add(name)

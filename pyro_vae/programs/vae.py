@@ -29,6 +29,7 @@ from pyro_vae.programs.accept import (
     cond_of,
     covariates_of,
     rows_of,
+    unlabelled,
     used,
 )
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
@@ -36,6 +37,7 @@ from pyro_vae.programs.view import View
 
 __all__ = ["VAE"]
 
+_CONDITION = "_vae_condition"  # the buffer of a module that is at one condition
 _HOT_DECK = 10_000  # observations, about, that are filled to start from
 _positional = by_name("cond", "mask", "covariates")
 
@@ -180,6 +182,7 @@ class VAE(nn.Module):
         return used(self, rows).to(self.initialized.device)
 
     @torch.no_grad()
+    @by_name("mask", "covariates")
     def initialize(self, x_train: Tensor, **given: Unpack[Given]) -> None:
         """Standardises the encoder's input and starts the decoder at the marginal of the data.
 
@@ -192,13 +195,11 @@ class VAE(nn.Module):
         """
         if self.initialized:
             return
-        _start(self, Rows(x_train, given_of(given)))
+        _start(self, Rows(x_train, unlabelled(given)))
         self.initialized.fill_(True)
 
     def at(self, cond: Tensor) -> VAE:
         """Returns the model at one condition: p(x, z | c) and q(z | x, c) with c fixed.
-
-        It is a copy without conditions: everything that takes a VAE takes it.
 
         Args:
             cond: The condition, shape ``(cond_size,)``.
@@ -227,14 +228,14 @@ class VAE(nn.Module):
     @property
     def fixed_cond(self) -> bool:
         """Whether this is a model at one of its conditions, see :meth:`at`."""
-        return hasattr(self.prior, "condition")
+        return hasattr(self.prior, _CONDITION)
 
     @_positional
     def encode(self, x: Tensor, **given: Unpack[Given]) -> Any:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
         x = as_batch(x, self.event_shape, self)
         with evaluating(self):
-            return self.guide.encode(x, given_of(given))
+            return self.guide.encode(x, unlabelled(given))
 
     @torch.no_grad()
     @_positional
@@ -268,7 +269,7 @@ class VAE(nn.Module):
     def decode(self, z: Tensor, **given: Unpack[Given]) -> Any:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
         with evaluating(self):
-            return self.model.decode(z, given_of(given))
+            return self.model.decode(z, unlabelled(given))
 
     @torch.no_grad()
     @by_name("cond", "covariates")
@@ -279,7 +280,7 @@ class VAE(nn.Module):
             n: How many.
             **given: A condition for each, and covariates.
         """
-        checked = checked_given(self, given_of(given), positive_integer("n", n))
+        checked = checked_given(self, given, positive_integer("n", n))
         with evaluating(self):  # a prior may ask networks, too
             z = self.prior(checked.get("cond")).expand((n,)).sample()
             return self.model.decode(z, checked).sample()
@@ -305,7 +306,7 @@ class VAE(nn.Module):
         Args:
             x: Data, shape ``(N, *event_shape)``.
             num_samples: Draws for each observation, K.
-            **given: What goes with them. With a mask the density is of what is observed.
+            **given: What goes with them; with a mask, log p of what is observed.
 
         Returns:
             Log-densities in nats, shape ``(N,)``, too low in expectation, and less so as K grows.
@@ -433,16 +434,17 @@ def _start(vae: VAE, rows: Rows) -> None:
 def _fixed(vae: VAE, condition: Tensor) -> VAE:
     """Lets prior and networks of a model know the condition that the programs no longer take."""
     for module in (vae.prior, vae.encoder, vae.decoder):
-        module.register_buffer("condition", condition, persistent=False)
-        module.register_forward_pre_hook(_condition)
+        module.register_buffer(_CONDITION, condition, persistent=False)
+        module.register_forward_pre_hook(_condition, with_kwargs=True)
     vae.cond_size = vae.model.cond_size = vae.guide.cond_size = None
     return vae
 
 
-def _condition(module: nn.Module, inputs: tuple[Any, ...]) -> tuple[Tensor, ...]:
+def _condition(
+    module: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]
+) -> tuple[tuple[Any, ...], dict[str, Any]]:
     """Gives a prior, or a network after its input, the condition at which its model is."""
-    condition = module.condition
-    assert isinstance(condition, Tensor)
+    condition = getattr(module, _CONDITION)
     if isinstance(module, Prior):
-        return (condition,)
-    return (inputs[0], condition.expand(len(inputs[0]), -1))
+        return (condition,), {}
+    return (args[0], condition.expand(len(args[0]), -1)), kwargs

@@ -139,8 +139,8 @@ def fit(
     Raises:
         ValueError: If an argument is out of range, data do not fit the model, or the run to resume
             is damaged or of other settings.
-        FloatingPointError: If the loss is not finite: says where, and which site or parameter.
-        MemoryError: If memory does not suffice; says which argument to lower.
+        FloatingPointError: If the loss is not finite: with the place, and the site or parameter.
+        MemoryError: If memory does not suffice; with the argument to lower.
         Interrupted: If asked to stop; a ``KeyboardInterrupt``.
 
     Example:
@@ -215,7 +215,7 @@ def _started(
     """Starts the model at the data, and returns the loop that is to fit it."""
     start = random_state(vae.initialized.device)
     splits, drawn = splits.accepted(vae)
-    vae.initialize(drawn.x, **drawn.given)
+    vae.initialize(drawn.x, **drawn.without("labels").given)
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
     return Loop(
         vae,

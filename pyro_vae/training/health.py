@@ -1,4 +1,4 @@
-"""Warnings while a model is fitted: a latent that says nothing, a decoder at its limits."""
+"""Warnings while a model is fitted: a latent without information, a decoder at its limits."""
 
 from __future__ import annotations
 

@@ -257,7 +257,7 @@ class Loop:
         except ValueError as error:
             reason = str(error).splitlines()[0]
             if "Trace Shapes:" in str(error) and "invalid values" not in reason:
-                raise ValueError(reason) from error  # the cause says what shapes Pyro saw
+                raise ValueError(reason) from error  # the cause has the shapes that Pyro saw
             if "invalid values" not in reason:
                 raise
             # A distribution refuses parameters that are not finite before there is a loss.

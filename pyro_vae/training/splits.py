@@ -64,7 +64,11 @@ def beside(
         if covariates is None and vae.likelihood.covariates:
             covariates = dict(data.covariates) or None
     named = {"cond": cond, "mask": mask, "covariates": covariates, "labels": labels}
-    return {name: value for name, value in named.items() if value is not None and value != {}}
+    return {
+        name: value
+        for name, value in named.items()
+        if not (value is None or (isinstance(value, Mapping) and not value))
+    }
 
 
 def split(

@@ -10,6 +10,7 @@ from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.distributions import same_support
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
@@ -27,7 +28,7 @@ _REACH = 3.0
 def section(findings: Findings) -> Html:
     """Returns traversals of single units and interpolations between data."""
     kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
-    if findings.vae.prior.support not in kinds:
+    if not any(same_support(findings.vae.prior.support, kind) for kind in kinds):
         return caption("Traversals are drawn where z is one vector or one-hot: not here.")
     return join(*_traversals(findings), *_interpolations(findings))
 
@@ -47,11 +48,11 @@ def _traversals(findings: Findings) -> list[Html]:
     if len(units) < len(order):
         some = f"Each of the {len(units)} units that vary most over data"
     coloured = "" if findings.images else ", from blue to red"
-    if support is constraints.one_hot:
+    if same_support(support, constraints.one_hot):
         what = "takes each of its classes in turn"
     elif support.is_discrete:
         what = "is 0 and then 1"
-    elif support is sphere:
+    elif same_support(support, sphere):
         what = f"moves along the sphere from one of its poles to the other{coloured}"
     else:
         what = f"moves from −{_REACH:g} to {_REACH:g} standard deviations of the prior{coloured}"
@@ -84,7 +85,7 @@ def _interpolations(findings: Findings) -> list[Html]:
         titles = [f"{a}→{b}" for a, b in findings.labels[pairs].tolist()]
     if support.is_discrete:
         moves = "while z changes one latent variable after another."
-    elif support is sphere:
+    elif same_support(support, sphere):
         moves = "while z moves along an arc of the sphere."
     else:
         moves = "while z moves along a straight line."
