@@ -236,7 +236,9 @@ def test_a_network_of_the_wrong_shape_is_named(networks: dict[str, nn.Module], s
 
 
 @pytest.mark.parametrize("shape", [(2, 2), (1, 5, 6)], ids=str)
-@pytest.mark.parametrize("distribution", ["Bernoulli", "Poisson", "predicted", "shared", "per-dimension"])
+@pytest.mark.parametrize(
+    "distribution", ["Bernoulli", "Poisson", "predicted", "shared", "per-dimension"]
+)
 def test_an_untrained_decoder_is_at_the_marginal(shape: tuple[int, ...], distribution: str) -> None:
     """Fails when the last bias starts at zero."""
     mean = torch.linspace(0.2, 0.8, math.prod(shape)).reshape(shape)
