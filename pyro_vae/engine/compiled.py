@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import logging
 import math
 import time
@@ -28,6 +29,8 @@ from pyro_vae.engine.memory import preserved
 from pyro_vae.engine.optim import Slot
 from pyro_vae.engine.problem import Problem, clipping
 from pyro_vae.engine.protocol import Batch, EngineName
+from pyro_vae.engine.reads import Reads
+from pyro_vae.engine.walk import Walk
 from pyro_vae.objectives import Objective
 
 __all__ = ["CompiledEngine"]
@@ -60,6 +63,7 @@ class CompiledEngine:
         self._max_graphs = max_graphs
         self._graphs: dict[Any, list[_Captured]] = {}
         self._refused: dict[Any, str] = {}
+        self._read: dict[Any, Reads] = {}  # by steps that were taken in place of a rehearsal
         self._said: set[str] = set()
         self._steps_left = steps_left
         self._left: int | None = None  # steps that there were to go when that was asked first
@@ -184,8 +188,12 @@ class CompiledEngine:
                 )
             programs = self._problem.model, self._problem.guide
             dependencies = Dependencies(*programs, loss, batch.reads)
+            if dependencies.moving and key in self._read:
+                dependencies.reads = self._read[key]
+                dependencies.narrow()
             trial = self._rehearse(dependencies, batch, tensors)
             if trial.losses:
+                self._read[key] = dependencies.reads
                 return None, trial.losses
             # Those without a gradient too, as a step that is not compiled.
             self._problem.optim.adopt(trial.met)
@@ -210,19 +218,22 @@ class CompiledEngine:
         """Runs the programs once with Pyro's validation on, and takes no step.
 
         Unless that run has created parameters: creating them draws random numbers that a stock step
-        draws too, once, so that the run is then the step.
+        draws too, once, so that the run is then the step. It is also where it may have moved what
+        cannot be put back, such as an iterator: whether the programs read that is known after it.
         """
         problem = self._problem
         store = pyro.get_param_store()._params
         state = list({id(t): t for t in (*dependencies.tensors, *store.values())}.values())
         known = set(map(id, state))
         nesting = getattr(problem.loss, "max_plate_nesting", None)
+        moves = bool(dependencies.moving) and not dependencies.reads.size()
         for tensor in state:
             if tensor.is_leaf:
                 tensor.grad = None
         with preserved(state) as undo, pyro.validation_enabled(True), _Sites() as sites:
-            args, kwargs = batch.arguments(tensors, 0)
-            loss, params = problem.gradients(args, kwargs)
+            with dependencies.reads.recording():
+                args, kwargs = batch.arguments(tensors, 0)
+                loss, params = problem.gradients(args, kwargs)
             trained = [
                 param
                 for param in params
@@ -230,7 +241,8 @@ class CompiledEngine:
                 or (param.requires_grad and problem.optim.has_moved(param))
             ]
             created = any(id(param) not in known for param in params)
-            if created or getattr(problem.loss, "max_plate_nesting", None) != nesting:
+            met = getattr(problem.loss, "max_plate_nesting", None) != nesting
+            if created or moves or met:
                 undo.clear()
                 return _Trial(params, trained, [problem.step(loss, params)])
             if self._steps_left is not None and self._worthwhile is None:
@@ -281,14 +293,15 @@ class CompiledEngine:
         finite = self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
         slots = problem.optim.slots(params) if inside else []
         captured = _Captured(problem, dependencies, params, slots, finite)
+        dependencies.narrow()
         state = [*dependencies.tensors, *params, *captured.watch(), finite]
         names = map(pyro.get_param_store().param_name, trial.met)
         stored = [name for name in names if name is not None]
-        dependencies.watch(_stored, stored, "param store")
-        dependencies.freeze()
+        dependencies.also(functools.partial(_watch_store, stored))
 
         def steps(rows: Tensor, *tensors: Tensor) -> list[Tensor]:
-            taken = [captured.step(*batch.arguments(tensors, i), rows[i]) for i in range(count)]
+            with dependencies.reads.recording(libraries=False):
+                taken = [captured.step(*batch.arguments(tensors, i), rows[i]) for i in range(count)]
             grads = () if captured.slots else taken[-1][1]
             return [torch.stack([loss for loss, _ in taken]), *grads]
 
@@ -299,6 +312,7 @@ class CompiledEngine:
                 raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
         if (name := dependencies.changed()) is not None:
             raise NotCapturable(f"{name} changes at every run")
+        dependencies.cover(captured.graph.held)
         return captured
 
 
@@ -367,11 +381,16 @@ class _Captured:
         state: list[Tensor] = []
         for slot in self.slots:
             state += updates.prepare(slot.optimizer, slot.group, slot.param)
-            baked = updates.constants(slot.optimizer)
-            self.dependencies.watch(slot.option, baked, "optimizer", visit=False)
-            of_optimizer = vars(slot.optimizer).get
-            self.dependencies.watch(of_optimizer, ("state",), "optimizer", visit=False)
+        self.dependencies.also(self._watch_optimizers)
         return state
+
+    def _watch_optimizers(self, walk: Walk) -> None:
+        for slot in self.slots:
+            walk.entries("optimizer", vars(slot), ("group",), follow=False)
+        for group in {id(slot.group): slot.group for slot in self.slots}.values():
+            optimizer = next(slot.optimizer for slot in self.slots if slot.group is group)
+            walk.entries("optimizer", group, updates.constants(optimizer))
+            walk.entries("optimizer", vars(optimizer), ("state",), follow=False)
 
     def in_step(self) -> bool:
         """Tells whether slots that share a row still have the same step count."""
@@ -419,8 +438,12 @@ class _Captured:
             self._problem.loss.step.copy_(torch.where(ok, self._problem.loss.step, step))
 
 
-def _stored(name: str) -> Tensor | None:
-    return pyro.get_param_store()._params.get(name)  # clearing the store makes a new dict
+def _watch_store(names: Sequence[str], walk: Walk) -> None:
+    store = vars(pyro.get_param_store())
+    # Clearing the store makes new dicts.
+    for part in ("_params", "_constraints"):
+        walk.entries("param store", store, (part,), follow=False)
+        walk.entries("param store", store[part], names)
 
 
 def _cohorts(slots: Sequence[Slot]) -> tuple[list[int], list[Slot]]:

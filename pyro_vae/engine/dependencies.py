@@ -7,34 +7,23 @@ Python values it reaches are baked in, and therefore watched: see :class:`Depend
 
 from __future__ import annotations
 
-import functools
-import random
-import sys
+import gc
 import types
-import weakref
-from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable
+from itertools import chain
+from operator import is_
 from typing import Any
 
-import numpy as np
-import pyro
-import torch
-from pyro.nn import PyroModule
-from pyro.poutine.indep_messenger import IndepMessenger
-from pyro.poutine.messenger import Messenger
-from pyro.poutine.trace_messenger import TraceMessenger
-from torch import Tensor, nn
+from torch import Tensor
+from torch._C._dynamo.guards import TensorGuards
+from torch.utils.hooks import RemovableHandle
 
 from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.memory import layout
+from pyro_vae.engine.reads import Reads
+from pyro_vae.engine.walk import Walk
 
 __all__ = ["Dependencies"]
-
-_PLAIN = (int, float, complex, bool, str, bytes, type(None), torch.dtype, torch.device, torch.Size)
-_LIBRARIES = {"torch", "pyro", "numpy", "builtins", "functools", "collections", "weakref"}
-_CONSTANT = _LIBRARIES | sys.stdlib_module_names | {"pyro_vae"}  # modules that do not change
-_BOOKKEEPING = frozenset(vars(PyroModule()))  # fields of any module
-_MISSING = object()
 
 
 class Dependencies:
@@ -43,256 +32,138 @@ class Dependencies:
     A graph has the plain values baked in and holds the tensors as inputs, so it stands for the
     programs as long as :meth:`changed` finds that both are still the same ones.
 
+    At first it is everything that they reach; :meth:`narrow` leaves out what they do not read.
+
     Args:
         roots: Modules, functions, bound methods, objectives.
+
+    Attributes:
+        tensors: All that the programs reach.
+        moving: What has a state that nobody can put back, wherever it is.
+        reads: What they read; to be recorded as they run, before :meth:`narrow`.
     """
 
     def __init__(self, *roots: Any) -> None:
-        self.tensors: list[Tensor] = []
-        self._slots: list[tuple[Callable[[Any], Any], list[Any]]] = []
-        self._values: list[Any] = []
-        self._names: list[str] = []
-        self._seen: dict[int, Any] = {}  # holds what it has seen: an id is good while it lives
-        for root in roots:
-            self._visit(root)
+        self._roots = roots
+        self.reads = Reads()
+        self._reads: Reads | None = None
+        self._more: list[Callable[[Walk], None]] = []
+        self._walk = Walk(roots, strict=False)
+        self._undo = self._walk.undo
+        self.tensors = self._walk.tensors
+        self.moving = self._walk.moving
+        self.freeze()
+
+    def narrow(self) -> None:
+        """Watches from now on what programs reach by the code that they have run, and no more."""
+        reads = self.reads
+        self._reads = reads if reads.complete else None
+        size = -1
+        while size != (size := reads.size()):  # a walk may find that more is read
+            self._walk = self._again()
+            # Functions that no variable holds: from a registry in C, or a reference that is weak.
+            if hidden := reads.unexplained(self._walk.codes):
+                functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+                self._roots += tuple(f for f in functions if f.__code__ in hidden)
+                self._walk = self._again()
+        self.freeze()
+
+    def cover(self, inputs: Iterable[Tensor]) -> None:
+        """Watches what the run of a graph's capture has read besides, whose inputs are these.
+
+        Where an input is reached and not watched, it is read in a way that is not understood; then
+        everything is watched.
+        """
+        if self.reads.size() != self._size:
+            self.narrow()
+        watched, reached = (set(map(id, tensors)) for tensors in (self._walk.tensors, self.tensors))
+        if any(id(tensor) in reached - watched for tensor in inputs):
+            self.reads.complete = False
+            self.narrow()
+
+    def also(self, watch: Callable[[Walk], None]) -> None:
+        """Adds the entries that ``watch`` makes."""
+        self._more.append(watch)
+        watch(self._walk)
+        self._walk.finish()
         self.freeze()
 
     def freeze(self) -> None:
         """Takes everything as it now is."""
-        self._ids = self._identities()
-        self._pointers = [t.data_ptr() for t in self.tensors]
-        self._trained = list(map(_training, self.tensors))
-        self._layouts = [layout(t) for t in self.tensors]
+        walk = self._walk
+        self._then = self._now()
+        self._sizes = list(map(len, walk.sized))
+        self._types = list(map(type, walk.objects))
+        self._handles = RemovableHandle.next_id
+        self._size = self.reads.size()
+        self._trained = list(map(_training, walk.tensors))
+        self._layouts = list(map(layout, walk.tensors))
+        self._guard_tensors()
 
     def changed(self) -> str | None:
         """Returns the name of something that is no longer what it was, or None."""
         # Identity first: it costs some tens of nanoseconds a value, and this runs at every step.
-        if self._identities() != self._ids:
-            values = [get(key) for get, keys in self._slots for key in keys]
-            for i, (now, then) in enumerate(zip(values, self._values, strict=True)):
-                if not _same(now, then):
-                    return self._names[i]
-            self._values = values
-            self._ids = self._identities()
-        if list(map(_training, self.tensors)) != self._trained:
+        tensors = self._walk.tensors
+        stands = self._stands()
+        if stands and self._guards.check(*tensors):
+            return None
+        if list(map(_training, tensors)) != self._trained:
             return "what is to be trained"
-        if [t.data_ptr() for t in self.tensors] != self._pointers:
-            if [layout(t) for t in self.tensors] != self._layouts:
-                return "a tensor's shape, dtype or device"
-            self._pointers = [t.data_ptr() for t in self.tensors]
+        if list(map(layout, tensors)) != self._layouts:
+            return "a tensor's shape, dtype or device"
+        if stands:
+            self._guard_tensors()
+            return None
+        try:
+            walk = self._again()
+        except NotCapturable as reason:
+            return str(reason)
+        if (name := self._walk.difference(walk)) is not None:
+            return name
+        self._walk = walk
+        self.freeze()
         return None
 
     def put_back(self) -> None:
         """Gives fields and variables that trial runs have replaced what they had before."""
-        values = iter(self._values)
-        for get, keys in self._slots:
-            for key in keys:
-                then, now = next(values), get(key)
-                if not (_is_plain(then) or isinstance(then, Tensor)) or _same(now, then):
-                    continue
-                owner = getattr(get, "__self__", None)
-                if isinstance(owner, dict) and key in owner:
-                    owner[key] = then
-                elif isinstance(get, functools.partial) and get.func is _cell:
-                    get.args[0][key].cell_contents = then
+        for owner, key, then in self._undo:
+            if isinstance(owner, types.CellType):
+                owner.cell_contents = then
+            elif key in owner and owner[key] is not then:
+                owner[key] = then
 
-    def _visit(self, thing: Any) -> None:
-        if id(thing) in self._seen or _is_plain(thing):
-            return
-        self._seen[id(thing)] = thing
-        if isinstance(thing, _GENERATORS):
-            raise NotCapturable(f"it has random numbers of its own ({type(thing).__name__})")
-        if isinstance(thing, Iterator) and type(thing).__module__ in ("builtins", "itertools"):
-            raise NotCapturable(f"it has an iterator ({type(thing).__name__}), which moves on")
-        if isinstance(thing, Tensor):
-            self.tensors.append(thing)
-        elif isinstance(thing, nn.Module):
-            self._module(thing)
-        elif isinstance(thing, types.MethodType):
-            self._visit(thing.__self__)
-            self._visit(thing.__func__)
-        elif isinstance(thing, types.FunctionType):
-            self._function(thing)
-        elif isinstance(thing, type):
-            self._class(thing)
-        elif isinstance(thing, types.BuiltinMethodType):
-            if not isinstance(thing.__self__, types.ModuleType):
-                self._visit(thing.__self__)
-        elif isinstance(thing, functools.partial):
-            for part in (thing.func, *thing.args, *thing.keywords.values()):
-                self._visit(part)
-        elif isinstance(thing, dict):
-            self.watch(thing.get, list(thing), type(thing).__name__)
-            self._size(thing, type(thing).__name__)
-        elif isinstance(thing, (list, tuple, deque)):
-            # One more than there are: what is appended is noticed too.
-            keys = range(len(thing) + (not isinstance(thing, tuple)))
-            self.watch(functools.partial(_item, thing), keys, type(thing).__name__)
-        elif isinstance(thing, set):
-            self.watch(thing.__contains__, list(thing), "set", visit=False)
-            self._size(thing, "set")
-        elif isinstance(thing, np.ndarray):
-            self.watch(functools.partial(_has_bytes, thing), [thing.tobytes()], "array")
-        elif isinstance(thing, _WITH_FIELDS) or not _of_a_library(type(thing)):
-            if isinstance(thing, (IndepMessenger, TraceMessenger)):
-                return  # made anew by every run
-            self._visit(type(thing))
-            fields = getattr(thing, "__dict__", None)
-            if isinstance(fields, dict):
-                self.watch(fields.get, list(fields), type(thing).__name__)
-                if not _of_a_library(type(thing)):
-                    self._size(fields, type(thing).__name__)
-            wrapped = getattr(thing, "__wrapped__", None)
-            if wrapped is not None:
-                self._visit(wrapped)
+    def _again(self) -> Walk:
+        walk = Walk(self._roots, self._reads)
+        for watch in self._more:
+            watch(walk)
+        walk.finish()
+        return walk
 
-    def _module(self, module: nn.Module) -> None:
-        name = type(module).__name__
-        fields = module.__dict__
-        for part in ("_parameters", "_buffers", "_modules"):
-            self.watch(fields[part].get, list(fields[part]), name)
-        own = ["training"]
-        if _of_a_library(type(module)):
-            # Rates: of dropout, of running averages.
-            own += [key for key, value in fields.items() if isinstance(value, float)]
-        else:
-            own += [key for key in fields if key not in _BOOKKEEPING and key != "training"]
-            self._size(fields, name)
-        self.watch(fields.get, own, name)
-        self._visit(type(module))
+    def _now(self) -> list[Any]:
+        walk = self._walk
+        return [*chain.from_iterable(walk.live), *chain.from_iterable([c() for c in walk.calls])]
 
-    def _class(self, owner: type) -> None:
-        for base in owner.__mro__:
-            if _of_a_library(base) or _is_ours(base):
-                continue
-            values = []
-            for name, value in vars(base).items():
-                if isinstance(value, (staticmethod, classmethod)):
-                    self._visit(value.__func__)
-                elif isinstance(value, property):
-                    self._visit(value.fget)
-                elif isinstance(value, types.FunctionType):
-                    self._visit(value)
-                elif not name.startswith("__") and not hasattr(value, "__get__"):
-                    values.append(name)
-            self.watch(vars(base).get, values, base.__name__)
+    def _stands(self) -> bool:
+        walk = self._walk
+        try:
+            return (
+                RemovableHandle.next_id == self._handles  # nobody has registered a hook
+                and list(map(len, walk.sized)) == self._sizes
+                and all(map(is_, self._now(), self._then))
+                and all(map(is_, map(type, walk.objects), self._types))
+            )
+        except (KeyError, ValueError):  # an entry or a variable that is no longer there
+            return False
 
-    def _size(self, container: Any, owner: str) -> None:
-        # A truth value, whose identity says what it is, as that of a large number does not.
-        self.watch(functools.partial(_has_size, container), [len(container)], owner)
-
-    def _function(self, function: types.FunctionType) -> None:
-        if _of_a_library(function):
-            return
-        if not _is_ours(function):
-            names = list(_names(function.__code__))
-            self._namespace(function.__globals__, names, function.__name__)
-        cells = function.__closure__ or ()
-        self.watch(functools.partial(_cell, cells), range(len(cells)), function.__name__)
-        for value in (*(function.__defaults__ or ()), *(function.__kwdefaults__ or {}).values()):
-            self._visit(value)
-
-    def _namespace(self, namespace: dict[str, Any], names: Sequence[str], owner: str) -> None:
-        """Watches what code with these names in it reads of a module, or of modules in there."""
-        names = list(dict.fromkeys(names))
-        spaces = {id(namespace): namespace}
-        waiting = [namespace]
-        while waiting:
-            space = waiting.pop()
-            found = [name for name in names if name in space]
-            self.watch(space.get, found, owner)
-            for name in found:
-                module = space[name]
-                if not isinstance(module, types.ModuleType) or id(vars(module)) in spaces:
-                    continue
-                if module.__name__.partition(".")[0] not in _CONSTANT:
-                    spaces[id(vars(module))] = vars(module)
-                    waiting.append(vars(module))
-
-    def watch(
-        self, get: Callable[[Any], Any], keys: Sequence[Any], owner: str, visit: bool = True
-    ) -> None:
-        """Adds ``get(key)``, for each key, to what must stay the same."""
-        keys = [key for key in keys if not isinstance(get(key), types.ModuleType | weakref.ref)]
-        if not keys:
-            return
-        self._slots.append((get, keys))
-        for key in keys:
-            self._values.append(get(key))
-            self._names.append(f"{owner}.{key}")
-        if visit:
-            for key in keys:
-                self._visit(get(key))
-
-    def _identities(self) -> list[int]:
-        ids: list[int] = []
-        for get, keys in self._slots:
-            ids += map(id, map(get, keys))
-        return ids
-
-
-def _of_a_library(thing: Any) -> bool:
-    """Tells whether code is of a library, whose globals and private fields do not change."""
-    return (thing.__module__ or "").partition(".")[0] in _LIBRARIES
-
-
-_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
-_WITH_FIELDS = (torch.distributions.Distribution, pyro.infer.ELBO, Messenger)
+    def _guard_tensors(self) -> None:
+        tensors = self._walk.tensors
+        sizes: list[Any] = [list(t.shape) for t in tensors]
+        strides: list[Any] = [list(t.stride()) for t in tensors]
+        self._guards = TensorGuards(
+            *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
+        )
 
 
 def _training(tensor: Tensor) -> tuple[bool, bool]:
     hooks = tensor._backward_hooks or tensor._post_accumulate_grad_hooks
     return tensor.requires_grad, bool(hooks)
-
-
-def _has_size(container: Any, size: int) -> bool:
-    return len(container) == size
-
-
-def _has_bytes(array: Any, values: bytes) -> bool:
-    return bool(array.tobytes() == values)
-
-
-def _is_ours(thing: Any) -> bool:
-    """Tells whether code is of this package, whose globals do not change either."""
-    return (thing.__module__ or "").partition(".")[0] == "pyro_vae"
-
-
-def _names(code: types.CodeType) -> Iterator[str]:
-    yield from code.co_names
-    for constant in code.co_consts:
-        if isinstance(constant, types.CodeType):
-            yield from _names(constant)
-
-
-def _item(sequence: Sequence[Any] | deque[Any], index: int) -> Any:
-    return sequence[index] if index < len(sequence) else _MISSING
-
-
-def _cell(cells: Sequence[types.CellType], index: int) -> Any:
-    try:
-        return cells[index].cell_contents
-    except ValueError:  # a variable of the enclosing function that has no value yet
-        return _MISSING
-
-
-def _is_plain(value: Any) -> bool:
-    if isinstance(value, (tuple, frozenset)):
-        return all(map(_is_plain, value))
-    return isinstance(value, _PLAIN)
-
-
-def _same(now: Any, then: Any) -> bool:
-    """Tells whether a value that has been replaced says the same as the one before it."""
-    if now is then:
-        return True
-    if type(now) is not type(then) or isinstance(now, (Tensor, nn.Module, types.FunctionType)):
-        return False
-    if _is_plain(now):
-        return bool(now == then)
-    if isinstance(now, dict):
-        return list(now) == list(then) and all(_same(now[key], then[key]) for key in now)
-    if isinstance(now, (list, tuple)):
-        return len(now) == len(then) and all(map(_same, now, then))
-    # An AutoGuide makes its plates anew at every call.
-    return _of_a_library(type(now))

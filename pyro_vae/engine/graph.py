@@ -107,6 +107,11 @@ class Graph:
         """What runs it."""
         return "cuda-graph" if self._on_cuda else "inductor"
 
+    @property
+    def held(self) -> list[Tensor]:
+        """The tensors that it reads besides its arguments."""
+        return [tensor for tensor in self._inputs if isinstance(tensor, Tensor)]
+
     def __call__(self, *args: Tensor) -> list[Tensor]:
         """Runs the graph."""
         with torch.no_grad():
@@ -132,7 +137,7 @@ class Graph:
         it is recorded again when a large one (a data set) or a parameter has moved.
         """
         large = [arg for arg in args if not _is_small(arg)]
-        held = [tensor for tensor in self._inputs if isinstance(tensor, Tensor)] + large
+        held = self.held + large
         places = [tensor.data_ptr() for tensor in held]
         if places != self._places:
             self._places = places

@@ -1,0 +1,529 @@
+"""One walk over everything that programs reach, from which another one can be told."""
+
+from __future__ import annotations
+
+import array
+import contextvars
+import functools
+import logging
+import operator
+import random
+import sys
+import types
+import weakref
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from typing import Any
+
+import numpy as np
+import pyro
+import torch
+from pyro.infer.autoguide import AutoGuide
+from pyro.nn import PyroModule
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.trace_messenger import TraceMessenger
+from torch import Tensor, nn
+
+from pyro_vae.engine.errors import NotCapturable
+from pyro_vae.engine.reads import Reads, is_constant
+
+__all__ = ["Walk"]
+
+_NUMBERS = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented))
+_OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
+_PLAIN = frozenset((*_NUMBERS, *_OF_TORCH))
+_GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
+# Those are looked at before and after a run.
+_GLOBAL_GENERATORS = (random._inst, np.random.mtrand._rand, torch.default_generator)
+_HOOKS = ("_forward_hooks", "_forward_pre_hooks", "_backward_hooks", "_backward_pre_hooks")
+_OF_PYRO = {"training", "_pyro_name", "_pyro_params", "_pyro_samples"}
+_BOOKKEEPING = frozenset(vars(PyroModule())) - _OF_PYRO  # fields of any module
+_MEMBERS = ("_parameters", "_buffers", "_modules")
+# Every field of those counts: they read them by names that they make up.
+_WHOLE = (
+    torch.distributions.Distribution,
+    torch.distributions.Transform,
+    torch.distributions.constraints.Constraint,
+    pyro.infer.ELBO,
+    Messenger,
+)
+# Fields that runs make anew, and that nothing but the same run reads.
+_MADE_ANEW: dict[type, frozenset[str]] = {
+    TraceMessenger: frozenset(("trace",)),
+    AutoGuide: frozenset(("plates",)),
+}
+_LOGGING: dict[type, tuple[str, ...]] = {
+    logging.Logger: ("level", "disabled", "parent", "manager"),
+    logging.Manager: ("_disable",),
+}
+# Of the standard library's own objects, those that hold what a user has put there.
+_HOLDERS = {"collections", "types", "argparse", "functools", "_thread", "threading", "contextvars"}
+_MISSING = object()
+
+
+class _Again(int):
+    """An object that has been met: the number of the entry where it was."""
+
+
+class Walk:
+    """Creates the list of everything that some programs reach, and of where to look at it again.
+
+    Args:
+        roots: Modules, functions, bound methods, objectives.
+        reads: What the programs have run; where it is left out, they may read anything.
+        strict: Whether to refuse what has a state that nobody can see.
+
+    Attributes:
+        tensors: In the order they were met.
+        live: Containers whose elements are to stay the very same objects.
+        calls: The same, of what has to be called to see it.
+        sized: Containers whose sizes are to stay the same.
+        objects: Those whose class is to stay the same.
+        moving: Reasons to refuse what has been met.
+        codes: Ids of the code of functions.
+        undo: What to do to put back a field or a variable: its owner, name and value.
+    """
+
+    def __init__(self, roots: Sequence[Any], reads: Reads | None = None, strict: bool = True):
+        self.tensors: list[Tensor] = []
+        self.live: list[Iterable[Any]] = []
+        self.calls: list[Callable[[], Iterable[Any]]] = []
+        self.sized: list[Sized] = []
+        self.objects: list[Any] = []
+        self.undo: list[tuple[Any, str, Any]] = []
+        self.moving: list[str] = []
+        self.codes: set[int] = set()
+        self._names: list[str] = []
+        self._values: list[Any] = []
+        self._open: list[bool] = []  # whether the entries that follow say all there is to say
+        self._seen: dict[int, int] = {}
+        self._held: list[Any] = []  # an id is good while it lives
+        self._waiting: deque[tuple[int, Any]] = deque()
+        self._reads = reads
+        self._strict = strict
+        for i, root in enumerate(roots):
+            self.meet(f"argument {i}", root)
+        self.finish()
+        if reads is not None:
+            for namespace, names in list(reads.spaces.values()):
+                self._namespace(namespace, names)
+            self.finish()
+
+    def finish(self) -> None:
+        """Visits what has been met."""
+        while self._waiting:
+            at, thing = self._waiting.popleft()
+            self._open[at] = self._visit(thing)
+
+    def meet(self, name: str, value: Any, follow: bool = True) -> None:
+        """Adds an entry, and what is behind it later on."""
+        at = len(self._values)
+        self._names.append(name)
+        self._open.append(False)
+        if type(value) in _PLAIN or not follow:
+            self._values.append(value)
+            self._held.append(value)
+        elif id(value) in self._seen:
+            self._values.append(_Again(self._seen[id(value)]))
+        else:
+            self._values.append(value)
+            self._held.append(value)
+            self._seen[id(value)] = at
+            self._waiting.append((at, value))
+
+    def entries(self, owner: str, namespace: Any, keys: Iterable[str], follow: bool = True) -> None:
+        """Adds entries of a namespace, and has them looked at."""
+        keys = [key for key in keys if key in namespace]
+        if not keys:
+            return
+        # With one key, a getter does not return a tuple.
+        getter = operator.itemgetter(*keys, *keys[: len(keys) == 1])
+        self.calls.append(functools.partial(getter, namespace))
+        for key in keys:
+            value = namespace[key]
+            self.meet(f"{owner}.{key}", value, follow)
+            if isinstance(namespace, dict) and (type(value) in _PLAIN or isinstance(value, Tensor)):
+                self.undo.append((namespace, key, value))
+
+    def difference(self, later: Walk) -> str | None:
+        """Returns the name of the first entry that is another one in a later walk, or None."""
+        for i, (name, now) in enumerate(zip(later._names, later._values, strict=True)):
+            if i == len(self._names):
+                return name
+            if name != self._names[i] or not self._matches(i, later, now):
+                return self._names[i]
+        if len(self._names) > len(later._names):
+            return self._names[len(later._names)]
+        return None
+
+    def _matches(self, at: int, later: Walk, now: Any) -> bool:
+        then = self._values[at]
+        if now is then:
+            return True
+        if type(now) is not type(then):
+            return False
+        if type(now) in _PLAIN or type(now) is _Again:
+            return repr(now) == repr(then)  # NaN is NaN, and 0.0 is not -0.0
+        return self._open[at] and later._open[at]
+
+    # What is behind an entry. Each returns whether its entries say all there is to say.
+
+    def _visit(self, thing: Any) -> bool:
+        name = type(thing).__name__
+        if isinstance(thing, _GENERATORS):
+            if not any(thing is known for known in _GLOBAL_GENERATORS):
+                self._refuse(f"it has random numbers of its own ({name})")
+            return False
+        if isinstance(thing, Iterator) and type(thing).__module__ in ("builtins", "itertools"):
+            self._refuse(f"it has an iterator ({name}), which moves on")
+            return False
+        if isinstance(thing, Tensor):
+            self.tensors.append(thing)
+            weak = {key for key, value in vars(thing).items() if isinstance(value, weakref.ref)}
+            self._fields(thing, vars(thing), weak)
+            return False
+        if isinstance(thing, nn.Module):
+            return self._module(thing)
+        for kinds, visit in _VISITS:
+            if isinstance(thing, kinds):
+                return bool(visit(self, thing, name))
+        return self._object(thing)
+
+    def _refuse(self, reason: str) -> None:
+        self.moving.append(reason)
+        if self._strict:
+            raise NotCapturable(reason)
+
+    def _type(self, thing: type, name: str) -> bool:
+        own = self._reads
+        if own is not None and issubclass(thing, torch.autograd.Function):
+            # The backward pass may run in a thread that nobody watches.
+            for value in vars(thing).values():
+                function = getattr(value, "__func__", value)
+                if isinstance(function, types.FunctionType):
+                    own.enter(function.__code__, function.__globals__)
+        for base in thing.__mro__:
+            if is_constant(base.__module__):
+                continue
+            space = vars(base)
+            keys = [key for key, value in space.items() if self._is_read_of_class(key, value)]
+            self.entries(base.__name__, space, keys)
+            self.sized.append(space)
+        if not is_constant(type(thing).__module__):
+            self.meet(f"{thing.__name__}.__class__", type(thing))
+        return False
+
+    def _is_read_of_class(self, key: str, value: Any) -> bool:
+        if isinstance(value, (types.MemberDescriptorType, types.GetSetDescriptorType)):
+            return False
+        if key.startswith("__") and key.endswith("__"):
+            # Python itself reads methods with such names.
+            return isinstance(value, (types.FunctionType, staticmethod, classmethod))
+        return key != "_abc_impl" and self._is_read(key)
+
+    def _is_read(self, key: str) -> bool:
+        reads = self._reads
+        return reads is None or reads.looks_up or key in reads.names
+
+    def _wrapped(self, thing: Any, name: str) -> bool:
+        self.meet(f"{name}.__func__", thing.__func__)
+        return True
+
+    def _property(self, thing: Any, name: str) -> bool:
+        for part in ("fget", "fset", "func"):
+            self.meet(f"{name}.{part}", getattr(thing, part, None))
+        return type(thing) in (property, functools.cached_property)
+
+    def _method(self, thing: Any, name: str) -> bool:
+        self.meet(f"{name}.__self__", thing.__self__)
+        self.meet(f"{name}.__func__", thing.__func__)
+        return True
+
+    def _builtin(self, thing: Any, name: str) -> bool:
+        owner = thing.__self__
+        if owner is None or isinstance(owner, types.ModuleType):
+            return False
+        self.meet(f"{name}.__self__", owner)
+        self.meet(f"{name}.__name__", thing.__name__)
+        return True
+
+    def _partial(self, thing: functools.partial[Any], name: str) -> bool:
+        self.calls.append(functools.partial(_PARTS, thing))
+        for part, value in zip(("func", "args", "keywords"), _PARTS(thing), strict=True):
+            self.meet(f"{name}.{part}", value)
+        return self._object(thing)
+
+    def _slice(self, thing: slice | range, name: str) -> bool:
+        for part in ("start", "stop", "step"):
+            self.meet(f"{name}.{part}", getattr(thing, part))
+        return True
+
+    def _number(self, thing: np.generic, name: str) -> bool:
+        self.meet(f"{name}.dtype", thing.dtype.str)
+        self.meet(f"{name}.bytes", thing.tobytes())
+        return type(thing) is not np.object_ and type(thing) is not np.void
+
+    def _mapping(self, thing: Mapping[Any, Any], name: str) -> bool:
+        self.sized.append(thing)
+        self.meet(f"{name} has the size", len(thing))
+        if thing:
+            self.live += [dict.keys(thing), dict.values(thing)] if isinstance(thing, dict) else []
+            if not isinstance(thing, dict):
+                self.calls += [thing.keys, thing.values]
+        items = dict.items(thing) if isinstance(thing, dict) else thing.items()
+        for key, value in list(items):
+            self.meet(f"{name}'s key", key)
+            self.meet(f"{name}.{key if type(key) in _PLAIN else type(key).__name__}", value)
+            if isinstance(thing, dict) and (type(value) in _PLAIN or isinstance(value, Tensor)):
+                self.undo.append((thing, key, value))
+        factory = getattr(thing, "default_factory", None)
+        if factory is not None:
+            self.meet(f"{name}.default_factory", factory)
+        return self._subclass(thing, (dict, types.MappingProxyType))
+
+    def _view(self, thing: Any, name: str) -> bool:
+        self.meet(f"{name}.mapping", thing.mapping)
+        return True
+
+    def _sequence(self, thing: Sequence[Any], name: str) -> bool:
+        self.meet(f"{name} has the size", len(thing))
+        if not isinstance(thing, tuple):
+            self.sized.append(thing)
+            if thing:
+                self.live.append(thing)
+        for i, value in enumerate(list(thing)):
+            self.meet(f"{name}.{i}", value)
+        return self._subclass(thing, (list, tuple, deque, torch.Size))
+
+    def _set(self, thing: set[Any] | frozenset[Any], name: str) -> bool:
+        self.meet(f"{name} has the size", len(thing))
+        if isinstance(thing, set):
+            self.sized.append(thing)
+            self.live.append(thing)
+        # The order in which it is iterated over is read, too.
+        for i, value in enumerate(list(thing)):
+            self.meet(f"{name}.{i}", value)
+        return self._subclass(thing, (set, frozenset))
+
+    def _array(self, thing: Any, name: str) -> bool:
+        read = functools.partial(_contents, thing)
+        self.calls.append(_Unchanged(read))
+        for part, value in zip(("dtype", "shape", "bytes"), read(), strict=True):
+            self.meet(f"{name}.{part}", value)
+        if isinstance(thing, np.ndarray) and thing.dtype.hasobject:
+            for i, value in enumerate(thing.ravel().tolist()):
+                self.meet(f"{name}.{i}", value)
+        return self._subclass(thing, (np.ndarray, bytearray, array.array, memoryview))
+
+    def _subclass(self, thing: Any, kinds: tuple[type, ...]) -> bool:
+        return type(thing) in kinds or self._object(thing)
+
+    def _context(self, thing: Any, name: str) -> bool:
+        def read() -> tuple[Any]:
+            return (thing.get(_MISSING),)
+
+        self.calls.append(read)
+        self.meet(f"{name}.{thing.name}", *read())
+        return False
+
+    def _weak(self, thing: Any, name: str) -> bool:
+        def read() -> tuple[Any]:
+            return (thing(),)
+
+        self.calls.append(read)
+        self.meet(f"{name}()", thing())
+        return type(thing) is weakref.ref
+
+    def _space(self, thing: types.ModuleType, name: str) -> bool:
+        if not is_constant(thing.__name__):
+            space = vars(thing)
+            reads = self._reads
+            names = set(space) if reads is None or reads.looks_up else reads.names
+            if self._strict or reads is not None:
+                self._namespace(space, names)
+        return False
+
+    def _cell(self, thing: types.CellType, name: str) -> bool:
+        def read() -> tuple[Any]:
+            try:
+                return (thing.cell_contents,)
+            except ValueError:  # a variable of the enclosing function that has no value yet
+                return (_MISSING,)
+
+        (value,) = read()
+        if value is _MISSING:
+            self.calls.append(read)
+        else:
+            self.calls.append(functools.partial(_CELL, thing))
+        self.meet(name, value)
+        if type(value) in _PLAIN or isinstance(value, Tensor):
+            self.undo.append((thing, "cell_contents", value))
+        return True
+
+    def _look_up(self, thing: Any, name: str) -> bool:
+        """A getter of attributes, whose names are in no byte code."""
+        if self._reads is not None:
+            self._reads.looks_up = True
+        self.meet(f"{name}.parts", thing.__reduce__()[1:])
+        return True
+
+    def _function(self, thing: types.FunctionType, name: str) -> bool:
+        name, code, reads = thing.__name__, thing.__code__, self._reads
+        self.codes.add(id(code))
+        self.meet(f"{name}.__code__", code)
+        if thing.__dict__:
+            self._fields(thing, thing.__dict__, {"__wrapped__"} - (reads.names if reads else set()))
+        if reads is not None and not reads.entered(code):
+            return True  # nobody calls it
+        for variable, cell in zip(code.co_freevars, thing.__closure__ or (), strict=True):
+            self.meet(f"{name}.{variable}", cell)
+        if not is_constant(thing.__globals__.get("__name__")):
+            self.calls.append(functools.partial(_CODE, thing))
+            if reads is None:
+                self._namespace(thing.__globals__, set(_names(code)))
+        self.meet(f"{name}.__defaults__", thing.__defaults__)
+        self.meet(f"{name}.__kwdefaults__", thing.__kwdefaults__)
+        return True
+
+    def _code(self, thing: types.CodeType, name: str) -> bool:
+        self.meet("code", thing.co_code)
+        for part in (thing.co_names, thing.co_varnames, thing.co_freevars, thing.co_consts):
+            self.meet("code's names", part)
+        return True
+
+    def _namespace(self, space: dict[str, Any], names: Iterable[str]) -> None:
+        """Watches what code with these names in it reads of a module, or of modules in there."""
+        names = sorted(names)
+        owner = str(space.get("__name__"))
+        found = [name for name in names if name in space]
+        self.sized.append(space)
+        modules = {n: space[n] for n in found if isinstance(space[n], types.ModuleType)}
+        self.entries(owner, space, [name for name in found if name not in modules])
+        self.entries(owner, space, modules, follow=False)
+        for module in modules.values():
+            if not is_constant(module.__name__) and id(vars(module)) not in self._seen:
+                self._seen[id(vars(module))] = -1
+                self._namespace(vars(module), names)
+
+    def _module(self, module: nn.Module) -> bool:
+        name, fields = type(module).__name__, vars(module)
+        if not all(isinstance(fields.get(part), dict) for part in _MEMBERS):
+            raise NotCapturable(f"{name} is no Python module")
+        for part in _MEMBERS:
+            members = fields[part]
+            self.sized.append(members)
+            if members:
+                self.live.append(members.values())
+            for key, value in members.items():
+                self.meet(f"{name}.{key}", value)
+                if isinstance(value, Tensor):
+                    self.undo.append((members, key, value))
+        for part in _HOOKS:
+            if fields.get(part):
+                self.meet(f"{name}.{part}", fields[part])
+        self._fields(module, fields, _BOOKKEEPING)
+        self.objects.append(module)
+        self._class_of(module)
+        return True
+
+    def _object(self, thing: Any) -> bool:
+        kind = type(thing)
+        for known, names in _LOGGING.items():
+            if isinstance(thing, known):
+                # What a logger holds is no business of a program's, save whether it says something.
+                self.entries(kind.__name__, vars(thing), names)
+                return False
+        top = kind.__module__.partition(".")[0]
+        if self._reads is None and top in sys.stdlib_module_names - _HOLDERS - {"__main__"}:
+            return False
+        if kind.__flags__ & _IS_HEAP_TYPE or top in _HOLDERS:
+            self._class_of(thing)
+        fields = getattr(thing, "__dict__", None)
+        described = isinstance(fields, dict) or any("__slots__" in vars(b) for b in kind.__mro__)
+        if isinstance(fields, dict):
+            self._fields(thing, fields)
+        for base in kind.__mro__:
+            for slot, place in list(vars(base).items()) if "__slots__" in vars(base) else ():
+                if isinstance(place, types.MemberDescriptorType) and self._is_read(slot):
+                    read = functools.partial(_slot, place, thing)
+                    self.calls.append(read)
+                    self.meet(f"{kind.__name__}.{slot}", *read())
+        self.objects.append(thing)
+        return described and not isinstance(thing, (int, float, complex, str, bytes))
+
+    def _class_of(self, thing: Any) -> None:
+        self.meet(f"{type(thing).__name__}'s class", type(thing))
+
+    def _fields(self, thing: Any, fields: dict[str, Any], but: Iterable[str] = ()) -> None:
+        left_out = set(but)
+        for kind, names in _MADE_ANEW.items():
+            if isinstance(thing, kind):
+                left_out |= names
+        whole = isinstance(thing, _WHOLE) or hasattr(type(thing), "__match_args__")
+        keys = [k for k in fields if k not in left_out and (whole or self._is_read(k))]
+        follow = not isinstance(thing, AutoGuide)
+        self.sized.append(fields)
+        name = type(thing).__name__
+        if not follow and "prototype_trace" in keys:
+            # It is made once, and never written to.
+            keys.remove("prototype_trace")
+            self.entries(name, fields, ["prototype_trace"], follow=False)
+        self.entries(name, fields, keys)
+
+
+class _Unchanged:
+    """Looks at memory, and returns the same object as long as it holds the same."""
+
+    def __init__(self, read: Callable[[], tuple[Any, ...]]) -> None:
+        self._read = read
+        self._then = read()
+
+    def __call__(self) -> tuple[bool]:
+        return (self._read() == self._then,)
+
+
+_PARTS = operator.attrgetter("func", "args", "keywords")
+_CELL = operator.attrgetter("cell_contents", "cell_contents")
+_CODE = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
+_IS_HEAP_TYPE = 1 << 9
+_VISITS: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] = (
+    ((types.FunctionType,), Walk._function),
+    ((types.CodeType,), Walk._code),
+    ((types.CellType,), Walk._cell),
+    ((type,), Walk._type),
+    ((types.MethodType,), Walk._method),
+    ((staticmethod, classmethod), Walk._wrapped),
+    ((property, functools.cached_property), Walk._property),
+    ((types.BuiltinMethodType, types.MethodWrapperType), Walk._builtin),
+    ((functools.partial,), Walk._partial),
+    ((operator.attrgetter, operator.methodcaller), Walk._look_up),
+    ((slice, range), Walk._slice),
+    ((dict, types.MappingProxyType), Walk._mapping),
+    ((type({}.keys()), type({}.values()), type({}.items())), Walk._view),
+    ((list, tuple, deque), Walk._sequence),
+    ((set, frozenset), Walk._set),
+    ((np.generic,), Walk._number),
+    ((np.ndarray, bytearray, array.array, memoryview), Walk._array),
+    ((contextvars.ContextVar,), Walk._context),
+    ((weakref.ref,), Walk._weak),
+    ((types.ModuleType,), Walk._space),
+)
+
+
+def _contents(memory: Any) -> tuple[str, tuple[int, ...], bytes]:
+    content = bytes(memory) if isinstance(memory, bytearray) else memory.tobytes()
+    return str(getattr(memory, "dtype", None)), getattr(memory, "shape", ()), content
+
+
+def _slot(place: Any, thing: Any) -> tuple[Any]:
+    try:
+        return (place.__get__(thing),)
+    except AttributeError:  # it has no value yet
+        return (_MISSING,)
+
+
+def _names(code: types.CodeType) -> Iterator[str]:
+    yield from code.co_names
+    for constant in code.co_consts:
+        if isinstance(constant, types.CodeType):
+            yield from _names(constant)
