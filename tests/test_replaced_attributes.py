@@ -455,12 +455,12 @@ IN_PLACE: dict[str, tuple[Callable[[], Any], Callable[[Any], Any], Use]] = {
     "behind getattr": (
         lambda: types.SimpleNamespace(scale_1=1.0),
         lambda v: setattr(v, "scale_1", 3.0),
-        lambda v, z: Normal(z, getattr(v, f"scale_{int(1)}")),
+        lambda v, z: Normal(z, getattr(v, f"scale_{len([v])}")),
     ),
     "behind vars": (
         Settings,
         lambda v: setattr(v, "scale", 3.0),
-        lambda v, z: Normal(z, next(iter(vars(v).values()))),
+        lambda v, z: Normal(z, sum(vars(v).values())),
     ),
     "behind a descriptor": (
         lambda: Described(1.0),

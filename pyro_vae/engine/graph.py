@@ -17,9 +17,10 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.engine.errors import NotCapturable, ReadsBack
+from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.memory import elements, preserved, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
+from pyro_vae.engine.readback import values_stay_inside
 
 __all__ = ["Graph", "values_stay_tensors"]
 
@@ -247,6 +248,11 @@ def _never_seeded() -> Iterator[None]:
             setattr(owner, name, value)
 
 
+def _run(function: Function, args: Sequence[Tensor]) -> Any:
+    with values_stay_inside():
+        return function(*args)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -260,14 +266,11 @@ def _trace(
     with preserved(state), _never_seeded():
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
-            module = make_fx(lambda *_: function(*args))(*tensors)
+            module = make_fx(lambda *_: _run(function, args))(*tensors)
         except NotCapturable:
             raise
         except Exception as error:  # the program has just run: it is the capture that fails
             reason = _first_line(error)
-            if "trying to get value out of a tracing tensor" in reason:
-                reason = "it reads a value back (control flow on data, or `.item()`)"
-                raise ReadsBack(reason) from error
             raise NotCapturable(reason) from error
         if draws != _draws():
             raise NotCapturable("it draws from Python's or NumPy's random numbers")
