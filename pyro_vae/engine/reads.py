@@ -19,8 +19,23 @@ _LIBRARIES = {"torch", "pyro", "numpy", "pyro_vae"}
 _CONSTANT = _LIBRARIES | sys.stdlib_module_names - {"__main__"}  # modules that do not change
 # What reads attributes whose names are not in the byte code.
 _LOOKS_UP = frozenset(
-    """getattr hasattr vars dir globals locals eval exec __dict__ __getattribute__ attrgetter
-    methodcaller __import__ dumps modules""".split()
+    [
+        "getattr",
+        "hasattr",
+        "vars",
+        "dir",
+        "globals",
+        "locals",
+        "eval",
+        "exec",
+        "__dict__",
+        "__getattribute__",
+        "attrgetter",
+        "methodcaller",
+        "__import__",
+        "dumps",
+        "modules",
+    ]
 )
 _LOOK_UP = frozenset(("copy", "copyreg", "dataclasses", "inspect", "pickle", "pprint", "reprlib"))
 
@@ -114,7 +129,7 @@ class Reads:
         return [c for c in self._closures if id(c) not in found and id(c) not in self._nested]
 
 
-_EVERYTHING = frozenset(("globals", "eval", "exec", "vars", "locals"))
+_EVERYTHING = frozenset(("globals", "eval", "exec"))
 
 
 def _strings(constants: tuple[Any, ...]) -> Iterator[str]:

@@ -11,7 +11,7 @@ import random
 import sys
 import types
 import weakref
-from collections import deque
+from collections import OrderedDict, defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
 from typing import Any
 
@@ -251,7 +251,7 @@ class Walk:
         self.calls.append(functools.partial(_PARTS, thing))
         for part, value in zip(("func", "args", "keywords"), _PARTS(thing), strict=True):
             self.meet(f"{name}.{part}", value)
-        return self._object(thing)
+        return self._object(thing, (functools.partial,)) or type(thing) is functools.partial
 
     def _slice(self, thing: slice | range, name: str) -> bool:
         for part in ("start", "stop", "step"):
@@ -276,10 +276,9 @@ class Walk:
             self.meet(f"{name}.{key if type(key) in _PLAIN else type(key).__name__}", value)
             if isinstance(thing, dict) and (type(value) in _PLAIN or isinstance(value, Tensor)):
                 self.undo.append((thing, key, value))
-        factory = getattr(thing, "default_factory", None)
-        if factory is not None:
-            self.meet(f"{name}.default_factory", factory)
-        return self._subclass(thing, (dict, types.MappingProxyType))
+        if isinstance(thing, defaultdict):
+            self.meet(f"{name}.default_factory", thing.default_factory)
+        return self._subclass(thing, (dict, types.MappingProxyType, defaultdict, OrderedDict))
 
     def _view(self, thing: Any, name: str) -> bool:
         self.meet(f"{name}.mapping", thing.mapping)
@@ -308,15 +307,17 @@ class Walk:
     def _array(self, thing: Any, name: str) -> bool:
         read = functools.partial(_contents, thing)
         self.calls.append(_Unchanged(read))
-        for part, value in zip(("dtype", "shape", "bytes"), read(), strict=True):
+        objects = isinstance(thing, np.ndarray) and thing.dtype.hasobject
+        parts = ("dtype", "shape") if objects else ("dtype", "shape", "bytes")
+        for part, value in zip(parts, read(), strict=False):
             self.meet(f"{name}.{part}", value)
-        if isinstance(thing, np.ndarray) and thing.dtype.hasobject:
+        if objects:
             for i, value in enumerate(thing.ravel().tolist()):
                 self.meet(f"{name}.{i}", value)
         return self._subclass(thing, (np.ndarray, bytearray, array.array, memoryview))
 
     def _subclass(self, thing: Any, kinds: tuple[type, ...]) -> bool:
-        return type(thing) in kinds or self._object(thing)
+        return type(thing) in kinds or self._object(thing, kinds)
 
     def _context(self, thing: Any, name: str) -> bool:
         def read() -> tuple[Any]:
@@ -426,10 +427,11 @@ class Walk:
         self._class_of(module)
         return True
 
-    def _object(self, thing: Any) -> bool:
+    def _object(self, thing: Any, known: tuple[type, ...] = ()) -> bool:
+        """Visits fields and slots; of classes that are not written in Python, some are known."""
         kind = type(thing)
-        for known, names in _LOGGING.items():
-            if isinstance(thing, known):
+        for logs, names in _LOGGING.items():
+            if isinstance(thing, logs):
                 # What a logger holds is no business of a program's, save whether it says something.
                 self.entries(kind.__name__, vars(thing), names)
                 return False
@@ -448,8 +450,11 @@ class Walk:
                     read = functools.partial(_slot, place, thing)
                     self.calls.append(read)
                     self.meet(f"{kind.__name__}.{slot}", *read())
+        if isinstance(thing, functools._lru_cache_wrapper):
+            self.meet(f"{kind.__name__}.__wrapped__", thing.__wrapped__)
         self.objects.append(thing)
-        return described and not isinstance(thing, (int, float, complex, str, bytes))
+        known = (*known, object, types.SimpleNamespace)
+        return described and all(b in known or _is_python(b) for b in kind.__mro__)
 
     def _class_of(self, thing: Any) -> None:
         self.meet(f"{type(thing).__name__}'s class", type(thing))
@@ -486,6 +491,7 @@ _PARTS = operator.attrgetter("func", "args", "keywords")
 _CELL = operator.attrgetter("cell_contents", "cell_contents")
 _CODE = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
 _IS_HEAP_TYPE = 1 << 9
+_IS_IMMUTABLE = 1 << 8
 _VISITS: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] = (
     ((types.FunctionType,), Walk._function),
     ((types.CodeType,), Walk._code),
@@ -508,6 +514,11 @@ _VISITS: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] =
     ((weakref.ref,), Walk._weak),
     ((types.ModuleType,), Walk._space),
 )
+
+
+def _is_python(kind: type) -> bool:
+    """Tells whether a class is written in Python, so that its fields are all there is."""
+    return bool(kind.__flags__ & _IS_HEAP_TYPE) and not kind.__flags__ & _IS_IMMUTABLE
 
 
 def _contents(memory: Any) -> tuple[str, tuple[int, ...], bytes]:
