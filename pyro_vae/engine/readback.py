@@ -19,21 +19,10 @@ from pyro_vae.engine.errors import ReadsBack
 __all__ = ["values_stay_inside"]
 
 # These pass by the dispatcher, so that no mode sees them.
-_METHODS = [
-    "numpy",
-    "tolist",
-    "__array__",
-    "__repr__",
-    "__deepcopy__",
-    "__reduce_ex__",
-    "__dlpack__",
-    "__cuda_array_interface__",
-    "storage",
-    "untyped_storage",
-    "map_",
-    "apply_",
-    "tensor_split",
-]
+_METHODS = (
+    *("numpy", "tolist", "__array__", "__repr__", "__deepcopy__", "__reduce_ex__", "__dlpack__"),
+    *("__cuda_array_interface__", "storage", "untyped_storage", "map_", "apply_", "tensor_split"),
+)
 _FUNCTIONS = ("tensor_split",)
 _SIZES = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _aten = torch.ops.aten

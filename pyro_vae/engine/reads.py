@@ -19,23 +19,10 @@ _LIBRARIES = {"torch", "pyro", "numpy", "pyro_vae"}
 _CONSTANT = _LIBRARIES | sys.stdlib_module_names - {"__main__"}  # modules that do not change
 # What reads attributes whose names are not in the byte code.
 _LOOKS_UP = frozenset(
-    [
-        "getattr",
-        "hasattr",
-        "vars",
-        "dir",
-        "globals",
-        "locals",
-        "eval",
-        "exec",
-        "__dict__",
-        "__getattribute__",
-        "attrgetter",
-        "methodcaller",
-        "__import__",
-        "dumps",
-        "modules",
-    ]
+    (
+        *("getattr", "hasattr", "vars", "dir", "globals", "locals", "eval", "exec", "__dict__"),
+        *("__getattribute__", "attrgetter", "methodcaller", "__import__", "dumps", "modules"),
+    )
 )
 _LOOK_UP = frozenset(("copy", "copyreg", "dataclasses", "inspect", "pickle", "pprint", "reprlib"))
 

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import array
-import contextvars
 import functools
 import logging
 import operator
@@ -25,13 +23,11 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from pyro_vae.engine.errors import NotCapturable
+from pyro_vae.engine.kinds import KINDS, MISSING, PLAIN
 from pyro_vae.engine.reads import Reads, is_constant
 
 __all__ = ["Walk"]
 
-_NUMBERS = (int, float, complex, bool, str, bytes, type(None), type(...), type(NotImplemented))
-_OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
-_PLAIN = frozenset((*_NUMBERS, *_OF_TORCH))
 _GENERATORS = (torch.Generator, np.random.Generator, np.random.RandomState, random.Random)
 # Those are looked at before and after a run.
 _GLOBAL_GENERATORS = (random._inst, np.random.mtrand._rand, torch.default_generator)
@@ -58,7 +54,6 @@ _LOGGING: dict[type, tuple[str, ...]] = {
 }
 # Of the standard library's own objects, those that hold what a user has put there.
 _HOLDERS = {"collections", "types", "argparse", "functools", "_thread", "threading", "contextvars"}
-_MISSING = object()
 
 
 class _Again(int):
@@ -99,8 +94,8 @@ class Walk:
         self._seen: dict[int, int] = {}
         self._held: list[Any] = []  # an id is good while it lives
         self._waiting: deque[tuple[int, Any]] = deque()
-        self._reads = reads
-        self._strict = strict
+        self.reads = reads
+        self.strict = strict
         for i, root in enumerate(roots):
             self.meet(f"argument {i}", root)
         self.finish()
@@ -120,7 +115,7 @@ class Walk:
         at = len(self._values)
         self._names.append(name)
         self._open.append(False)
-        if type(value) in _PLAIN or not follow:
+        if type(value) in PLAIN or not follow:
             self._values.append(value)
             self._held.append(value)
         elif id(value) in self._seen:
@@ -142,7 +137,7 @@ class Walk:
         for key in keys:
             value = namespace[key]
             self.meet(f"{owner}.{key}", value, follow)
-            if isinstance(namespace, dict) and (type(value) in _PLAIN or isinstance(value, Tensor)):
+            if isinstance(namespace, dict) and (type(value) in PLAIN or isinstance(value, Tensor)):
                 self.undo.append((namespace, key, value))
 
     def difference(self, later: Walk) -> str | None:
@@ -162,7 +157,7 @@ class Walk:
             return True
         if type(now) is not type(then):
             return False
-        if type(now) in _PLAIN or type(now) is _Again:
+        if type(now) in PLAIN or type(now) is _Again:
             return repr(now) == repr(then)  # NaN is NaN, and 0.0 is not -0.0
         return self._open[at] and later._open[at]
 
@@ -184,18 +179,18 @@ class Walk:
             return False
         if isinstance(thing, nn.Module):
             return self._module(thing)
-        for kinds, visit in _VISITS:
+        for kinds, visit in (*KINDS, *_OWN):
             if isinstance(thing, kinds):
                 return bool(visit(self, thing, name))
-        return self._object(thing)
+        return self.object(thing)
 
     def _refuse(self, reason: str) -> None:
         self.moving.append(reason)
-        if self._strict:
+        if self.strict:
             raise NotCapturable(reason)
 
     def _type(self, thing: type, name: str) -> bool:
-        own = self._reads
+        own = self.reads
         if own is not None and issubclass(thing, torch.autograd.Function):
             # The backward pass may run in a thread that nobody watches.
             for value in vars(thing).values():
@@ -222,46 +217,14 @@ class Walk:
         return key != "_abc_impl" and self._is_read(key)
 
     def _is_read(self, key: str) -> bool:
-        reads = self._reads
+        reads = self.reads
         return reads is None or reads.looks_up or key in reads.names
-
-    def _wrapped(self, thing: Any, name: str) -> bool:
-        self.meet(f"{name}.__func__", thing.__func__)
-        return True
-
-    def _property(self, thing: Any, name: str) -> bool:
-        for part in ("fget", "fset", "func"):
-            self.meet(f"{name}.{part}", getattr(thing, part, None))
-        return type(thing) in (property, functools.cached_property)
-
-    def _method(self, thing: Any, name: str) -> bool:
-        self.meet(f"{name}.__self__", thing.__self__)
-        self.meet(f"{name}.__func__", thing.__func__)
-        return True
-
-    def _builtin(self, thing: Any, name: str) -> bool:
-        owner = thing.__self__
-        if owner is None or isinstance(owner, types.ModuleType):
-            return False
-        self.meet(f"{name}.__self__", owner)
-        self.meet(f"{name}.__name__", thing.__name__)
-        return True
 
     def _partial(self, thing: functools.partial[Any], name: str) -> bool:
         self.calls.append(functools.partial(_PARTS, thing))
         for part, value in zip(("func", "args", "keywords"), _PARTS(thing), strict=True):
             self.meet(f"{name}.{part}", value)
-        return self._object(thing, (functools.partial,)) or type(thing) is functools.partial
-
-    def _slice(self, thing: slice | range, name: str) -> bool:
-        for part in ("start", "stop", "step"):
-            self.meet(f"{name}.{part}", getattr(thing, part))
-        return True
-
-    def _number(self, thing: np.generic, name: str) -> bool:
-        self.meet(f"{name}.dtype", thing.dtype.str)
-        self.meet(f"{name}.bytes", thing.tobytes())
-        return type(thing) is not np.object_ and type(thing) is not np.void
+        return self.object(thing, (functools.partial,)) or type(thing) is functools.partial
 
     def _mapping(self, thing: Mapping[Any, Any], name: str) -> bool:
         self.sized.append(thing)
@@ -273,16 +236,12 @@ class Walk:
         items = dict.items(thing) if isinstance(thing, dict) else thing.items()
         for key, value in list(items):
             self.meet(f"{name}'s key", key)
-            self.meet(f"{name}.{key if type(key) in _PLAIN else type(key).__name__}", value)
-            if isinstance(thing, dict) and (type(value) in _PLAIN or isinstance(value, Tensor)):
+            self.meet(f"{name}.{key if type(key) in PLAIN else type(key).__name__}", value)
+            if isinstance(thing, dict) and (type(value) in PLAIN or isinstance(value, Tensor)):
                 self.undo.append((thing, key, value))
         if isinstance(thing, defaultdict):
             self.meet(f"{name}.default_factory", thing.default_factory)
-        return self._subclass(thing, (dict, types.MappingProxyType, defaultdict, OrderedDict))
-
-    def _view(self, thing: Any, name: str) -> bool:
-        self.meet(f"{name}.mapping", thing.mapping)
-        return True
+        return self.subclass(thing, (dict, types.MappingProxyType, defaultdict, OrderedDict))
 
     def _sequence(self, thing: Sequence[Any], name: str) -> bool:
         self.meet(f"{name} has the size", len(thing))
@@ -292,84 +251,22 @@ class Walk:
                 self.live.append(thing)
         for i, value in enumerate(list(thing)):
             self.meet(f"{name}.{i}", value)
-        return self._subclass(thing, (list, tuple, deque, torch.Size))
+        return self.subclass(thing, (list, tuple, deque, torch.Size))
 
-    def _set(self, thing: set[Any] | frozenset[Any], name: str) -> bool:
-        self.meet(f"{name} has the size", len(thing))
-        if isinstance(thing, set):
-            self.sized.append(thing)
-            self.live.append(thing)
-        # The order in which it is iterated over is read, too.
-        for i, value in enumerate(list(thing)):
-            self.meet(f"{name}.{i}", value)
-        return self._subclass(thing, (set, frozenset))
-
-    def _array(self, thing: Any, name: str) -> bool:
-        read = functools.partial(_contents, thing)
-        self.calls.append(_Unchanged(read))
-        objects = isinstance(thing, np.ndarray) and thing.dtype.hasobject
-        parts = ("dtype", "shape") if objects else ("dtype", "shape", "bytes")
-        for part, value in zip(parts, read(), strict=False):
-            self.meet(f"{name}.{part}", value)
-        if objects:
-            for i, value in enumerate(thing.ravel().tolist()):
-                self.meet(f"{name}.{i}", value)
-        return self._subclass(thing, (np.ndarray, bytearray, array.array, memoryview))
-
-    def _subclass(self, thing: Any, kinds: tuple[type, ...]) -> bool:
-        return type(thing) in kinds or self._object(thing, kinds)
-
-    def _context(self, thing: Any, name: str) -> bool:
-        def read() -> tuple[Any]:
-            return (thing.get(_MISSING),)
-
-        self.calls.append(read)
-        self.meet(f"{name}.{thing.name}", *read())
-        return False
-
-    def _weak(self, thing: Any, name: str) -> bool:
-        def read() -> tuple[Any]:
-            return (thing(),)
-
-        self.calls.append(read)
-        self.meet(f"{name}()", thing())
-        return type(thing) is weakref.ref
+    def subclass(self, thing: Any, kinds: tuple[type, ...]) -> bool:
+        return type(thing) in kinds or self.object(thing, kinds)
 
     def _space(self, thing: types.ModuleType, name: str) -> bool:
         if not is_constant(thing.__name__):
             space = vars(thing)
-            reads = self._reads
+            reads = self.reads
             names = set(space) if reads is None or reads.looks_up else reads.names
-            if self._strict or reads is not None:
+            if self.strict or reads is not None:
                 self._namespace(space, names)
         return False
 
-    def _cell(self, thing: types.CellType, name: str) -> bool:
-        def read() -> tuple[Any]:
-            try:
-                return (thing.cell_contents,)
-            except ValueError:  # a variable of the enclosing function that has no value yet
-                return (_MISSING,)
-
-        (value,) = read()
-        if value is _MISSING:
-            self.calls.append(read)
-        else:
-            self.calls.append(functools.partial(_CELL, thing))
-        self.meet(name, value)
-        if type(value) in _PLAIN or isinstance(value, Tensor):
-            self.undo.append((thing, "cell_contents", value))
-        return True
-
-    def _look_up(self, thing: Any, name: str) -> bool:
-        """A getter of attributes, whose names are in no byte code."""
-        if self._reads is not None:
-            self._reads.looks_up = True
-        self.meet(f"{name}.parts", thing.__reduce__()[1:])
-        return True
-
     def _function(self, thing: types.FunctionType, name: str) -> bool:
-        name, code, reads = thing.__name__, thing.__code__, self._reads
+        name, code, reads = thing.__name__, thing.__code__, self.reads
         self.codes.add(id(code))
         self.meet(f"{name}.__code__", code)
         if thing.__dict__:
@@ -384,12 +281,6 @@ class Walk:
                 self._namespace(thing.__globals__, set(_names(code)))
         self.meet(f"{name}.__defaults__", thing.__defaults__)
         self.meet(f"{name}.__kwdefaults__", thing.__kwdefaults__)
-        return True
-
-    def _code(self, thing: types.CodeType, name: str) -> bool:
-        self.meet("code", thing.co_code)
-        for part in (thing.co_names, thing.co_varnames, thing.co_freevars, thing.co_consts):
-            self.meet("code's names", part)
         return True
 
     def _namespace(self, space: dict[str, Any], names: Iterable[str]) -> None:
@@ -427,7 +318,7 @@ class Walk:
         self._class_of(module)
         return True
 
-    def _object(self, thing: Any, known: tuple[type, ...] = ()) -> bool:
+    def object(self, thing: Any, known: tuple[type, ...] = ()) -> bool:
         """Visits fields and slots; of classes that are not written in Python, some are known."""
         kind = type(thing)
         for logs, names in _LOGGING.items():
@@ -436,7 +327,7 @@ class Walk:
                 self.entries(kind.__name__, vars(thing), names)
                 return False
         top = kind.__module__.partition(".")[0]
-        if self._reads is None and top in sys.stdlib_module_names - _HOLDERS - {"__main__"}:
+        if self.reads is None and top in sys.stdlib_module_names - _HOLDERS - {"__main__"}:
             return False
         if kind.__flags__ & _IS_HEAP_TYPE or top in _HOLDERS:
             self._class_of(thing)
@@ -476,42 +367,18 @@ class Walk:
         self.entries(name, fields, keys)
 
 
-class _Unchanged:
-    """Looks at memory, and returns the same object as long as it holds the same."""
-
-    def __init__(self, read: Callable[[], tuple[Any, ...]]) -> None:
-        self._read = read
-        self._then = read()
-
-    def __call__(self) -> tuple[bool]:
-        return (self._read() == self._then,)
-
-
 _PARTS = operator.attrgetter("func", "args", "keywords")
-_CELL = operator.attrgetter("cell_contents", "cell_contents")
 _CODE = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
 _IS_HEAP_TYPE = 1 << 9
 _IS_IMMUTABLE = 1 << 8
-_VISITS: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] = (
+
+
+_OWN: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] = (
     ((types.FunctionType,), Walk._function),
-    ((types.CodeType,), Walk._code),
-    ((types.CellType,), Walk._cell),
     ((type,), Walk._type),
-    ((types.MethodType,), Walk._method),
-    ((staticmethod, classmethod), Walk._wrapped),
-    ((property, functools.cached_property), Walk._property),
-    ((types.BuiltinMethodType, types.MethodWrapperType), Walk._builtin),
     ((functools.partial,), Walk._partial),
-    ((operator.attrgetter, operator.methodcaller), Walk._look_up),
-    ((slice, range), Walk._slice),
     ((dict, types.MappingProxyType), Walk._mapping),
-    ((type({}.keys()), type({}.values()), type({}.items())), Walk._view),
     ((list, tuple, deque), Walk._sequence),
-    ((set, frozenset), Walk._set),
-    ((np.generic,), Walk._number),
-    ((np.ndarray, bytearray, array.array, memoryview), Walk._array),
-    ((contextvars.ContextVar,), Walk._context),
-    ((weakref.ref,), Walk._weak),
     ((types.ModuleType,), Walk._space),
 )
 
@@ -521,16 +388,11 @@ def _is_python(kind: type) -> bool:
     return bool(kind.__flags__ & _IS_HEAP_TYPE) and not kind.__flags__ & _IS_IMMUTABLE
 
 
-def _contents(memory: Any) -> tuple[str, tuple[int, ...], bytes]:
-    content = bytes(memory) if isinstance(memory, bytearray) else memory.tobytes()
-    return str(getattr(memory, "dtype", None)), getattr(memory, "shape", ()), content
-
-
 def _slot(place: Any, thing: Any) -> tuple[Any]:
     try:
         return (place.__get__(thing),)
     except AttributeError:  # it has no value yet
-        return (_MISSING,)
+        return (MISSING,)
 
 
 def _names(code: types.CodeType) -> Iterator[str]:
