@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import os
 import signal
 from collections.abc import Callable, Iterator
@@ -35,6 +36,42 @@ def closed_figures() -> Iterator[None]:
     """Closes what pyplot holds open, as ArviZ's plots are."""
     yield
     plt.close("all")
+
+
+class _Refusals(logging.Handler):
+    """Keeps what is said of programs that run eagerly for a reason that is not theirs."""
+
+    def __init__(self) -> None:
+        super().__init__(logging.WARNING)
+        self.lines: list[str] = []
+
+    def emit(self, record: logging.LogRecord) -> None:
+        line = record.getMessage()
+        if "runs eagerly" in line and ("an internal error" in line or "compiler failed" in line):
+            self.lines.append(line)
+
+
+@pytest.fixture(autouse=True)
+def nothing_is_refused_for_an_internal_reason(request: pytest.FixtureRequest) -> Iterator[None]:
+    """Fails a test in which a graph was given up silently, which is right and slow.
+
+    A test that breaks the compiler on purpose is marked ``breaks_capture``.
+    """
+    log, refusals = logging.getLogger("pyro_vae"), _Refusals()
+    log.addHandler(refusals)
+    yield
+    log.removeHandler(refusals)
+    if request.node.get_closest_marker("breaks_capture") is None:
+        assert refusals.lines == []
+
+
+@pytest.fixture
+def double() -> Iterator[None]:
+    """Makes double precision the default."""
+    before = torch.get_default_dtype()
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(before)
 
 
 @pytest.fixture(scope="session")

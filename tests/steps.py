@@ -87,3 +87,17 @@ def against_stock(run: Callable[[type], Any]) -> CompiledSVI:
     torch.testing.assert_close(losses, stock_losses, atol=1e-4, rtol=1e-4)
     torch.testing.assert_close(ours, stock, atol=1e-5, rtol=1e-5)
     return svi
+
+
+def equals_stock(run: Callable[[type], tuple[list[float], Any]]) -> CompiledSVI:
+    """Runs with stock SVI and with ours from one seed, and compares losses and parameters."""
+    ran = []
+    for engine in (SVI, CompiledSVI):
+        pyro.clear_param_store()
+        pyro.set_rng_seed(0)
+        losses, svi = run(engine)
+        store = pyro.get_param_store()
+        ran.append((losses, {name: store[name].detach().clone() for name in store}))
+    torch.testing.assert_close(ran[1], ran[0], atol=1e-9, rtol=1e-9)
+    assert isinstance(svi, CompiledSVI)
+    return svi

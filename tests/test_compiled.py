@@ -209,6 +209,7 @@ def test_a_trial_run_counts_for_nothing() -> None:
     assert program[0].calls == 4
 
 
+@pytest.mark.breaks_capture
 def test_without_a_compiler_one_line_and_eager_steps(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

@@ -97,7 +97,14 @@ def test_a_loss_that_is_not_finite_stops_the_run_where_it_was(compile: bool) -> 
             pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False), obs=x)
 
     guide = autoguide.AutoNormal(model)
-    svi = CompiledSVI(model, guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO(), compile=compile)
+    svi = CompiledSVI(
+        model,
+        guide,
+        pyro.optim.Adam({"lr": 0.1}),
+        Trace_ELBO(),
+        compile=compile,
+        on_nonfinite="raise",
+    )
     x = torch.zeros(40)
     svi.epoch(x, batch_size=4, shuffle=False)
     x[22] = math.nan
@@ -122,7 +129,7 @@ def test_an_optimiser_outside_the_graph_stops_at_once_too() -> None:
         pyro.set_rng_seed(0)
         pyro.clear_param_store()
         x = torch.rand(48, 6).bernoulli()
-        vae, svi = small(True, OPTIMISERS["RMSprop"], unroll=3)
+        vae, svi = small(True, OPTIMISERS["RMSprop"], unroll=3, on_nonfinite="raise")
         svi.epoch(x, batch_size=8, shuffle=False)
         x[17, 2] = math.inf
         x[30:] = after
@@ -144,7 +151,7 @@ def test_the_first_step_of_a_graph_may_be_the_one_that_is_not_finite() -> None:
             pyro.sample("x", dist.Normal(loc, 1.0, validate_args=False), obs=x)
 
     guide = autoguide.AutoNormal(model)
-    svi = CompiledSVI(model, guide, OPTIMISERS["RMSprop"], Trace_ELBO())
+    svi = CompiledSVI(model, guide, OPTIMISERS["RMSprop"], Trace_ELBO(), on_nonfinite="raise")
     for _ in range(3):
         svi.step(torch.zeros(16))
     with pytest.raises(NonFinite, match="at step 3"):

@@ -160,7 +160,11 @@ def check_resumed(name: str, copy: Callable[[str], Path], archive: Path, exact: 
     }
     for key, (found, before) in pairs.items():
         assert_same_weights(found, before, then[key], exact)
-    assert_same_numbers(old_runs.history(run), then["history"], exact)
+    history = old_runs.history(run)
+    if name == "combined.double":
+        # The loss of an eager step was rounded to single precision then.
+        assert_same_numbers({"loss": history.pop("loss")}, then["history"], exact=False)
+    assert_same_numbers(history, then["history"], exact)
     assert (run.best_epoch, dict(run.engine_steps)) == (then["best_epoch"], then["engine_steps"])
     # The first epoch was not trained again: its clock says what it said.
     assert run.history["seconds"][0] == whole.history["seconds"][0]

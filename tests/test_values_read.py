@@ -21,14 +21,6 @@ from pyro_vae.engine import CompiledSVI
 pytestmark = pytest.mark.usefixtures("interpreted", "double")
 
 
-@pytest.fixture
-def double() -> Any:
-    before = torch.get_default_dtype()
-    torch.set_default_dtype(torch.float64)
-    yield
-    torch.set_default_dtype(before)
-
-
 def _caught(x: Tensor) -> float:
     with contextlib.suppress(Exception):
         return float(x.numpy()[0])

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import logging
-import math
 import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
@@ -20,14 +19,14 @@ from torch import Tensor, get_default_dtype, is_grad_enabled, is_inference_mode_
 from torch._C import _is_any_autocast_enabled
 from torch.utils import _device
 
-from pyro_vae.engine import updates
+from pyro_vae.engine.captured import Captured
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
 from pyro_vae.engine.errors import NotCapturable, NotReparameterised, ReadsBack
 from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.memory import preserved
-from pyro_vae.engine.optim import Slot
-from pyro_vae.engine.problem import Problem, clipping
+from pyro_vae.engine.numbers import Numbers, Placed, try_inputs
+from pyro_vae.engine.problem import Loss, Problem
 from pyro_vae.engine.protocol import Batch, EngineName
 from pyro_vae.engine.reads import Reads
 from pyro_vae.engine.walk import Walk
@@ -37,6 +36,7 @@ __all__ = ["CompiledEngine"]
 
 log = logging.getLogger("pyro_vae")
 _STOCK = (pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO)
+_REMEMBERED = 256  # calls whose repetition is waited for
 _COMPILE_SECONDS = 50.0  # two small graphs (full and short batch) on one core, nothing cached
 
 
@@ -47,7 +47,8 @@ class CompiledEngine:
 
     Args:
         problem: What to take steps of.
-        max_graphs: How many graphs are captured before new situations run eagerly.
+        max_graphs: How many graphs are held. Beyond it a call has to come again, several times,
+            before it takes the place of the one unused for longest.
         steps_left: Returns how many steps there are to go; compiling then has to pay for itself.
     """
 
@@ -61,9 +62,12 @@ class CompiledEngine:
         self.captures = 0
         self.unrolls = True
         self._max_graphs = max_graphs
-        self._graphs: dict[Any, list[_Captured]] = {}
+        self._graphs: dict[Any, list[Captured]] = {}
         self._refused: dict[Any, str] = {}
         self._read: dict[Any, Reads] = {}  # by steps that were taken in place of a rehearsal
+        self._numbers = Numbers(self._say)
+        self._met: dict[Any, int] = {}  # how often calls came that are to come again first
+        self._uses = 0
         self._said: set[str] = set()
         self._steps_left = steps_left
         self._left: int | None = None  # steps that there were to go when that was asked first
@@ -91,17 +95,22 @@ class CompiledEngine:
         ):
             self._say_what_surrounds()
             return self._eagerly(batch, tensors, count)
-        key = batch.key, count, get_default_dtype(), _device.CURRENT_DEVICE
+        placed, inputs, key = self._place(batch, tensors, count)
         captured = self._find(key)
         if captured is None:
-            losses: list[float] = []
+            losses: list[Loss] = []
             if self._wanted(key):
-                captured, losses = self._capture(key, batch, tensors, count)
+                captured, losses = self._capture(key, batch, tensors, count, placed)
+                while placed is not None and placed.stale:
+                    placed, inputs, key = self._place(batch, tensors, count)
+                    captured = self._find(key)
+                    if captured is None and key not in self._refused:
+                        captured, losses = self._capture(key, batch, tensors, count, placed)
             if captured is None:
                 return self._eagerly(batch, tensors, count, losses)
         self._last = captured.graph
         self.masks = bool(captured.slots)
-        return self._replay(captured, tensors, count)
+        return self._replay(captured, inputs, count)
 
     def rewind(self, count: int) -> None:
         self._problem.optim.rewind(count)
@@ -118,42 +127,79 @@ class CompiledEngine:
     # Which graph, if any
 
     def _eagerly(
-        self, batch: Batch, tensors: Sequence[Tensor], count: int, taken: Sequence[float] = ()
+        self, batch: Batch, tensors: Sequence[Tensor], count: int, taken: Sequence[Loss] = ()
     ) -> Tensor:
         self._last = self._eager
         self.masks = False
         return self._eager.steps(batch, tensors, count, taken)
 
-    def _replay(self, captured: _Captured, tensors: Sequence[Tensor], count: int) -> Tensor:
+    def _replay(self, captured: Captured, tensors: Sequence[Tensor], count: int) -> Tensor:
         losses, *grads = captured.graph(captured.rows(count), *tensors)
         if captured.slots:
-            taken = int(losses.isfinite().sum()) if self._problem.skip else count
+            skip = self._problem.on_nonfinite == "skip"
+            taken = int(losses.isfinite().sum()) if skip else count
             for slot in captured.slots:
                 slot.step += taken
             return losses
         for param, grad in zip(captured.params, grads, strict=True):
             param.grad = grad
-        if bool(losses.isfinite()):
+        if self._problem.on_nonfinite == "ignore" or bool(losses.isfinite()):
             self._problem.optim.step(captured.params)
         zero_grads(captured.params)
         return losses
 
-    def _find(self, key: Any) -> _Captured | None:
+    def _place(
+        self, batch: Batch, tensors: Sequence[Tensor], count: int
+    ) -> tuple[Placed | None, Sequence[Tensor], Any]:
+        """Returns where the numbers of a call are, the inputs of its graph, and the key of that."""
+        placed, own = None, batch.key
+        if batch.numbers:
+            placed = self._numbers.place(batch, tensors, self._problem.device)
+            tensors, own = placed.tensors, placed.key
+        around = get_default_dtype(), _device.CURRENT_DEVICE
+        return placed, tensors, (own, count, self._problem.serial, *around)
+
+    def _find(self, key: Any) -> Captured | None:
         for captured in self._graphs.get(key, ()):
             if captured.dependencies.changed() is None:
                 if captured.slots:
                     self._problem.optim.hold()
                 if captured.in_step():
+                    captured.used = self._uses = self._uses + 1
                     return captured
         return None
 
     def _wanted(self, key: Any) -> bool:
+        """Tells whether a graph is to be captured of a call that has none.
+
+        Where a constant changes from call to call, or there are as many graphs as may be, a call
+        has to come again before, the more often the more graphs there have been. So what stops
+        changing is captured in the end, and what does not costs no more compilations than the
+        logarithm of its steps.
+        """
         if key in self._refused or len(self._refused) >= self._max_graphs:
             return False
-        if self.captures >= self._max_graphs:
-            self._refuse(key, f"{self.captures} graphs are captured, and this would be one more")
+        over = self.captures - self._max_graphs
+        if over < 0 and not self._numbers.moving:
+            return True
+        if over >= 0:
+            self._say(f"{self._max_graphs} graphs are captured, and this would be one more")
+        count = self._met.pop(key, 0) + 1
+        self._met[key] = count
+        if len(self._met) > _REMEMBERED:
+            del self._met[next(iter(self._met))]
+        if count < max(2, 2 ** (over + 3)):
             return False
+        del self._met[key]
         return True
+
+    def _make_place(self) -> None:
+        """Forgets the graph that has not been used for longest, where there are as many as may."""
+        held = [(captured.used, key) for key, each in self._graphs.items() for captured in each]
+        if len(held) >= self._max_graphs:
+            _, key = min(held, key=lambda pair: pair[0])
+            oldest = min(self._graphs[key], key=lambda captured: captured.used)
+            self._graphs[key].remove(oldest)
 
     def _refuse(self, key: Any, reason: str) -> None:
         self._refused[key] = reason
@@ -173,14 +219,25 @@ class CompiledEngine:
     # What a graph is made of
 
     def _capture(
-        self, key: Any, batch: Batch, tensors: Sequence[Tensor], count: int
-    ) -> tuple[_Captured | None, list[float]]:
+        self,
+        key: Any,
+        batch: Batch,
+        tensors: Sequence[Tensor],
+        count: int,
+        placed: Placed | None,
+    ) -> tuple[Captured | None, list[Loss]]:
         """Captures ``count`` steps; returns the losses of steps it could not but take."""
         dependencies = None
         loss = self._problem.loss
         try:
+            if loss is None:
+                raise NotCapturable("`loss_and_grads` is a function, and may do anything")
             if isinstance(loss, pyro.infer.ELBO) and not (
-                type(loss) in _STOCK or isinstance(loss, Objective)
+                type(loss) in _STOCK
+                or (
+                    isinstance(loss, Objective)
+                    and type(loss).loss_and_grads is Objective.loss_and_grads
+                )
             ):
                 known = ", ".join(stock.__name__ for stock in _STOCK)
                 raise NotCapturable(
@@ -195,20 +252,35 @@ class CompiledEngine:
             if trial.losses:
                 self._read[key] = dependencies.reads
                 return None, trial.losses
+            if self._problem.settle(trial.trained[0].device):
+                reads = dependencies.reads
+                dependencies = Dependencies(*programs, loss, batch.reads)
+                dependencies.reads = reads
             # Those without a gradient too, as a step that is not compiled.
             self._problem.optim.adopt(trial.met)
             if self._steps_left is not None:
                 self._pays(self._steps_left)
             start = time.perf_counter()
             log.info("CompiledSVI compiles %s", "a step" if count == 1 else f"{count} steps")
-            captured = self._record(dependencies, trial, batch, tensors, count)
+            inside, inputs = batch, tensors
+            if placed is not None:
+                state = [*dependencies.tensors, *trial.met]
+                try_inputs(placed, batch, tensors, self._problem, trial.trained, state)
+                inside, inputs = placed.batch, placed.tensors
+            captured = self._record(dependencies, trial, inside, inputs, count)
             log.info("CompiledSVI compiled in %.1f s", time.perf_counter() - start)
         except NotCapturable as reason:
             if dependencies is not None:
                 dependencies.put_back()
-            self._refuse(key, str(reason))
+            if placed is not None and placed.places:
+                # It may be for them: as constants they show whether it is.
+                for place in () if placed.stale else placed.places:
+                    placed.refuse(place, str(reason))
+            else:
+                self._refuse(key, str(reason))
             return None, []
         self.captures += 1
+        self._make_place()
         self._graphs.setdefault(key, []).append(captured)
         return captured, []
 
@@ -282,17 +354,17 @@ class CompiledEngine:
         batch: Batch,
         tensors: Sequence[Tensor],
         count: int,
-    ) -> _Captured:
+    ) -> Captured:
         problem, params = self._problem, trial.trained
         problem.optim.hold()
         inside = not problem.optim.refusal(params)
         if count > 1 and not inside:
             self.unrolls = False
             raise NotCapturable("the optimiser's update is no part of a graph: one step at a time")
-        problem.device = device = params[0].device
+        device = problem.device
         finite = self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
         slots = problem.optim.slots(params) if inside else []
-        captured = _Captured(problem, dependencies, params, slots, finite)
+        captured = Captured(problem, dependencies, params, slots, finite)
         dependencies.narrow()
         state = [*dependencies.tensors, *params, *captured.watch(), finite]
         names = map(pyro.get_param_store().param_name, trial.met)
@@ -321,7 +393,7 @@ class _Trial(NamedTuple):
 
     met: list[Tensor]
     trained: list[Tensor]
-    losses: list[float]
+    losses: list[Loss]
 
 
 class _Sites(Messenger):
@@ -344,116 +416,9 @@ class _Sites(Messenger):
             self.fault = NotReparameterised(msg["name"], type(msg["fn"]).__name__)
 
 
-class _Captured:
-    """A graph of some steps, what it stands for, and the optimiser state it moves.
-
-    Args:
-        problem: What the steps are taken of.
-        dependencies: What has to stand for the graph to stand.
-        params: The parameters it trains.
-        slots: Where their optimisers are; none if the optimiser steps by itself.
-        finite: Whether every loss so far has been finite, shape ``()``.
-    """
-
-    graph: Graph
-
-    def __init__(
-        self,
-        problem: Problem,
-        dependencies: Dependencies,
-        params: list[Tensor],
-        slots: list[Slot],
-        finite: Tensor,
-    ) -> None:
-        self._problem = problem
-        self.dependencies = dependencies
-        self.params = params
-        self.slots = slots
-        self._finite = finite
-        # Slots of one group with one step count share a row of numbers.
-        self._cohorts, self._table = _cohorts(slots)
-        self._heads = [self._table[row] for row in self._cohorts]
-        double = any(param.dtype == torch.float64 for param in params)
-        self._dtype = torch.float64 if double else torch.float32
-
-    def watch(self) -> list[Tensor]:
-        """Watches what is baked in of the optimisers, and returns their state."""
-        state: list[Tensor] = []
-        for slot in self.slots:
-            state += updates.prepare(slot.optimizer, slot.group, slot.param)
-        self.dependencies.also(self._watch_optimizers)
-        return state
-
-    def _watch_optimizers(self, walk: Walk) -> None:
-        for slot in self.slots:
-            walk.entries("optimizer", vars(slot), ("group",), follow=False)
-        for group in {id(slot.group): slot.group for slot in self.slots}.values():
-            optimizer = next(slot.optimizer for slot in self.slots if slot.group is group)
-            walk.entries("optimizer", group, updates.constants(optimizer))
-            walk.entries("optimizer", vars(optimizer), ("state",), follow=False)
-
-    def in_step(self) -> bool:
-        """Tells whether slots that share a row still have the same step count."""
-        return [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
-
-    def rows(self, count: int) -> Tensor:
-        """Returns the optimisers' numbers, shape ``(count, rows, WIDTH)``."""
-        return torch.tensor(
-            [
-                [updates.numbers(slot.optimizer, slot.group, slot.step + i) for slot in self._table]
-                for i in range(1, count + 1)
-            ],
-            dtype=self._dtype,
-            device=self.params[0].device,
-        )
-
-    def step(self, args: Any, kwargs: Any, rows: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """Takes one step as tensor operations, and returns its loss and gradients."""
-        problem = self._problem
-        with torch.enable_grad():
-            loss = problem.differentiable_loss(args, kwargs)
-        grads: Sequence[Tensor] = torch.autograd.grad(loss, self.params, materialize_grads=True)
-        loss = loss.detach()
-        if problem.clip_norm is not None:
-            norm, scale = clipping(grads, problem.clip_norm)
-            grads = [grad * scale for grad in grads]
-            loss = torch.where(norm.isfinite(), loss, math.nan)
-        self._advance(grads, rows, loss)
-        return loss, grads
-
-    def _advance(self, grads: Sequence[Tensor], rows: Tensor, loss: Tensor) -> None:
-        """Updates parameters and schedules, as long as every loss so far has been finite.
-
-        So a run stops where it went wrong without the host having to look at each loss.
-        """
-        ok = loss.isfinite()
-        if self.slots:
-            before = self._finite | self._problem.skip  # what is left out does not end the run
-            ok = self._finite.copy_(before & ok)
-            for slot, grad, row in zip(self.slots, grads, self._cohorts, strict=True):
-                updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], ok)
-        if isinstance(self._problem.loss, Objective):
-            step = self._problem.loss.step.clone()
-            self._problem.loss.advance()
-            self._problem.loss.step.copy_(torch.where(ok, self._problem.loss.step, step))
-
-
 def _watch_store(names: Sequence[str], walk: Walk) -> None:
     store = vars(pyro.get_param_store())
     # Clearing the store makes new dicts.
     for part in ("_params", "_constraints"):
         walk.entries("param store", store, (part,), follow=False)
         walk.entries("param store", store[part], names)
-
-
-def _cohorts(slots: Sequence[Slot]) -> tuple[list[int], list[Slot]]:
-    """Sorts slots by what their numbers depend on: the row of each, and one slot for each row."""
-    rows: dict[tuple[int, int], int] = {}
-    table: list[Slot] = []
-    cohorts = []
-    for slot in slots:
-        row = rows.setdefault((id(slot.group), slot.step), len(rows))
-        if row == len(table):
-            table.append(slot)
-        cohorts.append(row)
-    return cohorts, table

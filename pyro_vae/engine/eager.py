@@ -9,7 +9,7 @@ from typing import Any, Literal
 import torch
 from torch import Tensor
 
-from pyro_vae.engine.problem import Problem
+from pyro_vae.engine.problem import Loss, Problem, is_finite
 from pyro_vae.engine.protocol import Batch
 
 __all__ = ["EagerEngine"]
@@ -36,10 +36,10 @@ class EagerEngine:
         batch: Batch,
         tensors: Sequence[Tensor],
         count: int,
-        taken: Sequence[float] = (),
+        taken: Sequence[Loss] = (),
     ) -> Tensor:
         """Takes ``count`` steps; ``taken`` are the losses of those of them that have been taken."""
-        losses = list(taken)
+        losses: list[Loss] = list(taken)
         self.random = None
         for number in range(len(losses), count):
             args, kwargs = batch.arguments(tensors, number)
@@ -49,13 +49,13 @@ class EagerEngine:
                 loss, params = self._problem.gradients(args, kwargs)
             except ValueError as error:
                 # A distribution refuses parameters that are not finite before there is a loss.
-                if "invalid values" not in str(error):
+                if self._problem.on_nonfinite == "ignore" or "invalid values" not in str(error):
                     raise
                 loss, params = math.nan, []
             losses.append(self._problem.step(loss, params))
-            if not (math.isfinite(losses[-1]) or self._problem.skip):
+            if self._problem.on_nonfinite == "raise" and not is_finite(losses[-1]):
                 break
-        return torch.tensor(losses)
+        return _exactly(losses)
 
     def rewind(self, count: int) -> None:
         """Has nothing to take back: what is not finite was neither taken nor counted."""
@@ -65,3 +65,10 @@ class EagerEngine:
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Has chosen nothing."""
+
+
+def _exactly(losses: list[Loss]) -> Tensor:
+    """Returns losses in single precision, or in double where that alone has them in full."""
+    exact = torch.tensor(losses, dtype=torch.float64)
+    single = exact.float()
+    return single if bool(((single == exact) | exact.isnan()).all()) else exact

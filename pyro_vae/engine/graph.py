@@ -17,7 +17,7 @@ import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.engine.errors import NotCapturable
+from pyro_vae.engine.errors import NotCapturable, ReadsBack
 from pyro_vae.engine.memory import elements, preserved, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
@@ -253,6 +253,23 @@ def _run(function: Function, args: Sequence[Tensor]) -> Any:
         return function(*args)
 
 
+_INTERNAL = ("torch._dynamo", "torch._inductor", "torch._functorch", "pyro_vae.engine")
+
+
+def _refusal(error: Exception) -> NotCapturable:
+    """Returns why a program cannot be captured that has just run, from what came instead."""
+    reason = _first_line(error)
+    if "trying to get value out of a tracing tensor" in reason:
+        return ReadsBack("it reads a value back (control flow on data, or `.item()`)")
+    traceback = error.__traceback__
+    while traceback is not None and traceback.tb_next is not None:
+        traceback = traceback.tb_next
+    where = "" if traceback is None else traceback.tb_frame.f_globals.get("__name__", "")
+    if where.startswith(_INTERNAL):
+        return NotCapturable(f"an internal error, {type(error).__name__} in {where}: {reason}")
+    return NotCapturable(reason)
+
+
 def _first_line(error: BaseException) -> str:
     return (str(error).strip() or type(error).__name__).splitlines()[0]
 
@@ -261,6 +278,9 @@ def _trace(
     function: Function, state: Sequence[Tensor], args: Sequence[Tensor]
 ) -> torch.fx.GraphModule:
     """Runs ``function`` once under make_fx, on real tensors that it leaves as they were."""
+    # Imported by make_fx, it makes tables of torch's functions: of those that are not replaced.
+    import torch._inductor.config
+
     tensors = [*state, *args]
     draws = _draws()
     with preserved(state), _never_seeded():
@@ -270,8 +290,7 @@ def _trace(
         except NotCapturable:
             raise
         except Exception as error:  # the program has just run: it is the capture that fails
-            reason = _first_line(error)
-            raise NotCapturable(reason) from error
+            raise _refusal(error) from error
         if draws != _draws():
             raise NotCapturable("it draws from Python's or NumPy's random numbers")
     module.graph.eliminate_dead_code()

@@ -12,7 +12,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.engine.generators import random_state, set_random_state
-from pyro_vae.engine.problem import Problem
+from pyro_vae.engine.problem import Loss, Problem
 
 __all__ = ["NonFinite", "explain"]
 
@@ -38,7 +38,7 @@ class NonFinite(FloatingPointError):
 
 
 def explain(
-    problem: Problem, loss: float, at: int, args: Any, kwargs: Any, random: Tensor | None
+    problem: Problem, loss: Loss, at: int, args: Any, kwargs: Any, random: Tensor | None
 ) -> NonFinite:
     """Returns the error of a loss that is not finite, after looking for its cause.
 

@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.optim import Optimizer
 
 from pyro_vae._errors import expected
-from pyro_vae.engine.updates import has_update
+from pyro_vae.engine.updates import Listener, has_update
 
 __all__ = ["Optim", "Slot"]
 
@@ -63,6 +63,11 @@ class Optim:
         self._scaled: float | None = None
         self._held = False
 
+    @property
+    def given(self) -> Any:
+        """What it was created from."""
+        return self._make
+
     def adopt(self, params: Iterable[Tensor]) -> None:
         """Creates the optimisers of parameters that are new."""
         new = [param for param in params if param not in self._slots]
@@ -100,7 +105,8 @@ class Optim:
             self.scale_lr(self._scaled)
 
     def _listen(self, optimizer: Optimizer) -> None:
-        """Whoever saves or loads the optimiser's state itself finds it, and leaves it, in order."""
+        """Whoever steps, saves or loads the optimiser by themselves finds its state in order."""
+        optimizer.register_step_pre_hook(Listener(self.release))
         optimizer.register_state_dict_pre_hook(lambda _: self.release())
         optimizer.register_load_state_dict_pre_hook(lambda *_: self.release())
         optimizer.register_load_state_dict_post_hook(self._regroup)

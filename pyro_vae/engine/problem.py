@@ -6,23 +6,70 @@ import math
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
+from types import MethodType
 from typing import Any, Literal, TypeAlias
 
 import pyro
 import pyro.infer
 import torch
 from pyro import poutine
-from pyro.infer.util import zero_grads
+from pyro.infer.util import torch_item, zero_grads
 from torch import Tensor
 
 from pyro_vae.engine.graph import values_stay_tensors
 from pyro_vae.engine.optim import Optim
+from pyro_vae.engine.unregistered import Called
 from pyro_vae.objectives import Objective
 
-__all__ = ["Precision", "Problem", "Program", "clipping"]
+__all__ = [
+    "Backward",
+    "Loss",
+    "OnNonFinite",
+    "Precision",
+    "Problem",
+    "Program",
+    "clipping",
+    "is_finite",
+]
 
 Program: TypeAlias = Callable[..., Any]
 Precision: TypeAlias = Literal["float32", "tf32", "bfloat16"]
+OnNonFinite: TypeAlias = Literal["ignore", "raise", "skip"]
+Loss: TypeAlias = float | tuple[float, ...]  # wake-sleep has one for each of its programs
+
+
+def is_finite(loss: Loss) -> bool:
+    """Tells whether a loss, or each of several, is finite."""
+    return all(map(math.isfinite, loss)) if isinstance(loss, tuple) else math.isfinite(loss)
+
+
+@dataclass(frozen=True)
+class Backward:
+    """The ``loss_and_grads`` of a loss that is a function of model, guide and their arguments."""
+
+    loss: Program
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        loss = self.loss(*args, **kwargs)
+        if getattr(loss, "requires_grad", False):
+            loss.backward(retain_graph=True)  # as stock SVI: a program may hold on to its graph
+        return loss
+
+
+def _differentiated(loss_and_grads: Program) -> pyro.infer.ELBO | Program | None:
+    """Returns the loss whose gradients a function computes, None where that is unknown."""
+    if isinstance(loss_and_grads, Backward):
+        return loss_and_grads.loss
+    owner = getattr(loss_and_grads, "__self__", None)
+    function = getattr(loss_and_grads, "__func__", None)
+    if isinstance(owner, pyro.infer.ELBO) and function is type(owner).loss_and_grads:
+        return owner
+    return None
+
+
+def _identity(part: Any) -> Any:
+    # A method is made anew each time that it is asked for.
+    return (id(part.__self__), id(part.__func__)) if isinstance(part, MethodType) else id(part)
 
 
 @dataclass
@@ -32,55 +79,120 @@ class Problem:
     Attributes:
         model: A Pyro program.
         guide: A Pyro program with the same arguments.
-        loss: An ELBO, or a function of model, guide and their arguments.
+        loss_and_grads: Returns the loss of both, and leaves gradients with the parameters.
         optim: What moves the parameters.
         clip_norm: Norm to which longer gradients, of all parameters together, are scaled down.
-        skip: Whether steps of a loss that is not finite are left out, rather than the end.
+        on_nonfinite: Whether a step whose loss is not finite is taken all the same, as stock SVI
+            does, ends the run, or is left out.
         precision: Of matrix products.
         device: Where the tensors of the last call were.
+        loss: What ``loss_and_grads`` differentiates: an ELBO, or a function of model, guide and
+            their arguments; None if it is a function of its own.
+        serial: A number for these programs, this loss and this optimiser, which are no others'.
     """
 
     model: Program
     guide: Program
-    loss: pyro.infer.ELBO | Program
+    loss_and_grads: Program
     optim: Optim
     clip_norm: float | None = None
-    skip: bool = False
+    on_nonfinite: OnNonFinite = "raise"
     precision: Precision = "float32"
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
+    loss: pyro.infer.ELBO | Program | None = field(init=False)
+    serial: int = field(init=False)
 
-    def gradients(self, args: Any, kwargs: Any) -> tuple[float, list[Tensor]]:
-        """Returns the loss and the parameters met, whose gradients it leaves with them."""
+    def __post_init__(self) -> None:
+        # Each with what it is of: an identity is one while the object lives.
+        self._serials: dict[Any, tuple[int, Any]] = {}
+        self._trains = False
+        self.exchange()
+
+    def exchange(self, **parts: Any) -> None:
+        """Takes another program, loss or optimiser, by the name of the attribute."""
+        self.optim.release()
+        for name, part in parts.items():
+            setattr(self, name, part)
+        self.loss = _differentiated(self.loss_and_grads)
+        self.settle(self.device)
+        now = self.model, self.guide, self.loss_and_grads, self.optim
+        number = len(self._serials)
+        self.serial, _ = self._serials.setdefault(tuple(map(_identity, now)), (number, now))
+        self._trains = False
+
+    def settle(self, device: torch.device) -> bool:
+        """Takes note of where the tensors are; returns whether the loss had its own elsewhere.
+
+        One on the CPU alone would keep a graph from being a CUDA graph, and make each step wait.
+        """
+        self.device = device
+        if not isinstance(self.loss, Objective) or self.loss.step.device == device:
+            return False
+        self.loss.to(device)
+        return True
+
+    def gradients(self, args: Any, kwargs: Any) -> tuple[Loss, list[Tensor]]:
+        """Returns the loss and the parameters met, whose gradients it leaves with them.
+
+        Raises:
+            ValueError: If no parameter would be trained, as none of a module's is registered.
+        """
+        if self._trains or not torch.is_grad_enabled():
+            return self._gradients(args, kwargs)
+        with Called() as called:
+            loss, params = self._gradients(args, kwargs)
+        self._trains = any(param.requires_grad for param in params)
+        if not self._trains and self.loss is not None:
+            called.check()
+        return loss, params
+
+    def _gradients(self, args: Any, kwargs: Any) -> tuple[Loss, list[Tensor]]:
         with poutine.trace(param_only=True) as met, self._reduced():
+            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        sites = met.trace.nodes.values()
+        params = list({site["value"].unconstrained(): None for site in sites})
+        if isinstance(loss, tuple):
+            return tuple(float(torch_item(each)) for each in loss), params
+        return float(torch_item(loss)), params
+
+    def differentiable_loss(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
+        """Returns the loss as a graph needs it, a tensor, and what has its gradients, shape ``()``.
+
+        A surrogate minus its own value, which Pyro adds to a loss, is NaN where it is infinite.
+        """
+        assert self.loss is not None
+        with values_stay_tensors(), self._reduced():
+            if isinstance(self.loss, pyro.infer.Trace_ELBO):
+                traces = self.loss._get_traces(self.model, self.guide, args, kwargs)
+                pairs = [self.loss._differentiable_loss_particle(*both) for both in traces]
+                value, surrogate = (
+                    torch.as_tensor(sum(each / self.loss.num_particles for each in terms))
+                    for terms in zip(*pairs, strict=True)
+                )
+                return value.detach(), surrogate
             if isinstance(self.loss, pyro.infer.ELBO):
-                loss = self.loss.loss_and_grads(self.model, self.guide, *args, **kwargs)
+                loss = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
             else:
                 loss = self.loss(self.model, self.guide, *args, **kwargs)
-                if loss.requires_grad:
-                    loss.backward()
-        sites = met.trace.nodes.values()
-        return float(loss), list({site["value"].unconstrained(): None for site in sites})
+            return loss.detach(), loss
 
-    def differentiable_loss(self, args: Any, kwargs: Any) -> Tensor:
-        """Returns the loss as a tensor that stays one, as a graph needs it, shape ``()``."""
-        with values_stay_tensors(), self._reduced():
-            if isinstance(self.loss, pyro.infer.ELBO):
-                return self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
-            return self.loss(self.model, self.guide, *args, **kwargs)
+    def step(self, loss: Loss, params: list[Tensor]) -> Loss:
+        """Takes a step, if the loss is as it has to be, and returns the loss.
 
-    def step(self, loss: float, params: list[Tensor]) -> float:
-        """Takes a step if all is finite, and returns the loss, NaN for a gradient's sake."""
+        Where steps depend on that, it is NaN for the sake of a gradient that is not finite.
+        """
         grads = [param.grad for param in params if param.grad is not None]
-        if self.clip_norm is not None and math.isfinite(loss):
+        anyway = self.on_nonfinite == "ignore"
+        if self.clip_norm is not None and is_finite(loss):
             norm, scale = clipping(grads, self.clip_norm)
             for grad in grads:
                 grad.mul_(scale)
-            loss = loss if bool(norm.isfinite()) else math.nan
+            loss = loss if anyway or bool(norm.isfinite()) else math.nan
         # Stock SVI leaves zeros as gradients, with which momentum goes on; a graph leaves none.
         idle = [p for p in params if p.grad is None and p.requires_grad and self.optim.has_moved(p)]
         for param in idle:
             param.grad = torch.zeros_like(param)
-        if math.isfinite(loss):
+        if anyway or is_finite(loss):
             self.optim.step(params)
         elif params and isinstance(self.loss, Objective):
             self.loss.step.sub_(1)  # counted with the gradients, and not taken

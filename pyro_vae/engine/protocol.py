@@ -21,11 +21,15 @@ class Batch(NamedTuple):
             and whatever is no tensor. Batches of one key may share a graph.
         arguments: From the tensors and the number of a step in a call, what the programs take.
         reads: What else ``arguments`` reads, to be watched.
+        numbers: Those among the arguments, whose values are no part of the key.
+        filled: From the tensors and other numbers, what the programs take with these.
     """
 
     key: Any
     arguments: Callable[[Sequence[Tensor], int], Arguments]
     reads: Any = None
+    numbers: tuple[Any, ...] = ()
+    filled: Callable[[Sequence[Tensor], Sequence[Any]], Arguments] | None = None
 
 
 class Engine(Protocol):

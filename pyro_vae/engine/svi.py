@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Hashable, Sequence
+import warnings
+from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
 from typing import Any, Literal
@@ -12,18 +13,29 @@ import pyro
 import pyro.infer
 import pyro.optim
 import torch
+from pyro.infer import SVI
+from pyro.infer.util import torch_item
+from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.optim import Optimizer
-from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.engine.batches import batch_of, gathered
 from pyro_vae.engine.compiled import CompiledEngine
 from pyro_vae.engine.eager import EagerEngine
 from pyro_vae.engine.memory import layout
 from pyro_vae.engine.nonfinite import NonFinite, explain
 from pyro_vae.engine.optim import Optim
-from pyro_vae.engine.problem import Precision, Problem, Program
-from pyro_vae.engine.protocol import Arguments, Batch, Engine, EngineName
+from pyro_vae.engine.problem import (
+    Backward,
+    Loss,
+    OnNonFinite,
+    Precision,
+    Problem,
+    Program,
+    is_finite,
+)
+from pyro_vae.engine.protocol import Batch, Engine, EngineName
 from pyro_vae.objectives import Objective
 
 __all__ = ["CompiledSVI", "Position"]
@@ -44,16 +56,19 @@ class Position:
     losses: list[Tensor] = field(default_factory=list)
 
 
-class CompiledSVI:
+class CompiledSVI(SVI):
     """Creates stochastic variational inference whose step is one compiled graph.
 
-    A drop-in for :class:`pyro.infer.SVI`. The first step runs the Pyro program once, records loss,
-    gradients and optimiser update as one graph of tensor operations, and compiles it; later steps
-    run that graph. A program that cannot be captured runs as it is, and one line says why.
+    A drop-in for :class:`pyro.infer.SVI`, of which it is a subclass: it takes the same arguments,
+    has the same attributes, which may be assigned, and returns what that returns. The first step
+    runs the Pyro program once, records loss, gradients and optimiser update as one graph of tensor
+    operations, and compiles it; later steps run that graph. A program that cannot be captured runs
+    as it is, and one line says why.
 
     Parameters stay where they are and are updated in place. What the program reads (shapes, dtypes,
     devices, train or eval mode, plain attributes, globals) is checked before each call and
-    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing. Where
+    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing, and so
+    are numbers among the arguments of a step, unless Python needs their values. Where
     effect handlers or autocast are active around the call, or gradients are off, the step is taken
     eagerly, and does what a step of stock SVI does.
 
@@ -70,14 +85,20 @@ class CompiledSVI:
             The updates of Adam, AdamW and SGD are part of the graph; others follow it.
         loss: ``Trace_ELBO``, ``TraceMeanField_ELBO``, an :class:`pyro_vae.objectives.Objective`, or
             a function of model, guide and their arguments. Other ELBOs run eagerly.
+        loss_and_grads: As in :class:`pyro.infer.SVI`; a function of its own runs eagerly.
+        num_samples: As in :class:`pyro.infer.SVI`, deprecated there.
+        num_steps: As in :class:`pyro.infer.SVI`, deprecated there.
+        num_chains: As in :class:`pyro.infer.SVI`.
         compile: Whether to compile; ``"auto"`` does where it pays.
         planned_steps: Steps that will be taken in all, which ``"auto"`` decides from.
         unroll: Steps that :meth:`epoch` takes in one graph.
-        max_graphs: How many graphs are captured before new situations run eagerly.
+        max_graphs: How many graphs are held. Beyond it a call has to come again, several times,
+            before it takes the place of the one unused for longest.
         clip_norm: Longer gradients are scaled down to this norm: of all parameters together, and of
             the loss as it is, summed over the batch.
-        on_nonfinite: Whether a loss (or with ``clip_norm``, a gradient) that is not finite stops
-            the run, or the step is left out, ``skip``.
+        on_nonfinite: Whether a step whose loss is not finite is taken all the same, as stock SVI
+            does; or it (or with ``clip_norm``, a gradient) stops the run, ``raise``; or the step is
+            left out, ``skip``.
         max_skipped: Steps to leave out in all, before that stops the run too.
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
             stay as they are; a program sees to it that what a distribution gets is float32, as a
@@ -104,13 +125,17 @@ class CompiledSVI:
         guide: Program,
         optim: pyro.optim.PyroOptim | Callable[[list[Tensor]], Optimizer],
         loss: pyro.infer.ELBO | Program,
+        loss_and_grads: Program | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
+        num_chains: int = 1,
         *,
         compile: bool | Literal["auto"] = True,
         planned_steps: int | None = None,
         unroll: int = 1,
         max_graphs: int = 8,
         clip_norm: float | None = None,
-        on_nonfinite: Literal["raise", "skip"] = "raise",
+        on_nonfinite: OnNonFinite = "ignore",
         max_skipped: int = 100,
         precision: Precision = "float32",
     ) -> None:
@@ -120,23 +145,35 @@ class CompiledSVI:
             raise unknown_name("precision", precision, ("float32", "tf32", "bfloat16"))
         if clip_norm is not None and not 0 < clip_norm < math.inf:
             raise expected("clip_norm", "a positive number", clip_norm)
-        if on_nonfinite not in ("raise", "skip"):
-            raise unknown_name("on_nonfinite", on_nonfinite, ("raise", "skip"))
+        if on_nonfinite not in ("ignore", "raise", "skip"):
+            raise unknown_name("on_nonfinite", on_nonfinite, ("ignore", "raise", "skip"))
+        for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
+            if number:
+                what = f"`{name}` is deprecated, as in pyro.infer.SVI"
+                warnings.warn(what, FutureWarning, stacklevel=2)
+        if isinstance(loss, pyro.infer.ELBO):
+            loss, loss_and_grads = loss.loss, loss.loss_and_grads
         self._problem = Problem(
             model,
             guide,
-            loss,
+            loss_and_grads or Backward(loss),
             Optim(optim),
             clip_norm=clip_norm,
-            skip=on_nonfinite == "skip",
+            on_nonfinite=on_nonfinite,
             precision=precision,
         )
+        self._optims = {id(optim): self._problem.optim}  # which hold what they were given
+        # Its own constructor takes no other optimiser than Pyro's.
+        super(SVI, self).__init__(num_chains=num_chains)
+        self.loss = loss
+        self.num_steps, self.num_samples = num_steps, num_samples
         self._products = _Products("high") if precision == "tf32" else nullcontext()
         self.steps = 0
         self.skipped = 0
         self._max_skipped = max_skipped
         # Whether a step was left out is to be known before the next, which counts those taken.
-        self._unroll = 1 if positive_integer("unroll", unroll) and self._problem.skip else unroll
+        positive_integer("unroll", unroll)
+        self._unroll = 1 if on_nonfinite == "skip" else unroll
         positive_integer("max_graphs", max_graphs)
         self.engine: EngineName = "eager"
         self.engine_steps: dict[EngineName, int] = {}
@@ -149,45 +186,70 @@ class CompiledSVI:
 
     @property
     def model(self) -> Program:
-        """The model that it was made with."""
+        """The model."""
         return self._problem.model
+
+    @model.setter
+    def model(self, model: Program) -> None:
+        self._problem.exchange(model=model)
 
     @property
     def guide(self) -> Program:
-        """The guide that it was made with."""
+        """The guide."""
         return self._problem.guide
 
+    @guide.setter
+    def guide(self, guide: Program) -> None:
+        self._problem.exchange(guide=guide)
+
     @property
-    def loss(self) -> pyro.infer.ELBO | Program:
-        """The loss that it was made with."""
-        return self._problem.loss
+    def loss_and_grads(self) -> Program:
+        """What a step computes: it returns the loss, and leaves gradients with the parameters."""
+        return self._problem.loss_and_grads
+
+    @loss_and_grads.setter
+    def loss_and_grads(self, loss_and_grads: Program) -> None:
+        self._problem.exchange(loss_and_grads=loss_and_grads)
+
+    @property
+    def optim(self) -> pyro.optim.PyroOptim | Callable[[list[Tensor]], Optimizer]:
+        """The optimiser that it was given, whose state is up to date whenever it is read."""
+        return self._problem.optim.given
+
+    @optim.setter
+    def optim(self, optim: pyro.optim.PyroOptim | Callable[[list[Tensor]], Optimizer]) -> None:
+        known = self._optims.setdefault(id(optim), Optim(optim))
+        self._problem.exchange(optim=known)
 
     @property
     def captures(self) -> int:
         """Graphs captured so far."""
         return self._engine.captures
 
-    def step(self, *args: Any, **kwargs: Any) -> float:
-        """Takes one step and returns the loss.
+    def step(self, *args: Any, **kwargs: Any) -> Any:
+        """Takes one step and returns the loss, a number or a tuple of them.
 
         Raises:
-            NonFinite: If the loss is not finite. The step is not taken.
+            NonFinite: If the loss is not finite, and that is to stop the run, or to be left out
+                once too often. The step is not taken.
         """
-        batch, tensors = _batch_of(args, kwargs)
+        batch, tensors = batch_of(args, kwargs)
         at = self.steps
-        loss = float(self._run(batch, tensors, 1))
-        if not math.isfinite(loss):
+        first = self._run(batch, tensors, 1)[0]
+        loss: Loss = tuple(first.tolist()) if first.dim() > 0 else float(first)
+        if isinstance(loss, float) and not math.isfinite(loss) and self.engine != "eager":
+            self._warn(loss)
+        if self._problem.on_nonfinite != "ignore" and not is_finite(loss):
             self.skipped += 1
-            if not self._problem.skip or self.skipped > self._max_skipped:
+            if self._problem.on_nonfinite == "raise" or self.skipped > self._max_skipped:
                 raise self._not_finite(loss, at, args, kwargs)
         return loss
 
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Returns the loss without taking a step; runs eagerly."""
         with torch.no_grad():
-            if isinstance(self.loss, pyro.infer.ELBO):
-                return float(self.loss.loss(self.model, self.guide, *args, **kwargs))
-            return float(self.loss(self.model, self.guide, *args, **kwargs))
+            loss = self.loss(self.model, self.guide, *args, **kwargs)
+        return tuple(map(torch_item, loss)) if isinstance(loss, tuple) else torch_item(loss)
 
     def epoch(
         self,
@@ -211,11 +273,11 @@ class CompiledSVI:
             on_step: Called between two steps (two groups of ``unroll`` steps) and after the last.
 
         Returns:
-            Losses on the CPU, shape ``(steps,)``.
+            Losses on the CPU, shape ``(steps,)``, or ``(steps, k)`` where a loss is k numbers.
 
         Raises:
-            NonFinite: If a loss is not finite, or with ``skip``, one more than may be left out.
-                That step and later ones are not taken.
+            NonFinite: If a loss is not finite, and that is to stop the run, or with ``skip``, one
+                more than may be left out. That step and later ones are not taken.
             ValueError: If the tensors differ in length.
         """
         positive_integer("batch_size", batch_size)
@@ -225,9 +287,9 @@ class CompiledSVI:
         if position is None:
             position = Position(torch.randperm(size) if shuffle else torch.arange(size))
         order = position.order.to(tensors[0].device)
-        arguments = _gathered(batch_size, transform)
-        losses, skip = position.losses, self._problem.skip
-        skipped = self.skipped + sum(int((~each.isfinite()).sum()) for each in losses)
+        arguments = gathered(batch_size, transform)
+        losses, policy = position.losses, self._problem.on_nonfinite
+        skipped = self.skipped + sum(int((~_finite(each)).sum()) for each in losses)
         first = self.steps - sum(map(len, losses))
         layouts = tuple(map(layout, tensors))
         while (start := position.start) < size:
@@ -236,21 +298,23 @@ class CompiledSVI:
             batch = Batch(("epoch", len(index), layouts, transform), arguments, transform)
             losses.append(self._run(batch, (index, *tensors), together))
             position.start += len(index)
-            if not (self._engine.masks or skip) and not losses[-1].isfinite().all():
+            if policy == "raise" and not self._engine.masks and not _finite(losses[-1]).all():
                 break
-            if skip:
-                skipped += int((~losses[-1].isfinite()).sum())
+            if policy == "skip":
+                skipped += int((~_finite(losses[-1])).sum())
                 if skipped > self._max_skipped:
                     break
             if on_step is not None:
                 on_step(position)
         values = torch.cat(losses).cpu()
-        bad = (~values.isfinite()).nonzero()
+        bad = (~_finite(values)).nonzero() if policy != "ignore" else values[:0]
         self.skipped += len(bad)
-        if len(bad) and (not skip or self.skipped > self._max_skipped):
-            at = int(bad[-1 if skip else 0])  # the step that is one too many, or the first
+        if len(bad) and (policy == "raise" or self.skipped > self._max_skipped):
+            at = int(
+                bad[-1 if policy == "skip" else 0]
+            )  # the step that is one too many, or the first
             args, kwargs = arguments((order, *tensors), at)
-            error = self._not_finite(float(values[at]), first + at, args, kwargs)
+            error = self._not_finite(float(values[at].sum()), first + at, args, kwargs)
             error.rows = order[at * batch_size : (at + 1) * batch_size].cpu()
             raise error
         return values
@@ -265,9 +329,9 @@ class CompiledSVI:
             "engine_steps": dict(self.engine_steps),
             **self._engine.state_dict(),
         }
-        if isinstance(self.loss, Objective):
-            state["objective_step"] = self.loss.step.clone()
-        nesting = getattr(self.loss, "max_plate_nesting", math.inf)
+        if isinstance(self._problem.loss, Objective):
+            state["objective_step"] = self._problem.loss.step.cpu().clone()
+        nesting = getattr(self._problem.loss, "max_plate_nesting", math.inf)
         if nesting < math.inf:
             # It was found by a step that could not be compiled: once is enough.
             state["max_plate_nesting"] = nesting
@@ -280,11 +344,11 @@ class CompiledSVI:
         self.engine = state["engine"]
         self.engine_steps = dict(state["engine_steps"])
         if "max_plate_nesting" in state:
-            self.loss.max_plate_nesting = state["max_plate_nesting"]  # type: ignore[union-attr]
+            self._problem.loss.max_plate_nesting = state["max_plate_nesting"]  # type: ignore[union-attr]
         self._problem.optim.load_state_dict(state["optim"])
         self._engine.load_state_dict(state)
-        if isinstance(self.loss, Objective):
-            self.loss.step.copy_(state["objective_step"])
+        if isinstance(self._problem.loss, Objective):
+            self._problem.loss.step.copy_(state["objective_step"])
 
     def scale_lr(self, share: float) -> None:
         """Sets each learning rate to a share of what it was at first, those to come included.
@@ -308,12 +372,13 @@ class CompiledSVI:
     def _run(self, batch: Batch, tensors: Sequence[Tensor], count: int) -> Tensor:
         """Takes ``count`` steps and returns their losses, shape ``(count,)``."""
         if tensors and tensors[0].device != self._problem.device:
-            self._problem.device = tensors[0].device
+            self._problem.settle(tensors[0].device)
         with self._products:
             losses = self._engine.steps(batch, tensors, count)
+        policy = self._problem.on_nonfinite
         if not self._engine.masks:
             # One that is not finite was not taken, and those after it were not tried.
-            count = len(losses) if self._problem.skip else int(losses.isfinite().sum())
+            count = int(_finite(losses).sum()) if policy == "raise" else len(losses)
         self._count(self._engine.name, count)
         return losses
 
@@ -322,11 +387,23 @@ class CompiledSVI:
         self.engine = engine
         self.engine_steps[engine] = self.engine_steps.get(engine, 0) + count
 
-    def _not_finite(self, loss: float, at: int, args: Any, kwargs: Any) -> NonFinite:
+    def _warn(self, loss: float) -> None:
+        """Warns as Pyro's own ELBOs do, which cannot inside a graph."""
+        if isinstance(self._problem.loss, pyro.infer.ELBO) and not isinstance(
+            self._problem.loss, Objective
+        ):
+            warn_if_nan(loss, "loss")
+
+    def _not_finite(self, loss: Loss, at: int, args: Any, kwargs: Any) -> NonFinite:
         """Goes back to where the loss was last finite, and finds out what is to blame."""
-        self._engine.rewind(0 if self._problem.skip else self.steps - at)
+        self._engine.rewind(0 if self._problem.on_nonfinite == "skip" else self.steps - at)
         self.steps = at
         return explain(self._problem, loss, at, args, kwargs, self._engine.random)
+
+
+def _finite(losses: Tensor) -> Tensor:
+    """Tells which steps have a loss, or all of their losses, finite, shape ``(steps,)``."""
+    return losses.isfinite().reshape(len(losses), -1).all(1)
 
 
 class _Products:
@@ -341,48 +418,3 @@ class _Products:
 
     def __exit__(self, *error: object) -> None:
         torch.set_float32_matmul_precision(self._before)
-
-
-def _batch_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Batch, tuple[Tensor, ...]]:
-    """Splits the arguments of a step into its tensors and everything else, which is a key."""
-    if not kwargs and all(isinstance(arg, Tensor) for arg in args):
-        return Batch(("step", tuple(map(layout, args))), _positional), args
-    leaves, spec = tree_flatten((args, kwargs))
-    tensors = tuple(leaf for leaf in leaves if isinstance(leaf, Tensor))
-    others = tuple(None if isinstance(leaf, Tensor) else leaf for leaf in leaves)
-
-    def rebuild(tensors: Sequence[Tensor], step: int) -> Arguments:
-        rest = iter(tensors)
-        filled = [next(rest) if isinstance(old, Tensor) else old for old in leaves]
-        return tree_unflatten(filled, spec)
-
-    key = "step", tuple(map(layout, tensors)), tuple(map(_key, others)), str(spec)
-    return Batch(key, rebuild, others), tensors
-
-
-def _key(value: Any) -> tuple[type, Any]:
-    # `True`, 1 and 1.0 are equal, and not the same to a program.
-    return type(value), value if isinstance(value, Hashable) else id(value)
-
-
-def _positional(tensors: Sequence[Tensor], step: int) -> Arguments:
-    return tuple(tensors), {}
-
-
-def _gathered(
-    batch_size: int, transform: Callable[..., Any] | None
-) -> Callable[[Sequence[Tensor], int], Arguments]:
-    """Returns what makes an index of rows, and data, into the arguments of a step."""
-
-    def arguments(inputs: Sequence[Tensor], step: int) -> Arguments:
-        index = inputs[0]
-        rows = index[step * batch_size : (step + 1) * batch_size]
-        args = tuple(tensor[rows] for tensor in inputs[1:])
-        if transform is not None:
-            made = transform(*args)
-            if isinstance(made, dict):
-                return (), made
-            args = made
-        return args if isinstance(args, tuple) else (args,), {}
-
-    return arguments

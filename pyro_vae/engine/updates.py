@@ -8,13 +8,14 @@ corrections) comes in as a row of numbers that the host computes in double preci
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from typing import Any
 
 import torch
 from torch import Tensor
 from torch.optim import SGD, Adam, AdamW, Optimizer
 
-__all__ = ["WIDTH", "constants", "has_update", "numbers", "prepare", "update"]
+__all__ = ["WIDTH", "Listener", "constants", "has_update", "numbers", "prepare", "update"]
 
 WIDTH = 4  # numbers in a row
 _CONSTANTS = {
@@ -24,9 +25,21 @@ _CONSTANTS = {
 }
 
 
+class Listener:
+    """Creates a hook that only tells its owner of a step, and changes nothing about the update."""
+
+    def __init__(self, hear: Callable[[], None]) -> None:
+        self._hear = hear
+
+    def __call__(self, *args: Any) -> None:
+        self._hear()
+
+
 def has_update(optimizer: Optimizer) -> bool:
     """Tells whether the optimiser's update can be part of a graph."""
-    hooks = optimizer._optimizer_step_pre_hooks or optimizer._optimizer_step_post_hooks
+    hooks = optimizer._optimizer_step_post_hooks or any(
+        not isinstance(hook, Listener) for hook in optimizer._optimizer_step_pre_hooks.values()
+    )
     return (
         not hooks
         and type(optimizer) in _CONSTANTS

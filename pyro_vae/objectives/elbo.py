@@ -272,7 +272,7 @@ def _weight_of(term: Term) -> Tensor:
     ones = term.value.new_ones(term.site["fn"].batch_shape)
     weight: Tensor = scale_and_mask(ones, term.site["scale"], term.site["mask"])
     # Shares add up to 1, whatever they are: the weight has no gradient.
-    return weight * torch.as_tensor(term.share).detach()
+    return weight * torch.as_tensor(term.share, device=weight.device).detach()
 
 
 def _groups(term: Term) -> tuple[Tensor, int]:
@@ -292,6 +292,6 @@ def _groups(term: Term) -> tuple[Tensor, int]:
         kl = kl_divergence(q.base_dist, p.base_dist).expand(q.base_dist.batch_shape)
         kl = kl.flatten(len(q.batch_shape)).movedim(-1, 0)  # scales and masks are of the batch
         kl = scale_and_mask(kl, term.site["scale"], term.site["mask"]).movedim(0, -1)
-        kl = torch.as_tensor(term.share).unsqueeze(-1) * kl
+        kl = torch.as_tensor(term.share, device=kl.device).unsqueeze(-1) * kl
         return kl.reshape(-1, kl.shape[-1]).sum(0), 1
     return term.value.sum().unsqueeze(0), term.site["fn"].event_shape.numel()

@@ -114,6 +114,12 @@ class Objective(pyro.infer.ELBO, ABC):
         super().__init_subclass__(**kwargs)
         adopt(cls, "told", "prepare")
 
+    def to(self, device: torch.device) -> None:
+        """Moves the tensors that it holds; for whoever takes steps, to where the model is."""
+        for name, value in vars(self).items():
+            if isinstance(value, Tensor) and value.device != device:
+                setattr(self, name, value.to(device))
+
     def advance(self) -> None:
         """Counts one optimiser step."""
         self.step.add_(1)

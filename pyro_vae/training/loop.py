@@ -112,6 +112,7 @@ class Loop:
         start: Start,
     ) -> None:
         self.vae = vae
+        self.objective = objective
         self.recipe = recipe
         self.train, self.held_out, self.monitored = splits.train, splits.held_out, monitored
         self.tensors, structure = tree_flatten(dict(self.train.given))
@@ -226,9 +227,9 @@ class Loop:
                 on_step=None if self.progress is None else self._on_step,
             )
             line = {"epoch": epoch, "loss": self._mean(losses)}
-            line |= monitor(self.vae, self.svi.loss, self.monitored)
+            line |= monitor(self.vae, self.objective, self.monitored)
             if self.held_out is not None:
-                line |= monitor(self.vae, self.svi.loss, self.held_out, "validation_")
+                line |= monitor(self.vae, self.objective, self.held_out, "validation_")
         if self.svi.skipped > skipped:
             log.warning("epoch %d: %d steps left out so far, of losses that are not finite",
                         epoch, self.svi.skipped)  # fmt: skip
