@@ -353,7 +353,9 @@ class CompiledEngine:
         device = problem.device
         finite = self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
         slots = problem.optim.slots(params) if inside else []
-        captured = Captured(problem, dependencies, params, slots, finite)
+        trained = set(map(id, params))
+        idle = [p for p in trial.met if p.requires_grad and id(p) not in trained]
+        captured = Captured(problem, dependencies, params, idle, slots, finite)
         dependencies.narrow()
         state = [*dependencies.tensors, *trial.met, *captured.watch(), finite]
         names = map(pyro.get_param_store().param_name, trial.met)

@@ -12,6 +12,8 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.engine.errors import NotCapturable, ReadsBack
@@ -268,7 +270,8 @@ def _trace(
     with preserved(state), _never_seeded():
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
-            module = make_fx(lambda *_: _run(function, args))(*tensors)
+            with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+                module = make_fx(lambda *_: _run(function, args))(*tensors)
         except NotCapturable:
             raise
         except Exception as error:  # the program has just run: it is the capture that fails

@@ -24,6 +24,7 @@ _METHODS = (
     *("__cuda_array_interface__", "storage", "untyped_storage", "map_", "apply_", "tensor_split"),
 )
 _FUNCTIONS = ("tensor_split",)
+_TRACERS = ("torch.", "pyro_vae.engine.")
 _SIZES = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _aten = torch.ops.aten
 _INDEXED = (
@@ -119,7 +120,7 @@ def values_stay_inside() -> Iterator[None]:
 
 def _guarded(mode: _Values, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if "storage" in name and sys._getframe(1).f_globals["__name__"].startswith("torch."):
+        if "storage" in name and sys._getframe(1).f_globals["__name__"].startswith(_TRACERS):
             return function(*args, **kwargs)  # the tracer itself, that tells tensors by theirs
         tensors = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
         # Of a split, where it is made counts, and not what is split.
