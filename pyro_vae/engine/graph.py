@@ -143,6 +143,7 @@ class Graph:
     def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
         # Seconds to import: not for a program that compiles nothing.
         from torch._inductor import compile_fx, config
+        from torch._inductor.decomposition import select_decomp_table
 
         self._passed: list[Any] = []
         self._returned: Sequence[Any] = []
@@ -158,14 +159,21 @@ class Graph:
             record._boxed_call = True  # type: ignore[attr-defined]
             return record
 
+        options = self._options(args)
         try:
             with (
                 torch.no_grad(),
-                config.patch(self._options(args)),
+                config.patch(options),
                 warnings.catch_warnings(action="ignore"),  # the compiler's, about its own code
             ):
                 examples = [tensor.detach() for tensor in self._fill(args)]
-                self._outer: Any = compile_fx.compile_fx(module, examples, inner_compile=inner)
+                decompositions = dict(select_decomp_table())
+                if "fallback_random" in options:
+                    # It would compare other random numbers, in single precision.
+                    decompositions.pop(torch.ops.aten.bernoulli.default, None)
+                self._outer: Any = compile_fx.compile_fx(
+                    module, examples, inner_compile=inner, decompositions=decompositions
+                )
         except Exception as error:  # whatever stops the compiler: the program itself still runs
             raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
 
