@@ -184,14 +184,12 @@ class Problem:
         """Returns the loss as a graph needs it, and moves nothing."""
         assert self.loss is not None
         with values_stay_tensors(), self._reduced(), averages_stay() as moved:
-            if not isinstance(self.loss, pyro.infer.ELBO):
-                surrogate = self.loss(self.model, self.guide, *args, **kwargs)
-                loss = surrogate.detach()
-            elif isinstance(self.loss, Objective):
+            if isinstance(self.loss, Objective):
                 surrogate = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
                 loss = surrogate.detach()
             else:
-                loss, surrogate = evaluate(self.loss, self.model, self.guide, args, kwargs)
+                function = self.loss_and_grads
+                loss, surrogate = evaluate(function, self.model, self.guide, args, kwargs)
         return Evaluated(loss, surrogate, moved)
 
     def step(self, loss: Loss, params: list[Tensor]) -> Loss:

@@ -34,6 +34,11 @@ _INDEXED = (
     _aten._index_put_impl_.default,
     _aten._unsafe_index.Tensor,
 )
+# What they return holds the same values whatever they are given.
+_FILLED = (
+    *(_aten.new_ones.default, _aten.new_zeros.default, _aten.new_full.default),
+    *(_aten.ones_like.default, _aten.zeros_like.default, _aten.full_like.default),
+)
 # Their kernels read what they are given on the host, and nothing says so of them.
 _UNTAGGED = (_aten._pack_padded_sequence.default,)
 
@@ -58,13 +63,15 @@ class _Values(TorchDispatchMode):
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         # What is made of Python's numbers comes in by the first of these.
         constant = func is _aten.lift_fresh.default or all(map(self._is_constant, inputs))
-        if constant and inputs and torch.Tag.data_dependent_output in func.tags:
+        if constant and inputs and any(tag in func.tags for tag in _SIZES):
             with disable_proxy_modes_tracing():  # the tracer would refuse it
                 return func(*args, **kwargs)
         if not constant and (name := _read_by(func, args)) is not None:
             self.refuse(name)
         result = func(*args, **kwargs)
-        constant = constant and torch.Tag.nondeterministic_seeded not in func.tags
+        constant = (
+            constant or func in _FILLED
+        ) and torch.Tag.nondeterministic_seeded not in func.tags
         written = inputs if func._schema.is_mutable else []
         for leaf in (*written, *tree_leaves(result)):
             if isinstance(leaf, Tensor) and (place := _place(leaf)) is not None:
