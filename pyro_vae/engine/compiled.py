@@ -372,7 +372,12 @@ class CompiledEngine:
             try:
                 captured.graph = Graph(steps, state, [captured.rows(count), *tensors])
             except ReadsBack as reason:
-                raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
+                at = (
+                    "before any site"
+                    if sites.last is None
+                    else f"at site `{sites.last}` or after it"
+                )
+                raise NotCapturable(f"{reason}, {at}") from reason
         if (name := dependencies.changed()) is not None:
             raise NotCapturable(f"{name} changes at every run")
         dependencies.cover(captured.graph.held)

@@ -42,6 +42,12 @@ _FILLED = (
 # Their kernels read what they are given on the host, and nothing says so of them.
 _UNTAGGED = (_aten._pack_padded_sequence.default,)
 
+_SAID = {
+    "item": "control flow on data, or `.item()`",
+    "_pack_padded_sequence": "lengths for `pack_padded_sequence`; pad the sequences and mask them, "
+    "`torch.arange(steps) < lengths[:, None]`, which is captured",
+}
+
 
 class _Values(TorchDispatchMode):
     """Knows which tensors hold the same values at every run, and refuses that others are read.
@@ -88,7 +94,7 @@ class _Values(TorchDispatchMode):
             self.refuse(name)
 
     def refuse(self, name: str) -> None:
-        what = "control flow on data, or `.item()`" if name == "item" else f"`{name}`"
+        what = _SAID.get(name, f"`{name}`")
         error = ReadsBack(f"it reads a value back ({what})")
         self.refused = self.refused or error
         raise error
