@@ -241,6 +241,32 @@ def test_compiled_code_equals_stock() -> None:
 
 
 @pytest.mark.usefixtures("interpreted")
+@pytest.mark.parametrize("refined", [False, True])
+def test_programs_that_differentiate_by_themselves(
+    refined: bool, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Captured where that stays among their own tensors, eager where it reaches parameters."""
+
+    def guide(x: Tensor) -> None:
+        slope = pyro.param("slope", torch.ones(()))
+        at = torch.zeros((), requires_grad=True)
+        ((at - x.mean()) ** 2 if refined else (at - slope) ** 2).backward()
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(slope * x - 0.1 * at.grad, 0.7))
+
+    def run(engine: type) -> tuple[list[Any], Any]:
+        svi = engine(_model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        return [svi.step(torch.linspace(-1.0, 2.0, 5) + 0.1 * i) for i in range(5)], svi
+
+    svi = equals_stock(run)
+    if refined:
+        assert svi.engine_steps == {"eager": 1, "inductor": 4}
+    else:
+        assert svi.engine_steps == {"eager": 5}
+        assert "differentiates by itself, with respect to parameters" in caplog.text
+
+
+@pytest.mark.usefixtures("interpreted")
 def test_two_losses_are_finite_or_not_together() -> None:
     """Fails where each of two losses decides for itself whether the step is taken."""
     options: dict[str, Any] = {"on_nonfinite": "skip"}
@@ -249,6 +275,7 @@ def test_two_losses_are_finite_or_not_together() -> None:
     x = torch.linspace(-1.0, 2.0, 5)
     for _ in range(3):
         svi.step(x)
+    assert svi.engine == "inductor"
     before = pyro.param("slope").item()
     with pyro.validation_enabled(False), warnings.catch_warnings(action="ignore"):
         svi.step(torch.full((5,), torch.inf))

@@ -7,11 +7,13 @@ What it differentiates is kept meanwhile, to be differentiated with the rest of 
 from __future__ import annotations
 
 import sys
+import threading
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType, MethodType
 from typing import Any
 
+import pyro
 import pyro.infer
 import pyro.ops.jit
 import torch
@@ -93,8 +95,15 @@ def evaluate(
     Raises:
         NotCapturable: If it does anything else with gradients.
     """
-    with _kept_for_later() as surrogates:
-        value = _uncompiled(loss_and_grads)(model, guide, *args, **kwargs)
+    try:
+        with _kept_for_later() as surrogates:
+            value = _uncompiled(loss_and_grads)(model, guide, *args, **kwargs)
+    finally:
+        left = [p for p in pyro.get_param_store()._params.values() if p.grad is not None]
+        for param in left:
+            param.grad = None
+    if left:
+        raise NotCapturable("a program differentiates by itself, with respect to parameters")
     if not surrogates:
         raise NotCapturable("the loss differentiates nothing")
     surrogate = surrogates[0]
@@ -122,12 +131,16 @@ def _kept_for_later() -> Iterator[list[Tensor]]:
         NotCapturable: If gradients are looked at, or asked for in another way.
     """
     kept: list[Tensor] = []
-    depth = len(_PYRO_STACK)
+    depth, thread = len(_PYRO_STACK), threading.get_ident()
     backward, functional = Tensor.backward, torch.autograd.backward
     grad = vars(torch._C.TensorBase)["grad"]
 
+    def outside() -> bool:
+        """Tells whether the loss itself is running: not a program, nor another thread."""
+        return len(_PYRO_STACK) <= depth and threading.get_ident() == thread
+
     def keep(self: Tensor, gradient: Any = None, *args: Any, **options: Any) -> None:
-        if len(_PYRO_STACK) > depth:  # inside a program, which knows what it does
+        if not outside():
             backward(self, gradient, *args, **options)
             return
         if gradient is not None or args[2:] or options.get("inputs") is not None:
@@ -135,12 +148,13 @@ def _kept_for_later() -> Iterator[list[Tensor]]:
         kept.append(self)
 
     def other(*args: Any, **options: Any) -> None:
-        if len(_PYRO_STACK) <= depth:
+        if outside():
             raise NotCapturable("the loss calls `torch.autograd.backward`")
         functional(*args, **options)
 
     def check(frame: FrameType) -> None:
-        if not str(frame.f_globals.get("__name__")).startswith(_TRACERS):
+        module = str(frame.f_globals.get("__name__"))
+        if outside() and not module.startswith(_TRACERS):
             raise NotCapturable("the loss does something with the gradients of its parameters")
 
     def look(self: Tensor) -> Any:
