@@ -366,7 +366,8 @@ class CompiledEngine:
         slots = problem.optim.slots(params) if inside else []
         captured = Captured(problem, dependencies, params, slots, finite)
         dependencies.narrow()
-        state = [*dependencies.tensors, *params, *captured.watch(), finite]
+        own = [*captured.watch(), finite]
+        state = [*dependencies.tensors, *params, *own]
         names = map(pyro.get_param_store().param_name, trial.met)
         stored = [name for name in names if name is not None]
         dependencies.also(functools.partial(_watch_store, stored))
@@ -384,7 +385,9 @@ class CompiledEngine:
                 raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
         if (name := dependencies.changed()) is not None:
             raise NotCapturable(f"{name} changes at every run")
-        dependencies.cover(captured.graph.held)
+        # What is the engine's own is read by the engine: programs may reach it, and do not read it.
+        engines = set(map(id, own))
+        dependencies.cover(each for each in captured.graph.held if id(each) not in engines)
         return captured
 
 

@@ -88,7 +88,9 @@ class Reads:
         self.names.update(code.co_names, _strings(code.co_consts))
         module = namespace.get("__name__")
         if is_constant(module):
-            self.looks_up |= str(module).partition(".")[0] in _LOOK_UP
+            # `inspect.isclass` and its like look at the type of an object, and at no field of it.
+            harmless = code.co_name.startswith("is")
+            self.looks_up |= str(module).partition(".")[0] in _LOOK_UP and not harmless
             return
         self.looks_up |= not _LOOKS_UP.isdisjoint(code.co_names)
         self.spaces.setdefault(id(namespace), (namespace, set()))[1].update(
