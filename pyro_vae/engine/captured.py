@@ -33,6 +33,7 @@ class Captured:
     """
 
     graph: Graph
+    idle: Sequence[Tensor] = ()  # parameters that it meets, and leaves alone
     used = 0  # when it was last: a count of all uses
 
     def __init__(
@@ -71,8 +72,12 @@ class Captured:
             walk.entries("optimizer", vars(optimizer), ("state",), follow=False)
 
     def in_step(self) -> bool:
-        """Tells whether slots that share a row still have the same step count."""
-        return [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
+        """Tells whether slots that share a row still have the same step count.
+
+        And whether what it leaves alone still has had no gradient, of another loss.
+        """
+        same = [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
+        return same and not any(map(self._problem.optim.has_moved, self.idle))
 
     def rows(self, count: int) -> Tensor:
         """Returns the optimisers' numbers, shape ``(count, rows, WIDTH)``."""
@@ -90,9 +95,11 @@ class Captured:
         problem = self._problem
         with torch.enable_grad(), AsTensors():
             loss, surrogate = problem.differentiable_loss(args, kwargs)
-        grads: Sequence[Tensor] = torch.autograd.grad(
-            surrogate, self.params, materialize_grads=True
-        )
+        grads: Sequence[Tensor]
+        if surrogate.requires_grad:
+            grads = torch.autograd.grad(surrogate, self.params, materialize_grads=True)
+        else:  # momentum alone
+            grads = list(map(torch.zeros_like, self.params))
         if problem.clip_norm is not None:
             norm, scale = clipping(grads, problem.clip_norm)
             grads = [grad * scale for grad in grads]

@@ -365,6 +365,8 @@ class CompiledEngine:
         finite = self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
         slots = problem.optim.slots(params) if inside else []
         captured = Captured(problem, dependencies, params, slots, finite)
+        trained = set(map(id, params))
+        captured.idle = [p for p in trial.met if p.requires_grad and id(p) not in trained]
         dependencies.narrow()
         own = [*captured.watch(), finite]
         state = [*dependencies.tensors, *params, *own]
