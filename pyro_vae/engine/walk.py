@@ -47,6 +47,13 @@ _WHOLE = (
 _MADE_ANEW: dict[type, frozenset[str]] = {
     TraceMessenger: frozenset(("trace",)),
     AutoGuide: frozenset(("plates",)),
+    # Computed of the last two tensors, and looked up for those very tensors alone.
+    torch.distributions.Transform: frozenset(
+        (
+            *("_cached_x_y", "_cached_logDetJ", "_cached_log_scale", "_cached_log_df_inv_dx"),
+            *("_cached_A", "_cached_W_pre", "_cached_C", "_cached_T_C"),
+        )
+    ),
 }
 _LOGGING: dict[type, tuple[str, ...]] = {
     logging.Logger: ("level", "disabled", "parent", "manager"),
