@@ -4,7 +4,7 @@ Each is a function in one of the modules, entered by a decorator. It takes an en
 ``pyro.infer.SVI`` or ``pyro_vae.CompiledSVI``, and returns a function that takes step number i.
 """
 
-from programs import autoencoders, autoguides, sequences
+from programs import autoencoders, autoguides, processes, regressions, scores, sequences, topics
 from programs.registry import PROGRAMS, Engine, Program, Step
 
-__all__ = ["PROGRAMS", "Engine", "Program", "Step", "autoencoders", "autoguides", "sequences"]
+__all__ = ["PROGRAMS", "Engine", "Program", "Step", "autoencoders", "autoguides", "processes", "regressions", "scores", "sequences", "topics"]

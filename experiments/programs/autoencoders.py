@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
+from functools import partial
 from typing import Any
 
 import pyro
@@ -11,6 +12,7 @@ import pyro.distributions as dist
 import torch
 from programs.registry import Engine, Step, adam, program
 from pyro import poutine
+from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import Tensor, nn
 from torch.nn import functional
@@ -200,5 +202,141 @@ def ss_vae(engine: Engine) -> Step:
         at = i % BATCHES
         args = (x[at], y[at]) if i % 3 == 0 else (x[at],)
         return basic.step(*args), auxiliary.step(*args)
+
+    return step
+
+
+class Completion(nn.Module):
+    """Conditional: the other half of an image from the half that is given.
+
+    Args:
+        indexed: Whether what is not given is taken out by a Boolean index, as in Pyro's example;
+            otherwise it is masked.
+    """
+
+    def __init__(self, indexed: bool) -> None:
+        super().__init__()
+        self.indexed = indexed
+        self.baseline = mlp(PIXELS, HIDDEN, PIXELS, between=nn.ReLU)
+        self.prior, self.recognition = Encoder(2 * PIXELS, LATENT), Encoder(2 * PIXELS, LATENT)
+        self.generation = mlp(LATENT, HIDDEN, PIXELS, between=nn.ReLU)
+
+    def model(self, x: Tensor, y: Tensor) -> Tensor:
+        pyro.module("completion", self)
+        with pyro.plate("data", len(x)):
+            with torch.no_grad():
+                guess = torch.sigmoid(self.baseline(x))
+            z = pyro.sample("z", dist.Normal(*self.prior(x, guess)).to_event(1))
+            probs = torch.sigmoid(self.generation(z))
+            hidden = x == -1
+            if self.indexed:
+                seen, found = probs[hidden].view(len(x), -1), y[hidden].view(len(x), -1)
+                fn = dist.Bernoulli(seen, validate_args=False).to_event(1)
+                pyro.sample("y", fn, obs=found)
+            else:
+                pyro.sample("y", dist.Bernoulli(probs).mask(hidden).to_event(1), obs=y)
+            return probs
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(*self.recognition(x, y)).to_event(1))
+
+
+def _completion(indexed: bool, engine: Engine) -> Step:
+    y, net = images(), Completion(indexed)
+    x = y.clone()
+    x[..., PIXELS // 2 :] = -1
+    svi = engine(net.model, net.guide, adam(), Trace_ELBO())
+    return lambda i: svi.step(x[i % BATCHES], y[i % BATCHES])
+
+
+program("conditional VAE, masked", "cvae")(partial(_completion, False))
+program("conditional VAE, Boolean index", "cvae")(partial(_completion, True))
+
+
+class Cells(nn.Module):
+    """scANVI: counts of genes given a cell's state and depth; states given its type, if known."""
+
+    genes, kinds, size = 15, 3, 2
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.library, self.to_state = Encoder(self.genes, 1), Encoder(self.genes, self.size)
+        self.classifier = mlp(self.size, 8, self.kinds, between=nn.ReLU)
+        self.to_first = Encoder(self.size + self.kinds, self.size)
+        self.to_second = Encoder(self.size + self.kinds, self.size)
+        self.decoder = mlp(self.size, 8, 2 * self.genes, between=nn.ReLU)
+        self.norm = nn.BatchNorm1d(self.genes)
+
+    def model(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("cells", self)
+        theta = pyro.param("inverse_dispersion", 10.0 * x.new_ones(self.genes), constraints.positive)
+        with pyro.plate("cells_plate", len(x)), poutine.scale(scale=1.0 / len(x)):
+            first = pyro.sample("z1", dist.Normal(x.new_zeros(self.size), 1.0).to_event(1))
+            logits = x.new_zeros(self.kinds)
+            y = pyro.sample("y", dist.OneHotCategorical(logits=logits), obs=y)
+            loc, scale = self.to_second(*_broadcast(first, y))
+            second = pyro.sample("z2", dist.Normal(loc, scale).to_event(1))
+            depth = pyro.sample("depth", dist.LogNormal(3.0 * x.new_ones(1), 0.5).to_event(1))
+            gate, mu = self.decoder(second).split(self.genes, -1)
+            logits = (depth * mu.softmax(-1) + 1e-6).log() - (theta + 1e-6).log()
+            fn = dist.ZeroInflatedNegativeBinomial(
+                gate_logits=gate, total_count=theta, logits=logits, validate_args=False
+            )
+            pyro.sample("x", fn.to_event(1), obs=x)
+
+    def guide(self, x: Tensor, y: Tensor | None = None) -> None:
+        pyro.module("cells", self)
+        with pyro.plate("cells_plate", len(x)), poutine.scale(scale=1.0 / len(x)):
+            log_x = self.norm(torch.log1p(x))
+            second = pyro.sample("z2", dist.Normal(*self.to_state(log_x)).to_event(1))
+            pyro.sample("depth", dist.LogNormal(*self.library(log_x)).to_event(1))
+            kinds = dist.OneHotCategorical(logits=self.classifier(second))
+            if y is None:
+                y = pyro.sample("y", kinds)
+            else:
+                pyro.factor("classification", kinds.log_prob(y), has_rsample=False)
+            loc, scale = self.to_first(*_broadcast(second, y))
+            pyro.sample("z1", dist.Normal(loc, scale).to_event(1))
+
+
+def _broadcast(z: Tensor, y: Tensor) -> tuple[Tensor, Tensor]:
+    shape = torch.broadcast_shapes(z.shape[:-1], y.shape[:-1])
+    return z.expand(*shape, z.shape[-1]), y.expand(*shape, y.shape[-1])
+
+
+@program("scANVI, types summed over", "scanvi")
+def scanvi(engine: Engine) -> Step:
+    """Half of the batches are labelled."""
+    x, net = torch.poisson(4.0 * torch.rand(BATCHES, BATCH, Cells.genes)), Cells()
+    y = _labels(BATCHES, Cells.kinds)
+    guide = config_enumerate(net.guide, "parallel", expand=True)
+    svi = engine(net.model, guide, adam(3e-3), TraceEnum_ELBO(max_plate_nesting=1))
+
+    def step(i: int) -> float:
+        at = i % BATCHES
+        return svi.step(x[at], y[at]) if i % 2 else svi.step(x[at])
+
+    return step
+
+
+@program("treatment effects, CEVAE", "contrib.cevae")
+def cevae(engine: Engine) -> Step:
+    """The library's own model, guide and loss."""
+    from pyro.contrib.cevae import Guide, Model, TraceCausalEffect_ELBO
+
+    x = torch.randn(60, 4)
+    t = torch.bernoulli((x[:, 0]).sigmoid())
+    y = torch.bernoulli((x[:, 1] + t).sigmoid())
+    config = {
+        "feature_dim": 4, "latent_dim": 3, "hidden_dim": 8, "num_layers": 2, "num_samples": 5,
+        "outcome_dist": "bernoulli",
+    }  # fmt: skip
+    model, guide = Model(config), Guide(config)
+    svi = engine(model, guide, adam(1e-3), TraceCausalEffect_ELBO())
+
+    def step(i: int) -> float:
+        rows = torch.arange(20) + 20 * (i % 3)
+        return svi.step(x[rows], t[rows], y[rows], size=60)
 
     return step

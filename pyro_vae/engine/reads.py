@@ -29,7 +29,9 @@ _LOOK_UP = frozenset(("copy", "copyreg", "dataclasses", "inspect", "pickle", "pp
 
 def is_constant(module: str | None) -> bool:
     """Tells whether the variables of a module, by its name, are taken not to change."""
-    return (module or "").partition(".")[0] in _CONSTANT
+    # A named tuple's constructor has a module of its own.
+    top = (module or "").partition(".")[0]
+    return top in _CONSTANT or top.startswith("namedtuple_")
 
 
 class Reads:
