@@ -19,6 +19,7 @@ from pyro.infer import (
 from steps import against_stock, eager_and_captured, normal_guide, normal_model, small
 from torch import Tensor, nn
 
+import pyro_vae as pv
 from pyro_vae.engine import CompiledSVI
 
 
@@ -102,8 +103,20 @@ class _Counting:
             pyro.sample("x", dist.Normal(z, 1.0), obs=x)
 
 
-class _OwnELBO(Trace_ELBO):
-    pass
+class _Reading(Trace_ELBO):
+    """A loss that goes by its own values."""
+
+    def _differentiable_loss_particle(self, *traces: Any) -> Any:
+        loss, surrogate = super()._differentiable_loss_particle(*traces)
+        return loss, surrogate if surrogate > 0 else 2 * surrogate
+
+
+class _WithoutScores(pv.objectives.Objective):
+    """An objective whose gradient is right where draws can be differentiated."""
+
+    def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
+        traces = self._traces(model, guide, args, kwargs)
+        return sum(q.log_prob_sum() - p.log_prob_sum() for p, q in traces)
 
 
 NEGATIVE = {
@@ -112,7 +125,7 @@ NEGATIVE = {
         "it reads a value back (control flow on data, or `.item()`), at site `z` or after it",
     ),
     "no reparameterisation": (
-        _negative(_discrete_model, _discrete_guide),
+        _negative(_discrete_model, _discrete_guide, loss=_WithoutScores),
         "site `z` (Bernoulli) cannot be reparameterised",
     ),
     "Python's random numbers": (
@@ -135,9 +148,9 @@ NEGATIVE = {
         _negative(normal_model, poutine.seed(normal_guide, rng_seed=3)),
         "it sets the state of torch's random numbers",
     ),
-    "another loss": (
-        _negative(normal_model, normal_guide, loss=_OwnELBO),
-        "loss _OwnELBO is none of Trace_ELBO, TraceMeanField_ELBO, and may read values back",
+    "a loss that reads": (
+        _negative(normal_model, normal_guide, loss=_Reading),
+        "it reads a value back (control flow on data, or `.item()`), at site `x` or after it",
     ),
     "another shape at every step": (
         _negative(normal_model, normal_guide, size=lambda step: step + 2),

@@ -18,7 +18,7 @@ from pyro_vae.engine.problem import Problem, clipping
 from pyro_vae.engine.walk import Walk
 from pyro_vae.objectives import Objective
 
-__all__ = ["Captured"]
+__all__ = ["Captured", "all_finite"]
 
 
 class Captured:
@@ -94,7 +94,7 @@ class Captured:
         """Takes one step as tensor operations, and returns its loss and gradients."""
         problem = self._problem
         with torch.enable_grad(), AsTensors():
-            loss, surrogate = problem.differentiable_loss(args, kwargs)
+            loss, surrogate, moved = problem.differentiable_loss(args, kwargs)
         grads: Sequence[Tensor]
         if surrogate.requires_grad:
             grads = torch.autograd.grad(surrogate, self.params, materialize_grads=True)
@@ -105,25 +105,38 @@ class Captured:
             grads = [grad * scale for grad in grads]
             if problem.on_nonfinite != "ignore":
                 loss = torch.where(norm.isfinite(), loss, math.nan)
-        self._advance(grads, rows, loss)
+        self._advance(grads, rows, loss, moved)
         return loss, grads
 
-    def _advance(self, grads: Sequence[Tensor], rows: Tensor, loss: Tensor) -> None:
+    def _advance(
+        self,
+        grads: Sequence[Tensor],
+        rows: Tensor,
+        loss: Tensor,
+        moved: Sequence[tuple[Tensor, Tensor]],
+    ) -> None:
         """Updates parameters and schedules, as long as every loss so far has been finite.
 
         So a run stops where it went wrong without the host having to look at each loss.
         """
         policy = self._problem.on_nonfinite
-        ok = torch.ones_like(self._finite) if policy == "ignore" else loss.isfinite()
+        ok = torch.ones_like(self._finite) if policy == "ignore" else all_finite(loss)
         if self.slots:
             # What is left out does not end the run.
             ok = self._finite.copy_(ok if policy == "skip" else self._finite & ok)
             for slot, grad, row in zip(self.slots, grads, self._cohorts, strict=True):
                 updates.update(slot.optimizer, slot.group, slot.param, grad, rows[row], ok)
+        for tensor, now in moved:
+            tensor.data.copy_(torch.where(ok, now, tensor))
         if isinstance(self._problem.loss, Objective):
             step = self._problem.loss.step.clone()
             self._problem.loss.advance()
             self._problem.loss.step.copy_(torch.where(ok, self._problem.loss.step, step))
+
+
+def all_finite(loss: Tensor) -> Tensor:
+    """Tells whether a loss, or each of the numbers that it is, is finite, shape ``()``."""
+    return loss.isfinite().all() if loss.dim() > 0 else loss.isfinite()
 
 
 def _cohorts(slots: Sequence[Slot]) -> tuple[list[int], list[Slot]]:

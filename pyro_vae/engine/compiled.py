@@ -9,7 +9,6 @@ from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
 import pyro
-import pyro.infer
 import torch
 from pyro.infer.util import zero_grads
 from pyro.poutine.messenger import Messenger
@@ -19,11 +18,12 @@ from torch import Tensor, get_default_dtype, is_grad_enabled, is_inference_mode_
 from torch._C import _is_any_autocast_enabled
 from torch.utils import _device
 
-from pyro_vae.engine.captured import Captured
+from pyro_vae.engine.captured import Captured, all_finite
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
 from pyro_vae.engine.errors import NotCapturable, NotReparameterised, ReadsBack
 from pyro_vae.engine.graph import Graph
+from pyro_vae.engine.losses import preparation, refusal
 from pyro_vae.engine.memory import preserved
 from pyro_vae.engine.numbers import Numbers, Placed, try_inputs
 from pyro_vae.engine.problem import Loss, Problem
@@ -35,7 +35,6 @@ from pyro_vae.objectives import Objective
 __all__ = ["CompiledEngine"]
 
 log = logging.getLogger("pyro_vae")
-_STOCK = (pyro.infer.Trace_ELBO, pyro.infer.TraceMeanField_ELBO)
 _REMEMBERED = 256  # calls whose repetition is waited for
 _COMPILE_SECONDS = 50.0  # two small graphs (full and short batch) on one core, nothing cached
 
@@ -137,13 +136,13 @@ class CompiledEngine:
         losses, *grads = captured.graph(captured.rows(count), *tensors)
         if captured.slots:
             skip = self._problem.on_nonfinite == "skip"
-            taken = int(losses.isfinite().sum()) if skip else count
+            taken = sum(bool(all_finite(loss)) for loss in losses) if skip else count
             for slot in captured.slots:
                 slot.step += taken
             return losses
         for param, grad in zip(captured.params, grads, strict=True):
             param.grad = grad
-        if self._problem.on_nonfinite == "ignore" or bool(losses.isfinite()):
+        if self._problem.on_nonfinite == "ignore" or bool(all_finite(losses)):
             self._problem.optim.step(captured.params)
         zero_grads(captured.params)
         return losses
@@ -232,17 +231,8 @@ class CompiledEngine:
         try:
             if loss is None:
                 raise NotCapturable("`loss_and_grads` is a function, and may do anything")
-            if isinstance(loss, pyro.infer.ELBO) and not (
-                type(loss) in _STOCK
-                or (
-                    isinstance(loss, Objective)
-                    and type(loss).loss_and_grads is Objective.loss_and_grads
-                )
-            ):
-                known = ", ".join(stock.__name__ for stock in _STOCK)
-                raise NotCapturable(
-                    f"loss {type(loss).__name__} is none of {known}, and may read values back"
-                )
+            if (reason := refusal(loss)) is not None:
+                raise NotCapturable(reason)
             programs = self._problem.model, self._problem.guide
             dependencies = Dependencies(*programs, loss, batch.reads)
             if dependencies.moving and key in self._read:
@@ -297,7 +287,7 @@ class CompiledEngine:
         store = pyro.get_param_store()._params
         state = list({id(t): t for t in (*dependencies.tensors, *store.values())}.values())
         known = set(map(id, state))
-        nesting = getattr(problem.loss, "max_plate_nesting", None)
+        prepared = preparation(problem.loss)
         moves = bool(dependencies.moving) and not dependencies.reads.size()
         for tensor in state:
             if tensor.is_leaf:
@@ -313,8 +303,7 @@ class CompiledEngine:
                 or (param.requires_grad and problem.optim.has_moved(param))
             ]
             created = any(id(param) not in known for param in params)
-            met = getattr(problem.loss, "max_plate_nesting", None) != nesting
-            if created or moves or met:
+            if created or moves or preparation(problem.loss) != prepared:
                 undo.clear()
                 return _Trial(params, trained, [problem.step(loss, params)])
             if self._steps_left is not None and self._worthwhile is None:
@@ -322,8 +311,8 @@ class CompiledEngine:
                 self._eager_seconds = min(self._seconds(args, kwargs) for _ in range(3))
         for param in params:
             param.grad = None
-        if sites.fault is not None:
-            raise sites.fault
+        if sites.fault is not None and isinstance(problem.loss, Objective):
+            raise sites.fault  # a loss of Pyro's has the term that its gradient then needs
         if any(param._backward_hooks or param._post_accumulate_grad_hooks for param in trained):
             raise NotCapturable("a parameter has a hook on its gradient")
         if not trained:
@@ -369,7 +358,7 @@ class CompiledEngine:
         captured.idle = [p for p in trial.met if p.requires_grad and id(p) not in trained]
         dependencies.narrow()
         own = [*captured.watch(), finite]
-        state = [*dependencies.tensors, *params, *own]
+        state = [*dependencies.tensors, *trial.met, *own]
         names = map(pyro.get_param_store().param_name, trial.met)
         stored = [name for name in names if name is not None]
         dependencies.also(functools.partial(_watch_store, stored))

@@ -10,14 +10,12 @@ from typing import Any, Literal
 
 import numpy as np
 import pyro
-import pyro.infer.trace_elbo
-import pyro.infer.trace_mean_field_elbo
-import pyro.infer.traceenum_elbo
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.engine.errors import NotCapturable, ReadsBack
+from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, preserved, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
@@ -27,34 +25,18 @@ __all__ = ["Graph", "values_stay_tensors"]
 Function = Callable[..., Any]
 
 
-def _as_tensor(value: Any) -> Any:
-    return value.detach() if isinstance(value, Tensor) else value
-
-
 @contextmanager
 def values_stay_tensors() -> Iterator[None]:
-    """Inside it, Pyro's own ELBOs leave their values on the device, and nothing is validated.
-
-    They read values back in two helpers only, to return the loss as a number and to warn.
-    """
-    modules = (
-        pyro.infer.trace_elbo,
-        pyro.infer.trace_mean_field_elbo,
-        pyro.infer.traceenum_elbo,
-    )
-    replaced: dict[str, Any] = {"torch_item": _as_tensor, "warn_if_nan": lambda *args: None}
+    """Inside it, Pyro's estimators leave values in tensors, and nothing is validated."""
     # A distribution made earlier goes on validating, whatever the default has become since.
-    replaced["_validate_sample"] = lambda self, value: None
-    owners = (*modules, torch.distributions.Distribution)
-    saved = [(o, name, vars(o)[name]) for o in owners for name in replaced if name in vars(o)]
+    owner, name = torch.distributions.Distribution, "_validate_sample"
+    validate = vars(owner)[name]
     try:
-        for owner, name, _ in saved:
-            setattr(owner, name, replaced[name])
-        with pyro.validation_enabled(False):
+        setattr(owner, name, lambda self, value: None)
+        with pyro.validation_enabled(False), estimators_stay_tensors():
             yield
     finally:
-        for owner, name, value in saved:
-            setattr(owner, name, value)
+        setattr(owner, name, validate)
 
 
 class Graph:

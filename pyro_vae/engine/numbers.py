@@ -177,7 +177,7 @@ def try_inputs(
 
     def run(batch: Batch, tensors: Sequence[Tensor]) -> list[Tensor]:
         with preserved(state), torch.enable_grad(), AsTensors():
-            loss, surrogate = problem.differentiable_loss(*batch.arguments(tensors, 0))
+            loss, surrogate, _ = problem.differentiable_loss(*batch.arguments(tensors, 0))
             return [loss, *torch.autograd.grad(surrogate, params, materialize_grads=True)]
 
     def difference(call: Placed) -> str | None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from types import MethodType
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, NamedTuple, TypeAlias
 
 import pyro
 import pyro.infer
@@ -16,13 +16,16 @@ from pyro import poutine
 from pyro.infer.util import torch_item, zero_grads
 from torch import Tensor
 
+from pyro_vae.engine.averages import averages_stay, unconstrained
 from pyro_vae.engine.graph import values_stay_tensors
+from pyro_vae.engine.losses import evaluate, in_python
 from pyro_vae.engine.optim import Optim
 from pyro_vae.engine.unregistered import Called
 from pyro_vae.objectives import Objective
 
 __all__ = [
     "Backward",
+    "Evaluated",
     "Loss",
     "OnNonFinite",
     "Precision",
@@ -54,6 +57,21 @@ class Backward:
         if getattr(loss, "requires_grad", False):
             loss.backward(retain_graph=True)  # as stock SVI: a program may hold on to its graph
         return loss
+
+
+class Evaluated(NamedTuple):
+    """A loss as a graph needs it, in tensors.
+
+    Attributes:
+        loss: Shape ``()``, or ``(k,)`` where it is k numbers.
+        surrogate: What has its gradients, shape ``()``. A surrogate minus its own value, which Pyro
+            adds to a loss, is NaN where it is infinite.
+        moved: Tensors that a step moves besides the parameters, and their values after it.
+    """
+
+    loss: Tensor
+    surrogate: Tensor
+    moved: list[tuple[Tensor, Tensor]]
 
 
 def _differentiated(loss_and_grads: Program) -> pyro.infer.ELBO | Program | None:
@@ -147,34 +165,34 @@ class Problem:
         return loss, params
 
     def _gradients(self, args: Any, kwargs: Any) -> tuple[Loss, list[Tensor]]:
-        with poutine.trace(param_only=True) as met, self._reduced():
-            loss = self.loss_and_grads(self.model, self.guide, *args, **kwargs)
+        function = in_python(self.loss_and_grads)
+        with poutine.trace(param_only=True) as met, self._reduced(), averages_stay() as moved:
+            loss = function(self.model, self.guide, *args, **kwargs)
         sites = met.trace.nodes.values()
-        params = list({site["value"].unconstrained(): None for site in sites})
+        params = list({unconstrained(site): None for site in sites})
+        value: Loss
         if isinstance(loss, tuple):
-            return tuple(float(torch_item(each)) for each in loss), params
-        return float(torch_item(loss)), params
+            value = tuple(float(torch_item(each)) for each in loss)
+        else:
+            value = float(torch_item(loss))
+        if self.on_nonfinite == "ignore" or is_finite(value):
+            for average, now in moved:
+                average.data.copy_(now)
+        return value, params
 
-    def differentiable_loss(self, args: Any, kwargs: Any) -> tuple[Tensor, Tensor]:
-        """Returns the loss as a graph needs it, a tensor, and what has its gradients, shape ``()``.
-
-        A surrogate minus its own value, which Pyro adds to a loss, is NaN where it is infinite.
-        """
+    def differentiable_loss(self, args: Any, kwargs: Any) -> Evaluated:
+        """Returns the loss as a graph needs it, and moves nothing."""
         assert self.loss is not None
-        with values_stay_tensors(), self._reduced():
-            if isinstance(self.loss, pyro.infer.Trace_ELBO):
-                traces = self.loss._get_traces(self.model, self.guide, args, kwargs)
-                pairs = [self.loss._differentiable_loss_particle(*both) for both in traces]
-                value, surrogate = (
-                    torch.as_tensor(sum(each / self.loss.num_particles for each in terms))
-                    for terms in zip(*pairs, strict=True)
-                )
-                return value.detach(), surrogate
-            if isinstance(self.loss, pyro.infer.ELBO):
-                loss = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+        with values_stay_tensors(), self._reduced(), averages_stay() as moved:
+            if not isinstance(self.loss, pyro.infer.ELBO):
+                surrogate = self.loss(self.model, self.guide, *args, **kwargs)
+                loss = surrogate.detach()
+            elif isinstance(self.loss, Objective):
+                surrogate = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
+                loss = surrogate.detach()
             else:
-                loss = self.loss(self.model, self.guide, *args, **kwargs)
-            return loss.detach(), loss
+                loss, surrogate = evaluate(self.loss, self.model, self.guide, args, kwargs)
+        return Evaluated(loss, surrogate, moved)
 
     def step(self, loss: Loss, params: list[Tensor]) -> Loss:
         """Takes a step, if the loss is as it has to be, and returns the loss.

@@ -83,8 +83,10 @@ class CompiledSVI(SVI):
         guide: A Pyro program with the same arguments.
         optim: A ``pyro.optim`` optimiser, or a callable from a list of parameters to a torch one.
             The updates of Adam, AdamW and SGD are part of the graph; others follow it.
-        loss: ``Trace_ELBO``, ``TraceMeanField_ELBO``, an :class:`pyro_vae.objectives.Objective`, or
-            a function of model, guide and their arguments. Other ELBOs run eagerly.
+        loss: An ELBO of Pyro's or one derived from it, with whatever that overrides, an
+            :class:`pyro_vae.objectives.Objective`, or a function of model, guide and their
+            arguments. One that reads values back, or does something else with gradients than to
+            compute them, runs eagerly.
         loss_and_grads: As in :class:`pyro.infer.SVI`; a function of its own runs eagerly.
         num_samples: As in :class:`pyro.infer.SVI`, deprecated there.
         num_steps: As in :class:`pyro.infer.SVI`, deprecated there.
