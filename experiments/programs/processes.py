@@ -89,8 +89,11 @@ def deep_kernel(engine: Engine) -> Step:
     """The kernel sees what a network makes of the inputs."""
     x = torch.randn(24, 4)
     y = torch.randint(3, (24,)).double()
+    network = mlp(4, 8, 2)
+    # The kernel sees differences alone, of which this has no gradient but rounding.
+    network[-1].register_parameter("bias", None)
     kernel = gp.kernels.Warping(
-        gp.kernels.RBF(2, lengthscale=torch.tensor([1.0, 1.0])), iwarping_fn=mlp(4, 8, 2)
+        gp.kernels.RBF(2, lengthscale=torch.tensor([1.0, 1.0])), iwarping_fn=network
     )
     model = gp.models.VariationalSparseGP(
         x, y, kernel, Xu=x[:5].clone(), likelihood=gp.likelihoods.MultiClass(3),
@@ -201,7 +204,7 @@ program("forecast, stable noise, LinearHMMReparam", "contrib.forecast")(
 )
 
 
-@program("local level with an HMM guide of cases", "contrib.forecast, mini-batches of series")
+@program("panel of series, mini-batches, decentred", "contrib.forecast, mini-batches of series")
 def panel(engine: Engine) -> Step:
     """Many series, some of which are drawn at each step; the level is decentred."""
     x = torch.randn(12, 15).cumsum(-1)
@@ -212,7 +215,7 @@ def panel(engine: Engine) -> Step:
     def model(x: Tensor) -> None:
         scale = pyro.sample("scale", dist.LogNormal(-1.0, 1.0))
         with plates(x) as rows:
-            start = pyro.sample("start", dist.Normal(0.0, 5.0))
+            start = pyro.sample("start", dist.Normal(0.0, 5.0).expand([6, 1]))
             with pyro.plate("time", x.shape[1], dim=-1), poutine.reparam(
                 config={"drift": LocScaleReparam(0.0)}
             ):

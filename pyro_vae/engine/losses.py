@@ -70,7 +70,12 @@ def in_python(loss_and_grads: Function) -> Function:
 
 
 def evaluate(
-    loss: pyro.infer.ELBO, model: Function, guide: Function, args: Any, kwargs: Any
+    loss: pyro.infer.ELBO,
+    model: Function,
+    guide: Function,
+    args: Any,
+    kwargs: Any,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Runs ``loss_and_grads`` of a loss of Pyro's; call it inside ``estimators_stay_tensors``.
 
@@ -80,6 +85,7 @@ def evaluate(
         guide: A Pyro program with the same arguments.
         args: The arguments of both, by position.
         kwargs: The same, by name.
+        device: Where the tensors are.
 
     Returns:
         The loss, shape ``()``, or ``(k,)`` where it is k numbers, and what has its gradients.
@@ -92,7 +98,9 @@ def evaluate(
     with _kept_for_later() as surrogates:
         value = function(loss, model, guide, *args, **kwargs)
     if not surrogates:
-        raise NotCapturable(f"loss {own.__name__} differentiates nothing")
+        if not function.__module__.startswith("pyro."):
+            raise NotCapturable(f"loss {own.__name__} differentiates nothing")
+        surrogates.append(torch.zeros((), device=device))  # of what it reaches, nothing is trained
     surrogate = surrogates[0]
     for other in surrogates[1:]:
         surrogate = surrogate + other

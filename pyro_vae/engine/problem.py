@@ -191,7 +191,9 @@ class Problem:
                 surrogate = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
                 loss = surrogate.detach()
             else:
-                loss, surrogate = evaluate(self.loss, self.model, self.guide, args, kwargs)
+                loss, surrogate = evaluate(
+                    self.loss, self.model, self.guide, args, kwargs, self.device
+                )
         return Evaluated(loss, surrogate, moved)
 
     def step(self, loss: Loss, params: list[Tensor]) -> Loss:
