@@ -20,7 +20,8 @@ import statistics
 import time
 import traceback
 import warnings
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any
 
 os.environ.setdefault("OMP_NUM_THREADS", "1")  # before torch comes up
@@ -137,6 +138,20 @@ def compare(program: Program, steps: int) -> tuple[Run, Run, dict[str, Any]]:
     )
 
 
+@contextmanager
+def one_core() -> Iterator[None]:
+    """Inside it, this process keeps to one core; what compiles takes any."""
+    if not hasattr(os, "sched_setaffinity"):
+        yield
+        return
+    before = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {max(before)})
+    try:
+        yield
+    finally:
+        os.sched_setaffinity(0, before)
+
+
 def in_turns(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, float]:
     """Returns the median microseconds of a step of each; the runs take turns."""
     counts = {}
@@ -158,7 +173,8 @@ def judge(program: Program, steps: int, rounds: int) -> dict[str, Any]:
     try:
         stock, ours, row = compare(program, steps)
         if rounds:
-            row |= in_turns({"stock": stock, "ours": ours}, rounds, SECONDS)
+            with one_core():
+                row |= in_turns({"stock": stock, "ours": ours}, rounds, SECONDS)
     except Exception as error:
         traceback.print_exc()
         row = {"source": program.source, "error": f"{type(error).__name__}: {error}"}
@@ -168,8 +184,6 @@ def judge(program: Program, steps: int, rounds: int) -> dict[str, Any]:
 def run(names: list[str], smoke: bool) -> None:
     """Judges programs one after the other, and writes each as it is done."""
     torch.set_default_dtype(torch.float64)
-    if not smoke and hasattr(os, "sched_setaffinity"):
-        os.sched_setaffinity(0, {max(os.sched_getaffinity(0))})
     if smoke:
         from torch._inductor import compile_fx
 
@@ -191,7 +205,9 @@ def _words(row: dict[str, Any]) -> str:
     how = f"captured, {row['graphs']} graphs" if row["captured"] else "eager"
     differs = max(row["losses_differ"], row["parameters_differ"])
     words = f"{how}, differs by {differs:.0e}{'' if row['equal'] else ' WRONG'}"
-    took = f", {row['stock_us']:,.0f} µs stock, {row['ours_us']:,.0f} µs" if "ours_us" in row else ""
+    took = (
+        f", {row['stock_us']:,.0f} µs stock, {row['ours_us']:,.0f} µs" if "ours_us" in row else ""
+    )
     return words + took
 
 
@@ -229,8 +245,12 @@ def table() -> str:
 
 
 if __name__ == "__main__":
-    parser = common.Parser(__doc__, smoke="uncompiled, 12 steps, nothing written", table="the table")
-    parser.add_argument("names", nargs="*", metavar="PROGRAM", help="to be judged, again if need be")
+    parser = common.Parser(
+        __doc__, smoke="uncompiled, 12 steps, nothing written", table="the table"
+    )
+    parser.add_argument(
+        "names", nargs="*", metavar="PROGRAM", help="to be judged, again if need be"
+    )
     options = parser.options()
     if not options.table:
         run(options.names, options.smoke)

@@ -10,12 +10,13 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from programs.registry import Engine, Step, adam, program
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, config_enumerate
 from torch import Tensor, nn
 from torch.nn import functional
+
+from programs.registry import Engine, Step, adam, program
 
 PIXELS, HIDDEN, LATENT, BATCH, BATCHES = 24, 16, 3, 20, 4
 
@@ -270,7 +271,9 @@ class Cells(nn.Module):
 
     def model(self, x: Tensor, y: Tensor | None = None) -> None:
         pyro.module("cells", self)
-        theta = pyro.param("inverse_dispersion", 10.0 * x.new_ones(self.genes), constraints.positive)
+        theta = pyro.param(
+            "inverse_dispersion", 10.0 * x.new_ones(self.genes), constraints.positive
+        )
         with pyro.plate("cells_plate", len(x)), poutine.scale(scale=1.0 / len(x)):
             first = pyro.sample("z1", dist.Normal(x.new_zeros(self.size), 1.0).to_event(1))
             logits = x.new_zeros(self.kinds)

@@ -9,7 +9,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from programs.registry import Engine, Step, adam, program
 from pyro import poutine
 from pyro.contrib.easyguide import EasyGuide, easy_guide
 from pyro.distributions import constraints
@@ -28,6 +27,8 @@ from pyro.infer.autoguide import (
 )
 from pyro.nn import PyroParam
 from torch import Tensor
+
+from programs.registry import Engine, Step, adam, program
 
 ROWS, GROUPS = 30, 5
 

@@ -9,8 +9,6 @@ import pyro
 import pyro.contrib.gp as gp
 import pyro.distributions as dist
 import torch
-from programs.autoencoders import mlp
-from programs.registry import Engine, Step, adam, program
 from pyro import poutine
 from pyro.contrib.forecast import ForecastingModel
 from pyro.distributions import constraints
@@ -26,6 +24,9 @@ from pyro.infer.reparam import (
 from pyro.nn import PyroSample
 from pyro.optim import DCTAdam
 from torch import Tensor, nn
+
+from programs.autoencoders import mlp
+from programs.registry import Engine, Step, adam, program
 
 
 def _curve(count: int = 24) -> tuple[Tensor, Tensor]:
@@ -129,7 +130,9 @@ class LocalLevel(ForecastingModel):
 
     def model(self, zero_data: Tensor, covariates: Tensor) -> None:
         size = zero_data.size(-1)
-        weight = pyro.sample("weight", dist.Normal(0.0, 1.0).expand([covariates.size(-1)]).to_event(1))
+        weight = pyro.sample(
+            "weight", dist.Normal(0.0, 1.0).expand([covariates.size(-1)]).to_event(1)
+        )
         drift_scale = pyro.sample("drift_scale", dist.LogNormal(-2.0, 1.0))
         scale = pyro.sample("scale", dist.LogNormal(-1.0, 1.0))
         with self.time_plate:
@@ -216,8 +219,9 @@ def panel(engine: Engine) -> Step:
         scale = pyro.sample("scale", dist.LogNormal(-1.0, 1.0))
         with plates(x) as rows:
             start = pyro.sample("start", dist.Normal(0.0, 5.0).expand([6, 1]))
-            with pyro.plate("time", x.shape[1], dim=-1), poutine.reparam(
-                config={"drift": LocScaleReparam(0.0)}
+            with (
+                pyro.plate("time", x.shape[1], dim=-1),
+                poutine.reparam(config={"drift": LocScaleReparam(0.0)}),
             ):
                 drift = pyro.sample("drift", dist.Normal(0.0, scale))
             level = start + drift.cumsum(-1)

@@ -8,7 +8,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from programs.registry import Engine, Step, adam, program
 from pyro import poutine
 from pyro.contrib.easyguide import EasyGuide
 from pyro.distributions import constraints
@@ -23,6 +22,8 @@ from pyro.infer.reparam import LocScaleReparam, TransformReparam
 from pyro.nn import PyroModule, PyroParam, PyroSample
 from pyro.optim import AdagradRMSProp
 from torch import Tensor, nn
+
+from programs.registry import Engine, Step, adam, program
 
 PLAYERS = 18
 
@@ -88,7 +89,10 @@ def beta_guide(engine: Engine) -> Step:
         a = pyro.param("a", torch.tensor(10.0), constraint=positive)
         b = pyro.param("b", torch.tensor(10.0), constraint=positive)
         m = pyro.sample("m", dist.Beta(a, b))
-        loc, scale = pyro.param("k", torch.tensor(3.0)), pyro.param("s", torch.tensor(0.1), positive)
+        loc, scale = (
+            pyro.param("k", torch.tensor(3.0)),
+            pyro.param("s", torch.tensor(0.1), positive),
+        )
         shifted = dist.TransformedDistribution(
             dist.Normal(loc, scale), [dist.transforms.ExpTransform(), _one_more()]
         )

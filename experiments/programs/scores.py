@@ -8,8 +8,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from programs.autoencoders import BATCHES, HIDDEN, LATENT, PIXELS, VAE, Encoder, images, mlp
-from programs.registry import Engine, Step, adam, program
 from pyro.distributions import constraints
 from pyro.infer import (
     EnergyDistance,
@@ -22,6 +20,9 @@ from pyro.infer import (
     TraceTailAdaptive_ELBO,
 )
 from torch import Tensor, nn
+
+from programs.autoencoders import BATCHES, HIDDEN, LATENT, PIXELS, VAE, Encoder, images, mlp
+from programs.registry import Engine, Step, adam, program
 
 OBJECTS, WHERE, WHAT = 3, 2, 3
 

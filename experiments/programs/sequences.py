@@ -8,15 +8,15 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from programs.autoencoders import mlp
-from programs.registry import Engine, Step, adam, program
 from pyro import poutine
-from pyro.distributions import constraints
 from pyro.distributions.transforms import affine_autoregressive
 from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceMeanField_ELBO, TraceTMC_ELBO
 from pyro.infer.autoguide import AutoDelta, AutoDiagonalNormal
 from pyro.optim import ClippedAdam
 from torch import Tensor, nn
+
+from programs.autoencoders import mlp
+from programs.registry import Engine, Step, adam, program
 
 SEQUENCES, LENGTH, NOTES, STATES = 8, 6, 5, 3
 
@@ -33,12 +33,8 @@ def hmm_1(sequences: Tensor, lengths: Tensor) -> None:
     """Notes depend on the state, the state on the one before."""
     count, length, notes = sequences.shape
     with poutine.mask(mask=torch.ones((), dtype=torch.bool)):
-        probs_x = pyro.sample(
-            "probs_x", dist.Dirichlet(0.9 * torch.eye(STATES) + 0.1).to_event(1)
-        )
-        probs_y = pyro.sample(
-            "probs_y", dist.Beta(0.1, 0.9).expand([STATES, notes]).to_event(2)
-        )
+        probs_x = pyro.sample("probs_x", dist.Dirichlet(0.9 * torch.eye(STATES) + 0.1).to_event(1))
+        probs_y = pyro.sample("probs_y", dist.Beta(0.1, 0.9).expand([STATES, notes]).to_event(2))
     tones = pyro.plate("tones", notes, dim=-1)
     with pyro.plate("sequences", count, dim=-2) as batch:
         x: Any = 0
@@ -83,9 +79,7 @@ def hmm_3(sequences: Tensor, lengths: Tensor) -> None:
                 w = pyro.sample(f"w_{t}", dist.Categorical(probs_w[w]), infer=_PARALLEL)
                 x = pyro.sample(f"x_{t}", dist.Categorical(probs_x[x]), infer=_PARALLEL)
                 with tones:
-                    pyro.sample(
-                        f"y_{t}", dist.Bernoulli(probs_y[w, x, which]), obs=sequences[:, t]
-                    )
+                    pyro.sample(f"y_{t}", dist.Bernoulli(probs_y[w, x, which]), obs=sequences[:, t])
 
 
 _PARALLEL = {"enumerate": "parallel"}

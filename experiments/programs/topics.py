@@ -8,8 +8,6 @@ from typing import Any
 import pyro
 import pyro.distributions as dist
 import torch
-from programs.autoencoders import mlp
-from programs.registry import Engine, Step, adam, program
 from pyro import poutine
 from pyro.distributions import constraints
 from pyro.infer import (
@@ -21,6 +19,9 @@ from pyro.infer import (
 )
 from pyro.optim import ClippedAdam
 from torch import Tensor, nn
+
+from programs.autoencoders import mlp
+from programs.registry import Engine, Step, adam, program
 
 TOPICS, WORDS, DOCUMENTS, LENGTH = 3, 12, 16, 10
 
