@@ -103,7 +103,7 @@ def difference(ours: Tensor, stock: Tensor) -> float:
 def compare(program: Program, steps: int) -> tuple[Run, Run, dict[str, Any]]:
     """Takes steps with stock and with ours; returns both, and what there is to say of them."""
     stock = Run(program, SVI)
-    losses, expected = torch.tensor(stock.take(steps)), None
+    losses = torch.tensor(stock.take(steps))
     expected = stock.values()
     log, reasons = logging.getLogger("pyro_vae"), Reasons()
     log.addHandler(reasons)

@@ -1,4 +1,4 @@
-"""Several losses over one set of parameters, each with an engine: momentum goes on in all of them."""
+"""Several losses over one set of parameters: momentum goes on in all of them."""
 
 from __future__ import annotations
 

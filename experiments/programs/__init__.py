@@ -4,15 +4,12 @@ Each is a function in one of the modules, entered by a decorator. It takes an en
 ``pyro.infer.SVI`` or ``pyro_vae.CompiledSVI``, and returns a function that takes step number i.
 """
 
-from programs import (  # noqa: F401: each enters its own
-    autoencoders,
-    autoguides,
-    processes,
-    regressions,
-    scores,
-    sequences,
-    topics,
-)
+from importlib import import_module
+
 from programs.registry import PROGRAMS, Engine, Program, Step
 
 __all__ = ["PROGRAMS", "Engine", "Program", "Step"]
+
+_MODULES = "autoencoders autoguides processes regressions scores sequences topics"
+for _name in _MODULES.split():
+    import_module(f"programs.{_name}")  # it enters its own

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import partial
@@ -31,7 +32,7 @@ def images(count: int = BATCHES) -> Tensor:
 def mlp(*sizes: int, between: Callable[[], nn.Module] = nn.Softplus) -> nn.Sequential:
     """Linear layers with a nonlinearity between them."""
     layers: list[nn.Module] = []
-    for inputs, outputs in zip(sizes, sizes[1:], strict=False):
+    for inputs, outputs in itertools.pairwise(sizes):
         layers += [nn.Linear(inputs, outputs), between()]
     return nn.Sequential(*layers[:-1])
 

@@ -183,7 +183,7 @@ def easy_class(engine: Engine) -> Step:
 @program("EasyGuide as a decorator", "contrib.easyguide")
 def easy_decorator(engine: Engine) -> Step:
     """Plates of the guide's own, with mini-batches of the groups' levels."""
-    x, group, y = regression_data()
+    x, _, y = regression_data()
 
     def model(x: Tensor, y: Tensor, index: Tensor) -> None:
         slopes = pyro.sample("slopes", dist.Normal(0.0, 1.0).expand([2]).to_event(1))

@@ -1,4 +1,4 @@
-"""Regressions: batting averages, schools, Bayesian networks, treatment effects, deep gamma factors."""
+"""Regressions: batting averages, schools, Bayesian networks, and deep gamma factors."""
 
 from __future__ import annotations
 

@@ -34,8 +34,8 @@ class Slot:
         return self.group.get(name)
 
 
-# Parameters that have had a gradient, of whichever loss and optimiser: from then on stock SVI leaves
-# them zeros in its place, by which any optimiser that meets them takes a step.
+# Parameters that have had a gradient, of whichever loss and optimiser: from then on stock SVI
+# leaves them zeros in its place, by which any optimiser that meets them takes a step.
 _moved: Any = WeakIdKeyDictionary()
 # Which of several has taken over the step counts of an optimiser.
 _holders: weakref.WeakKeyDictionary[Optimizer, Optim] = weakref.WeakKeyDictionary()
