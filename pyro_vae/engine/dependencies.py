@@ -136,9 +136,9 @@ class Dependencies:
 
     def _again(self) -> Walk:
         walk = Walk(self._roots, self._reads)
-        for watch in self._more:
+        for watch in self._more:  # in the order of the entries that `also` has made
             watch(walk)
-        walk.finish()
+            walk.finish()
         return walk
 
     def _guard_tensors(self) -> None:
