@@ -28,12 +28,12 @@ class Captured:
         problem: What the steps are taken of.
         dependencies: What has to stand for the graph to stand.
         params: The parameters it trains.
+        idle: Those that it meets, and which have no gradient in it.
         slots: Where their optimisers are; none if the optimiser steps by itself.
         finite: Whether every loss so far has been finite, shape ``()``.
     """
 
     graph: Graph
-    idle: Sequence[Tensor] = ()  # parameters that it meets, and leaves alone
     used = 0  # when it was last: a count of all uses
 
     def __init__(
@@ -41,12 +41,14 @@ class Captured:
         problem: Problem,
         dependencies: Dependencies,
         params: list[Tensor],
+        idle: list[Tensor],
         slots: list[Slot],
         finite: Tensor,
     ) -> None:
         self._problem = problem
         self.dependencies = dependencies
         self.params = params
+        self._idle = idle
         self.slots = slots
         self._finite = finite
         # Slots of one group with one step count share a row of numbers.
@@ -72,12 +74,14 @@ class Captured:
             walk.entries("optimizer", vars(optimizer), ("state",), follow=False)
 
     def in_step(self) -> bool:
-        """Tells whether slots that share a row still have the same step count.
+        """Tells whether the optimisers are as they were for its parameters, and for no others.
 
-        And whether what it leaves alone still has had no gradient, of another loss.
+        Slots that share a row have to have one step count. A parameter that another graph has moved
+        goes on by its momentum, as in stock SVI.
         """
-        same = [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
-        return same and not any(map(self._problem.optim.has_moved, self.idle))
+        if any(map(self._problem.optim.has_moved, self._idle)):
+            return False
+        return [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
 
     def rows(self, count: int) -> Tensor:
         """Returns the optimisers' numbers, shape ``(count, rows, WIDTH)``."""

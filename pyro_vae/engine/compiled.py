@@ -353,9 +353,9 @@ class CompiledEngine:
         device = problem.device
         finite = self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
         slots = problem.optim.slots(params) if inside else []
-        captured = Captured(problem, dependencies, params, slots, finite)
         trained = set(map(id, params))
-        captured.idle = [p for p in trial.met if p.requires_grad and id(p) not in trained]
+        idle = [p for p in trial.met if p.requires_grad and id(p) not in trained]
+        captured = Captured(problem, dependencies, params, idle, slots, finite)
         dependencies.narrow()
         own = [*captured.watch(), finite]
         state = [*dependencies.tensors, *trial.met, *own]
@@ -373,7 +373,12 @@ class CompiledEngine:
             try:
                 captured.graph = Graph(steps, state, [captured.rows(count), *tensors])
             except ReadsBack as reason:
-                raise NotCapturable(f"{reason}, at site `{sites.last}` or after it") from reason
+                at = (
+                    "before any site"
+                    if sites.last is None
+                    else f"at site `{sites.last}` or after it"
+                )
+                raise NotCapturable(f"{reason}, {at}") from reason
         if (name := dependencies.changed()) is not None:
             raise NotCapturable(f"{name} changes at every run")
         # What is the engine's own is read by the engine: programs may reach it, and do not read it.

@@ -7,7 +7,8 @@ their values, it puts zeros in their place.
 from __future__ import annotations
 
 import sys
-from collections.abc import Iterator
+import threading
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -41,8 +42,12 @@ def estimators_stay_tensors() -> Iterator[None]:
     """Inside it, Pyro's own estimators read nothing back."""
     item, everything, select = Tensor.item, Tensor.all, Tensor.masked_select
     warn, common = pyro.util.warn_if_nan, pyro.infer.traceenum_elbo._get_common_scale
+    draw = torch.distributions.OneHotCategorical.sample
+    thread = threading.get_ident()  # what others compute is left alone
 
     def kept(self: Tensor) -> Any:
+        if threading.get_ident() != thread:
+            return item(self)
         frame = sys._getframe(1)
         code, module = frame.f_code, frame.f_globals.get("__name__")
         if code is _TORCH_ITEM and frame.f_back is not None:
@@ -53,12 +58,12 @@ def estimators_stay_tensors() -> Iterator[None]:
 
     def all_(self: Tensor, *args: Any, **kwargs: Any) -> Any:
         # An expectation leaves out states without probability, unless there are none.
-        if sys._getframe(1).f_code is _EXPECTATION:
+        if sys._getframe(1).f_code is _EXPECTATION and threading.get_ident() == thread:
             return False
         return everything(self, *args, **kwargs)
 
     def selected(self: Tensor, mask: Tensor) -> Tensor:
-        if sys._getframe(1).f_code is _EXPECTATION:
+        if sys._getframe(1).f_code is _EXPECTATION and threading.get_ident() == thread:
             return torch.where(mask, self, self.new_zeros(()))
         return select(self, mask)
 
@@ -76,6 +81,7 @@ def estimators_stay_tensors() -> Iterator[None]:
         Tensor.item, Tensor.all = kept, all_  # type: ignore[method-assign,assignment]
         Tensor.masked_select = selected  # type: ignore[method-assign,assignment]
         jit.__call__ = compiled
+        torch.distributions.OneHotCategorical.sample = _one_hot  # type: ignore[method-assign]
         pyro.infer.traceenum_elbo._get_common_scale = _common_scale
         for module in holders:
             vars(module)["warn_if_nan"] = _warn_of_nothing
@@ -85,12 +91,21 @@ def estimators_stay_tensors() -> Iterator[None]:
             vars(module)["warn_if_nan"] = warn
         pyro.infer.traceenum_elbo._get_common_scale = common
         jit.__call__ = call
+        torch.distributions.OneHotCategorical.sample = draw  # type: ignore[method-assign]
         for name in ("item", "all", "masked_select"):
             delattr(Tensor, name)  # they are inherited
 
 
 def _warn_of_nothing(value: Any, *args: Any, **kwargs: Any) -> Any:
     return value
+
+
+def _one_hot(self: Any, sample_shape: Sequence[int] = ()) -> Tensor:
+    """Draws as torch does, whose ``one_hot`` looks at the largest value."""
+    index = self._categorical.sample(torch.Size(sample_shape))
+    probs = self._categorical.probs
+    zeros = probs.new_zeros(index.shape + probs.shape[-1:])
+    return zeros.scatter(-1, index.unsqueeze(-1), 1.0)
 
 
 def _common_scale(scales: list[Any]) -> Any:

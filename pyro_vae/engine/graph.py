@@ -12,6 +12,8 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
+from torch._guards import TracingContext, tracing
+from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.engine.errors import NotCapturable, ReadsBack
@@ -141,6 +143,7 @@ class Graph:
     def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
         # Seconds to import: not for a program that compiles nothing.
         from torch._inductor import compile_fx, config
+        from torch._inductor.decomposition import select_decomp_table
 
         self._passed: list[Any] = []
         self._returned: Sequence[Any] = []
@@ -156,14 +159,21 @@ class Graph:
             record._boxed_call = True  # type: ignore[attr-defined]
             return record
 
+        options = self._options(args)
         try:
             with (
                 torch.no_grad(),
-                config.patch(self._options(args)),
+                config.patch(options),
                 warnings.catch_warnings(action="ignore"),  # the compiler's, about its own code
             ):
                 examples = [tensor.detach() for tensor in self._fill(args)]
-                self._outer: Any = compile_fx.compile_fx(module, examples, inner_compile=inner)
+                decompositions = dict(select_decomp_table())
+                if "fallback_random" in options:
+                    # It would compare other random numbers, in single precision.
+                    decompositions.pop(torch.ops.aten.bernoulli.default, None)
+                self._outer: Any = compile_fx.compile_fx(
+                    module, examples, inner_compile=inner, decompositions=decompositions
+                )
         except Exception as error:  # whatever stops the compiler: the program itself still runs
             raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
 
@@ -268,7 +278,8 @@ def _trace(
     with preserved(state), _never_seeded():
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
-            module = make_fx(lambda *_: _run(function, args))(*tensors)
+            with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+                module = make_fx(lambda *_: _run(function, args))(*tensors)
         except NotCapturable:
             raise
         except Exception as error:  # the program has just run: it is the capture that fails

@@ -26,20 +26,23 @@ __all__ = ["evaluate", "in_python", "preparation", "refusal"]
 
 Function = Callable[..., Any]
 
-# Those that compile themselves, and what they are otherwise.
+# Those that compile themselves at their first call, and what they are otherwise.
 _JIT: dict[type, type] = {
     pyro.infer.JitTrace_ELBO: pyro.infer.Trace_ELBO,
     pyro.infer.JitTraceEnum_ELBO: pyro.infer.TraceEnum_ELBO,
     pyro.infer.JitTraceGraph_ELBO: pyro.infer.TraceGraph_ELBO,
-    pyro.infer.JitTraceMeanField_ELBO: pyro.infer.TraceMeanField_ELBO,
 }
+# Code that looks at gradients, of which it wants to know that there are none.
+_TRACERS = ("torch._", "torch.fx", "pyro_vae.engine")
+# This one does at every call, and draws random numbers for it.
+_EVER_JIT = (*_JIT, pyro.infer.JitTraceMeanField_ELBO)
 
 
 def refusal(loss: Any) -> str | None:
     """Returns why a loss cannot be part of a graph, or None."""
     name = type(loss).__name__
-    if isinstance(loss, tuple(_JIT)) and type(loss) not in _JIT:
-        return f"loss {name} compiles itself (`torch.jit`); derive it from the class without Jit"
+    if isinstance(loss, _EVER_JIT) and type(loss) not in _JIT:
+        return f"loss {name} compiles itself (`torch.jit`): take or extend the class without Jit"
     own = type(loss).loss_and_grads if isinstance(loss, Objective) else None
     if own is not None and own is not Objective.loss_and_grads:
         return f"loss {name} computes gradients its own way; override `differentiable_loss` alone"
@@ -63,24 +66,27 @@ def in_python(loss_and_grads: Function) -> Function:
     What code does not run, nobody sees.
     """
     loss = getattr(loss_and_grads, "__self__", None)
-    plain = _JIT.get(type(loss))
-    if plain is None or not any(preparation(loss)[2]):
-        return loss_and_grads
-    return MethodType(plain.loss_and_grads, loss)  # type: ignore[attr-defined]
+    return _uncompiled(loss_and_grads) if any(preparation(loss)[2]) else loss_and_grads
+
+
+def _uncompiled(loss_and_grads: Function) -> Function:
+    loss = getattr(loss_and_grads, "__self__", None)
+    plain: Any = _JIT.get(type(loss))
+    return loss_and_grads if plain is None else MethodType(plain.loss_and_grads, loss)
 
 
 def evaluate(
-    loss: pyro.infer.ELBO,
+    loss_and_grads: Function,
     model: Function,
     guide: Function,
     args: Any,
     kwargs: Any,
     device: torch.device,
 ) -> tuple[Tensor, Tensor]:
-    """Runs ``loss_and_grads`` of a loss of Pyro's; call it inside ``estimators_stay_tensors``.
+    """Runs what computes a loss and its gradients, inside ``estimators_stay_tensors``.
 
     Args:
-        loss: An ELBO that :func:`refusal` does not refuse.
+        loss_and_grads: That of an ELBO that :func:`refusal` does not refuse, or of a function.
         model: A Pyro program.
         guide: A Pyro program with the same arguments.
         args: The arguments of both, by position.
@@ -93,13 +99,11 @@ def evaluate(
     Raises:
         NotCapturable: If it does anything else with gradients.
     """
-    own = type(loss)
-    function = _JIT.get(own, own).loss_and_grads  # type: ignore[attr-defined]
     with _kept_for_later() as surrogates:
-        value = function(loss, model, guide, *args, **kwargs)
+        value = _uncompiled(loss_and_grads)(model, guide, *args, **kwargs)
     if not surrogates:
-        if not function.__module__.startswith("pyro."):
-            raise NotCapturable(f"loss {own.__name__} differentiates nothing")
+        if not str(loss_and_grads.__module__).startswith("pyro."):
+            raise NotCapturable("the loss differentiates nothing")
         surrogates.append(torch.zeros((), device=device))  # of what it reaches, nothing is trained
     surrogate = surrogates[0]
     for other in surrogates[1:]:
@@ -143,14 +147,16 @@ def _kept_for_later() -> Iterator[list[Tensor]]:
             raise NotCapturable("the loss calls `torch.autograd.backward`")
         functional(*args, **options)
 
-    def look(self: Tensor) -> Any:
-        if kept and not _is_ours(sys._getframe(1)):
+    def check(frame: FrameType) -> None:
+        if not str(frame.f_globals.get("__name__")).startswith(_TRACERS):
             raise NotCapturable("the loss does something with the gradients of its parameters")
+
+    def look(self: Tensor) -> Any:
+        check(sys._getframe(1))
         return grad.__get__(self)
 
     def write(self: Tensor, value: Any) -> None:
-        if kept:
-            look(self)
+        check(sys._getframe(1))
         grad.__set__(self, value)
 
     Tensor.backward = keep  # type: ignore[method-assign]
@@ -162,7 +168,3 @@ def _kept_for_later() -> Iterator[list[Tensor]]:
         del Tensor.grad
         torch.autograd.backward = functional
         Tensor.backward = backward  # type: ignore[method-assign]
-
-
-def _is_ours(frame: FrameType) -> bool:
-    return str(frame.f_globals.get("__name__")).partition(".")[0] in ("torch", "pyro_vae")

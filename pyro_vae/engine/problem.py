@@ -184,15 +184,13 @@ class Problem:
         """Returns the loss as a graph needs it, and moves nothing."""
         assert self.loss is not None
         with values_stay_tensors(), self._reduced(), averages_stay() as moved:
-            if not isinstance(self.loss, pyro.infer.ELBO):
-                surrogate = self.loss(self.model, self.guide, *args, **kwargs)
-                loss = surrogate.detach()
-            elif isinstance(self.loss, Objective):
+            if isinstance(self.loss, Objective):
                 surrogate = self.loss.differentiable_loss(self.model, self.guide, *args, **kwargs)
                 loss = surrogate.detach()
             else:
+                function = self.loss_and_grads
                 loss, surrogate = evaluate(
-                    self.loss, self.model, self.guide, args, kwargs, self.device
+                    function, self.model, self.guide, args, kwargs, self.device
                 )
         return Evaluated(loss, surrogate, moved)
 

@@ -24,6 +24,7 @@ _METHODS = (
     *("__cuda_array_interface__", "storage", "untyped_storage", "map_", "apply_", "tensor_split"),
 )
 _FUNCTIONS = ("tensor_split",)
+_TRACERS = ("torch.", "pyro_vae.engine.")
 _SIZES = (torch.Tag.data_dependent_output, torch.Tag.dynamic_output_shape)
 _aten = torch.ops.aten
 _INDEXED = (
@@ -33,8 +34,19 @@ _INDEXED = (
     _aten._index_put_impl_.default,
     _aten._unsafe_index.Tensor,
 )
+# What they return holds the same values whatever they are given.
+_FILLED = (
+    *(_aten.new_ones.default, _aten.new_zeros.default, _aten.new_full.default),
+    *(_aten.ones_like.default, _aten.zeros_like.default, _aten.full_like.default),
+)
 # Their kernels read what they are given on the host, and nothing says so of them.
 _UNTAGGED = (_aten._pack_padded_sequence.default,)
+
+_SAID = {
+    "item": "control flow on data, or `.item()`",
+    "_pack_padded_sequence": "lengths for `pack_padded_sequence`; pad the sequences and mask them, "
+    "`torch.arange(steps) < lengths[:, None]`, which is captured",
+}
 
 
 class _Values(TorchDispatchMode):
@@ -57,13 +69,15 @@ class _Values(TorchDispatchMode):
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         # What is made of Python's numbers comes in by the first of these.
         constant = func is _aten.lift_fresh.default or all(map(self._is_constant, inputs))
-        if constant and inputs and torch.Tag.data_dependent_output in func.tags:
+        if constant and inputs and any(tag in func.tags for tag in _SIZES):
             with disable_proxy_modes_tracing():  # the tracer would refuse it
                 return func(*args, **kwargs)
         if not constant and (name := _read_by(func, args)) is not None:
             self.refuse(name)
         result = func(*args, **kwargs)
-        constant = constant and torch.Tag.nondeterministic_seeded not in func.tags
+        constant = (
+            constant or func in _FILLED
+        ) and torch.Tag.nondeterministic_seeded not in func.tags
         written = inputs if func._schema.is_mutable else []
         for leaf in (*written, *tree_leaves(result)):
             if isinstance(leaf, Tensor) and (place := _place(leaf)) is not None:
@@ -80,7 +94,7 @@ class _Values(TorchDispatchMode):
             self.refuse(name)
 
     def refuse(self, name: str) -> None:
-        what = "control flow on data, or `.item()`" if name == "item" else f"`{name}`"
+        what = _SAID.get(name, f"`{name}`")
         error = ReadsBack(f"it reads a value back ({what})")
         self.refused = self.refused or error
         raise error
@@ -119,7 +133,7 @@ def values_stay_inside() -> Iterator[None]:
 
 def _guarded(mode: _Values, name: str, function: Callable[..., Any]) -> Callable[..., Any]:
     def guarded(*args: Any, **kwargs: Any) -> Any:
-        if "storage" in name and sys._getframe(1).f_globals["__name__"].startswith("torch."):
+        if "storage" in name and sys._getframe(1).f_globals["__name__"].startswith(_TRACERS):
             return function(*args, **kwargs)  # the tracer itself, that tells tensors by theirs
         tensors = [leaf for leaf in (*args, *kwargs.values()) if isinstance(leaf, Tensor)]
         # Of a split, where it is made counts, and not what is split.
