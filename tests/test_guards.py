@@ -192,6 +192,65 @@ def test_what_no_step_reads_is_not_watched() -> None:
     assert 5 < first.dependencies.count < 80
 
 
+class Trainer:
+    """A program that holds what takes its steps, and what they have come to."""
+
+    def __init__(self, engine: type) -> None:
+        self.net = nn.Linear(1, 1)
+        nn.init.zeros_(self.net.weight)
+        nn.init.zeros_(self.net.bias)
+        self.optimizer: Any = None
+        self.svi = engine(self.model, self.guide, self._optimizer, Trace_ELBO())
+        self.losses: list[float] = []
+
+    def _optimizer(self, params: Any) -> torch.optim.Optimizer:
+        self.optimizer = torch.optim.Adam(params, lr=0.05)
+        return self.optimizer
+
+    def model(self, x: Tensor) -> None:
+        name = "net"  # so that any field may be read
+        net = pyro.module(name, getattr(self, name))
+        z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(net(x[:, None])[:, 0] + z, 1.0), obs=x)
+
+    def guide(self, x: Tensor) -> None:
+        pyro.sample("z", dist.Normal(0.0, 1.0))
+
+
+@pytest.mark.usefixtures("interpreted", "double")
+def test_what_takes_the_steps_is_not_watched() -> None:
+    """Fails where a walk goes into graphs and optimisers that a program happens to hold."""
+    trainer = Trainer(CompiledSVI)
+    for _ in range(5):
+        trainer.svi.step(torch.tensor([1.0, 2.0]))
+    assert trainer.svi.captures == 1
+    assert trainer.svi.engine == "inductor"
+    assert _dependencies(trainer.svi).count < 300
+
+
+@pytest.mark.usefixtures("interpreted", "double")
+def test_a_learning_rate_that_a_program_reads_is_watched() -> None:
+    """Fails where optimisers are passed over."""
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        rate = torch.optim.SGD([torch.zeros(1, requires_grad=True)], lr=1.0)
+
+        def model(x: Tensor) -> None:
+            z = pyro.sample("z", dist.Normal(0.0, rate.param_groups[0]["lr"]))
+            pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x: Tensor) -> None:
+            pyro.sample("z", dist.Normal(pyro.param("loc", torch.zeros(())), 1.0))
+
+        svi = engine(model, guide, pyro.optim.Adam({"lr": 0.05}), Trace_ELBO())
+        losses = [svi.step(torch.ones(())) for _ in range(3)]
+        rate.param_groups[0]["lr"] = 3.0
+        return losses + [svi.step(torch.ones(())) for _ in range(3)], svi
+
+    assert equals_stock(run).engine == "inductor"
+
+
 @pytest.mark.usefixtures("interpreted", "double")
 @pytest.mark.parametrize("level", [logging.DEBUG, logging.ERROR])
 def test_a_logger_that_says_something_else_is_noticed(level: int) -> None:

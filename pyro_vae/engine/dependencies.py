@@ -62,7 +62,7 @@ class Dependencies:
             self._walk = self._again()
             # Functions that no variable holds: from a registry in C, or a reference that is weak.
             if hidden := reads.unexplained(self._walk.codes):
-                functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+                functions = [f for f in gc.get_objects() if type(f) is types.FunctionType]
                 self._roots += tuple(f for f in functions if f.__code__ in hidden)
                 self._walk = self._again()
         self.freeze()

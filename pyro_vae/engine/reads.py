@@ -89,12 +89,11 @@ class Reads:
         self._codes[id(code)] = code
         self.names.update(code.co_names, _strings(code.co_consts))
         module = namespace.get("__name__")
+        looks_up = not _LOOKS_UP.isdisjoint(code.co_names)
         if is_constant(module):
-            # `inspect.isclass` and its like look at the type of an object, and at no field of it.
-            harmless = code.co_name.startswith("is")
-            self.looks_up |= str(module).partition(".")[0] in _LOOK_UP and not harmless
+            self.looks_up |= looks_up and str(module).partition(".")[0] in _LOOK_UP
             return
-        self.looks_up |= not _LOOKS_UP.isdisjoint(code.co_names)
+        self.looks_up |= looks_up
         self.spaces.setdefault(id(namespace), (namespace, set()))[1].update(
             namespace if not _EVERYTHING.isdisjoint(code.co_names) else code.co_names
         )

@@ -56,6 +56,13 @@ _MADE_ANEW: dict[type, frozenset[str]] = {
         )
     ),
 }
+# What takes the steps: it moves on with each, and a program hardly ever reads it.
+_MACHINERY = (
+    pyro.infer.SVI,
+    pyro.optim.PyroOptim,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+)
 _LOGGING: dict[type, tuple[str, ...]] = {
     logging.Logger: ("level", "disabled", "parent", "manager"),
     logging.Manager: ("_disable",),
@@ -183,6 +190,17 @@ class Walk:
             if isinstance(thing, kinds):
                 return bool(visit(self, thing, name))
         return self.object(thing)
+
+    def _machinery(self, thing: Any, name: str) -> bool:
+        """Visits fields that the code of the programs themselves names, not that of libraries."""
+        fields = vars(thing)
+        if self.reads is not None:
+            named = set[str]().union(*(names for _, names in self.reads.spaces.values()))
+            self.entries(name, fields, [key for key in fields if key in named])
+        elif self.strict:
+            keys = [key for key, value in fields.items() if type(value) in PLAIN]
+            self.entries(name, fields, keys)
+        return False
 
     def _refuse(self, reason: str) -> None:
         self.moving.append(reason)
@@ -376,6 +394,7 @@ _IS_IMMUTABLE = 1 << 8
 
 
 _OWN: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] = (
+    (_MACHINERY, Walk._machinery),
     ((types.FunctionType,), Walk._function),
     ((type,), Walk._type),
     ((functools.partial,), Walk._partial),
