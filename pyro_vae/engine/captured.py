@@ -34,6 +34,9 @@ class Captured:
 
     graph: Graph
     used = 0  # when it was last: a count of all uses
+    taken = 0  # steps
+    due: float = 1  # steps after which it is to be checked
+    checks = 0  # times that it was
 
     def __init__(
         self,
@@ -73,6 +76,10 @@ class Captured:
     def in_step(self) -> bool:
         """Tells whether slots that share a row still have the same step count."""
         return [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
+
+    def has_ended(self) -> bool:
+        """Tells whether an earlier loss that was not finite keeps it from moving anything."""
+        return bool(self.slots) and not bool(self._finite)
 
     def rows(self, count: int) -> Tensor:
         """Returns the optimisers' numbers, shape ``(count, rows, WIDTH)``."""

@@ -21,7 +21,7 @@ from torch.utils import _device
 from pyro_vae.engine.captured import Captured, all_finite
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
-from pyro_vae.engine.errors import NotCapturable, NotReparameterised, ReadsBack
+from pyro_vae.engine.errors import GraphMismatch, NotCapturable, NotReparameterised, ReadsBack
 from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.losses import preparation, refusal
 from pyro_vae.engine.memory import preserved
@@ -30,6 +30,7 @@ from pyro_vae.engine.problem import Loss, Problem
 from pyro_vae.engine.protocol import Batch, EngineName
 from pyro_vae.engine.reads import Reads
 from pyro_vae.engine.walk import Walk
+from pyro_vae.engine.watchdog import Watchdog
 from pyro_vae.objectives import Objective
 
 __all__ = ["CompiledEngine"]
@@ -48,13 +49,19 @@ class CompiledEngine:
         problem: What to take steps of.
         max_graphs: How many graphs are held. Beyond it a call has to come again, several times,
             before it takes the place of the one unused for longest.
+        watchdog: What checks graphs.
         steps_left: Returns how many steps there are to go; compiling then has to pay for itself.
     """
 
     def __init__(
-        self, problem: Problem, max_graphs: int, steps_left: Callable[[], int] | None = None
+        self,
+        problem: Problem,
+        max_graphs: int,
+        watchdog: Watchdog,
+        steps_left: Callable[[], int] | None = None,
     ) -> None:
         self._problem = problem
+        self._watchdog = watchdog
         self._eager = EagerEngine(problem)
         self._last: EagerEngine | Graph = self._eager
         self.masks = False
@@ -109,7 +116,16 @@ class CompiledEngine:
                 return self._eagerly(batch, tensors, count, losses)
         self._last = captured.graph
         self.masks = bool(captured.slots)
-        return self._replay(captured, inputs, count)
+        captured.taken += count
+        if captured.taken < captured.due:
+            return self._taken(captured, captured.graph(captured.rows(count), *inputs), count)
+        try:
+            outputs = self._watchdog.run(captured, batch, tensors, inputs, count)
+        except GraphMismatch:
+            self._graphs.clear()  # what one did not notice, others may not have either
+            self._refuse(key, "a graph of it was found to be wrong")
+            raise
+        return self._taken(captured, outputs, count)
 
     def rewind(self, count: int) -> None:
         self._problem.optim.rewind(count)
@@ -132,8 +148,9 @@ class CompiledEngine:
         self.masks = False
         return self._eager.steps(batch, tensors, count, taken)
 
-    def _replay(self, captured: Captured, tensors: Sequence[Tensor], count: int) -> Tensor:
-        losses, *grads = captured.graph(captured.rows(count), *tensors)
+    def _taken(self, captured: Captured, outputs: Sequence[Tensor], count: int) -> Tensor:
+        """Does what a graph leaves to the host; returns the losses."""
+        losses, *grads = outputs
         if captured.slots:
             skip = self._problem.on_nonfinite == "skip"
             taken = sum(bool(all_finite(loss)) for loss in losses) if skip else count
@@ -269,6 +286,7 @@ class CompiledEngine:
             else:
                 self._refuse(key, str(reason))
             return None, []
+        self._watchdog.schedule(captured)
         self.captures += 1
         self._make_place()
         self._graphs.setdefault(key, []).append(captured)

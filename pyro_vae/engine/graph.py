@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +51,10 @@ class Graph:
         state: What it reads besides its arguments.
         args: Tensors like those it will be called with.
 
+    Attributes:
+        draws_as_torch: Whether it draws the random numbers that the program draws, run as it is:
+            on other devices than the CPU the compiler has a generator of its own.
+
     Raises:
         NotCapturable: If the program reads values back, or draws numbers that are not torch's.
     """
@@ -77,18 +82,29 @@ class Graph:
             graph.erase_node(node)
             self._inputs.insert(0, getattr(module, node.target))
         module.recompile()
+        # The compiler may change the module that it is given.
+        self._module = torch.fx.GraphModule(module, copy.deepcopy(graph))
+        self._module.recompile()
         self._call: Callable[[list[Tensor]], Sequence[Tensor]] | None = None
         self._template: list[Any] = []
         self._from_args: list[tuple[int, int]] = []
         self._outputs: list[int] = []
         self._places: list[int] = []
         self._on_cuda = all(t.is_cuda for t in self._fill(args))
+        drawn = {node.target for node in graph.nodes if _is_random(node)}
+        on_cpu = all(t.device.type == "cpu" for t in self._fill(args))
+        self.draws_as_torch = not drawn or (on_cpu and all(map(_is_drawn_by_torch, drawn)))
         self._compile(module, args)
 
     @property
     def name(self) -> Literal["inductor", "cuda-graph"]:
         """What runs it."""
         return "cuda-graph" if self._on_cuda else "inductor"
+
+    @torch.no_grad()
+    def uncompiled(self, *args: Tensor) -> list[Tensor]:
+        """Runs what was captured operation by operation, with torch's own random numbers."""
+        return list(self._module(*self._fill(args)))
 
     @property
     def held(self) -> list[Tensor]:
@@ -197,6 +213,22 @@ class Graph:
         self._from_args = [(i, s) for i, s in enumerate(sources) if isinstance(s, int)]
         del self._passed, self._returned
         return outputs
+
+
+# The compiler leaves those on the CPU to torch; others it may make of these, in another way.
+_DRAWN_BY_TORCH = {
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
+    *("uniform_", "normal_", "normal", "bernoulli_", "exponential_", "geometric_", "cauchy_"),
+    *("log_normal_", "_standard_gamma", "poisson", "binomial", "multinomial", "random_"),
+}
+
+
+def _is_random(node: torch.fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_drawn_by_torch(operation: Any) -> bool:
+    return operation._overloadpacket.__name__ in _DRAWN_BY_TORCH
 
 
 def _is_small(tensor: Tensor) -> bool:

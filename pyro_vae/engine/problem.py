@@ -194,23 +194,27 @@ class Problem:
                 loss, surrogate = evaluate(self.loss, self.model, self.guide, args, kwargs)
         return Evaluated(loss, surrogate, moved)
 
-    def step(self, loss: Loss, params: list[Tensor]) -> Loss:
-        """Takes a step, if the loss is as it has to be, and returns the loss.
+    def clip(self, loss: Loss, params: Sequence[Tensor]) -> Loss:
+        """Scales gradients down that are too long, and returns the loss.
 
         Where steps depend on that, it is NaN for the sake of a gradient that is not finite.
         """
+        if self.clip_norm is None or not is_finite(loss):
+            return loss
         grads = [param.grad for param in params if param.grad is not None]
-        anyway = self.on_nonfinite == "ignore"
-        if self.clip_norm is not None and is_finite(loss):
-            norm, scale = clipping(grads, self.clip_norm)
-            for grad in grads:
-                grad.mul_(scale)
-            loss = loss if anyway or bool(norm.isfinite()) else math.nan
+        norm, scale = clipping(grads, self.clip_norm)
+        for grad in grads:
+            grad.mul_(scale)
+        return loss if self.on_nonfinite == "ignore" or bool(norm.isfinite()) else math.nan
+
+    def step(self, loss: Loss, params: list[Tensor]) -> Loss:
+        """Takes a step, if the loss is as it has to be, and returns the loss, see :meth:`clip`."""
+        loss = self.clip(loss, params)
         # Stock SVI leaves zeros as gradients, with which momentum goes on; a graph leaves none.
         idle = [p for p in params if p.grad is None and p.requires_grad and self.optim.has_moved(p)]
         for param in idle:
             param.grad = torch.zeros_like(param)
-        if anyway or is_finite(loss):
+        if self.on_nonfinite == "ignore" or is_finite(loss):
             self.optim.step(params)
         elif params and isinstance(self.loss, Objective):
             self.loss.step.sub_(1)  # counted with the gradients, and not taken

@@ -7,6 +7,7 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pyro
@@ -19,7 +20,7 @@ from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import as_path, expected, positive_integer, unknown_name
 from pyro_vae.engine.batches import batch_of, gathered
 from pyro_vae.engine.compiled import CompiledEngine
 from pyro_vae.engine.eager import EagerEngine
@@ -36,6 +37,7 @@ from pyro_vae.engine.problem import (
     is_finite,
 )
 from pyro_vae.engine.protocol import Batch, Engine, EngineName
+from pyro_vae.engine.watchdog import CheckEvery, Watchdog
 from pyro_vae.objectives import Objective
 
 __all__ = ["CompiledSVI", "Position"]
@@ -105,6 +107,10 @@ class CompiledSVI(SVI):
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
             stay as they are; a program sees to it that what a distribution gets is float32, as a
             ``VAE`` does.
+        check_every: Whether steps of graphs are compared with the same steps of the programs:
+            ``auto`` at the first two runs of each graph and when it has taken 10, 100, 1000 steps
+            and so on; a number also each time that it has taken so many; None never.
+        check_folder: Where to write what reproduces a difference; a temporary folder if not given.
 
     Attributes:
         engine: What took the last step: ``inductor``, ``cuda-graph`` or ``eager``.
@@ -140,6 +146,8 @@ class CompiledSVI(SVI):
         on_nonfinite: OnNonFinite = "ignore",
         max_skipped: int = 100,
         precision: Precision = "float32",
+        check_every: CheckEvery = "auto",
+        check_folder: str | Path | None = None,
     ) -> None:
         if compile not in (True, False, "auto"):
             raise unknown_name("compile", compile, ("True", "False", "auto"))
@@ -149,6 +157,10 @@ class CompiledSVI(SVI):
             raise expected("clip_norm", "a positive number", clip_norm)
         if on_nonfinite not in ("ignore", "raise", "skip"):
             raise unknown_name("on_nonfinite", on_nonfinite, ("ignore", "raise", "skip"))
+        if isinstance(check_every, str) and check_every != "auto":
+            raise unknown_name("check_every", check_every, ("a positive integer", "auto", "None"))
+        if not isinstance(check_every, str) and check_every is not None:
+            positive_integer("check_every", check_every)
         for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
             if number:
                 what = f"`{name}` is deprecated, as in pyro.infer.SVI"
@@ -184,7 +196,9 @@ class CompiledSVI(SVI):
             self._engine = EagerEngine(self._problem)
         else:
             left = (lambda: (planned_steps or 0) - self.steps) if compile == "auto" else None
-            self._engine = CompiledEngine(self._problem, max_graphs, left)
+            folder = None if check_folder is None else as_path("check_folder", check_folder)
+            watchdog = Watchdog(self._problem, check_every, folder)
+            self._engine = CompiledEngine(self._problem, max_graphs, watchdog, left)
 
     @property
     def model(self) -> Program:
@@ -234,6 +248,8 @@ class CompiledSVI(SVI):
         Raises:
             NonFinite: If the loss is not finite, and that is to stop the run, or to be left out
                 once too often. The step is not taken.
+            GraphMismatch: If the step is checked, and differs from that of the programs. It is not
+                taken.
         """
         batch, tensors = batch_of(args, kwargs)
         at = self.steps
@@ -280,6 +296,7 @@ class CompiledSVI(SVI):
         Raises:
             NonFinite: If a loss is not finite, and that is to stop the run, or with ``skip``, one
                 more than may be left out. That step and later ones are not taken.
+            GraphMismatch: As in :meth:`step`; a group of ``unroll`` steps is checked as a whole.
             ValueError: If the tensors differ in length.
         """
         positive_integer("batch_size", batch_size)
