@@ -10,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 from torch.fx.experimental.proxy_tensor import make_fx
@@ -20,6 +19,7 @@ from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, preserved, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
+from pyro_vae.engine.validation import validated_in_tensors
 
 __all__ = ["Graph", "values_stay_tensors"]
 
@@ -28,16 +28,9 @@ Function = Callable[..., Any]
 
 @contextmanager
 def values_stay_tensors() -> Iterator[None]:
-    """Inside it, Pyro's estimators leave values in tensors, and nothing is validated."""
-    # A distribution made earlier goes on validating, whatever the default has become since.
-    owner, name = torch.distributions.Distribution, "_validate_sample"
-    validate = vars(owner)[name]
-    try:
-        setattr(owner, name, lambda self, value: None)
-        with pyro.validation_enabled(False), estimators_stay_tensors():
-            yield
-    finally:
-        setattr(owner, name, validate)
+    """Inside it, Pyro's estimators leave values in tensors, and so do checks."""
+    with validated_in_tensors(), estimators_stay_tensors():
+        yield
 
 
 class Graph:

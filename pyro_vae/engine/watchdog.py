@@ -17,6 +17,7 @@ from __future__ import annotations
 import math
 import platform
 import tempfile
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from importlib import metadata
@@ -31,11 +32,11 @@ from torch.utils._pytree import tree_leaves, tree_map
 from pyro_vae._errors import out_of_memory
 from pyro_vae.engine.captured import Captured
 from pyro_vae.engine.errors import GraphMismatch
-from pyro_vae.engine.graph import values_stay_tensors
 from pyro_vae.engine.memory import Snapshot, elements
 from pyro_vae.engine.problem import Loss, Problem, is_finite
 from pyro_vae.engine.protocol import Batch
 from pyro_vae.engine.rounding import RandomRounding
+from pyro_vae.engine.validation import validated_in_tensors
 
 __all__ = ["CheckEvery", "Watchdog"]
 
@@ -142,7 +143,11 @@ class Watchdog:
         is_comparable = captured.graph.draws_as_torch
         run = captured.graph if is_comparable else captured.graph.uncompiled
         outputs = run(captured.rows(count), *inputs)
-        graph = _values(results, outputs)
+        losses, *rest = outputs
+        if captured.validates and not bool(rest.pop(0).all()):
+            _put_back(call.before)
+            return captured.graph(captured.rows(count), *inputs)  # which takes no such step
+        graph = _values(results, [losses, *rest])
         if all(error <= most for error, most in _errors(results, graph, programs)):
             if is_comparable:
                 return outputs
@@ -217,7 +222,7 @@ class Watchdog:
         for number in range(call.steps):
             args, kwargs = call.batch.arguments(call.tensors, number)
             try:
-                with values_stay_tensors():
+                with validated_in_tensors(), warnings.catch_warnings(action="ignore"):
                     loss, params = problem.gradients(args, kwargs)
             except ValueError as error:
                 # As in an eager step.
@@ -225,7 +230,7 @@ class Watchdog:
                     raise
                 loss, params = math.nan, []
             moves = bool(call.captured.slots)
-            losses.append(problem.step(loss, params) if moves else problem.clip(loss, params))
+            losses.append(problem.step(loss, params) if moves else problem.judge(loss, params))
             if problem.on_nonfinite == "raise" and not is_finite(losses[-1]):
                 break
         return torch.tensor(losses, dtype=torch.float64)
