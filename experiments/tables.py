@@ -1,4 +1,4 @@
-"""Puts the tables of results/ into the README, between their markers.
+"""Puts the tables of results/ into the README and docs/, between their markers.
 
 After the other scripts have written theirs, with ``--table``:
 
@@ -11,11 +11,11 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-README = HERE.parent / "README.md"
+PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
 
 
 def filled(text: str) -> str:
-    """Returns the README with each ``<!-- table NAME -->`` section taken from results/NAME.md."""
+    """Returns a page with each ``<!-- table NAME -->`` section taken from results/NAME.md."""
 
     def section(found: re.Match[str]) -> str:
         table = (HERE / "results" / f"{found[1]}.md").read_text(encoding="utf-8").strip()
@@ -25,4 +25,5 @@ def filled(text: str) -> str:
 
 
 if __name__ == "__main__":
-    README.write_text(filled(README.read_text(encoding="utf-8")), encoding="utf-8")
+    for page in PAGES:
+        page.write_text(filled(page.read_text(encoding="utf-8")), encoding="utf-8")

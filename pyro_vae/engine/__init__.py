@@ -7,7 +7,8 @@ are; ``compiled`` runs them once, keeps loss, gradient and update as one graph o
 and replays that for as long as everything the programs read (``dependencies``) stands.
 """
 
+from pyro_vae.engine.errors import GraphMismatch
 from pyro_vae.engine.nonfinite import NonFinite
 from pyro_vae.engine.svi import CompiledSVI, Position
 
-__all__ = ["CompiledSVI", "NonFinite", "Position"]
+__all__ = ["CompiledSVI", "GraphMismatch", "NonFinite", "Position"]

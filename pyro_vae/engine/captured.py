@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -15,10 +15,27 @@ from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.number import AsTensors
 from pyro_vae.engine.optim import Slot
 from pyro_vae.engine.problem import Problem, clipping
+from pyro_vae.engine.validation import Checks, recording
 from pyro_vae.engine.walk import Walk
 from pyro_vae.objectives import Objective
 
-__all__ = ["Captured", "all_finite"]
+__all__ = ["Captured", "Step", "all_finite"]
+
+
+class Step(NamedTuple):
+    """What a step comes to.
+
+    Attributes:
+        loss: The loss.
+        valid: Whether what it has computed is what distributions let pass, shape ``()``; None where
+            they check nothing. Where a loss that is not finite is ignored, a step behind one that
+            is not valid is not either: none of them is taken.
+        grads: The gradients.
+    """
+
+    loss: Tensor
+    valid: Tensor | None
+    grads: Sequence[Tensor]
 
 
 class Captured:
@@ -35,6 +52,11 @@ class Captured:
 
     graph: Graph
     used = 0  # when it was last: a count of all uses
+    taken = 0  # steps
+    due: float = 1  # steps after which it is to be checked
+    checks = 0  # times that it was
+    validates = True  # whether it is known which steps are valid
+    _checks: Checks | None = None
 
     def __init__(
         self,
@@ -83,6 +105,14 @@ class Captured:
             return False
         return [slot.step for slot in self.slots] == [slot.step for slot in self._heads]
 
+    def has_ended(self) -> bool:
+        """Tells whether an earlier step that was not to be taken keeps it from moving anything."""
+        return bool(self.slots) and not bool(self._finite)
+
+    def cannot_validate(self) -> bool:
+        """Tells whether a check has been met that is none of a graph's."""
+        return self._checks is not None and self._checks.failed
+
     def rows(self, count: int) -> Tensor:
         """Returns the optimisers' numbers, shape ``(count, rows, WIDTH)``."""
         return torch.tensor(
@@ -94,35 +124,39 @@ class Captured:
             device=self.params[0].device,
         )
 
-    def step(self, args: Any, kwargs: Any, rows: Tensor) -> tuple[Tensor, Sequence[Tensor]]:
-        """Takes one step as tensor operations, and returns its loss and gradients."""
+    def step(self, args: Any, kwargs: Any, rows: Tensor) -> Step:
+        """Takes one step as tensor operations."""
         problem = self._problem
-        with torch.enable_grad(), AsTensors():
+        self._checks = Checks() if self.validates else None
+        with torch.enable_grad(), AsTensors(), recording(self._checks):
             loss, surrogate, moved = problem.differentiable_loss(args, kwargs)
-        grads: Sequence[Tensor] = torch.autograd.grad(
-            surrogate, self.params, materialize_grads=True
-        )
+        grads: Sequence[Tensor]
+        if surrogate.requires_grad:
+            grads = torch.autograd.grad(surrogate, self.params, materialize_grads=True)
+        else:  # momentum alone
+            grads = list(map(torch.zeros_like, self.params))
+        valid = None if self._checks is None else self._checks.flag()
+        self.validates = valid is not None
         if problem.clip_norm is not None:
             norm, scale = clipping(grads, problem.clip_norm)
             grads = [grad * scale for grad in grads]
             if problem.on_nonfinite != "ignore":
                 loss = torch.where(norm.isfinite(), loss, math.nan)
-        self._advance(grads, rows, loss, moved)
-        return loss, grads
+        return self._advance(Step(loss, valid, grads), rows, moved)
 
-    def _advance(
-        self,
-        grads: Sequence[Tensor],
-        rows: Tensor,
-        loss: Tensor,
-        moved: Sequence[tuple[Tensor, Tensor]],
-    ) -> None:
-        """Updates parameters and schedules, as long as every loss so far has been finite.
+    def _advance(self, step: Step, rows: Tensor, moved: Sequence[tuple[Tensor, Tensor]]) -> Step:
+        """Updates parameters and schedules, as long as every step so far was as it has to be.
 
-        So a run stops where it went wrong without the host having to look at each loss.
+        So a run stops where it went wrong without the host having to look at each loss: that of a
+        step which is not taken is NaN.
         """
         policy = self._problem.on_nonfinite
-        ok = torch.ones_like(self._finite) if policy == "ignore" else all_finite(loss)
+        loss, valid, grads = step
+        if policy == "ignore":
+            ok = torch.ones_like(self._finite) if valid is None else valid
+        else:
+            loss = loss if valid is None else torch.where(valid, loss, math.nan)
+            ok = all_finite(loss)
         if self.slots:
             # What is left out does not end the run.
             ok = self._finite.copy_(ok if policy == "skip" else self._finite & ok)
@@ -131,9 +165,13 @@ class Captured:
         for tensor, now in moved:
             tensor.data.copy_(torch.where(ok, now, tensor))
         if isinstance(self._problem.loss, Objective):
-            step = self._problem.loss.step.clone()
+            count = self._problem.loss.step.clone()
             self._problem.loss.advance()
-            self._problem.loss.step.copy_(torch.where(ok, self._problem.loss.step, step))
+            self._problem.loss.step.copy_(torch.where(ok, self._problem.loss.step, count))
+        if policy == "ignore" and valid is not None:
+            valid = ok.clone()
+            loss = torch.where(valid, loss, math.nan)
+        return Step(loss, valid, grads)
 
 
 def all_finite(loss: Tensor) -> Tensor:

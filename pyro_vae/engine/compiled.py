@@ -2,35 +2,37 @@
 
 from __future__ import annotations
 
-import functools
 import logging
+import math
 import time
 from collections.abc import Callable, Sequence
-from typing import Any, NamedTuple
+from typing import Any
 
 import pyro
 import torch
 from pyro.infer.util import zero_grads
-from pyro.poutine.messenger import Messenger
 from pyro.poutine.runtime import _PYRO_STACK
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, get_default_dtype, is_grad_enabled, is_inference_mode_enabled
 from torch._C import _is_any_autocast_enabled
+from torch.distributions import Distribution
 from torch.utils import _device
 
+from pyro_vae._errors import out_of_memory
 from pyro_vae.engine.captured import Captured, all_finite
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
-from pyro_vae.engine.errors import NotCapturable, NotReparameterised, ReadsBack
+from pyro_vae.engine.errors import GraphMismatch, NotCapturable
+from pyro_vae.engine.generators import draw_from, drawn_from
 from pyro_vae.engine.graph import Graph
-from pyro_vae.engine.losses import preparation, refusal
+from pyro_vae.engine.losses import refusal
 from pyro_vae.engine.memory import preserved
 from pyro_vae.engine.numbers import Numbers, Placed, try_inputs
 from pyro_vae.engine.problem import Loss, Problem
-from pyro_vae.engine.protocol import Batch, EngineName
+from pyro_vae.engine.protocol import Attempt, Batch, EngineName
 from pyro_vae.engine.reads import Reads
-from pyro_vae.engine.walk import Walk
-from pyro_vae.objectives import Objective
+from pyro_vae.engine.rehearsal import record, rehearse
+from pyro_vae.engine.validation import validated_in_tensors
+from pyro_vae.engine.watchdog import Watchdog
 
 __all__ = ["CompiledEngine"]
 
@@ -48,15 +50,22 @@ class CompiledEngine:
         problem: What to take steps of.
         max_graphs: How many graphs are held. Beyond it a call has to come again, several times,
             before it takes the place of the one unused for longest.
+        watchdog: What checks graphs.
         steps_left: Returns how many steps there are to go; compiling then has to pay for itself.
     """
 
     def __init__(
-        self, problem: Problem, max_graphs: int, steps_left: Callable[[], int] | None = None
+        self,
+        problem: Problem,
+        max_graphs: int,
+        watchdog: Watchdog,
+        steps_left: Callable[[], int] | None = None,
     ) -> None:
         self._problem = problem
+        self._watchdog = watchdog
         self._eager = EagerEngine(problem)
         self._last: EagerEngine | Graph = self._eager
+        self.attempt: Attempt | None = None
         self.masks = False
         self.captures = 0
         self.unrolls = True
@@ -71,7 +80,6 @@ class CompiledEngine:
         self._steps_left = steps_left
         self._left: int | None = None  # steps that there were to go when that was asked first
         self._worthwhile: bool | None = None  # whether compiling pays: decided once, and kept
-        self._eager_seconds = 0.0
         # On each device whether every loss so far has been finite, known to its graphs alone.
         self._finite: dict[torch.device, Tensor] = {}
 
@@ -97,6 +105,11 @@ class CompiledEngine:
         placed, inputs, key = self._place(batch, tensors, count)
         captured = self._find(key)
         if captured is None:
+            if self._is_over():
+                # An earlier step, which nobody has looked at yet, was refused.
+                none = torch.full((count,), math.nan, device=self._problem.device)
+                self.attempt = Attempt(batch, tensors, none, torch.zeros_like(none).bool(), {})
+                return none
             losses: list[Loss] = []
             if self._wanted(key):
                 captured, losses = self._capture(key, batch, tensors, count, placed)
@@ -107,9 +120,21 @@ class CompiledEngine:
                         captured, losses = self._capture(key, batch, tensors, count, placed)
             if captured is None:
                 return self._eagerly(batch, tensors, count, losses)
-        self._last = captured.graph
-        self.masks = bool(captured.slots)
-        return self._replay(captured, inputs, count)
+        return self._replay(key, captured, batch, tensors, inputs, count)
+
+    def again(self, attempt: Attempt) -> Tensor:
+        batch, tensors, count, done = attempt.batch, attempt.tensors, *attempt.counts()
+        draw_from(attempt.random, self._problem.device)
+        programs = self._problem.model, self._problem.guide, self._problem.loss
+        stored = pyro.get_param_store()._params.values()
+        # To where the first of them began, random numbers move on, and nothing else.
+        with preserved([*Dependencies(*programs).tensors, *stored]) as undo, validated_in_tensors():
+            del undo[1:]
+            for number in range(done):
+                _, params = self._problem.gradients(*batch.arguments(tensors, number))
+                for param in params:
+                    param.grad = None
+        return self._eagerly(batch, tensors, count, attempt.losses[:done].tolist())
 
     def rewind(self, count: int) -> None:
         self._problem.optim.rewind(count)
@@ -130,22 +155,84 @@ class CompiledEngine:
     ) -> Tensor:
         self._last = self._eager
         self.masks = False
+        self.attempt = None
         return self._eager.steps(batch, tensors, count, taken)
 
-    def _replay(self, captured: Captured, tensors: Sequence[Tensor], count: int) -> Tensor:
-        losses, *grads = captured.graph(captured.rows(count), *tensors)
+    def _replay(
+        self,
+        key: Any,
+        captured: Captured,
+        batch: Batch,
+        tensors: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        count: int,
+    ) -> Tensor:
+        self._last = captured.graph
+        self.masks = bool(captured.slots)
+        refuses = captured.validates and self._problem.on_nonfinite == "ignore"
+        random = drawn_from(self._problem.device) if refuses else {}
+        captured.taken += count
+        try:
+            if captured.taken < captured.due:
+                outputs = captured.graph(captured.rows(count), *inputs)
+            else:
+                outputs = self._checked(key, captured, batch, tensors, inputs, count)
+        except RuntimeError as error:
+            # A value outside a support may be an index outside a tensor, and was checked as well.
+            at_once = count == 1 and captured.validates and not isinstance(error, GraphMismatch)
+            if not at_once or out_of_memory(error):
+                raise
+            self.rewind(0)
+            if random:
+                draw_from(random, self._problem.device)
+            return self._eagerly(batch, tensors, count)
+        valid = outputs.pop(1) if captured.validates else None
+        losses, *grads = outputs
+        self.attempt = None
+        if refuses and valid is not None:
+            self.attempt = Attempt(batch, tensors, losses, valid, random)
+        self._taken(captured, losses, valid, grads)
+        return losses
+
+    def _is_over(self) -> bool:
+        """Tells whether a step was refused before, so that none is to be taken yet."""
+        if self._problem.on_nonfinite != "ignore" or not self._finite:
+            return False
+        return not all(map(bool, self._finite.values()))
+
+    def _checked(
+        self,
+        key: Any,
+        captured: Captured,
+        batch: Batch,
+        tensors: Sequence[Tensor],
+        inputs: Sequence[Tensor],
+        count: int,
+    ) -> list[Tensor]:
+        try:
+            return self._watchdog.run(captured, batch, tensors, inputs, count)
+        except GraphMismatch:
+            self._graphs.clear()  # what one did not notice, others may not have either
+            self._refuse(key, "a graph of it was found to be wrong")
+            raise
+
+    def _taken(
+        self, captured: Captured, losses: Tensor, valid: Tensor | None, grads: Sequence[Tensor]
+    ) -> None:
+        """Does what a graph leaves to the host."""
+        policy = self._problem.on_nonfinite
         if captured.slots:
-            skip = self._problem.on_nonfinite == "skip"
-            taken = sum(bool(all_finite(loss)) for loss in losses) if skip else count
+            skip = policy == "skip"
+            taken = sum(bool(all_finite(loss)) for loss in losses) if skip else len(losses)
             for slot in captured.slots:
                 slot.step += taken
-            return losses
+            return
         for param, grad in zip(captured.params, grads, strict=True):
             param.grad = grad
-        if self._problem.on_nonfinite == "ignore" or bool(all_finite(losses)):
+        as_it_has_to_be = valid if policy == "ignore" else all_finite(losses)
+        if as_it_has_to_be is None or bool(as_it_has_to_be):
             self._problem.optim.step(captured.params)
         zero_grads(captured.params)
-        return losses
 
     def _place(
         self, batch: Batch, tensors: Sequence[Tensor], count: int
@@ -155,7 +242,7 @@ class CompiledEngine:
         if batch.numbers:
             placed = self._numbers.place(batch, tensors, self._problem.device)
             tensors, own = placed.tensors, placed.key
-        around = get_default_dtype(), _device.CURRENT_DEVICE
+        around = get_default_dtype(), _device.CURRENT_DEVICE, Distribution._validate_args
         return placed, tensors, (own, count, self._problem.serial, *around)
 
     def _find(self, key: Any) -> Captured | None:
@@ -238,7 +325,13 @@ class CompiledEngine:
             if dependencies.moving and key in self._read:
                 dependencies.reads = self._read[key]
                 dependencies.narrow()
-            trial = self._rehearse(dependencies, batch, tensors)
+            timed = self._steps_left is not None and self._worthwhile is None
+            try:
+                trial = rehearse(self._problem, dependencies, batch, tensors, timed)
+            except ValueError as error:
+                if self._problem.on_nonfinite == "ignore" or "invalid values" not in str(error):
+                    raise
+                return None, []  # an eager step finds the same, and knows what to do about it
             if trial.losses:
                 self._read[key] = dependencies.reads
                 return None, trial.losses
@@ -249,7 +342,7 @@ class CompiledEngine:
             # Those without a gradient too, as a step that is not compiled.
             self._problem.optim.adopt(trial.met)
             if self._steps_left is not None:
-                self._pays(self._steps_left)
+                self._pays(self._steps_left, trial.seconds)
             start = time.perf_counter()
             log.info("CompiledSVI compiles %s", "a step" if count == 1 else f"{count} steps")
             inside, inputs = batch, tensors
@@ -257,7 +350,11 @@ class CompiledEngine:
                 state = [*dependencies.tensors, *trial.met]
                 try_inputs(placed, batch, tensors, self._problem, trial.trained, state)
                 inside, inputs = placed.batch, placed.tensors
-            captured = self._record(dependencies, trial, inside, inputs, count)
+            if count > 1 and self._problem.optim.refusal(trial.trained):
+                self.unrolls = False
+            captured = record(
+                self._problem, dependencies, trial, inside, inputs, count, self._flag()
+            )
             log.info("CompiledSVI compiled in %.1f s", time.perf_counter() - start)
         except NotCapturable as reason:
             if dependencies is not None:
@@ -269,152 +366,25 @@ class CompiledEngine:
             else:
                 self._refuse(key, str(reason))
             return None, []
+        self._watchdog.schedule(captured)
         self.captures += 1
         self._make_place()
         self._graphs.setdefault(key, []).append(captured)
         return captured, []
 
-    def _rehearse(
-        self, dependencies: Dependencies, batch: Batch, tensors: Sequence[Tensor]
-    ) -> _Trial:
-        """Runs the programs once with Pyro's validation on, and takes no step.
+    def _flag(self) -> Tensor:
+        """Returns the flag of the device: whether every step so far was as it has to be."""
+        device = self._problem.device
+        return self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
 
-        Unless that run has created parameters: creating them draws random numbers that a stock step
-        draws too, once, so that the run is then the step. It is also where it may have moved what
-        cannot be put back, such as an iterator: whether the programs read that is known after it.
-        """
-        problem = self._problem
-        store = pyro.get_param_store()._params
-        state = list({id(t): t for t in (*dependencies.tensors, *store.values())}.values())
-        known = set(map(id, state))
-        prepared = preparation(problem.loss)
-        moves = bool(dependencies.moving) and not dependencies.reads.size()
-        for tensor in state:
-            if tensor.is_leaf:
-                tensor.grad = None
-        with preserved(state) as undo, pyro.validation_enabled(True), _Sites() as sites:
-            with dependencies.reads.recording():
-                args, kwargs = batch.arguments(tensors, 0)
-                loss, params = problem.gradients(args, kwargs)
-            trained = [
-                param
-                for param in params
-                if param.grad is not None
-                or (param.requires_grad and problem.optim.has_moved(param))
-            ]
-            created = any(id(param) not in known for param in params)
-            if created or moves or preparation(problem.loss) != prepared:
-                undo.clear()
-                return _Trial(params, trained, [problem.step(loss, params)])
-            if self._steps_left is not None and self._worthwhile is None:
-                # The first run is cold, and another program may have the processor for a while.
-                self._eager_seconds = min(self._seconds(args, kwargs) for _ in range(3))
-        for param in params:
-            param.grad = None
-        if sites.fault is not None and isinstance(problem.loss, Objective):
-            raise sites.fault  # a loss of Pyro's has the term that its gradient then needs
-        if any(param._backward_hooks or param._post_accumulate_grad_hooks for param in trained):
-            raise NotCapturable("a parameter has a hook on its gradient")
-        if not trained:
-            raise NotCapturable("no parameter has a gradient; are the modules registered?")
-        return _Trial(params, trained, [])
-
-    def _seconds(self, args: Any, kwargs: Any) -> float:
-        start = time.perf_counter()
-        self._problem.gradients(args, kwargs)
-        return time.perf_counter() - start
-
-    def _pays(self, steps_left: Callable[[], int]) -> None:
+    def _pays(self, steps_left: Callable[[], int], eager_seconds: float) -> None:
         if self._left is None:
             self._left = steps_left()
         if self._worthwhile is None:
             # Compiled steps take well under half of the time.
-            self._worthwhile = 0.5 * self._left * self._eager_seconds >= _COMPILE_SECONDS
+            self._worthwhile = 0.5 * self._left * eager_seconds >= _COMPILE_SECONDS
         if not self._worthwhile:
             # One line, also where batches of several shapes ask.
             raise NotCapturable(
                 f"with {self._left} steps left, compiling would take longer than it saves"
             )
-
-    def _record(
-        self,
-        dependencies: Dependencies,
-        trial: _Trial,
-        batch: Batch,
-        tensors: Sequence[Tensor],
-        count: int,
-    ) -> Captured:
-        problem, params = self._problem, trial.trained
-        problem.optim.hold()
-        inside = not problem.optim.refusal(params)
-        if count > 1 and not inside:
-            self.unrolls = False
-            raise NotCapturable("the optimiser's update is no part of a graph: one step at a time")
-        device = problem.device
-        finite = self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
-        slots = problem.optim.slots(params) if inside else []
-        trained = set(map(id, params))
-        idle = [p for p in trial.met if p.requires_grad and id(p) not in trained]
-        captured = Captured(problem, dependencies, params, idle, slots, finite)
-        dependencies.narrow()
-        state = [*dependencies.tensors, *trial.met, *captured.watch(), finite]
-        names = map(pyro.get_param_store().param_name, trial.met)
-        stored = [name for name in names if name is not None]
-        dependencies.also(functools.partial(_watch_store, stored))
-
-        def steps(rows: Tensor, *tensors: Tensor) -> list[Tensor]:
-            with dependencies.reads.recording(libraries=False):
-                taken = [captured.step(*batch.arguments(tensors, i), rows[i]) for i in range(count)]
-            grads = () if captured.slots else taken[-1][1]
-            return [torch.stack([loss for loss, _ in taken]), *grads]
-
-        with torch.no_grad(), _Sites() as sites:
-            try:
-                captured.graph = Graph(steps, state, [captured.rows(count), *tensors])
-            except ReadsBack as reason:
-                at = (
-                    "before any site"
-                    if sites.last is None
-                    else f"at site `{sites.last}` or after it"
-                )
-                raise NotCapturable(f"{reason}, {at}") from reason
-        if (name := dependencies.changed()) is not None:
-            raise NotCapturable(f"{name} changes at every run")
-        dependencies.cover(captured.graph.held)
-        return captured
-
-
-class _Trial(NamedTuple):
-    """One run of the programs: parameters met, those to be trained, and losses of steps taken."""
-
-    met: list[Tensor]
-    trained: list[Tensor]
-    losses: list[Loss]
-
-
-class _Sites(Messenger):
-    """Finds a latent site whose draws cannot be differentiated."""
-
-    def __init__(self) -> None:
-        super().__init__()
-        self.met: set[str] = set()
-        self.fault: NotReparameterised | None = None
-        self.last: str | None = None
-
-    def _pyro_post_sample(self, msg: dict[str, Any]) -> None:
-        self.last = msg["name"]
-        # The guide runs first: what the model says about a site of the guide's is not the draw.
-        if msg["name"] in self.met or msg["is_observed"] or site_is_subsample(msg):
-            return
-        self.met.add(msg["name"])
-        reparameterised = msg["fn"].has_rsample or "relaxed" in msg["infer"]
-        if not reparameterised and self.fault is None:
-            self.fault = NotReparameterised(msg["name"], type(msg["fn"]).__name__)
-
-
-def _watch_store(names: Sequence[str], walk: Walk) -> None:
-    store = vars(pyro.get_param_store())
-    # Clearing the store makes new dicts.
-    for part in ("_params", "_constraints"):
-        walk.entries("param store", store, (part,), follow=False)
-        walk.entries("param store", store[part], names)

@@ -10,15 +10,13 @@ from __future__ import annotations
 import gc
 import types
 from collections.abc import Callable, Iterable
-from itertools import chain
-from operator import is_
 from typing import Any
 
 from torch import Tensor
 from torch._C._dynamo.guards import TensorGuards
-from torch.utils.hooks import RemovableHandle
 
 from pyro_vae.engine.errors import NotCapturable
+from pyro_vae.engine.guards import Guards
 from pyro_vae.engine.memory import layout
 from pyro_vae.engine.reads import Reads
 from pyro_vae.engine.walk import Walk
@@ -48,6 +46,7 @@ class Dependencies:
         self.reads = Reads()
         self._reads: Reads | None = None
         self._more: list[Callable[[Walk], None]] = []
+        self._before: Guards | None = None
         self._walk = Walk(roots, strict=False)
         self._undo = self._walk.undo
         self.tensors = self._walk.tensors
@@ -63,7 +62,7 @@ class Dependencies:
             self._walk = self._again()
             # Functions that no variable holds: from a registry in C, or a reference that is weak.
             if hidden := reads.unexplained(self._walk.codes):
-                functions = [f for f in gc.get_objects() if isinstance(f, types.FunctionType)]
+                functions = [f for f in gc.get_objects() if type(f) is types.FunctionType]
                 self._roots += tuple(f for f in functions if f.__code__ in hidden)
                 self._walk = self._again()
         self.freeze()
@@ -91,10 +90,8 @@ class Dependencies:
     def freeze(self) -> None:
         """Takes everything as it now is."""
         walk = self._walk
-        self._then = self._now()
-        self._sizes = list(map(len, walk.sized))
-        self._types = list(map(type, walk.objects))
-        self._handles = RemovableHandle.next_id
+        walk.guards.freeze(self._before)
+        self._before = walk.guards
         self._size = self.reads.size()
         self._trained = list(map(_training, walk.tensors))
         self._layouts = list(map(layout, walk.tensors))
@@ -102,10 +99,10 @@ class Dependencies:
 
     def changed(self) -> str | None:
         """Returns the name of something that is no longer what it was, or None."""
-        # Identity first: it costs some tens of nanoseconds a value, and this runs at every step.
+        # Identity first: it costs some ten nanoseconds a value, and this runs at every step.
         tensors = self._walk.tensors
-        stands = self._stands()
-        if stands and self._guards.check(*tensors):
+        stands = self._walk.guards.stand()
+        if stands and self._tensor_guards.check(*tensors):
             return None
         if list(map(_training, tensors)) != self._trained:
             return "what is to be trained"
@@ -124,6 +121,11 @@ class Dependencies:
         self.freeze()
         return None
 
+    @property
+    def count(self) -> int:
+        """How many values are watched, besides the tensors."""
+        return self._walk.guards.count
+
     def put_back(self) -> None:
         """Gives fields and variables that trial runs have replaced what they had before."""
         for owner, key, then in self._undo:
@@ -134,32 +136,16 @@ class Dependencies:
 
     def _again(self) -> Walk:
         walk = Walk(self._roots, self._reads)
-        for watch in self._more:
+        for watch in self._more:  # in the order of the entries that `also` has made
             watch(walk)
-        walk.finish()
+            walk.finish()
         return walk
-
-    def _now(self) -> list[Any]:
-        walk = self._walk
-        return [*chain.from_iterable(walk.live), *chain.from_iterable([c() for c in walk.calls])]
-
-    def _stands(self) -> bool:
-        walk = self._walk
-        try:
-            return (
-                RemovableHandle.next_id == self._handles  # nobody has registered a hook
-                and list(map(len, walk.sized)) == self._sizes
-                and all(map(is_, self._now(), self._then))
-                and all(map(is_, map(type, walk.objects), self._types))
-            )
-        except (KeyError, ValueError):  # an entry or a variable that is no longer there
-            return False
 
     def _guard_tensors(self) -> None:
         tensors = self._walk.tensors
         sizes: list[Any] = [list(t.shape) for t in tensors]
         strides: list[Any] = [list(t.stride()) for t in tensors]
-        self._guards = TensorGuards(
+        self._tensor_guards = TensorGuards(
             *tensors, dynamic_dims_sizes=sizes, dynamic_dims_strides=strides
         )
 

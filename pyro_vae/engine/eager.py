@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.engine.problem import Loss, Problem, is_finite
-from pyro_vae.engine.protocol import Batch
+from pyro_vae.engine.protocol import Attempt, Batch
 
 __all__ = ["EagerEngine"]
 
@@ -24,6 +24,7 @@ class EagerEngine:
 
     name: Literal["eager"] = "eager"
     masks = False
+    attempt = None
     captures = 0
     unrolls = True
 
@@ -59,6 +60,9 @@ class EagerEngine:
 
     def rewind(self, count: int) -> None:
         """Has nothing to take back: what is not finite was neither taken nor counted."""
+
+    def again(self, attempt: Attempt) -> Tensor:
+        raise AssertionError("its steps are refused by their own errors")
 
     def state_dict(self) -> dict[str, Any]:
         return {"worthwhile": None}

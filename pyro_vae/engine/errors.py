@@ -1,8 +1,10 @@
-"""Why a program cannot be one graph."""
+"""Why a program cannot be one graph, and what is wrong with one that has been made."""
 
 from __future__ import annotations
 
-__all__ = ["NotCapturable", "NotReparameterised", "ReadsBack"]
+from pathlib import Path
+
+__all__ = ["GraphMismatch", "NotCapturable", "NotReparameterised", "ReadsBack"]
 
 
 class NotCapturable(Exception):
@@ -11,6 +13,26 @@ class NotCapturable(Exception):
 
 class ReadsBack(NotCapturable):
     """The program makes a number of a tensor, which it can only do while it runs."""
+
+
+class GraphMismatch(RuntimeError):
+    """A step of a graph that is not the step of the programs themselves.
+
+    Attributes:
+        name: The parameter that differs; None where it is the loss alone.
+        compiled: What the graph made of it.
+        eager: What it is by the programs, with the same random numbers.
+        path: The file that has what reproduces it, for ``torch.load``; None if none was written.
+    """
+
+    def __init__(
+        self, message: str, name: str | None, compiled: float, eager: float, path: Path | None
+    ) -> None:
+        super().__init__(message)
+        self.name = name
+        self.compiled = compiled
+        self.eager = eager
+        self.path = path
 
 
 class NotReparameterised(NotCapturable):

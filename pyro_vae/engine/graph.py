@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import random
 import warnings
 from collections.abc import Callable, Iterator, Sequence
@@ -9,7 +10,6 @@ from contextlib import contextmanager
 from typing import Any, Literal
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 from torch._guards import TracingContext, tracing
@@ -21,6 +21,7 @@ from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, preserved, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
+from pyro_vae.engine.validation import validated_in_tensors
 
 __all__ = ["Graph", "values_stay_tensors"]
 
@@ -29,16 +30,9 @@ Function = Callable[..., Any]
 
 @contextmanager
 def values_stay_tensors() -> Iterator[None]:
-    """Inside it, Pyro's estimators leave values in tensors, and nothing is validated."""
-    # A distribution made earlier goes on validating, whatever the default has become since.
-    owner, name = torch.distributions.Distribution, "_validate_sample"
-    validate = vars(owner)[name]
-    try:
-        setattr(owner, name, lambda self, value: None)
-        with pyro.validation_enabled(False), estimators_stay_tensors():
-            yield
-    finally:
-        setattr(owner, name, validate)
+    """Inside it, Pyro's estimators leave values in tensors, and so do checks."""
+    with validated_in_tensors(), estimators_stay_tensors():
+        yield
 
 
 class Graph:
@@ -51,6 +45,10 @@ class Graph:
         function: Takes tensors; returns a list of tensors; may update in place what it reads.
         state: What it reads besides its arguments.
         args: Tensors like those it will be called with.
+
+    Attributes:
+        draws_as_torch: Whether it draws the random numbers that the program draws, run as it is:
+            on other devices than the CPU the compiler has a generator of its own.
 
     Raises:
         NotCapturable: If the program reads values back, or draws numbers that are not torch's.
@@ -79,18 +77,29 @@ class Graph:
             graph.erase_node(node)
             self._inputs.insert(0, getattr(module, node.target))
         module.recompile()
+        # The compiler may change the module that it is given.
+        self._module = torch.fx.GraphModule(module, copy.deepcopy(graph))
+        self._module.recompile()
         self._call: Callable[[list[Tensor]], Sequence[Tensor]] | None = None
         self._template: list[Any] = []
         self._from_args: list[tuple[int, int]] = []
         self._outputs: list[int] = []
         self._places: list[int] = []
         self._on_cuda = all(t.is_cuda for t in self._fill(args))
+        drawn = {node.target for node in graph.nodes if _is_random(node)}
+        on_cpu = all(t.device.type == "cpu" for t in self._fill(args))
+        self.draws_as_torch = not drawn or (on_cpu and all(map(_is_drawn_by_torch, drawn)))
         self._compile(module, args)
 
     @property
     def name(self) -> Literal["inductor", "cuda-graph"]:
         """What runs it."""
         return "cuda-graph" if self._on_cuda else "inductor"
+
+    @torch.no_grad()
+    def uncompiled(self, *args: Tensor) -> list[Tensor]:
+        """Runs what was captured operation by operation, with torch's own random numbers."""
+        return list(self._module(*self._fill(args)))
 
     @property
     def held(self) -> list[Tensor]:
@@ -207,6 +216,22 @@ class Graph:
         self._from_args = [(i, s) for i, s in enumerate(sources) if isinstance(s, int)]
         del self._passed, self._returned
         return outputs
+
+
+# The compiler leaves those on the CPU to torch; others it may make of these, in another way.
+_DRAWN_BY_TORCH = {
+    *("rand", "rand_like", "randn", "randn_like", "randint", "randint_like", "randperm"),
+    *("uniform_", "normal_", "normal", "bernoulli_", "exponential_", "geometric_", "cauchy_"),
+    *("log_normal_", "_standard_gamma", "poisson", "binomial", "multinomial", "random_"),
+}
+
+
+def _is_random(node: torch.fx.Node) -> bool:
+    return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+
+
+def _is_drawn_by_torch(operation: Any) -> bool:
+    return operation._overloadpacket.__name__ in _DRAWN_BY_TORCH
 
 
 def _is_small(tensor: Tensor) -> bool:

@@ -15,6 +15,8 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.engine.guards import Unchanged
+
 if TYPE_CHECKING:
     from pyro_vae.engine.walk import Walk
 
@@ -24,18 +26,6 @@ _NUMBERS = (int, float, complex, bool, str, bytes, type(None), type(...), type(N
 _OF_TORCH = (torch.dtype, torch.device, torch.layout, torch.memory_format)
 PLAIN = frozenset((*_NUMBERS, *_OF_TORCH))
 MISSING = object()  # where there is no value
-_CELL = operator.attrgetter("cell_contents", "cell_contents")
-
-
-class _Unchanged:
-    """Looks at memory, and returns the same object as long as it holds the same."""
-
-    def __init__(self, read: Callable[[], tuple[Any, ...]]) -> None:
-        self._read = read
-        self._then = read()
-
-    def __call__(self) -> tuple[bool]:
-        return (self._read() == self._then,)
 
 
 def _wrapped(walk: Walk, thing: Any, name: str) -> bool:
@@ -84,8 +74,7 @@ def _view(walk: Walk, thing: Any, name: str) -> bool:
 def _set(walk: Walk, thing: set[Any] | frozenset[Any], name: str) -> bool:
     walk.meet(f"{name} has the size", len(thing))
     if isinstance(thing, set):
-        walk.sized.append(thing)
-        walk.live.append(thing)
+        walk.guards.elements(thing)
     # The order in which it is iterated over is read, too.
     for i, value in enumerate(list(thing)):
         walk.meet(f"{name}.{i}", value)
@@ -94,7 +83,7 @@ def _set(walk: Walk, thing: set[Any] | frozenset[Any], name: str) -> bool:
 
 def _array(walk: Walk, thing: Any, name: str) -> bool:
     read = functools.partial(_contents, thing)
-    walk.calls.append(_Unchanged(read))
+    walk.guards.call(Unchanged(read))
     objects = isinstance(thing, np.ndarray) and thing.dtype.hasobject
     parts = ("dtype", "shape") if objects else ("dtype", "shape", "bytes")
     for part, value in zip(parts, read(), strict=False):
@@ -109,7 +98,7 @@ def _context(walk: Walk, thing: Any, name: str) -> bool:
     def read() -> tuple[Any]:
         return (thing.get(MISSING),)
 
-    walk.calls.append(read)
+    walk.guards.call(read)
     walk.meet(f"{name}.{thing.name}", *read())
     return False
 
@@ -118,7 +107,7 @@ def _weak(walk: Walk, thing: Any, name: str) -> bool:
     def read() -> tuple[Any]:
         return (thing(),)
 
-    walk.calls.append(read)
+    walk.guards.call(read)
     walk.meet(f"{name}()", thing())
     return type(thing) is weakref.ref
 
@@ -139,9 +128,9 @@ def _cell(walk: Walk, thing: types.CellType, name: str) -> bool:
 
     (value,) = read()
     if value is MISSING:
-        walk.calls.append(read)
+        walk.guards.call(read)
     else:
-        walk.calls.append(functools.partial(_CELL, thing))
+        walk.guards.attribute(thing, "cell_contents")
     walk.meet(name, value)
     if type(value) in PLAIN or isinstance(value, Tensor):
         walk.undo.append((thing, "cell_contents", value))

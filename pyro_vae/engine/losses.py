@@ -78,7 +78,12 @@ def _uncompiled(loss_and_grads: Function) -> Function:
 
 
 def evaluate(
-    loss_and_grads: Function, model: Function, guide: Function, args: Any, kwargs: Any
+    loss_and_grads: Function,
+    model: Function,
+    guide: Function,
+    args: Any,
+    kwargs: Any,
+    device: torch.device,
 ) -> tuple[Tensor, Tensor]:
     """Runs what computes a loss and its gradients, inside ``estimators_stay_tensors``.
 
@@ -88,6 +93,7 @@ def evaluate(
         guide: A Pyro program with the same arguments.
         args: The arguments of both, by position.
         kwargs: The same, by name.
+        device: Where the tensors are.
 
     Returns:
         The loss, shape ``()``, or ``(k,)`` where it is k numbers, and what has its gradients.
@@ -105,7 +111,9 @@ def evaluate(
     if left:
         raise NotCapturable("a program differentiates by itself, with respect to parameters")
     if not surrogates:
-        raise NotCapturable("the loss differentiates nothing")
+        if not str(loss_and_grads.__module__).startswith("pyro."):
+            raise NotCapturable("the loss differentiates nothing")
+        surrogates.append(torch.zeros((), device=device))  # of what it reaches, nothing is trained
     surrogate = surrogates[0]
     for other in surrogates[1:]:
         surrogate = surrogate + other

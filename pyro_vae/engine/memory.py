@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import functools
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
@@ -12,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae.engine.generators import random_state, set_random_state
 
-__all__ = ["elements", "layout", "preserved", "twin"]
+__all__ = ["Snapshot", "elements", "layout", "preserved", "twin"]
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -45,6 +44,38 @@ def twin(tensor: Tensor) -> Tensor:
     return copy
 
 
+class Snapshot:
+    """Creates a copy of tensors and of random states, to be put back.
+
+    Args:
+        tensors: What is copied. What was made in inference mode is left out: it cannot be changed
+            outside it.
+
+    Attributes:
+        values: The copies by the identities of the tensors, each with its elements once.
+    """
+
+    def __init__(self, tensors: Sequence[Tensor]) -> None:
+        kept = [tensor for tensor in tensors if not tensor.is_inference()]
+        self._places = [elements(tensor) for tensor in kept]
+        copies = [place.clone() for place in self._places]
+        self.values = dict(zip(map(id, kept), copies, strict=True))
+        self._copies = copies
+        devices = {tensor.device for tensor in tensors} or {torch.device("cpu")}
+        self._random = {device: random_state(device) for device in devices}
+
+    @torch.no_grad()
+    def put_values_back(self) -> None:
+        """Gives the tensors the values that they had."""
+        for place, value in zip(self._places, self._copies, strict=True):
+            place.copy_(value)
+
+    def put_random_back(self) -> None:
+        """Gives the generators the states that they had."""
+        for device, state in self._random.items():
+            set_random_state(state, device)
+
+
 @contextmanager
 def preserved(tensors: Sequence[Tensor]) -> Iterator[list[Callable[[], None]]]:
     """Puts back, on leaving, random states and the values of the tensors.
@@ -52,22 +83,8 @@ def preserved(tensors: Sequence[Tensor]) -> Iterator[list[Callable[[], None]]]:
     Yields:
         What will be done on leaving; clear the list to keep things as they then are.
     """
-    # What was made in inference mode cannot be changed outside it.
-    places = [elements(t) for t in tensors if not t.is_inference()]
-    values = [place.clone() for place in places]
-
-    @torch.no_grad()
-    def put_back() -> None:
-        for place, value in zip(places, values, strict=True):
-            place.copy_(value)
-
-    undo: list[Callable[[], None]] = [
-        put_back,
-        *(
-            functools.partial(set_random_state, random_state(device), device)
-            for device in {t.device for t in tensors} or {torch.device("cpu")}
-        ),
-    ]
+    snapshot = Snapshot(tensors)
+    undo = [snapshot.put_values_back, snapshot.put_random_back]
     try:
         yield undo
     finally:

@@ -12,6 +12,7 @@ import pyro
 import pyro.optim
 from torch import Tensor
 from torch.optim import Optimizer
+from torch.utils.weak import WeakIdKeyDictionary
 
 from pyro_vae._errors import expected
 from pyro_vae.engine.updates import Listener, has_update
@@ -27,11 +28,15 @@ class Slot:
     optimizer: Optimizer
     group: dict[str, Any]
     step: int = 0
+    moved: bool = False  # whether it is known to have had a gradient
 
     def option(self, name: str) -> Any:
         return self.group.get(name)
 
 
+# Parameters that have had a gradient, of whichever loss and optimiser: from then on stock SVI
+# leaves them zeros in its place, by which any optimiser that meets them takes a step.
+_moved: Any = WeakIdKeyDictionary()
 # Which of several has taken over the step counts of an optimiser.
 _holders: weakref.WeakKeyDictionary[Optimizer, Optim] = weakref.WeakKeyDictionary()
 
@@ -126,12 +131,22 @@ class Optim:
         return clipped or not all(has_update(self._slots[param].optimizer) for param in params)
 
     def has_moved(self, param: Tensor) -> bool:
-        """Tells whether it has been updated: with momentum it goes on without a gradient."""
+        """Tells whether it has had a gradient: with momentum it goes on without one."""
         slot = self._slots.get(param)
-        return slot is not None and bool(slot.step or slot.optimizer.state.get(param))
+        restored = slot is not None and bool(slot.step or slot.optimizer.state.get(param))
+        return restored or param in _moved
 
     def slots(self, params: Iterable[Tensor]) -> list[Slot]:
-        return [self._slots[param] for param in params]
+        """Returns those of parameters that are to be updated."""
+        slots = [self._slots[param] for param in params]
+        self._move(slots)
+        return slots
+
+    def _move(self, slots: Iterable[Slot]) -> None:
+        for slot in slots:
+            if not slot.moved:
+                slot.moved = True
+                _moved[slot.param] = True
 
     def all_slots(self) -> Iterable[Slot]:
         return self._slots.values()
@@ -140,6 +155,7 @@ class Optim:
         """Takes a step by the optimisers themselves, from ``param.grad``."""
         self.adopt(params)
         self.release()
+        self._move(self._slots[param] for param in params if param.grad is not None)
         if self._pyro is not None:
             self._pyro(params)
         elif self._torch is not None:

@@ -189,29 +189,40 @@ class Problem:
                 loss = surrogate.detach()
             else:
                 function = self.loss_and_grads
-                loss, surrogate = evaluate(function, self.model, self.guide, args, kwargs)
+                loss, surrogate = evaluate(
+                    function, self.model, self.guide, args, kwargs, self.device
+                )
         return Evaluated(loss, surrogate, moved)
 
-    def step(self, loss: Loss, params: list[Tensor]) -> Loss:
-        """Takes a step, if the loss is as it has to be, and returns the loss.
+    def judge(self, loss: Loss, params: Sequence[Tensor]) -> Loss:
+        """Does what there is to do before an update, and returns the loss.
 
-        Where steps depend on that, it is NaN for the sake of a gradient that is not finite.
+        Gradients that are too long are scaled down. Where steps depend on that, the loss is NaN for
+        the sake of a gradient that is not finite; a step that is not taken does not count.
         """
-        grads = [param.grad for param in params if param.grad is not None]
-        anyway = self.on_nonfinite == "ignore"
         if self.clip_norm is not None and is_finite(loss):
+            grads = [param.grad for param in params if param.grad is not None]
             norm, scale = clipping(grads, self.clip_norm)
             for grad in grads:
                 grad.mul_(scale)
-            loss = loss if anyway or bool(norm.isfinite()) else math.nan
+            if self.on_nonfinite != "ignore" and not bool(norm.isfinite()):
+                loss = math.nan
+        if not self._takes(loss) and params and isinstance(self.loss, Objective):
+            self.loss.step.sub_(1)  # counted with the gradients
+        return loss
+
+    def _takes(self, loss: Loss) -> bool:
+        return self.on_nonfinite == "ignore" or is_finite(loss)
+
+    def step(self, loss: Loss, params: list[Tensor]) -> Loss:
+        """Takes a step, if the loss is as it has to be, and returns the loss, see :meth:`judge`."""
+        loss = self.judge(loss, params)
         # Stock SVI leaves zeros as gradients, with which momentum goes on; a graph leaves none.
         idle = [p for p in params if p.grad is None and p.requires_grad and self.optim.has_moved(p)]
         for param in idle:
             param.grad = torch.zeros_like(param)
-        if anyway or is_finite(loss):
+        if self._takes(loss):
             self.optim.step(params)
-        elif params and isinstance(self.loss, Objective):
-            self.loss.step.sub_(1)  # counted with the gradients, and not taken
         for param in idle:
             param.grad = None
         zero_grads(params)

@@ -2,12 +2,12 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Arguments", "Batch", "Engine", "EngineName"]
+__all__ = ["Arguments", "Attempt", "Batch", "Engine", "EngineName"]
 
 EngineName: TypeAlias = Literal["inductor", "cuda-graph", "eager"]
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -32,6 +32,28 @@ class Batch(NamedTuple):
     filled: Callable[[Sequence[Tensor], Sequence[Any]], Arguments] | None = None
 
 
+class Attempt(NamedTuple):
+    """Steps some of which may have been refused by what distributions check, and were not taken.
+
+    Attributes:
+        batch: How their arguments were made.
+        tensors: What from.
+        losses: Of each; NaN where it was not taken.
+        valid: Whether each was taken, shape ``(count,)``; none is after one that was not.
+        random: State of the generators before; nothing where it is after a step that was refused.
+    """
+
+    batch: Batch
+    tensors: Sequence[Tensor]
+    losses: Tensor
+    valid: Tensor
+    random: Mapping[str, Tensor]
+
+    def counts(self) -> tuple[int, int]:
+        """Returns how many steps there are, and how many were taken."""
+        return len(self.losses), int(self.valid.long().cumprod(0).sum())
+
+
 class Engine(Protocol):
     """What takes the steps of :class:`~pyro_vae.engine.problem.Problem`.
 
@@ -42,6 +64,7 @@ class Engine(Protocol):
         masks: Whether the last steps leave out every update after a loss that is not finite by
             themselves, so that losses need no look before the end of a pass.
         random: State of torch's generator before the last step, where it is known.
+        attempt: The last steps, where some may have been refused; None where they were taken.
         captures: Graphs made so far.
         unrolls: Whether it may be asked for several steps at once.
     """
@@ -54,6 +77,9 @@ class Engine(Protocol):
 
     @property
     def random(self) -> Tensor | None: ...
+
+    @property
+    def attempt(self) -> Attempt | None: ...
 
     @property
     def captures(self) -> int: ...
@@ -76,6 +102,14 @@ class Engine(Protocol):
 
     def rewind(self, count: int) -> None:
         """Goes back behind ``count`` steps that were counted and, a loss not finite, not taken."""
+        ...
+
+    def again(self, attempt: Attempt) -> Tensor:
+        """Takes those steps eagerly that were refused; returns the losses of all.
+
+        Raises:
+            ValueError: What a distribution says that refuses one of them.
+        """
         ...
 
     def state_dict(self) -> dict[str, Any]:

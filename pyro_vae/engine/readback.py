@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae.engine.errors import ReadsBack
+from pyro_vae.engine.validation import checks
 
 __all__ = ["values_stay_inside"]
 
@@ -66,9 +67,19 @@ class _Values(TorchDispatchMode):
         self, func: Any, types: Any, args: Any = (), kwargs: dict[str, Any] | None = None
     ) -> Any:
         kwargs = kwargs or {}
+        if func is _aten._is_all_true.default:
+            func = _aten.all.default  # the compiler has no code for the other
         inputs = [leaf for leaf in tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
         # What is made of Python's numbers comes in by the first of these.
         constant = func is _aten.lift_fresh.default or all(map(self._is_constant, inputs))
+        checking = None
+        if func is _aten._local_scalar_dense.default and inputs[0].dtype == torch.bool:
+            checking = checks()
+        if checking is not None and not constant:
+            with disable_proxy_modes_tracing():
+                outcome = func(*args, **kwargs)
+            checking.record(inputs[0], outcome)
+            return outcome
         if constant and inputs and any(tag in func.tags for tag in _SIZES):
             with disable_proxy_modes_tracing():  # the tracer would refuse it
                 return func(*args, **kwargs)
@@ -97,6 +108,8 @@ class _Values(TorchDispatchMode):
         what = _SAID.get(name, f"`{name}`")
         error = ReadsBack(f"it reads a value back ({what})")
         self.refused = self.refused or error
+        if (checking := checks()) is not None:
+            checking.failed = True
         raise error
 
     def _is_constant(self, tensor: Tensor) -> bool:

@@ -29,7 +29,9 @@ _LOOK_UP = frozenset(("copy", "copyreg", "dataclasses", "inspect", "pickle", "pp
 
 def is_constant(module: str | None) -> bool:
     """Tells whether the variables of a module, by its name, are taken not to change."""
-    return (module or "").partition(".")[0] in _CONSTANT
+    # A named tuple's constructor has a module of its own.
+    top = (module or "").partition(".")[0]
+    return top in _CONSTANT or top.startswith("namedtuple_")
 
 
 class Reads:
@@ -87,10 +89,11 @@ class Reads:
         self._codes[id(code)] = code
         self.names.update(code.co_names, _strings(code.co_consts))
         module = namespace.get("__name__")
+        looks_up = not _LOOKS_UP.isdisjoint(code.co_names)
         if is_constant(module):
-            self.looks_up |= str(module).partition(".")[0] in _LOOK_UP
+            self.looks_up |= looks_up and str(module).partition(".")[0] in _LOOK_UP
             return
-        self.looks_up |= not _LOOKS_UP.isdisjoint(code.co_names)
+        self.looks_up |= looks_up
         self.spaces.setdefault(id(namespace), (namespace, set()))[1].update(
             namespace if not _EVERYTHING.isdisjoint(code.co_names) else code.co_names
         )

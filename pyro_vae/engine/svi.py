@@ -7,25 +7,26 @@ import warnings
 from collections.abc import Callable, Sequence
 from contextlib import nullcontext
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any, Literal
 
 import pyro
 import pyro.infer
 import pyro.optim
 import torch
-from pyro.infer import SVI
 from pyro.infer.util import torch_item
 from pyro.util import warn_if_nan
 from torch import Tensor
 from torch.optim import Optimizer
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import as_path, expected, positive_integer, unknown_name
 from pyro_vae.engine.batches import batch_of, gathered
 from pyro_vae.engine.compiled import CompiledEngine
 from pyro_vae.engine.eager import EagerEngine
 from pyro_vae.engine.memory import layout
 from pyro_vae.engine.nonfinite import NonFinite, explain
 from pyro_vae.engine.optim import Optim
+from pyro_vae.engine.parts import Parts
 from pyro_vae.engine.problem import (
     Backward,
     Loss,
@@ -35,10 +36,13 @@ from pyro_vae.engine.problem import (
     Program,
     is_finite,
 )
-from pyro_vae.engine.protocol import Batch, Engine, EngineName
+from pyro_vae.engine.protocol import Attempt, Batch, Engine, EngineName
+from pyro_vae.engine.watchdog import CheckEvery, Watchdog
 from pyro_vae.objectives import Objective
 
 __all__ = ["CompiledSVI", "Position"]
+
+_LOOK = 256  # calls after which it is looked at whether their steps were taken
 
 
 @dataclass
@@ -56,7 +60,7 @@ class Position:
     losses: list[Tensor] = field(default_factory=list)
 
 
-class CompiledSVI(SVI):
+class CompiledSVI(Parts):
     """Creates stochastic variational inference whose step is one compiled graph.
 
     A drop-in for :class:`pyro.infer.SVI`, of which it is a subclass: it takes the same arguments,
@@ -105,6 +109,10 @@ class CompiledSVI(SVI):
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
             stay as they are; a program sees to it that what a distribution gets is float32, as a
             ``VAE`` does.
+        check_every: Whether steps of graphs are compared with the same steps of the programs:
+            ``auto`` at the first two runs of each graph and when it has taken 10, 100, 1000 steps
+            and so on; a number also each time that it has taken so many; None never.
+        check_folder: Where to write what reproduces a difference; a temporary folder if not given.
 
     Attributes:
         engine: What took the last step: ``inductor``, ``cuda-graph`` or ``eager``.
@@ -140,22 +148,17 @@ class CompiledSVI(SVI):
         on_nonfinite: OnNonFinite = "ignore",
         max_skipped: int = 100,
         precision: Precision = "float32",
+        check_every: CheckEvery = "auto",
+        check_folder: str | Path | None = None,
     ) -> None:
-        if compile not in (True, False, "auto"):
-            raise unknown_name("compile", compile, ("True", "False", "auto"))
-        if precision not in ("float32", "tf32", "bfloat16"):
-            raise unknown_name("precision", precision, ("float32", "tf32", "bfloat16"))
-        if clip_norm is not None and not 0 < clip_norm < math.inf:
-            raise expected("clip_norm", "a positive number", clip_norm)
-        if on_nonfinite not in ("ignore", "raise", "skip"):
-            raise unknown_name("on_nonfinite", on_nonfinite, ("ignore", "raise", "skip"))
+        _check(compile, precision, clip_norm, on_nonfinite, check_every)
         for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
             if number:
                 what = f"`{name}` is deprecated, as in pyro.infer.SVI"
                 warnings.warn(what, FutureWarning, stacklevel=2)
         if isinstance(loss, pyro.infer.ELBO):
             loss, loss_and_grads = loss.loss, loss.loss_and_grads
-        self._problem = Problem(
+        problem = Problem(
             model,
             guide,
             loss_and_grads or Backward(loss),
@@ -164,9 +167,7 @@ class CompiledSVI(SVI):
             on_nonfinite=on_nonfinite,
             precision=precision,
         )
-        self._optims = {id(optim): self._problem.optim}  # which hold what they were given
-        # Its own constructor takes no other optimiser than Pyro's.
-        super(SVI, self).__init__(num_chains=num_chains)
+        super().__init__(problem, num_chains)
         self.loss = loss
         self.num_steps, self.num_samples = num_steps, num_samples
         self._products = _Products("high") if precision == "tf32" else nullcontext()
@@ -184,44 +185,9 @@ class CompiledSVI(SVI):
             self._engine = EagerEngine(self._problem)
         else:
             left = (lambda: (planned_steps or 0) - self.steps) if compile == "auto" else None
-            self._engine = CompiledEngine(self._problem, max_graphs, left)
-
-    @property
-    def model(self) -> Program:
-        """The model."""
-        return self._problem.model
-
-    @model.setter
-    def model(self, model: Program) -> None:
-        self._problem.exchange(model=model)
-
-    @property
-    def guide(self) -> Program:
-        """The guide."""
-        return self._problem.guide
-
-    @guide.setter
-    def guide(self, guide: Program) -> None:
-        self._problem.exchange(guide=guide)
-
-    @property
-    def loss_and_grads(self) -> Program:
-        """What a step computes: it returns the loss, and leaves gradients with the parameters."""
-        return self._problem.loss_and_grads
-
-    @loss_and_grads.setter
-    def loss_and_grads(self, loss_and_grads: Program) -> None:
-        self._problem.exchange(loss_and_grads=loss_and_grads)
-
-    @property
-    def optim(self) -> pyro.optim.PyroOptim | Callable[[list[Tensor]], Optimizer]:
-        """The optimiser that it was given, whose state is up to date whenever it is read."""
-        return self._problem.optim.given
-
-    @optim.setter
-    def optim(self, optim: pyro.optim.PyroOptim | Callable[[list[Tensor]], Optimizer]) -> None:
-        known = self._optims.setdefault(id(optim), Optim(optim))
-        self._problem.exchange(optim=known)
+            folder = None if check_folder is None else as_path("check_folder", check_folder)
+            watchdog = Watchdog(self._problem, check_every, folder)
+            self._engine = CompiledEngine(self._problem, max_graphs, watchdog, left)
 
     @property
     def captures(self) -> int:
@@ -234,13 +200,20 @@ class CompiledSVI(SVI):
         Raises:
             NonFinite: If the loss is not finite, and that is to stop the run, or to be left out
                 once too often. The step is not taken.
+            ValueError: If a distribution refuses its parameters or a value, as in stock SVI.
+            GraphMismatch: If the step is checked, and differs from that of the programs. It is not
+                taken.
         """
         batch, tensors = batch_of(args, kwargs)
         at = self.steps
         first = self._run(batch, tensors, 1)[0]
-        loss: Loss = tuple(first.tolist()) if first.dim() > 0 else float(first)
+        loss = _number(first)
+        attempt = self._engine.attempt
+        if attempt is not None and not is_finite(loss):
+            again = self._again([attempt])
+            loss = loss if again is None else _number(again[1][0])
         if isinstance(loss, float) and not math.isfinite(loss) and self.engine != "eager":
-            self._warn(loss)
+            _warn(self._problem, loss)
         if self._problem.on_nonfinite != "ignore" and not is_finite(loss):
             self.skipped += 1
             if self._problem.on_nonfinite == "raise" or self.skipped > self._max_skipped:
@@ -280,7 +253,9 @@ class CompiledSVI(SVI):
         Raises:
             NonFinite: If a loss is not finite, and that is to stop the run, or with ``skip``, one
                 more than may be left out. That step and later ones are not taken.
-            ValueError: If the tensors differ in length.
+            GraphMismatch: As in :meth:`step`; a group of ``unroll`` steps is checked as a whole.
+            ValueError: If the tensors differ in length, or a distribution refuses its parameters or
+                a value. The steps before are taken; it is found out at the end of the pass.
         """
         positive_integer("batch_size", batch_size)
         size = len(tensors[0])
@@ -294,12 +269,19 @@ class CompiledSVI(SVI):
         skipped = self.skipped + sum(int((~_finite(each)).sum()) for each in losses)
         first = self.steps - sum(map(len, losses))
         layouts = tuple(map(layout, tensors))
+        attempts: list[Attempt] = []  # whose outcome nobody has read
         while (start := position.start) < size:
             together = self._together(size - start, batch_size)
             index = order[start : start + together * batch_size]
             batch = Batch(("epoch", len(index), layouts, transform), arguments, transform)
             losses.append(self._run(batch, (index, *tensors), together))
             position.start += len(index)
+            if (attempt := self._engine.attempt) is not None:
+                attempts.append(attempt)
+                if position.start == size or len(attempts) == _LOOK or not self._engine.masks:
+                    self._look(attempts, position)
+            else:
+                attempts.clear()  # an eager step is after none that was refused
             if policy == "raise" and not self._engine.masks and not _finite(losses[-1]).all():
                 break
             if policy == "skip":
@@ -384,23 +366,75 @@ class CompiledSVI(SVI):
         self._count(self._engine.name, count)
         return losses
 
+    def _look(self, attempts: list[Attempt], position: Position) -> None:
+        """Goes back in a pass to the first step that was refused, if there is one."""
+        again = self._again(attempts)
+        if again is not None:
+            behind = attempts[again[0] + 1 :]
+            position.start -= sum(len(attempt.tensors[0]) for attempt in behind)
+            position.losses[-1 - len(behind) :] = [again[1]]
+        attempts.clear()
+
+    def _again(self, attempts: Sequence[Attempt]) -> tuple[int, Tensor] | None:
+        """Takes the first one eagerly that was refused; returns which, and its losses.
+
+        Raises:
+            ValueError: What a distribution says that refuses it. Those before are taken.
+        """
+        if bool(torch.cat([attempt.valid for attempt in attempts]).all()):
+            return None
+        first = next(i for i, attempt in enumerate(attempts) if not bool(attempt.valid.all()))
+        attempt, behind = attempts[first], attempts[first + 1 :]
+        count, taken = attempt.counts()
+        self._count(self._engine.name, taken - count - sum(len(a.losses) for a in behind))
+        counted = sum(len(a.losses) for a in behind if a.random)  # by the optimiser
+        self._engine.rewind(count - taken + counted if self._engine.masks else 0)
+        losses = self._engine.again(attempt)
+        self._count("eager", count - taken)
+        return first, losses
+
     def _count(self, engine: EngineName, count: int) -> None:
         self.steps += count
         self.engine = engine
         self.engine_steps[engine] = self.engine_steps.get(engine, 0) + count
-
-    def _warn(self, loss: float) -> None:
-        """Warns as Pyro's own ELBOs do, which cannot inside a graph."""
-        if isinstance(self._problem.loss, pyro.infer.ELBO) and not isinstance(
-            self._problem.loss, Objective
-        ):
-            warn_if_nan(loss, "loss")
 
     def _not_finite(self, loss: Loss, at: int, args: Any, kwargs: Any) -> NonFinite:
         """Goes back to where the loss was last finite, and finds out what is to blame."""
         self._engine.rewind(0 if self._problem.on_nonfinite == "skip" else self.steps - at)
         self.steps = at
         return explain(self._problem, loss, at, args, kwargs, self._engine.random)
+
+
+def _check(
+    compile: Any, precision: Any, clip_norm: float | None, on_nonfinite: Any, check_every: Any
+) -> None:
+    """Checks options.
+
+    Raises:
+        ValueError: If one is out of range.
+    """
+    if compile not in (True, False, "auto"):
+        raise unknown_name("compile", compile, ("True", "False", "auto"))
+    if precision not in ("float32", "tf32", "bfloat16"):
+        raise unknown_name("precision", precision, ("float32", "tf32", "bfloat16"))
+    if clip_norm is not None and not 0 < clip_norm < math.inf:
+        raise expected("clip_norm", "a positive number", clip_norm)
+    if on_nonfinite not in ("ignore", "raise", "skip"):
+        raise unknown_name("on_nonfinite", on_nonfinite, ("ignore", "raise", "skip"))
+    if isinstance(check_every, str) and check_every != "auto":
+        raise unknown_name("check_every", check_every, ("a positive integer", "auto", "None"))
+    if not isinstance(check_every, str) and check_every is not None:
+        positive_integer("check_every", check_every)
+
+
+def _number(loss: Tensor) -> Loss:
+    return tuple(loss.tolist()) if loss.dim() > 0 else float(loss)
+
+
+def _warn(problem: Problem, loss: float) -> None:
+    """Warns as Pyro's own ELBOs do, which cannot inside a graph."""
+    if isinstance(problem.loss, pyro.infer.ELBO) and not isinstance(problem.loss, Objective):
+        warn_if_nan(loss, "loss")
 
 
 def _finite(losses: Tensor) -> Tensor:

@@ -10,7 +10,7 @@ import sys
 import types
 import weakref
 from collections import OrderedDict, defaultdict, deque
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence, Sized
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -23,6 +23,7 @@ from pyro.poutine.trace_messenger import TraceMessenger
 from torch import Tensor, nn
 
 from pyro_vae.engine.errors import NotCapturable
+from pyro_vae.engine.guards import Guards
 from pyro_vae.engine.kinds import KINDS, MISSING, PLAIN
 from pyro_vae.engine.reads import Reads, is_constant
 
@@ -47,7 +48,21 @@ _WHOLE = (
 _MADE_ANEW: dict[type, frozenset[str]] = {
     TraceMessenger: frozenset(("trace",)),
     AutoGuide: frozenset(("plates",)),
+    # Computed of the last two tensors, and looked up for those very tensors alone.
+    torch.distributions.Transform: frozenset(
+        (
+            *("_cached_x_y", "_cached_logDetJ", "_cached_log_scale", "_cached_log_df_inv_dx"),
+            *("_cached_A", "_cached_W_pre", "_cached_C", "_cached_T_C"),
+        )
+    ),
 }
+# What takes the steps: it moves on with each, and a program hardly ever reads it.
+_MACHINERY = (
+    pyro.infer.SVI,
+    pyro.optim.PyroOptim,
+    torch.optim.Optimizer,
+    torch.optim.lr_scheduler.LRScheduler,
+)
 _LOGGING: dict[type, tuple[str, ...]] = {
     logging.Logger: ("level", "disabled", "parent", "manager"),
     logging.Manager: ("_disable",),
@@ -70,10 +85,7 @@ class Walk:
 
     Attributes:
         tensors: In the order they were met.
-        live: Containers whose elements are to stay the very same objects.
-        calls: The same, of what has to be called to see it.
-        sized: Containers whose sizes are to stay the same.
-        objects: Those whose class is to stay the same.
+        guards: What is to be looked at again.
         moving: Reasons to refuse what has been met.
         codes: Ids of the code of functions.
         undo: What to do to put back a field or a variable: its owner, name and value.
@@ -81,10 +93,7 @@ class Walk:
 
     def __init__(self, roots: Sequence[Any], reads: Reads | None = None, strict: bool = True):
         self.tensors: list[Tensor] = []
-        self.live: list[Iterable[Any]] = []
-        self.calls: list[Callable[[], Iterable[Any]]] = []
-        self.sized: list[Sized] = []
-        self.objects: list[Any] = []
+        self.guards = Guards()
         self.undo: list[tuple[Any, str, Any]] = []
         self.moving: list[str] = []
         self.codes: set[int] = set()
@@ -131,9 +140,7 @@ class Walk:
         keys = [key for key in keys if key in namespace]
         if not keys:
             return
-        # With one key, a getter does not return a tuple.
-        getter = operator.itemgetter(*keys, *keys[: len(keys) == 1])
-        self.calls.append(functools.partial(getter, namespace))
+        self.guards.entries(namespace, keys)
         for key in keys:
             value = namespace[key]
             self.meet(f"{owner}.{key}", value, follow)
@@ -184,6 +191,17 @@ class Walk:
                 return bool(visit(self, thing, name))
         return self.object(thing)
 
+    def _machinery(self, thing: Any, name: str) -> bool:
+        """Visits fields that the code of the programs themselves names, not that of libraries."""
+        fields = vars(thing)
+        if self.reads is not None:
+            named = set[str]().union(*(names for _, names in self.reads.spaces.values()))
+            self.entries(name, fields, [key for key in fields if key in named])
+        elif self.strict:
+            keys = [key for key, value in fields.items() if type(value) in PLAIN]
+            self.entries(name, fields, keys)
+        return False
+
     def _refuse(self, reason: str) -> None:
         self.moving.append(reason)
         if self.strict:
@@ -203,7 +221,7 @@ class Walk:
             space = vars(base)
             keys = [key for key, value in space.items() if self._is_read_of_class(key, value)]
             self.entries(base.__name__, space, keys)
-            self.sized.append(space)
+            self.guards.size(space)
         if not is_constant(type(thing).__module__):
             self.meet(f"{thing.__name__}.__class__", type(thing))
         return False
@@ -221,34 +239,31 @@ class Walk:
         return reads is None or reads.looks_up or key in reads.names
 
     def _partial(self, thing: functools.partial[Any], name: str) -> bool:
-        self.calls.append(functools.partial(_PARTS, thing))
+        self.guards.call(functools.partial(_PARTS, thing))
         for part, value in zip(("func", "args", "keywords"), _PARTS(thing), strict=True):
             self.meet(f"{name}.{part}", value)
         return self.object(thing, (functools.partial,)) or type(thing) is functools.partial
 
     def _mapping(self, thing: Mapping[Any, Any], name: str) -> bool:
-        self.sized.append(thing)
+        self.guards.whole(thing)
         self.meet(f"{name} has the size", len(thing))
-        if thing:
-            self.live += [dict.keys(thing), dict.values(thing)] if isinstance(thing, dict) else []
-            if not isinstance(thing, dict):
-                self.calls += [thing.keys, thing.values]
         items = dict.items(thing) if isinstance(thing, dict) else thing.items()
+        if isinstance(thing, OrderedDict):  # it keeps its order elsewhere
+            items = OrderedDict.items(thing)
         for key, value in list(items):
             self.meet(f"{name}'s key", key)
             self.meet(f"{name}.{key if type(key) in PLAIN else type(key).__name__}", value)
             if isinstance(thing, dict) and (type(value) in PLAIN or isinstance(value, Tensor)):
                 self.undo.append((thing, key, value))
         if isinstance(thing, defaultdict):
+            self.guards.call(functools.partial(_FACTORY, thing))
             self.meet(f"{name}.default_factory", thing.default_factory)
         return self.subclass(thing, (dict, types.MappingProxyType, defaultdict, OrderedDict))
 
     def _sequence(self, thing: Sequence[Any], name: str) -> bool:
         self.meet(f"{name} has the size", len(thing))
         if not isinstance(thing, tuple):
-            self.sized.append(thing)
-            if thing:
-                self.live.append(thing)
+            self.guards.elements(thing)
         for i, value in enumerate(list(thing)):
             self.meet(f"{name}.{i}", value)
         return self.subclass(thing, (list, tuple, deque, torch.Size))
@@ -276,7 +291,8 @@ class Walk:
         for variable, cell in zip(code.co_freevars, thing.__closure__ or (), strict=True):
             self.meet(f"{name}.{variable}", cell)
         if not is_constant(thing.__globals__.get("__name__")):
-            self.calls.append(functools.partial(_CODE, thing))
+            for part in ("__code__", "__defaults__", "__kwdefaults__"):
+                self.guards.attribute(thing, part)
             if reads is None:
                 self._namespace(thing.__globals__, set(_names(code)))
         self.meet(f"{name}.__defaults__", thing.__defaults__)
@@ -288,7 +304,7 @@ class Walk:
         names = sorted(names)
         owner = str(space.get("__name__"))
         found = [name for name in names if name in space]
-        self.sized.append(space)
+        self.guards.size(space)
         modules = {n: space[n] for n in found if isinstance(space[n], types.ModuleType)}
         self.entries(owner, space, [name for name in found if name not in modules])
         self.entries(owner, space, modules, follow=False)
@@ -303,18 +319,17 @@ class Walk:
             raise NotCapturable(f"{name} is no Python module")
         for part in _MEMBERS:
             members = fields[part]
-            self.sized.append(members)
-            if members:
-                self.live.append(members.values())
+            self.guards.whole(members)
             for key, value in members.items():
                 self.meet(f"{name}.{key}", value)
                 if isinstance(value, Tensor):
                     self.undo.append((members, key, value))
+        self.guards.entries(fields, [part for part in (*_MEMBERS, *_HOOKS) if part in fields])
         for part in _HOOKS:
             if fields.get(part):
                 self.meet(f"{name}.{part}", fields[part])
         self._fields(module, fields, _BOOKKEEPING)
-        self.objects.append(module)
+        self.guards.kind(module)
         self._class_of(module)
         return True
 
@@ -338,12 +353,15 @@ class Walk:
         for base in kind.__mro__:
             for slot, place in list(vars(base).items()) if "__slots__" in vars(base) else ():
                 if isinstance(place, types.MemberDescriptorType) and self._is_read(slot):
-                    read = functools.partial(_slot, place, thing)
-                    self.calls.append(read)
-                    self.meet(f"{kind.__name__}.{slot}", *read())
+                    (value,) = _slot(place, thing)
+                    if value is MISSING or getattr(kind, slot, None) is not place:
+                        self.guards.call(functools.partial(_slot, place, thing))
+                    else:
+                        self.guards.attribute(thing, slot)
+                    self.meet(f"{kind.__name__}.{slot}", value)
         if isinstance(thing, functools._lru_cache_wrapper):
             self.meet(f"{kind.__name__}.__wrapped__", thing.__wrapped__)
-        self.objects.append(thing)
+        self.guards.kind(thing)
         known = (*known, object, types.SimpleNamespace)
         return described and all(b in known or _is_python(b) for b in kind.__mro__)
 
@@ -358,7 +376,9 @@ class Walk:
         whole = isinstance(thing, _WHOLE) or hasattr(type(thing), "__match_args__")
         keys = [k for k in fields if k not in left_out and (whole or self._is_read(k))]
         follow = not isinstance(thing, AutoGuide)
-        self.sized.append(fields)
+        self.guards.size(fields)
+        if type(thing).__dictoffset__ and not isinstance(thing, Tensor):
+            self.guards.namespace(thing)
         name = type(thing).__name__
         if not follow and "prototype_trace" in keys:
             # It is made once, and never written to.
@@ -368,12 +388,13 @@ class Walk:
 
 
 _PARTS = operator.attrgetter("func", "args", "keywords")
-_CODE = operator.attrgetter("__code__", "__defaults__", "__kwdefaults__")
+_FACTORY = operator.attrgetter("default_factory", "default_factory")
 _IS_HEAP_TYPE = 1 << 9
 _IS_IMMUTABLE = 1 << 8
 
 
 _OWN: tuple[tuple[tuple[type, ...], Callable[[Walk, Any, str], bool]], ...] = (
+    (_MACHINERY, Walk._machinery),
     ((types.FunctionType,), Walk._function),
     ((type,), Walk._type),
     ((functools.partial,), Walk._partial),
