@@ -362,3 +362,15 @@ def test_a_step_that_only_the_graph_refuses_is_taken(monkeypatch: pytest.MonkeyP
     svi = equals_stock(run)
     assert svi.engine_steps == {"eager": 2, "inductor": 12}
     assert svi.steps == 14
+
+
+def test_it_may_be_left_to_the_capture() -> None:
+    """As a fit does, which checks its data before. Fails when steps are checked all the same."""
+    make, x, _ = LEFT["Poisson"]
+    svi = CompiledSVI(observed(make), guide, adam(), Trace_ELBO(), validate=False)
+    x = x.double()
+    for _ in range(3):
+        svi.step(x)
+    assert math.isfinite(svi.step(x + 0.5))
+    with pytest.raises(ValueError, match="within the support"):
+        svi.step(torch.tensor([0.5]))  # another graph

@@ -55,7 +55,7 @@ class Captured:
     taken = 0  # steps
     due: float = 1  # steps after which it is to be checked
     checks = 0  # times that it was
-    validates = True  # whether it is known which steps are valid
+    validates: bool  # whether it is known which steps are valid
     _checks: Checks | None = None
 
     def __init__(
@@ -68,6 +68,7 @@ class Captured:
         finite: Tensor,
     ) -> None:
         self._problem = problem
+        self.validates = problem.validate
         self.dependencies = dependencies
         self.params = params
         self._idle = idle

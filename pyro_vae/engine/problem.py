@@ -103,6 +103,7 @@ class Problem:
         on_nonfinite: Whether a step whose loss is not finite is taken all the same, as stock SVI
             does, ends the run, or is left out.
         precision: Of matrix products.
+        validate: Whether what distributions check is checked at each step of a graph, too.
         device: Where the tensors of the last call were.
         loss: What ``loss_and_grads`` differentiates: an ELBO, or a function of model, guide and
             their arguments; None if it is a function of its own.
@@ -116,6 +117,7 @@ class Problem:
     clip_norm: float | None = None
     on_nonfinite: OnNonFinite = "raise"
     precision: Precision = "float32"
+    validate: bool = True
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loss: pyro.infer.ELBO | Program | None = field(init=False)
     serial: int = field(init=False)

@@ -109,6 +109,9 @@ class CompiledSVI(Parts):
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
             stay as they are; a program sees to it that what a distribution gets is float32, as a
             ``VAE`` does.
+        validate: Whether what distributions check of their parameters and of values, where Pyro's
+            validation is on, is checked at each step of a graph. Otherwise it is when a graph is
+            captured, and so are checks that are no code on tensors (NumPy, ``.item()``).
         check_every: Whether steps of graphs are compared with the same steps of the programs:
             ``auto`` at the first two runs of each graph and when it has taken 10, 100, 1000 steps
             and so on; a number also each time that it has taken so many; None never.
@@ -148,6 +151,7 @@ class CompiledSVI(Parts):
         on_nonfinite: OnNonFinite = "ignore",
         max_skipped: int = 100,
         precision: Precision = "float32",
+        validate: bool = True,
         check_every: CheckEvery = "auto",
         check_folder: str | Path | None = None,
     ) -> None:
@@ -166,6 +170,7 @@ class CompiledSVI(Parts):
             clip_norm=clip_norm,
             on_nonfinite=on_nonfinite,
             precision=precision,
+            validate=validate,
         )
         super().__init__(problem, num_chains)
         self.loss = loss

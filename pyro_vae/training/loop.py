@@ -133,6 +133,8 @@ class Loop:
             # The loss is a sum over the batch.
             clip_norm=clip and clip * min(recipe.batch_size, len(self.train)),
             on_nonfinite=recipe.on_nonfinite,
+            # Data are checked before, and a parameter that is NaN makes the loss so.
+            validate=False,
             check_folder=None if progress is None else progress.folder,
         )
         self.health = Health(vae, self.monitored.without("labels"))
