@@ -25,7 +25,6 @@ import common
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from random_programs import interpreted, is_true, numbered, outcome
-from torch._inductor import compile_fx
 
 SEED, COUNT, COMPILED = 0, 2000, 20
 ROWS = common.RUNS / "random_programs.jsonl"  # what is done so far, a line for each
