@@ -17,26 +17,25 @@ import json
 import sys
 import time
 from collections import Counter
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
 import common
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
-from random_programs import is_true, numbered, outcome
-from torch._inductor import compile_fx
+from random_programs import interpreted, is_true, numbered, outcome
 
 SEED, COUNT, COMPILED = 0, 2000, 20
 ROWS = common.RUNS / "random_programs.jsonl"  # what is done so far, a line for each
-_compile = compile_fx.compile_fx
 
 
 def one(number: int, compiled: bool) -> dict[str, Any]:
     """Runs a program; returns what became of it."""
-    compile_fx.compile_fx = _compile if compiled else lambda module, examples, **options: module
     drawn = numbered(SEED, number)
     start = time.perf_counter()
-    became = outcome(drawn)
+    with nullcontext() if compiled else interpreted():
+        became = outcome(drawn)
     return {
         "number": number,
         "became": became.kind,
@@ -79,11 +78,12 @@ def main(count: int) -> dict[str, Any]:
     ROWS.parent.mkdir(exist_ok=True)
     rows = done()
     with ROWS.open("a") as lines:
+        lines.write("\n")  # the last line may be cut off
         for number in range(count):
             if number in rows:
                 continue
             rows[number] = row = one(number, compiled=number % COMPILED == 7)
-            lines.write("\n" * (len(rows) == 1) + json.dumps(row) + "\n")
+            lines.write(json.dumps(row) + "\n")
             lines.flush()
             if row["became"] == "wrong" or not row["true"]:
                 print(number, row["became"], row["why"], flush=True)

@@ -7,10 +7,9 @@ import collections
 import pytest
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
-from random_programs import draw, is_true, numbered, outcome
+from random_programs import draw, interpreted, is_true, numbered, outcome
 
 
-@pytest.mark.usefixtures("interpreted")
 def test_random_programs_equal_stock_or_say_that_they_run_eagerly() -> None:
     """Fails where something that a program reads is not watched, or a reason is not true."""
     found: collections.Counter[str] = collections.Counter()
@@ -30,12 +29,13 @@ def test_random_programs_equal_stock_or_say_that_they_run_eagerly() -> None:
         assert became.kind != "wrong", f"{became.why}\n{drawn}"
         assert became.kind != "eager" or is_true(became.why, drawn), f"{became.why}\n{drawn}"
 
-    compare()
+    with interpreted():
+        compare()
     assert found["captured"] >= 0.6 * found.total(), found
 
 
-@pytest.mark.usefixtures("interpreted")
 def test_a_guard_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where the programs and their changes would not show what is stale."""
     monkeypatch.setattr("pyro_vae.engine.guards.Guards.stand", lambda self: True)
-    assert any(outcome(numbered(0, number)).kind == "wrong" for number in range(40))
+    with interpreted():
+        assert any(outcome(numbered(0, number)).kind == "wrong" for number in range(40))

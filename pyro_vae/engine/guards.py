@@ -30,6 +30,7 @@ __all__ = ["Guards"]
 _LONGEST = 64  # list whose elements are looked at in C++, where each takes an object of its own
 _PATIENCE = 64  # checks for which one more time in C++ may wait: building that takes milliseconds
 _END = object()
+_GONE = (KeyError, ValueError, AttributeError)  # an entry, a variable, a field
 _SAYS = ([""], None)  # what a guard in C++ says when it fails: nobody asks
 
 
@@ -158,11 +159,7 @@ class Guards:
                 and _same(self._call(), self._called)
             ):
                 return False
-        except (
-            KeyError,
-            ValueError,
-            AttributeError,
-        ):  # an entry or a variable that is no longer there
+        except _GONE:
             return False
         if self._check is None or self._checks >= self._wait:
             if self._check is not None:
