@@ -35,7 +35,7 @@ from torch import Tensor
 
 from pyro_vae import CompiledSVI
 
-SEED, STEPS, ROUNDS, SECONDS = 0, 100, 9, 0.1
+SEED, STEPS, ROUNDS, SECONDS, WARM = 0, 100, 7, 0.1, 12
 TOLERANCE, SMALL = 1e-9, 1e-3  # a difference is relative to the value or, if larger, to SMALL
 RESULT = common.RESULTS / "pyro_programs.json"
 
@@ -153,18 +153,24 @@ def one_core() -> Iterator[None]:
 
 
 def in_turns(runs: dict[str, Run], rounds: int, seconds: float) -> dict[str, float]:
-    """Returns the median microseconds of a step of each; the runs take turns."""
-    counts = {}
-    for name, run in runs.items():
-        start = time.perf_counter()
-        run.take(10)
-        counts[name] = max(1, round(10 * seconds / (time.perf_counter() - start)))
+    """Returns the median microseconds of a step of each; the runs take turns.
+
+    The first steps after a turn do not count: the parameter store has just been exchanged, for
+    which what programs depend on is looked through again.
+    """
+    counts: dict[str, int] = {}
     times: dict[str, list[float]] = {name: [] for name in runs}
-    for _ in range(rounds):
+    for number in range(rounds + 1):
         for name, run in runs.items():
+            run.take(WARM)
+            count = counts.get(name, WARM)
             start = time.perf_counter()
-            run.take(counts[name])
-            times[name].append((time.perf_counter() - start) / counts[name] * 1e6)
+            run.take(count)
+            each = (time.perf_counter() - start) / count
+            if number == 0:
+                counts[name] = max(WARM, round(seconds / each))
+            else:
+                times[name].append(each * 1e6)
     return {f"{name}_us": statistics.median(each) for name, each in times.items()}
 
 
