@@ -8,9 +8,10 @@ import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
-import torch
+if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
+    import torch
 
 _SHOWN = 12  # names listed in full before the list is cut
 
@@ -20,7 +21,7 @@ _shortener.maxstring = _shortener.maxother = 80
 
 def _shown(got: object) -> str:
     """The value as one short line; an array by its type, shape and dtype."""
-    if isinstance(got, torch.Size):
+    if isinstance(got, tuple) and type(got).__module__ == "torch":  # its sizes
         return str(tuple(got))
     if hasattr(got, "shape") and hasattr(got, "dtype"):
         dtype = str(got.dtype).removeprefix("torch.")
@@ -113,6 +114,8 @@ def as_device(argument: str, value: Any) -> torch.device:
     Raises:
         ValueError: If it has no such device.
     """
+    import torch
+
     try:
         found = torch.zeros((), device=value)
         found.item()  # the device `meta` holds no numbers
@@ -130,8 +133,8 @@ def out_of_memory(error: BaseException) -> bool:
         >>> out_of_memory(MemoryError()), out_of_memory(ValueError())
         (True, False)
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True  # the latter is torch's, of a GPU
     # The messages of the CPU allocator of torch, and of C++.
     words = (
         "can't allocate memory",

@@ -9,7 +9,6 @@ from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
-from arviz_stats.base.array import array_stats
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
 
@@ -250,6 +249,8 @@ def _nuts(
             if progress is not None:
                 progress((i * num_chains + chain + 1) / (len(x) * num_chains))
         data.append(torch.stack(chains))
+    from arviz_stats.base.array import array_stats  # slow to import, and few need it
+
     z = torch.stack(data, 2)  # chain, draw, observation, event
     known = z.cpu().double().numpy()
     entries = tuple(range(1, known.ndim - 2))

@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeAlias
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import as_path, expected, positive_integer
+from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
     SCHEMA,
     write_bytes,
     written,
 )
-from pyro_vae.training.signals import Interrupted
 from pyro_vae.training.state_file import from_file, to_bytes
 
 try:
