@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
 from torch import nn
 
@@ -26,7 +26,7 @@ class Part(nn.Module):
 
     _arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Part:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         # Partial, since copy and pickle make an empty object first and fill its `__dict__` later.
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)

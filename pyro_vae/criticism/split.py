@@ -143,8 +143,9 @@ def _log_likelihood(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Tensor:
     """Of the given features, shape ``(S, N)``."""
     parts = []
     for chunk in z.split(draws_at_once(vae, x)):
-        entries = by_entry(vae.decode(chunk), len(vae.event_shape)).log_prob(x)
-        parts.append((entries * halves.given).flatten(2).sum(-1))
+        entries = by_entry(vae.decode(chunk), len(vae.event_shape))
+        assert entries is not None  # it was so for the halves
+        parts.append((entries.log_prob(x) * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)
 
 

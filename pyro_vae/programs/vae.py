@@ -8,6 +8,7 @@ from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae._deprecated import by_name, renamed_property
 from pyro_vae._errors import expected, positive_integer
@@ -231,7 +232,7 @@ class VAE(nn.Module):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: Tensor, **given: Unpack[Given]) -> Any:
+    def encode(self, x: Tensor, **given: Unpack[Given]) -> Distribution:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
         x = as_batch(x, self.event_shape, self)
         with evaluating(self):
@@ -266,7 +267,7 @@ class VAE(nn.Module):
         return probs
 
     @_positional
-    def decode(self, z: Tensor, **given: Unpack[Given]) -> Any:
+    def decode(self, z: Tensor, **given: Unpack[Given]) -> Distribution:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
         with evaluating(self):
             return self.model.decode(z, unlabelled(given))
