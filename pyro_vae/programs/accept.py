@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Conditions, Given, Rows, given_of
@@ -18,6 +21,7 @@ if TYPE_CHECKING:
 __all__ = [
     "accepted",
     "as_batch",
+    "as_tensor",
     "checked_given",
     "cond_of",
     "covariates_of",
@@ -27,12 +31,13 @@ __all__ = [
 ]
 
 
-def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
+def rows_of(vae: VAE, x: Tensor | Rows, given: Given, argument: str = "x") -> Rows:
     """Returns what a verb was called with as rows that the model accepts.
 
     Args:
         vae: The model.
-        x: Observations, shape ``(N, *event_shape)``.
+        x: Observations, shape ``(N, *event_shape)``, a tensor or an array; or rows of a data set,
+            with what goes with them: what the model has no use for is left out.
         given: The verb's keyword arguments. None of them may be labels: only a fit, and verbs that
             say so, have a use for them.
         argument: What to call ``x`` in an error.
@@ -41,7 +46,21 @@ def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
         ValueError: If the model does not accept them.
         TypeError: If a keyword is none of :class:`Given`.
     """
-    return accepted(vae, Rows(x, unlabelled(given)), argument)
+    checked = unlabelled(given)
+    if not isinstance(x, Rows):
+        tensors = tree_map(as_tensor, dict(checked), is_leaf=lambda each: isinstance(each, list))
+        return accepted(vae, Rows(as_tensor(x), cast(Given, tensors)), argument)
+    if checked:
+        raise expected(min(checked), f"None, as `{argument}` brings what goes with it", "one more")
+    return accepted(vae, used(vae, x.without("labels")), argument)
+
+
+def as_tensor(value: Any) -> Any:
+    """Returns an array or a list of numbers as a tensor, and anything else as it is."""
+    if isinstance(value, np.ndarray | np.generic | list):
+        with suppress(TypeError, ValueError):  # whoever takes it says what was expected
+            return torch.tensor(np.asarray(value))
+    return value
 
 
 def unlabelled(given: Given) -> Given:
