@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_map
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Conditions, Given, Rows, given_of
@@ -26,6 +26,7 @@ __all__ = [
     "cond_of",
     "covariates_of",
     "rows_of",
+    "simulated_given",
     "unlabelled",
     "used",
 ]
@@ -155,6 +156,22 @@ def checked_given(vae: VAE, given: Conditions, size: int) -> Given:
         raise expected(name, "None, as nothing is observed of what is simulated", given.get(name))
     cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
     return given_of({"cond": cond, "covariates": covariates})
+
+
+def simulated_given(vae: VAE, given: Given) -> Given:
+    """Returns what goes with data that are to be simulated like some observed ones.
+
+    Raises:
+        ValueError: If the model needs what is not there, or it is not what it should be.
+    """
+    checked = tree_map(
+        as_tensor, dict(unlabelled(given)), is_leaf=lambda each: isinstance(each, list)
+    )
+    sizes = {len(each) for each in tree_leaves(checked) if getattr(each, "ndim", 0) > 0}
+    size = min(sizes, default=0)
+    others = {name: value for name, value in checked.items() if name != "mask"}
+    known = checked_given(vae, cast(Conditions, others), size)
+    return given_of({**known, "mask": _mask(vae, checked.get("mask"), size)})
 
 
 def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
