@@ -2,19 +2,22 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyro_vae.data.rows import Given
+from pyro_vae.data.rows import Conditions, Given
 from pyro_vae.programs import VAE
 
 __all__ = ["cycled", "draw_prior", "hidden", "prior_of", "repeated", "replicate", "simulate"]
 
 
-def prior_of(vae: VAE, given: Given) -> Any:
+_Some = TypeVar("_Some", Conditions, Given)
+
+
+def prior_of(vae: VAE, given: Conditions) -> Any:
     """Returns p(z), or p(z|c) of each condition: batch shape ``()`` or ``(N,)``."""
     return vae.prior(given.get("cond"))
 
@@ -25,24 +28,24 @@ def draw_prior(prior: Any, count: int, size: int) -> Tensor:
     return z
 
 
-def cycled(given: Given, size: int, first: int = 0) -> Given:
+def cycled(given: _Some, size: int, first: int = 0) -> _Some:
     """Returns what goes with observations for ``size`` others: theirs, over and over.
 
     Example:
         >>> cycled({"cond": torch.arange(2)[:, None]}, 3)["cond"].flatten().tolist()
         [0, 1, 0]
     """
-    return cast(Given, tree_map(lambda each: each[_index(each, size, first)], dict(given)))
+    return cast(_Some, tree_map(lambda each: each[_index(each, size, first)], dict(given)))
 
 
 def _index(each: Tensor, size: int, first: int) -> Tensor:
     return torch.arange(first, first + size, device=each.device) % len(each)
 
 
-def repeated(given: Given, count: int) -> Given:
+def repeated(given: _Some, count: int) -> _Some:
     """Returns what goes with N observations for ``count`` copies of all, one after the other."""
     return cast(
-        Given,
+        _Some,
         tree_map(lambda each: each.repeat(count, *(1,) * (each.ndim - 1)), dict(given)),
     )
 
