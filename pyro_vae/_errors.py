@@ -8,7 +8,7 @@ import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, cast
 
 if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
     import torch
@@ -67,14 +67,15 @@ def unknown_name(argument: str, name: object, names: Iterable[str]) -> ValueErro
 
 
 def positive_integer(argument: str, value: object) -> int:
-    """Returns ``value`` if it is a positive integer.
+    """Returns ``value``, if it is a positive integer, as one of Python's.
 
     Raises:
         ValueError: If it is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or int(cast(int, value)) < 1:
         raise expected(argument, "a positive integer", value)
-    return value
+    return int(cast(int, value))
 
 
 def is_number(value: object) -> bool:
@@ -87,14 +88,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def check_seed(argument: str, seed: object) -> None:
-    """Refuses a seed that not every generator takes.
+def check_seed(argument: str, seed: object) -> int:
+    """Returns a seed, as an integer of Python's, and refuses one that not every generator takes.
 
     Raises:
         ValueError: If it is no integer >= 0 and below 2**32, NumPy's bound.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= int(cast(int, seed)) < 2**32:
         raise expected(argument, "an integer >= 0 and below 2**32", seed)
+    return int(cast(int, seed))
 
 
 def as_path(argument: str, value: object) -> Path:

@@ -6,6 +6,7 @@ import inspect
 from collections.abc import Callable, Mapping
 from typing import Any, Self
 
+import numpy as np
 from torch import nn
 
 from pyro_vae._errors import expected, unknown_name
@@ -105,6 +106,8 @@ def _class_name(module: nn.Module) -> str:
 def _encode(name: str, value: object) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):  # a number of NumPy's
+        return value.item()
     if isinstance(value, Part):
         return value.spec()
     if isinstance(value, nn.Module):

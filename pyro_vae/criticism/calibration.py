@@ -321,9 +321,9 @@ def calibrate(
         >>> calibration.names
         ('z[0]', 'z[1]', 'log_likelihood', 'log_prior', 'log_joint', 'log_guide')
     """
-    check_arguments(vae, seed)
-    positive_integer("num_simulations", num_simulations)
-    positive_integer("num_draws", num_draws)
+    seed = check_arguments(vae, seed)
+    num_simulations = positive_integer("num_simulations", num_simulations)
+    num_draws = positive_integer("num_draws", num_draws)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     if not callable(draws) and draws not in get_args(Method):

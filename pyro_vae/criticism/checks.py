@@ -197,10 +197,10 @@ def check(
         >>> check(vae, torch.ones(100, 4)).num_failed > 0
         True
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
-    positive_integer("max_data", max_data)
+    max_data = positive_integer("max_data", max_data)
     data, described = measured(vae, x, given, base_measure)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
@@ -484,7 +484,8 @@ def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
     needed = math.ceil(2 * num_tests / level)
     if num_draws is None:
         return needed
-    if positive_integer("num_draws", num_draws) < needed:
+    num_draws = positive_integer("num_draws", num_draws)
+    if num_draws < needed:
         what = f"at least {needed}, since {num_tests} tests at {level:g} are corrected for"
         raise expected("num_draws", what, num_draws)
     return num_draws

@@ -126,9 +126,9 @@ def to_datatree(
         >>> tree["posterior"]["z"].dims, dict(tree["log_likelihood"].sizes)
         (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     num_draws = _checked_draws(num_draws, posterior)
-    positive_integer("max_memory", max_memory)
+    max_memory = positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
     data, measure = measured(vae, x, given, base_measure)

@@ -246,11 +246,11 @@ def pit(
         >>> pit(vae, vae.sample(50)).values.shape
         (50, 4)
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     if condition_on not in get_args(ConditionOn):
         raise unknown_name("condition_on", condition_on, get_args(ConditionOn))
     total = (99 if condition_on == "nothing" else 1000) if num_draws is None else num_draws
-    positive_integer("num_draws", total)
+    total = positive_integer("num_draws", total)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     data = rows_of(vae, x, given)

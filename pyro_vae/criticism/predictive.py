@@ -116,9 +116,9 @@ def prior_predictive(
         >>> dict(tree["prior"].sizes), tree["prior_predictive"]["x"].dtype
         ({'chain': 1, 'draw': 10, 'data': 5, 'latent': 2}, dtype('int8'))
     """
-    check_arguments(vae, seed)
-    positive_integer("size", size)
-    positive_integer("num_draws", num_draws)
+    seed = check_arguments(vae, seed)
+    size = positive_integer("size", size)
+    num_draws = positive_integer("num_draws", num_draws)
     checked = checked_given(vae, given, size)
     groups = ("prior", "prior_predictive")
     recorder = recorder_of(

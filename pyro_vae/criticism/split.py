@@ -171,7 +171,7 @@ def _elsewhere(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bo
     """Of latents that are not all real vectors, where proposals cannot adapt by moments."""
     prior = prior_of(vae, rows.given)
     if vae.prior.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
-        states = states_of(prior)
+        states = states_of(prior, rows)
         log_weights = _log_likelihood(vae, rows, halves, states) + prior.log_prob(states)
         return states.expand(-1, len(rows), *prior.event_shape), log_weights, True
     guide = _half_seen(vae, rows, halves)

@@ -10,7 +10,7 @@ import numpy as np
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.data.rows import Given, Rows
@@ -21,7 +21,6 @@ from pyro_vae.programs.accept import as_tensor, rows_of
 
 __all__ = [
     "check_arguments",
-    "check_seed",
     "check_unbounded",
     "describe",
     "finite",
@@ -34,25 +33,15 @@ __all__ = [
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
-def check_arguments(vae: object, seed: object) -> None:
-    """Refuses what is no VAE, and a seed that is no integer >= 0.
+def check_arguments(vae: object, seed: object) -> int:
+    """Returns the seed, and refuses what is no VAE.
 
     Raises:
-        ValueError: In these cases.
+        ValueError: If it is none, or the seed is no integer >= 0 and below 2**32.
     """
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
-    check_seed(seed)
-
-
-def check_seed(seed: object) -> None:
-    """Refuses a seed that is no integer >= 0.
-
-    Raises:
-        ValueError: In that case.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise expected("seed", "an integer >= 0", seed)
+    return check_seed("seed", seed)
 
 
 def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -> None:
@@ -89,10 +78,15 @@ def measured(
     return rows, describe(vae, Rows(came, rows.given), origin)
 
 
-def states_of(prior: Any) -> Tensor:
-    """Returns the joint states of a discrete p(z), shape ``(K, 1, *event_shape)``."""
+def states_of(prior: Any, rows: Rows) -> Tensor:
+    """Returns the joint states of a discrete p(z), to be decoded for some rows.
+
+    Their shape is ``(K, 1, *event_shape)``, or ``(K, B, *event_shape)`` where a decoder is to see
+    what goes with each of B rows.
+    """
     states: Tensor = prior.enumerate_support(expand=False)
-    return states if prior.batch_shape else states[:, None]
+    states = states if prior.batch_shape else states[:, None]
+    return states.expand(-1, len(rows), *prior.event_shape) if rows.given else states
 
 
 def summarize(

@@ -156,7 +156,7 @@ def ais(
         >>> annealed.log_marginal.shape, annealed.summary()["estimator"]
         ((5,), 'annealed importance sampling from the guide')
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     check_unbounded(vae)
     rows, described = measured(vae, x, given, base_measure)

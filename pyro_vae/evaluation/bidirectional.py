@@ -165,8 +165,8 @@ def bdmc(
         >>> bounds.gap.shape, bounds.x.shape
         ((5,), torch.Size([5, 4]))
     """
-    check_arguments(vae, seed)
-    positive_integer("size", size)
+    seed = check_arguments(vae, seed)
+    size = positive_integer("size", size)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     check_unbounded(vae)
     columns = []

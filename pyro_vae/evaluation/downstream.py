@@ -149,8 +149,8 @@ def anomalies(
         >>> sorted(found.auroc)
         ['log_marginal', 'typicality']
     """
-    check_arguments(vae, seed)
-    positive_integer("num_samples", num_samples)
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
     data = {"inliers": inliers, "outliers": outliers, "reference": reference}
     checked = {name: rows_of(vae, x, {}, name) for name, x in data.items()}
     for name in ("inliers", "outliers"):
@@ -250,9 +250,9 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    check_arguments(vae, seed)
-    positive_integer("folds", folds)
-    positive_integer("neighbours", neighbours)
+    seed = check_arguments(vae, seed)
+    folds = positive_integer("folds", folds)
+    neighbours = positive_integer("neighbours", neighbours)
     known = _labels("labels", labels, len(rows_of(vae, x, {})))
     counts = np.unique(known, return_counts=True)[1]
     if len(counts) < 2:

@@ -52,7 +52,7 @@ def enumerate_log_prob(vae: VAE, x: Tensor | Rows, **given: Unpack[Given]) -> Te
     for batch in rows.batches(observations_at_once(vae, rows.x)):
         prior = vae.prior(batch.given.get("cond"))
         total = batch.x.new_full((len(batch),), -math.inf)
-        for chunk in states_of(prior).split(draws_at_once(vae, batch.x)):
+        for chunk in states_of(prior, batch).split(draws_at_once(vae, batch.x)):
             log_likelihood = vae.decode(chunk, **batch.given).log_prob(batch.x)
             joint = log_likelihood + prior.log_prob(chunk)
             total = torch.logaddexp(total, joint.logsumexp(0))

@@ -178,7 +178,7 @@ def gaps(
         >>> found.approximation.shape, found.mcse["amortisation"].shape
         ((5,), (5,))
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     _check_options(num_steps, num_particles, num_samples, lr)
     data, described = measured(vae, x, given, base_measure)
     known = _known(log_marginal, mcse, len(data))
@@ -350,7 +350,7 @@ class _Enumerated(_Bound):
 
     def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
         super().__init__(vae, rows, num_particles, num_samples)
-        self.states = states_of(self.prior)
+        self.states = states_of(self.prior, rows)
         with torch.no_grad():
             chunks = self.states.split(draws_at_once(vae, rows.x))
             log_likelihood = torch.cat([self.log_likelihood(z) for z in chunks])

@@ -92,8 +92,8 @@ def evaluate(
         >>> scores.log_marginal.shape, scores.kl_estimator, scores.summary()["num_samples"]
         ((5,), 'analytic', 100)
     """
-    check_arguments(vae, seed)
-    positive_integer("num_samples", num_samples)
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
     rows, described = measured(vae, x, given, base_measure)

@@ -153,15 +153,15 @@ def posterior_draws(
         >>> draws.z.shape, draws.k_hat.shape
         (torch.Size([100, 5, 2]), (5,))
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     if method not in get_args(Method):
         raise unknown_name("method", method, get_args(Method))
-    positive_integer("num_draws", num_draws)
-    positive_integer("num_warmup", num_warmup)
-    positive_integer("num_chains", num_chains)
+    num_draws = positive_integer("num_draws", num_draws)
+    num_warmup = positive_integer("num_warmup", num_warmup)
+    num_chains = positive_integer("num_chains", num_chains)
     if num_proposals is None:
         num_proposals = max(_FEWEST_PROPOSALS, _PROPOSALS_A_DRAW * num_draws)
-    positive_integer("num_proposals", num_proposals)
+    num_proposals = positive_integer("num_proposals", num_proposals)
     if method == "nuts":
         check_unbounded(vae, instead='`method="importance"`')
         if num_draws % num_chains:

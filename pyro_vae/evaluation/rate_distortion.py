@@ -161,8 +161,8 @@ def rate_distortion(
         >>> found.rate.shape, found.summary()["largest_mutual_information"] == math.log(5)
         ((5,), True)
     """
-    check_arguments(vae, seed)
-    positive_integer("num_samples", num_samples)
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
     data = rows_of(vae, x, given)
     if len(data) < 2:
         raise expected("x", "at least two data, to compare one with the other", x)

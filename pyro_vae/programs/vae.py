@@ -384,9 +384,9 @@ class VAE(nn.Module):
             >>> vae.impute(x, x == 0, num_imputations=3).shape
             torch.Size([3, 5, 4])
         """
-        positive_integer("num_samples", num_samples)
+        num_samples = positive_integer("num_samples", num_samples)
         if num_imputations is not None:
-            positive_integer("num_imputations", num_imputations)
+            num_imputations = positive_integer("num_imputations", num_imputations)
         if mask is None:
             raise expected("mask", "which entries are observed", None)
         rows = rows_of(self, x, given_of({**given, "mask": mask}))
@@ -399,7 +399,7 @@ def _check(
 ) -> None:
     """Refuses what no model is made of."""
     if cond_size is not None:
-        positive_integer("cond_size", cond_size)
+        cond_size = positive_integer("cond_size", cond_size)
     if not isinstance(show_mask, bool):
         raise expected("show_mask", "True or False", show_mask)
     for name, part, kind in (

@@ -194,7 +194,7 @@ def in_progress(
     folder = as_path(argument, folder)
     if every is not None:
         positive_integer("checkpoint_every", every)
-    positive_integer("keep", keep)
+    keep = positive_integer("keep", keep)
     if resume not in (True, False, "previous"):
         raise expected("resume", "True, False or previous", resume)
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
