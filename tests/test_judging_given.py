@@ -301,3 +301,25 @@ def test_rows_bring_what_goes_with_them(model: pv.VAE) -> None:
     assert probe(model, rows, np.arange(20) % 2, neighbours=2, folds=2).num_data == 20
     with pytest.raises(ValueError, match="`cond`: expected None, as `x` brings"):
         pv.evaluate(model, rows, cond=beside["cond"])
+
+
+def test_models_take_arrays_and_a_seed(model: pv.VAE) -> None:
+    """One seed draws the same, and leaves torch's generator where it was."""
+    x, beside = _data(model, 6)
+    arrays = {name: value.numpy() for name, value in beside.items()}
+    q, same = model.encode(x, **beside), model.encode(x.numpy(), **arrays)
+    torch.testing.assert_close(same.mean, q.mean)
+    z = q.mean.detach()
+    decoded = model.decode(z.numpy().astype("float32"), cond=arrays["cond"]).mean
+    torch.testing.assert_close(
+        decoded, model.decode(z, cond=beside["cond"]).mean, atol=1e-6, rtol=0
+    )
+    np.testing.assert_array_equal(
+        model.reconstruct(x.tolist(), **arrays), model.reconstruct(x, **beside)
+    )
+    state = torch.get_rng_state()
+    first = model.sample(6, cond=arrays["cond"], seed=np.int64(4))
+    assert torch.equal(torch.get_rng_state(), state)
+    torch.testing.assert_close(model.sample(6, cond=beside["cond"], seed=4), first)
+    with pytest.raises(ValueError, match="`seed`: expected an integer >= 0"):
+        model.sample(6, cond=beside["cond"], seed=-1)

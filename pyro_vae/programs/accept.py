@@ -22,6 +22,7 @@ __all__ = [
     "accepted",
     "as_batch",
     "as_tensor",
+    "as_tensors",
     "checked_given",
     "cond_of",
     "covariates_of",
@@ -49,8 +50,7 @@ def rows_of(vae: VAE, x: Tensor | Rows, given: Given, argument: str = "x") -> Ro
     """
     checked = unlabelled(given)
     if not isinstance(x, Rows):
-        tensors = tree_map(as_tensor, dict(checked), is_leaf=lambda each: isinstance(each, list))
-        return accepted(vae, Rows(as_tensor(x), cast(Given, tensors)), argument)
+        return accepted(vae, Rows(as_tensor(x), checked), argument)
     if checked:
         raise expected(min(checked), f"None, as `{argument}` brings what goes with it", "one more")
     return accepted(vae, used(vae, x.without("labels")), argument)
@@ -64,6 +64,12 @@ def as_tensor(value: Any) -> Any:
     return value
 
 
+def as_tensors(given: Conditions) -> Given:
+    """Returns what goes with observations as tensors, where it is arrays or lists."""
+    kept = tree_map(as_tensor, dict(given), is_leaf=lambda each: isinstance(each, list))
+    return cast(Given, kept)
+
+
 def unlabelled(given: Given) -> Given:
     """Returns what goes with observations where no label may.
 
@@ -71,7 +77,7 @@ def unlabelled(given: Given) -> Given:
         ValueError: If there are labels.
         TypeError: If a keyword is none of :class:`Given`.
     """
-    present = given_of(given)
+    present = as_tensors(given_of(given))
     if "labels" in present:
         raise expected("labels", "None, as labels are used in fitting alone", present["labels"])
     return present
@@ -164,9 +170,7 @@ def simulated_given(vae: VAE, given: Given) -> Given:
     Raises:
         ValueError: If the model needs what is not there, or it is not what it should be.
     """
-    checked = tree_map(
-        as_tensor, dict(unlabelled(given)), is_leaf=lambda each: isinstance(each, list)
-    )
+    checked = unlabelled(given)
     sizes = {len(each) for each in tree_leaves(checked) if getattr(each, "ndim", 0) > 0}
     size = min(sizes, default=0)
     others = {name: value for name, value in checked.items() if name != "mask"}
