@@ -1,27 +1,52 @@
-"""A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective."""
+"""A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective.
 
-from pyro_vae import data, guides, likelihoods, networks, objectives, priors
-from pyro_vae.checkpoint import load, save
-from pyro_vae.criticism import (
-    from_pyro_svi,
-    posterior_predictive,
-    prior_predictive,
-    to_datatree,
-)
-from pyro_vae.engine import CompiledSVI
-from pyro_vae.evaluation import Scores, compare, evaluate
-from pyro_vae.programs import VAE
-from pyro_vae.selection import select
-from pyro_vae.training import Run, fit
+Importing the package imports neither PyTorch nor Pyro: each name is imported as it is first used
+(PEP 562, https://peps.python.org/pep-0562/), so that the command line answers at once.
+"""
+
+from importlib import import_module
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from pyro_vae import (
+        criticism,
+        data,
+        engine,
+        evaluation,
+        guides,
+        likelihoods,
+        networks,
+        objectives,
+        priors,
+    )
+    from pyro_vae.checkpoint import load, save
+    from pyro_vae.criticism import (
+        from_pyro_svi,
+        posterior_predictive,
+        prior_predictive,
+        to_datatree,
+    )
+    from pyro_vae.engine import CompiledSVI
+    from pyro_vae.evaluation import Scores, compare, evaluate
+    from pyro_vae.programs import VAE
+    from pyro_vae.selection import select
+    from pyro_vae.training.fit import fit
+    from pyro_vae.training.run import Run
+
+    __version__: str
 
 __all__ = [
     "VAE",
     "CompiledSVI",
     "Run",
     "Scores",
+    "__version__",
     "compare",
+    "criticism",
     "data",
+    "engine",
     "evaluate",
+    "evaluation",
     "fit",
     "from_pyro_svi",
     "guides",
@@ -36,3 +61,35 @@ __all__ = [
     "select",
     "to_datatree",
 ]
+
+_MODULES = {
+    "checkpoint": ("load", "save"),
+    "criticism": ("from_pyro_svi", "posterior_predictive", "prior_predictive", "to_datatree"),
+    "engine": ("CompiledSVI",),
+    "evaluation": ("Scores", "compare", "evaluate"),
+    "programs": ("VAE",),
+    "selection": ("select",),
+    "training": ("Run", "fit"),
+}
+_HOME = {name: module for module, names in _MODULES.items() for name in names}
+
+
+def __getattr__(name: str) -> Any:
+    """Imports a public name."""
+    if name == "__version__":
+        from importlib.metadata import version
+
+        value: Any = version("pyro-vae")
+    elif name in _HOME:
+        value = getattr(import_module(f"pyro_vae.{_HOME[name]}"), name)
+    elif name in __all__:
+        value = import_module(f"pyro_vae.{name}")
+    else:
+        raise AttributeError(f"module 'pyro_vae' has no attribute {name!r}")
+    globals()[name] = value
+    return value
+
+
+def __dir__() -> list[str]:
+    """Lists what there is to use."""
+    return sorted({*globals(), *__all__})

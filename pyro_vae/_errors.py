@@ -8,9 +8,10 @@ import os
 import reprlib
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, cast
 
-import torch
+if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
+    import torch
 
 _SHOWN = 12  # names listed in full before the list is cut
 
@@ -20,7 +21,7 @@ _shortener.maxstring = _shortener.maxother = 80
 
 def _shown(got: object) -> str:
     """The value as one short line; an array by its type, shape and dtype."""
-    if isinstance(got, torch.Size):
+    if isinstance(got, tuple) and type(got).__module__ == "torch":  # its sizes
         return str(tuple(got))
     if hasattr(got, "shape") and hasattr(got, "dtype"):
         dtype = str(got.dtype).removeprefix("torch.")
@@ -66,14 +67,15 @@ def unknown_name(argument: str, name: object, names: Iterable[str]) -> ValueErro
 
 
 def positive_integer(argument: str, value: object) -> int:
-    """Returns ``value`` if it is a positive integer.
+    """Returns ``value``, if it is a positive integer, as one of Python's.
 
     Raises:
         ValueError: If it is not.
     """
-    if not isinstance(value, int) or isinstance(value, bool) or value < 1:
+    whole = isinstance(value, numbers.Integral) and not isinstance(value, bool)
+    if not whole or int(cast(int, value)) < 1:
         raise expected(argument, "a positive integer", value)
-    return value
+    return int(cast(int, value))
 
 
 def is_number(value: object) -> bool:
@@ -86,14 +88,16 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
-def check_seed(argument: str, seed: object) -> None:
-    """Refuses a seed that not every generator takes.
+def check_seed(argument: str, seed: object) -> int:
+    """Returns a seed, as an integer of Python's, and refuses one that not every generator takes.
 
     Raises:
         ValueError: If it is no integer >= 0 and below 2**32, NumPy's bound.
     """
-    if not isinstance(seed, int) or isinstance(seed, bool) or not 0 <= seed < 2**32:
+    whole = isinstance(seed, numbers.Integral) and not isinstance(seed, bool)
+    if not whole or not 0 <= int(cast(int, seed)) < 2**32:
         raise expected(argument, "an integer >= 0 and below 2**32", seed)
+    return int(cast(int, seed))
 
 
 def as_path(argument: str, value: object) -> Path:
@@ -113,6 +117,8 @@ def as_device(argument: str, value: Any) -> torch.device:
     Raises:
         ValueError: If it has no such device.
     """
+    import torch
+
     try:
         found = torch.zeros((), device=value)
         found.item()  # the device `meta` holds no numbers
@@ -130,8 +136,8 @@ def out_of_memory(error: BaseException) -> bool:
         >>> out_of_memory(MemoryError()), out_of_memory(ValueError())
         (True, False)
     """
-    if isinstance(error, MemoryError | torch.OutOfMemoryError):
-        return True
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        return True  # the latter is torch's, of a GPU
     # The messages of the CPU allocator of torch, and of C++.
     words = (
         "can't allocate memory",

@@ -25,8 +25,15 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(module: nn.Module, seed: int, device: torch.device) -> Iterator[None]:
-    """Sets evaluation mode and the seed, and puts back both as they were."""
+def undisturbed(module: nn.Module, seed: int | None, device: torch.device) -> Iterator[None]:
+    """Sets evaluation mode and the seed, and puts back both as they were.
+
+    Without a seed, what is drawn inside is drawn from the generators as they are.
+    """
+    if seed is None:
+        with evaluating(module):
+            yield
+        return
     generators = [torch.default_generator]
     if device.type == "cuda":
         generators.append(torch.cuda.default_generators[device.index])

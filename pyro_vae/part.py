@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import inspect
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import Any, Self
 
+import numpy as np
 from torch import nn
 
 from pyro_vae._errors import expected, unknown_name
@@ -26,7 +27,7 @@ class Part(nn.Module):
 
     _arguments: dict[str, Any]
 
-    def __new__(cls, *args: Any, **kwargs: Any) -> Part:
+    def __new__(cls, *args: Any, **kwargs: Any) -> Self:
         self = super().__new__(cls)
         # Partial, since copy and pickle make an empty object first and fill its `__dict__` later.
         bound = inspect.signature(cls.__init__).bind_partial(self, *args, **kwargs)
@@ -105,6 +106,8 @@ def _class_name(module: nn.Module) -> str:
 def _encode(name: str, value: object) -> Any:
     if value is None or isinstance(value, bool | int | float | str):
         return value
+    if isinstance(value, np.generic):  # a number of NumPy's
+        return value.item()
     if isinstance(value, Part):
         return value.spec()
     if isinstance(value, nn.Module):

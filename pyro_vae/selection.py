@@ -278,8 +278,8 @@ def _check_options(
 ) -> None:
     if len(settings) < 2:
         raise expected("grid", "at least two settings to choose from", settings)
-    positive_integer("seeds", seeds)
-    positive_integer("num_samples", num_samples)
+    seeds = positive_integer("seeds", seeds)
+    num_samples = positive_integer("num_samples", num_samples)
     if not 0 <= validation < 1:
         raise expected("validation", "a fraction in [0, 1)", validation)
 

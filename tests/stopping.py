@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae._signals import Interrupted
 from pyro_vae.engine import CompiledSVI
-from pyro_vae.training.signals import Interrupted
 
 
 def build(seed: int = 0) -> pv.VAE:

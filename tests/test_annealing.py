@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from torch.distributions import constraints
 
 import pyro_vae as pv
+from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import _path, ais, bdmc
 from pyro_vae.evaluation._hmc import Point, leapfrog, transition
 
@@ -205,7 +206,7 @@ def test_reverse_weights_are_those_of_the_exact_reversal() -> None:
     model = LinearGaussian(dim=3, latent=1, noise=1.0, dtype=torch.float64)
     x = torch.tensor([[0.3, -0.4, 0.5]], dtype=torch.float64)
     plan = _path.Plan(20_000, 4, 2, "prior")
-    path = _path.Path(model.vae, x, "prior")
+    path = _path.Path(model.vae, Rows(x), "prior")
     steps = [torch.full((1,), 0.9, dtype=torch.float64)] * 5
     tick = _path.Ticks(None, 1)
     exact = float(model.log_prob(x))

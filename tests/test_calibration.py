@@ -23,6 +23,7 @@ import pyro_vae as pv
 from pyro_vae.criticism import Calibration, calibrate, pit
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import bands, ecdf, uniformity
+from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import inverse_positive
 from pyro_vae.evaluation import PosteriorDraws
 from pyro_vae.programs.weigh import _CHUNK
@@ -193,9 +194,9 @@ def test_draws_by_nuts_are_asked_for(monkeypatch: pytest.MonkeyPatch) -> None:
     """One chain, thinned, and a seed for each batch: 4 draws in place of each that is ranked."""
     asked: list[dict[str, int]] = []
 
-    def drawn(vae: pv.VAE, x: Tensor, **options: int) -> PosteriorDraws:
+    def drawn(vae: pv.VAE, rows: Rows, **options: int) -> PosteriorDraws:
         asked.append(options)
-        z = vae.encode(x).sample((options["num_draws"],))
+        z = vae.encode(rows.x).sample((options["num_draws"],))
         return PosteriorDraws(z, "nuts")
 
     monkeypatch.setattr("pyro_vae.criticism.calibration.posterior_draws", drawn)

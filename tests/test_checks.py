@@ -17,6 +17,7 @@ from pyro_vae.criticism.checks import compare, holm
 from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.split import halve, infer
 from pyro_vae.criticism.two_sample import classify
+from pyro_vae.data.rows import Rows
 
 _FAMILIES = {
     "Bernoulli": pv.likelihoods.Bernoulli,
@@ -165,7 +166,7 @@ def test_a_one_hot_site_of_several_is_one_unit() -> None:
         pv.likelihoods.Normal((classes,)),
         encoder,
     )
-    latent = collapsed_units(vae, torch.eye(classes))
+    latent = collapsed_units(vae, Rows(torch.eye(classes)))
     assert latent["units"] == ["z1[0]", "z2[0]"]
     assert latent["collapsed"] == ["z1[0]"]
     assert latent["kl"] == pytest.approx([0.0, math.log(classes)], abs=1e-3)
@@ -234,9 +235,9 @@ def test_half_of_the_features_give_the_exact_posterior() -> None:
     vae = _linear("Normal")
     vae.decoder[0].weight.data.normal_()
     x = vae.sample(50)
-    halves = halve(vae, tuple("abcdef"))
+    halves = halve(vae, tuple("abcdef"), {})
     assert halves.tested == ("d", "e", "f")
-    z, note = infer(vae, x, halves, 900)
+    z, note = infer(vae, Rows(x), halves, 900)
     assert note == ""
     mean, covariance = _exact_half(vae, x, halves.given)
     error = (z.mean(0) - mean) / covariance.diagonal().sqrt()
@@ -251,7 +252,7 @@ def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:
         pv.priors.Categorical(1, 3), pv.guides.GumbelSoftmax(1, 3), pv.likelihoods.Poisson((4,))
     )
     x = vae.sample(30)
-    z, note = infer(vae, x, halve(vae, tuple("abcd")), 20_000)
+    z, note = infer(vae, Rows(x), halve(vae, tuple("abcd"), {}), 20_000)
     assert note == ""
     with torch.no_grad():
         entries = vae.decode(torch.eye(3)[:, None, None]).base_dist.log_prob(x)

@@ -19,12 +19,12 @@ import yaml
 from linear import LinearGaussian
 
 import pyro_vae as pv
+from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import fit as fit_verb
 from pyro_vae.cli import main
 from pyro_vae.criticism import check
 from pyro_vae.training.resume import is_finished
-from pyro_vae.training.signals import Interrupted
 
 _QUICK = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
 _SMALL = ["--encoder.hidden", "[16]", "--decoder.hidden", "[16]", *_QUICK]

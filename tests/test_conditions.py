@@ -142,8 +142,8 @@ def test_wrong_conditions_are_named_in_one_line() -> None:
         (r"`cond`: expected a tensor of shape \(2, 3\), got None", lambda: given.log_prob(x, 1)),
         (r"`cond`: expected a tensor of shape \(2, 3\)", lambda: given.sample(2, cond=COND)),
         (r"`cond`: expected finite numbers, got '1 that", lambda: given.sample(2, cond=bad)),
-        (r"`vae`: expected a model without conditions", lambda: pv.evaluation.gaps(given, x)),
-        (r"`vae`: expected a model without conditions", lambda: pv.criticism.check(given, x)),
+        (r"`cond`: expected a tensor of shape", lambda: pv.evaluation.gaps(given, x)),
+        (r"`cond`: expected a tensor of shape", lambda: pv.criticism.check(given, x)),
         (r"`cond_size`: expected a positive", lambda: small(*_normals(), cond_size=0)),
         (r"`show_mask`: expected True or False", lambda: small(*_normals(), show_mask=1)),
         (

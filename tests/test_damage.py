@@ -21,9 +21,9 @@ from stopping import X, build, fit, same_run, signal_at, stopped
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae._signals import Interrupted
 from pyro_vae.training import Run
 from pyro_vae.training.resume import in_progress
-from pyro_vae.training.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("interruptible")
 

@@ -403,7 +403,7 @@ def test_base_measure_of_data_from_elsewhere() -> None:
             {"x": torch.full((2, 4), np.nan)},
         ),
         ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": torch.ones(2, 5)}),
-        ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": [[1.0, 0.0, 1.0, 0.0]]}),
+        ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": [[1.0, 0.0], [1.0]]}),
         ("`x`: expected at least one observation", {"x": torch.ones(0, 4)}),
         ("`vae`: expected a VAE", {"vae": nn.Linear(4, 4)}),
         ("`proposal`: expected one of guide, defensive.*'defensive'", {"proposal": "defensve"}),

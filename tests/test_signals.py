@@ -12,8 +12,8 @@ from unittest import mock
 import pytest
 from stopping import X, build, fit, same_run, signal_at, stopped
 
+from pyro_vae._signals import Interrupted
 from pyro_vae.training.health import Health
-from pyro_vae.training.signals import Interrupted
 
 pytestmark = pytest.mark.usefixtures("interruptible")
 

@@ -8,7 +8,7 @@ from importlib import import_module
 from importlib.metadata import version
 
 from pyro_vae._errors import out_of_memory, unknown_name
-from pyro_vae.training.signals import Interrupted, raising
+from pyro_vae._signals import Interrupted, raising
 
 __all__ = ["entry", "main"]
 

@@ -10,7 +10,7 @@ from rich.console import Console
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, at_condition, complete, no_covariates, recorded_data
+from pyro_vae.cli.runs import as_device, only_condition, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
@@ -56,7 +56,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--cond",
         type=str | None,
-        help="Of a run with conditions: the one to look at, such as 3 or setosa.",
+        help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
@@ -67,16 +67,14 @@ def run(argv: list[str]) -> int:
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
     data = recorded_data(folder, options.split, options.data, options.data_root)
-    vae, data = at_condition(folder, vae, data, options.cond)
-    x = data.split(options.split)
-    if len(x) == 0:
+    data = only_condition(folder, vae, data, options.split, options.cond)
+    rows = vae.uses(data.rows(options.split))
+    if len(rows) == 0:
         raise expected("--split", f"a split that {data.name} has", options.split)
-    complete("check", x)
-    no_covariates("check", vae)
     with live() as monitor:
         checks = check(
             vae,
-            x,
+            rows,
             num_draws=options.num_draws,
             level=options.level,
             seed=options.seed,
@@ -88,6 +86,7 @@ def run(argv: list[str]) -> int:
             level=options.level,
             seed=options.seed,
             progress=monitor.evaluating("calibrate"),
+            **rows.given,
         )
     if options.json:
         print(json.dumps(checks.summary() | {"calibration": calibration.summary()}))

@@ -14,11 +14,11 @@ from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, complete, new_path, recorded_config
+from pyro_vae.cli.runs import as_device, new_path, recorded_config
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
-from pyro_vae.evaluation._common import check_arguments, describe
+from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable
 from pyro_vae.report import side_by_side
 
@@ -64,10 +64,6 @@ def run(argv: list[str]) -> None:
     for name, folder in folders.items():
         models[name] = checkpoint.load(folder, device=as_device(options.device))
         held_out[name] = load_held_out(folder, options)
-    if options.checks or options.out is not None:
-        for name, model in models.items():
-            check_arguments(model, options.seed)
-            complete("--checks" if options.checks else "--out", held_out[name][0].x)
     measures = {
         name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()
     }
@@ -94,11 +90,11 @@ def run(argv: list[str]) -> None:
                 )
             if options.checks:
                 progress = monitor.evaluating(f"check {Path(name).name}")
-                checks[name] = check(models[name], rows.x, progress=progress, **known)
+                checks[name] = check(models[name], rows.x, progress=progress, **known, **rows.given)
     if options.out is not None:
         pyro.set_rng_seed(options.seed)
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        shown = {name: (models[name], rows.x) for name, (rows, _) in held_out.items()}
+        shown = {name: (models[name], rows) for name, (rows, _) in held_out.items()}
         side_by_side(shown, options.out, found=checks or None)
     comparison = None if refused else compare(scores, groups=groups)
     if options.json:

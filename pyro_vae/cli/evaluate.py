@@ -11,12 +11,11 @@ from rich.console import Console
 
 from pyro_vae import checkpoint
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, complete, held_out, recorded_data
+from pyro_vae.cli.runs import as_device, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import ais, evaluate, gaps
-from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation._memory import as_bytes
 
 __all__ = ["add_options", "load_held_out", "run"]
@@ -60,16 +59,11 @@ def run(argv: list[str]) -> None:
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
-    if options.ais or options.gaps:
-        check_arguments(vae, options.seed)  # now, not after minutes
     rows, measure = load_held_out(folder, options)
-    x = rows.x
-    if options.ais or options.gaps:
-        complete("--ais" if options.ais else "--gaps", x)
     with live() as monitor:
         scores = evaluate(
             vae,
-            x,
+            rows.x,
             num_samples=options.num_samples,
             proposal=options.proposal,
             smooth=options.smooth,
@@ -85,21 +79,23 @@ def run(argv: list[str]) -> None:
         if options.ais:
             annealed = ais(
                 vae,
-                x,
+                rows.x,
                 num_chains=options.num_chains,
                 num_temperatures=options.num_temperatures,
                 progress=monitor.evaluating("anneal"),
                 **known,
+                **rows.given,
             )
             estimate = {"log_marginal": annealed.log_marginal, "mcse": annealed.mcse}
             summary["ais"] = annealed.summary()
         if options.gaps:
             progress = monitor.evaluating("gaps")
-            summary["gaps"] = gaps(vae, x, **estimate, **known, progress=progress).summary()
+            found = gaps(vae, rows.x, **estimate, **known, **rows.given, progress=progress)
+            summary["gaps"] = found.summary()
     if options.json:
         print(json.dumps(summary))
     else:
-        Console(highlight=False).print(scores_table(summary, len(x)))
+        Console(highlight=False).print(scores_table(summary, len(rows)))
 
 
 def add_options(parser: Parser) -> None:

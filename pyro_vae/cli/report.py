@@ -13,10 +13,8 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import Parser, classes, parse
 from pyro_vae.cli.runs import (
     as_device,
-    at_condition,
-    complete,
     new_path,
-    no_covariates,
+    only_condition,
     recorded_config,
     recorded_data,
     recorded_scores,
@@ -56,7 +54,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--cond",
         type=str | None,
-        help="Of a run with conditions: the one to look at, such as 3 or setosa.",
+        help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=0, help="Of all draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
@@ -80,9 +78,7 @@ def run(argv: list[str]) -> None:
         raise expected(str(folder / "config.yaml"), "the options of fit", reason) from None
     split = summary["base_measure"]["split"]
     data = recorded_data(folder, split, options.data, options.data_root)
-    vae, data = at_condition(folder, vae, data, options.cond)
-    complete("report", data.split(split))
-    no_covariates("report", vae)
+    data = only_condition(folder, vae, data, split, options.cond)
     with live() as monitor:
         content = page(
             vae,

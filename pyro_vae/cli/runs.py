@@ -31,14 +31,12 @@ from pyro_vae.training.resume import Resume, taken
 
 __all__ = [
     "as_device",
-    "at_condition",
-    "complete",
     "condition",
     "covariates_at",
     "held_out",
     "load_data",
     "new_path",
-    "no_covariates",
+    "only_condition",
     "record_data",
     "recorded_config",
     "recorded_data",
@@ -336,56 +334,34 @@ def recorded_unit(folder: Path) -> float:
     return unit
 
 
-def at_condition(folder: Path, vae: VAE, data: Dataset, text: str | None) -> tuple[VAE, Dataset]:
-    """Returns a model at a condition and the data of that condition; both as they are without one.
+def only_condition(
+    folder: Path, vae: VAE, data: Dataset, split: Split, text: str | None
+) -> Dataset:
+    """Returns the data of a run with those of one condition alone in a split, if one was asked for.
 
     Raises:
-        ValueError: If it is none, it is missing, or the run has no conditions.
+        ValueError: If it is none, or the run has no conditions.
     """
+    if text is None:
+        return data
     cond = condition(folder, vae, text)
-    if cond is None:
-        return vae, data
-    chosen = {split: torch.isclose(c, cond).all(1) for split, c in data.cond.items()}
-    parts: dict[str, Any] = {split: data.split(split)[chosen[split]] for split in SPLITS}
-    labels = {k: None if y is None else y[chosen[k]] for k, y in data.labels.items()}
-    parts["mask"] = {k: mask[chosen[k]] for k, mask in data.mask.items()}
+    assert cond is not None  # it would have been refused
+    chosen = torch.isclose(data.cond[split], cond).all(1)
+
+    def some(each: Tensor) -> Tensor:
+        return each[chosen]
+
+    labels = data.labels[split]
+    covariates = {name: some(each) for name, each in data.covariates.get(split, {}).items()}
+    parts: dict[str, Any] = {
+        "cond": {**data.cond, split: some(data.cond[split])},
+        "labels": {**data.labels, split: None if labels is None else some(labels)},
+        "mask": {**data.mask, split: some(data.mask[split])} if data.mask else {},
+        "covariates": {**data.covariates, split: covariates},
+    }
+    parts[split] = some(data.split(split))
     name = f"{data.name}, {', '.join(each.name for each in data.columns)} = {text}"
-    return vae.at(cond), replace(data, **parts, labels=labels, name=name, cond={}, columns=())
-
-
-def complete(argument: str, x: Tensor) -> None:
-    """Refuses data of which something is missing, for what compares whole data.
-
-    Args:
-        argument: What needs whole data, for the error.
-        x: Data, shape ``(N, *event_shape)``.
-
-    Raises:
-        ValueError: If an entry is missing.
-    """
-    lacking = int(x.isnan().sum())
-    if lacking:
-        got = f"{lacking:,} of {x.numel():,} entries missing"
-        raise expected(argument, "held-out data of which nothing is missing", got)
-
-
-def no_covariates(argument: str, vae: VAE) -> None:
-    """Refuses a model that needs more than x and a condition, for what simulates data.
-
-    Args:
-        argument: What simulates, for the error.
-        vae: The model.
-
-    Raises:
-        ValueError: If its likelihood has covariates.
-    """
-    if names := vae.likelihood.covariates:
-        flags = " and ".join(
-            "--size-factor" if name == "size_factor" else f"--covariate {name}=..."
-            for name in names
-        )
-        what = f"a run without {flags}, as what it simulates would have one as well"
-        raise expected(argument, what, f"likelihood {type(vae.likelihood).__name__} with it")
+    return replace(data, **parts, name=name)
 
 
 def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Rows, dict[str, Any]]:

@@ -188,7 +188,7 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         for row in rows:
             table.add_row(*_check_cells(row))
     table.add_section()
-    table.add_row(Text("guide: ranks of the true z, simulated data", style="bold"))
+    table.add_row(Text("guide: ranks of true z", style="bold"))
     ranks = calibration.rows()
     shown = sorted(ranks, key=lambda row: row.p_value)[:_MOST_RANKS]
     for row in ranks:

@@ -2,22 +2,26 @@
 
 from __future__ import annotations
 
+import math
 import os
 import tempfile
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import h5netcdf
 import numpy as np
 import torch
 import xarray
 from torch import Tensor
+from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected
 from pyro_vae.criticism._labels import Labels
+from pyro_vae.criticism._replicates import draw_prior, prior_of
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import draws_at_once
 
@@ -172,7 +176,7 @@ class Recorder:
 def record_posterior(
     recorder: Recorder,
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     *,
     z: Tensor | None = None,
     pairs: int,
@@ -183,24 +187,24 @@ def record_posterior(
     Args:
         recorder: Where the draws go.
         vae: The model, not to be disturbed.
-        data: Data that passed the model's check, shape ``(N, *event_shape)``.
+        data: Data that the model accepted.
         z: Draws to use in place of the guide's, shape ``(num_draws, N, *prior.event_shape)``.
         pairs: Data decoded together.
         progress: Called with the number of draws made since the last call.
     """
-    prior = vae.prior()
     for rows in slices(len(data), min(_LONGEST, max(1, pairs // 4))):
         batch = data[rows]
-        guide = vae.encode(batch)
+        prior, guide = prior_of(vae, batch.given), vae.encode(batch.x, **batch.given)
         for draws in slices(recorder.num_draws, max(1, pairs // len(batch))):
             count = draws.stop - draws.start
             drawn = guide.sample((count,)) if z is None else z[draws, rows]
             recorder.put("posterior", "z", draws, rows, drawn)
-            decoded = vae.decode(drawn)
+            decoded = vae.decode(drawn, **batch.given)
             if recorder.wants("posterior_predictive"):
-                recorder.put("posterior_predictive", "x", draws, rows, decoded.sample())
+                replicate = _hidden(decoded.sample(), batch.given)
+                recorder.put("posterior_predictive", "x", draws, rows, replicate)
             if recorder.wants("log_likelihood") or recorder.wants("sample_stats"):
-                log_likelihood = decoded.log_prob(batch).cpu().double()
+                log_likelihood = decoded.log_prob(batch.x).cpu().double()
                 recorder.put("log_likelihood", "x", draws, rows, log_likelihood)
                 log_prior = prior.log_prob(drawn).cpu().double()
                 recorder.put("sample_stats", "log_p", draws, rows, log_likelihood + log_prior)
@@ -210,22 +214,31 @@ def record_posterior(
 
 @torch.no_grad()
 def record_prior(
-    recorder: Recorder, vae: VAE, *, pairs: int, progress: Callable[[int], None]
+    recorder: Recorder, vae: VAE, given: Given, *, pairs: int, progress: Callable[[int], None]
 ) -> None:
     """Draws z from the prior and an observation from each z.
 
     Args:
         recorder: Where the draws go.
         vae: The model, not to be disturbed.
+        given: What goes with the observations of a data set.
         pairs: Data decoded together.
         progress: Called with the number of draws made since the last call.
     """
-    prior = vae.prior()
     for rows in slices(recorder.size, pairs):
         size = rows.stop - rows.start
+        own = cast(Given, tree_map(lambda each, rows=rows: each[rows], dict(given)))
+        prior = prior_of(vae, own)
         for draws in slices(recorder.num_draws, max(1, pairs // size)):
-            z = prior.sample((draws.stop - draws.start, size))
+            z = draw_prior(prior, draws.stop - draws.start, size)
             recorder.put("prior", "z", draws, rows, z)
             if recorder.wants("prior_predictive"):
-                recorder.put("prior_predictive", "x", draws, rows, vae.decode(z).sample())
+                x = _hidden(vae.decode(z, **own).sample(), own)
+                recorder.put("prior_predictive", "x", draws, rows, x)
             progress(len(z) * size)
+
+
+def _hidden(x: Tensor, given: Given) -> Tensor:
+    """Marks entries that are hidden in the data: they are no numbers, there or in replicates."""
+    mask = given.get("mask")
+    return x if mask is None else x.where(mask, math.nan)

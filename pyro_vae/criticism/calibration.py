@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
 import torch
@@ -15,18 +15,21 @@ from torch.distributions import constraints
 from pyro_vae import guides
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, replicate
 from pyro_vae.criticism.advice import alternatives
 from pyro_vae.criticism.checks import Row, holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import same_support
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.posterior import Method, posterior_draws
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import simulated_given
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
 __all__ = ["Calibration", "Coverage", "calibrate"]
 
-Draws = Callable[[Tensor, int], Tensor]
+Draws = Callable[..., Tensor]
 
 _MAX_BINS = 100  # more points in an ECDF show no more
 _NAMED = 3  # latents named in a sentence before it only counts them
@@ -267,6 +270,7 @@ def calibrate(
     level: float = 0.05,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> Calibration:
     r"""Asks whether the guide is the posterior of the model, on data whose z is known.
 
@@ -295,10 +299,13 @@ def calibrate(
         draws: ``guide``; ``importance`` or ``nuts``, which ask the same of the corrected draws of
             :func:`pyro_vae.evaluation.posterior_draws` (NUTS takes seconds a simulation: ask for
             few); or a function that draws L latents for data ``(B, *event_shape)`` in some other
-            way and returns them as ``(L, B, *prior.event_shape)``.
+            way and returns them as ``(L, B, *prior.event_shape)``; it is called with ``cond=`` and
+            the like where there are some.
         level: Probability of any false alarm, at most.
         seed: Of simulations and draws: the same seed gives the same ranks.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with some observed data: data are simulated given the same, over and
+            over, and what a mask hides is hidden from the guide.
 
     Returns:
         Ranks, their p-values, coverage, and advice.
@@ -314,22 +321,25 @@ def calibrate(
         >>> calibration.names
         ('z[0]', 'z[1]', 'log_likelihood', 'log_prior', 'log_joint', 'log_guide')
     """
-    check_arguments(vae, seed)
-    positive_integer("num_simulations", num_simulations)
-    positive_integer("num_draws", num_draws)
+    seed = check_arguments(vae, seed)
+    num_simulations = positive_integer("num_simulations", num_simulations)
+    num_draws = positive_integer("num_draws", num_draws)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     if not callable(draws) and draws not in get_args(Method):
         raise unknown_name("draws", draws, [*get_args(Method), "a function (x, num_draws) -> z"])
     device = vae.initialized.device
+    everything = simulated_given(vae, given)
     # As many data at a time as are encoded together when they are evaluated.
     at_once = min(1024, max(1, draws_at_once(vae, torch.empty(1, 0, device=device)) // 4))
     if draws == "nuts":
         at_once = min(at_once, _CHAINS_AT_ONCE)
-    ranks, varied = [], torch.zeros((), dtype=torch.bool)
+    ranks: list[Tensor] = []
+    varied = torch.zeros((), dtype=torch.bool)
     with undisturbed(vae, seed, device):
         for size in chunk_sizes(num_simulations, at_once):
-            ranked, differs = _ranks(vae, size, num_draws, draws)
+            own = cycled(everything, size, sum(map(len, ranks)))
+            ranked, differs = _ranks(vae, size, own, num_draws, draws)
             ranks.append(ranked)
             varied = varied | differs
             if progress is not None:
@@ -355,17 +365,19 @@ def calibrate(
     )
 
 
-def _ranks(vae: VAE, size: int, num_draws: int, draws: Method | Draws) -> tuple[Tensor, Tensor]:
+def _ranks(
+    vae: VAE, size: int, given: Given, num_draws: int, draws: Method | Draws
+) -> tuple[Tensor, Tensor]:
     """Ranks the quantities of that many simulations, ``(size, Q)``, and marks which ever differ."""
-    prior = vae.prior()
-    truth = prior.sample((size,))
-    x = vae.decode(truth).sample()
-    guide = vae.encode(x) if draws == "guide" else None
-    true = _quantities(vae, prior, guide, truth[None], x)[0]
+    prior = prior_of(vae, given)
+    truth = draw_prior(prior, 1, size)[0]
+    rows = Rows(replicate(vae, truth, given), given)
+    guide = vae.encode(rows.x, **given) if draws == "guide" else None
+    true = _quantities(vae, prior, guide, truth[None], rows)[0]
     below = torch.zeros(true.shape, dtype=torch.int64)
     ties = torch.zeros(true.shape, dtype=torch.int64)
-    for z in _drawn(vae, guide, x, num_draws, draws):
-        values = _quantities(vae, prior, guide, z, x)
+    for z in _drawn(vae, guide, rows, num_draws, draws):
+        values = _quantities(vae, prior, guide, z, rows)
         # One z may be rounded differently in another batch, and it is a tie all the same.
         same = (z == truth).flatten(2).all(-1).cpu()
         values = torch.where(same[..., None], true, values)
@@ -376,13 +388,17 @@ def _ranks(vae: VAE, size: int, num_draws: int, draws: Method | Draws) -> tuple[
 
 
 def _drawn(
-    vae: VAE, guide: Any, x: Tensor, num_draws: int, draws: Method | Draws
+    vae: VAE, guide: Any, rows: Rows, num_draws: int, draws: Method | Draws
 ) -> Iterator[Tensor]:
     """Draws z for each observation, as many at a time as are decoded together."""
+    x, given = rows.x, rows.given
     at_once = draws_at_once(vae, x)
     if draws != "guide":
         with torch.enable_grad():  # samplers may follow gradients
-            z = draws(x, num_draws) if callable(draws) else _corrected(vae, x, num_draws, draws)
+            if callable(draws):
+                z = draws(x, num_draws, **given)
+            else:
+                z = _corrected(vae, rows, num_draws, draws)
         wanted = (num_draws, len(x), *vae.prior.event_shape)
         if not isinstance(z, Tensor) or z.shape != wanted:
             raise expected("draws", f"a function that returns latents of shape {wanted}", z)
@@ -392,13 +408,13 @@ def _drawn(
             yield guide.sample((count,))
 
 
-def _corrected(vae: VAE, x: Tensor, num_draws: int, method: Method) -> Tensor:
+def _corrected(vae: VAE, rows: Rows, num_draws: int, method: Method) -> Tensor:
     # Drawn from the generator of the simulations, so that each batch has draws of its own.
     seed = int(torch.randint(2**31, ()))
     if method == "importance":
-        return posterior_draws(vae, x, method=method, num_draws=num_draws, seed=seed).z
+        return posterior_draws(vae, rows, method=method, num_draws=num_draws, seed=seed).z
     many = posterior_draws(
-        vae, x, method=method, num_draws=_THINNING * num_draws, num_chains=1, seed=seed
+        vae, rows, method=method, num_draws=_THINNING * num_draws, num_chains=1, seed=seed
     )
     return many.z[_THINNING - 1 :: _THINNING]
 
@@ -418,15 +434,16 @@ def _richer(vae: VAE, draws: Method | Draws) -> str:
     return f"swap guides.{family} for {named}, or {correct}"
 
 
-def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, x: Tensor) -> Tensor:
+def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, rows: Rows) -> Tensor:
     """Computes what is ranked, ``(S, B, Q)`` in float64 on the CPU, in the order of the names."""
     one_hot = same_support(vae.prior.support, constraints.one_hot)
     latents = z.argmax(-1) if one_hot else z
-    log_likelihood, log_prior = vae.decode(z).log_prob(x), prior.log_prob(z)
+    log_likelihood = vae.decode(z, **rows.given).log_prob(rows.x)
+    log_prior = prior.log_prob(z)
     densities = [log_likelihood, log_prior, log_likelihood + log_prior]
     if guide is not None:
         densities.append(guide.log_prob(z))
-    columns = [latents.reshape(*log_prior.shape, -1).to(x), torch.stack(densities, -1)]
+    columns = [latents.reshape(*log_prior.shape, -1).to(rows.x), torch.stack(densities, -1)]
     values = torch.cat(columns, -1).cpu().double()
     if values.isnan().any():
         raise expected("vae", "log-densities of simulated data that are numbers", "NaN")

@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, replace
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
-from pyro_vae.criticism.statistics import Statistic, default_statistics, entries, simulate
+from pyro_vae.criticism.statistics import Statistic, default_statistics, entries
 from pyro_vae.criticism.two_sample import TwoSample, classify
-from pyro_vae.data.rows import Rows
-from pyro_vae.evaluation._common import check_arguments, describe
+from pyro_vae.data.rows import Given, Rows
+from pyro_vae.evaluation._common import check_arguments, measured
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
@@ -129,7 +130,7 @@ class Checks:
 @torch.no_grad()
 def check(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_draws: int | None = None,
     level: float = 0.05,
@@ -138,6 +139,7 @@ def check(
     max_data: int = 1000,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> Checks:
     r"""Compares held-out data with data sets that the model simulates.
 
@@ -178,6 +180,9 @@ def check(
         max_data: Of more data, so many chosen at random are looked at.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data. Replicates are given the same: each its condition and its
+            covariates, and what a mask hides in the data is hidden in them. The classifier sees
+            conditions and covariates beside x.
 
     Returns:
         The checks; ``checks.num_failed`` of them reject the model.
@@ -192,19 +197,18 @@ def check(
         >>> check(vae, torch.ones(100, 4)).num_failed > 0
         True
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
-    positive_integer("max_data", max_data)
-    data = vae.accepts(Rows(x)).x
-    described = describe(vae, Rows(x), base_measure)
+    max_data = positive_integer("max_data", max_data)
+    data, described = measured(vae, x, given, base_measure)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
-    with undisturbed(vae, seed, data.device):
-        order = torch.randperm(len(data))[:max_data].to(data.device)
+    with undisturbed(vae, seed, data.x.device):
+        order = torch.randperm(len(data))[:max_data].to(data.x.device)
         data = data[order]
-        asked = default_statistics(vae) if statistics is None else _named(statistics)
-        plan = _Plan(vae, asked, num_draws, level)
+        asked = default_statistics(vae, **data.given) if statistics is None else _named(statistics)
+        plan = _Plan(vae, data.given, asked, num_draws, level)
         rows, classifier = _rows(vae, data, order, plan, seed, progress)
         units = collapsed_units(vae, data)
     return Checks(
@@ -223,11 +227,16 @@ class _Plan:
     """What is asked of a model, and how many replicates that takes."""
 
     def __init__(
-        self, vae: VAE, asked: Sequence[Statistic], num_draws: int | None, level: float
+        self,
+        vae: VAE,
+        given: Given,
+        asked: Sequence[Statistic],
+        num_draws: int | None,
+        level: float,
     ) -> None:
         self.asked = asked
-        self.latent = latent_statistics(vae)
-        halves = halve(vae, entries(vae.event_shape))
+        self.latent = latent_statistics(vae, **given)
+        halves = halve(vae, entries(vae.event_shape), given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         self.residual = () if self.halves is None else residual_statistics(self.halves)
@@ -237,15 +246,15 @@ class _Plan:
 
 def _rows(
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     order: Tensor,
     plan: _Plan,
     seed: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[list[Row], TwoSample]:
     """Makes every check of the plan; ``order`` is where the data were found."""
-    counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data))
-    guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data))
+    counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data.x))
+    guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data.x))
     tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
     rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
     classifier = _classify(vae, data, order, seed)
@@ -261,10 +270,21 @@ def _rows(
     return rows, classifier
 
 
-def _classify(vae: VAE, data: Tensor, order: Tensor, seed: int) -> TwoSample:
+def _classify(vae: VAE, data: Rows, order: Tensor, seed: int) -> TwoSample:
+    drawn: list[Tensor] = []
     size = _REPLICATES * len(data)
-    drawn = [simulate(vae, n, 1)[:, 0] for n in chunk_sizes(size, draws_at_once(vae, data[:1]))]
-    found = classify(data, torch.cat(drawn), seed=seed)
+    known = data.without("mask").tensors().values()
+    beside = [each.to(data.x).reshape(len(data), -1) for each in known]
+    for count in chunk_sizes(size, draws_at_once(vae, data[:1].x)):
+        given = cycled(data.given, count, sum(map(len, drawn)))
+        drawn.append(simulate(vae, 1, count, given)[0])
+    if not beside:
+        found = classify(data.x, torch.cat(drawn), seed=seed)
+    else:  # whatever x is to look like for what is known of it
+        index = torch.arange(size, device=data.x.device) % len(data)
+        real = torch.cat([data.x.flatten(1), *beside], 1)
+        replicated = [torch.cat(drawn).flatten(1), *(each[index] for each in beside)]
+        found = classify(real, torch.cat(replicated, 1), seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
 
@@ -283,35 +303,38 @@ def _classifier_row(found: TwoSample) -> Row:
 
 def _population(
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     asked: Sequence[Statistic],
     latent: Sequence[Statistic],
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
-    prior, replicated = vae.prior(), []
+    replicated = []
     for count in counts:
-        x = vae.decode(prior.sample((count, len(data)))).sample()
-        z = vae.encode(x.flatten(0, 1)).sample().unflatten(0, (count, len(data)))
+        x = simulate(vae, count, len(data), data.given)
+        guide = vae.encode(x.flatten(0, 1), **repeated(data.given, count))
+        z = guide.sample().unflatten(0, (count, len(data)))
         replicated.append([*values(asked, x), *values(latent, z)])
         tick()
-    observed = [*values(asked, data[None]), *values(latent, vae.encode(data).sample()[None])]
+    z = vae.encode(data.x, **data.given).sample()
+    observed = [*values(asked, data.x[None]), *values(latent, z[None])]
     yield from rows_of([*asked, *latent], observed, replicated, PRIOR, calibrated=True)
 
 
 def _from_guide(
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     asked: Sequence[Statistic],
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
-    guide, replicated = vae.encode(data), []
+    guide, replicated = vae.encode(data.x, **data.given), []
     for count in counts:
-        replicated.append(values(asked, vae.decode(guide.sample((count,))).sample()))
+        x = replicate(vae, guide.sample((count,)), data.given)
+        replicated.append(values(asked, x))
         tick()
-    yield from rows_of(asked, values(asked, data[None]), replicated, GUIDE, calibrated=False)
+    yield from rows_of(asked, values(asked, data.x[None]), replicated, GUIDE, calibrated=False)
 
 
 def values(statistics: Iterable[Statistic], x: Tensor) -> list[Tensor]:
@@ -461,7 +484,8 @@ def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
     needed = math.ceil(2 * num_tests / level)
     if num_draws is None:
         return needed
-    if positive_integer("num_draws", num_draws) < needed:
+    num_draws = positive_integer("num_draws", num_draws)
+    if num_draws < needed:
         what = f"at least {needed}, since {num_tests} tests at {level:g} are corrected for"
         raise expected("num_draws", what, num_draws)
     return num_draws

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import importlib.metadata
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, Unpack, get_args
 
 import numpy as np
+import torch
 import xarray
 from torch import Tensor
 
@@ -17,8 +19,8 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
-from pyro_vae.data.rows import Rows
-from pyro_vae.evaluation._common import check_arguments, describe
+from pyro_vae.data.rows import Given, Rows
+from pyro_vae.evaluation._common import check_arguments, measured
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
 from pyro_vae.programs import VAE
 
@@ -42,7 +44,7 @@ _DIAGNOSTICS = ("k_hat", "ess", "r_hat", "divergences")
 
 def to_datatree(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_draws: int | None = None,
     seed: int = 0,
@@ -56,6 +58,7 @@ def to_datatree(
     out: str | Path | None = None,
     max_memory: int = 2048 * _MIB,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> xarray.DataTree:
     r"""Puts a model, its data and draws of both into the groups that ArviZ's functions read.
 
@@ -68,7 +71,7 @@ def to_datatree(
     ``prior``                    ``z``, drawn from p(z)
     ``prior_predictive``         ``x``, simulated from each of these
     ``observed_data``            ``x``, as it was given
-    ``constant_data``            what was given as such: labels, covariates
+    ``constant_data``            what was given as such, such as labels; conditions and covariates
     ============================ ===================================================================
 
     Dimensions are ``chain`` (one, or those of NUTS), ``draw``, ``data``, then those of one event:
@@ -105,6 +108,8 @@ def to_datatree(
         max_memory: Bytes that draws may take: all of them without ``out``, one block with it. The
             data, and what the networks need for themselves, come on top.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data. Entries that a mask hides are NaN, in the data and in
+            what is simulated, and discrete data are then no integers.
 
     Returns:
         The tree. Its attributes hold the model, the objective, the base measure of the data, the
@@ -121,21 +126,24 @@ def to_datatree(
         >>> tree["posterior"]["z"].dims, dict(tree["log_likelihood"].sizes)
         (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     num_draws = _checked_draws(num_draws, posterior)
-    positive_integer("max_memory", max_memory)
+    max_memory = positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
-    data = vae.accepts(Rows(x)).x
-    constants = {n: _constant(n, value, len(data)) for n, value in (constant_data or {}).items()}
+    data, measure = measured(vae, x, given, base_measure)
+    constants = _constants(constant_data or {}, data)
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
-    noted = _noted(vae, x, seed, base_measure, objective)
+    noted = _noted(vae, measure, seed, objective)
     share = 0.5 if isinstance(posterior, str) and posterior != "guide" else 0.0
     corrected = _corrected(vae, data, posterior, num_draws, seed, _part(progress, 0.0, share))
     method = "guide" if corrected is None else corrected.method
     attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
     num_chains = (None if corrected is None else corrected.num_chains) or 1
-    recorder = recorder_of(vae, labels, num_draws, len(data), chosen, attrs, num_chains)
+    hides = data.mask is not None
+    recorder = recorder_of(
+        vae, labels, num_draws, len(data), chosen, attrs, num_chains, hides=hides
+    )
     _add_arrays(recorder, vae, data, constants, corrected, chosen)
     return _recorded(recorder, vae, data, corrected, path, seed, max_memory, _part(progress, share))
 
@@ -153,15 +161,14 @@ def _checked_draws(num_draws: int | None, posterior: Method | PosteriorDraws) ->
 
 def _noted(
     vae: VAE,
-    x: Tensor,
+    measure: Mapping[str, Any],
     seed: int,
-    base_measure: Mapping[str, Any] | None,
     objective: str | None,
 ) -> dict[str, Any]:
     """Returns the attributes of the tree itself."""
     noted = model_attrs(vae) | {
         "seed": seed,
-        "base_measure": json.dumps(describe(vae, Rows(x), base_measure)),
+        "base_measure": json.dumps(measure),
     }
     return noted if objective is None else noted | {"objective": objective}
 
@@ -177,7 +184,7 @@ def _part(
 
 def _corrected(
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     posterior: Method | PosteriorDraws,
     num_draws: int,
     seed: int,
@@ -199,7 +206,7 @@ def _corrected(
 def _add_arrays(
     recorder: Recorder,
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     constants: Mapping[str, np.ndarray],
     corrected: PosteriorDraws | None,
     chosen: Sequence[str],
@@ -213,7 +220,10 @@ def _add_arrays(
         recorder.add("sample_stats", diagnostics)
     dims = recorder.labels.dims
     if "observed_data" in chosen:
-        observed = data.cpu().numpy().astype(storage(vae.likelihood.support, data.dtype))
+        x = data.x
+        if data.mask is not None:
+            x = x.where(data.mask, math.nan)
+        observed = x.cpu().numpy().astype(stored_x(vae, data.x.dtype, data.mask is not None))
         recorder.add("observed_data", {"x": (dims("x", "data"), observed)})
     if constants and "constant_data" in chosen:
         recorder.add("constant_data", {n: (dims(n, "data"), v) for n, v in constants.items()})
@@ -222,7 +232,7 @@ def _add_arrays(
 def _recorded(
     recorder: Recorder,
     vae: VAE,
-    data: Tensor,
+    data: Rows,
     corrected: PosteriorDraws | None,
     path: Path | None,
     seed: int,
@@ -233,7 +243,7 @@ def _recorded(
     if path is None and recorder.nbytes > max_memory:
         what = f"{-(-recorder.nbytes // _MIB)} MiB for these draws, or `out` of to_datatree, a file"
         raise expected("max_memory", what, f"{max_memory // _MIB} MiB")
-    z = None if corrected is None else corrected.z.to(data)
+    z = None if corrected is None else corrected.z.to(data.x)
     pairs = pairs_at_once(vae, None if path is None else max_memory)
     from_posterior = any(recorder.wants(group) for group in _OF_Z)
     from_prior = recorder.wants("prior") or recorder.wants("prior_predictive")
@@ -246,11 +256,11 @@ def _recorded(
             progress(done / total)
 
     def record() -> None:
-        with undisturbed(vae, seed, data.device):
+        with undisturbed(vae, seed, data.x.device):
             if from_posterior:
                 record_posterior(recorder, vae, data, z=z, pairs=pairs, progress=advance)
             if from_prior:
-                record_prior(recorder, vae, pairs=pairs, progress=advance)
+                record_prior(recorder, vae, data.given, pairs=pairs, progress=advance)
 
     if path is None:
         with recorder.in_memory() as tree:
@@ -269,12 +279,14 @@ def recorder_of(
     groups: Sequence[str],
     attrs: Mapping[str, Mapping[str, Any]],
     num_chains: int = 1,
+    *,
+    hides: bool = False,
 ) -> Recorder:
     """Returns what takes the draws of these groups."""
     recorder = Recorder(labels, num_draws, size, attrs, num_chains)
     dtype = next(vae.parameters(), vae.initialized.float()).dtype
     kept = {
-        "x": storage(vae.likelihood.support, dtype),
+        "x": stored_x(vae, dtype, hides),
         "z": storage(vae.prior.support, dtype),
     }
     for group, name in (
@@ -293,6 +305,12 @@ def recorder_of(
         if group in groups:
             recorder.declare(group, name, np.dtype(np.float64), event=False)
     return recorder
+
+
+def stored_x(vae: VAE, dtype: torch.dtype, hides: bool) -> np.dtype[Any]:
+    """Returns how x is stored: no integers where an entry may be hidden, as they have no NaN."""
+    kept = storage(vae.likelihood.support, dtype)
+    return np.dtype(np.float32) if hides and kept.kind in "iub" else kept
 
 
 def model_attrs(vae: VAE) -> dict[str, str]:
@@ -330,6 +348,13 @@ def _new_file(out: str | Path) -> Path:
     if path.suffix != ".nc" or path.exists() or not path.parent.is_dir():
         raise expected("out", "a new file NAME.nc in an existing folder", str(out))
     return path
+
+
+def _constants(named: Mapping[str, Any], rows: Rows) -> dict[str, np.ndarray]:
+    """Returns what goes with the data as arrays: what was given as such, and conditions."""
+    conditions = rows.without("mask").tensors()
+    known = {name: each.cpu().numpy() for name, each in conditions.items()}
+    return known | {name: _constant(name, value, len(rows)) for name, value in named.items()}
 
 
 def _constant(name: str, value: Any, size: int) -> np.ndarray:

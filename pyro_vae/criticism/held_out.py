@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
@@ -17,11 +17,13 @@ from pyro_vae._deprecated import renamed_argument, renamed_property
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._labels import Labels
+from pyro_vae.criticism._replicates import draw_prior, prior_of
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, observations_at_once
 
 __all__ = ["PIT", "pit"]
@@ -51,12 +53,13 @@ class PIT:
     """What :func:`pit` returns, for N data.
 
     Attributes:
-        values: Shape ``(N, *event_shape)``: uniform on (0, 1) if the model is true.
+        values: Shape ``(N, *event_shape)``: uniform on (0, 1) if the model is true; NaN where an
+            entry is hidden.
         p_values: Of the uniformity of each entry, shape ``event_shape``.
         adjusted: The same after Holm's correction over entries that are ``trusted``, shape
             ``event_shape``; NaN for the others.
         ess: Effective numbers of draws behind each value, shape ``(N, *event_shape)``; all draws
-            where nothing is conditioned on.
+            where nothing is conditioned on, NaN where an entry is hidden.
         num_draws: Draws of z for each observation.
         condition_on: ``nothing`` or ``rest``.
         level: Probability of any false alarm, at most.
@@ -96,13 +99,19 @@ class PIT:
 
     @property
     def bands(self) -> Bands:
-        """Bands that the ECDF of one entry leaves with probability ``level`` at most."""
-        return bands(len(self.values), self.level, _BINS)
+        """Bands that the ECDF of one entry leaves with probability ``level`` at most.
+
+        Of the entry that is observed least often.
+        """
+        observed = (~np.isnan(self.values)).sum(0)
+        return bands(max(1, int(observed.min())), self.level, _BINS)
 
     @property
     def ecdf(self) -> np.ndarray:
         """ECDFs of the values at ``bands.points``, shape ``(*event_shape, K - 1)``."""
-        curves = ecdf(self.values.reshape(len(self.values), -1), _BINS)
+        columns = self.values.reshape(len(self.values), -1).T
+        each = [ecdf(column[~np.isnan(column)][:, None], _BINS)[0] for column in columns]
+        curves = np.stack(each)
         return curves.reshape(*self.p_values.shape, -1)
 
     @property
@@ -112,7 +121,8 @@ class PIT:
         columns = self.values.reshape(len(self.values), -1)
         for k in np.flatnonzero(self.failed):
             index = ",".join(map(str, np.unravel_index(k, self.failed.shape)))
-            grouped.setdefault(how_uneven(columns[:, k]), []).append(f"x[{index}]")
+            seen = columns[~np.isnan(columns[:, k]), k]
+            grouped.setdefault(how_uneven(seen), []).append(f"x[{index}]")
         return tuple(
             _SENTENCES[kind].format(
                 where=", ".join(names[:_NAMED])
@@ -127,7 +137,7 @@ class PIT:
         left_out = int((~self.trusted).sum())
         if left_out == 0:
             return ""
-        share = float((self.ess < _FEW).mean())
+        share = float((self.ess[~np.isnan(self.ess)] < _FEW).mean())
         return (
             f"{left_out} of {self.trusted.size} entries are not in the verdict: fewer than {_FEW} "
             f"effective draws behind {share:.0%} of the values, the guide is too far from the "
@@ -145,8 +155,8 @@ class PIT:
             "conditioned_on": self.conditioned_on,
             "num_data": len(self.values),
             "num_draws": self.num_draws,
-            "ess_median": float(np.median(self.ess)),
-            "ess_min": float(self.ess.min()),
+            "ess_median": float(np.nanmedian(self.ess)),
+            "ess_min": float(np.nanmin(self.ess)),
             "note": self.note,
             "worst": {
                 "index": [int(i) for i in worst],
@@ -181,13 +191,14 @@ class PIT:
 @torch.no_grad()
 def pit(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     condition_on: ConditionOn = "nothing",
     num_draws: int | None = None,
     level: float = 0.05,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> PIT:
     r"""Asks of each entry of held-out data whether its predictive distribution is right.
 
@@ -220,6 +231,7 @@ def pit(
         level: Probability of any false alarm, at most.
         seed: Of the draws: the same seed gives the same values.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data. What a mask hides has no value, and predicts nothing.
 
     Returns:
         The values, p-values of each entry, and advice.
@@ -234,17 +246,17 @@ def pit(
         >>> pit(vae, vae.sample(50)).values.shape
         (50, 4)
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     if condition_on not in get_args(ConditionOn):
         raise unknown_name("condition_on", condition_on, get_args(ConditionOn))
     total = (99 if condition_on == "nothing" else 1000) if num_draws is None else num_draws
-    positive_integer("num_draws", total)
+    total = positive_integer("num_draws", total)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
-    data = vae.accepts(Rows(x)).x
+    data = rows_of(vae, x, given)
     values, ess, done = [], [], 0
-    with undisturbed(vae, seed, data.device):
-        for batch in data.split(observations_at_once(vae, data)):
+    with undisturbed(vae, seed, data.x.device):
+        for batch in data.batches(observations_at_once(vae, data.x)):
             placed, effective = _placed(vae, batch, total, condition_on)
             values.append(placed)
             ess.append(effective)
@@ -253,7 +265,7 @@ def pit(
                 progress(done / len(data))
     numbers = torch.cat(values).numpy()
     shape = tuple(vae.event_shape)
-    p_values = uniformity(numbers.reshape(len(numbers), -1), _BINS).p_value.reshape(shape)
+    p_values = _p_values(numbers.reshape(len(numbers), -1)).reshape(shape)
     draws = torch.cat(ess).numpy()
     trusted = _trusted(draws, condition_on)
     adjusted = np.full(shape, math.nan)
@@ -270,24 +282,36 @@ def pit(
     )
 
 
+def _p_values(values: np.ndarray) -> np.ndarray:
+    """Of the uniformity of each column, of as many values as are observed; 1 where none is."""
+    seen = ~np.isnan(values)
+    if seen.all():
+        return uniformity(values, _BINS).p_value
+    found = np.ones(values.shape[1])
+    for k in np.flatnonzero(seen.any(0)):
+        found[k] = uniformity(values[seen[:, k], k][:, None], _BINS).p_value[0]
+    return found
+
+
 def _trusted(ess: np.ndarray, condition_on: ConditionOn) -> np.ndarray:
     # Without weights a rank among few draws is exact all the same.
     if condition_on == "nothing":
         return np.ones(ess.shape[1:], dtype=bool)
-    return np.asarray((ess < _FEW).mean(0) < _UNTRUSTED)
+    few = np.where(np.isnan(ess), 0, ess < _FEW).sum(0) / np.maximum(1, (~np.isnan(ess)).sum(0))
+    return np.asarray(few < _UNTRUSTED)
 
 
 def _placed(
-    vae: VAE, x: Tensor, num_draws: int, condition_on: ConditionOn
+    vae: VAE, rows: Rows, num_draws: int, condition_on: ConditionOn
 ) -> tuple[Tensor, Tensor]:
     """Places each entry among replicates of it: values and effective draws, shaped as ``x``."""
-    prior = vae.prior()
-    guide = vae.encode(x) if condition_on == "rest" else None
+    x, prior = rows.x, prior_of(vae, rows.given)
+    guide = vae.encode(x, **rows.given) if condition_on == "rest" else None
     nothing = torch.full(x.shape, -math.inf, dtype=torch.float64)
     below, equal, weight, square = nothing, nothing, nothing, nothing  # logarithms of sums
     for count in chunk_sizes(num_draws, draws_at_once(vae, x)):
-        z = prior.sample((count, len(x))) if guide is None else guide.sample((count,))
-        decoded = vae.decode(z)
+        z = draw_prior(prior, count, len(x)) if guide is None else guide.sample((count,))
+        decoded = vae.decode(z, **rows.given)
         replicate = decoded.sample()
         log_weights = torch.zeros(replicate.shape, dtype=torch.float64)
         if guide is not None:
@@ -307,7 +331,11 @@ def _placed(
     values = (shares / (1 + own)).clamp(0, math.nextafter(1, 0))
     if values.isnan().any():
         raise expected("vae", "log-densities of the data that are numbers", "NaN")
-    return values, (2 * weight - square).exp()
+    effective = (2 * weight - square).exp()
+    if rows.mask is not None:  # nothing is known of what is hidden
+        values = values.where(rows.mask.cpu(), math.nan)
+        effective = effective.where(rows.mask.cpu(), math.nan)
+    return values, effective
 
 
 def _entries(decoded: Any, x: Tensor) -> Tensor:

@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
+from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
 from pyro_vae.criticism.statistics import Statistic
+from pyro_vae.data.rows import Given, Rows, given_of
 from pyro_vae.distributions import closed_kl, same_support
 from pyro_vae.distributions.joint import Joint, site_of
 from pyro_vae.evaluation._common import variance_by_site
@@ -24,7 +26,9 @@ _COLLAPSED = 0.01  # nats, or variance of the posterior mean (Burda et al., 2016
 
 
 @torch.no_grad()
-def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
+def latent_statistics(
+    vae: VAE, *, size: int = 2000, **given: Unpack[Given]
+) -> tuple[Statistic, ...]:
     """Statistics of one z drawn from q(z|x) for each observation: the aggregated posterior.
 
     Each compares it with draws of the prior. Their p-values come from data that the model itself
@@ -39,6 +43,7 @@ def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
     Args:
         vae: The model.
         size: Draws of the prior that thresholds come from.
+        **given: What goes with the data that are judged: draws are given the same.
 
     Example:
         >>> import pyro_vae as pv
@@ -46,7 +51,8 @@ def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
         >>> [statistic.name for statistic in latent_statistics(vae)]
         ['latent marginals', 'latent distance', 'latent holes']
     """
-    prior = vae.prior().sample((size,)).flatten(1)
+    of_each = prior_of(vae, cycled(given_of(given), size))
+    prior = draw_prior(of_each, 1, size)[0].flatten(1)
     names = _names(vae)
     first, second, third = prior[:_ROWS], prior[_ROWS : 2 * _ROWS], prior[2 * _ROWS : 3 * _ROWS]
     within = torch.cdist(first, first).sum() / (len(first) * (len(first) - 1))
@@ -86,7 +92,7 @@ def latent_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
 
 
 @torch.no_grad()
-def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
+def collapsed_units(vae: VAE, rows: Rows) -> dict[str, Any]:
     """Names the latent units that the data do not move: posterior collapse.
 
     A one-hot variable is one unit; units of one site of several bear its name. A unit is collapsed
@@ -95,15 +101,16 @@ def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
 
     Args:
         vae: The model.
-        x: Data that passed ``vae.accepts``, shape ``(N, *event_shape)``.
+        rows: Data that the model accepted.
 
     Returns:
         ``units``, ``collapsed`` (names), ``kl`` (nats, None where one does not come apart) and
         ``variance`` (of the posterior mean; for a one-hot variable that of its most variable
         class), ready for JSON.
     """
-    batches = x.split(observations_at_once(vae, x))
-    guides = [vae.encode(batch) for batch in batches]
+    batches = list(rows.batches(observations_at_once(vae, rows.x)))
+    guides = [vae.encode(batch.x, **batch.given) for batch in batches]
+    priors = [prior_of(vae, batch.given) for batch in batches]
     means = torch.cat([each.mean.cpu().double() for each in guides])
     units: list[str] = []
     variances: list[float] = []
@@ -111,7 +118,7 @@ def collapsed_units(vae: VAE, x: Tensor) -> dict[str, Any]:
     small: list[bool] = []
     for name, variance in variance_by_site(means, vae.prior).items():
         own = [_of_site(each, name) for each in guides]
-        kl = _kl_by_unit(own, _of_site(vae.prior(), name), variance.shape)
+        kl = _kl_by_unit(own, [_of_site(each, name) for each in priors], variance.shape)
         units += [f"{name}[{i}]" for i in range(variance.numel())]
         variances += variance.flatten().tolist()
         kls += [None] * variance.numel() if kl is None else kl.flatten().tolist()
@@ -130,12 +137,10 @@ def _of_site(distribution: Any, name: str) -> Any:
     return distribution if joint else site_of(distribution, name)
 
 
-def _kl_by_unit(guides: list[Any], prior: Any, shape: torch.Size) -> Tensor | None:
-    if not isinstance(prior, Independent):
-        return None
+def _kl_by_unit(guides: list[Any], priors: list[Any], shape: torch.Size) -> Tensor | None:
     parts = []
-    for guide in guides:
-        if not isinstance(guide, Independent):
+    for guide, prior in zip(guides, priors, strict=True):
+        if not (isinstance(guide, Independent) and isinstance(prior, Independent)):
             return None
         kl = closed_kl(guide.base_dist, prior.expand(guide.batch_shape).base_dist)
         if kl is None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from typing import Unpack
+
 import xarray
 from torch import Tensor
 
@@ -10,20 +12,23 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._draws import pairs_at_once, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels
 from pyro_vae.criticism.datatree import model_attrs, recorder_of, to_datatree
+from pyro_vae.data.rows import Conditions, Given, Rows
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import checked_given
 
 __all__ = ["posterior_predictive", "prior_predictive"]
 
 
 def posterior_predictive(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_draws: int = 200,
     seed: int = 0,
     dims: Dims | None = None,
     coords: Coords | None = None,
+    **given: Unpack[Given],
 ) -> xarray.DataTree:
     r"""Replicates each observation, with z inferred from that observation by the guide.
 
@@ -44,6 +49,7 @@ def posterior_predictive(
         seed: Of the draws: the same seed gives the same replicates.
         dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
         coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
+        **given: What goes with the data, as for :func:`to_datatree`.
 
     Returns:
         Groups ``posterior_predictive`` and ``observed_data`` of :func:`to_datatree`: variable
@@ -68,6 +74,7 @@ def posterior_predictive(
         groups=("posterior_predictive", "observed_data"),
         dims=dims,
         coords=coords,
+        **given,
     )
 
 
@@ -79,6 +86,7 @@ def prior_predictive(
     seed: int = 0,
     dims: Dims | None = None,
     coords: Coords | None = None,
+    **given: Unpack[Conditions],
 ) -> xarray.DataTree:
     r"""Simulates whole data sets from the model.
 
@@ -91,6 +99,7 @@ def prior_predictive(
         seed: Of the draws: the same seed gives the same data sets.
         dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
         coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
+        **given: A condition for each observation of a data set, and covariates.
 
     Returns:
         A tree with groups ``prior`` (variable ``z``) and ``prior_predictive`` (variable ``x``),
@@ -107,9 +116,10 @@ def prior_predictive(
         >>> dict(tree["prior"].sizes), tree["prior_predictive"]["x"].dtype
         ({'chain': 1, 'draw': 10, 'data': 5, 'latent': 2}, dtype('int8'))
     """
-    check_arguments(vae, seed)
-    positive_integer("size", size)
-    positive_integer("num_draws", num_draws)
+    seed = check_arguments(vae, seed)
+    size = positive_integer("size", size)
+    num_draws = positive_integer("num_draws", num_draws)
+    checked = checked_given(vae, given, size)
     groups = ("prior", "prior_predictive")
     recorder = recorder_of(
         vae,
@@ -120,5 +130,5 @@ def prior_predictive(
         {"/": {"seed": seed} | model_attrs(vae)},
     )
     with undisturbed(vae, seed, vae.initialized.device), recorder.in_memory() as tree:
-        record_prior(recorder, vae, pairs=pairs_at_once(vae), progress=lambda _: None)
+        record_prior(recorder, vae, checked, pairs=pairs_at_once(vae), progress=lambda _: None)
     return tree

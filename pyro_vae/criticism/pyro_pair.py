@@ -16,11 +16,10 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import check_seed, expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._labels import Coords, Dims, constant, label, storage
 from pyro_vae.criticism.datatree import chosen_groups, library_attrs
-from pyro_vae.evaluation._common import check_seed
 
 __all__ = ["from_pyro_svi"]
 
@@ -93,8 +92,8 @@ def from_pyro_svi(
     for name, program in (("model", model), ("guide", guide)):
         if not callable(program):
             raise expected(name, "a Pyro program", program)
-    check_seed(seed)
-    positive_integer("num_draws", num_draws)
+    seed = check_seed("seed", seed)
+    num_draws = positive_integer("num_draws", num_draws)
     chosen = chosen_groups(groups)
     arguments = (tuple(args), dict(kwargs or {}))
     draws = _Draws(dict(dims or {}), num_draws)

@@ -11,8 +11,11 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.criticism.statistics import Statistic, kurtosis, simulate
+from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
+from pyro_vae.criticism.statistics import Statistic, kurtosis
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import MAX_ENUMERATED, by_entry, same_support
+from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import draws_at_once
 
@@ -26,6 +29,7 @@ _ROUNDS, _FIRST, _LAST = (
 _DEFENSIVE = 0.2  # of the draws are from the prior, which bounds the weights
 _FREEDOM = 5.0  # degrees of freedom of the proposal: tails heavier than a posterior's
 _REFERENCE = 100  # draws that residuals are centred and scaled by
+_EXPECTED = 500  # draws that the expectation of the model is taken of
 _STATES = 4096  # joint states of a discrete latent that are summed over
 _FEW = 100.0  # effective draws, of fewer p-values are not to be trusted
 _SHARE = 0.05  # of the data may have fewer
@@ -44,15 +48,19 @@ class Halves:
     tested: tuple[str, ...]
 
 
-def halve(vae: VAE, names: tuple[str, ...]) -> Halves | str:
+def halve(vae: VAE, names: tuple[str, ...], given: Given) -> Halves | str:
     """Gives the first half of the features and tests the rest; or returns why it cannot."""
     size = vae.event_shape.numel()
     if size < 2:
         return "one feature cannot be halved"
-    if by_entry(vae.decode(vae.prior().sample((2,))), len(vae.event_shape)) is None:
+    one = cycled(given, 1)
+    if (
+        by_entry(vae.decode(draw_prior(prior_of(vae, one), 2, 1), **one), len(vae.event_shape))
+        is None
+    ):
         return f"{type(vae.likelihood).__name__} does not factorise over the entries of x"
-    given = torch.arange(size, device=vae.initialized.device) < size // 2
-    return Halves(given.reshape(vae.event_shape), names[size // 2 :])
+    first = torch.arange(size, device=vae.initialized.device) < size // 2
+    return Halves(first.reshape(vae.event_shape), names[size // 2 :])
 
 
 def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
@@ -70,7 +78,7 @@ def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
     return tuple(chosen)
 
 
-def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor]:
+def residuals(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tensor]:
     """Yields the residuals of the data, ``(1, N, D)``, then of replicates, ``(R, N, D)`` in chunks.
 
     The draws that centre and scale them are others than those tested, so that observed and
@@ -78,16 +86,21 @@ def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor
 
     Args:
         vae: The model.
-        x: Data, shape ``(N, *event_shape)``.
+        rows: Data, with what goes with them. Residuals of hidden entries are zero.
         halves: Which features are tested.
         z: Draws given the first half, shape ``(S, N, *prior.event_shape)``; the first hundred
             serve to centre and scale.
     """
     tested = ~halves.given.flatten()
+    seen = None if rows.mask is None else rows.mask.flatten(1)[:, tested]
 
     def replicate(draws: Tensor) -> Iterator[Tensor]:
-        for chunk in draws.split(draws_at_once(vae, x)):
-            yield vae.decode(chunk).sample().flatten(2)[..., tested]
+        for chunk in draws.split(draws_at_once(vae, rows.x)):
+            yield vae.decode(chunk, **rows.given).sample().flatten(2)[..., tested]
+
+    def standardized(x: Tensor) -> Tensor:
+        residual = (x - mean) / scale
+        return residual if seen is None else torch.where(seen, residual, 0.0)
 
     reference = torch.cat(list(replicate(z[:_REFERENCE])))
     mean, variance = reference.mean(0), reference.var(0)
@@ -95,12 +108,12 @@ def residuals(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Iterator[Tensor
     # all alike do not show that there is none.
     shrunk = (_REFERENCE * variance + variance.mean(0)) / (_REFERENCE + 1)
     scale = shrunk.sqrt().clamp_min(1e-3 * (1e-3 + mean.abs()))
-    yield ((x.flatten(1)[:, tested] - mean) / scale)[None]
+    yield standardized(rows.x.flatten(1)[:, tested])[None]
     for drawn in replicate(z[_REFERENCE:]):
-        yield (drawn - mean) / scale
+        yield standardized(drawn)
 
 
-def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
+def infer(vae: VAE, rows: Rows, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
     r"""Draws z given the first half of the features of each observation.
 
     .. math:: z \sim p(z \mid x_A) \propto p(z) \prod_{d \in A} p(x_d \mid z)
@@ -115,7 +128,7 @@ def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, 
 
     Args:
         vae: The model.
-        x: Data, shape ``(N, *event_shape)``.
+        rows: Data, with what goes with them.
         halves: Which features are given.
         num_draws: Draws of z per observation; a hundred more are drawn for the residuals.
 
@@ -124,10 +137,10 @@ def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, 
         trusted, empty if they are.
     """
     if same_support(vae.prior.support, constraints.real_vector):
-        z, log_weights = _continuous(vae, x, halves)
+        z, log_weights = _continuous(vae, rows, halves)
         exact = False
     else:
-        z, log_weights, exact = _elsewhere(vae, x, halves)
+        z, log_weights, exact = _elsewhere(vae, rows, halves)
     weights = log_weights.softmax(0)
     note = ""
     if not exact:
@@ -135,41 +148,42 @@ def infer(vae: VAE, x: Tensor, halves: Halves, num_draws: int) -> tuple[Tensor, 
         if few > _SHARE:
             note = f"fewer than {_FEW:g} effective draws of z for {few:.0%} of the data"
     index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
-    rows = torch.arange(len(x), device=x.device)
-    return z[index.T, rows], note
+    return z[index.T, torch.arange(len(rows), device=rows.x.device)], note
 
 
-def _log_likelihood(vae: VAE, x: Tensor, halves: Halves, z: Tensor) -> Tensor:
+def _log_likelihood(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
     """Of the given features, shape ``(S, N)``."""
     parts = []
-    for chunk in z.split(draws_at_once(vae, x)):
-        entries = by_entry(vae.decode(chunk), len(vae.event_shape)).log_prob(x)
-        parts.append((entries * halves.given).flatten(2).sum(-1))
+    for chunk in z.split(draws_at_once(vae, rows.x)):
+        entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
+        assert entries is not None  # it was so for the halves
+        parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)
 
 
-def _half_seen(vae: VAE, x: Tensor, halves: Halves) -> Any:
+def _half_seen(vae: VAE, rows: Rows, halves: Halves) -> Any:
     """The guide, of data whose other half is what the model expects on the whole."""
-    return vae.encode(torch.where(halves.given, x, simulate(vae, 1, 500)[0].mean(0)))
+    expectation = simulate(vae, 1, _EXPECTED, cycled(rows.given, _EXPECTED))[0].mean(0)
+    return vae.encode(torch.where(halves.given, rows.x, expectation), **rows.given)
 
 
-def _elsewhere(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor, bool]:
+def _elsewhere(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bool]:
     """Of latents that are not all real vectors, where proposals cannot adapt by moments."""
-    prior = vae.prior()
+    prior = prior_of(vae, rows.given)
     if vae.prior.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
-        states = prior.enumerate_support()[:, None]
-        log_weights = _log_likelihood(vae, x, halves, states) + prior.log_prob(states)
-        return states.expand(-1, len(x), *prior.event_shape), log_weights, True
-    guide = _half_seen(vae, x, halves)
-    z = torch.cat([guide.sample((_LAST,)), prior.sample((_LAST, len(x)))])
+        states = states_of(prior, rows)
+        log_weights = _log_likelihood(vae, rows, halves, states) + prior.log_prob(states)
+        return states.expand(-1, len(rows), *prior.event_shape), log_weights, True
+    guide = _half_seen(vae, rows, halves)
+    z = torch.cat([guide.sample((_LAST,)), draw_prior(prior, _LAST, len(rows))])
     log_prior = prior.log_prob(z)
     log_proposal = torch.logaddexp(guide.log_prob(z), log_prior) - math.log(2)
-    return z, _log_likelihood(vae, x, halves, z) + log_prior - log_proposal, False
+    return z, _log_likelihood(vae, rows, halves, z) + log_prior - log_proposal, False
 
 
-def _continuous(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
-    prior, shape = vae.prior(), vae.prior.event_shape
-    start = _half_seen(vae, x, halves).sample((_FIRST,)).flatten(2)
+def _continuous(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor]:
+    prior, shape = prior_of(vae, rows.given), vae.prior.event_shape
+    start = _half_seen(vae, rows, halves).sample((_FIRST,)).flatten(2)
     dim = start.shape[2]
     mean = start.mean(0)
     covariance = torch.diag_embed(2 * start.var(0) + 1e-6)
@@ -177,13 +191,14 @@ def _continuous(vae: VAE, x: Tensor, halves: Halves) -> tuple[Tensor, Tensor]:
         scale = torch.linalg.cholesky(covariance)
         proposal = _StudentT(mean, scale)
         own = size - int(_DEFENSIVE * size)
-        z = torch.cat([proposal.sample(own), prior.sample((size - own, len(x))).flatten(2)])
+        others = draw_prior(prior, size - own, len(rows)).flatten(2)
+        z = torch.cat([proposal.sample(own), others])
         events = z.unflatten(2, shape)
         log_prior = prior.log_prob(events)
         log_proposal = torch.logaddexp(
             proposal.log_prob(z) + math.log1p(-_DEFENSIVE), log_prior + math.log(_DEFENSIVE)
         )
-        log_weights = _log_likelihood(vae, x, halves, events) + log_prior - log_proposal
+        log_weights = _log_likelihood(vae, rows, halves, events) + log_prior - log_proposal
         weights = log_weights.softmax(0)
         ess = 1 / weights.square().sum(0)
         mean = (weights[..., None] * z).sum(0)

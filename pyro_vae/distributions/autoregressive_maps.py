@@ -61,7 +61,7 @@ class Autoregressive(nn.Module):
         self, dim: int, *, context: int, transforms: int, hidden: Sequence[int], spline: bool
     ) -> None:
         super().__init__()
-        positive_integer("transforms", transforms)
+        transforms = positive_integer("transforms", transforms)
         if not hidden or any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
         library = zuko()

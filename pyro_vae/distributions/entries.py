@@ -7,22 +7,23 @@ from typing import Any
 
 import torch
 from pyro.distributions import Independent
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 
 __all__ = ["by_entry", "feasible", "masked"]
 
 
-def by_entry(d: Any, event_dim: int) -> Any:
+def by_entry(d: Any, event_dim: int) -> TorchDistributionMixin | None:
     """Returns the distribution of single entries, or None where entries are dependent."""
     if not isinstance(d, Independent) or d.base_dist.event_shape:
         return None
     return d.base_dist if d.reinterpreted_batch_ndims == event_dim else None
 
 
-def masked(d: Any, mask: Tensor) -> Any:
+def masked(d: Any, mask: Tensor) -> Distribution:
     """Returns the distribution of the entries of x that are observed.
 
     Args:

@@ -9,6 +9,7 @@ import pyro.distributions as dist
 import torch
 from pyro.distributions import Independent
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.distributions.kl import register_kl
 
 from pyro_vae.distributions.positive_parameters import positive
@@ -16,7 +17,7 @@ from pyro_vae.distributions.positive_parameters import positive
 __all__ = ["diagonal_normal"]
 
 
-def diagonal_normal(features: Tensor) -> Any:
+def diagonal_normal(features: Tensor) -> Distribution:
     """Returns N(loc, diag scale^2) of features ``(*, 2 * dim)``: loc, then raw scale."""
     loc, raw = features.chunk(2, -1)
     return dist.Normal(loc, positive(raw)).to_event(1)

@@ -180,9 +180,9 @@ class CompiledSVI(Parts):
         self.skipped = 0
         self._max_skipped = max_skipped
         # Whether a step was left out is to be known before the next, which counts those taken.
-        positive_integer("unroll", unroll)
+        unroll = positive_integer("unroll", unroll)
         self._unroll = 1 if on_nonfinite == "skip" else unroll
-        positive_integer("max_graphs", max_graphs)
+        max_graphs = positive_integer("max_graphs", max_graphs)
         self.engine: EngineName = "eager"
         self.engine_steps: dict[EngineName, int] = {}
         self._engine: Engine
@@ -262,7 +262,7 @@ class CompiledSVI(Parts):
             ValueError: If the tensors differ in length, or a distribution refuses its parameters or
                 a value. The steps before are taken; it is found out at the end of the pass.
         """
-        positive_integer("batch_size", batch_size)
+        batch_size = positive_integer("batch_size", batch_size)
         size = len(tensors[0])
         if any(len(tensor) != size for tensor in tensors):
             raise expected("tensors", f"tensors of one length, {size}", [len(t) for t in tensors])

@@ -10,20 +10,22 @@ import numpy as np
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import same_support
 from pyro_vae.priors import Prior
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import as_tensor, rows_of
 
 __all__ = [
     "check_arguments",
-    "check_seed",
     "check_unbounded",
     "describe",
     "finite",
+    "measured",
+    "states_of",
     "summarize",
     "variance_by_site",
 ]
@@ -31,35 +33,15 @@ __all__ = [
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
-def check_arguments(vae: object, seed: object, *, conditional: bool = False) -> None:
-    """Refuses what is no VAE, one that needs more than x, and a seed that is no integer >= 0.
-
-    Args:
-        vae: What should be a model.
-        seed: What should be a seed.
-        conditional: Whether the caller knows what to do with conditions and covariates.
+def check_arguments(vae: object, seed: object) -> int:
+    """Returns the seed, and refuses what is no VAE.
 
     Raises:
-        ValueError: In these cases.
+        ValueError: If it is none, or the seed is no integer >= 0 and below 2**32.
     """
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
-    if vae.cond_size is not None and not conditional:
-        raise expected("vae", "a model without conditions", f"one of `cond_size` {vae.cond_size}")
-    if vae.likelihood.covariates and not conditional:
-        got = f"one whose likelihood needs {', '.join(vae.likelihood.covariates)}"
-        raise expected("vae", "a model without covariates", got)
-    check_seed(seed)
-
-
-def check_seed(seed: object) -> None:
-    """Refuses a seed that is no integer >= 0.
-
-    Raises:
-        ValueError: In that case.
-    """
-    if not isinstance(seed, int) or isinstance(seed, bool) or seed < 0:
-        raise expected("seed", "an integer >= 0", seed)
+    return check_seed("seed", seed)
 
 
 def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -> None:
@@ -75,6 +57,36 @@ def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -
         support = support.base_constraint
     if not same_support(support, constraints.real):
         raise expected("vae", "a latent on all real vectors", vae.prior)
+
+
+def measured(
+    vae: VAE, x: Tensor | Rows, given: Given, origin: Mapping[str, Any] | None
+) -> tuple[Rows, dict[str, Any]]:
+    """Returns data as the model accepts them, and the base measure of their densities.
+
+    Args:
+        vae: The model.
+        x: Data, shape ``(N, *event_shape)``, or with what goes with them.
+        given: What goes with them.
+        origin: Where they come from; None if they know.
+
+    Raises:
+        ValueError: If they do not suit the model, or ``origin`` names what is no part of it.
+    """
+    rows = rows_of(vae, x, given)
+    came = x.x if isinstance(x, Rows) else as_tensor(x)
+    return rows, describe(vae, Rows(came, rows.given), origin)
+
+
+def states_of(prior: Any, rows: Rows) -> Tensor:
+    """Returns the joint states of a discrete p(z), to be decoded for some rows.
+
+    Their shape is ``(K, 1, *event_shape)``, or ``(K, B, *event_shape)`` where a decoder is to see
+    what goes with each of B rows.
+    """
+    states: Tensor = prior.enumerate_support(expand=False)
+    states = states if prior.batch_shape else states[:, None]
+    return states.expand(-1, len(rows), *prior.event_shape) if rows.given else states
 
 
 def summarize(

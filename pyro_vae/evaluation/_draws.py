@@ -199,7 +199,7 @@ class Draws:
         self, max_memory: int, rows: Rows, batch: int, at_once: int, num_samples: int
     ) -> tuple[int, int]:
         """Returns how many data and draws fit into the memory, no more than is asked for."""
-        positive_integer("max_memory", max_memory)
+        max_memory = positive_integer("max_memory", max_memory)
         fixed, each, row = self._costs(rows[:1])
         block = min(BLOCK, num_samples)
         # Terms, weights and their tail in float64, with the copies that sums and sorting make.

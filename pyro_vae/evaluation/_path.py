@@ -11,8 +11,10 @@ import numpy as np
 import pyro
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae._errors import positive_integer, unknown_name
+from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation._hmc import Point, transition
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import draws_at_once
@@ -78,22 +80,22 @@ class Plan:
         estimate = self.num_chains * (1 + (len(self.betas) - 2) * self.num_leapfrog)
         return estimate + _WARMUP_CHAINS * (1 + self.warmup_transitions * self.num_leapfrog)
 
-    def batches(self, vae: VAE, x: Tensor) -> tuple[Tensor, ...]:
+    def batches(self, vae: VAE, rows: Rows) -> list[Rows]:
         """Splits data so that their chains are decoded together in bounded memory."""
-        return x.split(max(1, draws_at_once(vae, x[:1]) // self.num_chains))
+        at_once = max(1, draws_at_once(vae, rows.x[:1]) // self.num_chains)
+        return list(rows.batches(at_once))
 
 
 class Path:
     """The distributions from the initial one to p(x, z), given a batch of data."""
 
-    def __init__(self, vae: VAE, x: Tensor, initial: Initial) -> None:
-        self.vae, self.x, self.initial = vae, x, initial
+    def __init__(self, vae: VAE, rows: Rows, initial: Initial) -> None:
+        self.vae, self.rows, self.initial = vae, rows, initial
         with torch.no_grad():
-            self.features = vae.guide.features(x)
-            draws = (_SPREAD_DRAWS, len(x))
+            self.features = vae.guide.features(rows.x, rows.given)
             with pyro.validation_enabled(False):
-                guide = vae.guide_family(self.features).sample(draws[:1])
-                start = guide if initial == "guide" else vae.prior().sample(draws)
+                guide = vae.guide_family(self.features).sample((_SPREAD_DRAWS,))
+                start = guide if initial == "guide" else self._from_prior(_SPREAD_DRAWS)
         smallest = torch.finfo(guide.dtype).tiny ** 0.5
         self._precisions = [z.var(0).clamp_min(smallest).reciprocal() for z in (start, guide)]
 
@@ -108,28 +110,32 @@ class Path:
     def start(self, num_chains: int) -> Point:
         """Draws from the initial distribution."""
         with torch.no_grad(), pyro.validation_enabled(False):
-            initial = self._initial()
-            batch = () if self.initial == "guide" else (len(self.x),)
-            return self(initial.sample((num_chains, *batch)))
+            if self.initial == "prior":
+                return self(self._from_prior(num_chains))
+            return self(self.vae.guide_family(self.features).sample((num_chains,)))
 
     def __call__(self, z: Tensor) -> Point:
         # Parameters may require gradients: only those by z are computed, and none is accumulated.
         # Validation would raise where a trajectory diverges; a transition rejects that instead.
         with torch.enable_grad(), pyro.validation_enabled(False):
             z = z.detach().requires_grad_()
-            base = self._initial().log_prob(z)
-            log_likelihood = self.vae.model.decode(z).log_prob(self.x)
-            if self.initial == "guide":
-                ratio = log_likelihood + self.vae.prior().log_prob(z) - base
-            else:
-                ratio = log_likelihood
+            vae, rows = self.vae, self.rows
+            guided = self.initial == "guide"
+            base = (vae.guide_family(self.features) if guided else self._prior()).log_prob(z)
+            ratio = vae.model.decode(z, rows.given).log_prob(rows.x)
+            if guided:
+                ratio = ratio + self._prior().log_prob(z) - base
             (base_gradient,) = torch.autograd.grad(base.sum(), z, retain_graph=True)
             (ratio_gradient,) = torch.autograd.grad(ratio.sum(), z)
         return Point(z.detach(), base.detach(), ratio.detach(), base_gradient, ratio_gradient)
 
-    def _initial(self) -> Any:
-        vae = self.vae
-        return vae.guide_family(self.features) if self.initial == "guide" else vae.prior()
+    def _prior(self) -> Distribution:
+        return self.vae.prior(self.rows.given.get("cond"))
+
+    def _from_prior(self, count: int) -> Tensor:
+        """Draws ``count`` z for each observation."""
+        prior = self._prior()
+        return prior.sample((count,) if prior.batch_shape else (count, len(self.rows)))
 
 
 def warm_up(path: Path, plan: Plan, tick: Ticks) -> list[Tensor]:
@@ -139,7 +145,7 @@ def warm_up(path: Path, plan: Plan, tick: Ticks) -> list[Tensor]:
     has been, and the weights would no longer be unbiased.
     """
     point = path.start(_WARMUP_CHAINS)
-    log_step = point.base.new_zeros(len(path.x))
+    log_step = point.base.new_zeros(len(path.rows))
     log_steps = []
     for index in [0] * _WARMUP_START + plan.adapted:
         beta = plan.betas[index]

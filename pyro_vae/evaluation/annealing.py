@@ -5,18 +5,18 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
-    describe,
+    measured,
     summarize,
 )
 from pyro_vae.evaluation._path import (
@@ -102,7 +102,7 @@ class Annealed:
 
 def ais(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_chains: int = 16,
     num_temperatures: int = 300,
@@ -111,6 +111,7 @@ def ais(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> Annealed:
     r"""Scores a model by annealed importance sampling with Hamiltonian transitions.
 
@@ -139,6 +140,7 @@ def ais(
         seed: Of the draws: the same seed gives the same estimates.
         base_measure: As in :func:`pyro_vae.evaluate`.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data: estimates are of log p(x|c), and of what a mask leaves.
 
     Returns:
         Estimates per observation; ``summary()`` has their means and errors.
@@ -154,14 +156,13 @@ def ais(
         >>> annealed.log_marginal.shape, annealed.summary()["estimator"]
         ((5,), 'annealed importance sampling from the guide')
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     check_unbounded(vae)
-    data = vae.accepts(Rows(x)).x
-    described = describe(vae, Rows(x), base_measure)
+    rows, described = measured(vae, x, given, base_measure)
     columns = []
-    with undisturbed(vae, seed, data.device):
-        batches = plan.batches(vae, data)
+    with undisturbed(vae, seed, rows.x.device):
+        batches = plan.batches(vae, rows)
         tick = Ticks(progress, len(batches) * (plan.warmup_transitions + num_temperatures - 1))
         for batch in batches:
             path = Path(vae, batch, initial)

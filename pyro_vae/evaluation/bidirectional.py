@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, Unpack
 
 import numpy as np
 import torch
@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae._errors import positive_integer
 from pyro_vae._untouched import undisturbed
+from pyro_vae.data.rows import Conditions, Rows
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
@@ -31,6 +32,7 @@ from pyro_vae.evaluation._path import (
     warm_up,
 )
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import checked_given
 
 __all__ = ["Bidirectional", "bdmc"]
 
@@ -121,6 +123,7 @@ def bdmc(
     initial: Initial = "guide",
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Conditions],
 ) -> Bidirectional:
     r"""Bounds log p(x) of simulated data from both sides: how far ``ais`` can be off.
 
@@ -147,6 +150,7 @@ def bdmc(
         initial: ``guide`` or ``prior``, as in :func:`pyro_vae.evaluation.ais`.
         seed: Of the data and the draws.
         progress: Called now and then with the fraction that is done.
+        **given: A condition for each, and covariates.
 
     Returns:
         Bounds per observation; ``summary()`` has their means and errors.
@@ -161,16 +165,18 @@ def bdmc(
         >>> bounds.gap.shape, bounds.x.shape
         ((5,), torch.Size([5, 4]))
     """
-    check_arguments(vae, seed)
-    positive_integer("size", size)
+    seed = check_arguments(vae, seed)
+    size = positive_integer("size", size)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     check_unbounded(vae)
     columns = []
+    checked = checked_given(vae, given, size)
     with undisturbed(vae, seed, vae.initialized.device):
         with torch.no_grad():
-            z = vae.prior().sample((size,))
-            x = vae.decode(z).sample()
-        batches = plan.batches(vae, x)
+            prior = vae.prior(checked.get("cond"))
+            z = prior.sample(() if prior.batch_shape else (size,))
+            x = vae.decode(z, **checked).sample()
+        batches = plan.batches(vae, Rows(x, checked))
         each = plan.warmup_transitions + 2 * (num_temperatures - 1) + plan.forgetting
         tick = Ticks(progress, len(batches) * each)
         for batch, truth in zip(batches, z.split(len(batches[0])), strict=True):

@@ -18,6 +18,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe"]
@@ -100,10 +101,10 @@ class Probes:
 
 def anomalies(
     vae: VAE,
-    inliers: Tensor,
-    outliers: Tensor,
+    inliers: Tensor | Rows,
+    outliers: Tensor | Rows,
     *,
-    reference: Tensor,
+    reference: Tensor | Rows,
     num_samples: int = 1000,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
@@ -124,7 +125,8 @@ def anomalies(
         (DeLong et al., 1988), https://doi.org/10.2307/2531595
 
     Args:
-        vae: The model.
+        vae: The model. What it needs to know of data besides x, conditions and the like, comes with
+            them: a :class:`~pyro_vae.data.Rows` each.
         inliers: Held-out data like those of the fit, shape ``(N, *event_shape)``.
         outliers: Data from elsewhere, shape ``(M, *event_shape)``.
         reference: Data like the inliers and none of them, whose mean log p(x) is the typical one;
@@ -147,10 +149,10 @@ def anomalies(
         >>> sorted(found.auroc)
         ['log_marginal', 'typicality']
     """
-    check_arguments(vae, seed)
-    positive_integer("num_samples", num_samples)
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
     data = {"inliers": inliers, "outliers": outliers, "reference": reference}
-    checked = {name: vae.accepts(Rows(x), name).x for name, x in data.items()}
+    checked = {name: rows_of(vae, x, {}, name) for name, x in data.items()}
     for name in ("inliers", "outliers"):
         if len(checked[name]) < 2:
             raise expected(name, "at least two data", data[name])
@@ -197,10 +199,10 @@ def _share_below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def probe(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     labels: ArrayLike | Tensor,
     *,
-    test: Tensor | None = None,
+    test: Tensor | Rows | None = None,
     test_labels: ArrayLike | Tensor | None = None,
     folds: int = 5,
     neighbours: int = 10,
@@ -214,7 +216,8 @@ def probe(
 
     Args:
         vae: The model.
-        x: Data, shape ``(N, *event_shape)``.
+        x: Data, shape ``(N, *event_shape)``; :class:`~pyro_vae.data.Rows` where the model needs to
+            know more of them.
         labels: Integers, shape ``(N,)``.
         test: Data to classify, shape ``(M, *event_shape)``, the classifiers fitted to ``x``. If
             not given, ``x`` is cross-validated.
@@ -247,10 +250,10 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    check_arguments(vae, seed)
-    positive_integer("folds", folds)
-    positive_integer("neighbours", neighbours)
-    known = _labels("labels", labels, len(vae.accepts(Rows(x)).x))
+    seed = check_arguments(vae, seed)
+    folds = positive_integer("folds", folds)
+    neighbours = positive_integer("neighbours", neighbours)
+    known = _labels("labels", labels, len(rows_of(vae, x, {})))
     counts = np.unique(known, return_counts=True)[1]
     if len(counts) < 2:
         raise expected("labels", "at least two different ones", labels)
@@ -274,8 +277,8 @@ def probe(
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
         answers = {k: cross_val_predict(c, means, known, cv=splits) for k, c in classifiers.items()}
     else:
-        truth = _labels("test_labels", test_labels, len(vae.accepts(Rows(test), "test").x))
         held_out = _means(vae, test, "test", seed)
+        truth = _labels("test_labels", test_labels, len(held_out))
         answers = {k: c.fit(means, known).predict(held_out) for k, c in classifiers.items()}
     answers["majority"] = np.full(len(truth), values[counted.argmax()])
     accuracy = {name: float((each == truth).mean()) for name, each in answers.items()}
@@ -326,9 +329,9 @@ def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarr
 
 
 @torch.no_grad()
-def _means(vae: VAE, x: Tensor, argument: str, seed: int) -> np.ndarray:
-    data = vae.accepts(Rows(x), argument).x
-    with undisturbed(vae, seed, data.device):
-        batches = data.split(observations_at_once(vae, data))
-        means = torch.cat([vae.encode(batch).mean for batch in batches])
+def _means(vae: VAE, x: Tensor | Rows, argument: str, seed: int) -> np.ndarray:
+    rows = rows_of(vae, x, {}, argument)
+    with undisturbed(vae, seed, rows.x.device):
+        batches = rows.batches(observations_at_once(vae, rows.x))
+        means = torch.cat([vae.encode(each.x, **each.given).mean for each in batches])
     return means.flatten(1).cpu().double().numpy()

@@ -3,20 +3,23 @@
 from __future__ import annotations
 
 import math
+from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
+from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
 __all__ = ["enumerate_log_prob"]
 
 
 @torch.no_grad()
-def enumerate_log_prob(vae: VAE, x: Tensor) -> Tensor:
+def enumerate_log_prob(vae: VAE, x: Tensor | Rows, **given: Unpack[Given]) -> Tensor:
     r"""Sums over all states of a discrete latent.
 
     .. math:: \log p(x) = \log \sum_z p(x \mid z) \, p(z)
@@ -24,6 +27,7 @@ def enumerate_log_prob(vae: VAE, x: Tensor) -> Tensor:
     Args:
         vae: A model with a discrete latent.
         x: Data, shape ``(N, *event_shape)``.
+        **given: What goes with them.
 
     Returns:
         Exact log-densities in nats, shape ``(N,)``.
@@ -42,16 +46,15 @@ def enumerate_log_prob(vae: VAE, x: Tensor) -> Tensor:
         >>> enumerate_log_prob(vae, torch.ones(5, 4)).shape
         torch.Size([5])
     """
-    prior = vae.prior()
     if not vae.prior.support.is_discrete:
         raise expected("vae", "a discrete latent, whose states can be listed", vae.prior)
-    states = prior.enumerate_support()
-    data, log_probs = vae.accepts(Rows(x)).x, []
-    for batch in data.split(observations_at_once(vae, data)):
-        total = batch.new_full((len(batch),), -math.inf)
-        for chunk in states.split(draws_at_once(vae, batch)):
-            log_likelihood = vae.decode(chunk[:, None]).log_prob(batch)
-            joint = log_likelihood + prior.log_prob(chunk)[:, None]
+    rows, log_probs = rows_of(vae, x, given), []
+    for batch in rows.batches(observations_at_once(vae, rows.x)):
+        prior = vae.prior(batch.given.get("cond"))
+        total = batch.x.new_full((len(batch),), -math.inf)
+        for chunk in states_of(prior, batch).split(draws_at_once(vae, batch.x)):
+            log_likelihood = vae.decode(chunk, **batch.given).log_prob(batch.x)
+            joint = log_likelihood + prior.log_prob(chunk)
             total = torch.logaddexp(total, joint.logsumexp(0))
         log_probs.append(total)
     return torch.cat(log_probs)

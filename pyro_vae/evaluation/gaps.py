@@ -6,7 +6,7 @@ import math
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, ClassVar
+from typing import Any, ClassVar, Unpack
 
 import numpy as np
 import torch
@@ -15,9 +15,9 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import MAX_ENUMERATED
-from pyro_vae.evaluation._common import check_arguments, describe
+from pyro_vae.evaluation._common import check_arguments, measured, states_of
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import draws_at_once
@@ -111,7 +111,7 @@ class Gaps:
 
 def gaps(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_steps: int = 600,
     num_particles: int = 8,
@@ -122,6 +122,7 @@ def gaps(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> Gaps:
     r"""Splits the gap between log p(x) and the bound: the guide's family, and its encoder.
 
@@ -161,6 +162,7 @@ def gaps(
         seed: Of all draws: the same seed gives the same gaps.
         base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data: gaps are those of log p(x|c), and of what a mask leaves.
 
     Returns:
         Both gaps per observation, each with its error, and what they are made of.
@@ -176,23 +178,22 @@ def gaps(
         >>> found.approximation.shape, found.mcse["amortisation"].shape
         ((5,), (5,))
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     _check_options(num_steps, num_particles, num_samples, lr)
-    data = vae.accepts(Rows(x)).x
-    described = describe(vae, Rows(x), base_measure)
-    given = _given(log_marginal, mcse, len(data))
+    data, described = measured(vae, x, given, base_measure)
+    known = _known(log_marginal, mcse, len(data))
 
     kind = _Enumerated if vae.prior.support.is_discrete else _Sampled
-    batches = data.split(kind.batch_size(vae, data[:1], num_particles, num_samples))
+    size = kind.batch_size(vae, data[:1], num_particles, num_samples)
     columns, features, done = [], [], 0
-    with undisturbed(vae, seed, data.device), torch.enable_grad():
-        for batch in batches:
+    with undisturbed(vae, seed, data.x.device), torch.enable_grad():
+        for batch in data.batches(size):
             bound = kind(vae, batch, num_particles, num_samples)
             rounds = [bound.start]
             for steps in (num_steps - num_steps // 2, num_steps // 2):
                 rounds.append(_ascend(bound, rounds[-1], steps, lr))
             rows = slice(done, done + len(batch))
-            best, column = bound.measure(rounds, None if given is None else given[:, rows])
+            best, column = bound.measure(rounds, None if known is None else known[:, rows])
             columns.append(column)
             features.append(best)
             done += len(batch)
@@ -205,7 +206,7 @@ def gaps(
         features=torch.cat(features),
         num_steps=num_steps,
         num_samples=num_samples,
-        estimator=kind.estimator if given is None else "given",
+        estimator=kind.estimator if known is None else "given",
         base_measure=described,
     )
 
@@ -221,7 +222,7 @@ def _check_options(num_steps: int, num_particles: int, num_samples: int, lr: flo
         raise expected("lr", "a positive number", lr)
 
 
-def _given(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) -> Tensor | None:
+def _known(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) -> Tensor | None:
     """Returns log p(x) and its errors as two rows, if they were given."""
     if log_marginal is None:
         if mcse is not None:
@@ -241,16 +242,20 @@ class _Bound(ABC):
 
     estimator: ClassVar[str]
 
-    def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
-        self.vae, self.x = vae, x
+    def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
+        self.vae, self.rows = vae, rows
         self.num_particles, self.num_samples = num_particles, num_samples
-        self.prior = vae.prior()
+        self.prior = vae.prior(rows.given.get("cond"))
         with torch.no_grad():
-            self.start = vae.guide.features(x)
+            self.start = vae.guide.features(rows.x, rows.given)
+
+    def log_likelihood(self, z: Tensor) -> Tensor:
+        """Returns log p(x|z), shape ``(S, B)``."""
+        return self.vae.decode(z, **self.rows.given).log_prob(self.rows.x)
 
     @staticmethod
     @abstractmethod
-    def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
+    def batch_size(vae: VAE, one: Rows, num_particles: int, num_samples: int) -> int:
         """Returns how many data fit into memory together."""
 
     @abstractmethod
@@ -269,19 +274,19 @@ class _Sampled(_Bound):
 
     estimator = "importance weighting, draws of q*"
 
-    def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
-        super().__init__(vae, x, num_particles, num_samples)
+    def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
+        super().__init__(vae, rows, num_particles, num_samples)
         if not vae.guide_family(self.start).has_rsample:
             what = "a guide with reparameterised draws, or one of one-hot latents"
             raise expected("vae", what, vae.guide_family)
 
     @staticmethod
-    def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
-        return max(1, min(draws_at_once(vae, one) // num_particles, _HELD // num_samples))
+    def batch_size(vae: VAE, one: Rows, num_particles: int, num_samples: int) -> int:
+        return max(1, min(draws_at_once(vae, one.x) // num_particles, _HELD // num_samples))
 
     def objective(self, features: Tensor) -> Tensor:
         z = self.vae.guide_family(features).rsample((self.num_particles,))
-        log_joint = self.vae.decode(z).log_prob(self.x) + self.prior.log_prob(z)
+        log_joint = self.log_likelihood(z) + self.prior.log_prob(z)
         return (log_joint - self.vae.guide_family(features.detach()).log_prob(z)).mean(0)
 
     def measure(
@@ -326,13 +331,13 @@ class _Sampled(_Bound):
         found: list[list[Tensor]] = [[] for _ in candidates]
         left = num_samples
         while left > 0:
-            count = min(left, draws_at_once(self.vae, self.x))
+            count = min(left, draws_at_once(self.vae, self.rows.x))
             seed = int(torch.randint(2**62, ()))
             for features, chunks in zip(candidates, found, strict=True):
                 q = self.vae.guide_family(features)
-                with undisturbed(self.vae, seed, self.x.device):
+                with undisturbed(self.vae, seed, self.rows.x.device):
                     z = q.rsample((count,))
-                log_joint = self.vae.decode(z).log_prob(self.x) + self.prior.log_prob(z)
+                log_joint = self.log_likelihood(z) + self.prior.log_prob(z)
                 chunks.append((log_joint - q.log_prob(z)).cpu().double())
             left -= count
         return [torch.cat(chunks) for chunks in found]
@@ -343,17 +348,17 @@ class _Enumerated(_Bound):
 
     estimator = "enumeration"
 
-    def __init__(self, vae: VAE, x: Tensor, num_particles: int, num_samples: int) -> None:
-        super().__init__(vae, x, num_particles, num_samples)
-        self.states = self.prior.enumerate_support()[:, None]
+    def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
+        super().__init__(vae, rows, num_particles, num_samples)
+        self.states = states_of(self.prior, rows)
         with torch.no_grad():
-            chunks = self.states.split(draws_at_once(vae, x))
-            log_likelihood = torch.cat([vae.decode(z).log_prob(x) for z in chunks])
+            chunks = self.states.split(draws_at_once(vae, rows.x))
+            log_likelihood = torch.cat([self.log_likelihood(z) for z in chunks])
             self.log_joint = log_likelihood + self.prior.log_prob(self.states)
 
     @staticmethod
-    def batch_size(vae: VAE, one: Tensor, num_particles: int, num_samples: int) -> int:
-        return max(1, draws_at_once(vae, one) // _number_of_states(vae))
+    def batch_size(vae: VAE, one: Rows, num_particles: int, num_samples: int) -> int:
+        return max(1, draws_at_once(vae, one.x) // _number_of_states(vae, one))
 
     def objective(self, features: Tensor) -> Tensor:
         log_q = self.vae.guide_family(features).log_prob(self.states)
@@ -390,8 +395,8 @@ def _mean_and_error(draws: Tensor) -> tuple[Tensor, Tensor]:
     return draws.mean(0), draws.std(0) / math.sqrt(len(draws))
 
 
-def _number_of_states(vae: VAE) -> int:
-    count: int = vae.prior().num_states
+def _number_of_states(vae: VAE, one: Rows) -> int:
+    count: int = vae.prior(one.given.get("cond")).num_states
     if count > MAX_ENUMERATED:
         what = f"a latent of at most {MAX_ENUMERATED:,} joint states, to sum over"
         raise expected("vae", what, f"about 10**{len(str(count)) - 1}")

@@ -13,13 +13,12 @@ from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import closed_kl
-from pyro_vae.evaluation._common import check_arguments, describe, variance_by_site
+from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import Scores
 from pyro_vae.priors import Prior
 from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import rows_of
 
 __all__ = ["evaluate"]
 
@@ -29,7 +28,7 @@ _ACTIVE = 0.01  # variance of the posterior mean, Burda et al. (2016), section 5
 @torch.no_grad()
 def evaluate(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_samples: int = 1000,
     proposal: Proposal = "guide",
@@ -66,7 +65,8 @@ def evaluate(
 
     Args:
         vae: The model.
-        x: Data, shape ``(N, *event_shape)``.
+        x: Data, shape ``(N, *event_shape)``: a tensor, an array, or
+            :class:`~pyro_vae.data.Rows`, which bring with them what the model needs to know.
         num_samples: Draws of z for each observation, S.
         proposal: Where they are drawn: ``guide`` or ``defensive``.
         smooth: Whether to smooth the largest weights by a generalised Pareto distribution.
@@ -92,12 +92,11 @@ def evaluate(
         >>> scores.log_marginal.shape, scores.kl_estimator, scores.summary()["num_samples"]
         ((5,), 'analytic', 100)
     """
-    check_arguments(vae, seed, conditional=True)
-    positive_integer("num_samples", num_samples)
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
-    rows = rows_of(vae, x, given)
-    described = describe(vae, Rows(x, rows.given), base_measure)
+    rows, described = measured(vae, x, given, base_measure)
     with undisturbed(vae, seed, rows.x.device):
         draws = Draws(vae, rows, num_samples, proposal, max_memory)
     columns, means, kl_estimators = [], [], set()

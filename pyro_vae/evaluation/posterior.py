@@ -5,20 +5,21 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal, Unpack, get_args
 
 import numpy as np
 import torch
-from arviz_stats.base.array import array_stats
 from pyro.infer import MCMC, NUTS
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.evaluation._common import check_arguments, check_unbounded, finite
 from pyro_vae.evaluation.pareto import k_hat, k_hat_threshold, tail_length
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["PosteriorDraws", "posterior_draws"]
@@ -96,7 +97,7 @@ class PosteriorDraws:
 
 def posterior_draws(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     method: Method = "guide",
     num_draws: int = 1000,
@@ -105,6 +106,7 @@ def posterior_draws(
     num_chains: int = 4,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> PosteriorDraws:
     r"""Draws z given x, of the guide or of the posterior that it stands for.
 
@@ -135,6 +137,7 @@ def posterior_draws(
         num_chains: Of ``nuts``: chains for each observation, of ``num_draws / num_chains`` draws.
         seed: Of the draws: the same seed gives the same draws.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data: draws are given the condition, and what a mask leaves.
 
     Returns:
         Draws, with diagnostics for each observation.
@@ -150,46 +153,50 @@ def posterior_draws(
         >>> draws.z.shape, draws.k_hat.shape
         (torch.Size([100, 5, 2]), (5,))
     """
-    check_arguments(vae, seed)
+    seed = check_arguments(vae, seed)
     if method not in get_args(Method):
         raise unknown_name("method", method, get_args(Method))
-    positive_integer("num_draws", num_draws)
-    positive_integer("num_warmup", num_warmup)
-    positive_integer("num_chains", num_chains)
+    num_draws = positive_integer("num_draws", num_draws)
+    num_warmup = positive_integer("num_warmup", num_warmup)
+    num_chains = positive_integer("num_chains", num_chains)
     if num_proposals is None:
         num_proposals = max(_FEWEST_PROPOSALS, _PROPOSALS_A_DRAW * num_draws)
-    positive_integer("num_proposals", num_proposals)
+    num_proposals = positive_integer("num_proposals", num_proposals)
     if method == "nuts":
         check_unbounded(vae, instead='`method="importance"`')
         if num_draws % num_chains:
             what = f"a multiple of num_chains = {num_chains}"
             raise expected("num_draws", what, num_draws)
-    data = vae.accepts(Rows(x)).x
-    with undisturbed(vae, seed, data.device):
+    rows = rows_of(vae, x, given)
+    with undisturbed(vae, seed, rows.x.device):
         if method == "guide":
             with torch.no_grad():
-                batches = data.split(observations_at_once(vae, data))
-                z = torch.cat([vae.encode(b).sample((num_draws,)) for b in batches], 1)
+                batches = rows.batches(observations_at_once(vae, rows.x))
+                z = torch.cat([_guide(vae, b).sample((num_draws,)) for b in batches], 1)
             return PosteriorDraws(z, method)
         if method == "importance":
-            return _resampled(vae, data, num_draws, num_proposals, progress)
-        return _nuts(vae, data, num_draws // num_chains, num_warmup, num_chains, progress)
+            return _resampled(vae, rows, num_draws, num_proposals, progress)
+        return _nuts(vae, rows, num_draws // num_chains, num_warmup, num_chains, progress)
+
+
+def _guide(vae: VAE, rows: Rows) -> Distribution:
+    return vae.encode(rows.x, **rows.given)
 
 
 @torch.no_grad()
 def _resampled(
     vae: VAE,
-    x: Tensor,
+    rows: Rows,
     num_draws: int,
     num_proposals: int,
     progress: Callable[[float], None] | None,
 ) -> PosteriorDraws:
     entries = num_proposals * vae.prior.event_shape.numel()
-    size = min(max(1, _PROPOSED_AT_ONCE // entries), len(x), observations_at_once(vae, x))
+    size = min(max(1, _PROPOSED_AT_ONCE // entries), len(rows), observations_at_once(vae, rows.x))
     chosen_draws, shapes, sizes = [], [], []
     done = 0
-    for batch in x.split(size):
-        draws = vae.draw_weighted(Rows(batch), num_proposals)
+    for batch in rows.batches(size):
+        draws = vae.draw_weighted(batch, num_proposals)
         z, log_weights = draws.z, draws.log_weights.cpu().double()
         shares = log_weights.softmax(0)
         chosen = shares.T.multinomial(num_draws, replacement=True).T.to(z.device)
@@ -198,7 +205,7 @@ def _resampled(
         sizes.append(1 / shares.square().sum(0))
         done += len(batch)
         if progress is not None:
-            progress(done / len(x))
+            progress(done / len(rows))
     return PosteriorDraws(
         torch.cat(chosen_draws, 1),
         "importance",
@@ -210,21 +217,21 @@ def _resampled(
 
 def _nuts(
     vae: VAE,
-    x: Tensor,
+    rows: Rows,
     num_draws: int,
     num_warmup: int,
     num_chains: int,
     progress: Callable[[float], None] | None,
 ) -> PosteriorDraws:
     with torch.no_grad():
-        starts = vae.encode(x).sample((num_chains,))
+        starts = _guide(vae, rows).sample((num_chains,))
     data = []
-    divergences = np.zeros(len(x), dtype=int)
-    for i, row in enumerate(x.split(1)):
+    divergences = np.zeros(len(rows), dtype=int)
+    for i, row in enumerate(rows.batches(1)):
 
-        def potential(params: dict[str, Tensor], row: Tensor = row) -> Tensor:
+        def potential(params: dict[str, Tensor], row: Rows = row) -> Tensor:
             z = params["z"][None]
-            return -vae.model.log_joint(z, Rows(row)).squeeze(0)
+            return -vae.model.log_joint(z, row).squeeze(0)
 
         diverged = 0
 
@@ -248,8 +255,10 @@ def _nuts(
             chains.append(mcmc.get_samples()["z"])
             divergences[i] += diverged
             if progress is not None:
-                progress((i * num_chains + chain + 1) / (len(x) * num_chains))
+                progress((i * num_chains + chain + 1) / (len(rows) * num_chains))
         data.append(torch.stack(chains))
+    from arviz_stats.base.array import array_stats  # slow to import, and few need it
+
     z = torch.stack(data, 2)  # chain, draw, observation, event
     known = z.cpu().double().numpy()
     entries = tuple(range(1, known.ndim - 2))

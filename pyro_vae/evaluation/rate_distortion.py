@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, Unpack
 
 import numpy as np
 import torch
@@ -13,10 +13,11 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["RateDistortion", "rate_distortion"]
@@ -111,12 +112,13 @@ class RateDistortion:
 @torch.no_grad()
 def rate_distortion(
     vae: VAE,
-    x: Tensor,
+    x: Tensor | Rows,
     *,
     num_samples: int = 10,
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    **given: Unpack[Given],
 ) -> RateDistortion:
     r"""Measures how many nats the latent spends, and on what.
 
@@ -141,6 +143,9 @@ def rate_distortion(
         seed: Of the draws: the same seed gives the same figures.
         base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
         progress: Called now and then with the fraction that is done.
+        **given: What goes with the data. Where the prior depends on a condition, the information
+            is that of z about x and c together, and the last term, the mean of log q(z) - log
+            p(z|c), is no divergence: it may be negative.
 
     Returns:
         What each observation contributes; ``summary()`` has the figures and their errors.
@@ -156,16 +161,19 @@ def rate_distortion(
         >>> found.rate.shape, found.summary()["largest_mutual_information"] == math.log(5)
         ((5,), True)
     """
-    check_arguments(vae, seed)
-    positive_integer("num_samples", num_samples)
-    data = vae.accepts(Rows(x)).x
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
+    data = rows_of(vae, x, given)
     if len(data) < 2:
         raise expected("x", "at least two data, to compare one with the other", x)
-    scores = evaluate(vae, x, num_samples=num_samples, seed=seed, base_measure=base_measure)
-    with undisturbed(vae, seed, data.device):
-        batches = data.split(observations_at_once(vae, data))
-        features = torch.cat([vae.guide.features(batch) for batch in batches])
-        columns = _information(vae, features, num_samples, progress)
+    scores = evaluate(
+        vae, x, num_samples=num_samples, seed=seed, base_measure=base_measure, **given
+    )
+    with undisturbed(vae, seed, data.x.device):
+        batches = data.batches(observations_at_once(vae, data.x))
+        features = torch.cat([vae.guide.features(each.x, each.given) for each in batches])
+        cond = data.given.get("cond")
+        columns = _information(vae, features, cond, num_samples, progress)
     return RateDistortion(
         rate=scores.kl,
         distortion=-scores.reconstruction,
@@ -178,17 +186,22 @@ def rate_distortion(
 
 
 def _information(
-    vae: VAE, features: Tensor, num_samples: int, progress: Callable[[float], None] | None
+    vae: VAE,
+    features: Tensor,
+    cond: Tensor | None,
+    num_samples: int,
+    progress: Callable[[float], None] | None,
 ) -> dict[str, Tensor]:
     """Compares draws of every q(z|x) with all of them, float64 on the CPU."""
-    size, prior = len(features), vae.prior()
+    size = len(features)
     column_starts = range(0, size, _COLUMNS)
-    entries = min(size, _COLUMNS) * prior.event_shape.numel()
+    entries = min(size, _COLUMNS) * vae.prior.event_shape.numel()
     rows = max(1, _ENTRIES // entries)
     terms = []
     for start in range(0, size, rows):
         own = torch.arange(start, min(start + rows, size), device=features.device)
         q = vae.guide_family(features[own])
+        prior = vae.prior(None if cond is None else cond[own])
         sums = torch.zeros(3, len(own), dtype=torch.float64)
         for _ in range(num_samples):
             z = q.sample()

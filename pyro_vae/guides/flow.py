@@ -3,12 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import Autoregressive, NormalizingFlow, positive
@@ -64,7 +63,7 @@ class Flow(Guide):
             dim, context=context, transforms=transforms, hidden=hidden, spline=False
         )
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from features of shape ``(*, B, 2 * dim + context)``."""
         d = self.event_shape[0]
         loc, raw, context = features.split([d, d, features.shape[-1] - 2 * d], -1)

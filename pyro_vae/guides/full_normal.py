@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import positive
@@ -46,7 +44,7 @@ class FullNormal(Guide):
         self.event_shape = torch.Size([positive_integer("dim", dim)])
         self.param_shape = torch.Size([dim * (dim + 3) // 2])
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from features of shape ``(*, B, d (d + 3) / 2)``."""
         d = self.event_shape[0]
         loc, raw, below = features.split([d, d, d * (d - 1) // 2], -1)

@@ -9,6 +9,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._deprecated import refuse_old
@@ -53,7 +54,7 @@ class Guide(Part, ABC):
         return getattr(self.space, name)
 
     @abstractmethod
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x).
 
         Several latent variables are a :class:`pyro_vae.distributions.Joint`, which knows in which

@@ -8,7 +8,7 @@ from typing import Any, Literal
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.distributions import diagonal_normal
@@ -98,12 +98,12 @@ class Hierarchy(Guide):
     def bind(self, view: Any) -> None:
         self._view = view
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x), event shape ``(sum of dims,)``, from ``(*, B, *param_shape)``."""
         own = self._features.split(features)
         names = list(self.space)
 
-        def ladder(name: str, earlier: Mapping[str, Tensor]) -> Any:
+        def ladder(name: str, earlier: Mapping[str, Tensor]) -> Distribution:
             encoded = diagonal_normal(own[name])
             if not self.space[name].parents:
                 return encoded
@@ -116,7 +116,7 @@ class Hierarchy(Guide):
             loc = variance * (precision * encoded.mean + before * prior.mean)
             return dist.Normal(loc, variance.sqrt()).to_event(1)
 
-        def bottom_up(name: str, earlier: Mapping[str, Tensor]) -> Any:
+        def bottom_up(name: str, earlier: Mapping[str, Tensor]) -> Distribution:
             if not self.space[name].parents:
                 return diagonal_normal(own[name])
             index = names.index(name)

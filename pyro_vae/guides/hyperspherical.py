@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.distributions import PowerSpherical, positive
@@ -59,7 +58,7 @@ class Hyperspherical(Guide):
         self.param_shape = torch.Size([dim + 1])
         self.register_buffer("first", torch.eye(dim)[0], persistent=False)
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from features of shape ``(*, B, dim + 1)``."""
         vector, raw = features[..., :-1], features[..., -1]
         length = vector.square().sum(-1, keepdim=True)

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import positive
@@ -49,7 +47,7 @@ class LowRankNormal(Guide):
         self.param_shape = torch.Size([(2 + positive_integer("rank", rank)) * dim])
         self.rank = rank
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from features of shape ``(*, B, (2 + rank) * dim)``."""
         d = self.event_shape[0]
         loc, raw, factor = features.split([d, d, self.rank * d], -1)

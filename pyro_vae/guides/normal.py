@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import diagonal_normal
@@ -44,6 +42,6 @@ class Normal(Guide):
         self.event_shape = torch.Size([positive_integer("dim", dim)])
         self.param_shape = torch.Size([2 * dim])
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from features of shape ``(*, B, 2 * dim)``."""
         return diagonal_normal(features)

@@ -7,7 +7,7 @@ from dataclasses import replace
 from typing import Any
 
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 import pyro_vae.guides as package
 from pyro_vae._errors import expected
@@ -127,12 +127,12 @@ class Product(Guide):
             own[name] = part.refine(own[name], of_own)
         return self._features.join(own)
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x), event shape ``(D,)``, from features of shape ``(*, B, *param_shape)``."""
         own, parts = self._features.split(features), self._named_parts
         space = self.space
 
-        def site(name: str, earlier: Mapping[str, Tensor]) -> Any:
+        def site(name: str, earlier: Mapping[str, Tensor]) -> Distribution:
             read = own[name]
             if name in self.shifts:
                 shift = self.shifts[name](space.flatten(earlier, self._discrete))

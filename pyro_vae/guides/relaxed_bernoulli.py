@@ -2,11 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import JointBernoulli
@@ -75,6 +73,6 @@ class RelaxedBernoulli(Relaxed):
             anneal_rate=anneal_rate,
         )
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from log-odds of shape ``(*, B, dim)``."""
         return JointBernoulli(dist.Bernoulli(logits=features), 1)

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.guides.full_normal import FullNormal
@@ -82,6 +82,6 @@ class SemiAmortized(Guide):
             features = features + self.step_size * _NORM * gradient / norm.reshape(shape)
         return features
 
-    def forward(self, features: Tensor) -> Any:
+    def forward(self, features: Tensor) -> Distribution:
         """Returns q(z|x) from features of shape ``(*, B, *param_shape)``, refined or not."""
         return self.family(features)

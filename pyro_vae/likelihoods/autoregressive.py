@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import AutoregressiveLevels
@@ -76,7 +76,7 @@ class Autoregressive(Likelihood):
         self.network.bias.copy_(((counts + 0.5) / (len(x) + self.levels / 2)).log())
         return x_train.new_zeros(self.param_shape)
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from the network's context, ``(*, B, hidden)``."""
         return AutoregressiveLevels(self.network, params, self.event_shape, self.levels)
 

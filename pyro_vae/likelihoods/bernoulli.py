@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pyro.distributions as dist
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae.likelihoods.likelihood import Likelihood
 
@@ -43,6 +43,6 @@ class Bernoulli(Likelihood):
         """Returns the logits of the mean, kept within 1e-3 of 0 and 1."""
         return x_train.mean(0).clamp(1e-3, 1 - 1e-3).logit()
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from logits of shape ``(*, B, *event_shape)``."""
         return dist.Bernoulli(logits=params).to_event(len(self.event_shape))

@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae.distributions import EdgedBeta, inverse_positive, positive
 from pyro_vae.likelihoods.likelihood import Likelihood
@@ -52,7 +52,7 @@ class Beta(Likelihood):
         total = (spread / variance - 1).clamp_min(1e-2)
         return inverse_positive(torch.cat([mean * total, (1 - mean) * total]))
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from raw concentrations of shape ``(*, B, *param_shape)``."""
         alpha, beta = map(positive, self.split(params))
         return EdgedBeta(alpha, beta).to_event(len(self.event_shape))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae.distributions import inverse_positive, positive
 from pyro_vae.likelihoods.categorical import at_least_two_levels
@@ -60,7 +60,7 @@ class BetaBinomial(Likelihood):
         total = ((n - ratio) / (ratio - 1).clamp_min(1e-6)).clamp(1e-2, 1e3)
         return inverse_positive(torch.cat([mean * total, (1 - mean) * total]))
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from raw concentrations of shape ``(*, B, *param_shape)``."""
         alpha, beta = map(positive, self.split(params))
         d = dist.BetaBinomial(alpha, beta, alpha.new_tensor(self.levels - 1))

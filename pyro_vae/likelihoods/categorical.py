@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.distributions import Levels
@@ -55,7 +55,7 @@ class Categorical(Likelihood):
         logits = ((counts + 0.5) / (len(x_train) + self.levels / 2)).log().to(x_train)
         return torch.cat(logits.unbind(-1))
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from logits of shape ``(*, B, *param_shape)``."""
         logits = torch.stack(self.split(params), -1)
         return Levels(logits=logits).to_event(len(self.event_shape))

@@ -3,12 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae.likelihoods.likelihood import Likelihood
 
@@ -56,6 +56,6 @@ class ContinuousBernoulli(Likelihood):
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (low + high) / 2
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from logits of shape ``(*, B, *event_shape)``."""
         return dist.ContinuousBernoulli(logits=params).to_event(len(self.event_shape))

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae import distributions
 from pyro_vae._errors import positive_integer
@@ -71,7 +71,7 @@ class DiscretizedLogistic(Likelihood):
         start = torch.cat([*centres, *inverse_positive(scales), *weights])
         return self.maximised(start, x_train)
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from parameters of shape ``(*, B, *param_shape)``."""
         each = torch.stack(self.split(params), -1)
         loc, raw, logits = each.split(

@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 
 from pyro_vae._errors import unknown_name
@@ -62,13 +63,13 @@ class Dispersed(Counts):
 
     def counts(
         self, raw_mean: Tensor, raw: Sequence[Tensor], size_factor: Tensor | None = None
-    ) -> Any:
+    ) -> TorchDistributionMixin:
         """Returns the negative binomial distribution, batch shape that of the mean."""
         theta = positive(raw[0] if raw else self.raw_dispersion)
         return negative_binomial(self.sized(positive(raw_mean), size_factor), theta)
 
 
-def negative_binomial(mean: Tensor, theta: Tensor) -> Any:
+def negative_binomial(mean: Tensor, theta: Tensor) -> TorchDistributionMixin:
     """Returns the distribution with variance ``mean + mean**2 / theta``."""
     return dist.NegativeBinomial(theta, logits=mean.log() - theta.log())
 

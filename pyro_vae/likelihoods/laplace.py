@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
@@ -41,7 +41,7 @@ class Laplace(LocationScale):
     def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode = "shared") -> None:
         super().__init__(event_shape, scale)
 
-    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.Laplace(loc, scale)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:

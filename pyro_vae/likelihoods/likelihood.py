@@ -8,7 +8,7 @@ from typing import Any, Literal
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._deprecated import adopt, renamed
@@ -147,7 +147,7 @@ class Likelihood(Part, ABC):
         """
 
     @abstractmethod
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z). A likelihood with covariates takes them as keywords.
 
         Args:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.distributions import inverse_positive, positive
@@ -49,7 +50,7 @@ class LocationScale(Likelihood):
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
 
     @abstractmethod
-    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         """Returns the distribution of single entries, batch shape that of ``loc``."""
 
     @abstractmethod
@@ -72,7 +73,7 @@ class LocationScale(Likelihood):
             return torch.cat([loc, inverse_positive(scale)])
         return loc
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from locations, and raw scales if predicted, ``(*, B, *param_shape)``."""
         loc, *raw = self.split(params)
         if raw:

@@ -8,7 +8,7 @@ from typing import Any
 import torch
 from pyro.distributions import Independent
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 import pyro_vae.likelihoods as package
 from pyro_vae._errors import expected
@@ -101,7 +101,7 @@ class Mixed(Likelihood):
         each = zip(self._parts(), self._columns(x_train), strict=True)
         return torch.cat([part.init_params(x, **_its(part, covariates)) for part, x in each])
 
-    def forward(self, params: Tensor, **covariates: Tensor) -> Any:
+    def forward(self, params: Tensor, **covariates: Tensor) -> Distribution:
         """Returns p(x|z) from the parameters of all likelihoods, ``(*, B, *param_shape)``."""
         each = zip(self._parts(), self.split(params), strict=True)
         ds = [part(own, **_its(part, covariates)).base_dist for part, own in each]

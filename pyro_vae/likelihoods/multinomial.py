@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.distributions import TotalMultinomial, TotalSupport, inverse_positive, positive
@@ -71,7 +71,7 @@ class Multinomial(Likelihood):
     def are_counts(self) -> Tensor:
         return torch.ones(self.event_shape, dtype=torch.bool)
 
-    def total_distribution(self) -> Any:
+    def total_distribution(self) -> int | Distribution:
         """Returns the distribution of the total; the number itself if it is known."""
         if isinstance(self.total, int):
             return self.total
@@ -89,6 +89,6 @@ class Multinomial(Likelihood):
         counted = x_train.sum(0) + 0.5
         return (counted / counted.sum()).log()
 
-    def forward(self, params: Tensor) -> Any:
+    def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from logits of shape ``(*, B, *event_shape)``."""
         return TotalMultinomial(self.total_distribution(), params, len(self.event_shape))

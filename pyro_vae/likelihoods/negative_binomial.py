@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae.distributions import inverse_positive
 from pyro_vae.likelihoods.dispersed import Dispersed, DispersionMode
@@ -61,7 +61,7 @@ class NegativeBinomial(Dispersed):
         theta = self.fit_dispersion(sizes.square().mean(0) * mean.square(), excess)
         return self.start_at([inverse_positive(mean)], theta)
 
-    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Any:
+    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
         """Returns p(x|z) from raw means, and raw dispersions if predicted."""
         raw_mean, *raw = self.split(params)
         return self.counts(raw_mean, raw, size_factor).to_event(len(self.event_shape))

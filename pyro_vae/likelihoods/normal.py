@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae._errors import expected
@@ -76,7 +76,7 @@ class Normal(LocationScale):
             inverse_positive((squares.mean() if shared else squares.mean(0)).sqrt())
         )
 
-    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.Normal(loc, scale)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:

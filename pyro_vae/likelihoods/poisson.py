@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae.distributions import inverse_positive, positive
 from pyro_vae.likelihoods.counts import Counts
@@ -48,7 +48,7 @@ class Poisson(Counts):
         """Returns the raw rates that are likeliest: all counts over all size factors."""
         return inverse_positive(x_train.mean(0) / self.sizes(x_train, size_factor).mean(0))
 
-    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Any:
+    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
         """Returns p(x|z) from raw rates of shape ``(*, B, *event_shape)``."""
         rate = self.sized(positive(params), size_factor)
         return dist.Poisson(rate).to_event(len(self.event_shape))

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae._errors import expected
@@ -55,7 +55,7 @@ class StudentT(LocationScale):
             raise expected("df", "a number greater than 1", df)
         self.df = df
 
-    def distribution(self, loc: Tensor, scale: Tensor) -> Any:
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.StudentT(loc.new_tensor(self.df), loc, scale)
 
     @torch.no_grad()

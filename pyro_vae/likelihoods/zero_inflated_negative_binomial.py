@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae.distributions import ZeroInflated, inverse_positive
 from pyro_vae.likelihoods.dispersed import Dispersed, DispersionMode
@@ -83,7 +83,7 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         logits = added.mean(0).clamp(1e-3, 1 - 1e-3).logit()
         return self.start_at([inverse_positive(inner), logits], theta)
 
-    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Any:
+    def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
         """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted."""
         raw_mean, gate, *raw = self.split(params)
         d = ZeroInflated(self.counts(raw_mean, raw, size_factor), gate_logits=gate)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae.distributions import diagonal_normal, inverse_positive
 from pyro_vae.networks.mlp import MLP
@@ -34,7 +34,7 @@ class NormalGiven(nn.Module):
         start[1] = inverse_positive(torch.ones(dim))
         self.network.start_at(start)
 
-    def forward(self, vector: Tensor) -> Any:
+    def forward(self, vector: Tensor) -> Distribution:
         """Returns the distribution given vectors ``(*, size)``, batch shape ``(*)``."""
         flat = self.network(vector.reshape(-1, vector.shape[-1]))
         return diagonal_normal(flat.reshape(*vector.shape[:-1], -1))

@@ -134,7 +134,7 @@ class ELBO(Objective):
             raise unknown_name("schedule", schedule, ("linear", "sigmoid", "cyclical"))
         if warmup == 0 and schedule != "linear":
             raise expected("warmup", f"a positive number of steps, being {schedule}", warmup)
-        positive_integer("cycles", cycles)
+        cycles = positive_integer("cycles", cycles)
         if not free_bits >= 0:
             raise expected("free_bits", "a number of nats >= 0", free_bits)
         if capacity is not None and not capacity >= 0:

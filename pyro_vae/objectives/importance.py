@@ -58,7 +58,7 @@ class Importance(Objective, ABC):
     """
 
     def __init__(self, num_samples: int) -> None:
-        positive_integer("num_samples", num_samples)
+        num_samples = positive_integer("num_samples", num_samples)
         super().__init__(num_particles=num_samples, vectorize_particles=True)
         self.num_samples = num_samples
 

@@ -83,7 +83,7 @@ class Objective(pyro.infer.ELBO, ABC):
     unbiased_gradient: bool = True
 
     def __init__(self, num_particles: int = 1, **kwargs: Any) -> None:
-        positive_integer("num_particles", num_particles)
+        num_particles = positive_integer("num_particles", num_particles)
         super().__init__(num_particles=num_particles, **kwargs)
         self.step = torch.zeros(())
 

@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import JointBernoulli
@@ -48,6 +46,6 @@ class Bernoulli(Prior):
         else:
             self.register_buffer("logits", torch.zeros(dim), persistent=False)
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), zeros and ones, event shape ``(dim,)``."""
         return JointBernoulli(dist.Bernoulli(logits=self.logits), 1)

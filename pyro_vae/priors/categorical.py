@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import GroupedOneHotCategorical
@@ -46,6 +44,6 @@ class Categorical(Prior):
         self.event_shape = torch.Size(shape)
         self.register_buffer("logits", torch.zeros(shape), persistent=False)
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), one-hot, event shape ``(groups, classes)``."""
         return GroupedOneHotCategorical(dist.OneHotCategorical(logits=self.logits), 1)

@@ -7,7 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.networks.normal_given import NormalGiven
@@ -63,7 +63,7 @@ class Conditional(Prior):
             what = f"{self.law.size}, of so many entries its prior is a function already"
             raise expected("cond_size", what, view.cond_size)
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z|c), batch shape ``(B,)``, for conditions of shape ``(B, cond_size)``.
 
         Raises:

@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae._errors import unknown_name
 from pyro_vae.distributions import Autoregressive, NormalizingFlow
@@ -61,8 +63,8 @@ class Flow(Standard):
             dim, context=0, transforms=transforms, hidden=hidden, spline=kind == "spline"
         )
 
-    def entries(self) -> Any:
+    def entries(self) -> TorchDistributionMixin:
         return dist.Normal(self.loc, self.scale)
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         return NormalizingFlow(super().forward(cond), self.flow().inv)

@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
 from itertools import pairwise
-from typing import Any
 
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.distributions.joint import Joint
@@ -62,11 +61,11 @@ class Hierarchy(Prior):
         }
         self.space = Space(sites, decoded=names[-1:])
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), event shape ``(sum of dims,)``."""
         below = dict(zip(list(self.space)[1:], self.below, strict=True))
 
-        def site(name: str, earlier: Mapping[str, Tensor]) -> Any:
+        def site(name: str, earlier: Mapping[str, Tensor]) -> Distribution:
             parents = self.space[name].parents
             return below[name](earlier[parents[0]]) if parents else self.top()
 

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import torch
 from pyro.distributions import constraints
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.distributions import SphericalUniform
@@ -46,6 +45,6 @@ class Hyperspherical(Prior):
         self.event_shape = torch.Size([dim])
         self.register_buffer("loc", torch.zeros(dim), persistent=False)
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), unit vectors, event shape ``(dim,)``."""
         return SphericalUniform(self.loc)

@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 
 from pyro_vae.priors.standard import Standard
 
@@ -34,5 +33,5 @@ class Laplace(Standard):
     def __init__(self, dim: int) -> None:
         super().__init__(dim)
 
-    def entries(self) -> Any:
+    def entries(self) -> TorchDistributionMixin:
         return dist.Laplace(self.loc, self.scale)

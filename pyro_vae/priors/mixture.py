@@ -2,12 +2,10 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.distributions import inverse_positive, positive
@@ -54,7 +52,7 @@ class Mixture(Prior):
         self.loc = nn.Parameter(torch.randn(shape))
         self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), event shape ``(dim,)``."""
         components = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)
         return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)

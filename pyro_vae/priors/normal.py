@@ -2,10 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import nn
 
 from pyro_vae.distributions import inverse_positive, positive
@@ -44,5 +43,5 @@ class Normal(Standard):
             self.loc = nn.Parameter(torch.zeros(dim))
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(dim)))
 
-    def entries(self) -> Any:
+    def entries(self) -> TorchDistributionMixin:
         return dist.Normal(self.loc, positive(self.raw_scale) if self.learned else self.scale)

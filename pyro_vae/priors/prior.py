@@ -8,6 +8,7 @@ from typing import Any
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._deprecated import refuse_old, take_cond
@@ -61,7 +62,7 @@ class Prior(Part, ABC):
         return getattr(self.space, name)
 
     @abstractmethod
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), a distribution of batch shape ``()`` and event shape ``event_shape``.
 
         Several latent variables are a :class:`pyro_vae.distributions.Joint`.

@@ -7,6 +7,7 @@ from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 import pyro_vae.priors as package
 from pyro_vae._errors import expected
@@ -70,7 +71,7 @@ class Product(Prior):
         for part in self._named_parts.values():
             part.start(x_train)
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), event shape ``(D,)``."""
         each = {name: part(cond) for name, part in self._named_parts.items()}
         batch_shape = torch.broadcast_shapes(*(one.batch_shape for one in each.values()))

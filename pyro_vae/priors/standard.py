@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
 
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.priors.prior import Prior
@@ -36,9 +36,9 @@ class Standard(Prior):
         self.register_buffer("scale", torch.ones(dim), persistent=False)
 
     @abstractmethod
-    def entries(self) -> Any:
+    def entries(self) -> TorchDistributionMixin:
         """Returns the distribution of single entries, batch shape ``(dim,)``."""
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), event shape ``(dim,)``."""
         return self.entries().to_event(1)

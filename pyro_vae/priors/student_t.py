@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any
-
 import pyro.distributions as dist
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 
 from pyro_vae._errors import expected
 from pyro_vae.priors.standard import Standard
@@ -41,5 +40,5 @@ class StudentT(Standard):
             raise expected("df", "a number greater than 2", df)
         self.df = df
 
-    def entries(self) -> Any:
+    def entries(self) -> TorchDistributionMixin:
         return dist.StudentT(self.loc.new_tensor(self.df), self.loc, self.scale)

@@ -7,7 +7,7 @@ from typing import Any, Literal
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.priors.prior import Prior
@@ -85,7 +85,7 @@ class VampPrior(Prior):
         index = chosen.repeat(-(-self.number // len(chosen)))[: self.number]
         self.pseudo.copy_(x_train[index])
 
-    def forward(self, cond: Tensor | None = None) -> Any:
+    def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), event shape ``(dim,)``.
 
         Raises:

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from contextlib import suppress
+from typing import TYPE_CHECKING, Any, cast
 
+import numpy as np
 import torch
 from torch import Tensor, nn
+from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Conditions, Given, Rows, given_of
@@ -18,21 +21,25 @@ if TYPE_CHECKING:
 __all__ = [
     "accepted",
     "as_batch",
+    "as_tensor",
+    "as_tensors",
     "checked_given",
     "cond_of",
     "covariates_of",
     "rows_of",
+    "simulated_given",
     "unlabelled",
     "used",
 ]
 
 
-def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
+def rows_of(vae: VAE, x: Tensor | Rows, given: Given, argument: str = "x") -> Rows:
     """Returns what a verb was called with as rows that the model accepts.
 
     Args:
         vae: The model.
-        x: Observations, shape ``(N, *event_shape)``.
+        x: Observations, shape ``(N, *event_shape)``, a tensor or an array; or rows of a data set,
+            with what goes with them: what the model has no use for is left out.
         given: The verb's keyword arguments. None of them may be labels: only a fit, and verbs that
             say so, have a use for them.
         argument: What to call ``x`` in an error.
@@ -41,7 +48,26 @@ def rows_of(vae: VAE, x: Tensor, given: Given, argument: str = "x") -> Rows:
         ValueError: If the model does not accept them.
         TypeError: If a keyword is none of :class:`Given`.
     """
-    return accepted(vae, Rows(x, unlabelled(given)), argument)
+    checked = unlabelled(given)
+    if not isinstance(x, Rows):
+        return accepted(vae, Rows(as_tensor(x), checked), argument)
+    if checked:
+        raise expected(min(checked), f"None, as `{argument}` brings what goes with it", "one more")
+    return accepted(vae, used(vae, x.without("labels")), argument)
+
+
+def as_tensor(value: Any) -> Any:
+    """Returns an array or a list of numbers as a tensor, and anything else as it is."""
+    if isinstance(value, np.ndarray | np.generic | list):
+        with suppress(TypeError, ValueError):  # whoever takes it says what was expected
+            return torch.tensor(np.asarray(value))
+    return value
+
+
+def as_tensors(given: Conditions) -> Given:
+    """Returns what goes with observations as tensors, where it is arrays or lists."""
+    kept = tree_map(as_tensor, dict(given), is_leaf=lambda each: isinstance(each, list))
+    return cast(Given, kept)
 
 
 def unlabelled(given: Given) -> Given:
@@ -51,7 +77,7 @@ def unlabelled(given: Given) -> Given:
         ValueError: If there are labels.
         TypeError: If a keyword is none of :class:`Given`.
     """
-    present = given_of(given)
+    present = as_tensors(given_of(given))
     if "labels" in present:
         raise expected("labels", "None, as labels are used in fitting alone", present["labels"])
     return present
@@ -136,6 +162,20 @@ def checked_given(vae: VAE, given: Conditions, size: int) -> Given:
         raise expected(name, "None, as nothing is observed of what is simulated", given.get(name))
     cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
     return given_of({"cond": cond, "covariates": covariates})
+
+
+def simulated_given(vae: VAE, given: Given) -> Given:
+    """Returns what goes with data that are to be simulated like some observed ones.
+
+    Raises:
+        ValueError: If the model needs what is not there, or it is not what it should be.
+    """
+    checked = unlabelled(given)
+    sizes = {len(each) for each in tree_leaves(checked) if getattr(each, "ndim", 0) > 0}
+    size = min(sizes, default=0)
+    others = {name: value for name, value in checked.items() if name != "mask"}
+    known = checked_given(vae, cast(Conditions, others), size)
+    return given_of({**known, "mask": _mask(vae, checked.get("mask"), size)})
 
 
 def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:

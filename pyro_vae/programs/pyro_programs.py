@@ -12,7 +12,7 @@ import pyro
 import torch
 from pyro.params import param_with_module_name
 from torch import Tensor, nn
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Given, Rows, given_of
@@ -111,7 +111,7 @@ class Model(_Program):
         filler = feasible(likelihood.support, likelihood.event_shape)
         self.register_buffer("filler", filler, persistent=False)
 
-    def decode(self, z: Tensor, given: Given = _NONE) -> Any:
+    def decode(self, z: Tensor, given: Given = _NONE) -> Distribution:
         """Returns p(x|z) for z of shape ``(*, *prior.event_shape)``, of what a mask leaves."""
         space = self.prior.space
         covariates = covariates_of(self.likelihood, given)
@@ -250,7 +250,7 @@ class GuideProgram(_Program):
             raise expected("encoder", what, got)
         return features
 
-    def encode(self, x: Tensor, given: Given = _NONE) -> Any:
+    def encode(self, x: Tensor, given: Given = _NONE) -> Distribution:
         """Returns q(z|x) for x of shape ``(*, event_shape)``."""
         return self.family(self.features(x, given))
 

@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 
 from pyro_vae._deprecated import by_name, renamed_property
-from pyro_vae._errors import expected, positive_integer
-from pyro_vae._untouched import evaluating
+from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._untouched import evaluating, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.data.rows import Conditions, Given, Rows, given_of
 from pyro_vae.distributions.joint import site_of
@@ -25,6 +26,8 @@ from pyro_vae.programs import weigh
 from pyro_vae.programs.accept import (
     accepted,
     as_batch,
+    as_tensor,
+    as_tensors,
     checked_given,
     cond_of,
     covariates_of,
@@ -209,11 +212,8 @@ class VAE(nn.Module):
 
         Example:
             >>> import pyro_vae as pv
-            >>> parts = (
-            ...     pv.priors.Conditional(2),
-            ...     pv.guides.Normal(2),
-            ...     pv.likelihoods.Bernoulli((4,)),
-            ... )
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> parts = pv.priors.Conditional(2), pv.guides.Normal(2), likelihood
             >>> group = pv.VAE(*parts, cond_size=3).at(torch.tensor([0.0, 1.0, 0.0]))
             >>> pv.evaluate(group, torch.ones(5, 4), num_samples=10).log_marginal.shape
             (5,)
@@ -231,9 +231,9 @@ class VAE(nn.Module):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: Tensor, **given: Unpack[Given]) -> Any:
+    def encode(self, x: Tensor, **given: Unpack[Given]) -> Distribution:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
-        x = as_batch(x, self.event_shape, self)
+        x = as_batch(as_tensor(x), self.event_shape, self)
         with evaluating(self):
             return self.guide.encode(x, unlabelled(given))
 
@@ -266,22 +266,24 @@ class VAE(nn.Module):
         return probs
 
     @_positional
-    def decode(self, z: Tensor, **given: Unpack[Given]) -> Any:
+    def decode(self, z: Tensor, **given: Unpack[Given]) -> Distribution:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
         with evaluating(self):
-            return self.model.decode(z, unlabelled(given))
+            return self.model.decode(as_tensor(z).to(self.model.filler), unlabelled(given))
 
     @torch.no_grad()
     @by_name("cond", "covariates")
-    def sample(self, n: int, **given: Unpack[Conditions]) -> Tensor:
+    def sample(self, n: int, *, seed: int | None = None, **given: Unpack[Conditions]) -> Tensor:
         """Draws z from the prior and then x: shape ``(n, *event_shape)``.
 
         Args:
             n: How many.
+            seed: The same seed draws the same; None draws from torch's generators.
             **given: A condition for each, and covariates.
         """
-        checked = checked_given(self, given, positive_integer("n", n))
-        with evaluating(self):  # a prior may ask networks, too
+        n, seed = positive_integer("n", n), None if seed is None else check_seed("seed", seed)
+        checked = checked_given(self, cast(Conditions, as_tensors(given)), n)
+        with undisturbed(self, seed, self.initialized.device):  # a prior may ask networks, too
             z = self.prior(checked.get("cond")).expand((n,)).sample()
             return self.model.decode(z, checked).sample()
 
@@ -289,8 +291,10 @@ class VAE(nn.Module):
     @_positional
     def reconstruct(self, x: Tensor, **given: Unpack[Given]) -> Tensor:
         """Returns E[x|z] at z = E[z|x], same shape as ``x``."""
-        z = self.encode(x, **given).mean
-        return self.decode(z, **(given | {"mask": None})).mean
+        rows = rows_of(self, x, given)
+        with evaluating(self):
+            z = self.guide.encode(rows.x, rows.given).mean
+            return self.model.decode(z, rows.without("mask").given).mean
 
     @torch.no_grad()
     @_positional
@@ -383,9 +387,9 @@ class VAE(nn.Module):
             >>> vae.impute(x, x == 0, num_imputations=3).shape
             torch.Size([3, 5, 4])
         """
-        positive_integer("num_samples", num_samples)
+        num_samples = positive_integer("num_samples", num_samples)
         if num_imputations is not None:
-            positive_integer("num_imputations", num_imputations)
+            num_imputations = positive_integer("num_imputations", num_imputations)
         if mask is None:
             raise expected("mask", "which entries are observed", None)
         rows = rows_of(self, x, given_of({**given, "mask": mask}))
@@ -398,7 +402,7 @@ def _check(
 ) -> None:
     """Refuses what no model is made of."""
     if cond_size is not None:
-        positive_integer("cond_size", cond_size)
+        cond_size = positive_integer("cond_size", cond_size)
     if not isinstance(show_mask, bool):
         raise expected("show_mask", "True or False", show_mask)
     for name, part, kind in (

@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions.joint import site_of
@@ -63,7 +64,7 @@ class View:
         likelihood = self.vae.likelihood
         return likelihood.encoder_input(x, **covariates_of(likelihood, given))
 
-    def encode(self, inputs: Tensor) -> Any:
+    def encode(self, inputs: Tensor) -> Distribution:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
         program = self.vae.guide
         parameter = next(program.parameters())

@@ -114,7 +114,7 @@ def draw_weighted(
 
 def log_marginal(vae: VAE, rows: Rows, num_samples: int) -> Tensor:
     """Estimates log p(x) of each row by importance weighting with the guide, shape ``(N,)``."""
-    positive_integer("num_samples", num_samples)
+    num_samples = positive_integer("num_samples", num_samples)
     estimates = []
     for batch in rows.batches(observations_at_once(vae, rows.x)):
         total = batch.x.new_full((len(batch),), -math.inf)

@@ -17,6 +17,7 @@ from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.criticism.two_sample import TwoSample
 from pyro_vae.data.rows import Rows
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 from pyro_vae.report._canvas import (
     BAD,
     HELD_OUT,
@@ -75,7 +76,7 @@ def calibration(found: Calibration, path: str | Path) -> Path:
 
 @torch.no_grad()
 def side_by_side(
-    runs: Mapping[str, tuple[VAE, Tensor]],
+    runs: Mapping[str, tuple[VAE, Tensor | Rows]],
     path: str | Path,
     *,
     found: Mapping[str, Checks] | None = None,
@@ -86,7 +87,7 @@ def side_by_side(
     components of their data.
 
     Args:
-        runs: For each name the model and held-out data ``(N, *event_shape)``.
+        runs: For each name the model and held-out data ``(N, *event_shape)``, or rows of them.
         path: The PNG to write.
         found: Checks by the same names; where there are none the third column is left out.
 
@@ -102,9 +103,9 @@ def side_by_side(
     figure = Figure(figsize=(3.1 * columns + 0.4, 2.5 * len(runs) + 0.4), layout="constrained")
     rows = figure.subplots(len(runs), columns, squeeze=False)
     for i, (name, (vae, x)) in enumerate(runs.items()):
-        x = vae.accepts(Rows(x)).x
-        drawn = vae.sample(min(len(x), _POINTS))
-        _pair([rows[i, 0], rows[i, 1]], vae, x, drawn)
+        seen = rows_of(vae, x, {})
+        drawn = vae.sample(len(seen[:_POINTS]), **seen[:_POINTS].conditions)
+        _pair([rows[i, 0], rows[i, 1]], vae, seen.x, drawn)
         rows[i, 0].set_title(f"{name}: data", fontsize=10, loc="left")
         rows[i, 1].set_title("draws of x", fontsize=10, loc="left")
         if found is not None:

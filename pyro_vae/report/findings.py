@@ -48,9 +48,25 @@ class Findings:
         return held_out(self.data)
 
     @cached_property
+    def given(self) -> Rows:
+        """The held-out data as they came, with what goes with them."""
+        return self.vae.uses(self.data.rows(held_out(self.data)))
+
+    @cached_property
+    def rows(self) -> Rows:
+        """The held-out data as the model takes them, with what goes with them."""
+        return self.vae.accepts(self.given, "data")
+
+    @property
     def x(self) -> Tensor:
-        """The held-out data as the model takes them."""
-        return self.vae.accepts(Rows(self.data.split(held_out(self.data))), "data").x
+        """The held-out data as the model takes them; what is hidden of them is filled."""
+        return self.rows.x
+
+    def reconstructed(self, index: Any) -> tuple[Tensor, Tensor]:
+        """Returns some of the data, NaN where they are hidden, and their reconstructions."""
+        rows = self.rows[index]
+        x = rows.x if rows.mask is None else rows.x.where(rows.mask, torch.nan)
+        return x, self.vae.reconstruct(rows.x, **rows.given)
 
     @cached_property
     def labels(self) -> Tensor | None:
@@ -68,12 +84,11 @@ class Findings:
     @cached_property
     def scores(self) -> Scores:
         """Of the first held-out data."""
-        x = self.data.split(held_out(self.data))
-        x = x if len(x) <= _SCORED else x[:_SCORED]
+        rows = self.given if len(self.given) <= _SCORED else self.given[:_SCORED]
         part = self.data.base_measure(held_out(self.data))
         described = {k: v for k, v in part.items() if k not in ("dim", "fingerprint")}
         return evaluate(
-            self.vae, x, num_samples=self.num_samples, seed=self.seed, base_measure=described,
+            self.vae, rows, num_samples=self.num_samples, seed=self.seed, base_measure=described,
             progress=lambda done: self.report(0.35 * done),
         )  # fmt: skip
 
@@ -89,24 +104,26 @@ class Findings:
     @cached_property
     def checks(self) -> Checks | str:
         """What the checks found, or why there are none."""
-        x = self.data.split(held_out(self.data))
-        if len(x) < _CHECKED:
-            return f"There are {len(x)} held-out observations; checks need {_CHECKED}."
+        if len(self.given) < _CHECKED:
+            return f"There are {len(self.given)} held-out observations; checks need {_CHECKED}."
         return check(
-            self.vae, x, num_draws=self.num_draws, seed=self.seed,
+            self.vae, self.given, num_draws=self.num_draws, seed=self.seed,
             progress=lambda done: self.report(0.35 + 0.35 * done),
         )  # fmt: skip
 
     @cached_property
     def calibration(self) -> Calibration:
         return calibrate(
-            self.vae, seed=self.seed, progress=lambda done: self.report(0.7 + 0.1 * done)
+            self.vae,
+            seed=self.seed,
+            progress=lambda done: self.report(0.7 + 0.1 * done),
+            **self.rows.given,
         )
 
     @cached_property
     def means(self) -> Tensor:
         """E[z|x] of held-out data."""
-        return latent_means(self.vae, Rows(self.x[:SCATTERED]))
+        return latent_means(self.vae, self.rows[:SCATTERED])
 
     @cached_property
     def variances(self) -> Tensor:

@@ -100,7 +100,7 @@ def samples(
     Returns:
         The path.
     """
-    positive_integer("num_samples", num_samples)
+    num_samples = positive_integer("num_samples", num_samples)
     if not are_images(vae.event_shape):
         return _marginals(vae.sample(num_samples, **given), reference, path)
     prior = vae.prior(given.get("cond")).expand((num_samples,))

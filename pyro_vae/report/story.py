@@ -93,8 +93,8 @@ def page(
         >>> page(vae, data, num_samples=20).startswith("<!doctype html>")
         True
     """
-    check_arguments(vae, seed)
-    positive_integer("num_samples", num_samples)
+    seed = check_arguments(vae, seed)
+    num_samples = positive_integer("num_samples", num_samples)
     findings = Findings(
         vae,
         data,

@@ -8,9 +8,11 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae.data.rows import Rows
+from pyro_vae.criticism._replicates import prior_of, repeated
+from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import same_support
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import rows_of
 
 __all__ = ["interpolations", "traversals"]
 
@@ -19,7 +21,9 @@ _DRAWS = 4000  # of a prior whose moments have no closed form
 
 
 @torch.no_grad()
-def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: float = 3.0) -> Tensor:
+def traversals(
+    vae: VAE, x: Tensor | Rows, units: Tensor, *, steps: int = 7, reach: float = 3.0
+) -> Tensor:
     r"""Moves one latent unit at a time, the others staying at E[z|x].
 
     A real unit goes from ``-reach`` to ``reach`` standard deviations of the prior around its mean,
@@ -34,7 +38,7 @@ def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: flo
 
     Args:
         vae: The model, with one latent variable, a vector or one-hot.
-        x: Where to start, shape ``(*event_shape)``.
+        x: Where to start, shape ``(*event_shape)``; or one row, with what goes with it.
         units: Indices of latent units, shape ``(U,)``.
         steps: Positions of a real unit, S; a discrete unit has one for each state.
         reach: How far to go, in standard deviations of the prior.
@@ -51,7 +55,8 @@ def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: flo
         >>> traversals(vae, torch.ones(4), torch.tensor([0, 3])).shape
         torch.Size([2, 7, 4])
     """
-    start = _start(vae, x[None])[0]
+    rows = rows_of(vae, x if isinstance(x, Rows) else x[None], {})
+    start = _start(vae, rows)[0]
     if same_support(vae.prior.support, constraints.one_hot):
         moved = torch.eye(start.shape[-1]).to(start)  # (classes, classes)
     elif same_support(vae.prior.support, constraints.boolean):
@@ -61,7 +66,7 @@ def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: flo
         moved = positions[:, None].expand(-1, len(start))
     else:
         positions = torch.linspace(-reach, reach, positive_integer("steps", steps)).to(start)
-        mean, scale = _moments(vae)
+        mean, scale = _moments(vae, rows.given)
         moved = mean + positions[:, None] * scale  # (S, dim)
     z = start.expand(len(units), len(moved), *start.shape).clone()
     for i, unit in enumerate(units.tolist()):
@@ -70,11 +75,13 @@ def traversals(vae: VAE, x: Tensor, units: Tensor, *, steps: int = 7, reach: flo
             others = torch.arange(len(start)).to(z.device) != unit
             rest = (1 - moved[:, :1].square()).sqrt()
             z[i] = torch.where(others, rest * _direction(torch.where(others, start, 0.0)), z[i])
-    return vae.decode(z).mean
+    return vae.decode(z, **repeated(rows.conditions, z.shape[1])).mean
 
 
 @torch.no_grad()
-def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -> Tensor:
+def interpolations(
+    vae: VAE, first: Tensor | Rows, second: Tensor | Rows, *, steps: int = 8
+) -> Tensor:
     r"""Goes from data to other data through latent space.
 
     Real latents move along a straight line, those on the sphere along the arc above it; discrete
@@ -85,8 +92,9 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
 
     Args:
         vae: The model, with one latent variable, a vector or one-hot.
-        first: Where to start, shape ``(P, *event_shape)``.
-        second: Where to end, same shape.
+        first: Where to start, shape ``(P, *event_shape)``; or rows, with what goes with them.
+            Their conditions hold all the way.
+        second: Where to end, the same.
         steps: Positions on the way, both ends included, S.
 
     Returns:
@@ -101,7 +109,8 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
         >>> interpolations(vae, torch.ones(3, 4), torch.zeros(3, 4)).shape
         torch.Size([3, 8, 4])
     """
-    ends = _start(vae, first)[:, None], _start(vae, second)[:, None]
+    begin, end = rows_of(vae, first, {}, "first"), rows_of(vae, second, {}, "second")
+    ends = _start(vae, begin)[:, None], _start(vae, end)[:, None]
     along = torch.linspace(0, 1, positive_integer("steps", steps)).to(ends[0])
     if vae.prior.support.is_discrete:
         units = vae.prior.event_shape[0]
@@ -112,12 +121,12 @@ def interpolations(vae: VAE, first: Tensor, second: Tensor, *, steps: int = 8) -
         z = torch.lerp(ends[0], ends[1], along[None, :, None])
         if same_support(vae.prior.support, sphere):
             z = _direction(z)
-    return vae.decode(z).mean
+    return vae.decode(z.transpose(0, 1), **begin.conditions).mean.transpose(0, 1)
 
 
-def _start(vae: VAE, x: Tensor) -> Tensor:
+def _start(vae: VAE, rows: Rows) -> Tensor:
     """E[z|x], or the value nearest to it that z can have: a state, or a point on the sphere."""
-    mean = vae.encode(vae.accepts(Rows(x)).x).mean
+    mean = vae.encode(rows.x, **rows.given).mean
     if same_support(vae.prior.support, constraints.one_hot):
         return torch.nn.functional.one_hot(mean.argmax(-1), mean.shape[-1]).to(mean)
     if same_support(vae.prior.support, constraints.boolean):
@@ -133,9 +142,9 @@ def _direction(z: Tensor) -> Tensor:
     return torch.nn.functional.normalize(z, dim=-1)
 
 
-def _moments(vae: VAE) -> tuple[Tensor, Tensor]:
+def _moments(vae: VAE, given: Given) -> tuple[Tensor, Tensor]:
     """Mean and standard deviation of each unit under the prior."""
-    prior = vae.prior()
+    prior = prior_of(vae, given)
     try:
         return prior.mean, prior.stddev
     except NotImplementedError:

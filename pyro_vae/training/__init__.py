@@ -4,7 +4,7 @@ An epoch permutes the :math:`N` observations and takes a step on each batch of :
 whose loss has, in expectation, :math:`B/N` times the gradient of the loss of all. ``fit`` is the
 verb: ``recipe`` checks its options and is what is recorded, ``splits`` makes training and
 validation rows of the data, ``loop`` takes the epochs, ``run`` is the result with its files,
-``resume`` the folder of a run in progress with its checkpoints, ``health`` warns, ``signals`` wait.
+``resume`` the folder of a run in progress with its checkpoints, ``health`` warns.
 """
 
 from pyro_vae.training.fit import best_device, fit

@@ -19,6 +19,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae._errors import out_of_memory
+from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
@@ -29,7 +30,6 @@ from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.run import Run
 from pyro_vae.training.settings import environment
-from pyro_vae.training.signals import Interrupted, Waiting
 from pyro_vae.training.splits import Splits
 
 __all__ = ["Loop", "Start", "State"]

@@ -49,22 +49,22 @@ class Recipe:
     on_nonfinite: OnNonFinite = "raise"
 
     def __post_init__(self) -> None:
-        positive_integer("epochs", self.epochs)
-        if positive_integer("batch_size", self.batch_size) >= 2**63:
+        for name in ("epochs", "batch_size", "patience"):
+            if (value := getattr(self, name)) is not None:
+                object.__setattr__(self, name, positive_integer(name, value))
+        if self.batch_size >= 2**63:
             raise expected("batch_size", "a positive integer below 2**63", self.batch_size)
         # What single precision can hold, with Adam's corrections.
         if not is_number(self.lr) or not 0 < self.lr < 1e30:
             raise expected("lr", "a positive number below 1e30", self.lr)
         if self.seed is not None:
-            check_seed("seed", self.seed)
+            object.__setattr__(self, "seed", check_seed("seed", self.seed))
         clip = self.clip_norm
         if clip is not None and not (is_number(clip) and 0 < clip < math.inf):
             raise expected("clip_norm", "a positive number", clip)
         if self.on_nonfinite not in ("raise", "skip"):
             raise unknown_name("on_nonfinite", self.on_nonfinite, ("raise", "skip"))
         self._check_optimizer()
-        if self.patience is not None:
-            positive_integer("patience", self.patience)
         if self.compile not in (True, False, "auto"):
             raise unknown_name("compile", self.compile, ("True", "False", "auto"))
 

@@ -14,13 +14,13 @@ from typing import Any, Literal, TypeAlias
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import as_path, expected, positive_integer
+from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
     SCHEMA,
     write_bytes,
     written,
 )
-from pyro_vae.training.signals import Interrupted
 from pyro_vae.training.state_file import from_file, to_bytes
 
 try:
@@ -194,7 +194,7 @@ def in_progress(
     folder = as_path(argument, folder)
     if every is not None:
         positive_integer("checkpoint_every", every)
-    positive_integer("keep", keep)
+    keep = positive_integer("keep", keep)
     if resume not in (True, False, "previous"):
         raise expected("resume", "True, False or previous", resume)
     missing = [each for each in (folder, *folder.parents) if not each.exists()]

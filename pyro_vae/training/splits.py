@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
-from typing import Any, TypeAlias
+from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.data import Dataset
+from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows, given_of
 from pyro_vae.programs import VAE
 
 __all__ = ["Splits", "Values", "beside", "split"]
 
-Values: TypeAlias = Tensor | np.ndarray | Mapping[str, Any] | None
+Values: TypeAlias = Tensor | np.ndarray | Mapping[Split, Any] | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -112,7 +113,7 @@ def split(
     return Splits(train[kept], train[chosen].without("labels"))
 
 
-def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = False) -> Rows:
+def _rows(x: Tensor, given: Mapping[str, Values], split: Split, *, alone: bool = False) -> Rows:
     """Returns a split with what goes with it; ``alone`` if there is no other split."""
     found: dict[str, Any] = {}
     for name, value in given.items():
@@ -121,7 +122,7 @@ def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = F
         if isinstance(value, Mapping) and _by_split(name, value):
             if split not in value:
                 raise expected(name, f"a mapping with {split}", sorted(value))
-            value = value[split]
+            value = cast("Mapping[str, Any]", value)[split]
         elif not alone and name != "labels":
             raise expected(name, "a mapping with train and validation", value)
         if isinstance(value, Mapping):
@@ -132,7 +133,7 @@ def _rows(x: Tensor, given: Mapping[str, Values], split: str, *, alone: bool = F
     return Rows(x, given_of(found))
 
 
-def _by_split(name: str, value: Mapping[str, Any]) -> bool:
+def _by_split(name: str, value: Mapping[Any, Any]) -> bool:
     """Returns whether a mapping is one of splits: covariates are a mapping themselves."""
     return name != "covariates" or all(isinstance(each, Mapping) for each in value.values())
 

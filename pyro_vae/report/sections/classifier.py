@@ -22,8 +22,8 @@ def section(findings: Findings) -> Html | None:
         roc(axes, found)
         curve = image(as_svg(figure), "ROC of the classifier")
     count = 10 if findings.images else 3
-    x = findings.x[torch.as_tensor(found.index[:count].copy()).to(findings.x.device)]
-    reconstructed = findings.vae.reconstruct(x)
+    index = torch.as_tensor(found.index[:count].copy()).to(findings.x.device)
+    x, reconstructed = findings.reconstructed(index)
     parts = [
         captioned(
             curve,

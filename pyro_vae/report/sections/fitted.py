@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import platform
+from collections.abc import Iterator
 from importlib.metadata import version
 
 from pyro_vae.part import Part
@@ -36,11 +37,25 @@ def section(findings: Findings) -> Html:
         ("parameters", f"{parameters:,}"),
         *((what, tag("code", value)) for what, value in findings.settings.items()),
         ("data", f"{data.name}: {sizes}; one observation has shape {tuple(data.event_shape)}"),
+        *_beside(findings),
         ("base measure", f"{vae.likelihood.base_measure}{f'; {treated}' if treated else ''}"),
         ("fingerprint", tag("code", f"{measure['fingerprint'][:16]} ({findings.split} data)")),
         ("page made with", _versions()),
     ]
     return tag("table", tag("tbody", *(_row(*row) for row in rows)), class_="facts")
+
+
+def _beside(findings: Findings) -> Iterator[tuple[str, str]]:
+    """What goes with the data, so that it is clear of what every log p(x) is."""
+    vae, data, rows = findings.vae, findings.data, findings.rows
+    if vae.cond_size is not None:
+        names = ", ".join(each.name for each in data.columns) or f"{vae.cond_size} numbers"
+        yield "conditioned on", f"{names}: log p(x) is log p(x | {names}), here and below"
+    if vae.likelihood.covariates:
+        yield "covariates", ", ".join(vae.likelihood.covariates)
+    if rows.mask is not None:
+        missing = 1 - float(rows.mask.double().mean())
+        yield "missing", f"{missing:.0%} of the entries; log p(x) is of what is observed"
 
 
 def _row(*cells: object) -> Html:

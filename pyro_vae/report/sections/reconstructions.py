@@ -11,8 +11,7 @@ __all__ = ["section"]
 
 def section(findings: Findings) -> Html:
     """Returns some held-out data and their reconstructions."""
-    x = findings.x[: 30 if findings.images else 6]
-    reconstructed = findings.vae.reconstruct(x)
+    x, reconstructed = findings.reconstructed(slice(30 if findings.images else 6))
     if not findings.images:
         return captioned(
             tag("div", *lines(x, reconstructed), class_="panels"),

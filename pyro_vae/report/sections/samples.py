@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
+from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
@@ -21,8 +22,9 @@ def section(findings: Findings) -> Html:
     vae, x = findings.vae, findings.x
     if findings.images:
         count = min(64, len(x))
-        z = vae.prior().sample((count,))
-        decoded = vae.decode(z)
+        given = findings.rows[:count].conditions
+        z = draw_prior(prior_of(vae, given), 1, count)[0]
+        decoded = vae.decode(z, **given)
         shown = {
             "Held-out data": x[:count],
             "E[x | z], z ~ p(z)": decoded.mean,
@@ -38,13 +40,19 @@ def section(findings: Findings) -> Html:
             "kinds come from places that the prior reaches and no observation does. The mean is "
             "smooth; a draw of x adds the noise of the likelihood, and is what compares with data.",
         )
-    drawn = vae.sample(max(1000, min(len(x), 4000))).cpu().flatten(1).numpy()
+    count = max(1000, min(len(x), 4000))
+    conditions = cycled(findings.rows.conditions, count)
+    drawn = vae.sample(count, **conditions).cpu().flatten(1).numpy()
     seen = x.cpu().flatten(1).numpy()
+    if (mask := findings.rows.mask) is not None:
+        hidden = ~mask.cpu().flatten(1).numpy()
+        seen = np.ma.masked_array(seen, hidden)
     dim = seen.shape[1]
     charts = []
     for i in range(min(dim, PANELS)):
         with chart(2.4, 1.6) as (figure, axes):
-            panels.marginal(axes, drawn[:, i], seen[:, i], f"x[{i}]")
+            observed = np.ma.compressed(seen[:, i])
+            panels.marginal(axes, drawn[:, i], observed, f"x[{i}]")
             charts.append(image(as_svg(figure), f"Marginal of x[{i}]"))
     some = f"The first {PANELS} of {dim} entries" if dim > PANELS else "Each entry"
     parts = [
@@ -60,10 +68,15 @@ def section(findings: Findings) -> Html:
     return join(*parts)
 
 
+def _correlation(seen: np.ndarray) -> np.ndarray:
+    """Correlations of columns, each pair of what is observed of both."""
+    return np.asarray(np.ma.filled(np.ma.corrcoef(seen.T), np.nan))
+
+
 def _correlations(seen: np.ndarray, drawn: np.ndarray) -> Html:
     charts = []
     with np.errstate(invalid="ignore", divide="ignore"):  # a constant entry has no correlation
-        both = {"Held-out data": np.corrcoef(seen.T), "Draws of the model": np.corrcoef(drawn.T)}
+        both = {"Held-out data": _correlation(seen), "Draws of the model": np.corrcoef(drawn.T)}
     both["Model less data"] = both["Draws of the model"] - both["Held-out data"]
     for title, matrix in both.items():
         with chart(3.4, 2.8) as (figure, axes):

@@ -88,8 +88,7 @@ def _extremes(findings: Findings) -> Html:
         return Html("")
     parts = []
     for title, chosen in (("Least likely", order[:count]), ("Most likely", order[::-1][:count])):
-        x = findings.x[torch.as_tensor(chosen.copy())]
-        reconstructed = findings.vae.reconstruct(x)
+        x, reconstructed = findings.reconstructed(torch.as_tensor(chosen.copy()))
         first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
         if findings.images:
             shown = pairs(findings, x, reconstructed)

@@ -41,7 +41,7 @@ def _traversals(findings: Findings) -> list[Html]:
         return []
     # The observation in the middle: as typical as any.
     middle = findings.scores.log_marginal.argsort()[len(findings.scores.log_marginal) // 2]
-    traversed = traversals(vae, findings.x[middle], units, reach=_REACH)
+    traversed = traversals(vae, findings.rows[middle : middle + 1], units, reach=_REACH)
     span = _REACH * np.linspace(-1, 1, traversed.shape[1])
     titles = [f"z{unit}" for unit in units.tolist()]
     some = "Each latent unit"
@@ -74,11 +74,11 @@ def _interpolations(findings: Findings) -> list[Html]:
     pairs = _pairs(findings)
     if len(pairs) == 0:
         return []
-    first, second = x[pairs[:, 0]], x[pairs[:, 1]]
-    path = interpolations(findings.vae, first, second)
+    path = interpolations(findings.vae, *(findings.rows[pairs[:, i]] for i in (0, 1)))
     shown = "E[x | z], from dark to bright,"
     if findings.images:
-        path = torch.cat([first[:, None], path, second[:, None]], 1)
+        first, second = (x[pairs[:, i], None] for i in (0, 1))
+        path = torch.cat([first, path, second], 1)
         shown = "The outermost are held-out data themselves, between them E[x | z]"
     titles = [""] * len(pairs)
     if findings.labels is not None:

@@ -1,0 +1,74 @@
+"""Replicates of observations: what the model draws in the place of each, as it was given."""
+
+from __future__ import annotations
+
+from typing import Any, TypeVar, cast
+
+import torch
+from torch import Tensor
+from torch.utils._pytree import tree_map
+
+from pyro_vae.data.rows import Conditions, Given
+from pyro_vae.programs import VAE
+
+__all__ = ["cycled", "draw_prior", "hidden", "prior_of", "repeated", "replicate", "simulate"]
+
+
+_Some = TypeVar("_Some", Conditions, Given)
+
+
+def prior_of(vae: VAE, given: Conditions) -> Any:
+    """Returns p(z), or p(z|c) of each condition: batch shape ``()`` or ``(N,)``."""
+    return vae.prior(given.get("cond"))
+
+
+def draw_prior(prior: Any, count: int, size: int) -> Tensor:
+    """Draws z, shape ``(count, size, *event_shape)``: of N conditions, ``size`` is N."""
+    z: Tensor = prior.sample((count,) if prior.batch_shape else (count, size))
+    return z
+
+
+def cycled(given: _Some, size: int, first: int = 0) -> _Some:
+    """Returns what goes with observations for ``size`` others: theirs, over and over.
+
+    Example:
+        >>> cycled({"cond": torch.arange(2)[:, None]}, 3)["cond"].flatten().tolist()
+        [0, 1, 0]
+    """
+    return cast(_Some, tree_map(lambda each: each[_index(each, size, first)], dict(given)))
+
+
+def _index(each: Tensor, size: int, first: int) -> Tensor:
+    return torch.arange(first, first + size, device=each.device) % len(each)
+
+
+def repeated(given: _Some, count: int) -> _Some:
+    """Returns what goes with N observations for ``count`` copies of all, one after the other."""
+    return cast(
+        _Some,
+        tree_map(lambda each: each.repeat(count, *(1,) * (each.ndim - 1)), dict(given)),
+    )
+
+
+def hidden(vae: VAE, x: Tensor, given: Given) -> Tensor:
+    """Hides the entries of replicates ``(*, N, *event_shape)`` that are hidden in the data."""
+    mask = given.get("mask")
+    return x if mask is None else torch.where(mask, x, vae.model.filler)
+
+
+def simulate(vae: VAE, num_sets: int, size: int, given: Given) -> Tensor:
+    """Draws data sets, z from the prior: ``(num_sets, size, *event_shape)``.
+
+    Args:
+        vae: The model.
+        num_sets: How many.
+        size: Observations in each.
+        given: What goes with each of the ``size`` observations.
+    """
+    z = draw_prior(prior_of(vae, given), num_sets, size)
+    return replicate(vae, z, given)
+
+
+def replicate(vae: VAE, z: Tensor, given: Given) -> Tensor:
+    """Draws x from each z, ``(*, N, *event_shape)``, and hides what is hidden in the data."""
+    return hidden(vae, vae.decode(z, **given).sample(), given)
