@@ -299,13 +299,11 @@ def calibrate(
         draws: ``guide``; ``importance`` or ``nuts``, which ask the same of the corrected draws of
             :func:`pyro_vae.evaluation.posterior_draws` (NUTS takes seconds a simulation: ask for
             few); or a function that draws L latents for data ``(B, *event_shape)`` in some other
-            way and returns them as ``(L, B, *prior.event_shape)``; it is called with ``cond=`` and
-            the like where there are some.
+            way, called with ``cond=`` and the like, as ``(L, B, *prior.event_shape)``.
         level: Probability of any false alarm, at most.
         seed: Of simulations and draws: the same seed gives the same ranks.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with some observed data: data are simulated given the same, over and
-            over, and what a mask hides is hidden from the guide.
+        **given: What goes with observed data: simulated ones are given the same, over and over.
 
     Returns:
         Ranks, their p-values, coverage, and advice.

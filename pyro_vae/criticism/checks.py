@@ -180,9 +180,8 @@ def check(
         max_data: Of more data, so many chosen at random are looked at.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data. Replicates are given the same: each its condition and its
-            covariates, and what a mask hides in the data is hidden in them. The classifier sees
-            conditions and covariates beside x.
+        **given: What goes with the data. Replicates are given the same, and hide what a mask hides;
+            the classifier sees conditions and covariates beside x.
 
     Returns:
         The checks; ``checks.num_failed`` of them reject the model.
@@ -278,13 +277,11 @@ def _classify(vae: VAE, data: Rows, order: Tensor, seed: int) -> TwoSample:
     for count in chunk_sizes(size, draws_at_once(vae, data[:1].x)):
         given = cycled(data.given, count, sum(map(len, drawn)))
         drawn.append(simulate(vae, 1, count, given)[0])
-    if not beside:
-        found = classify(data.x, torch.cat(drawn), seed=seed)
-    else:  # whatever x is to look like for what is known of it
-        index = torch.arange(size, device=data.x.device) % len(data)
-        real = torch.cat([data.x.flatten(1), *beside], 1)
-        replicated = [torch.cat(drawn).flatten(1), *(each[index] for each in beside)]
-        found = classify(real, torch.cat(replicated, 1), seed=seed)
+    # Beside what is known of each, x is to look as it should for that.
+    index = torch.arange(size, device=data.x.device) % len(data)
+    real = torch.cat([data.x.flatten(1), *beside], 1)
+    made = torch.cat([torch.cat(drawn).flatten(1), *(each[index] for each in beside)], 1)
+    found = classify(real, made, seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
 

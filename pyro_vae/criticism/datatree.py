@@ -76,8 +76,7 @@ def to_datatree(
 
     Dimensions are ``chain`` (one, or those of NUTS), ``draw``, ``data``, then those of one event:
     ``latent``, or ``group`` and ``class``, for z; ``feature``, ``row`` and ``column``, or
-    ``channel``, ``row`` and
-    ``column``, for x. Discrete variables are integers. Each observation has its own posterior:
+    ``channel``, ``row`` and ``column``, for x. Discrete variables are integers. Each observation has its own posterior:
     ``arviz_stats.loo_approximate_posterior(tree, log_p=tree["sample_stats"]["log_p"],
     log_q=tree["sample_stats"]["log_q"])`` corrects each by weights of its own.
 
@@ -108,8 +107,7 @@ def to_datatree(
         max_memory: Bytes that draws may take: all of them without ``out``, one block with it. The
             data, and what the networks need for themselves, come on top.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data. Entries that a mask hides are NaN, in the data and in
-            what is simulated, and discrete data are then no integers.
+        **given: What goes with the data. What a mask hides is NaN, in data and replicates.
 
     Returns:
         The tree. Its attributes hold the model, the objective, the base measure of the data, the
@@ -140,10 +138,8 @@ def to_datatree(
     method = "guide" if corrected is None else corrected.method
     attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
     num_chains = (None if corrected is None else corrected.num_chains) or 1
-    hides = data.mask is not None
-    recorder = recorder_of(
-        vae, labels, num_draws, len(data), chosen, attrs, num_chains, hides=hides
-    )
+    sizes, hides = (num_draws, len(data)), data.mask is not None
+    recorder = recorder_of(vae, labels, *sizes, chosen, attrs, num_chains, hides=hides)
     _add_arrays(recorder, vae, data, constants, corrected, chosen)
     return _recorded(recorder, vae, data, corrected, path, seed, max_memory, _part(progress, share))
 
