@@ -76,9 +76,9 @@ def to_datatree(
 
     Dimensions are ``chain`` (one, or those of NUTS), ``draw``, ``data``, then those of one event:
     ``latent``, or ``group`` and ``class``, for z; ``feature``, ``row`` and ``column``, or
-    ``channel``, ``row`` and ``column``, for x. Discrete variables are integers. Each observation has its own posterior:
+    ``channel``, ``row`` and ``column``, for x. Discrete variables are integers.
     ``arviz_stats.loo_approximate_posterior(tree, log_p=tree["sample_stats"]["log_p"],
-    log_q=tree["sample_stats"]["log_q"])`` corrects each by weights of its own.
+    log_q=tree["sample_stats"]["log_q"])`` corrects each observation's own posterior by weights.
 
     ``tree.to_netcdf(path, engine="h5netcdf")`` saves the tree, and so does ``tree.to_zarr(path)``
     where zarr is installed.
