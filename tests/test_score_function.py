@@ -132,6 +132,18 @@ def test_score_functions_are_captured_and_equal_stock(name: str) -> None:
     assert (svi.captures, svi.engine_steps) == (1, {"eager": 1, "inductor": 7})
 
 
+def test_an_eager_step_does_not_train_an_average() -> None:
+    """The loss of a network that adds to it has a gradient with respect to it."""
+    model, guide, loss = CASES["a network and an average"]
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        options = {"compile": False} if engine is CompiledSVI else {}
+        svi = engine(model, guide(), pyro.optim.Adam({"lr": 0.05}), loss(), **options)
+        return [svi.step(torch.linspace(-1.0, 2.0, 5) + i) for i in range(5)], svi
+
+    assert equals_stock(run).engine == "eager"
+
+
 def test_compiled_code_equals_stock() -> None:
     assert _steps("decaying average", 4).engine_steps == {"eager": 1, "inductor": 3}
 

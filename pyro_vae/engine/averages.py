@@ -39,6 +39,7 @@ def averages_stay() -> Iterator[list[tuple[Tensor, Tensor]]]:
             if made is not average:
                 del store._param_to_name[made]
         store._params[name] = average
+        average.grad = None  # in stock, the optimiser moves a tensor that is in the store no more
         moved.append((average, now.detach()))
 
 
