@@ -1,13 +1,13 @@
 """Random Pyro programs with a change between two steps: CompiledSVI against stock SVI.
 
-    python experiments/random_programs.py            # 2,000: an hour on one quiet core
+    python experiments/random_programs.py            # 2,000: an hour or two on one core
     python experiments/random_programs.py --smoke    # 20, no figure
     python experiments/random_programs.py --show 17  # the source of one, and what becomes of it
 
 Each program is drawn by its number (``tests/random_programs.py``), takes three steps, then
 something that it reads is changed, and it takes three more. Losses and parameters agree to 1e-9 in
 double precision, or it is ``wrong``; it was ``captured``, or one line said why it ran eagerly, and
-whether that is true of the program is checked. Graphs are interpreted, but for one in twenty, which
+whether that is true of the program is checked. Graphs are interpreted, but for one in fifteen, which
 is compiled. Stopped, it goes on where it was.
 """
 
@@ -26,7 +26,7 @@ import common
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from random_programs import interpreted, is_true, numbered, outcome
 
-SEED, COUNT, COMPILED = 0, 2000, 20
+SEED, COUNT, COMPILED = 0, 2000, 15
 ROWS = common.RUNS / "random_programs.jsonl"  # what is done so far, a line for each
 
 
