@@ -345,6 +345,8 @@ class CompiledEngine:
         count: int,
     ) -> Captured:
         problem, params = self._problem, trial.trained
+        if any(slot.option("subsample_aware") for slot in problem.optim.slots(params)):
+            raise NotCapturable("the optimiser looks at which rows a step has drawn")
         problem.optim.hold()
         inside = not problem.optim.refusal(params)
         if count > 1 and not inside:
