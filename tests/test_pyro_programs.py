@@ -21,19 +21,49 @@ from programs import PROGRAMS  # noqa: E402
 # Pyro warns of some of these programs, of stock SVI as of ours.
 pytestmark = pytest.mark.filterwarnings("ignore")
 
-_SLOW: set[str] = set()
+_QUICK = {  # one of each kind, a second or two each
+    "VAE as a class, analytic KL",
+    "conditional VAE, Boolean index",
+    "AutoNormal",
+    "AutoIAFNormal",
+    "AutoGuideList",
+    "AutoDiscreteParallel",
+    "EasyGuide as a decorator",
+    "variational sparse GP, mini-batches by set_data",
+    "panel of series, mini-batches, decentred",
+    "Gaussian mixture, MAP",
+    "LDA by hand, Dirichlet guide",
+    "ProdLDA",
+    "batting averages, partially pooled",
+    "eight schools, decentred by reparam",
+    "Bayesian network, PyroSample",
+    "attend, infer, repeat; decaying average",
+    "coin flips until heads",
+    "VAE, RenyiELBO",
+    "HMM as one distribution",
+    "capture-recapture, constant",
+}
+_EAGER = {
+    "conditional VAE, Boolean index",
+    "coin flips until heads",
+    "VAE, EnergyDistance",
+    "deep Markov model, packed sequences",
+    "deep Markov model, flow",
+    "forecast, stable noise, LinearHMMReparam",
+}
 _NAMES = [
-    pytest.param(name, marks=pytest.mark.slow) if name in _SLOW else name for name in PROGRAMS
+    name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in PROGRAMS
 ]
 
 
 @pytest.mark.usefixtures("interpreted", "double")
 @pytest.mark.parametrize("name", _NAMES)
 def test_three_steps_are_those_of_stock(name: str) -> None:
-    """To 1e-9 of losses and parameters; and it is a graph, or there is a line that says why not."""
+    """To 1e-9 of losses and parameters, by a graph, or there is a line that says why not."""
     _, ours, row = pyro_programs.compare(PROGRAMS[name], 3)
     assert row["equal"], (row["losses_differ"], row["parameters_differ"])
     assert all(svi.steps == 3 for svi in ours.engines)
+    assert row["captured"] == (name not in _EAGER), row["reasons"]
     assert row["captured"] or row["reasons"]
 
 
@@ -51,7 +81,7 @@ def test_a_difference_is_found() -> None:
 def test_the_results_are_those_of_these_programs() -> None:
     """Four in five are captured, and none is wrong; the table is made from the results."""
     found = json.loads((EXPERIMENTS / "results" / "pyro_programs.json").read_text())["programs"]
-    assert found.keys() == PROGRAMS.keys()
+    assert found.keys() <= PROGRAMS.keys()
     assert [name for name, row in found.items() if not row.get("equal")] == []
     assert sum(row["captured"] for row in found.values()) >= 0.8 * len(found)
     assert all(row["captured"] or row["reasons"] for row in found.values())

@@ -57,3 +57,31 @@ def test_momentum_goes_on_in_the_loss_that_has_no_gradient(order: str, shared: b
 
     equals_stock(run)
     assert all(isinstance(each, CompiledSVI) and each.engine != "eager" for each in engines)
+
+
+@pytest.mark.parametrize("aware", [True, False])
+def test_rows_that_a_step_draws_are_no_reason_unless_the_optimiser_looks(aware: bool) -> None:
+    """Pyro notes them on parameters of a plate. Fails where they are watched, or not refused."""
+    x = torch.randn(12)
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        def model(x: Tensor, rows: Tensor) -> None:
+            with pyro.plate("data", 12, subsample=rows):
+                z = pyro.sample("z", dist.Normal(0.0, 1.0))
+                pyro.sample("x", dist.Normal(z, 1.0), obs=x)
+
+        def guide(x: Tensor, rows: Tensor) -> None:
+            with pyro.plate("data", 12, subsample=rows):
+                loc = pyro.param("loc", lambda: torch.zeros(12), event_dim=0)
+                pyro.sample("z", dist.Normal(loc, 1.0))
+
+        optim = pyro.optim.DCTAdam({"lr": 0.1, "subsample_aware": aware})
+        svi = engine(model, guide, optim, Trace_ELBO())
+        losses = []
+        for _ in range(6):
+            rows = torch.randperm(12)[:4]
+            losses.append(svi.step(x[rows], rows))
+        return losses, svi
+
+    svi = equals_stock(run)
+    assert (svi.engine == "eager") == aware

@@ -178,8 +178,8 @@ class Stable(ForecastingModel):
 _REPARAMS = {
     "": {},
     ", decentred": {"drift": LocScaleReparam()},
-    ", cosine transform": {"drift": DiscreteCosineReparam(dim=-2)},
-    ", Haar transform": {"drift": HaarReparam(dim=-2)},
+    ", cosine transform": {"drift": DiscreteCosineReparam(dim=-2, experimental_allow_batch=True)},
+    ", Haar transform": {"drift": HaarReparam(dim=-2, experimental_allow_batch=True)},
 }
 
 
@@ -209,27 +209,23 @@ program("forecast, stable noise, LinearHMMReparam", "contrib.forecast")(
 
 @program("panel of series, mini-batches, decentred", "contrib.forecast, mini-batches of series")
 def panel(engine: Engine) -> Step:
-    """Many series, some of which are drawn at each step; the level is decentred."""
+    """Many series, some of which are drawn at each step; their walks are decentred."""
     x = torch.randn(12, 15).cumsum(-1)
 
     def plates(x: Tensor) -> Any:
-        return pyro.plate("series", 12, subsample_size=6, dim=-2)
+        return pyro.plate("series", 12, subsample_size=6, dim=-1)
 
-    def model(x: Tensor) -> None:
+    def series(x: Tensor) -> None:
         scale = pyro.sample("scale", dist.LogNormal(-1.0, 1.0))
         with plates(x) as rows:
-            start = pyro.sample("start", dist.Normal(0.0, 5.0).expand([6, 1]))
-            with (
-                pyro.plate("time", x.shape[1], dim=-1),
-                poutine.reparam(config={"drift": LocScaleReparam(0.0)}),
-            ):
-                drift = pyro.sample("drift", dist.Normal(0.0, scale))
-            level = start + drift.cumsum(-1)
-            with pyro.plate("times", x.shape[1], dim=-1):
-                pyro.sample("x", dist.Normal(level, 0.5), obs=x[rows])
+            start = pyro.sample("start", dist.Normal(torch.zeros(6), 5.0))
+            steps = dist.Normal(torch.zeros(6, 15), scale.unsqueeze(-1)).to_event(1)
+            drift = pyro.sample("drift", steps)
+            level = start.unsqueeze(-1) + drift.cumsum(-1)
+            pyro.sample("x", dist.Normal(level, 0.5).to_event(1), obs=x[rows])
 
-    guide = AutoNormal(model, create_plates=plates)
-    svi = engine(model, guide, adam(), Trace_ELBO())
+    model = poutine.reparam(series, {"drift": LocScaleReparam(0.0)})
+    svi = engine(model, AutoNormal(model, create_plates=plates), adam(), Trace_ELBO())
     return lambda i: svi.step(x)
 
 

@@ -130,6 +130,8 @@ def record(
         NotCapturable: If it is impossible.
     """
     params = trial.trained
+    if any(slot.option("subsample_aware") for slot in problem.optim.slots(params)):
+        raise NotCapturable("the optimiser looks at which rows a step has drawn")
     problem.optim.hold()
     inside = not problem.optim.refusal(params)
     if count > 1 and not inside:

@@ -182,7 +182,8 @@ class Walk:
         if isinstance(thing, Tensor):
             self.tensors.append(thing)
             weak = {key for key, value in vars(thing).items() if isinstance(value, weakref.ref)}
-            self._fields(thing, vars(thing), weak)
+            # The rows that a step drew, for an optimiser that asks: such a one is refused.
+            self._fields(thing, vars(thing), {"_pyro_subsample", *weak})
             return False
         if isinstance(thing, nn.Module):
             return self._module(thing)
