@@ -5,10 +5,10 @@
     python experiments/random_programs.py --show 17  # the source of one, and what becomes of it
 
 Each program is drawn by its number (``tests/random_programs.py``), takes three steps, then
-something that it reads is changed, and it takes three more. Losses and parameters agree to 1e-9 in
-double precision, or it is ``wrong``; it was ``captured``, or one line said why it ran eagerly,
-and whether that is true of the program is checked. Graphs are interpreted, but for one in fifteen, which
-is compiled. Stopped, it goes on where it was.
+something that it reads is changed, and it takes three more. Losses and parameters agree to 1e-9
+in double precision, or it is ``wrong``; it was ``captured``, or one line said why it ran eagerly,
+and whether that is true of the program is checked. Graphs are interpreted, but for one in
+fifteen, which is compiled. Stopped, it goes on where it was.
 """
 
 from __future__ import annotations
