@@ -61,7 +61,7 @@ def test_momentum_goes_on_in_the_loss_that_has_no_gradient(order: str, shared: b
 
 @pytest.mark.parametrize("aware", [True, False])
 def test_rows_that_a_step_draws_are_no_reason_unless_the_optimiser_looks(aware: bool) -> None:
-    """Pyro notes them on each parameter of a plate. Fails where they are watched, or passed over."""
+    """Pyro notes them on each parameter of a plate. Fails if watched, or if passed over."""
     x = torch.randn(12)
 
     def run(engine: type) -> tuple[list[float], Any]:
