@@ -159,7 +159,7 @@ def test_one_hot_latents_and_images() -> None:
         ({"test_labels": [0]}, "`test_labels`: expected labels for `test`"),
         ({"test": torch.ones(2, 3), "test_labels": [0, 1]}, "`test`: expected a tensor of shape"),
         ({"x": torch.ones(6, 3)}, "`x`: expected a tensor of shape"),
-        ({"seed": -1}, "`seed`: expected an integer >= 0, got -1"),
+        ({"seed": -1}, "`seed`: expected an integer >= 0"),
         ({"vae": 3}, "`vae`: expected a VAE, got 3"),
     ],
 )
@@ -186,7 +186,7 @@ def test_wrong_probes(options: dict[str, Any], words: str) -> None:
             "`reference`: expected values in",
         ),
         ({"num_samples": 0}, "`num_samples`: expected a positive integer, got 0"),
-        ({"seed": True}, "`seed`: expected an integer >= 0, got True"),
+        ({"seed": True}, "`seed`: expected an integer >= 0"),
         ({"vae": "x"}, "`vae`: expected a VAE, got 'x'"),
     ],
 )

@@ -253,7 +253,7 @@ class _Stepwise(pv.guides.Guide):
         ({"lr": 0}, "`lr`: expected a positive number, got 0"),
         ({"lr": math.nan}, "`lr`: expected a positive number, got nan"),
         ({"lr": 1e30}, "`lr`: expected a rate at which the bound stays finite, got 1e[+]30"),
-        ({"seed": -1}, "`seed`: expected an integer >= 0, got -1"),
+        ({"seed": -1}, "`seed`: expected an integer >= 0"),
         ({"mcse": np.ones(3)}, "`mcse`: expected None where no `log_marginal` is given"),
         ({"log_marginal": np.ones(2)}, "`log_marginal`: expected 3 finite numbers"),
         ({"log_marginal": [1, math.inf, 2]}, "`log_marginal`: expected 3 finite numbers"),

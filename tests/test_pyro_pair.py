@@ -203,7 +203,7 @@ def _subsampled(x: Tensor, y: Tensor) -> None:
     ("options", "message"),
     [
         ({"num_draws": 0}, "`num_draws`: expected a positive integer, got 0"),
-        ({"seed": 0.5}, "`seed`: expected an integer >= 0, got 0.5"),
+        ({"seed": 0.5}, "`seed`: expected an integer >= 0"),
         ({"model": 3}, "`model`: expected a Pyro program, got 3"),
         ({"guide": None}, "`guide`: expected a Pyro program, got None"),
         ({"guide": _incomplete}, "`guide`: expected every latent site .* \"none of 'weight'\""),
