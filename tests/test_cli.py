@@ -24,6 +24,7 @@ from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import fit as fit_verb
 from pyro_vae.cli import main
 from pyro_vae.criticism import check
+from pyro_vae.data.rows import Rows
 from pyro_vae.training.resume import is_finished
 
 _QUICK = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
@@ -515,7 +516,7 @@ def test_check_tells_a_poor_guide_from_a_bad_model(
     """Data of the model or wider ones, with its posterior for a guide or half the scale of it."""
     vae = LinearGaussian(dim=6, latent=2, factor=factor).vae
     x = vae.sample(100) * spread
-    held = SimpleNamespace(name="made up", split=lambda name: x)
+    held = SimpleNamespace(name="made up", rows=lambda name: Rows(x))
     monkeypatch.setattr("pyro_vae.cli.check.checkpoint.load", lambda *_, **__: vae)
     monkeypatch.setattr("pyro_vae.cli.check.recorded_data", lambda *_: held)
     assert main(["check", "run"]) == 0

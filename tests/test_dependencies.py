@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import collections
+import gc
 import types
 from collections.abc import Callable
 from typing import Any
@@ -16,7 +17,7 @@ from pyro.infer import (
     SVI,
     Trace_ELBO,
 )
-from steps import against_stock, eager_and_captured, normal_guide
+from steps import against_stock, eager_and_captured, equals_stock, normal_guide, normal_model
 from torch import Tensor, nn
 
 from pyro_vae.engine import CompiledSVI
@@ -318,3 +319,31 @@ def test_a_twin_has_the_values_and_the_strides(tensor: Tensor) -> None:
     copy = twin(tensor)
     assert (copy.stride(), copy.tolist()) == (tensor.stride(), tensor.tolist())
     assert copy.data_ptr() != tensor.data_ptr()
+
+
+_COLLECTED = 0
+
+
+@pytest.mark.usefixtures("interpreted", "double")
+def test_what_a_collection_of_garbage_calls_is_not_read() -> None:
+    """It may come at any time, and what it changes is no reason against a program."""
+
+    def count(phase: str, info: dict[str, int]) -> None:
+        global _COLLECTED
+        _COLLECTED += 1
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        svi = engine(normal_model, normal_guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+        return [svi.step(torch.ones(3)) for _ in range(4)], svi
+
+    before = gc.get_threshold()
+    gc.callbacks.append(count)
+    gc.set_threshold(5, 2, 2)
+    try:
+        svi = equals_stock(run)
+    finally:
+        gc.set_threshold(*before)
+        gc.callbacks.remove(count)
+    assert svi.engine_steps.get("inductor", 0) >= 2
+    assert _COLLECTED > 0
+    assert gc.isenabled()

@@ -24,6 +24,7 @@ from torch.nn.functional import logsigmoid
 
 import pyro_vae as pv
 from pyro_vae.criticism.split import Halves, halve, infer
+from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import LogitRelaxedBernoulli, PowerSpherical, SphericalUniform
 from pyro_vae.evaluation import ais, enumerate_log_prob, gaps, posterior_draws
 from pyro_vae.objectives import ELBO
@@ -547,10 +548,10 @@ def test_evaluation_and_criticism_take_them(space: str) -> None:
     assert tree["posterior"]["z"].dims == ("chain", "draw", "data", "latent")
     checks = pv.criticism.check(vae, x, level=0.5)
     assert len(checks.rows) > 3
-    halves = halve(vae, ("a", "b", "c", "d"))
+    halves = halve(vae, ("a", "b", "c", "d"), {})
     assert isinstance(halves, Halves)
     with torch.no_grad():
-        z, _ = infer(vae, x, halves, 20)
+        z, _ = infer(vae, Rows(x), halves, 20)
     assert z.shape == (120, 30, 3)
 
 

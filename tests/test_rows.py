@@ -53,8 +53,8 @@ def test_rows_are_cut_and_moved_with_all_that_goes_with_them() -> None:
         ("^`labels`: expected None, as labels", lambda v, y: pv.evaluate(v, X, labels=y)),
         ("^`labels`: expected None, as nothing", lambda v, y: v.sample(6, labels=y)),
         ("^`mask`: expected None, as nothing", lambda v, y: v.sample(6, mask=X > 0)),
-        ("^`mask`: expected a boolean tensor", lambda v, y: pv.evaluate(v, X, mask=X.numpy() > 0)),
-        ("^`mask`: expected a boolean tensor", lambda v, y: v.encode(X, mask=X.numpy() > 0)),
+        ("^`mask`: expected a boolean tensor", lambda v, y: pv.evaluate(v, X, mask=X.numpy())),
+        ("^`mask`: expected a boolean tensor", lambda v, y: v.encode(X, mask=X.numpy())),
         ("^`cond`: expected None for a model", lambda v, y: pv.evaluate(v, X, cond=X.numpy())),
     ],
 )

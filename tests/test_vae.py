@@ -351,7 +351,7 @@ def poisson_vae() -> pv.VAE:
         (torch.zeros(4, 2), r"`x`: expected a tensor of shape \(N, 3\).*\(4, 2\)"),
         (torch.zeros(3), r"`x`: expected a tensor of shape \(N, 3\).*\(3,\)"),
         (torch.tensor(1.0), r"`x`: expected a tensor of shape \(N, 3\)"),
-        ([[0.0, 1.0, 2.0]], r"`x`: expected a tensor of shape \(N, 3\)"),
+        ([[0.0, 1.0], [2.0]], r"`x`: expected a tensor of shape \(N, 3\)"),
         (torch.zeros(4, 3, dtype=torch.complex64), r"`x`: expected real numbers.*complex64"),
         (torch.zeros(0, 3), "`x`: expected at least one observation"),
         (

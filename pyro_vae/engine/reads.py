@@ -7,6 +7,7 @@ looks names up (``getattr``, ``vars``) is taken to read every field there is.
 
 from __future__ import annotations
 
+import gc
 import sys
 import types
 from collections.abc import Iterator
@@ -75,10 +76,15 @@ class Reads:
                 elif libraries or not is_constant(frame.f_globals.get("__name__")):
                     self.enter(frame.f_code, frame.f_globals)
 
+        # What a collection of garbage calls is no code of the program.
+        collects = gc.isenabled()
+        gc.disable()
         sys.setprofile(enter)
         try:
             yield
         finally:
+            if collects:
+                gc.enable()
             if sys.getprofile() is not enter:
                 self.complete = False
             sys.setprofile(None)
