@@ -323,3 +323,24 @@ def test_models_take_arrays_and_a_seed(model: pv.VAE) -> None:
     torch.testing.assert_close(model.sample(6, cond=beside["cond"], seed=4), first)
     with pytest.raises(ValueError, match="`seed`: expected an integer >= 0"):
         model.sample(6, cond=beside["cond"], seed=-1)
+
+
+@pytest.mark.parametrize("initial", ["guide", "prior"])
+def test_a_conditional_prior_is_that_of_each_condition(initial: Any) -> None:
+    """Annealing agrees with many importance samples, within four errors; so does what it bounds."""
+    parts = (pv.priors.Conditional(1), pv.guides.Normal(1), pv.likelihoods.Normal((DIM,)))
+    vae = pv.VAE(*parts, cond_size=SIZE)
+    assert vae.prior.law is not None
+    for parameter in vae.prior.law.parameters():
+        parameter.data.add_(0.3 * torch.randn_like(parameter))  # it starts at the standard normal
+    cond = given(12)["cond"].float()
+    x = vae.sample(12, cond=cond)
+    scores = pv.evaluate(vae, x, num_samples=20_000, proposal="defensive", cond=cond)
+    found = ais(vae, x, num_chains=32, num_temperatures=30, initial=initial, cond=cond)
+    error = np.hypot(scores.mcse, found.mcse) + 1e-3
+    assert (np.abs(found.log_marginal - scores.log_marginal) / error).max() < 4
+    assert bdmc(vae, 12, num_chains=4, num_temperatures=10, cond=cond).x.shape == (12, DIM)
+    draws = posterior_draws(vae, x, method="importance", num_draws=50, cond=cond)
+    assert np.isfinite(draws.z.numpy()).all()
+    assert calibrate(vae, num_simulations=20, num_draws=9, cond=cond).ranks.shape[0] == 20
+    assert gaps(vae, x, num_steps=4, num_samples=50, cond=cond).log_marginal.shape == (12,)
