@@ -3,18 +3,21 @@
 Objects are compared by identity. In Python that takes some 50 ns for each, so that torch does it,
 by the C++ guards of Dynamo: of a dict it compares the version, a number that grows whenever
 something is written to it, and of functions, variables, lists and the like what they hold, for 10
-to 30 ns each. What C++ does not know is asked in Python. Where an answer is no, everything is
-looked at in Python: something may have been written to a dict that is not read.
+to 30 ns each. Since Python 3.12 that number is torch's own, and does not grow with every assignment
+to an attribute: there the values of a dict are compared one by one. What C++ does not know is asked
+in Python. Where an answer is no, everything is looked at in Python: something may have been written
+to a dict that is not read.
 
 References:
     PEP 509, Add a private version to dict (Victor Stinner, 2016),
-    https://peps.python.org/pep-0509/ (since Python 3.12, torch counts by itself)
+    https://peps.python.org/pep-0509/
 """
 
 from __future__ import annotations
 
 import functools
 import gc
+import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
@@ -29,6 +32,7 @@ __all__ = ["Guards"]
 
 _LONGEST = 64  # list whose elements are looked at in C++, where each takes an object of its own
 _PATIENCE = 64  # checks for which one more time in C++ may wait: building that takes milliseconds
+_COUNTED = sys.version_info < (3, 12)  # whether Python itself counts what is written to a dict
 _END = object()
 _GONE = (KeyError, ValueError, AttributeError)  # an entry, a variable, a field
 _SAYS = ([""], None)  # what a guard in C++ says when it fails: nobody asks
@@ -178,7 +182,8 @@ class Guards:
 
         for key, space in self._spaces.items():
             space.freeze()
-            space.guard(of(space.space if space.owner is None else space.owner), key in self._busy)
+            changes = not _COUNTED or key in self._busy
+            space.guard(of(space.space if space.owner is None else space.owner), changes)
         for thing, name in self._attributes:
             _is(of(thing).getattr_manager, getattr(thing, name), name)
         for each in self._lists:
