@@ -95,21 +95,22 @@ def lda_marginal(words: Tensor) -> None:
             pyro.sample("doc_words", dist.Categorical(probs), obs=words)
 
 
+def lda_dirichlet(words: Tensor) -> None:
+    """Independent Dirichlet distributions of topics and of their weights."""
+    ones = torch.ones(TOPICS, WORDS)
+    topics = pyro.param("topics_post", ones, constraint=constraints.positive)
+    ones = torch.ones(DOCUMENTS, TOPICS)
+    weights = pyro.param("weights_post", ones, constraint=constraints.positive)
+    pyro.sample("topics", dist.Dirichlet(topics).to_event(1))
+    with pyro.plate("documents", DOCUMENTS):
+        pyro.sample("weights", dist.Dirichlet(weights))
+
+
 @program("LDA by hand, Dirichlet guide", "lda.py")
 def lda_by_hand(engine: Engine) -> Step:
     """Both Dirichlet distributions are drawn by implicit gradients."""
     words = documents()
-
-    def guide(words: Tensor) -> None:
-        ones = torch.ones(TOPICS, WORDS)
-        topics = pyro.param("topics_post", ones, constraint=constraints.positive)
-        ones = torch.ones(DOCUMENTS, TOPICS)
-        weights = pyro.param("weights_post", ones, constraint=constraints.positive)
-        pyro.sample("topics", dist.Dirichlet(topics).to_event(1))
-        with pyro.plate("documents", DOCUMENTS):
-            pyro.sample("weights", dist.Dirichlet(weights))
-
-    svi = engine(lda_marginal, guide, adam(), Trace_ELBO())
+    svi = engine(lda_marginal, lda_dirichlet, adam(), Trace_ELBO())
     return lambda i: svi.step(words)
 
 
@@ -255,19 +256,9 @@ def dirichlet_process(engine: Engine) -> Step:
     return lambda i: svi.step(x)
 
 
-@program("Poisson factorisation, TraceGraph_ELBO", "inference.TraceGraph_ELBO")
+@program("LDA by hand, TraceGraph_ELBO", "inference.TraceGraph_ELBO")
 def graph(engine: Engine) -> Step:
     """Everything is reparameterised: the graph only keeps the order."""
     words = documents()
-
-    def guide(words: Tensor) -> None:
-        ones = torch.ones(TOPICS, WORDS)
-        topics = pyro.param("topics_post", ones, constraint=constraints.positive)
-        ones = torch.ones(DOCUMENTS, TOPICS)
-        weights = pyro.param("weights_post", ones, constraint=constraints.positive)
-        pyro.sample("topics", dist.Dirichlet(topics).to_event(1))
-        with pyro.plate("documents", DOCUMENTS):
-            pyro.sample("weights", dist.Dirichlet(weights))
-
-    svi = engine(lda_marginal, guide, adam(), TraceGraph_ELBO())
+    svi = engine(lda_marginal, lda_dirichlet, adam(), TraceGraph_ELBO())
     return lambda i: svi.step(words)

@@ -28,7 +28,7 @@ from pyro_vae.engine.losses import refusal
 from pyro_vae.engine.memory import preserved
 from pyro_vae.engine.numbers import Numbers, Placed, try_inputs
 from pyro_vae.engine.problem import Loss, Problem
-from pyro_vae.engine.protocol import Attempt, Batch, EngineName
+from pyro_vae.engine.protocol import Attempt, Batch, Call, EngineName
 from pyro_vae.engine.reads import Reads
 from pyro_vae.engine.rehearsal import record, rehearse
 from pyro_vae.engine.validation import validated_in_tensors
@@ -102,8 +102,8 @@ class CompiledEngine:
         ):
             self._say_what_surrounds()
             return self._eagerly(batch, tensors, count)
-        placed, inputs, key = self._place(batch, tensors, count)
-        captured = self._find(key)
+        placed, call = self._place(batch, tensors, count)
+        captured = self._find(call.key)
         if captured is None:
             if self._is_over():
                 # An earlier step, which nobody has looked at yet, was refused.
@@ -111,16 +111,16 @@ class CompiledEngine:
                 self.attempt = Attempt(batch, tensors, none, torch.zeros_like(none).bool(), {})
                 return none
             losses: list[Loss] = []
-            if self._wanted(key):
-                captured, losses = self._capture(key, batch, tensors, count, placed)
+            if self._wanted(call.key):
+                captured, losses = self._capture(call, placed)
                 while placed is not None and placed.stale:
-                    placed, inputs, key = self._place(batch, tensors, count)
-                    captured = self._find(key)
-                    if captured is None and key not in self._refused:
-                        captured, losses = self._capture(key, batch, tensors, count, placed)
+                    placed, call = self._place(batch, tensors, count)
+                    captured = self._find(call.key)
+                    if captured is None and call.key not in self._refused:
+                        captured, losses = self._capture(call, placed)
             if captured is None:
                 return self._eagerly(batch, tensors, count, losses)
-        return self._replay(key, captured, batch, tensors, inputs, count)
+        return self._replay(captured, call)
 
     def again(self, attempt: Attempt) -> Tensor:
         batch, tensors, count, done = attempt.batch, attempt.tensors, *attempt.counts()
@@ -158,15 +158,8 @@ class CompiledEngine:
         self.attempt = None
         return self._eager.steps(batch, tensors, count, taken)
 
-    def _replay(
-        self,
-        key: Any,
-        captured: Captured,
-        batch: Batch,
-        tensors: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        count: int,
-    ) -> Tensor:
+    def _replay(self, captured: Captured, call: Call) -> Tensor:
+        batch, tensors, count = call.batch, call.tensors, call.steps
         self._last = captured.graph
         self.masks = bool(captured.slots)
         refuses = captured.validates and self._problem.on_nonfinite == "ignore"
@@ -174,9 +167,9 @@ class CompiledEngine:
         captured.taken += count
         try:
             if captured.taken < captured.due:
-                outputs = captured.graph(captured.rows(count), *inputs)
+                outputs = captured.graph(captured.rows(count), *call.inputs)
             else:
-                outputs = self._checked(key, captured, batch, tensors, inputs, count)
+                outputs = self._checked(captured, call)
         except RuntimeError as error:
             # A value outside a support may be an index outside a tensor, and was checked as well.
             at_once = count == 1 and captured.validates and not isinstance(error, GraphMismatch)
@@ -200,20 +193,12 @@ class CompiledEngine:
             return False
         return not all(map(bool, self._finite.values()))
 
-    def _checked(
-        self,
-        key: Any,
-        captured: Captured,
-        batch: Batch,
-        tensors: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        count: int,
-    ) -> list[Tensor]:
+    def _checked(self, captured: Captured, call: Call) -> list[Tensor]:
         try:
-            return self._watchdog.run(captured, batch, tensors, inputs, count)
+            return self._watchdog.run(captured, call)
         except GraphMismatch:
             self._graphs.clear()  # what one did not notice, others may not have either
-            self._refuse(key, "a graph of it was found to be wrong")
+            self._refuse(call.key, "a graph of it was found to be wrong")
             raise
 
     def _taken(
@@ -236,14 +221,15 @@ class CompiledEngine:
 
     def _place(
         self, batch: Batch, tensors: Sequence[Tensor], count: int
-    ) -> tuple[Placed | None, Sequence[Tensor], Any]:
-        """Returns where the numbers of a call are, the inputs of its graph, and the key of that."""
-        placed, own = None, batch.key
+    ) -> tuple[Placed | None, Call]:
+        """Returns where the numbers of a call are, and the call."""
+        placed, own, inputs = None, batch.key, tensors
         if batch.numbers:
             placed = self._numbers.place(batch, tensors, self._problem.device)
-            tensors, own = placed.tensors, placed.key
+            inputs, own = placed.tensors, placed.key
         around = get_default_dtype(), _device.CURRENT_DEVICE, Distribution._validate_args
-        return placed, tensors, (own, count, self._problem.serial, *around)
+        key = own, count, self._problem.serial, *around
+        return placed, Call(key, batch, tensors, inputs, count)
 
     def _find(self, key: Any) -> Captured | None:
         for captured in self._graphs.get(key, ()):
@@ -304,15 +290,9 @@ class CompiledEngine:
 
     # What a graph is made of
 
-    def _capture(
-        self,
-        key: Any,
-        batch: Batch,
-        tensors: Sequence[Tensor],
-        count: int,
-        placed: Placed | None,
-    ) -> tuple[Captured | None, list[Loss]]:
-        """Captures ``count`` steps; returns the losses of steps it could not but take."""
+    def _capture(self, call: Call, placed: Placed | None) -> tuple[Captured | None, list[Loss]]:
+        """Captures the steps; returns the losses of those it could not but take."""
+        key, batch, tensors, _, count = call
         dependencies = None
         loss = self._problem.loss
         try:

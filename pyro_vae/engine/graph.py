@@ -21,6 +21,7 @@ from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, preserved, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
+from pyro_vae.engine.replacing import replaced
 from pyro_vae.engine.validation import validated_in_tensors
 
 __all__ = ["Graph", "values_stay_tensors"]
@@ -255,14 +256,8 @@ def _never_seeded() -> Iterator[None]:
         raise NotCapturable("it sets the state of torch's random numbers")
 
     names = ("manual_seed", "seed", "set_rng_state")
-    saved = [(owner, name, vars(owner)[name]) for owner in (torch, torch.random) for name in names]
-    try:
-        for owner, name, _ in saved:
-            setattr(owner, name, refuse)
+    with replaced([(owner, name, refuse) for owner in (torch, torch.random) for name in names]):
         yield
-    finally:
-        for owner, name, value in saved:
-            setattr(owner, name, value)
 
 
 def _run(function: Function, args: Sequence[Tensor]) -> Any:

@@ -7,7 +7,7 @@ from typing import Any, Literal, NamedTuple, Protocol, TypeAlias
 
 from torch import Tensor
 
-__all__ = ["Arguments", "Attempt", "Batch", "Engine", "EngineName"]
+__all__ = ["Arguments", "Attempt", "Batch", "Call", "Engine", "EngineName"]
 
 EngineName: TypeAlias = Literal["inductor", "cuda-graph", "eager"]
 Arguments: TypeAlias = tuple[tuple[Any, ...], dict[str, Any]]
@@ -30,6 +30,28 @@ class Batch(NamedTuple):
     reads: Any = None
     numbers: tuple[Any, ...] = ()
     filled: Callable[[Sequence[Tensor], Sequence[Any]], Arguments] | None = None
+
+
+class Call(NamedTuple):
+    """Some steps that an engine is asked for, and which graph may take them.
+
+    Attributes:
+        key: All that a graph of them depends on besides the values of tensors.
+        batch: How their arguments are made.
+        tensors: What from.
+        inputs: The same, as a graph takes it: with numbers among them.
+        steps: How many.
+    """
+
+    key: Any
+    batch: Batch
+    tensors: Sequence[Tensor]
+    inputs: Sequence[Tensor]
+    steps: int
+
+    def arguments(self, number: int) -> Arguments:
+        """Returns what the programs take in one of the steps."""
+        return self.batch.arguments(self.tensors, number)
 
 
 class Attempt(NamedTuple):

@@ -15,6 +15,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae.engine.errors import ReadsBack
+from pyro_vae.engine.replacing import replaced
 from pyro_vae.engine.validation import checks
 
 __all__ = ["values_stay_inside"]
@@ -125,21 +126,15 @@ def values_stay_inside() -> Iterator[None]:
     """
     mode = _Values()
     owners = [(Tensor, name) for name in _METHODS] + [(torch, name) for name in _FUNCTIONS]
-    saved = [(owner, name, vars(owner).get(name)) for owner, name in owners]
-    try:
-        for owner, name in owners:
-            if isinstance(kept := getattr(owner, name), property):
-                setattr(owner, name, property(_guarded(mode, name, kept.fget)))  # type: ignore[arg-type]
-            elif callable(kept):
-                setattr(owner, name, _guarded(mode, name, kept))
-        with mode:
-            yield
-    finally:
-        for owner, name, kept in saved:
-            if kept is not None:
-                setattr(owner, name, kept)
-            elif name in vars(owner):
-                delattr(owner, name)  # it is inherited
+    guards: list[tuple[Any, str, Any]] = []
+    for owner, name in owners:
+        if isinstance(kept := getattr(owner, name), property):
+            assert kept.fget is not None
+            guards.append((owner, name, property(_guarded(mode, name, kept.fget))))
+        elif callable(kept):
+            guards.append((owner, name, _guarded(mode, name, kept)))
+    with replaced(guards), mode:
+        yield
     if mode.refused is not None:
         raise mode.refused
 

@@ -27,6 +27,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
+from pyro_vae.engine.replacing import replaced
+
 __all__ = ["Checks", "checks", "recording", "validated_in_tensors"]
 
 _CHECKING = ("__init__", "_validate_sample", "check")  # functions of these:
@@ -82,7 +84,7 @@ def checks() -> Checks | None:
 def validated_in_tensors() -> Iterator[None]:
     """Inside it nothing is validated, unless checks are recorded; then only what those record."""
     recorded = _innermost[-1] is not None
-    replaced: list[tuple[Any, str, Any]] = [
+    parts: list[tuple[Any, str, Any]] = [
         (Distribution, "_validate_args", Distribution._validate_args and recorded)
     ]
     if recorded:
@@ -93,19 +95,12 @@ def validated_in_tensors() -> Iterator[None]:
         def checks_scale() -> bool:
             return scaled and type(sys._getframe(1).f_locals["scale"]) in (Tensor, nn.Parameter)
 
-        replaced.append((scale_messenger, "is_validation_enabled", checks_scale))
+        parts.append((scale_messenger, "is_validation_enabled", checks_scale))
     else:
         # One made earlier goes on validating, whatever the default has become since.
-        replaced.append((Distribution, "_validate_sample", lambda self, value: None))
-    saved = [(owner, name, vars(owner)[name]) for owner, name, _ in replaced]
-    try:
-        with pyro.validation_enabled(False):
-            for owner, name, value in replaced:
-                setattr(owner, name, value)
-            yield
-    finally:
-        for owner, name, value in saved:
-            setattr(owner, name, value)
+        parts.append((Distribution, "_validate_sample", lambda self, value: None))
+    with pyro.validation_enabled(False), replaced(parts):
+        yield
 
 
 def _checks(frame: FrameType) -> bool:

@@ -34,7 +34,7 @@ from pyro_vae.engine.captured import Captured
 from pyro_vae.engine.errors import GraphMismatch
 from pyro_vae.engine.memory import Snapshot, elements
 from pyro_vae.engine.problem import Loss, Problem, is_finite
-from pyro_vae.engine.protocol import Batch
+from pyro_vae.engine.protocol import Call
 from pyro_vae.engine.rounding import RandomRounding
 from pyro_vae.engine.validation import validated_in_tensors
 
@@ -62,13 +62,11 @@ class _Result(NamedTuple):
     before: Tensor | None = None
 
 
-class _Call(NamedTuple):
+class _Trial(NamedTuple):
     """Some steps that a graph is to take, and all that they may change."""
 
     captured: Captured
-    batch: Batch
-    tensors: Sequence[Tensor]
-    steps: int
+    call: Call
     state: list[Tensor]
     before: Snapshot
 
@@ -108,34 +106,25 @@ class Watchdog:
         if self._every != "auto":
             captured.due = min(captured.due, (captured.taken // self._every + 1) * self._every)
 
-    def run(
-        self,
-        captured: Captured,
-        batch: Batch,
-        tensors: Sequence[Tensor],
-        inputs: Sequence[Tensor],
-        count: int,
-    ) -> list[Tensor]:
+    def run(self, captured: Captured, call: Call) -> list[Tensor]:
         """Runs the graph and returns what it does, if the programs do the same.
 
         Args:
             captured: The graph.
-            batch: How the programs' arguments are made.
-            tensors: What they are made from.
-            inputs: The same, as the graph takes it.
-            count: How many steps.
+            call: The steps that it is to take.
 
         Raises:
             GraphMismatch: If they do not. Parameters and random numbers are then as before.
         """
+        count, inputs = call.steps, call.inputs
         self.schedule(captured)
         if captured.has_ended():
             return captured.graph(captured.rows(count), *inputs)
         self._problem.optim.release()  # step counts go to where the optimisers look for them
-        state = self._state(captured, batch, tensors)
-        call = _Call(captured, batch, tensors, count, state, Snapshot(state))
+        state = self._state(captured, call)
+        trial = _Trial(captured, call, state, Snapshot(state))
         try:
-            results, programs = self._first(call)
+            results, programs = self._first(trial)
         except (RuntimeError, MemoryError) as error:
             if not out_of_memory(error):
                 raise
@@ -145,31 +134,32 @@ class Watchdog:
         outputs = run(captured.rows(count), *inputs)
         losses, *rest = outputs
         if captured.validates and not bool(rest.pop(0).all()):
-            _put_back(call.before)
+            _put_back(trial.before)
             return captured.graph(captured.rows(count), *inputs)  # which takes no such step
         graph = _values(results, [losses, *rest])
         if all(error <= most for error, most in _errors(results, graph, programs)):
             if is_comparable:
                 return outputs
         else:
-            _put_back(call.before)
-            self._look_closer(call, results, graph, programs)
-        _put_back(call.before)
+            _put_back(trial.before)
+            self._look_closer(trial, results, graph, programs)
+        _put_back(trial.before)
         return captured.graph(captured.rows(count), *inputs)
 
     # The steps of the programs
 
-    def _state(self, captured: Captured, batch: Batch, tensors: Sequence[Tensor]) -> list[Tensor]:
-        args = tree_leaves(batch.arguments(tensors, 0)) if batch.key[0] == "step" else []
+    def _state(self, captured: Captured, call: Call) -> list[Tensor]:
+        single = call.batch.key[0] == "step"
+        args = tree_leaves(call.arguments(0)) if single else []
         stored = pyro.get_param_store()._params.values()
         every = [*captured.params, *(moment for _, _, moment in _moments(captured))]
         every += [*stored, *captured.dependencies.tensors, *captured.graph.held, *args]
         return list({id(t): t for t in every if isinstance(t, Tensor)}.values())
 
-    def _first(self, call: _Call) -> tuple[list[_Result], list[Tensor]]:
+    def _first(self, trial: _Trial) -> tuple[list[_Result], list[Tensor]]:
         """Takes the steps of the programs; returns what there is to compare, and its values."""
-        versions = [None if t.is_inference() else t._version for t in call.state]
-        captured, before = call.captured, call.before.values
+        versions = [None if t.is_inference() else t._version for t in trial.state]
+        captured, before = trial.captured, trial.before.values
         results = [_Result(None, "the loss")]
         if not captured.slots:
             results += [_Result(_name(param), "the gradient of ") for param in captured.params]
@@ -177,11 +167,11 @@ class Watchdog:
             _Result(_name(param), what, tensor, before[id(tensor)])
             for param, what, tensor in [*((p, "", p) for p in captured.params), *_moments(captured)]
         ]
-        with self._taken(call) as (losses, grads):
+        with self._taken(trial) as (losses, grads):
             known = {id(result.tensor) for result in results}
             results += [
                 _Result(None, f"a tensor of shape {tuple(t.shape)}", t, before[id(t)])
-                for t, version in zip(call.state, versions, strict=True)
+                for t, version in zip(trial.state, versions, strict=True)
                 if version is not None and version != t._version and id(t) not in known
                 if t.is_floating_point()
             ]
@@ -189,19 +179,19 @@ class Watchdog:
         return results, values
 
     @contextmanager
-    def _taken(self, call: _Call) -> Iterator[tuple[Tensor, list[Tensor]]]:
+    def _taken(self, trial: _Trial) -> Iterator[tuple[Tensor, list[Tensor]]]:
         """Takes the steps, yields losses and gradients, and leaves everything as it was."""
         optim, store = self._problem.optim, pyro.get_param_store()
         entries = [store._params, store._param_to_name, store._constraints]
         saved = [dict(each) for each in entries]
         steps = [(slot, slot.step) for slot in optim.all_slots()]
-        leaves = [tensor for tensor in call.state if tensor.is_leaf]
+        leaves = [tensor for tensor in trial.state if tensor.is_leaf]
         grads = [leaf.grad for leaf in leaves]
         for leaf in leaves:
             leaf.grad = None
         try:
-            losses = self._losses(call)
-            none = [] if call.captured.slots else call.captured.params
+            losses = self._losses(trial)
+            none = [] if trial.captured.slots else trial.captured.params
             yield losses, [torch.zeros_like(p) if p.grad is None else p.grad for p in none]
         finally:
             for leaf, grad in zip(leaves, grads, strict=True):
@@ -210,17 +200,17 @@ class Watchdog:
                 if each != then:  # a program may replace what it keeps in the store
                     each.clear()
                     each.update(then)
-            if call.captured.slots:
+            if trial.captured.slots:
                 optim.hold()
             for slot, step in steps:
                 slot.step = step
-            _put_back(call.before)
+            _put_back(trial.before)
 
-    def _losses(self, call: _Call) -> Tensor:
+    def _losses(self, trial: _Trial) -> Tensor:
         problem = self._problem
         losses: list[Loss] = []
-        for number in range(call.steps):
-            args, kwargs = call.batch.arguments(call.tensors, number)
+        for number in range(trial.call.steps):
+            args, kwargs = trial.call.arguments(number)
             try:
                 with validated_in_tensors(), warnings.catch_warnings(action="ignore"):
                     loss, params = problem.gradients(args, kwargs)
@@ -229,7 +219,7 @@ class Watchdog:
                 if problem.on_nonfinite == "ignore" or "invalid values" not in str(error):
                     raise
                 loss, params = math.nan, []
-            moves = bool(call.captured.slots)
+            moves = bool(trial.captured.slots)
             losses.append(problem.step(loss, params) if moves else problem.judge(loss, params))
             if problem.on_nonfinite == "raise" and not is_finite(losses[-1]):
                 break
@@ -238,7 +228,7 @@ class Watchdog:
     # What differs
 
     def _look_closer(
-        self, call: _Call, results: list[_Result], graph: list[Tensor], programs: list[Tensor]
+        self, trial: _Trial, results: list[_Result], graph: list[Tensor], programs: list[Tensor]
     ) -> None:
         """Measures what rounding makes of the steps.
 
@@ -248,7 +238,7 @@ class Watchdog:
         deviations = [0.0] * len(results)
         for seed in range(_RUNS):
             try:
-                with RandomRounding(seed), self._taken(call) as (losses, grads):
+                with RandomRounding(seed), self._taken(trial) as (losses, grads):
                     values = _values(results, [losses, *grads])
             except ValueError:  # what is rounded may leave a support
                 continue
@@ -263,11 +253,11 @@ class Watchdog:
         if differing:
             # A parameter itself is better known than what its optimiser keeps of it.
             differing.sort(key=lambda i: (results[i].name is None, results[i].what, -ratios[i]))
-            raise self._mismatch(call, results, graph, programs, differing)
+            raise self._mismatch(trial, results, graph, programs, differing)
 
     def _mismatch(
         self,
-        call: _Call,
+        trial: _Trial,
         results: list[_Result],
         graph: list[Tensor],
         programs: list[Tensor],
@@ -288,20 +278,18 @@ class Watchdog:
             f"{'; '.join(parts)}. Something that they read has changed unnoticed, or compiled code "
             "is wrong. Parameters are as before the step"
         )
-        path = self._write(call, text)
+        path = self._write(trial, text)
         text += "" if path is None else f"; {path} has what reproduces it"
         return GraphMismatch(text, results[first].name, now, then, path)
 
-    def _write(self, call: _Call, text: str) -> Path | None:
+    def _write(self, trial: _Trial, text: str) -> Path | None:
         """Writes what reproduces a mismatch; returns where, or None if that cannot be written."""
-        _put_back(call.before)
+        _put_back(trial.before)
         state = {
             "message": text,
-            "parameters": {_name(p, full=True): _saved(p) for p in call.captured.params},
+            "parameters": {_name(p, full=True): _saved(p) for p in trial.captured.params},
             "optim": tree_map(_saved, self._problem.optim.state_dict()),
-            "batches": [
-                tree_map(_saved, call.batch.arguments(call.tensors, i)) for i in range(call.steps)
-            ],
+            "batches": [tree_map(_saved, trial.call.arguments(i)) for i in range(trial.call.steps)],
             "random": {"torch": torch.get_rng_state()},
             "versions": {
                 "python": platform.python_version(),
@@ -310,7 +298,7 @@ class Watchdog:
         }
         if self._problem.device.type == "cuda":
             state["random"]["cuda"] = torch.cuda.get_rng_state(self._problem.device)
-        _put_back(call.before)
+        _put_back(trial.before)
         try:
             folder = self._folder or Path(tempfile.mkdtemp(prefix="pyro_vae-"))
             path = folder / "mismatch.pt"
