@@ -4,6 +4,7 @@
 scratch=$(mktemp -d)
 trap 'rm -rf "$scratch"' EXIT
 export PIP_QUIET=2 PIP_DISABLE_PIP_VERSION_CHECK=1
+export CI=${CI:-1} # torch's compiler checks more where it is set: the same wherever this runs
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
 
 step() { # TITLE COMMAND...: runs the command under a header that ends with its seconds

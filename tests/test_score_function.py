@@ -144,7 +144,10 @@ def test_an_eager_step_does_not_train_an_average() -> None:
     assert equals_stock(run).engine == "eager"
 
 
-def test_compiled_code_equals_stock() -> None:
+@pytest.mark.parametrize("ci", ["", "1"])
+def test_compiled_code_equals_stock(ci: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Under CI=1 torch's compiler refuses what it does for everyone else, such as to draw so."""
+    monkeypatch.setenv("CI", ci)
     assert _steps("decaying average", 4).engine_steps == {"eager": 1, "inductor": 3}
 
 
