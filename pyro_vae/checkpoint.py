@@ -48,6 +48,7 @@ _LEAST = 2**24  # numbers that any model may have while it is built
 _HEADER = 2**20  # bytes
 _LARGEST_JSON = 2**26
 _PACKAGES = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
+_OPTIONS = {"cond_size", "show_mask", "standardize"}
 _PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
 
 Classes = Mapping[str, Callable[..., nn.Module]]
@@ -169,8 +170,8 @@ def load(
     if not isinstance(specs, dict) or set(specs) != set(_PARTS):
         raise expected(str(described), f"parts {', '.join(_PARTS)}", specs)
     options = description.get("options", {})
-    if not isinstance(options, dict) or not set(options) <= {"cond_size", "show_mask"}:
-        raise expected(str(described), "options cond_size and show_mask", options)
+    if not isinstance(options, dict) or not set(options) <= _OPTIONS:
+        raise expected(str(described), f"options {', '.join(sorted(_OPTIONS))}", options)
     size = size_of(weights)
     try:
         with _Bounded(max(_LEAST, 4 * size)):
@@ -204,7 +205,8 @@ def load_weights(vae: VAE, path: Path, digest: object) -> None:
 
 
 def _options(vae: VAE) -> dict[str, Any]:
-    return {"cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
+    options = {"cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
+    return options | {"standardize": vae.standardize}
 
 
 def _spec(part: nn.Module) -> dict[str, Any]:

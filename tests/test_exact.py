@@ -56,12 +56,13 @@ def best_log_prob(x: Tensor) -> float:
 
 @torch.no_grad()
 def exact_log_prob(vae: pv.VAE, x: Tensor) -> Tensor:
-    """log N(x | b, W W' + s^2 I), from the weights of the decoder."""
-    last = vae.decoder.layers[0]
-    weight, bias = last.weight.double(), last.bias.double()
-    noise = positive(vae.likelihood.raw_scale.double()).square()
-    covariance = weight @ weight.T + noise * torch.eye(FEATURES).double()
-    return MultivariateNormal(bias, covariance).log_prob(x.double())
+    """log N(x | b, W W' + s^2 I), from the weights of the decoder, in units of the data."""
+    last, likelihood = vae.decoder.layers[0], vae.likelihood
+    unit = likelihood.unit_scale.double()
+    weight, bias = unit[:, None] * last.weight.double(), unit * last.bias.double()
+    noise = (unit * positive(likelihood.raw_scale.double())).square()
+    covariance = weight @ weight.T + noise.diag()
+    return MultivariateNormal(likelihood.unit_loc + bias, covariance).log_prob(x.double())
 
 
 @torch.no_grad()
@@ -138,13 +139,17 @@ def test_fit_reaches_the_closed_form() -> None:
     """Fails when the KL has the weight 2, or training stops after a quarter of the epochs."""
     x, vae = synthetic(2000), linear_vae()
     run = fit(vae, x, epochs=200, batch_size=128, lr=3e-3, seed=0)
-    best = best_log_prob(x)
+    # The scale is one in units of the data: the model is PPCA of standardised data.
+    scale = x.std(0, correction=0)
+    best = best_log_prob(x / scale) - float(scale.log().sum())
     reached = float(exact_log_prob(vae, x).mean())
     assert best - 0.05 < reached <= best + 1e-4
     scores = pv.evaluate(vae, x, num_samples=10)
     assert best - 0.05 < scores.elbo.mean() < best + 0.02
     assert best - 0.05 < run.history["elbo"][-1] < best + 0.05
-    assert positive(vae.likelihood.raw_scale).item() == pytest.approx(0.5, abs=0.02)
+    values = torch.linalg.eigvalsh((x / scale).T.cov(correction=0))
+    noise = float(values[: FEATURES - LATENT].mean().sqrt())
+    assert positive(vae.likelihood.raw_scale).item() == pytest.approx(noise, rel=0.04)
 
 
 # A discrete latent of few states.

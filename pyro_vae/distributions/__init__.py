@@ -3,7 +3,7 @@ r"""Distributions and transforms that Pyro and PyTorch lack, one a file.
 Those of Pyro are used wherever they do; here is what they leave out: densities that stay finite
 where theirs overflow (relaxed categoricals in log space, a beta at its ends), variables that are
 enumerated jointly, several latent variables as one, levels and counts with a mean, tables whose
-columns differ, directions in any dimension, and normalising flows:
+columns differ, units of data, directions in any dimension, and normalising flows:
 
 .. math:: \log p(f(u)) = \log p(u) - \log |\det \partial f / \partial u|
 """
@@ -18,6 +18,7 @@ from pyro_vae.distributions.entries import by_entry, feasible, masked
 from pyro_vae.distributions.enumeration import MAX_ENUMERATED
 from pyro_vae.distributions.exp_relaxed_categorical import ExpRelaxedCategorical
 from pyro_vae.distributions.grouped_one_hot_categorical import GroupedOneHotCategorical, labelled
+from pyro_vae.distributions.in_units import InUnits, units_of
 from pyro_vae.distributions.joint import Joint, draw_sites, site_of
 from pyro_vae.distributions.joint_bernoulli import JointBernoulli
 from pyro_vae.distributions.levels import Levels
@@ -42,6 +43,7 @@ __all__ = [
     "EdgedBeta",
     "ExpRelaxedCategorical",
     "GroupedOneHotCategorical",
+    "InUnits",
     "Joint",
     "JointBernoulli",
     "Levels",
@@ -67,4 +69,5 @@ __all__ = [
     "same_support",
     "site_names",
     "site_of",
+    "units_of",
 ]

@@ -8,7 +8,7 @@ import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode, weighted_mean
 
 __all__ = ["Laplace"]
 
@@ -18,7 +18,7 @@ class Laplace(LocationScale):
 
     .. math:: p(x \mid z) = \prod_d \frac{1}{2 b_d} \exp\left(-\frac{|x_d - \mu_d(z)|}{b_d}\right)
 
-    Learned scales are ``softplus(raw) + 1e-4``.
+    Learned scales are ``softplus(raw) + 1e-4``, in units of the training data.
 
     References:
         Autoencoding beyond pixels using a learned similarity metric (Larsen et al., 2016),
@@ -26,8 +26,10 @@ class Laplace(LocationScale):
 
     Args:
         event_shape: Shape of one x.
-        scale: A fixed number; ``shared``, one learned number; ``per-dimension``, one learned
-            number for each entry; ``predicted``, given by the decoder beside the median.
+        scale: A fixed number, in the units of the data; ``shared``, one learned number;
+            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
+            decoder beside the median; None is ``per-dimension`` for vectors and ``shared`` for
+            images.
 
     Raises:
         ValueError: If ``scale`` is neither a positive number nor one of these words.
@@ -38,11 +40,14 @@ class Laplace(LocationScale):
         torch.Size([5])
     """
 
-    def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode = "shared") -> None:
+    def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode | None = None) -> None:
         super().__init__(event_shape, scale)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.Laplace(loc, scale)
+
+    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+        return weighted_mean(residuals.abs(), weights, dims)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
         loc = x.median(0).values

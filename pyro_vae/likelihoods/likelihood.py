@@ -94,6 +94,48 @@ class Likelihood(Part, ABC):
         """Returns what an encoder sees of x before it is standardised, of the same shape."""
         return x
 
+    def take_units(self, x_train: Tensor) -> Tensor:
+        """Takes the units that it works in from training data, where it has any.
+
+        Args:
+            x_train: Training data, shape ``(N, *event_shape)``.
+
+        Returns:
+            Which entries are mean zero and variance one in these units, shape ``event_shape``.
+        """
+        return x_train.new_zeros(self.event_shape, dtype=torch.bool)
+
+    def to_units(self, x: Tensor) -> Tensor:
+        """Returns data, shape ``(*, *event_shape)``, in the units of this likelihood."""
+        return x
+
+    def from_units(self, u: Tensor) -> Tensor:
+        """Inverts :meth:`to_units`."""
+        return u
+
+    @property
+    def fits_scale(self) -> bool:
+        """Whether a learned scale has its optimum in closed form: :meth:`fit_scale`."""
+        return False
+
+    def fit_scale(
+        self, x: Tensor, params: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        """Sets learned scales to their maximum-likelihood values, where they have a closed form.
+
+        With z drawn from the guide, this is the maximum of the evidence lower bound in the scales.
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``.
+            params: What the decoder returned for draws of z, shape ``(*, N, *param_shape)``.
+            mask: Which entries are observed, of the shape of ``x``; all if not given.
+            weights: Of the draws, shape ``(*, N)``; alike if not given.
+
+        Raises:
+            ValueError: If no scale has a closed form.
+        """
+        raise expected("likelihood", "one with a scale that is shared or per-dimension", self)
+
     law_of = renamed("law_of", "entry")
     seen = renamed("seen", "encoder_input")
 

@@ -96,10 +96,37 @@ class Mixed(Likelihood):
         inputs = [part.encoder_input(own, **_its(part, covariates)) for part, own in each]
         return torch.cat(inputs, -1)
 
+    def take_units(self, x_train: Tensor) -> Tensor:
+        each = zip(self._parts(), self._columns(x_train), strict=True)
+        return torch.cat([part.take_units(x) for part, x in each])
+
+    def to_units(self, x: Tensor) -> Tensor:
+        each = zip(self._parts(), self._columns(x), strict=True)
+        return torch.cat([part.to_units(own) for part, own in each], -1)
+
+    def from_units(self, u: Tensor) -> Tensor:
+        each = zip(self._parts(), self._columns(u), strict=True)
+        return torch.cat([part.from_units(own) for part, own in each], -1)
+
     def init_params(self, x_train: Tensor, **covariates: Tensor) -> Tensor:
         """Returns the start of each likelihood, fitted to its own columns."""
         each = zip(self._parts(), self._columns(x_train), strict=True)
         return torch.cat([part.init_params(x, **_its(part, covariates)) for part, x in each])
+
+    @property
+    def fits_scale(self) -> bool:
+        return any(part.fits_scale for part in self._parts())
+
+    def fit_scale(
+        self, x: Tensor, params: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
+        if not self.fits_scale:
+            super().fit_scale(x, params, mask, weights)
+        masks = self._columns(torch.ones_like(x, dtype=torch.bool) if mask is None else mask)
+        each = zip(self._parts(), self._columns(x), self.split(params), masks, strict=True)
+        for part, own, own_params, own_mask in each:
+            if part.fits_scale:
+                part.fit_scale(own, own_params, own_mask, weights)
 
     def forward(self, params: Tensor, **covariates: Tensor) -> Distribution:
         """Returns p(x|z) from the parameters of all likelihoods, ``(*, B, *param_shape)``."""

@@ -5,13 +5,10 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro.distributions as dist
-import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae._errors import expected
-from pyro_vae.distributions import inverse_positive
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode, weighted_mean
 
 __all__ = ["Normal"]
 
@@ -21,10 +18,11 @@ class Normal(LocationScale):
 
     .. math:: p(x \mid z) = \prod_d \mathcal{N}(x_d \mid \mu_d(z), \sigma_d^2)
 
-    Learned scales are ``softplus(raw) + 1e-4``. A scale that is shared or of a dimension has its
-    optimum in closed form, :meth:`fit_scale`. Computed from each batch, as in the
-    paper, it would make the density of an observation depend on the rest of its batch; here it is
-    a parameter instead, which starts at its optimum without z.
+    Learned scales are ``softplus(raw) + 1e-4``, in units of the training data. A scale that is
+    shared or of a dimension has its optimum in closed form, :meth:`fit_scale`. Computed from each
+    batch, as in the paper, it would make the density of an observation depend on the rest of its
+    batch; here it is a parameter instead, which starts at its optimum without z and which
+    :func:`pyro_vae.fit` puts back there as the residuals shrink.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
@@ -32,8 +30,10 @@ class Normal(LocationScale):
 
     Args:
         event_shape: Shape of one x.
-        scale: A fixed number; ``shared``, one learned number; ``per-dimension``, one learned
-            number for each entry; ``predicted``, given by the decoder beside the mean.
+        scale: A fixed number, in the units of the data; ``shared``, one learned number;
+            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
+            decoder beside the mean; None is ``per-dimension`` for vectors and ``shared`` for
+            images.
 
     Raises:
         ValueError: If ``scale`` is neither a positive number nor one of these words.
@@ -43,11 +43,12 @@ class Normal(LocationScale):
         torch.Size([24])
     """
 
-    def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode = "shared") -> None:
+    def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode | None = None) -> None:
         super().__init__(event_shape, scale)
 
-    @torch.no_grad()
-    def fit_scale(self, x: Tensor, params: Tensor) -> None:
+    def fit_scale(
+        self, x: Tensor, params: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
+    ) -> None:
         r"""Sets a learned scale to its maximum-likelihood value, given the means.
 
         .. math:: \sigma^2 = \operatorname{mean} \{x_d - \mu_d(z)\}^2,
@@ -58,6 +59,8 @@ class Normal(LocationScale):
         Args:
             x: Data, shape ``(N, *event_shape)``.
             params: What the decoder returned for draws of z, shape ``(*, N, *event_shape)``.
+            mask: Which entries are observed, of the shape of ``x``; all if not given.
+            weights: Of the draws, shape ``(*, N)``; alike if not given.
 
         Raises:
             ValueError: If the scale is fixed or predicted.
@@ -68,13 +71,10 @@ class Normal(LocationScale):
             >>> likelihood(torch.zeros(2)).stddev.detach()
             tensor([3., 3.])
         """
-        if self.scale not in ("shared", "per-dimension"):
-            raise expected("scale", "shared or per-dimension, to be fitted", self.scale)
-        squares = (x - params).square().reshape(-1, *self.event_shape)
-        shared = self.scale == "shared"
-        self.raw_scale.copy_(
-            inverse_positive((squares.mean() if shared else squares.mean(0)).sqrt())
-        )
+        super().fit_scale(x, params, mask, weights)
+
+    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+        return weighted_mean(residuals.square(), weights, dims).sqrt()
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.Normal(loc, scale)

@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.likelihoods.likelihood import thinned
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode, weighted_mean
 
 __all__ = ["StudentT"]
 
@@ -25,7 +25,7 @@ class StudentT(LocationScale):
         {\Gamma(\nu / 2) \sqrt{\pi \nu}\, \sigma_d}
         \left(1 + \frac{(x_d - \mu_d(z))^2}{\nu \sigma_d^2}\right)^{-(\nu + 1) / 2}
 
-    Learned scales are ``softplus(raw) + 1e-4``.
+    Learned scales are ``softplus(raw) + 1e-4``, in units of the training data.
 
     References:
         Student-t Variational Autoencoder for Robust Density Estimation
@@ -33,8 +33,10 @@ class StudentT(LocationScale):
 
     Args:
         event_shape: Shape of one x.
-        scale: A fixed number; ``shared``, one learned number; ``per-dimension``, one learned
-            number for each entry; ``predicted``, given by the decoder beside the location.
+        scale: A fixed number, in the units of the data; ``shared``, one learned number;
+            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
+            decoder beside the location; None is ``per-dimension`` for vectors and ``shared`` for
+            images.
         df: Degrees of freedom, more than 1; the fewer, the heavier the tails.
 
     Raises:
@@ -48,7 +50,7 @@ class StudentT(LocationScale):
     """
 
     def __init__(
-        self, event_shape: Sequence[int], scale: float | ScaleMode = "shared", df: float = 4.0
+        self, event_shape: Sequence[int], scale: float | ScaleMode | None = None, df: float = 4.0
     ) -> None:
         super().__init__(event_shape, scale)
         if not df > 1:
@@ -57,6 +59,14 @@ class StudentT(LocationScale):
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.StudentT(loc.new_tensor(self.df), loc, scale)
+
+    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+        squares = residuals.square()
+        variance = weighted_mean(squares, weights, dims)
+        for _ in range(_ROUNDS):  # as in `fit_marginal`, the location known
+            share = (self.df + 1) / (self.df + squares / variance.clamp_min(1e-12))
+            variance = weighted_mean(share * squares, weights, dims)
+        return variance.sqrt()
 
     @torch.no_grad()
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -86,14 +86,21 @@ class Standardize(nn.Module):
         self.register_buffer("scale", torch.ones(*event_shape))
 
     @torch.no_grad()
-    def fit(self, x: Tensor) -> None:
-        """Takes shift and scale from training data of shape ``(N, *event_shape)``."""
+    def fit(self, x: Tensor, done: Tensor | None = None) -> None:
+        """Takes shift and scale from training data.
+
+        Args:
+            x: Shape ``(N, *event_shape)``.
+            done: Which entries are standardised already, and stay as they are, ``event_shape``;
+                none if not given.
+        """
+        done = torch.zeros_like(self.shift, dtype=torch.bool) if done is None else done
         x = self._logged(x)
-        std = x.std(0, correction=0)
+        std = x.std(0, correction=0).masked_fill(x.amax(0) == x.amin(0), 0.0)
         scale = std if self.shift.ndim < 2 else std.square().mean().sqrt().expand_as(std)
-        self.shift.copy_(x.mean(0))
+        self.shift.copy_(x.mean(0).masked_fill(done, 0.0))
         # A constant column carries no information: with a scale of 1 it becomes zero.
-        self.scale.copy_(torch.where(scale > 1e-6, scale, torch.ones_like(scale)))
+        self.scale.copy_(torch.where((scale > 0) & ~done, scale, torch.ones_like(scale)))
 
     def forward(self, x: Tensor) -> Tensor:
         """Returns the standardised batch, same shape."""

@@ -98,7 +98,7 @@ def _batched(network: nn.Module, inputs: Tensor, event_dim: int, cond: Tensor | 
 class Model(_Program):
     """The generative program p(z) p(x|z): sites ``z`` (or those of the prior) and ``x``."""
 
-    filler: Tensor
+    _feasible: Tensor
 
     def __init__(
         self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, cond_size: int | None
@@ -107,14 +107,24 @@ class Model(_Program):
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
-        # An observation of the support, in place of values that nobody has seen.
-        filler = feasible(likelihood.support, likelihood.event_shape)
-        self.register_buffer("filler", filler, persistent=False)
+        some = feasible(likelihood.support, likelihood.event_shape)
+        self.register_buffer("_feasible", some, persistent=False)
+
+    @property
+    def filler(self) -> Tensor:
+        """An observation of the support, in place of values that nobody has seen."""
+        return self.likelihood.from_units(self._feasible)
 
     def decode(self, z: Tensor, given: Given = _NONE) -> Distribution:
         """Returns p(x|z) for z of shape ``(*, *prior.event_shape)``, of what a mask leaves."""
-        space = self.prior.space
         covariates = covariates_of(self.likelihood, given)
+        distribution = self.likelihood(self.params(z, given), **covariates)
+        mask = given.get("mask")
+        return distribution if mask is None else masked(distribution, mask)
+
+    def params(self, z: Tensor, given: Given = _NONE) -> Tensor:
+        """Returns what the decoder makes of z, ``(*, *param_shape)``."""
+        space = self.prior.space
         inputs = space.decoder_input(z)
         event_dim = len(space.decoded_shape)
         self._check(given, inputs.shape[: inputs.ndim - event_dim])
@@ -124,9 +134,7 @@ class Model(_Program):
             got = f"{tuple(params.shape[inputs.ndim - event_dim :])}"
             what = f"outputs of shape {tuple(expected_shape)} an observation"
             raise expected("decoder", what, got)
-        distribution = self.likelihood(params, **covariates)
-        mask = given.get("mask")
-        return distribution if mask is None else masked(distribution, mask)
+        return params
 
     def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
         """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
@@ -229,7 +237,7 @@ class GuideProgram(_Program):
         """
         view = self._bound
         self._check(given, x.shape[: x.ndim - len(view.event_shape)])
-        inputs = self.standardize(view.encoder_input(x, given))
+        inputs = view.encoder_input(x, given)
         mask = given.get("mask")
         if mask is not None:
             inputs = torch.where(mask, inputs, 0.0)

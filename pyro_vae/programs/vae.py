@@ -84,6 +84,9 @@ class VAE(nn.Module):
         cond_size: Entries of what each observation is conditioned on; None conditions on nothing.
         show_mask: Whether the encoder sees which entries are observed, stacked below the data
             along their first dimension.
+        standardize: Whether our networks work in units of the training data: the encoder sees them
+            at mean zero and variance one, and real-valued likelihoods have the mean and the scale
+            that the decoder returns in these units. The density is that of the data as they are.
 
     Raises:
         ValueError: If prior and guide are distributions on different spaces, or a part cannot work
@@ -107,22 +110,23 @@ class VAE(nn.Module):
         decoder: nn.Module | None = None,
         cond_size: int | None = None,
         show_mask: bool = False,
+        standardize: bool = True,
     ) -> None:
         super().__init__()
         _check(prior, guide, likelihood, cond_size, show_mask)
-        self.cond_size = cond_size
+        self.cond_size, self.standardize = cond_size, standardize
         encoder = MLP() if encoder is None else encoder
         decoder = MLP() if decoder is None else decoder
-        standardize: nn.Module = nn.Identity()
+        inputs: nn.Module = nn.Identity()
         if isinstance(encoder, Network):
-            standardize = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
+            inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
             first, *rest = likelihood.event_shape
             shown = (2 * first if show_mask else first, *rest)
             encoder.build(shown, guide.param_shape, cond_size or 0)
         if isinstance(decoder, Network):
             decoder.build(prior.space.decoded_shape, likelihood.param_shape, cond_size or 0)
         self.model = Model(prior, decoder, likelihood, cond_size)
-        self.guide = GuideProgram(standardize, encoder, guide, show_mask, cond_size)
+        self.guide = GuideProgram(inputs, encoder, guide, show_mask, cond_size)
         self.register_buffer("initialized", torch.tensor(False))
         view = View(self)
         self.guide.bind(view)
@@ -425,12 +429,18 @@ def _start(vae: VAE, rows: Rows) -> None:
         some = slice(None, None, max(1, len(rows) // _HOT_DECK))
         rows, mask = rows[some], mask[some]
         rows = replace(rows, x=hot_deck(rows.x, mask, vae.model.filler))
-    covariates = covariates_of(vae.likelihood, rows.given)
-    inputs = vae.likelihood.encoder_input(rows.x, **covariates)
-    if isinstance(vae.guide.standardize, Standardize):
-        vae.guide.standardize.fit(inputs)
-    vae.prior.start(vae.guide.standardize(inputs))
-    params = vae.likelihood.init_params(rows.x, **covariates)
+    likelihood, standardize = vae.likelihood, vae.guide.standardize
+    covariates = covariates_of(likelihood, rows.given)
+    done = torch.zeros(vae.event_shape, dtype=torch.bool, device=rows.x.device)
+    if vae.standardize and isinstance(vae.decoder, Network):
+        done = likelihood.take_units(rows.x)
+    inputs = likelihood.encoder_input(rows.x, **covariates)
+    if isinstance(standardize, Standardize):
+        inputs = likelihood.to_units(inputs)
+        if vae.standardize:
+            standardize.fit(inputs, done)
+    vae.prior.start(standardize(inputs))
+    params = likelihood.init_params(rows.x, **covariates)
     if isinstance(vae.decoder, Network):
         vae.decoder.start_at(params)
 

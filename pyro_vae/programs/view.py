@@ -11,6 +11,7 @@ from torch.distributions import Distribution
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
+from pyro_vae.networks.network import Standardize
 from pyro_vae.priors import Prior
 from pyro_vae.programs.accept import covariates_of
 
@@ -60,9 +61,13 @@ class View:
         return self.vae.guide_family
 
     def encoder_input(self, x: Tensor, given: Given) -> Tensor:
-        """Returns what an encoder sees of x, before it is standardised: the same shape."""
+        """Returns what the encoder sees of x: the same shape, standardised for our networks."""
         likelihood = self.vae.likelihood
-        return likelihood.encoder_input(x, **covariates_of(likelihood, given))
+        inputs = likelihood.encoder_input(x, **covariates_of(likelihood, given))
+        standardize = self.vae.guide.standardize
+        if isinstance(standardize, Standardize):
+            inputs = standardize(likelihood.to_units(inputs))
+        return inputs
 
     def encode(self, inputs: Tensor) -> Distribution:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""

@@ -29,6 +29,7 @@ from pyro_vae.training.monitor import monitor
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.run import Run
+from pyro_vae.training.scales import Scales
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Splits
 
@@ -138,6 +139,7 @@ class Loop:
             check_folder=None if progress is None else progress.folder,
         )
         self.health = Health(vae, self.monitored.without("labels"))
+        self.scales = Scales(vae, objective, self.monitored)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that :meth:`load_state_dict` needs, in another process too."""
@@ -148,6 +150,7 @@ class Loop:
         return {
             "start": self.start.random,
             "settings": self.start.settings,
+            "scales_kept": self.scales.are_kept,
             "epoch": state.epoch,
             "position": state.position and dict(vars(state.position)),
             "history": state.history,
@@ -174,12 +177,15 @@ class Loop:
         history = dict(state["history"])
         self.state = State(int(state["epoch"]), position, history, best, float(state["seconds"]))
         self.health.recall(history.get("kl", []))
+        # A checkpoint of before goes on as it began, by gradients alone.
+        self.scales.are_kept = bool(state.get("scales_kept", False))
         self.vae.load_state_dict(state["model"])
         svi = state["svi"]
         for group in svi["optim"].get("param_groups", ()) if "rates" in state else ():
             # A checkpoint of before had one rate for all groups, beside them.
             group["initial_lr"] = state["rates"][0]
         self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
+        self.scales.resume(self.svi.steps)
         set_random_state(state["random"], device)
 
     def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run:
@@ -201,6 +207,7 @@ class Loop:
         last_weights, best, history = _copy(self.vae), self.state.best, self.state.history
         if best is not None:
             self.vae.load_state_dict(best.weights)
+        self.scales.warn()
         return Run(
             vae=self.vae,
             history=history,
@@ -227,8 +234,9 @@ class Loop:
                 batch_size=self.recipe.batch_size,
                 transform=self.transform,
                 position=self.state.position,
-                on_step=None if self.progress is None else self._on_step,
+                on_step=self._on_step,
             )
+            self.scales.fit()
             line = {"epoch": epoch, "loss": self._mean(losses)}
             line |= monitor(self.vae, self.objective, self.monitored)
             if self.held_out is not None:
@@ -294,7 +302,9 @@ class Loop:
         return FloatingPointError(message)
 
     def _on_step(self, position: Position) -> None:
-        assert self.progress is not None
+        self.scales.after(self.svi.steps)
+        if self.progress is None:
+            return
         self.state.position = position
         every = self.progress.every
         if self.signals.signum is None and (every is None or self.svi.steps % every):

@@ -1,0 +1,132 @@
+"""Variables in units of their own: shifted and scaled."""
+
+from __future__ import annotations
+
+from typing import Any, ClassVar
+
+import torch
+from pyro.distributions import TorchDistribution
+from pyro.distributions.torch_distribution import TorchDistributionMixin
+from torch import Tensor
+from torch.distributions import constraints
+
+__all__ = ["InUnits", "units_of"]
+
+
+class InUnits(TorchDistribution):
+    r"""Creates :math:`x = m + s u` of a variable u that has a known distribution.
+
+    .. math:: \log p(x) = \log p_u\left(\frac{x - m}{s}\right) - \log s
+
+    Whatever the units of x, what is computed is of the size of u: nothing overflows, and the
+    floor of a scale is one of u. Torch's transformed distributions have no moments.
+
+    Args:
+        base: The distribution of u, of single entries, batch shape ``(*, *event_shape)``.
+        loc: What is 0 in these units, m, of ``event_shape``.
+        scale: What is 1 in them, s, likewise; positive.
+
+    Example:
+        >>> import pyro.distributions as dist
+        >>> d = InUnits(dist.Normal(torch.zeros(3), 1.0), torch.ones(3), torch.full((3,), 2.0))
+        >>> d.mean, d.stddev
+        (tensor([1., 1., 1.]), tensor([2., 2., 2.]))
+    """
+
+    arg_constraints: ClassVar[dict[str, constraints.Constraint]] = {}
+
+    def __init__(self, base: TorchDistributionMixin, loc: Tensor, scale: Tensor) -> None:
+        self.base: Any = base
+        self.unit_loc, self.unit_scale = loc, scale
+        super().__init__(self.base.batch_shape, self.base.event_shape, validate_args=False)
+
+    @property
+    def has_rsample(self) -> bool:
+        return bool(self.base.has_rsample)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """That of u: all of the real line, or of its positive half where ``loc`` is 0."""
+        support: constraints.Constraint = self.base.support
+        return support
+
+    @property
+    def mean(self) -> Tensor:
+        return self._from(self.base.mean)
+
+    @property
+    def mode(self) -> Tensor:
+        return self._from(self.base.mode)
+
+    @property
+    def variance(self) -> Tensor:
+        variance: Tensor = self.base.variance
+        return variance * self.unit_scale.square()
+
+    @property
+    def stddev(self) -> Tensor:
+        stddev: Tensor = self.base.stddev
+        return stddev * self.unit_scale
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> InUnits:
+        new: InUnits = self._get_checked_instance(InUnits, _instance)
+        base = self.base.expand(torch.Size(batch_shape))
+        InUnits.__init__(new, base, self.unit_loc, self.unit_scale)
+        return new
+
+    def sample(self, sample_shape: Any = ()) -> Tensor:
+        with torch.no_grad():
+            return self._from(self.base.sample(torch.Size(sample_shape)))
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        return self._from(self.base.rsample(torch.Size(sample_shape)))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        log_prob: Tensor = self.base.log_prob(self._to(value))
+        return log_prob - self.unit_scale.log()
+
+    def cdf(self, value: Tensor) -> Tensor:
+        cdf: Tensor = self.base.cdf(self._to(value))
+        return cdf
+
+    def icdf(self, value: Tensor) -> Tensor:
+        return self._from(self.base.icdf(value))
+
+    def entropy(self) -> Tensor:
+        entropy: Tensor = self.base.entropy()
+        return entropy + self.unit_scale.log()
+
+    def _to(self, x: Tensor) -> Tensor:
+        return (x - self.unit_loc) / self.unit_scale
+
+    def _from(self, u: Tensor) -> Tensor:
+        return self.unit_loc + self.unit_scale * u
+
+
+def units_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the mean and the standard deviation of data, which are their units.
+
+    Entries of vectors each have their own; those of images, which share a unit, one common scale,
+    so that pixels that hardly vary stay quiet. An entry that never varies has no scale of its own:
+    its size is taken, or 1 if it is zero.
+
+    Args:
+        x: Data, shape ``(N, *event_shape)``.
+
+    Returns:
+        Two tensors of ``event_shape``.
+    """
+    low, high = x.amin(0), x.amax(0)
+    width = high - low
+    varies = width > 0
+    # Of data between 0 and 1, no square overflows or vanishes, and a constant is exactly one.
+    within = (x - low) / torch.where(varies, width, torch.ones_like(width))
+    loc = torch.where(varies, low + width * within.mean(0), low)
+    scale = width * within.std(0, correction=0)
+    if scale.ndim > 1:
+        largest = scale.amax()
+        share = scale / torch.where(largest > 0, largest, torch.ones_like(largest))
+        scale = (largest * share.square().mean().sqrt()).expand_as(scale)
+    size = low.abs()
+    size = torch.where(size > 0, size, torch.ones_like(size))
+    return loc, torch.where(scale > 0, scale, size)
