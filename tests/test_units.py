@@ -161,6 +161,22 @@ def test_the_units_of_the_data_can_be_kept(tmp_path: Path) -> None:
     assert own.guide.standardize.shift.mean() > 6
 
 
+@pytest.mark.parametrize("size", [1e-12, 1e12])
+def test_checks_do_not_depend_on_the_units(size: float) -> None:
+    """Nor on what stands where nothing was observed."""
+    x = table()
+    mask = torch.rand(SIZE, FEATURES) > 0.2
+    mask[:, 0] = True
+
+    def p_values(a: float) -> Any:
+        vae = model(likelihoods.Normal((FEATURES,)))
+        fit(vae, a * x, mask=mask)
+        checks = pv.criticism.check(vae, a * x, mask=mask, seed=0)
+        return [row.p_value for row in checks.rows]
+
+    assert p_values(size) == pytest.approx(p_values(1.0))
+
+
 def test_in_units_is_an_affine_transform() -> None:
     """Beside torch's, which has no moments."""
     base = dist.Normal(torch.tensor([0.3, -0.2]), torch.tensor([0.5, 2.0]))

@@ -186,6 +186,13 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples of the evaluation."
     )
+    parser.add_argument(
+        "--standardize",
+        type=bool,
+        default=True,
+        help="Whether the networks work in units of the training data: scores, draws and fixed "
+        "scales are in the units of the data all the same.",
+    )
     _add_given(parser)
     if "dim" in _arguments(parts["prior"]):
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
@@ -291,8 +298,9 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
     size = data.cond["train"].shape[1] if data.cond else None
     if options.show_mask and not options.missing:
         raise expected("--show-mask", "--missing beside it", options.show_mask)
+    beside = {"show_mask": options.show_mask, "standardize": options.standardize}
     try:
-        vae = VAE(**made, cond_size=size, show_mask=options.show_mask)
+        vae = VAE(**made, cond_size=size, **beside)
     except ValueError as error:
         if not str(error).startswith("`cond_size`"):
             raise
@@ -351,5 +359,7 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in ("cond", "size_factor", "covariate", "missing", "show_mask"):
         if not kept.get(key):
             kept.pop(key, None)
+    if kept.standardize:
+        kept.pop("standardize", None)
     kept.data, kept.data_root = data.source, root
     return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

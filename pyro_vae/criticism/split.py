@@ -94,9 +94,11 @@ def residuals(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tenso
     tested = ~halves.given.flatten()
     seen = None if rows.mask is None else rows.mask.flatten(1)[:, tested]
 
+    in_units = vae.likelihood.to_units  # residuals have none, but for the least scale
+
     def replicate(draws: Tensor) -> Iterator[Tensor]:
         for chunk in draws.split(draws_at_once(vae, rows.x)):
-            yield vae.decode(chunk, **rows.given).sample().flatten(2)[..., tested]
+            yield in_units(vae.decode(chunk, **rows.given).sample()).flatten(2)[..., tested]
 
     def standardized(x: Tensor) -> Tensor:
         residual = (x - mean) / scale
@@ -108,7 +110,7 @@ def residuals(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tenso
     # all alike do not show that there is none.
     shrunk = (_REFERENCE * variance + variance.mean(0)) / (_REFERENCE + 1)
     scale = shrunk.sqrt().clamp_min(1e-3 * (1e-3 + mean.abs()))
-    yield standardized(rows.x.flatten(1)[:, tested])[None]
+    yield standardized(in_units(rows.x).flatten(1)[:, tested])[None]
     for drawn in replicate(z[_REFERENCE:]):
         yield standardized(drawn)
 

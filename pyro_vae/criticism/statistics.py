@@ -148,7 +148,7 @@ def _standardized(x: Tensor) -> Tensor:
     centered = x - x.mean(-2, keepdim=True)
     scale = centered.square().mean(-2, keepdim=True).sqrt()
     # What rounding leaves of a constant is no spread.
-    floor = torch.finfo(x.dtype).eps * 8 * (1 + x.abs().amax(-2, keepdim=True))
+    floor = torch.finfo(x.dtype).eps * 8 * x.abs().amax(-2, keepdim=True)
     return torch.where(scale > floor, centered / scale, 0.0)
 
 

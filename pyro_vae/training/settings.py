@@ -37,6 +37,8 @@ def describe(vae: VAE, objective: PyroELBO, data: object, splits: Splits) -> dic
         if isinstance(value, bool | int | float | str) and name not in _FOUND
     }
     options = {"dtype": dtype, "cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
+    if not vae.standardize:  # of runs that are not as they were before there was a choice
+        options["standardize"] = False
     return {
         "model": checkpoint.model_spec(vae) | options,
         "objective": {"class": type(objective).__name__} | plain,
