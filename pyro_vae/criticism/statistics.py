@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import torch
@@ -75,8 +75,9 @@ def default_statistics(
 
     Binary data: means, correlations, neighbours, totals, distances. Counts also: dispersion,
     zeros, marginals and extremes. Real data also: spread, skewness and tails in place of
-    dispersion. Thresholds are quantiles of the model's own draws, so that they do not depend on
-    the data that are judged.
+    dispersion; of positive data these, correlations and distances are those of logarithms, and
+    there are no zeros. Thresholds are quantiles of the model's own draws, so that they do not
+    depend on the data that are judged.
 
     Args:
         vae: The model.
@@ -92,23 +93,26 @@ def default_statistics(
     support, event_shape = vae.likelihood.support, vae.event_shape
     reference = simulate(vae, 1, size, cycled(given_of(given), size))[0].flatten(1)
     names = entries(event_shape)
+    seen = _of_logs if support is constraints.positive else _as_they_are
     chosen = [Statistic("mean", _flat(_mean, event_shape), names)]
     if support is not constraints.boolean:
         if support is constraints.nonnegative_integer:
             chosen.append(Statistic("dispersion", _flat(_dispersion, event_shape), names))
         else:
-            chosen.append(Statistic("spread", _flat(_spread, event_shape), names))
-            chosen.append(Statistic("skewness", _flat(_skewness, event_shape), names))
-            chosen.append(Statistic("tails", _flat(kurtosis, event_shape)))
-        chosen.append(Statistic("zeros", _flat(_zeros, event_shape), names))
+            chosen.append(Statistic("spread", seen(_flat(_spread, event_shape)), names))
+            chosen.append(Statistic("skewness", seen(_flat(_skewness, event_shape)), names))
+            chosen.append(Statistic("tails", seen(_flat(kurtosis, event_shape))))
+        if support is not constraints.positive:
+            chosen.append(Statistic("zeros", _flat(_zeros, event_shape), names))
         chosen.append(_marginals(reference, event_shape))
         chosen.append(_extremes(reference, event_shape))
     if len(names) > 1:
-        chosen.append(_correlations(event_shape))
+        chosen.append(replace(each := _correlations(event_shape), function=seen(each.function)))
         if max(event_shape[-2:]) > 1:
-            chosen.append(_neighbours(event_shape))
+            chosen.append(replace(each := _neighbours(event_shape), function=seen(each.function)))
         chosen.append(_totals(reference, event_shape))
-    chosen.append(Statistic("distances", _flat(_distances, event_shape), ("mean", "spread")))
+    distances = seen(_flat(_distances, event_shape))
+    chosen.append(Statistic("distances", distances, ("mean", "spread")))
     return tuple(chosen)
 
 
@@ -123,6 +127,15 @@ def _flat(
 ) -> Callable[[Tensor], Tensor]:
     """Gives a function of ``(*, N, D)`` data of any event shape."""
     return lambda x: function(x.flatten(x.ndim - len(event_shape)))
+
+
+def _of_logs(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Gives a function of data that of their logarithms."""
+    return lambda x: function(x.log())
+
+
+def _as_they_are(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return function
 
 
 def _mean(x: Tensor) -> Tensor:

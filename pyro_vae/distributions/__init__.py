@@ -22,6 +22,7 @@ from pyro_vae.distributions.joint import Joint, draw_sites, site_of
 from pyro_vae.distributions.joint_bernoulli import JointBernoulli
 from pyro_vae.distributions.levels import Levels
 from pyro_vae.distributions.logit_relaxed_bernoulli import LogitRelaxedBernoulli
+from pyro_vae.distributions.mean_gamma import MeanGamma
 from pyro_vae.distributions.normal import diagonal_normal
 from pyro_vae.distributions.normalizing_flow import NormalizingFlow
 from pyro_vae.distributions.positive_parameters import SCALE_FLOOR, inverse_positive, positive
@@ -46,6 +47,7 @@ __all__ = [
     "JointBernoulli",
     "Levels",
     "LogitRelaxedBernoulli",
+    "MeanGamma",
     "NormalizingFlow",
     "PowerSpherical",
     "Relaxation",

@@ -7,8 +7,10 @@ from pyro_vae.likelihoods.beta_binomial import BetaBinomial
 from pyro_vae.likelihoods.categorical import Categorical
 from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
+from pyro_vae.likelihoods.gamma import Gamma
 from pyro_vae.likelihoods.laplace import Laplace
 from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.log_normal import LogNormal
 from pyro_vae.likelihoods.mixed import Mixed
 from pyro_vae.likelihoods.multinomial import Multinomial
 from pyro_vae.likelihoods.negative_binomial import NegativeBinomial
@@ -25,8 +27,10 @@ __all__ = [
     "Categorical",
     "ContinuousBernoulli",
     "DiscretizedLogistic",
+    "Gamma",
     "Laplace",
     "Likelihood",
+    "LogNormal",
     "Mixed",
     "Multinomial",
     "NegativeBinomial",

@@ -75,7 +75,7 @@ def total_mass(d: Any) -> float:
 
     Args:
         d: A distribution of empty batch shape: enumerable, boolean, of at most two counts, of at
-            most two real numbers, or of unit vectors of two or three coordinates.
+            most two real or positive numbers, or of unit vectors of two or three coordinates.
 
     Returns:
         What should be 1.
@@ -126,6 +126,12 @@ def _axis(support: Any, draws: Tensor, size: int) -> tuple[Tensor, Tensor]:
         # Even steps of the logit: a density may be steep, or infinite, at both ends.
         axis = torch.linspace(-_LOGIT, _LOGIT, _GRID_LOGIT, dtype=draws.dtype).sigmoid()
         return axis, 2 * _LOGIT / (_GRID_LOGIT - 1) * axis * (1 - axis)
+    elif support is constraints.positive:
+        # Even steps of the logarithm, in which a density may have tails of any weight.
+        logs = draws.log()
+        middle, width = float(logs.mean()), float(logs.std().clamp_min(1e-3))
+        axis = torch.linspace(middle - 12 * width, middle + 12 * width, points, dtype=draws.dtype)
+        return axis.exp(), 24 * width / (points - 1) * axis.exp()
     else:
         axis = torch.linspace(low, high, points, dtype=draws.dtype)
         return axis, torch.full_like(axis, (high - low) / (points - 1))
