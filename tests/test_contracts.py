@@ -181,6 +181,15 @@ def _reference(
             pi = scipy.special.expit(gate)
             inner = np.exp(_negative_binomial(case, [mean, *rest], x, size))
             terms = np.log(pi * (x == 0) + (1 - pi) * inner)
+        case likelihoods.ZeroInflatedPoisson:
+            rate, gate = _split(params, 2)
+            pi = scipy.special.expit(gate)
+            inner = scipy.stats.poisson.pmf(x, size * _softplus(rate))
+            terms = np.log(pi * (x == 0) + (1 - pi) * inner)
+        case likelihoods.Ordinal:  # thresholds start at 0, 1, 2, ...
+            at_most = scipy.stats.logistic.cdf(x[..., None] + [-1.0, 0.0], loc=params[..., None])
+            lower = np.where(x == 0, 0.0, at_most[..., 0])
+            terms = np.log(np.where(x == 6, 1.0, at_most[..., 1]) - lower)
         case likelihoods.Mixed:
             raw = params[:, 0], params[:, 1]
             terms = scipy.stats.norm.logpdf(x[:, 0], raw[0], 1.0)

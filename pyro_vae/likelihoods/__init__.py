@@ -15,9 +15,11 @@ from pyro_vae.likelihoods.mixed import Mixed
 from pyro_vae.likelihoods.multinomial import Multinomial
 from pyro_vae.likelihoods.negative_binomial import NegativeBinomial
 from pyro_vae.likelihoods.normal import Normal
+from pyro_vae.likelihoods.ordinal import Ordinal
 from pyro_vae.likelihoods.poisson import Poisson
 from pyro_vae.likelihoods.student_t import StudentT
 from pyro_vae.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
+from pyro_vae.likelihoods.zero_inflated_poisson import ZeroInflatedPoisson
 
 __all__ = [
     "Autoregressive",
@@ -35,7 +37,9 @@ __all__ = [
     "Multinomial",
     "NegativeBinomial",
     "Normal",
+    "Ordinal",
     "Poisson",
     "StudentT",
     "ZeroInflatedNegativeBinomial",
+    "ZeroInflatedPoisson",
 ]
