@@ -186,6 +186,10 @@ def _reference(
             pi = scipy.special.expit(gate)
             inner = scipy.stats.poisson.pmf(x, size * _softplus(rate))
             terms = np.log(pi * (x == 0) + (1 - pi) * inner)
+        case likelihoods.VonMises:
+            cosine, sine = _split(params, 2)
+            kappa, loc = np.hypot(cosine, sine), np.arctan2(sine, cosine)
+            terms = scipy.stats.vonmises.logpdf(x, kappa, loc=loc)
         case likelihoods.Ordinal:  # thresholds start at 0, 1, 2, ...
             at_most = scipy.stats.logistic.cdf(x[..., None] + [-1.0, 0.0], loc=params[..., None])
             lower = np.where(x == 0, 0.0, at_most[..., 0])
@@ -244,8 +248,15 @@ def test_likelihood_is_the_distribution_it_names(case: Case) -> None:
     )
 
 
+# The mean of a sequence is the greedy one, and that of angles a direction.
 @pytest.mark.parametrize(
-    "case", [each for each in LIKELIHOODS if each.part is not likelihoods.Autoregressive], ids=str
+    "case",
+    [
+        each
+        for each in LIKELIHOODS
+        if each.part not in (likelihoods.Autoregressive, likelihoods.VonMises)
+    ],
+    ids=str,
 )
 def test_mean_of_a_likelihood_is_that_of_its_draws(case: Case) -> None:
     likelihood = case(event_shape=(2,)).double()

@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from pyro_vae._errors import expected
 from pyro_vae.criticism._replicates import cycled, simulate
 from pyro_vae.data.rows import Given, given_of
+from pyro_vae.distributions import AngleSupport
 from pyro_vae.programs import VAE
 
 __all__ = ["Statistic", "default_statistics", "entries", "kurtosis"]
@@ -76,8 +77,9 @@ def default_statistics(
     Binary data: means, correlations, neighbours, totals, distances. Counts also: dispersion,
     zeros, marginals and extremes. Real data also: spread, skewness and tails in place of
     dispersion; of positive data these, correlations and distances are those of logarithms, and
-    there are no zeros. Thresholds are quantiles of the model's own draws, so that they do not
-    depend on the data that are judged.
+    there are no zeros. Angles: their mean direction and how they spread about it, marginals, and
+    correlations and distances on the circle. Thresholds are quantiles of the model's own draws, so
+    that they do not depend on the data that are judged.
 
     Args:
         vae: The model.
@@ -92,6 +94,8 @@ def default_statistics(
     """
     support, event_shape = vae.likelihood.support, vae.event_shape
     reference = simulate(vae, 1, size, cycled(given_of(given), size))[0].flatten(1)
+    if isinstance(support, AngleSupport):
+        return _of_angles(reference, event_shape)
     names = entries(event_shape)
     seen = _of_logs if support is constraints.positive else _as_they_are
     chosen = [Statistic("mean", _flat(_mean, event_shape), names)]
@@ -114,6 +118,35 @@ def default_statistics(
     distances = seen(_flat(_distances, event_shape))
     chosen.append(Statistic("distances", distances, ("mean", "spread")))
     return tuple(chosen)
+
+
+def _of_angles(reference: Tensor, event_shape: torch.Size) -> tuple[Statistic, ...]:
+    """Statistics that do not depend on where the circle is cut open, but for the marginals."""
+    names = entries(event_shape)
+    ends = tuple(f"{function} {name}" for function in ("cos", "sin") for name in names)
+
+    def vectors(x: Tensor) -> Tensor:
+        return torch.cat([x.cos(), x.sin()], -1)
+
+    def spread(x: Tensor) -> Tensor:
+        return 1 - torch.hypot(x.cos().mean(-2), x.sin().mean(-2))
+
+    def turned(x: Tensor) -> Tensor:
+        """Sines of the angles from their mean direction."""
+        x = x.flatten(x.ndim - len(event_shape))
+        middle = torch.atan2(x.sin().mean(-2, keepdim=True), x.cos().mean(-2, keepdim=True))
+        return (x - middle).sin().reshape(*x.shape[:-1], *event_shape)
+
+    chosen = [
+        Statistic("mean", _flat(lambda x: vectors(x).mean(-2), event_shape), ends),
+        Statistic("spread", _flat(spread, event_shape), names),
+        _marginals(reference, event_shape),
+    ]
+    if len(names) > 1:
+        correlations = _correlations(event_shape)
+        chosen.append(replace(correlations, function=lambda x: correlations.function(turned(x))))
+    distances = _flat(lambda x: _distances(vectors(x)), event_shape)
+    return (*chosen, Statistic("distances", distances, ("mean", "spread")))
 
 
 def entries(event_shape: Sequence[int]) -> tuple[str, ...]:

@@ -8,6 +8,7 @@ columns differ, directions in any dimension, and normalising flows:
 .. math:: \log p(f(u)) = \log p(u) - \log |\det \partial f / \partial u|
 """
 
+from pyro_vae.distributions.angles import AngleSupport, NaturalVonMises
 from pyro_vae.distributions.autoregressive_levels import AutoregressiveLevels
 from pyro_vae.distributions.autoregressive_maps import Autoregressive
 from pyro_vae.distributions.columns import Columns, ColumnSupport
@@ -35,6 +36,7 @@ from pyro_vae.distributions.zero_inflated import ZeroInflated
 __all__ = [
     "MAX_ENUMERATED",
     "SCALE_FLOOR",
+    "AngleSupport",
     "Autoregressive",
     "AutoregressiveLevels",
     "ColumnSupport",
@@ -48,6 +50,7 @@ __all__ = [
     "Levels",
     "LogitRelaxedBernoulli",
     "MeanGamma",
+    "NaturalVonMises",
     "NormalizingFlow",
     "PowerSpherical",
     "Relaxation",

@@ -12,7 +12,7 @@ from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.distributions import MAX_ENUMERATED, ColumnSupport, TotalSupport
+from pyro_vae.distributions import MAX_ENUMERATED, AngleSupport, ColumnSupport, TotalSupport
 from pyro_vae.testing._assertions import all_true, close, require
 
 __all__ = ["check_distribution", "total_mass"]
@@ -132,6 +132,10 @@ def _axis(support: Any, draws: Tensor, size: int) -> tuple[Tensor, Tensor]:
         middle, width = float(logs.mean()), float(logs.std().clamp_min(1e-3))
         axis = torch.linspace(middle - 12 * width, middle + 12 * width, points, dtype=draws.dtype)
         return axis.exp(), 24 * width / (points - 1) * axis.exp()
+    elif isinstance(support, AngleSupport):
+        # The ends are one angle, which is looked at once.
+        axis = torch.linspace(-math.pi, math.pi, points, dtype=draws.dtype)[1:]
+        return axis, torch.full_like(axis, 2 * math.pi / (points - 1))
     else:
         axis = torch.linspace(low, high, points, dtype=draws.dtype)
         return axis, torch.full_like(axis, (high - low) / (points - 1))
