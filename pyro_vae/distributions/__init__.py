@@ -12,6 +12,7 @@ from pyro_vae.distributions.angles import AngleSupport, NaturalVonMises
 from pyro_vae.distributions.autoregressive_levels import AutoregressiveLevels
 from pyro_vae.distributions.autoregressive_maps import Autoregressive
 from pyro_vae.distributions.columns import Columns, ColumnSupport
+from pyro_vae.distributions.compositions import CompositionSupport, EdgedDirichlet
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_vae.distributions.divergence import closed_kl
 from pyro_vae.distributions.edged_beta import EdgedBeta
@@ -41,8 +42,10 @@ __all__ = [
     "AutoregressiveLevels",
     "ColumnSupport",
     "Columns",
+    "CompositionSupport",
     "DiscretizedLogistic",
     "EdgedBeta",
+    "EdgedDirichlet",
     "ExpRelaxedCategorical",
     "GroupedOneHotCategorical",
     "Joint",

@@ -6,6 +6,7 @@ from pyro_vae.likelihoods.beta import Beta
 from pyro_vae.likelihoods.beta_binomial import BetaBinomial
 from pyro_vae.likelihoods.categorical import Categorical
 from pyro_vae.likelihoods.continuous_bernoulli import ContinuousBernoulli
+from pyro_vae.likelihoods.dirichlet import Dirichlet
 from pyro_vae.likelihoods.discretized_logistic import DiscretizedLogistic
 from pyro_vae.likelihoods.gamma import Gamma
 from pyro_vae.likelihoods.laplace import Laplace
@@ -29,6 +30,7 @@ __all__ = [
     "BetaBinomial",
     "Categorical",
     "ContinuousBernoulli",
+    "Dirichlet",
     "DiscretizedLogistic",
     "Gamma",
     "Laplace",
