@@ -63,6 +63,8 @@ def support(cls: type) -> str:
     constraint = getattr(cls, "support", None)
     name = "" if constraint is None else type(constraint).__name__.strip("_")
     words = {"IndependentConstraint": "real", "OneHot": "one-hot", "Boolean": "0 or 1"}
+    words |= {"GreaterThan": "positive", "AngleSupport": "[-π, π]"}
+    words |= {"CompositionSupport": "shares"}
     words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
     # Of composites, the sites have a support each.
     own = {"Mixed": "by column", "Product": "by part", "Hierarchy": "real"}

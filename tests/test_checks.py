@@ -108,7 +108,7 @@ def test_a_verdict_at_five_per_cent_has_that_many_false_alarms() -> None:
     ("family", "statistic", "advice", "spoil"),
     [
         ("Poisson", "dispersion", "variance exceeds", lambda x: x * 2),
-        ("Poisson", "zeros", "zero-inflated", lambda x: x * (torch.rand_like(x) < 0.8)),
+        ("Poisson", "zeros", "ZeroInflatedPoisson", lambda x: x * (torch.rand_like(x) < 0.8)),
         ("Normal", "tails", "Student-t", lambda x: x * (1 + 4 * (torch.rand_like(x) < 0.05))),
         ("Normal", "mean", "above the model", lambda x: x + torch.tensor([0, 0, 0.5, 0, 0, 0])),
         ("Normal", "neighbours", "autoregressive", lambda x: x + x.roll(1, -1)),

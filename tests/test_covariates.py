@@ -16,9 +16,14 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae import evaluation, guides, likelihoods, networks, priors
 from pyro_vae.distributions import inverse_positive
-from pyro_vae.likelihoods import NegativeBinomial, Poisson, ZeroInflatedNegativeBinomial
+from pyro_vae.likelihoods import (
+    NegativeBinomial,
+    Poisson,
+    ZeroInflatedNegativeBinomial,
+    ZeroInflatedPoisson,
+)
 
-COUNTS = [Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial]
+COUNTS = [Poisson, NegativeBinomial, ZeroInflatedNegativeBinomial, ZeroInflatedPoisson]
 
 
 class _Constant(nn.Module):

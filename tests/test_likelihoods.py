@@ -85,7 +85,11 @@ def test_a_table_is_its_columns_side_by_side() -> None:
     )
     seen = torch.cat(
         [
-            x / named["size_factor"][:, None] if part.covariates else x
+            x / named["size_factor"][:, None]
+            if part.covariates
+            else x.log()
+            if part.support is constraints.positive
+            else x
             for part, x in zip(parts, entries, strict=True)
         ],
         -1,

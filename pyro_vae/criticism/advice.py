@@ -35,7 +35,10 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
     counts = vae.likelihood.support is constraints.nonnegative_integer
     real = not vae.likelihood.support.is_discrete
     heavy = _named(likelihoods, "StudentT", "a Student-t likelihood")
-    zero = "ZeroInflatedPoisson" if counts else "ZeroInflated"
+    dispersed = "NegativeBinomial" in likelihood
+    zero = "ZeroInflated"
+    if counts:
+        zero = "ZeroInflatedNegativeBinomial" if dispersed else "ZeroInflatedPoisson"
     inflated = _named(likelihoods, zero, "a zero-inflated likelihood")
     mixture = alternatives(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
     negative_binomial = _named(likelihoods, "NegativeBinomial", "a negative binomial likelihood")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import itertools
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Unpack
 
 import torch
@@ -14,6 +14,7 @@ from torch.distributions import constraints
 from pyro_vae._errors import expected
 from pyro_vae.criticism._replicates import cycled, simulate
 from pyro_vae.data.rows import Given, given_of
+from pyro_vae.distributions import AngleSupport
 from pyro_vae.programs import VAE
 
 __all__ = ["Statistic", "default_statistics", "entries", "kurtosis"]
@@ -75,8 +76,10 @@ def default_statistics(
 
     Binary data: means, correlations, neighbours, totals, distances. Counts also: dispersion,
     zeros, marginals and extremes. Real data also: spread, skewness and tails in place of
-    dispersion. Thresholds are quantiles of the model's own draws, so that they do not depend on
-    the data that are judged.
+    dispersion; of positive data these, correlations and distances are those of logarithms, and
+    there are no zeros. Angles: their mean direction and how they spread about it, marginals, and
+    correlations and distances on the circle. Thresholds are quantiles of the model's own draws, so
+    that they do not depend on the data that are judged.
 
     Args:
         vae: The model.
@@ -91,25 +94,59 @@ def default_statistics(
     """
     support, event_shape = vae.likelihood.support, vae.event_shape
     reference = simulate(vae, 1, size, cycled(given_of(given), size))[0].flatten(1)
+    if isinstance(support, AngleSupport):
+        return _of_angles(reference, event_shape)
     names = entries(event_shape)
+    seen = _of_logs if support is constraints.positive else _as_they_are
     chosen = [Statistic("mean", _flat(_mean, event_shape), names)]
     if support is not constraints.boolean:
         if support is constraints.nonnegative_integer:
             chosen.append(Statistic("dispersion", _flat(_dispersion, event_shape), names))
         else:
-            chosen.append(Statistic("spread", _flat(_spread, event_shape), names))
-            chosen.append(Statistic("skewness", _flat(_skewness, event_shape), names))
-            chosen.append(Statistic("tails", _flat(kurtosis, event_shape)))
-        chosen.append(Statistic("zeros", _flat(_zeros, event_shape), names))
+            chosen.append(Statistic("spread", seen(_flat(_spread, event_shape)), names))
+            chosen.append(Statistic("skewness", seen(_flat(_skewness, event_shape)), names))
+            chosen.append(Statistic("tails", seen(_flat(kurtosis, event_shape))))
+        if support is not constraints.positive:
+            chosen.append(Statistic("zeros", _flat(_zeros, event_shape), names))
         chosen.append(_marginals(reference, event_shape))
         chosen.append(_extremes(reference, event_shape))
     if len(names) > 1:
-        chosen.append(_correlations(event_shape))
+        chosen.append(replace(each := _correlations(event_shape), function=seen(each.function)))
         if max(event_shape[-2:]) > 1:
-            chosen.append(_neighbours(event_shape))
+            chosen.append(replace(each := _neighbours(event_shape), function=seen(each.function)))
         chosen.append(_totals(reference, event_shape))
-    chosen.append(Statistic("distances", _flat(_distances, event_shape), ("mean", "spread")))
+    distances = seen(_flat(_distances, event_shape))
+    chosen.append(Statistic("distances", distances, ("mean", "spread")))
     return tuple(chosen)
+
+
+def _of_angles(reference: Tensor, event_shape: torch.Size) -> tuple[Statistic, ...]:
+    """Statistics that do not depend on where the circle is cut open, but for the marginals."""
+    names = entries(event_shape)
+    ends = tuple(f"{function} {name}" for function in ("cos", "sin") for name in names)
+
+    def vectors(x: Tensor) -> Tensor:
+        return torch.cat([x.cos(), x.sin()], -1)
+
+    def spread(x: Tensor) -> Tensor:
+        return 1 - torch.hypot(x.cos().mean(-2), x.sin().mean(-2))
+
+    def turned(x: Tensor) -> Tensor:
+        """Sines of the angles from their mean direction."""
+        x = x.flatten(x.ndim - len(event_shape))
+        middle = torch.atan2(x.sin().mean(-2, keepdim=True), x.cos().mean(-2, keepdim=True))
+        return (x - middle).sin().reshape(*x.shape[:-1], *event_shape)
+
+    chosen = [
+        Statistic("mean", _flat(lambda x: vectors(x).mean(-2), event_shape), ends),
+        Statistic("spread", _flat(spread, event_shape), names),
+        _marginals(reference, event_shape),
+    ]
+    if len(names) > 1:
+        correlations = _correlations(event_shape)
+        chosen.append(replace(correlations, function=lambda x: correlations.function(turned(x))))
+    distances = _flat(lambda x: _distances(vectors(x)), event_shape)
+    return (*chosen, Statistic("distances", distances, ("mean", "spread")))
 
 
 def entries(event_shape: Sequence[int]) -> tuple[str, ...]:
@@ -123,6 +160,15 @@ def _flat(
 ) -> Callable[[Tensor], Tensor]:
     """Gives a function of ``(*, N, D)`` data of any event shape."""
     return lambda x: function(x.flatten(x.ndim - len(event_shape)))
+
+
+def _of_logs(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    """Gives a function of data that of their logarithms."""
+    return lambda x: function(x.log())
+
+
+def _as_they_are(function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
+    return function
 
 
 def _mean(x: Tensor) -> Tensor:

@@ -8,9 +8,11 @@ columns differ, units of data, directions in any dimension, and normalising flow
 .. math:: \log p(f(u)) = \log p(u) - \log |\det \partial f / \partial u|
 """
 
+from pyro_vae.distributions.angles import AngleSupport, NaturalVonMises
 from pyro_vae.distributions.autoregressive_levels import AutoregressiveLevels
 from pyro_vae.distributions.autoregressive_maps import Autoregressive
 from pyro_vae.distributions.columns import Columns, ColumnSupport
+from pyro_vae.distributions.compositions import CompositionSupport, EdgedDirichlet
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_vae.distributions.divergence import closed_kl
 from pyro_vae.distributions.edged_beta import EdgedBeta
@@ -23,6 +25,7 @@ from pyro_vae.distributions.joint import Joint, draw_sites, site_of
 from pyro_vae.distributions.joint_bernoulli import JointBernoulli
 from pyro_vae.distributions.levels import Levels
 from pyro_vae.distributions.logit_relaxed_bernoulli import LogitRelaxedBernoulli
+from pyro_vae.distributions.mean_gamma import MeanGamma
 from pyro_vae.distributions.normal import diagonal_normal
 from pyro_vae.distributions.normalizing_flow import NormalizingFlow
 from pyro_vae.distributions.positive_parameters import SCALE_FLOOR, inverse_positive, positive
@@ -35,12 +38,15 @@ from pyro_vae.distributions.zero_inflated import ZeroInflated
 __all__ = [
     "MAX_ENUMERATED",
     "SCALE_FLOOR",
+    "AngleSupport",
     "Autoregressive",
     "AutoregressiveLevels",
     "ColumnSupport",
     "Columns",
+    "CompositionSupport",
     "DiscretizedLogistic",
     "EdgedBeta",
+    "EdgedDirichlet",
     "ExpRelaxedCategorical",
     "GroupedOneHotCategorical",
     "InUnits",
@@ -48,6 +54,8 @@ __all__ = [
     "JointBernoulli",
     "Levels",
     "LogitRelaxedBernoulli",
+    "MeanGamma",
+    "NaturalVonMises",
     "NormalizingFlow",
     "PowerSpherical",
     "Relaxation",

@@ -78,6 +78,11 @@ class Likelihood(Part, ABC):
         )
 
     @property
+    def are_angles(self) -> Tensor:
+        """Which entries are angles, whose mean is a direction: shape ``event_shape``."""
+        return torch.zeros(self.event_shape, dtype=torch.bool)
+
+    @property
     def base_measure(self) -> str:
         """What densities are taken against, in words that agree only where they compare."""
         return self.measure

@@ -71,6 +71,10 @@ class Mixed(Likelihood):
         return torch.cat([part.are_counts for part in self._parts()])
 
     @property
+    def are_angles(self) -> Tensor:
+        return torch.cat([part.are_angles for part in self._parts()])
+
+    @property
     def base_measure(self) -> str:
         columns = range(self.event_shape.numel())
         counting = [str(i) for i in columns if self.entry((i,)).measure == "counting"]

@@ -149,9 +149,13 @@ def in_chunks(vae: VAE, rows: Rows, num_samples: int) -> Iterator[WeightedDraws]
 
 
 def _mean(vae: VAE, z: Tensor, weights: Tensor, rows: Rows) -> Tensor:
-    total = weights.new_zeros(())
-    size = draws_at_once(vae, rows.x)
+    total = cosine = sine = weights.new_zeros(())
+    size, angles = draws_at_once(vae, rows.x), vae.likelihood.are_angles.to(rows.x.device)
     for part, weight in zip(z.split(size), weights.split(size), strict=True):
-        mean = vae.model.decode(part, rows.given).mean
-        total = total + torch.einsum("kb,kb...->b...", weight, mean)
-    return total
+        d = vae.model.decode(part, rows.given)
+        total = total + torch.einsum("kb,kb...->b...", weight, d.mean)
+        if angles.any():  # of unit vectors, whose mean is 1 - variance long: else -π and π make 0
+            length = 1 - d.variance
+            cosine = cosine + torch.einsum("kb,kb...->b...", weight, length * d.mean.cos())
+            sine = sine + torch.einsum("kb,kb...->b...", weight, length * d.mean.sin())
+    return torch.where(angles, torch.atan2(sine, cosine), total) if angles.any() else total

@@ -12,7 +12,13 @@ from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.distributions import MAX_ENUMERATED, ColumnSupport, TotalSupport
+from pyro_vae.distributions import (
+    MAX_ENUMERATED,
+    AngleSupport,
+    ColumnSupport,
+    CompositionSupport,
+    TotalSupport,
+)
 from pyro_vae.testing._assertions import all_true, close, require
 
 __all__ = ["check_distribution", "total_mass"]
@@ -75,7 +81,8 @@ def total_mass(d: Any) -> float:
 
     Args:
         d: A distribution of empty batch shape: enumerable, boolean, of at most two counts, of at
-            most two real numbers, or of unit vectors of two or three coordinates.
+            most two real or positive numbers, of two shares, or of unit vectors of two or three
+            coordinates.
 
     Returns:
         What should be 1.
@@ -98,6 +105,10 @@ def total_mass(d: Any) -> float:
     if d.support is sphere:
         points, areas = sphere_points(size, draws.dtype)
         return float((d.log_prob(points).exp() * areas).sum())
+    if isinstance(d.support, CompositionSupport):
+        require(size == 2, f"{d}: compositions of 2 shares are integrated over, not of {size}")
+        share, widths = _axis(constraints.unit_interval, draws[:, 0], 1)
+        return float((d.log_prob(torch.stack([share, 1 - share], -1)).exp() * widths).sum())
     support, entries = entry_supports(d.support, size)
     if all(each is constraints.boolean for each in entries):
         require(2**size <= MAX_ENUMERATED, f"{d}: too many entries to sum over all states")
@@ -126,6 +137,16 @@ def _axis(support: Any, draws: Tensor, size: int) -> tuple[Tensor, Tensor]:
         # Even steps of the logit: a density may be steep, or infinite, at both ends.
         axis = torch.linspace(-_LOGIT, _LOGIT, _GRID_LOGIT, dtype=draws.dtype).sigmoid()
         return axis, 2 * _LOGIT / (_GRID_LOGIT - 1) * axis * (1 - axis)
+    elif support is constraints.positive:
+        # Even steps of the logarithm, in which a density may have tails of any weight.
+        logs = draws.log()
+        middle, width = float(logs.mean()), float(logs.std().clamp_min(1e-3))
+        axis = torch.linspace(middle - 12 * width, middle + 12 * width, points, dtype=draws.dtype)
+        return axis.exp(), 24 * width / (points - 1) * axis.exp()
+    elif isinstance(support, AngleSupport):
+        # The ends are one angle, which is looked at once.
+        axis = torch.linspace(-math.pi, math.pi, points, dtype=draws.dtype)[1:]
+        return axis, torch.full_like(axis, 2 * math.pi / (points - 1))
     else:
         axis = torch.linspace(low, high, points, dtype=draws.dtype)
         return axis, torch.full_like(axis, (high - low) / (points - 1))
@@ -138,6 +159,8 @@ def entry_supports(support: Any, size: int) -> tuple[Any, list[Any]]:
         support = support.base_constraint
     if isinstance(support, ColumnSupport):
         return support, support.each()
+    if isinstance(support, CompositionSupport):
+        return support, [constraints.unit_interval] * size
     if isinstance(support, TotalSupport):
         return support, [constraints.integer_interval(0, support.upper_bound)] * size
     return support, [support] * size
