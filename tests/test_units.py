@@ -20,7 +20,6 @@ import pyro_vae as pv
 from pyro_vae import likelihoods
 from pyro_vae.data import Rows
 from pyro_vae.distributions import InUnits, positive, units_of
-from pyro_vae.likelihoods.location_scale import LocationScale
 from pyro_vae.testing import check_likelihood
 from pyro_vae.training.scales import Scales
 
@@ -70,6 +69,25 @@ def test_a_fit_does_not_depend_on_the_units(family: str, scale: Any) -> None:
         torch.testing.assert_close(same, log_prob, rtol=0, atol=1e-12)
     for a, b in ((1e12, 1e15), (1e-12, -1e-9), (7.0, 3.0)):
         torch.testing.assert_close(fitted(a, b)[1], log_prob, rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("family", ["LogNormal", "Gamma"])
+def test_a_fit_of_positive_data_does_not_depend_on_their_units(family: str) -> None:
+    x = table().exp()
+
+    def fitted(a: float) -> tuple[pv.VAE, Tensor]:
+        vae = model(getattr(likelihoods, family)((FEATURES,)))
+        fit(vae, a * x)
+        return vae, scored(vae, a * x) + FEATURES * math.log(a)
+
+    first, log_prob = fitted(1.0)
+    for power in (30, -40):
+        other, same = fitted(2.0**power)
+        for p, q in zip(first.parameters(), other.parameters(), strict=True):
+            assert torch.equal(p, q)
+        torch.testing.assert_close(same, log_prob, rtol=0, atol=1e-12)
+    for a in (1e12, 1e-12, 7.0):
+        torch.testing.assert_close(fitted(a)[1], log_prob, rtol=0, atol=1e-6)
 
 
 def test_each_column_may_have_units_of_its_own() -> None:
@@ -199,25 +217,29 @@ def test_in_units_is_an_affine_transform() -> None:
     assert bool(((drawn.mean(0) - direct.mean).abs() < 4 * error).all())
 
 
-@pytest.mark.parametrize("scale", ["shared", "per-dimension"])
-@pytest.mark.parametrize("family", ["Normal", "Laplace", "StudentT"])
-def test_a_fitted_scale_has_no_gradient(family: str, scale: Any) -> None:
+@pytest.mark.parametrize("spread", ["shared", "per-dimension"])
+@pytest.mark.parametrize("family", ["Normal", "Laplace", "StudentT", "LogNormal", "Gamma"])
+def test_a_fitted_scale_has_no_gradient(family: str, spread: Any) -> None:
     """Of masked entries and weighted draws, in units that are not those of the data."""
-    likelihood: LocationScale = getattr(likelihoods, family)((3,), scale=scale).double()
+    name = "dispersion" if family == "Gamma" else "scale"
+    likelihood = getattr(likelihoods, family)((3,), **{name: spread}).double()
     x = 50 + 20 * torch.randn(40, 3).double() * torch.tensor([1.0, 2.0, 5.0]).double()
+    if family in ("LogNormal", "Gamma"):
+        x = (x / 50).exp()
     likelihood.take_units(x)
     params, weights = torch.randn(6, 40, 3).double(), torch.rand(6, 40).double().softmax(0)
     mask = torch.rand(40, 3) > 0.3
     likelihood.fit_scale(x, params, mask, weights)
+    (raw,) = likelihood.parameters()
 
     def loss() -> Tensor:
         entries = likelihood(params).base_dist.log_prob(x)
         return -(weights[..., None] * mask * entries).sum()
 
-    (slope,) = torch.autograd.grad(loss(), [likelihood.raw_scale])
+    (slope,) = torch.autograd.grad(loss(), [raw])
     with torch.no_grad():
-        likelihood.raw_scale.add_(0.1)
-    (away,) = torch.autograd.grad(loss(), [likelihood.raw_scale])
+        raw.add_(0.1)
+    (away,) = torch.autograd.grad(loss(), [raw])
     assert bool((slope.abs() < 1e-6 * away.abs()).all())
 
 

@@ -9,6 +9,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae.distributions import MeanGamma
+from pyro_vae.likelihoods.in_units import weighted_mean
 from pyro_vae.likelihoods.positive import Positive, SpreadMode
 
 __all__ = ["Gamma"]
@@ -57,6 +58,10 @@ class Gamma(Positive):
     def distribution(self, loc: Tensor, spread: Tensor) -> TorchDistributionMixin:
         return MeanGamma(loc, spread)
 
+    def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+        excess = residuals.double().expm1() - residuals
+        return _variation(weighted_mean(excess, weights, dims)).to(residuals)
+
     def fit_logs(self, log_x: Tensor, *, pooled: bool) -> tuple[Tensor, Tensor]:
         r"""Returns log means and coefficients of variation of the largest likelihood.
 
@@ -68,12 +73,17 @@ class Gamma(Positive):
         """
         logs = log_x.double()
         loc = logs.logsumexp(0) - math.log(len(logs))
-        wanted = (loc - logs.mean(0)).clamp_min(_LEAST)
-        if pooled:
-            wanted = wanted.mean()
-        shape = (3 - wanted + ((wanted - 3).square() + 24 * wanted).sqrt()) / (12 * wanted)
-        for _ in range(_ROUNDS):
-            off = shape.log() - shape.digamma() - wanted
-            slope = shape.square() * (shape.reciprocal() - shape.polygamma(1))
-            shape = (shape.reciprocal() + off / slope).reciprocal()
-        return loc.to(log_x), shape.rsqrt().to(log_x)
+        wanted = loc - logs.mean(0)
+        variation = _variation(wanted.mean() if pooled else wanted)
+        return loc.to(log_x), variation.to(log_x)
+
+
+def _variation(wanted: Tensor) -> Tensor:
+    r"""Solves :math:`\log \alpha - \psi(\alpha)` = ``wanted`` for :math:`\alpha^{-1/2}`."""
+    wanted = wanted.clamp_min(_LEAST)
+    shape = (3 - wanted + ((wanted - 3).square() + 24 * wanted).sqrt()) / (12 * wanted)
+    for _ in range(_ROUNDS):
+        off = shape.log() - shape.digamma() - wanted
+        slope = shape.square() * (shape.reciprocal() - shape.polygamma(1))
+        shape = (shape.reciprocal() + off / slope).reciprocal()
+    return shape.rsqrt()

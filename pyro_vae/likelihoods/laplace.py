@@ -8,7 +8,8 @@ import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode, weighted_mean
+from pyro_vae.likelihoods.in_units import weighted_mean
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
 
 __all__ = ["Laplace"]
 
@@ -46,7 +47,7 @@ class Laplace(LocationScale):
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.Laplace(loc, scale)
 
-    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
         return weighted_mean(residuals.abs(), weights, dims)
 
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:

@@ -110,6 +110,10 @@ class Likelihood(Part, ABC):
         """
         return x_train.new_zeros(self.event_shape, dtype=torch.bool)
 
+    def standardized(self, inputs: Tensor) -> Tensor:
+        """Returns the encoder's input, where it is data themselves in the units of those."""
+        return inputs
+
     def to_units(self, x: Tensor) -> Tensor:
         """Returns data, shape ``(*, *event_shape)``, in the units of this likelihood."""
         return x

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import Sequence
-from typing import Any, Literal, get_args
+from typing import Literal, get_args
 
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
@@ -12,30 +12,19 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
-from pyro_vae.distributions import InUnits, inverse_positive, positive, units_of
-from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.distributions import inverse_positive, positive, units_of
+from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 
-__all__ = ["LocationScale", "ScaleMode", "weighted_mean"]
+__all__ = ["LocationScale", "ScaleMode"]
 
 ScaleMode = Literal["shared", "per-dimension", "predicted"]
 
 
-def weighted_mean(values: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
-    """Returns a mean over ``dims``; 0 where all weights are."""
-    total = weights.sum(dims)
-    return (weights * values).sum(dims) / torch.where(total > 0, total, torch.ones_like(total))
-
-
-class LocationScale(Likelihood):
+class LocationScale(LikelihoodInUnits):
     r"""Independent real variables, each with a location and a scale.
 
     Subclasses choose the family by :meth:`distribution`. Locations and learned scales are in units
-    of the training data, once :meth:`take_units` has taken those: results do not depend on the
-    units that data come in,
-
-    .. math:: \log p(a x + b) = \log p(x) - \sum_d \log a_d
-
-    A scale is ``softplus(raw) + 1e-4`` of these.
+    of the training data, mean and standard deviation: a scale is ``softplus(raw) + 1e-4`` of these.
 
     Args:
         event_shape: Shape of one x.
@@ -50,9 +39,7 @@ class LocationScale(Likelihood):
 
     support = constraints.real
     measure: Literal["lebesgue"] = "lebesgue"
-
-    unit_loc: Tensor
-    unit_scale: Tensor
+    raw_spread_name = "raw_scale"
 
     def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode | None = None) -> None:
         if scale is None:
@@ -67,8 +54,6 @@ class LocationScale(Likelihood):
         self.scale = scale
         # It is rebuilt as it is, whatever the default will be.
         self._arguments = self._arguments | {"scale": scale}
-        self.register_buffer("unit_loc", torch.zeros(self.event_shape))
-        self.register_buffer("unit_scale", torch.ones(self.event_shape))
         if scale in ("shared", "per-dimension"):
             shape = self.event_shape if scale == "per-dimension" else ()
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
@@ -88,41 +73,11 @@ class LocationScale(Likelihood):
         self.unit_scale.copy_(scale)
         return torch.ones_like(loc, dtype=torch.bool)
 
-    def to_units(self, x: Tensor) -> Tensor:
-        return (x - self.unit_loc) / self.unit_scale
+    def standardized(self, inputs: Tensor) -> Tensor:
+        return self.to_units(inputs)
 
-    def from_units(self, u: Tensor) -> Tensor:
-        return self.unit_loc + self.unit_scale * u
-
-    @abstractmethod
-    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
-        """Returns the maximum-likelihood scale of residuals, reduced over ``dims``.
-
-        Args:
-            residuals: Shape ``(M, *event_shape)``.
-            weights: Not negative, likewise; where they add up to 0 anything will do.
-            dims: The first dimension, or all.
-        """
-
-    @property
-    def fits_scale(self) -> bool:
-        return hasattr(self, "raw_scale") and self.raw_scale.requires_grad
-
-    @torch.no_grad()
-    def fit_scale(
-        self, x: Tensor, params: Tensor, mask: Tensor | None = None, weights: Tensor | None = None
-    ) -> None:
-        if not hasattr(self, "raw_scale"):
-            raise expected("scale", "shared or per-dimension, to be fitted", self.scale)
-        residuals = self.to_units(x) - params
-        each = torch.ones_like(residuals) if mask is None else mask.to(residuals) + 0 * params
-        if weights is not None:
-            each = each * weights.reshape(*weights.shape, *[1] * len(self.event_shape))
-        each = each.reshape(-1, *self.event_shape)
-        dims = tuple(range(each.ndim)) if self.raw_scale.ndim == 0 else (0,)
-        scale = self.spread(residuals.reshape(each.shape), each, dims)
-        observed = each.sum(dims) > 0
-        self.raw_scale.copy_(torch.where(observed, inverse_positive(scale), self.raw_scale))
+    def residuals(self, x: Tensor, params: Tensor) -> Tensor:
+        return self.to_units(x) - params
 
     def pooled(self, scale: Tensor) -> Tensor:
         """Returns the one scale that stands for those of all entries."""
@@ -149,14 +104,4 @@ class LocationScale(Likelihood):
             scale = positive(self.raw_scale)
         else:
             scale = loc.new_tensor(self.scale) / self.unit_scale
-        in_units = self.distribution(loc, scale)
-        return InUnits(in_units, self.unit_loc, self.unit_scale).to_event(len(self.event_shape))
-
-    def _load_from_state_dict(
-        self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
-    ) -> None:
-        if f"{prefix}unit_loc" not in state_dict:
-            # A model of before works in the units of the data, and is written as it was.
-            self.register_buffer("unit_loc", torch.zeros_like(self.unit_loc), persistent=False)
-            self.register_buffer("unit_scale", torch.ones_like(self.unit_scale), persistent=False)
-        super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+        return self.of_data(self.distribution(loc, scale))

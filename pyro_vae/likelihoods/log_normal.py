@@ -8,6 +8,7 @@ import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyro_vae.likelihoods.in_units import weighted_mean
 from pyro_vae.likelihoods.positive import Positive, SpreadMode
 
 __all__ = ["LogNormal"]
@@ -48,6 +49,9 @@ class LogNormal(Positive):
 
     def distribution(self, loc: Tensor, spread: Tensor) -> TorchDistributionMixin:
         return dist.LogNormal(loc, spread)
+
+    def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+        return weighted_mean(residuals.square(), weights, dims).sqrt()
 
     def fit_logs(self, log_x: Tensor, *, pooled: bool) -> tuple[Tensor, Tensor]:
         variance = log_x.var(0, correction=0)

@@ -104,6 +104,10 @@ class Mixed(Likelihood):
         each = zip(self._parts(), self._columns(x_train), strict=True)
         return torch.cat([part.take_units(x) for part, x in each])
 
+    def standardized(self, inputs: Tensor) -> Tensor:
+        each = zip(self._parts(), self._columns(inputs), strict=True)
+        return torch.cat([part.standardized(own) for part, own in each], -1)
+
     def to_units(self, x: Tensor) -> Tensor:
         each = zip(self._parts(), self._columns(x), strict=True)
         return torch.cat([part.to_units(own) for part, own in each], -1)

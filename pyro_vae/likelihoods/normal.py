@@ -8,7 +8,8 @@ import pyro.distributions as dist
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode, weighted_mean
+from pyro_vae.likelihoods.in_units import weighted_mean
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
 
 __all__ = ["Normal"]
 
@@ -73,7 +74,7 @@ class Normal(LocationScale):
         """
         super().fit_scale(x, params, mask, weights)
 
-    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
         return weighted_mean(residuals.square(), weights, dims).sqrt()
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:

@@ -13,19 +13,20 @@ from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, is_number
 from pyro_vae.distributions import inverse_positive, positive
-from pyro_vae.likelihoods.likelihood import Likelihood
+from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 
 __all__ = ["Positive", "SpreadMode"]
 
 SpreadMode = Literal["shared", "per-dimension", "predicted"]
 
 
-class Positive(Likelihood):
+class Positive(LikelihoodInUnits):
     """Independent positive variables, each with a location on a log scale and a relative spread.
 
     The decoder gives the logarithm of a location, so that data may extend over many magnitudes, and
-    the encoder sees log x. Subclasses choose the family by :meth:`distribution`, and a fit to
-    logarithms by :meth:`fit_logs`. Learned spreads are ``softplus(raw) + 1e-4``: they have no unit.
+    the encoder sees log x: both in units of the mean of the training data, entry by entry.
+    Subclasses choose the family by :meth:`distribution`, and a fit to logarithms by
+    :meth:`fit_logs`. Learned spreads are ``softplus(raw) + 1e-4``: they have no unit.
 
     Args:
         event_shape: Shape of one x.
@@ -39,6 +40,7 @@ class Positive(Likelihood):
 
     support = constraints.positive
     measure: Literal["lebesgue"] = "lebesgue"
+    raw_spread_name = "raw_spread"
 
     def __init__(
         self, event_shape: Sequence[int], argument: str, spread: float | SpreadMode
@@ -67,12 +69,21 @@ class Positive(Likelihood):
 
     def encoder_input(self, x: Tensor, **covariates: Tensor) -> Tensor:
         """Returns the logarithms of x."""
-        return x.log()
+        return self.to_units(x).log()
+
+    @torch.no_grad()
+    def take_units(self, x_train: Tensor) -> Tensor:
+        largest = x_train.amax(0)  # of which a mean neither overflows nor vanishes
+        self.unit_scale.copy_(largest * (x_train / largest).mean(0))
+        return super().take_units(x_train)
+
+    def residuals(self, x: Tensor, params: Tensor) -> Tensor:
+        return self.to_units(x).log() - params
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns the locations, with the raw spreads after them if predicted."""
-        loc, spread = self.fit_logs(x_train.log(), pooled=self.spread == "shared")
+        loc, spread = self.fit_logs(self.to_units(x_train).log(), pooled=self.spread == "shared")
         if self.spread == "predicted":
             return torch.cat([loc, inverse_positive(spread)])
         if hasattr(self, "raw_spread"):
@@ -88,4 +99,4 @@ class Positive(Likelihood):
             spread = positive(self.raw_spread)
         else:
             spread = loc.new_tensor(self.spread)
-        return self.distribution(loc, spread).to_event(len(self.event_shape))
+        return self.of_data(self.distribution(loc, spread))

@@ -10,8 +10,9 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae._errors import expected
+from pyro_vae.likelihoods.in_units import weighted_mean
 from pyro_vae.likelihoods.likelihood import thinned
-from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode, weighted_mean
+from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
 
 __all__ = ["StudentT"]
 
@@ -60,7 +61,7 @@ class StudentT(LocationScale):
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.StudentT(loc.new_tensor(self.df), loc, scale)
 
-    def spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
+    def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
         squares = residuals.square()
         variance = weighted_mean(squares, weights, dims)
         for _ in range(_ROUNDS):  # as in `fit_marginal`, the location known

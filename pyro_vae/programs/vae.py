@@ -436,7 +436,7 @@ def _start(vae: VAE, rows: Rows) -> None:
         done = likelihood.take_units(rows.x)
     inputs = likelihood.encoder_input(rows.x, **covariates)
     if isinstance(standardize, Standardize):
-        inputs = likelihood.to_units(inputs)
+        inputs = likelihood.standardized(inputs)
         if vae.standardize:
             standardize.fit(inputs, done)
     vae.prior.start(standardize(inputs))

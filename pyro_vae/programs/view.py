@@ -66,7 +66,7 @@ class View:
         inputs = likelihood.encoder_input(x, **covariates_of(likelihood, given))
         standardize = self.vae.guide.standardize
         if isinstance(standardize, Standardize):
-            inputs = standardize(likelihood.to_units(inputs))
+            inputs = standardize(likelihood.standardized(inputs))
         return inputs
 
     def encode(self, inputs: Tensor) -> Distribution:
