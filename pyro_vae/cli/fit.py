@@ -114,6 +114,7 @@ def run(argv: list[str]) -> None:
         size_factor=options.size_factor,
         covariate=options.covariate,
         missing=options.missing,
+        split=options.split,
     )
     if options.labelled is not None and data.given("train"):
         what = "none with --cond, --size-factor, --covariate or --missing"
@@ -182,6 +183,13 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         "--binarize",
         type=Literal["none", "threshold", "stochastic"] | None,
         help="Make grey values binary; by default as the likelihood needs them.",
+    )
+    parser.add_argument(
+        "--split",
+        type=str,
+        default="random",
+        help="How rows are held out: random; blocks, the last ones of data in the order of time; "
+        "or 'column NAME', whole groups of a column of a .csv file, which x is then without.",
     )
     parser.add_argument(
         "--num_samples", type=int, default=1000, help="Importance samples of the evaluation."
@@ -359,7 +367,8 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in ("cond", "size_factor", "covariate", "missing", "show_mask"):
         if not kept.get(key):
             kept.pop(key, None)
-    if kept.standardize:
-        kept.pop("standardize", None)
+    for key, usual in (("standardize", True), ("split", "random")):
+        if kept.get(key) == usual:
+            kept.pop(key, None)
     kept.data, kept.data_root = data.source, root
     return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

@@ -30,7 +30,7 @@ __all__ = ["run"]
 _DEFAULTS = {"epochs": 60, "num_samples": 200, "compile": False}
 _OWN = ("folds", "seeds", "out", "json")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
-_BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask")
+_BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "split")
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
 _SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)
 
@@ -66,6 +66,7 @@ def run(argv: list[str]) -> None:
         size_factor=first.size_factor,
         covariate=first.covariate,
         missing=first.missing,
+        split=first.split,
     )
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:

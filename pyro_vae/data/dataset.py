@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import hashlib
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, get_args
 
@@ -96,6 +97,8 @@ class Dataset:
         size_unit: What the column of size factors was divided by: its mean in the training data.
         source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
             for an array.
+        step: How far apart rows of the source are that follow one another, of what random pairs
+            are; NaN where that is not known.
 
     Example:
         >>> from pyro_vae.data import load
@@ -121,6 +124,7 @@ binarize='threshold')
     names: Sequence[str] = ()
     columns: Sequence[Column] = ()
     size_unit: float = 1.0
+    step: float = math.nan
 
     def __post_init__(self) -> None:
         for split in SPLITS:

@@ -13,6 +13,8 @@ from pyro_vae.data.dataset import SPLITS, Dataset
 
 __all__ = ["DataReport", "inspect"]
 
+_CLOSE = 0.5  # of the distance of random pairs
+
 
 @dataclasses.dataclass(frozen=True)
 class DataReport:
@@ -31,6 +33,8 @@ class DataReport:
         in_train: Data of the other splits that a training observation equals: they are no held-out
             data.
         classes: For each split with labels, how many data each has.
+        step: How far apart observations are that follow one another in the source, of what random
+            pairs are, see :func:`pyro_vae.data.splitting.step_in_order`.
     """
 
     name: str
@@ -44,10 +48,11 @@ class DataReport:
     duplicates: dict[str, int]
     in_train: dict[str, int]
     classes: dict[str, dict[int, int]]
+    step: float
 
     def summary(self) -> dict[str, Any]:
         """Returns it ready for JSON."""
-        return dataclasses.asdict(self)
+        return dataclasses.asdict(self) | {"step": self.step if self.step == self.step else None}
 
     def __str__(self) -> str:
         shape = " × ".join(map(str, self.event_shape))
@@ -74,6 +79,12 @@ class DataReport:
                 lines.append(
                     f"  {count:,} {split} observations are training data too: scores flatter"
                 )
+        if self.step < _CLOSE:
+            lines.append(
+                f"  neighbours in order are {self.step:.2g} times as far apart as random pairs: of "
+                "a time series, --split blocks keeps near-copies out of the test set; of groups, "
+                "--split 'column NAME'"
+            )
         return "\n".join(lines)
 
 
@@ -124,6 +135,7 @@ def inspect(data: Dataset) -> DataReport:
             for split, labels in data.labels.items()
             if labels is not None
         },
+        step=data.step,
     )
 
 

@@ -20,6 +20,7 @@ from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
 from pyro_vae.data.readers import READERS, read_file
+from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
 
@@ -37,6 +38,7 @@ def load(
     size_factor: str | None = None,
     covariates: str | Mapping[str, str] | None = None,
     missing: bool = False,
+    split: str = "random",
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -92,6 +94,10 @@ def load(
             mapping or ``noise=sd,exposure=days``.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
             observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
+        split: How rows are held out where the source has no such split: ``random``; ``blocks``,
+            the last rows for the test and those before them for validation, of data in the order of
+            time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
+            which is then no part of x: rows of a group are in one split.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -113,7 +119,10 @@ def load(
     seed = check_seed("seed", seed)
     known = columns_by_name("covariates", covariates)
     wanted = _columns(cond, size_factor, known)
-    raw, name, source = _read(data, root, download, missing, wanted["cond"])
+    if (group := group_column(split)) is not None:
+        wanted["split"] = [group]
+    words = [*wanted["cond"], *wanted.get("split", ())]
+    raw, name, source = _read(data, root, download, missing, words)
     raw = with_columns(raw, wanted)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
@@ -121,9 +130,13 @@ def load(
     if binarize is None:
         binarize = "threshold" if raw.binarize and not levels else "none"
     top = raw.top if raw.top is not None and not levels else 1
-    parts = _split(raw, {"validation": validation, "test": test}, seed)
+    rows = held_out(raw, split, seed)
+    parts = _split(raw, {"validation": validation, "test": test}, rows)
     served = _served(raw, parts, top, binarize, missing, seed)
-    return Dataset(name=name, source=source, **served, **_beside(raw, parts, size_factor, known))
+    if group is not None:
+        raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
+    beside = _beside(raw, parts, size_factor, known)
+    return Dataset(name=name, source=source, step=step_in_order(raw), **served, **beside)
 
 
 def _columns(
@@ -248,13 +261,11 @@ def _read(
 
 
 def _split(
-    raw: Raw, shares: Mapping[Split, float | None], seed: int
+    raw: Raw, shares: Mapping[Split, float | None], rows: HeldOut
 ) -> dict[Split, tuple[Split, Tensor | slice]]:
     """For each split, the split of the source that it is part of and its rows there."""
     size = len(raw.splits["train"])
     parts: dict[Split, tuple[Split, Tensor | slice]] = {}
-    # NumPy promises that this generator's stream never changes, so that fingerprints last.
-    order = torch.from_numpy(np.random.RandomState(seed).permutation(size))
     for split in ("test", "validation"):
         share = shares[split]
         if split in raw.splits:
@@ -265,12 +276,11 @@ def _split(
         share = raw.held_out[split] if share is None else share
         if isinstance(share, bool) or not 0 <= share < 1:
             raise expected(split, "a share in [0, 1)", share)
-        count = math.ceil(share * size - 1e-9)  # rounding up holds out at least one
-        parts[split] = "train", order[:count]
-        order = order[count:]
-    if len(order) == 0:
+        # Rounding up holds out at least one.
+        parts[split] = "train", rows.take(math.ceil(share * size - 1e-9))
+    if len(rows.left) == 0:
         raise expected("data", "enough data to leave some for training (see `test`)", size)
-    parts["train"] = "train", order if len(order) < size else slice(None)
+    parts["train"] = "train", rows.left if len(rows.left) < size else slice(None)
     return {split: parts[split] for split in SPLITS}
 
 

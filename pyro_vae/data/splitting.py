@@ -1,0 +1,100 @@
+"""Which rows are held out: at random, the last ones, or whole groups."""
+
+from __future__ import annotations
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected
+from pyro_vae.data.raw import Raw
+
+__all__ = ["HeldOut", "group_column", "held_out", "step_in_order"]
+
+_COLUMN = "column "
+_LOOKED_AT = 2000  # pairs of rows
+
+
+class HeldOut:
+    """Creates what hands out the rows of a table, and keeps those that are left.
+
+    Args:
+        order: The rows, those to be held out first.
+        groups: The group of each row, of which none is torn apart; None where each is its own.
+    """
+
+    def __init__(self, order: Tensor, groups: Tensor | None = None) -> None:
+        self.left = order
+        self._groups = groups
+
+    def take(self, count: int) -> Tensor:
+        """Returns about so many rows, whole groups, and no longer has them."""
+        if self._groups is not None and 0 < count < len(self.left):
+            of_rows = self._groups[self.left]
+            ends = (of_rows[1:] != of_rows[:-1]).nonzero().flatten() + 1
+            if len(ends) == 0:
+                raise expected("split", "more groups than splits", f"{len(self.left)} rows of one")
+            count = int(ends[(ends - count).abs().argmin()])
+        taken, self.left = self.left[:count], self.left[count:]
+        return taken
+
+
+def group_column(split: str) -> str | None:
+    """Returns the column whose groups stay together, of ``column NAME``.
+
+    Raises:
+        ValueError: If it is no way to split rows.
+    """
+    if isinstance(split, str) and split.startswith(_COLUMN) and split[len(_COLUMN) :].strip():
+        return split[len(_COLUMN) :].strip()
+    if split not in ("random", "blocks"):
+        raise expected("split", "random, blocks or `column NAME`", split)
+    return None
+
+
+def held_out(raw: Raw, split: str, seed: int) -> HeldOut:
+    """Returns what hands out the rows of a source.
+
+    Args:
+        raw: The source, with the column of groups beside it.
+        split: ``random``, ``blocks`` or ``column NAME``.
+        seed: Of the order of rows or groups.
+
+    Raises:
+        ValueError: If the source brings its own splits, and they are to be others.
+    """
+    if split != "random" and set(raw.splits) != {"train"}:
+        raise expected("split", "random, as the data bring their own splits", split)
+    size = len(raw.splits["train"])
+    if split == "blocks":
+        return HeldOut(torch.arange(size).flip(0))
+    # NumPy promises that this generator's stream never changes, so that fingerprints last.
+    random = np.random.RandomState(seed)
+    if (name := group_column(split)) is None:
+        return HeldOut(torch.from_numpy(random.permutation(size)))
+    groups = raw.columns[name]["train"].unique(return_inverse=True)[1]
+    place = torch.from_numpy(random.permutation(int(groups.max()) + 1))
+    return HeldOut(place[groups].argsort(stable=True), groups)
+
+
+def step_in_order(raw: Raw) -> float:
+    """Returns how far apart rows are that follow one another, of what random pairs are.
+
+    About 1 where the order means nothing; NaN where there are too few rows. It is the ratio of two
+    mean absolute differences of standardised entries.
+    """
+    x = raw.splits["train"].flatten(1)
+    if len(x) < 3:
+        return float("nan")
+    first = torch.linspace(0, len(x) - 2, min(len(x) - 1, _LOOKED_AT)).long()
+    other = torch.from_numpy(np.random.RandomState(0).permutation(len(first)))
+    some = x[first].double()
+    scale = (some - some.nanmean(0)).square().nanmean(0).sqrt()
+    seen = scale > 0
+
+    def apart(a: Tensor, b: Tensor) -> Tensor:
+        return ((x[a].double() - x[b].double())[:, seen] / scale[seen]).abs().nanmean()
+
+    # A permutation may leave some rows where they are: a row is no random pair with itself.
+    moved = other != torch.arange(len(other))
+    return float(apart(first, first + 1) / apart(first[moved], first[other[moved]]))
