@@ -6,6 +6,7 @@ import inspect
 import re
 
 import pyro_vae as pv
+from pyro_vae.part import Part
 
 PACKAGES = ("priors", "guides", "likelihoods", "networks", "objectives")
 GREY = ("Bernoulli", "BetaBinomial", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic")
@@ -37,9 +38,9 @@ OPTIONS = {
 
 def parts() -> dict[str, type]:
     """Every exported class that is a part or an objective, by its name."""
-    bases = (pv.part.Part, pv.objectives.Objective)
+    bases = (Part, pv.objectives.Objective)
     exported = {
-        f"{r}.{n}": getattr(getattr(pv, r), n) for r in PACKAGES for n in vars(pv)[r].__all__
+        f"{r}.{n}": getattr(getattr(pv, r), n) for r in PACKAGES for n in getattr(pv, r).__all__
     }
     return {
         name: cls

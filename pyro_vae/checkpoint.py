@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import inspect
 import json
 import math
 import os
@@ -223,6 +224,7 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
         f"{at}.{part}": getattr(package, part)
         for at, package in _PACKAGES.items()
         for part in package.__all__
+        if inspect.isclass(getattr(package, part))
     }
     known = own | dict(classes)
     if not isinstance(name, str) or name not in known:

@@ -30,11 +30,11 @@ from pyro_vae.cli.parsing import (
 )
 from pyro_vae.cli.runs import (
     as_device,
-    load_data,
     new_path,
     record_data,
     recorded_scores,
 )
+from pyro_vae.cli.suggested import load_for, suggested
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset
 from pyro_vae.data.readers import READERS
@@ -85,37 +85,20 @@ def run(argv: list[str]) -> None:
     began = time.perf_counter()
     path = value_of(argv, "--config")
     config = {} if path is None else read_config(path)
-    parts = parts_of(argv, config, DEFAULT_PARTS)
-    parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
-    parser.add_argument(
-        "--data_report", action="store_true", help="Report what there is in the data, then fit."
-    )
-    parser.add_argument(
-        "--labelled",
-        type=int | None,
-        help="Give the model the classes of so many training observations, as many of each class; "
-        "it needs one categorical latent. Their weight is --objective.label-weight.",
-    )
-    _add_checkpoints(parser)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
+    parts, parser = _parser(argv, config)
     options = parse(parser, argv, config)
+    if (likelihood := suggested(argv, config, options)) is not None:
+        config["likelihood"] = likelihood
+        parts, parser = _parser(argv, config)
+        options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
     default = Path("runs") / Path(options.data).stem
     out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)
-    data, served = load_data(
-        options.data,
-        parts["likelihood"].support,
-        root=options.data_root,
-        binarize=options.binarize,
-        cond=options.cond,
-        size_factor=options.size_factor,
-        covariate=options.covariate,
-        missing=options.missing,
-        split=options.split,
-    )
+    data, served = load_for(options, parts["likelihood"].support)
     if options.labelled is not None and data.given("train"):
         what = "none with --cond, --size-factor, --covariate or --missing"
         raise expected("--labelled", what, options.labelled)
@@ -164,6 +147,23 @@ def run(argv: list[str]) -> None:
         console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
         for file in sorted(out.iterdir()):
             console.print(f"  {file}", soft_wrap=True)
+
+
+def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:
+    """The class for each role, and the parser of their options and of the verb's own."""
+    parts = parts_of(argv, config, DEFAULT_PARTS)
+    parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
+    parser.add_argument(
+        "--data_report", action="store_true", help="Report what there is in the data, then fit."
+    )
+    parser.add_argument(
+        "--labelled",
+        type=int | None,
+        help="Give the model the classes of so many training observations, as many of each class; "
+        "it needs one categorical latent. Their weight is --objective.label-weight.",
+    )
+    _add_checkpoints(parser)
+    return parts, parser
 
 
 def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:

@@ -20,7 +20,8 @@ from pyro_vae.cli.fit import (
     training_options,
 )
 from pyro_vae.cli.parsing import ROLES, Parser, parse, parts_of, read_config, value_of
-from pyro_vae.cli.runs import as_device, load_data, new_path, writing
+from pyro_vae.cli.runs import as_device, new_path, writing
+from pyro_vae.cli.suggested import load_for, suggested
 from pyro_vae.cli.tables import live, selection_table
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
@@ -44,30 +45,27 @@ def run(argv: list[str]) -> None:
     template, grid = _several(argv)
     path = value_of(argv, "--config")
     settings: dict[str, _Setting] = {}
+    likelihood: dict[str, Any] | None = None
     for given in combinations(grid) if grid else [{}]:
         config = {} if path is None else read_config(path)
         argv = _argv(template, given)
+        if likelihood is not None:
+            config["likelihood"] = likelihood
         parts = parts_of(argv, config, DEFAULT_PARTS)
         options = parse(_parser(parts), argv, config)
+        if not settings and (likelihood := suggested(argv, config, options)) is not None:
+            config["likelihood"] = likelihood
+            parts = parts_of(argv, config, DEFAULT_PARTS)
+            options = parse(_parser(parts), argv, config)
         values = {flag: options[_key(flag)] for flag in given}
         settings[json.dumps(values)] = _Setting(values, argv, options, parts)
     if len(settings) < 2:
         raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
     first = next(iter(settings.values())).options
-    likelihood = next(iter(settings.values())).parts["likelihood"]
+    support = next(iter(settings.values())).parts["likelihood"].support
     check_seed("--seed", first.seed)
     out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
-    data, _ = load_data(
-        first.data,
-        likelihood.support,
-        root=first.data_root,
-        binarize=first.binarize,
-        cond=first.cond,
-        size_factor=first.size_factor,
-        covariate=first.covariate,
-        missing=first.missing,
-        split=first.split,
-    )
+    data, _ = load_for(first, support)
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:
         setting = settings[json.dumps(values)]

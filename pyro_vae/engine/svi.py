@@ -50,7 +50,7 @@ class Position:
     """Where a pass over data is.
 
     Attributes:
-        order: The rows, as they are taken, shape ``(N,)``.
+        order: The rows, as they are taken, shape ``(N,)``, or fewer: those are the pass.
         start: How many have been taken.
         losses: Of the steps so far, in pieces.
     """
@@ -269,6 +269,7 @@ class CompiledSVI(Parts):
         if position is None:
             position = Position(torch.randperm(size) if shuffle else torch.arange(size))
         order = position.order.to(tensors[0].device)
+        size = len(order)
         arguments = gathered(batch_size, transform)
         losses, policy = position.losses, self._problem.on_nonfinite
         skipped = self.skipped + sum(int((~_finite(each)).sum()) for each in losses)

@@ -19,6 +19,7 @@ from pyro_vae.likelihoods.normal import Normal
 from pyro_vae.likelihoods.ordinal import Ordinal
 from pyro_vae.likelihoods.poisson import Poisson
 from pyro_vae.likelihoods.student_t import StudentT
+from pyro_vae.likelihoods.suggestion import suggest
 from pyro_vae.likelihoods.von_mises import VonMises
 from pyro_vae.likelihoods.zero_inflated_negative_binomial import ZeroInflatedNegativeBinomial
 from pyro_vae.likelihoods.zero_inflated_poisson import ZeroInflatedPoisson
@@ -46,4 +47,5 @@ __all__ = [
     "VonMises",
     "ZeroInflatedNegativeBinomial",
     "ZeroInflatedPoisson",
+    "suggest",
 ]

@@ -54,6 +54,7 @@ class Dirichlet(Likelihood):
 
     support = CompositionSupport()
     measure: Literal["lebesgue"] = "lebesgue"
+    remedy = "amounts become shares when each row is divided by its sum"
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         if len(event_shape) != 1:

@@ -49,6 +49,7 @@ class Likelihood(Part, ABC):
         measure: What the density is taken against; only discrete data have bits per dimension.
         covariates: Names of what the distribution depends on besides z: arguments of these names,
             shape ``(B,)``, which are columns beside x in data sets.
+        remedy: What makes values of the support of others, for the error about them.
 
     Args:
         event_shape: Shape of one x, at least one dimension.
@@ -61,6 +62,7 @@ class Likelihood(Part, ABC):
     support: Constraint
     measure: Literal["counting", "lebesgue", "mixed"]
     covariates: tuple[str, ...] = ()
+    remedy: str = ""
 
     def __init__(self, event_shape: Sequence[int], num_params: int = 1) -> None:
         super().__init__()

@@ -159,7 +159,7 @@ def _likelihood(column: object) -> Likelihood:
     known = {
         name: getattr(package, name)
         for name in package.__all__
-        if name not in ("Likelihood", "Mixed")
+        if name not in ("Likelihood", "Mixed", "suggest")
     }
     column = named_part("columns", column, known, event_shape=(1,))
     if not isinstance(column, Likelihood) or len(column.event_shape) != 1:

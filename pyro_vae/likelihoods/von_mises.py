@@ -44,6 +44,7 @@ class VonMises(Likelihood):
 
     support = AngleSupport()
     measure: Literal["lebesgue"] = "lebesgue"
+    remedy = "radians are wrapped by `torch.remainder(x + π, 2 * π) - π`"
 
     def __init__(self, event_shape: Sequence[int]) -> None:
         super().__init__(event_shape, num_params=2)

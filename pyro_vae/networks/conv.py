@@ -10,6 +10,7 @@ from torch import Tensor, nn
 
 from pyro_vae._errors import expected
 from pyro_vae.networks.network import Activation, Network, activation_layer
+from pyro_vae.networks.norm import Norm, check_norm, norm_of_channels
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
@@ -38,9 +39,12 @@ class ConvEncoder(Network):
     Args:
         channels: Channels after each halving.
         activation: As in :class:`MLP`.
+        norm: As in :class:`MLP`: ``batch``, a channel at a time; ``layer``, over the channels and
+            pixels of each image.
 
     Raises:
-        ValueError: If a number of channels is not positive, or the activation is unknown.
+        ValueError: If a number of channels is not positive, or the activation or the normalisation
+            is unknown.
 
     Example:
         >>> net = ConvEncoder(channels=(8, 16))
@@ -49,11 +53,17 @@ class ConvEncoder(Network):
         torch.Size([5, 20])
     """
 
-    def __init__(self, channels: Sequence[int] = (32, 64), activation: Activation = "silu") -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (32, 64),
+        activation: Activation = "silu",
+        norm: Norm | None = None,
+    ) -> None:
         super().__init__()
         _check(channels, activation)
         self.channels = tuple(channels)
         self.activation = activation
+        self.norm = check_norm(norm)
         self.layers = nn.Sequential()
         self.out_shape = torch.Size()
 
@@ -64,10 +74,11 @@ class ConvEncoder(Network):
         depth += cond_size
         layers: list[nn.Module] = []
         for before, after in zip((depth, *self.channels[:-1]), self.channels, strict=True):
-            layers += [
-                nn.Conv2d(before, after, 3, stride=2, padding=1),
-                activation_layer(self.activation),
-            ]
+            # A bias before batch normalisation is subtracted again, and has no gradient.
+            bias = self.norm != "batch"
+            layers.append(nn.Conv2d(before, after, 3, stride=2, padding=1, bias=bias))
+            layers += norm_of_channels(self.norm, after)
+            layers.append(activation_layer(self.activation))
         times = len(self.channels)
         pixels = _halved(height, times) * _halved(width, times)
         head = nn.Linear(self.channels[-1] * pixels, math.prod(out_shape))
@@ -101,9 +112,12 @@ class ConvDecoder(Network):
     Args:
         channels: Channels before each doubling of height and width.
         activation: As in :class:`MLP`.
+        norm: As in :class:`MLP`: ``batch``, a channel at a time; ``layer``, over the channels and
+            pixels of each image.
 
     Raises:
-        ValueError: If a number of channels is not positive, or the activation is unknown.
+        ValueError: If a number of channels is not positive, or the activation or the normalisation
+            is unknown.
 
     Example:
         >>> net = ConvDecoder(channels=(16, 8))
@@ -112,11 +126,17 @@ class ConvDecoder(Network):
         torch.Size([5, 1, 28, 28])
     """
 
-    def __init__(self, channels: Sequence[int] = (64, 32), activation: Activation = "silu") -> None:
+    def __init__(
+        self,
+        channels: Sequence[int] = (64, 32),
+        activation: Activation = "silu",
+        norm: Norm | None = None,
+    ) -> None:
         super().__init__()
         _check(channels, activation)
         self.channels = tuple(channels)
         self.activation = activation
+        self.norm = check_norm(norm)
         self.layers = nn.Sequential()
         self.bias = nn.Parameter(torch.zeros(0))
         self.out_shape = torch.Size()
@@ -127,9 +147,11 @@ class ConvDecoder(Network):
         depth, height, width = out_shape
         times = len(self.channels)
         small = (_halved(height, times), _halved(width, times))
+        first = math.prod(in_shape) + cond_size, self.channels[0] * math.prod(small)
+        plain = self.norm != "batch"
         layers: list[nn.Module] = [
             nn.Flatten(),
-            nn.Linear(math.prod(in_shape) + cond_size, self.channels[0] * math.prod(small)),
+            nn.Linear(*first, bias=plain),
             nn.Unflatten(1, (self.channels[0], *small)),
         ]
         for i, before in enumerate(self.channels):
@@ -139,6 +161,7 @@ class ConvDecoder(Network):
             grown = (_halved(height, times - i), _halved(width, times - i))
             odd = tuple(2 * g - s for g, s in zip(grown, size, strict=True))
             layers += [
+                *norm_of_channels(self.norm, before),
                 activation_layer(self.activation),
                 nn.ConvTranspose2d(
                     before,
@@ -147,7 +170,7 @@ class ConvDecoder(Network):
                     stride=2,
                     padding=1,
                     output_padding=(1 - odd[0], 1 - odd[1]),
-                    bias=i + 1 < times,
+                    bias=plain and i + 1 < times,
                 ),
             ]
         self.layers = nn.Sequential(*layers)

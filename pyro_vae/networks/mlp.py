@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from pyro_vae._errors import expected
 from pyro_vae.networks.network import Activation, Network, activation_layer
+from pyro_vae.networks.norm import Norm, check_norm, norm_of_features
 
 __all__ = ["MLP"]
 
@@ -31,10 +32,14 @@ class MLP(Network):
         activation: What follows each hidden layer.
         dropout: Share of the hidden units that each training step leaves out, against overfitting
             of small data (Srivastava et al., 2014, https://jmlr.org/papers/v15/srivastava14a.html).
+        norm: What normalises the inputs of each activation: ``batch``, over the rows of a batch
+            (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167), of which a batch of one row
+            takes the running statistics, as evaluation does; ``layer``, over the units of each row
+            (Ba et al., 2016, https://arxiv.org/abs/1607.06450); None, nothing.
 
     Raises:
-        ValueError: If a width is not positive, the activation is unknown, or the dropout is not
-            in [0, 1).
+        ValueError: If a width is not positive, the activation or the normalisation is unknown, or
+            the dropout is not in [0, 1).
 
     Example:
         >>> net = MLP(hidden=(32,))
@@ -48,6 +53,7 @@ class MLP(Network):
         hidden: Sequence[int] = (512, 512),
         activation: Activation = "silu",
         dropout: float = 0.0,
+        norm: Norm | None = None,
     ) -> None:
         super().__init__()
         if any(width < 1 for width in hidden):
@@ -58,6 +64,7 @@ class MLP(Network):
         self.hidden = tuple(hidden)
         self.activation = activation
         self.dropout = dropout
+        self.norm = check_norm(norm)
         self.layers = nn.Sequential()
         self.out_shape = torch.Size()
 
@@ -65,7 +72,10 @@ class MLP(Network):
         widths = [math.prod(in_shape) + cond_size, *self.hidden]
         layers: list[nn.Module] = []
         for before, after in pairwise(widths):
-            layers += [nn.Linear(before, after), activation_layer(self.activation)]
+            # A bias before batch normalisation is subtracted again, and has no gradient.
+            layers.append(nn.Linear(before, after, bias=self.norm != "batch"))
+            layers += norm_of_features(self.norm, after)
+            layers.append(activation_layer(self.activation))
             if self.dropout > 0:
                 layers.append(nn.Dropout(self.dropout))
         self.layers = nn.Sequential(*layers, nn.Linear(widths[-1], math.prod(out_shape)))

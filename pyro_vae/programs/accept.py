@@ -14,6 +14,7 @@ from pyro_vae._errors import expected
 from pyro_vae.data.rows import Conditions, Given, Rows, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.likelihoods.suggestion import what_fits
 
 if TYPE_CHECKING:
     from pyro_vae.programs.vae import VAE
@@ -193,7 +194,10 @@ def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Te
         entry = vae.likelihood.entry(where[1:])
         family = f"{type(entry).__name__}, {entry.support}"
         got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
-        raise ValueError(f"`{argument}`: expected values in the support of {family}, got {got}")
+        seen = x if mask is None else torch.where(mask.to(x.device), x, torch.nan)
+        fits = what_fits(vae.likelihood, seen, bad)
+        message = f"`{argument}`: expected values in the support of {family}, got {got}"
+        raise ValueError(f"{message}; {fits}" if fits else message)
     return x.to(vae.initialized.device)
 
 

@@ -31,7 +31,7 @@ from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.run import Run
 from pyro_vae.training.scales import Scales
 from pyro_vae.training.settings import environment
-from pyro_vae.training.splits import Splits
+from pyro_vae.training.splits import Splits, rows_of_a_pass
 
 __all__ = ["Loop", "Start", "State"]
 
@@ -122,7 +122,11 @@ class Loop:
         self.start = start
         self.state = State()
         self.signals = Waiting()
-        self.steps_an_epoch = math.ceil(len(self.train) / recipe.batch_size)
+        self.rows_a_pass = rows_of_a_pass(vae, self.train, recipe.batch_size)
+        if (left := len(self.train) - self.rows_a_pass) > 0:
+            log.warning("each epoch leaves out %d row, another each time: a batch of one cannot be "
+                        "normalised; another `batch_size` takes all", left)  # fmt: skip
+        self.steps_an_epoch = math.ceil(self.rows_a_pass / recipe.batch_size)
         clip = recipe.clip_norm
         self.svi = CompiledSVI(
             vae.model,
@@ -227,6 +231,9 @@ class Loop:
         epoch, skipped = self.state.epoch, self.svi.skipped
         if self.recipe.schedule != "constant" and epoch > 1:
             self.svi.scale_lr(self.recipe.lr_share(epoch))
+        if self.state.position is None and self.rows_a_pass < len(self.train):
+            order = torch.randperm(len(self.train))
+            self.state.position = Position(order[: self.rows_a_pass])
         with self._errors_explained():
             losses = self.svi.epoch(
                 self.train.x,
@@ -278,7 +285,7 @@ class Loop:
     def _mean(self, losses: Tensor) -> float:
         """The loss an observation, of the steps that were not left out."""
         sizes = torch.full_like(losses, self.recipe.batch_size)
-        sizes[-1] = len(self.train) - sizes[:-1].sum()
+        sizes[-1] = self.rows_a_pass - sizes[:-1].sum()
         taken = losses.isfinite()
         if not taken.any():
             raise FloatingPointError(

@@ -77,6 +77,7 @@ class Run:
         checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
         record = {"settings": self.settings, "last_sha256": digest}
         record |= {name: getattr(self, name) for name in _RECORDED}
+        record["likelihood"] = self.vae.likelihood.spec()
         checkpoint.write_json(folder / "fit.json", record)
 
     @classmethod

@@ -2,21 +2,23 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, replace
 from typing import Any, TypeAlias, cast
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae._errors import expected
+from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows, given_of
 from pyro_vae.programs import VAE
 
-__all__ = ["Splits", "Values", "beside", "split"]
+__all__ = ["Splits", "Values", "beside", "rows_of_a_pass", "split"]
 
 Values: TypeAlias = Tensor | np.ndarray | Mapping[Split, Any] | Mapping[str, Any] | None
 
@@ -111,6 +113,27 @@ def split(
     if len(chosen) == 0 or len(kept) == 0:
         raise expected("validation", f"a fraction that splits {len(x)} data", validation)
     return Splits(train[kept], train[chosen].without("labels"))
+
+
+def rows_of_a_pass(vae: VAE, train: Rows, batch_size: int) -> int:
+    """Returns how many rows a pass takes: all, or all but a last one that is a batch by itself.
+
+    That is where a network of the user's has batch normalisation, which refuses a batch of one
+    row; those of this package take it.
+    """
+    size = len(train)
+    normalises = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in vae.modules())
+    if size % batch_size != 1 or size == 1 or not normalises:
+        return size
+    twin, one = copy.deepcopy(vae).train(), train[:1]
+    try:
+        with torch.no_grad(), undisturbed(vae, 0, one.x.device):
+            twin.model.decode(twin.guide.encode(one.x, one.given).sample(), one.given)
+    except ValueError as error:
+        if "more than 1 value per channel" not in str(error):
+            raise
+        return size - 1
+    return size
 
 
 def _rows(x: Tensor, given: Mapping[str, Values], split: Split, *, alone: bool = False) -> Rows:

@@ -1,0 +1,58 @@
+"""Which likelihood a command takes that was not asked for one."""
+
+from __future__ import annotations
+
+import sys
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+from jsonargparse import Namespace
+from torch.distributions import constraints
+
+from pyro_vae.cli.parsing import value_of
+from pyro_vae.cli.runs import load_data
+from pyro_vae.data import NAMES
+from pyro_vae.likelihoods import suggest
+
+__all__ = ["load_for", "suggested"]
+
+
+def suggested(
+    argv: Sequence[str], config: Mapping[str, Any], options: Namespace
+) -> dict[str, Any] | None:
+    """Returns the likelihood that suits a file of data, and prints which one and why.
+
+    Args:
+        argv: What was asked for on the command line.
+        config: What was in a file of options.
+        options: Both, read with the default likelihood.
+
+    Returns:
+        Its class and options; None where one was asked for, the data are a named set or are to be
+        made binary: what these are fitted by is settled.
+
+    Raises:
+        ValueError: If the data cannot be loaded.
+    """
+    asked = value_of(argv, "--likelihood") is not None or "class" in config.get("likelihood", {})
+    if asked or options.data in NAMES or options.binarize not in (None, "none"):
+        return None
+    data, _ = load_for(options, constraints.real)
+    found = suggest(data)
+    print(f"--likelihood {found}: it suits the data, and none was asked for", file=sys.stderr)
+    return dict(found.likelihood)
+
+
+def load_for(options: Namespace, support: constraints.Constraint) -> Any:
+    """Loads what options name as a likelihood of that support takes it, see :func:`load_data`."""
+    return load_data(
+        options.data,
+        support,
+        root=options.data_root,
+        binarize=options.binarize,
+        cond=options.cond,
+        size_factor=options.size_factor,
+        covariate=options.covariate,
+        missing=options.missing,
+        split=options.split,
+    )
