@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.rows import Given, Rows
@@ -357,8 +357,8 @@ class _CrossValidation:
 def _built(
     build: Callable[..., Built], setting: Mapping[str, Any], seed: int
 ) -> tuple[VAE, Mapping[str, Any]]:
-    pyro.set_rng_seed(seed)
-    built = build(**setting)
+    with seeded(seed):
+        built = build(**setting)
     vae, options = built if isinstance(built, tuple) else (built, {})
     if not isinstance(vae, VAE):
         raise expected("build", "a function that returns a VAE", vae)
