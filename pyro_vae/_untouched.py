@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import random
 from collections.abc import Iterator
 from contextlib import contextmanager
 
+import numpy as np
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "undisturbed"]
+__all__ = ["evaluating", "seeded", "undisturbed"]
 
 
 @contextmanager
@@ -48,3 +50,34 @@ def undisturbed(module: nn.Module, seed: int | None, device: torch.device) -> It
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def seeded(seed: int | None) -> Iterator[None]:
+    """Seeds torch's generators, Python's and NumPy's, and then puts all back as they were.
+
+    Without a seed, what is drawn inside is drawn from the generators as they are.
+    """
+    if seed is None:
+        yield
+        return
+    torch.empty(0)  # where another device is the default one, its generators are there from now on
+    generators = [torch.default_generator]
+    if torch.cuda.is_initialized():
+        generators += torch.cuda.default_generators
+    if torch.backends.mps.is_available():
+        generators.append(torch.mps._get_default_mps_generator())
+    states = [generator.get_state() for generator in generators]
+    others = random.getstate(), np.random.get_state()
+    try:
+        # Not `torch.manual_seed`, which would also seed devices that are only used later.
+        for generator in generators:
+            generator.manual_seed(seed)
+        random.seed(seed)
+        np.random.seed(seed)
+        yield
+    finally:
+        for generator, state in zip(generators, states, strict=True):
+            generator.set_state(state)
+        random.setstate(others[0])
+        np.random.set_state(others[1])

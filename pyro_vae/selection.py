@@ -11,12 +11,12 @@ from dataclasses import dataclass
 from typing import Any, TypeAlias
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.rows import Given, Rows
@@ -25,6 +25,7 @@ from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable, standard_error
 from pyro_vae.programs import VAE
 from pyro_vae.training.fit import fit
+from pyro_vae.training.recipe import SHORT_FITS
 
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 
@@ -217,8 +218,7 @@ def select(
     Args:
         build: From a setting, as keyword arguments, to a model, or to a model and options of
             :func:`pyro_vae.fit` that go with it, such as ``objective``.
-        data: A dataset, or a tensor of shape ``(N, *event_shape)``, all of which is used. Models
-            are given what goes with each observation of a dataset: conditions, a mask, covariates.
+        data: A dataset, with what goes with each observation; or a tensor, ``(N, *event_shape)``.
         grid: Values for each argument, all combinations of which are tried; or the settings
             themselves.
         folds: Parts that the data are cut into.
@@ -257,7 +257,7 @@ def select(
     fold = pool.folds(folds)
     sizes = _checked_sizes(build, settings, pool)
     began = time.perf_counter()
-    options = {"compile": False} | options
+    options = SHORT_FITS | options
     validated = _CrossValidation(
         build, settings, pool, fold, seeds, num_samples, validation, seed, options
     )
@@ -357,8 +357,8 @@ class _CrossValidation:
 def _built(
     build: Callable[..., Built], setting: Mapping[str, Any], seed: int
 ) -> tuple[VAE, Mapping[str, Any]]:
-    pyro.set_rng_seed(seed)
-    built = build(**setting)
+    with seeded(seed):
+        built = build(**setting)
     vae, options = built if isinstance(built, tuple) else (built, {})
     if not isinstance(vae, VAE):
         raise expected("build", "a function that returns a VAE", vae)

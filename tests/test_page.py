@@ -14,10 +14,10 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import report
+from pyro_vae._html import Html, table, tag
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.programs.weigh import observations_at_once
-from pyro_vae.report._html import Html, table, tag
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections.header import header
 

@@ -61,6 +61,9 @@ def test_pyright_refuses_what_is_wrong(program: Path, tmp_path: Path) -> None:
         "pv.fit(vae, 3)",
         "pv.evaluate(vae, vae.sample(3)).sumary()",
         "pv.priors.Normal(dims=2)",
+        "class Mine(pv.priors.Normal):",
+        "    def bind(self, view):",
+        "        assert view.cond_sise is None",
     ]
     wrong.write_text("\n".join(lines), encoding="utf-8")
-    assert sorted({line.partition(":")[0] for line in _pyright(wrong)}) == ["3", "4", "5", "6"]
+    assert sorted({line.partition(":")[0] for line in _pyright(wrong)}) == ["3", "4", "5", "6", "9"]

@@ -19,7 +19,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.data import Rows
-from pyro_vae.programs.view import View
+from pyro_vae.programs.view import ModelView
 
 
 def small_vae(**networks: nn.Module) -> pv.VAE:
@@ -261,7 +261,7 @@ def test_an_untrained_decoder_is_at_the_marginal(shape: tuple[int, ...], distrib
         # Within a tenth of a standard deviation of the data, whatever z.
         assert ((p.mean - x.mean(0)).abs() / x.std(0)).max() < 0.1
         assert (p.stddev / x.std(0) - 1).abs().max() < 0.15
-        seen = View(vae).encoder_input(x, {})
+        seen = ModelView(vae).encoder_input(x, {})
     assert seen.mean().abs() < 0.01
     assert abs(seen.square().mean() - 1) < 0.01
 

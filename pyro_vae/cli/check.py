@@ -9,7 +9,7 @@ from rich.console import Console
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
-from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.runs import as_device, only_condition, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
@@ -43,7 +43,10 @@ def run(argv: list[str]) -> int:
         help="Exit with 1 if a check of the model or of the guide fails.",
     )
     parser.add_argument(
-        "--level", type=float, default=0.05, help="Chance of any false alarm, for each verdict."
+        "--level",
+        type=float,
+        default=default_of(check, "level"),
+        help="Chance of any false alarm, for each verdict.",
     )
     parser.add_argument(
         "--num_draws",
@@ -51,14 +54,17 @@ def run(argv: list[str]) -> int:
         help="Simulated data sets; if not given as many as the correction for many tests needs.",
     )
     parser.add_argument(
-        "--max_data", type=int, default=1000, help="Of more data, so many at random are looked at."
+        "--max_data",
+        type=int,
+        default=default_of(check, "max_data"),
+        help="Of more data, so many at random are looked at.",
     )
     parser.add_argument(
         "--cond",
         type=str | None,
         help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--seed", type=int, default=default_of(check, "seed"), help="Of the draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")

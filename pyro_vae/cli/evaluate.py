@@ -10,7 +10,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae import checkpoint
-from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.runs import as_device, held_out, recorded_data
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
@@ -33,7 +33,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--proposal",
         type=Literal["guide", "defensive"],
-        default="guide",
+        default=default_of(evaluate, "proposal"),
         help="Where z is drawn: guide, or defensive, a mixture of guide and prior.",
     )
     parser.add_argument(
@@ -46,9 +46,17 @@ def run(argv: list[str]) -> None:
         "--ais", action="store_true", help="Also by annealed importance sampling: minutes."
     )
     parser.add_argument(
-        "--num_chains", type=int, default=16, help="Chains per observation, for --ais."
+        "--num_chains",
+        type=int,
+        default=default_of(ais, "num_chains"),
+        help="Chains per observation, for --ais.",
     )
-    parser.add_argument("--num_temperatures", type=int, default=300, help="For --ais.")
+    parser.add_argument(
+        "--num_temperatures",
+        type=int,
+        default=default_of(ais, "num_temperatures"),
+        help="For --ais.",
+    )
     parser.add_argument(
         "--gaps",
         action="store_true",
@@ -105,9 +113,14 @@ def add_options(parser: Parser) -> None:
         "--max_data", type=int | None, help="Score a random subset of so many, always the same."
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples for each observation."
+        "--num_samples",
+        type=int,
+        default=default_of(evaluate, "num_samples"),
+        help="Importance samples for each observation.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument(
+        "--seed", type=int, default=default_of(evaluate, "seed"), help="Of the draws."
+    )
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")

@@ -22,6 +22,7 @@ from pyro_vae.cli.parsing import (
     ROLES,
     Parser,
     add_part,
+    default_of,
     guides_of,
     parse,
     parts_of,
@@ -29,6 +30,7 @@ from pyro_vae.cli.parsing import (
     value_of,
 )
 from pyro_vae.cli.runs import (
+    SEED,
     as_device,
     new_path,
     record_data,
@@ -36,11 +38,12 @@ from pyro_vae.cli.runs import (
 )
 from pyro_vae.cli.suggested import load_for, suggested
 from pyro_vae.cli.tables import live, scores_table
-from pyro_vae.data import NAMES, Dataset
+from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.readers import READERS
 from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE
 from pyro_vae.training import Run, fit
+from pyro_vae.training.recipe import SMALL_DATA
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
 
 __all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
@@ -52,7 +55,6 @@ DEFAULT_PARTS = {
     "decoder": "MLP",
     "objective": "ELBO",
 }
-_DEFAULTS = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1, "seed": 0}
 _LATENT_DIM = 16
 _DROPOUT = 0.2  # of the decoder: what one fits first is small data
 _BY_PROGRAM: set[str | int] = {
@@ -187,17 +189,20 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     parser.add_argument(
         "--split",
         type=str,
-        default="random",
+        default=default_of(load, "split"),
         help="How rows are held out: random; blocks, the last ones of data in the order of time; "
         "or 'column NAME', whole groups of a column of a .csv file, which x is then without.",
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples of the evaluation."
+        "--num_samples",
+        type=int,
+        default=default_of(evaluate, "num_samples"),
+        help="Importance samples of the evaluation.",
     )
     parser.add_argument(
         "--standardize",
         type=bool,
-        default=True,
+        default=default_of(VAE, "standardize"),
         help="Whether the networks work in units of the training data: scores, draws and fixed "
         "scales are in the units of the data all the same.",
     )
@@ -211,7 +216,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         "--device", type=str | None, help="Such as cpu or cuda; the best if none."
     )
     training.add_function_arguments(fit, as_group=False, skip=_BY_PROGRAM)
-    parser.set_defaults(_DEFAULTS)
+    parser.set_defaults({"seed": SEED, **SMALL_DATA})
     if "dropout" in _arguments(parts["decoder"]):
         parser.set_defaults({"decoder.dropout": _DROPOUT})
     if "parts" in _arguments(parts["prior"]) & _arguments(parts["guide"]):
@@ -263,11 +268,13 @@ def _add_checkpoints(parser: Parser) -> None:
         help="Steps from one checkpoint to the next; without it, one is written when the run is "
         "asked to stop (Ctrl-C, SIGTERM).",
     )
-    group.add_argument("--keep", type=int, default=3, help="Checkpoints to keep.")
+    group.add_argument(
+        "--keep", type=int, default=default_of(fit, "keep"), help="Checkpoints to keep."
+    )
     group.add_argument(
         "--resume",
         type=bool | Literal["previous"],
-        default=False,
+        default=default_of(fit, "resume"),
         help="Go on with an unfinished run: the same command with --resume. --resume=previous "
         "passes over checkpoints that are damaged.",
     )
@@ -367,8 +374,8 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in ("cond", "size_factor", "covariate", "missing", "show_mask"):
         if not kept.get(key):
             kept.pop(key, None)
-    for key, usual in (("standardize", True), ("split", "random")):
-        if kept.get(key) == usual:
+    for key, function in (("standardize", VAE), ("split", load)):
+        if kept.get(key) == default_of(function, key):
             kept.pop(key, None)
     kept.data, kept.data_root = data.source, root
     return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

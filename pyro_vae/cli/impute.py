@@ -14,8 +14,9 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.runs import (
+    SEED,
     as_device,
     new_path,
     recorded_columns,
@@ -68,9 +69,12 @@ def run(argv: list[str]) -> None:
         "no whole numbers.",
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples for each observation."
+        "--num_samples",
+        type=int,
+        default=default_of(VAE.impute, "num_samples"),
+        help="Importance samples for each observation.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)

@@ -9,7 +9,7 @@ import argparse
 import difflib
 import inspect
 import re
-from collections.abc import Iterable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 from types import ModuleType
 from typing import Any, Literal, NoReturn
@@ -28,6 +28,7 @@ __all__ = [
     "Parser",
     "add_part",
     "classes",
+    "default_of",
     "guides_of",
     "parse",
     "parts_of",
@@ -87,6 +88,17 @@ class Parser(ArgumentParser):
         text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)
         text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text)
         return re.sub(r"--[a-z_][\w.]*", lambda match: _written(match[0]), text)
+
+
+def default_of(function: Callable[..., Any], argument: str) -> Any:
+    """Returns the default of an argument, which is that of the option of the same meaning.
+
+    Example:
+        >>> from pyro_vae.evaluation import evaluate
+        >>> default_of(evaluate, "proposal")
+        'guide'
+    """
+    return inspect.signature(function).parameters[argument].default
 
 
 def parse(

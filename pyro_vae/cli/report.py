@@ -10,7 +10,7 @@ from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae.cli.parsing import Parser, classes, parse
+from pyro_vae.cli.parsing import Parser, classes, default_of, parse
 from pyro_vae.cli.runs import (
     as_device,
     new_path,
@@ -44,7 +44,10 @@ def run(argv: list[str]) -> None:
         help="The file to write; RUN/report.html, or the next free one, if not given.",
     )
     parser.add_argument(
-        "--num_samples", type=int, default=1000, help="Importance samples for each observation."
+        "--num_samples",
+        type=int,
+        default=default_of(page, "num_samples"),
+        help="Importance samples for each observation.",
     )
     parser.add_argument(
         "--num_draws",
@@ -56,7 +59,7 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of all draws.")
+    parser.add_argument("--seed", type=int, default=default_of(page, "seed"), help="Of all draws.")
     parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
     parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")

@@ -30,6 +30,7 @@ from pyro_vae.programs import VAE
 from pyro_vae.training.resume import Resume, taken
 
 __all__ = [
+    "SEED",
     "as_device",
     "condition",
     "covariates_at",
@@ -45,6 +46,8 @@ __all__ = [
     "recorded_unit",
     "writing",
 ]
+
+SEED = 0  # where a function has none by default: a command gives the same again
 
 # What scores.json holds.
 _MEANS = ("log_marginal", "elbo", "reconstruction", "kl", "mcse", "standard_error",

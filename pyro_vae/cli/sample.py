@@ -12,8 +12,8 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import condition, covariates_at, new_path
+from pyro_vae.cli.parsing import Parser, default_of, parse
+from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path
 from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
@@ -29,7 +29,13 @@ def run(argv: list[str]) -> None:
     """
     parser = Parser("sample", "RUN", "Draws z from the prior of a run, then x.")
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
-    parser.add_argument("-n", "--num_samples", type=int, default=64, help="Number of draws.")
+    parser.add_argument(
+        "-n",
+        "--num_samples",
+        type=int,
+        default=default_of(report.samples, "num_samples"),
+        help="Number of draws.",
+    )
     parser.add_argument(
         "--cond",
         type=str | None,
@@ -43,7 +49,7 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="Of a run with other covariates: those of each draw, such as noise=0.3,exposure=7.",
     )
-    parser.add_argument("--seed", type=int, default=0, help="Of the draws.")
+    parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument(
         "--out",
         type=str | None,

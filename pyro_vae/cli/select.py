@@ -19,16 +19,18 @@ from pyro_vae.cli.fit import (
     fit_parser,
     training_options,
 )
-from pyro_vae.cli.parsing import ROLES, Parser, parse, parts_of, read_config, value_of
+from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
 from pyro_vae.cli.runs import as_device, new_path, writing
 from pyro_vae.cli.suggested import load_for, suggested
 from pyro_vae.cli.tables import live, selection_table
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
+from pyro_vae.training.recipe import SHORT_FITS
 
 __all__ = ["run"]
 
-_DEFAULTS = {"epochs": 60, "num_samples": 200, "compile": False}
+_EPOCHS = 60  # of each of many fits to small data
+_DEFAULTS = {name: default_of(select, name) for name in ("folds", "seeds", "num_samples")}
 _OWN = ("folds", "seeds", "out", "json")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
 _BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "split")
@@ -120,9 +122,9 @@ def _parser(parts: Mapping[str, Any]) -> Parser:
         "Shows paired differences to the best, and the smallest model within one standard error "
         "of it.",
     )
-    parser.add_argument("--folds", type=int, default=5, help="Parts that the data are cut into.")
-    parser.add_argument("--seeds", type=int, default=1, help="Fits of each setting in each fold.")
-    parser.set_defaults(_DEFAULTS)
+    parser.add_argument("--folds", type=int, help="Parts that the data are cut into.")
+    parser.add_argument("--seeds", type=int, help="Fits of each setting in each fold.")
+    parser.set_defaults({"epochs": _EPOCHS, **_DEFAULTS, **SHORT_FITS})
     return parser
 
 

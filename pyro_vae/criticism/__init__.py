@@ -1,13 +1,15 @@
 """Simulates data from a fixed model and compares them with what was observed, in ArviZ's terms."""
 
-from pyro_vae.criticism.calibration import Calibration, Coverage, calibrate
-from pyro_vae.criticism.checks import Checks, Row, check
+from pyro_vae.criticism.calibration import Calibration, calibrate
+from pyro_vae.criticism.checks import Checks, check
 from pyro_vae.criticism.datatree import to_datatree
 from pyro_vae.criticism.held_out import PIT, pit
 from pyro_vae.criticism.one_dimensional import tree_for
 from pyro_vae.criticism.predictive import posterior_predictive, prior_predictive
 from pyro_vae.criticism.pyro_pair import from_pyro_svi
+from pyro_vae.criticism.row import Row
 from pyro_vae.criticism.statistics import Statistic, default_statistics
+from pyro_vae.criticism.uniformity import Coverage
 
 __all__ = [
     "PIT",

@@ -17,8 +17,9 @@ from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, replicate
 from pyro_vae.criticism.advice import alternatives
-from pyro_vae.criticism.checks import Row, holm
-from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
+from pyro_vae.criticism.checks import holm
+from pyro_vae.criticism.row import Row, rows_shown
+from pyro_vae.criticism.uniformity import Bands, Coverage, bands, ecdf, how_uneven, uniformity
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import same_support
 from pyro_vae.evaluation._common import check_arguments
@@ -27,7 +28,7 @@ from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import simulated_given
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
-__all__ = ["Calibration", "Coverage", "calibrate"]
+__all__ = ["Calibration", "calibrate"]
 
 Draws = Callable[..., Tensor]
 
@@ -36,27 +37,6 @@ _NAMED = 3  # latents named in a sentence before it only counts them
 _SHOWN = (0.5, 0.8, 0.9, 0.95)  # nominal coverage in the summary
 _THINNING = 4  # successive draws of NUTS are too alike to be ranked among
 _CHAINS_AT_ONCE = 10  # between two reports of progress
-
-
-@dataclass(frozen=True, eq=False)
-class Coverage:
-    """How often regions hold the truth that should hold it with a stated probability.
-
-    Attributes:
-        names: Of the regions: ``highest density``, the set of z where a density is above a
-            threshold, then the central interval of each continuous latent; C in all.
-        nominal: The stated probabilities, shape ``(K - 1,)``.
-        actual: Shares of simulations whose truth is inside, shape ``(C, K - 1)``.
-        low: Where ``actual`` stays above all along if the posterior is exact, with probability
-            ``1 - level`` together with ``high``, shape ``(K - 1,)``.
-        high: Where it stays below, shape ``(K - 1,)``.
-    """
-
-    names: tuple[str, ...]
-    nominal: np.ndarray
-    actual: np.ndarray
-    low: np.ndarray
-    high: np.ndarray
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -258,6 +238,10 @@ class Calibration:
         size = f"{len(self.ranks)} simulations, {self.num_draws} draws of {self.draws}"
         verdict = f"{self.num_failed} of {len(self.names)} quantities failed at {self.level:g}"
         return "\n".join([f"Calibration({size}): {verdict}", *(f"  {s}" for s in self.advice)])
+
+    def _repr_html_(self) -> str:
+        title, *advice = repr(self).splitlines()
+        return rows_shown(title, self.rows(), advice)
 
 
 @torch.no_grad()

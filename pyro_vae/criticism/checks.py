@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import asdict, dataclass, replace
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import torch
@@ -15,6 +15,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
+from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics, entries
 from pyro_vae.criticism.two_sample import TwoSample, classify
@@ -23,7 +24,7 @@ from pyro_vae.evaluation._common import check_arguments, measured
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
-__all__ = ["Checks", "Row", "check", "compare", "holm"]
+__all__ = ["Checks", "check", "compare", "holm"]
 
 PRIOR = "z ~ p(z)"
 GUIDE = "z ~ q(z|x)"
@@ -34,46 +35,6 @@ _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
 _SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
 _REPLICATES = 2  # for each observation that a classifier sees
 _INTERVAL = (0.025, 0.975)
-
-
-@dataclass(frozen=True)
-class Row:
-    """One check.
-
-    Attributes:
-        statistic: Its name.
-        where: The column that deviates most, such as an entry of x; empty if there is but one.
-        observed: The value there.
-        low: Where the central 95 % of the replicated values begin, there.
-        high: Where they end.
-        p_value: Two-sided, over all columns; that of the classifier for an area above one half.
-        adjusted: The same after Holm's correction; NaN where it is not in the verdict.
-        conditioned_on: What the z of the replicates were drawn from.
-        calibrated: Whether the p-value is uniform under a true model; the verdict rests on these.
-        failed: Whether it rejects the model.
-        advice: What to swap then, one sentence.
-        note: Why it is not to be trusted, if it is not.
-    """
-
-    statistic: str
-    where: str
-    observed: float
-    low: float
-    high: float
-    p_value: float
-    conditioned_on: str
-    calibrated: bool
-    adjusted: float = math.nan
-    failed: bool = False
-    advice: str = ""
-    note: str = ""
-
-    def summary(self) -> dict[str, Any]:
-        """Returns everything, ready for JSON: what is not finite is None."""
-        return {
-            name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
-        }
 
 
 @dataclass(frozen=True, repr=False)
@@ -125,6 +86,12 @@ class Checks:
         failed = [f"  {row.statistic} {row.where}: {row.advice}" for row in self.rows if row.failed]
         verdict = f"{self.num_failed} of {sum(row.calibrated for row in self.rows)} failed"
         return "\n".join([f"Checks({verdict} at {self.level:g})", *failed])
+
+    def _repr_html_(self) -> str:
+        title, *advice = repr(self).splitlines()
+        size = f"{self.num_data:,} observations, {self.num_draws:,} simulated data sets of as many"
+        missed = [f"not checked: {what}: {why}" for what, why in self.skipped.items()]
+        return rows_shown(title, self.rows, [*advice, size, *missed])
 
 
 @torch.no_grad()

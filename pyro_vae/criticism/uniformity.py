@@ -12,7 +12,7 @@ from scipy.stats import poisson
 
 from pyro_vae._errors import expected
 
-__all__ = ["Bands", "Uniformity", "bands", "ecdf", "how_uneven", "uniformity"]
+__all__ = ["Bands", "Coverage", "Uniformity", "bands", "ecdf", "how_uneven", "uniformity"]
 
 _CLEAR = 2.0  # standard errors by which numbers are off before it is named how
 _TOLERANCE = 1e-6  # of the logarithm of a critical value
@@ -45,6 +45,27 @@ class Bands:
     """
 
     points: np.ndarray
+    low: np.ndarray
+    high: np.ndarray
+
+
+@dataclass(frozen=True, eq=False)
+class Coverage:
+    """How often regions hold the truth that should hold it with a stated probability.
+
+    Attributes:
+        names: Of the regions: ``highest density``, the set of z where a density is above a
+            threshold, then the central interval of each continuous latent; C in all.
+        nominal: The stated probabilities, shape ``(K - 1,)``.
+        actual: Shares of simulations whose truth is inside, shape ``(C, K - 1)``.
+        low: Where ``actual`` stays above all along if the posterior is exact, with probability
+            ``1 - level`` together with ``high``, shape ``(K - 1,)``.
+        high: Where it stays below, shape ``(K - 1,)``.
+    """
+
+    names: tuple[str, ...]
+    nominal: np.ndarray
+    actual: np.ndarray
     low: np.ndarray
     high: np.ndarray
 

@@ -15,12 +15,14 @@ from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._html import shown
 from pyro_vae.data.columns import Column
 from pyro_vae.data.rows import Given, Rows, given_of
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
 SPLITS: tuple[Split, ...] = get_args(Split)
+_NAMED = 8  # entries, in a notebook
 
 # Keyed by identity and weakly: a split that is handed on alone still knows where it came from,
 # and a data set that nobody holds is freed.
@@ -271,3 +273,22 @@ binarize='threshold')
             f"Dataset({self.name!r}, {sizes}, event_shape={tuple(self.event_shape)}, "
             f"binarize={self.binarize!r})"
         )
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for split in SPLITS:
+            x, labels = self.split(split), self.labels.get(split)
+            beside = [
+                f"{name} {tuple(each.shape[1:])}"
+                for name, each in self.rows(split).tensors().items()
+            ]
+            classes = "–" if labels is None else f"{len(labels.unique()):,} classes"
+            missing = f"{x.isnan().double().mean():.1%}" if self.mask and len(x) > 0 else "–"
+            rows.append((split, ", ".join(beside) or "–", classes, f"{len(x):,}", missing))
+        how = f"binarize {self.binarize}, transform {self.transform}, dequantize {self.dequantize}"
+        notes = [f"one observation: {tuple(self.event_shape)}, float32; {how}"]
+        if self.names:
+            notes.append(f"entries: {', '.join(self.names[:_NAMED])}")
+            notes[-1] += f" and {len(self.names) - _NAMED} more" if len(self.names) > _NAMED else ""
+        head = ("split", "goes with it", "labels", "observations", "missing entries")
+        return shown(f"Dataset {self.name}", head, rows, notes=notes, text=3)

@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyro_vae._html import shown
 from pyro_vae.evaluation.pareto import k_hat_threshold
 
 __all__ = ["Scores"]
@@ -109,3 +110,31 @@ class Scores:
             f"{shown['k_hat_above_threshold']} of data above {self.k_hat_threshold:.2g}\n"
             f"  units     {self.active_units} active"
         )
+
+    def _repr_html_(self) -> str:
+        known, measure = self.summary(), self.base_measure
+
+        def cells(name: str, *errors: str) -> list[str]:
+            values = [known[each] for each in (name, *errors)]
+            return ["–" if value is None else f"{value:.4g}" for value in values]
+
+        nothing = ["", ""]
+        rows = [
+            ["log p(x)", *cells("log_marginal", "standard_error", "mcse")],
+            ["ELBO", *cells("elbo"), *nothing],
+            ["reconstruction", *cells("reconstruction"), *nothing],
+            [f"KL ({self.kl_estimator})", *cells("kl"), *nothing],
+        ]
+        if "bits_per_dim" in known:
+            rows.append(["bits per dimension", *cells("bits_per_dim"), *nothing])
+        (above,) = cells("k_hat_above_threshold")
+        rows += [
+            ["active units", str(self.active_units), *nothing],
+            ["k-hat, median", *cells("k_hat_median"), *nothing],
+            [f"k-hat, share above {self.k_hat_threshold:.2g}", above, *nothing],
+        ]
+        what = f"{measure['split'] or 'held-out'} data of {measure['data'] or 'an array'}"
+        note = f"nats per observation; {self.num_samples:,} samples each; ± is one standard error"
+        title = f"Scores: {len(self.log_marginal):,} observations, {what}"
+        head = ("", "mean", "± over data", "± Monte Carlo")
+        return shown(title, head, rows, notes=[note])

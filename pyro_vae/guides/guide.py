@@ -5,7 +5,7 @@ from __future__ import annotations
 from abc import ABC, abstractmethod
 from collections.abc import Callable
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -15,6 +15,9 @@ from torch.distributions.constraints import Constraint
 from pyro_vae._deprecated import refuse_old
 from pyro_vae.distributions.space import Site, Space
 from pyro_vae.part import Part, derived
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["Guide"]
 
@@ -67,7 +70,7 @@ class Guide(Part, ABC):
             A distribution of batch shape ``(*, B)`` and event shape ``event_shape``.
         """
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         """Takes the view of the model that the family is in; most families need none."""
 
     def refine(self, features: Tensor, log_joint: Callable[[Tensor], Tensor]) -> Tensor:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyro.distributions as dist
 import torch
@@ -16,6 +16,9 @@ from pyro_vae.distributions.joint import Joint
 from pyro_vae.distributions.space import Site, Space, site_names
 from pyro_vae.guides.guide import Guide
 from pyro_vae.networks.normal_given import NormalGiven
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["Hierarchy"]
 
@@ -93,9 +96,9 @@ class Hierarchy(Guide):
         self.param_shape = self._features.event_shape
         up = [] if direction == "ladder" else list(zip(dims[1:], dims, strict=False))
         self.above = nn.ModuleList(NormalGiven(below, dim, hidden) for below, dim in up)
-        self._view: Any = None
+        self._view: View | None = None
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         self._view = view
 
     def forward(self, features: Tensor) -> Distribution:

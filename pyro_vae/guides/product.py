@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
@@ -16,6 +16,9 @@ from pyro_vae.distributions.space import Site, Space, site_names
 from pyro_vae.guides.guide import Guide
 from pyro_vae.guides.relaxed import Relaxed
 from pyro_vae.part import named_part
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["Product"]
 
@@ -107,7 +110,7 @@ class Product(Guide):
             found[name] = replace(site, parents=parents)
         return Space(found)
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         for name, part in self._named_parts.items():
             part.bind(view.of_site(name))
 

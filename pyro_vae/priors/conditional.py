@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
@@ -12,6 +12,9 @@ from torch.distributions import Distribution, constraints
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.networks.normal_given import NormalGiven
 from pyro_vae.priors.prior import Prior
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["Conditional"]
 
@@ -53,7 +56,7 @@ class Conditional(Prior):
         self.hidden = tuple(hidden)
         self.law: NormalGiven | None = None
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         if view.cond_size is None:
             what = "the entries of a condition, of which this prior is a function"
             raise expected("cond_size", what, None)

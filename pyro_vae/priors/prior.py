@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from functools import cached_property
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -14,6 +14,9 @@ from torch.distributions.constraints import Constraint
 from pyro_vae._deprecated import refuse_old, take_cond
 from pyro_vae.distributions.space import Site, Space
 from pyro_vae.part import Part, derived
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["Prior"]
 
@@ -72,7 +75,7 @@ class Prior(Part, ABC):
                 depends on it has batch shape ``(B,)``; others do not look at it.
         """
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         """Takes the view of the model that the prior is in; most priors need none."""
 
     def start(self, x_train: Tensor) -> None:

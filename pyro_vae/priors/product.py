@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,9 @@ from pyro_vae.distributions.joint import Joint
 from pyro_vae.distributions.space import Site, Space, site_names
 from pyro_vae.part import named_part
 from pyro_vae.priors.prior import Prior
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["Product"]
 
@@ -63,7 +66,7 @@ class Product(Prior):
     def _named_parts(self) -> dict[str, Prior]:
         return dict(zip(self.space, self.parts, strict=True))  # type: ignore[arg-type]
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         for name, part in self._named_parts.items():
             part.bind(view.of_site(name))
 

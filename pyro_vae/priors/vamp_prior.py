@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import pyro.distributions as dist
 import torch
@@ -11,6 +11,9 @@ from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.priors.prior import Prior
+
+if TYPE_CHECKING:  # programs are made of parts, and know them
+    from pyro_vae.programs.view import View
 
 __all__ = ["VampPrior"]
 
@@ -56,9 +59,9 @@ class VampPrior(Prior):
             raise unknown_name("inputs", inputs, ("learned", "data"))
         self.number = positive_integer("pseudo_inputs", pseudo_inputs)
         self.inputs = inputs
-        self._view: Any = None
+        self._view: View | None = None
 
-    def bind(self, view: Any) -> None:
+    def bind(self, view: View) -> None:
         if view.cond_size is not None:
             raise expected("prior", "one that takes conditions, in a model with `cond_size`", self)
         if not getattr(view.guide, "independent", True):

@@ -10,13 +10,12 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae._deprecated import by_name, renamed_property
+from pyro_vae._deprecated import by_name
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae._untouched import evaluating, undisturbed
+from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.data.rows import Conditions, Given, Rows, given_of
 from pyro_vae.distributions.joint import site_of
-from pyro_vae.distributions.space import Space
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import MLP, Network
@@ -35,8 +34,9 @@ from pyro_vae.programs.accept import (
     unlabelled,
     used,
 )
+from pyro_vae.programs.composition import Composition, weights_of
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
-from pyro_vae.programs.view import View
+from pyro_vae.programs.view import ModelView
 
 __all__ = ["VAE"]
 
@@ -45,7 +45,7 @@ _HOT_DECK = 10_000  # observations, about, that are filled to start from
 _positional = by_name("cond", "mask", "covariates")
 
 
-class VAE(nn.Module):
+class VAE(Composition):
     """Creates a variational autoencoder from a prior, a guide and a likelihood.
 
     ``vae.model`` and ``vae.guide`` are Pyro programs, called as
@@ -87,6 +87,9 @@ class VAE(nn.Module):
         standardize: Whether our networks work in units of the training data: the encoder sees them
             at mean zero and variance one, and real-valued likelihoods have the mean and the scale
             that the decoder returns in these units. The density is that of the data as they are.
+        seed: Of the weights that are drawn here: those of the package's own networks, and of parts
+            that are sized here. What has weights already keeps them, and so do the generators of
+            the caller their states. None draws from these.
 
     Raises:
         ValueError: If prior and guide are distributions on different spaces, or a part cannot work
@@ -99,8 +102,6 @@ class VAE(nn.Module):
         torch.Size([3, 64])
     """
 
-    initialized: Tensor
-
     def __init__(
         self,
         prior: Prior,
@@ -111,64 +112,31 @@ class VAE(nn.Module):
         cond_size: int | None = None,
         show_mask: bool = False,
         standardize: bool = True,
+        seed: int | None = None,
     ) -> None:
         super().__init__()
-        _check(prior, guide, likelihood, cond_size, show_mask)
-        self.cond_size, self.standardize = cond_size, standardize
+        self.cond_size = _checked(prior, guide, likelihood, cond_size, show_mask)
+        self.standardize = standardize
         encoder = MLP() if encoder is None else encoder
         decoder = MLP() if decoder is None else decoder
         inputs: nn.Module = nn.Identity()
-        if isinstance(encoder, Network):
-            inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
-            first, *rest = likelihood.event_shape
-            shown = (2 * first if show_mask else first, *rest)
-            encoder.build(shown, guide.param_shape, cond_size or 0)
-        if isinstance(decoder, Network):
-            decoder.build(prior.space.decoded_shape, likelihood.param_shape, cond_size or 0)
-        self.model = Model(prior, decoder, likelihood, cond_size)
-        self.guide = GuideProgram(inputs, encoder, guide, show_mask, cond_size)
-        self.register_buffer("initialized", torch.tensor(False))
-        view = View(self)
-        self.guide.bind(view)
-        for part in (prior, guide):
-            part.bind(view)
-
-    @property
-    def prior(self) -> Prior:
-        """The prior p(z)."""
-        return self.model.prior
-
-    @property
-    def guide_family(self) -> Guide:
-        """The family q(z|x): the part given as ``guide``."""
-        return self.guide.family
-
-    posterior = renamed_property("posterior", "guide_family")
-
-    @property
-    def likelihood(self) -> Likelihood:
-        """The likelihood p(x|z)."""
-        return self.model.likelihood
-
-    @property
-    def encoder(self) -> nn.Module:
-        """The network behind q(z|x)."""
-        return self.guide.encoder
-
-    @property
-    def decoder(self) -> nn.Module:
-        """The network behind p(x|z)."""
-        return self.model.decoder
-
-    @property
-    def event_shape(self) -> torch.Size:
-        """Shape of one x."""
-        return self.likelihood.event_shape
-
-    @property
-    def space(self) -> Space:
-        """Where z lives."""
-        return self.prior.space
+        with seeded(None if seed is None else check_seed("seed", seed)):
+            if isinstance(encoder, Network):
+                inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
+                first, *rest = likelihood.event_shape
+                shown = (2 * first if show_mask else first, *rest)
+                encoder.build(shown, guide.param_shape, self.cond_size or 0)
+            if isinstance(decoder, Network):
+                shape = prior.space.decoded_shape
+                decoder.build(shape, likelihood.param_shape, self.cond_size or 0)
+            self.model = Model(prior, decoder, likelihood, self.cond_size)
+            self.guide = GuideProgram(inputs, encoder, guide, show_mask, self.cond_size)
+            self.register_buffer("initialized", torch.tensor(False))
+            view = ModelView(self)
+            self.guide.bind(view)
+            for part in (prior, guide):
+                part.bind(view)
+        self._drawn = weights_of(decoder) if isinstance(decoder, Network) else None
 
     def accepts(self, rows: Rows, argument: str = "x") -> Rows:
         """Returns data as this model takes them: same dtype and device.
@@ -287,6 +255,7 @@ class VAE(nn.Module):
         """
         n, seed = positive_integer("n", n), None if seed is None else check_seed("seed", seed)
         checked = checked_given(self, cast(Conditions, as_tensors(given)), n)
+        self._warn_if_unfitted()
         with undisturbed(self, seed, self.initialized.device):  # a prior may ask networks, too
             z = self.prior(checked.get("cond")).expand((n,)).sample()
             return self.model.decode(z, checked).sample()
@@ -401,10 +370,10 @@ class VAE(nn.Module):
             return weigh.imputed(self, rows, num_samples, num_imputations)
 
 
-def _check(
+def _checked(
     prior: Prior, guide: Guide, likelihood: Likelihood, cond_size: int | None, show_mask: bool
-) -> None:
-    """Refuses what no model is made of."""
+) -> int | None:
+    """Refuses what no model is made of, and returns the entries of a condition."""
     if cond_size is not None:
         cond_size = positive_integer("cond_size", cond_size)
     if not isinstance(show_mask, bool):
@@ -421,6 +390,7 @@ def _check(
             "`guide`: expected a distribution on the same space as the prior "
             f"{type(prior).__name__}({prior.space}), got {type(guide).__name__}({guide.space})"
         )
+    return cond_size
 
 
 def _start(vae: VAE, rows: Rows) -> None:

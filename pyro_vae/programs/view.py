@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Protocol
 
 import torch
 from torch import Tensor
@@ -18,14 +18,48 @@ from pyro_vae.programs.accept import covariates_of
 if TYPE_CHECKING:
     from pyro_vae.programs.vae import VAE
 
-__all__ = ["View"]
+__all__ = ["ModelView", "View"]
 
 
-class View:
+class View(Protocol):
     """What a part that needs more than its arguments may ask of the model it is in.
 
-    Parts get it by ``bind``, and keep it in an attribute whose name begins with an underscore. It
-    holds the model without registering it: its parameters are not the part's.
+    Parts get it by ``bind``, and keep it in an attribute whose name begins with an underscore.
+    """
+
+    @property
+    def event_shape(self) -> torch.Size:
+        """Shape of one x."""
+
+    @property
+    def cond_size(self) -> int | None:
+        """Entries of one condition, if there is one."""
+
+    @property
+    def prior(self) -> Prior:
+        """The prior p(z)."""
+
+    @property
+    def guide(self) -> Guide:
+        """The family q(z|x)."""
+
+    def of_site(self, name: str) -> View:
+        """Returns the view for a part of a composite: q(z|x) is that of its own site."""
+
+    def encoder_input(self, x: Tensor, given: Given) -> Tensor:
+        """Returns what the encoder sees of x: the same shape, standardised for our networks."""
+
+    def encode(self, inputs: Tensor) -> Distribution:
+        """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
+
+    def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
+        """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
+
+
+class ModelView:
+    """Creates the view of a VAE.
+
+    It holds the model without registering it: its parameters are not the part's.
 
     Args:
         vae: The model.
@@ -36,32 +70,26 @@ class View:
         self.vae = vae
         self.site = site
 
-    def of_site(self, name: str) -> View:
-        """Returns the view for a part of a composite: q(z|x) is that of its own site."""
-        return View(self.vae, name)
+    def of_site(self, name: str) -> ModelView:
+        return ModelView(self.vae, name)
 
     @property
     def event_shape(self) -> torch.Size:
-        """Shape of one x."""
         return self.vae.event_shape
 
     @property
     def cond_size(self) -> int | None:
-        """Entries of one condition, if there is one."""
         return self.vae.cond_size
 
     @property
     def prior(self) -> Prior:
-        """The prior p(z)."""
         return self.vae.prior
 
     @property
     def guide(self) -> Guide:
-        """The family q(z|x)."""
         return self.vae.guide_family
 
     def encoder_input(self, x: Tensor, given: Given) -> Tensor:
-        """Returns what the encoder sees of x: the same shape, standardised for our networks."""
         likelihood = self.vae.likelihood
         inputs = likelihood.encoder_input(x, **covariates_of(likelihood, given))
         standardize = self.vae.guide.standardize
@@ -70,14 +98,12 @@ class View:
         return inputs
 
     def encode(self, inputs: Tensor) -> Distribution:
-        """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
         program = self.vae.guide
         parameter = next(program.parameters())
         distribution = program.family(program.encode_inputs(inputs.to(parameter.dtype)))
         return distribution if self.site is None else site_of(distribution, self.site)
 
     def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
-        """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
         mask = given.get("mask")
         if mask is not None:
             x = torch.where(mask, x, self.vae.model.filler)

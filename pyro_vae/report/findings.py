@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._html import Html, tag
 from pyro_vae.criticism import Calibration, Checks, calibrate, check
 from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Rows
@@ -17,7 +18,6 @@ from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import variance_by_site
 from pyro_vae.programs import VAE
 from pyro_vae.report._canvas import are_images, as_png, limits, tiles
-from pyro_vae.report._html import Html, tag
 from pyro_vae.report.pictures import SCATTERED, held_out, latent_means
 
 __all__ = ["ACTIVE", "Findings"]

@@ -10,11 +10,11 @@ from typing import Any
 import torch
 
 from pyro_vae._errors import positive_integer
+from pyro_vae._html import Html, tag
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import VAE
-from pyro_vae.report._html import Html, tag
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections import (
     calibration,

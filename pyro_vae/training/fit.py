@@ -9,12 +9,12 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from torch import Tensor
 
 from pyro_vae._errors import as_device, expected
+from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
@@ -116,7 +116,10 @@ def fit(
             such as ``{"size_factor": s}``; likewise, a mapping of splits to those.
         labels: The class of each training observation, integers of shape ``(N,)``, -1 where it is
             not known, for models with one categorical latent; held-out data are scored without.
-        seed: Seeds every generator; None leaves them as they are.
+        seed: Of all that a fit draws: which data validate, the start at the data, the order of the
+            batches, z, dropout. It seeds the generators of torch, on every device, of NumPy and of
+            Python, which are then as they were. The weights are drawn before, see
+            :class:`pyro_vae.VAE`. None draws from the generators as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
         patience: Epochs without a better validation ELBO after which to stop; None never stops.
@@ -174,11 +177,9 @@ def fit(
     folder: Any = nullcontext(out)
     if out is not None and not isinstance(out, RunInProgress):
         folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
-    with folder as progress:
-        if seed is not None:
-            pyro.set_rng_seed(seed)
+    with folder as progress, seeded(recipe.seed):
         given = beside(vae, data, cond, mask, covariates, labels)
-        splits = split(data, validation, seed, given)
+        splits = split(data, validation, recipe.seed, given)
         if isinstance(objective, Objective):
             objective.prepare(len(splits.train), splits.train.num_labels)
         if patience is not None and splits.held_out is None:

@@ -14,12 +14,18 @@ from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, is_number, positive_integer, unknown_name
 
-__all__ = ["Compile", "OnNonFinite", "Optim", "Recipe", "Schedule"]
+__all__ = ["SHORT_FITS", "SMALL_DATA", "Compile", "OnNonFinite", "Optim", "Recipe", "Schedule"]
 
 Schedule: TypeAlias = Literal["constant", "cosine"]
 Compile: TypeAlias = bool | Literal["auto"]
 OnNonFinite: TypeAlias = Literal["raise", "skip"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
+
+# What the command line starts from where `fit` leaves Adam as it is: what one fits first is small,
+# and is overfitted without. All other options of a fit are by default what they are from Python.
+SMALL_DATA: dict[str, Any] = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1}
+# What a selection starts from, from either: compiling takes longer than a short fit.
+SHORT_FITS: dict[str, Any] = {"compile": False}
 
 
 @dataclass(frozen=True)

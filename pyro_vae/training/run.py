@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.programs import VAE
+from pyro_vae.programs.composition import named
 
 __all__ = ["Run", "read_engine", "read_history"]
 
@@ -27,7 +28,7 @@ _HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
 _VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Run:
     """What :func:`fit` returns.
 
@@ -56,14 +57,39 @@ class Run:
     seconds: float
     steps: int
     best_epoch: int | None = None
-    last_weights: Mapping[str, Tensor] = field(repr=False, default_factory=dict)
-    settings: Mapping[str, Any] = field(repr=False, default_factory=dict)
+    last_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: int = 0
 
     @property
     def steps_per_second(self) -> float:
         """Optimiser steps a second, compilation and monitoring included."""
         return self.steps / max(self.seconds, 1e-9)
+
+    def __repr__(self) -> str:
+        vae, epochs = self.vae, len(self.history["epoch"])
+        at = epochs if self.best_epoch is None else self.best_epoch
+        lines = [f"Run({epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s)"]
+        for role in ("prior", "guide_family", "likelihood"):
+            lines.append(f"  {role.partition('_')[0]:<12}{named(getattr(vae, role))}")
+        for word, start in (("training", ""), ("validation", "validation_")):
+            if f"{start}elbo" in self.history:
+                elbo, fit, kl = (
+                    self.history[f"{start}{name}"][at - 1]
+                    for name in ("elbo", "reconstruction", "kl")
+                )
+                lines.append(
+                    f"  {word:<12}ELBO {elbo:.4g} = reconstruction {fit:.4g} - KL {kl:.4g}"
+                )
+        if self.best_epoch is not None:
+            lines.append(f"  weights     of epoch {at:,}, the best on validation data")
+        else:
+            lines.append("  weights     of the last epoch")
+        took = ", ".join(f"{name}: {count:,} steps" for name, count in self.engine_steps.items())
+        lines.append(f"  engine      {took}" + (f"; {self.skipped:,} skipped" * (self.skipped > 0)))
+        if self.out is not None:
+            lines.append(f"  out         {self.out}")
+        return "\n".join(lines)
 
     def write(self, folder: Path) -> None:
         """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""

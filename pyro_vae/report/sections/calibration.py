@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from pyro_vae._html import Html, join, table, tag
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
-from pyro_vae.report._html import Html, join, table, tag
 from pyro_vae.report._numbers import p_value
 from pyro_vae.report.criticism import coverage, ranks
 from pyro_vae.report.findings import Findings

@@ -5,10 +5,10 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pyro_vae._html import Html, join, table, tag
 from pyro_vae.criticism import Row
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
-from pyro_vae.report._html import Html, join, table, tag
 from pyro_vae.report._numbers import p_value, short
 from pyro_vae.report.criticism import intervals
 from pyro_vae.report.findings import Findings

@@ -6,8 +6,8 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 
+from pyro_vae._html import Html, tag
 from pyro_vae.part import Part
-from pyro_vae.report._html import Html, tag
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.pictures import held_out
 

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
-from pyro_vae.report._html import Html, tag
+from pyro_vae._html import Html, tag
 from pyro_vae.report._numbers import number, percent
 from pyro_vae.report.findings import Findings
 

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from torch.distributions import constraints
 
+from pyro_vae._html import Html, tag
 from pyro_vae.distributions import same_support
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
-from pyro_vae.report._html import Html, tag
 from pyro_vae.report.findings import ACTIVE, Findings
 
 __all__ = ["section"]

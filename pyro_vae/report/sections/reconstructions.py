@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+from pyro_vae._html import Html, tag
 from pyro_vae.report._elements import captioned, lines, pairs
-from pyro_vae.report._html import Html, tag
 from pyro_vae.report.findings import Findings
 
 __all__ = ["section"]

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 import numpy as np
 
+from pyro_vae._html import Html, join, tag
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
-from pyro_vae.report._html import Html, join, tag
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.pictures import PANELS
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from pyro_vae.report._html import Html, table
+from pyro_vae._html import Html, table
 from pyro_vae.report.findings import Findings
 
 __all__ = ["section"]

@@ -10,11 +10,11 @@ from pyro.distributions.constraints import sphere
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae._html import Html, join, tag
 from pyro_vae.distributions import same_support
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
-from pyro_vae.report._html import Html, join, tag
 from pyro_vae.report.findings import ACTIVE, Findings
 from pyro_vae.report.traversals import interpolations, traversals
 

@@ -5,9 +5,13 @@ from __future__ import annotations
 from collections.abc import Sequence
 from html import escape
 
-__all__ = ["Html", "join", "table", "tag"]
+__all__ = ["Html", "join", "shown", "table", "tag"]
 
 _VOID = ("img", "meta", "link", "br")
+# Of a notebook: its own colours, light or dark, and lines that show on both.
+_LINE = "1px solid rgba(128, 128, 128, 0.4)"
+_CELL = f"padding: 0.2em 0.7em; border: 0; border-bottom: {_LINE}; vertical-align: top; "
+_TABLE = "border-collapse: collapse; border: 0; background: none; color: inherit; margin: 0.3em 0"
 
 
 class Html(str):
@@ -63,3 +67,34 @@ def table(
     inside = tag("table", tag("thead", top), tag("tbody", *body), **attributes)
     # A box that scrolls can be reached by the keyboard.
     return tag("div", inside, class_="scroll", tabindex=0, role="group")
+
+
+def shown(
+    title: object,
+    head: Sequence[object],
+    rows: Sequence[Sequence[object]],
+    *,
+    notes: Sequence[object] = (),
+    text: int = 1,
+) -> Html:
+    """A table that a notebook shows in place of an object; it needs nothing beside itself.
+
+    Args:
+        title: Above the table.
+        head: Of the columns.
+        rows: Of cells.
+        notes: Sentences below the table, a line each.
+        text: How many columns hold text; those after them hold numbers, and are aligned.
+    """
+
+    def line(name: str, cells: Sequence[object], weight: str) -> Html:
+        aligned = ["left"] * text + ["right"] * (len(cells) - text)
+        styles = [f"{_CELL}text-align: {side}; font-weight: {weight}" for side in aligned]
+        return tag("tr", *(tag(name, cell, style=s) for cell, s in zip(cells, styles, strict=True)))
+
+    body = [line("td", row, "normal") for row in rows]
+    top = tag("thead", line("th", head, "bold"))
+    inside = tag("table", top, tag("tbody", *body), style=_TABLE)
+    below = [tag("div", note, style="opacity: 0.8") for note in notes]
+    heading = tag("div", title, style="font-weight: bold")
+    return tag("div", heading, inside, *below, style="overflow-x: auto")
