@@ -32,11 +32,12 @@ from pyro_vae.cli.parsing import (
 from pyro_vae.cli.runs import (
     SEED,
     as_device,
+    load_data,
     new_path,
     record_data,
     recorded_scores,
 )
-from pyro_vae.cli.suggested import load_for, suggested
+from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.readers import READERS
@@ -75,6 +76,7 @@ _BY_PROGRAM: set[str | int] = {
     "on_epoch",
 }
 # Of this invocation, not of the model: a replay has its own.
+_NUM_SAMPLES = default_of(evaluate, "num_samples")
 _NOT_REPLAYED = ("config", "data_report", "json", "out", "resume")
 
 
@@ -100,7 +102,7 @@ def run(argv: list[str]) -> None:
     default = Path("runs") / Path(options.data).stem
     out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)
-    data, served = load_for(options, parts["likelihood"].support)
+    data, served = load_data(support=parts["likelihood"].support, **loading(options))
     if options.labelled is not None and data.given("train"):
         what = "none with --cond, --size-factor, --covariate or --missing"
         raise expected("--labelled", what, options.labelled)
@@ -196,7 +198,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     parser.add_argument(
         "--num_samples",
         type=int,
-        default=default_of(evaluate, "num_samples"),
+        default=_NUM_SAMPLES,
         help="Importance samples of the evaluation.",
     )
     parser.add_argument(

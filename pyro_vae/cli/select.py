@@ -20,8 +20,8 @@ from pyro_vae.cli.fit import (
     training_options,
 )
 from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
-from pyro_vae.cli.runs import as_device, new_path, writing
-from pyro_vae.cli.suggested import load_for, suggested
+from pyro_vae.cli.runs import as_device, load_data, new_path, writing
+from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import live, selection_table
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
@@ -67,7 +67,7 @@ def run(argv: list[str]) -> None:
     support = next(iter(settings.values())).parts["likelihood"].support
     check_seed("--seed", first.seed)
     out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
-    data, _ = load_for(first, support)
+    data, _ = load_data(support=support, **loading(first))
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:
         setting = settings[json.dumps(values)]

@@ -14,7 +14,7 @@ from pyro_vae.cli.runs import load_data
 from pyro_vae.data import NAMES
 from pyro_vae.likelihoods import suggest
 
-__all__ = ["load_for", "suggested"]
+__all__ = ["loading", "suggested"]
 
 
 def suggested(
@@ -37,22 +37,13 @@ def suggested(
     asked = value_of(argv, "--likelihood") is not None or "class" in config.get("likelihood", {})
     if asked or options.data in NAMES or options.binarize not in (None, "none"):
         return None
-    data, _ = load_for(options, constraints.real)
+    data, _ = load_data(support=constraints.real, **loading(options))
     found = suggest(data)
     print(f"--likelihood {found}: it suits the data, and none was asked for", file=sys.stderr)
     return dict(found.likelihood)
 
 
-def load_for(options: Namespace, support: constraints.Constraint) -> Any:
-    """Loads what options name as a likelihood of that support takes it, see :func:`load_data`."""
-    return load_data(
-        options.data,
-        support,
-        root=options.data_root,
-        binarize=options.binarize,
-        cond=options.cond,
-        size_factor=options.size_factor,
-        covariate=options.covariate,
-        missing=options.missing,
-        split=options.split,
-    )
+def loading(options: Namespace) -> dict[str, Any]:
+    """Returns the arguments of :func:`load_data` that options name, besides the support."""
+    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split")
+    return {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
