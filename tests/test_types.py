@@ -51,6 +51,29 @@ def test_mypy_accepts_the_readme(program: Path) -> None:
     assert _run("mypy", "--config-file", ROOT / "pyproject.toml", program).startswith("Success")
 
 
+def test_arrays_and_lists_are_data(tmp_path: Path) -> None:
+    """Fails when a function that takes them is annotated as if it did not."""
+    right = tmp_path / "right.py"
+    lines = [
+        "import numpy as np",
+        "import pyro_vae as pv",
+        "parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((4,))",
+        "vae = pv.VAE(*parts, cond_size=2, seed=0)",
+        "x, cond, mask = np.ones((5, 4)), np.ones((5, 2)), np.ones((5, 4), bool)",
+        "pv.fit(vae, x, cond=cond, mask=mask)",
+        "pv.fit(vae, x.tolist(), cond=cond.tolist(), validation=0.2)",
+        "pv.evaluate(vae, x, cond=cond.tolist(), mask=mask)",
+        "pv.evaluate(vae, pv.data.load(x).rows('test'))",
+        "pv.criticism.check(vae, x.tolist(), cond=cond)",
+        "vae.sample(5, cond=cond)",
+        "vae.at(cond[0]).encode(x.tolist()).mean.tolist()",
+        "vae.reconstruct(pv.data.Rows(vae.sample(5, cond=cond), {}))",
+    ]
+    right.write_text("\n".join(lines), encoding="utf-8")
+    assert _pyright(right) == []
+    assert _run("mypy", "--config-file", ROOT / "pyproject.toml", right).startswith("Success")
+
+
 def test_pyright_refuses_what_is_wrong(program: Path, tmp_path: Path) -> None:
     """The checker sees types, not Any. Fails when public names are hidden from it."""
     wrong = tmp_path / "wrong.py"
