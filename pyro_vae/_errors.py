@@ -88,6 +88,18 @@ def is_number(value: object) -> bool:
     return isinstance(value, numbers.Real) and not isinstance(value, bool)
 
 
+def plain(value: Any) -> Any:
+    """Returns a number of NumPy's as one of Python's, which JSON takes, and anything else as it is.
+
+    Example:
+        >>> import numpy as np
+        >>> plain(np.int64(3)), plain("three")
+        (3, 'three')
+    """
+    kind = type(value).__module__
+    return value.item() if kind == "numpy" and hasattr(value, "item") and value.ndim == 0 else value
+
+
 def check_seed(argument: str, seed: object) -> int:
     """Returns a seed, as an integer of Python's, and refuses one that not every generator takes.
 

@@ -15,15 +15,16 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, plain, positive_integer
 from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import Given, Numbers, Rows
 from pyro_vae.evaluation import evaluate
 from pyro_vae.evaluation._common import describe
-from pyro_vae.evaluation.comparison import check_comparable, standard_error
+from pyro_vae.evaluation.comparison import check_comparable, fold_error, standard_error
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import as_tensor
 from pyro_vae.training.fit import fit
 from pyro_vae.training.recipe import SHORT_FITS
 
@@ -180,7 +181,7 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
 
 def select(
     build: Callable[..., Built],
-    data: Dataset | Tensor,
+    data: Dataset | Numbers,
     grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
     *,
     folds: int = 5,
@@ -251,8 +252,11 @@ def select(
         >>> [candidate.arguments for candidate in selection.candidates], len(selection.fold)
         ([{'dim': 1}, {'dim': 2}], 20)
     """
-    settings = combinations(grid) if isinstance(grid, Mapping) else [dict(each) for each in grid]
-    _check_options(settings, seeds, num_samples, validation)
+    chosen = combinations(grid) if isinstance(grid, Mapping) else grid
+    settings = [{name: plain(value) for name, value in each.items()} for each in chosen]
+    folds, seeds = positive_integer("folds", folds), positive_integer("seeds", seeds)
+    num_samples, seed = positive_integer("num_samples", num_samples), check_seed("seed", seed)
+    _check_options(settings, validation)
     pool = _Pool(data, seed)
     fold = pool.folds(folds)
     sizes = _checked_sizes(build, settings, pool)
@@ -273,13 +277,9 @@ def select(
     return validated.selection(sizes, began)
 
 
-def _check_options(
-    settings: Sequence[Mapping[str, Any]], seeds: int, num_samples: int, validation: float
-) -> None:
+def _check_options(settings: Sequence[Mapping[str, Any]], validation: float) -> None:
     if len(settings) < 2:
         raise expected("grid", "at least two settings to choose from", settings)
-    seeds = positive_integer("seeds", seeds)
-    num_samples = positive_integer("num_samples", num_samples)
     if not 0 <= validation < 1:
         raise expected("validation", "a fraction in [0, 1)", validation)
 
@@ -381,7 +381,7 @@ def _checked_sizes(
 class _Pool:
     """The data to choose by, shuffled; as they are scored, and as they are fitted to."""
 
-    def __init__(self, data: Dataset | Tensor, seed: int) -> None:
+    def __init__(self, data: Dataset | Numbers, seed: int) -> None:
         generator = torch.Generator().manual_seed(seed)
         if isinstance(data, Dataset):
             fitted = torch.cat([data.train, data.validation]).cpu()
@@ -389,10 +389,10 @@ class _Pool:
             names = ("data", "binarize", "dequantize", "transform")
             self.measure = {name: described[name] for name in names}
             self.measure["split"] = "train and validation, held out in turn"
-        elif isinstance(data, Tensor):
+        elif isinstance(data := as_tensor(data), Tensor):
             fitted, self.measure = data, {}
         else:
-            raise expected("data", "a Dataset or a tensor", data)
+            raise expected("data", "a Dataset, a tensor or an array", data)
         self._data, self._fitted, self.x = data, fitted, fitted
         self._given: Given = {}
         if isinstance(data, Dataset):
@@ -407,7 +407,7 @@ class _Pool:
 
     def folds(self, count: int) -> np.ndarray:
         """Returns which fold each observation is in."""
-        if positive_integer("folds", count) < 2 or count > len(self.x):
+        if not 2 <= count <= len(self.x):
             raise expected("folds", f"an integer from 2 to {len(self.x)}", count)
         fold = np.empty(len(self.x), dtype=np.int64)
         fold[self._order] = np.arange(len(fold)) * count // len(fold)
@@ -477,19 +477,6 @@ def _candidates(
             )
         )
     return tuple(candidates)
-
-
-def fold_error(values: np.ndarray, fold: np.ndarray) -> float:
-    """Returns the standard error of a mean of values that are dependent within folds.
-
-    For folds of equal size it is that of the mean of the folds' means.
-
-    Example:
-        >>> round(fold_error(np.array([1.0, 1.0, 2.0, 2.0]), np.array([0, 0, 1, 1])), 6)
-        0.5
-    """
-    sums = np.bincount(fold, weights=values - values.mean())
-    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
 
 
 def _error(candidate: Candidate) -> float:

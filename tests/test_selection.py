@@ -15,7 +15,8 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import selection as module
-from pyro_vae.selection import Candidate, Selection, combinations, fold_error, select
+from pyro_vae.evaluation.comparison import fold_error
+from pyro_vae.selection import Candidate, Selection, combinations, select
 
 
 def _flat(scale: float = 1.0) -> pv.VAE:
@@ -228,7 +229,7 @@ def _by_likelihood(likelihood: str) -> pv.VAE:
         ({"seeds": 0}, "`seeds`: expected a positive integer, got 0"),
         ({"num_samples": 0}, "`num_samples`: expected a positive integer, got 0"),
         ({"validation": 1.0}, "`validation`: expected a fraction in [0, 1), got 1.0"),
-        ({"data": [1, 2]}, "`data`: expected a Dataset or a tensor, got [1, 2]"),
+        ({"data": 3}, "`data`: expected a Dataset, a tensor or an array, got 3"),
         ({"build": lambda scale: scale}, "`build`: expected a function that returns a VAE, got"),
         (
             {"build": _by_likelihood, "grid": {"likelihood": ["Poisson", "Normal"]}},

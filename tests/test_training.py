@@ -319,7 +319,7 @@ SCHEDULED = pyro.optim.ExponentialLR(
         (torch.zeros(0, 6), {}, "`data`: expected at least one observation"),
         (torch.full((3, 6), math.nan), {}, "`data`: expected values in the support of Bernoulli"),
         (torch.full((3, 6), 0.5), {}, "`data`: .*support of Bernoulli.* 0.5 at"),
-        ([[0.0] * 6], {}, "`data`: expected a tensor or an array"),
+        ({"x": 0.0}, {}, "`data`: expected a tensor or an array"),
         (np.array([["a"] * 6]), {}, "`data`: expected a tensor or an array of real numbers"),
         (torch.zeros(4, 6), {"validation": torch.zeros(4, 5)}, "`validation`: expected a tensor"),
         (torch.zeros(4, 6), {"validation": 1.5}, "`validation`: .*fraction between 0 and 1"),

@@ -11,15 +11,31 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[1]
+ARRAYS = """
+import numpy as np
+
+
+def arrays_and_lists_are_data() -> None:
+    parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((4,))
+    model = pv.VAE(*parts, cond_size=2, seed=0)
+    x, cond, mask = np.ones((5, 4)), np.ones((5, 2)), np.ones((5, 4), bool)
+    pv.fit(model, x, cond=cond, mask=mask)
+    pv.fit(model, x.tolist(), cond=cond.tolist(), validation=0.2)
+    pv.evaluate(model, x, cond=cond.tolist(), mask=mask)
+    pv.evaluate(model, pv.data.load(x).rows("test"))
+    pv.criticism.check(model, x.tolist(), cond=cond)
+    model.at(cond[0]).encode(x.tolist()).mean.tolist()
+    model.reconstruct(pv.data.Rows(model.sample(5, cond=cond), {}))
+"""
 
 
 @pytest.fixture(scope="module")
 def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The README's Python as one program, in a folder of its own."""
+    """The README's Python, and arrays as data, as one program in a folder of its own."""
     text = (ROOT / "README.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
     path = tmp_path_factory.mktemp("types") / "readme.py"
-    path.write_text("\n\n".join(blocks), encoding="utf-8")
+    path.write_text("\n\n".join([*blocks, ARRAYS]), encoding="utf-8")
     return path
 
 

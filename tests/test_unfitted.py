@@ -130,6 +130,17 @@ class Lazy(pv.networks.MLP):
         self.out_shape = out_shape
 
 
-def test_layers_that_have_no_weights_yet_are_not_judged(caplog: pytest.LogCaptureFixture) -> None:
-    assert _model(decoder=Lazy()).sample(2).shape == (2, 4)
+class Fixed(pv.networks.MLP):
+    """Has nothing to fit."""
+
+    def build(self, in_shape: Any, out_shape: Any, cond_size: int = 0) -> None:
+        self.layers = nn.Sequential(nn.ReplicationPad1d((0, out_shape.numel() - in_shape[0])))
+        self.out_shape = out_shape
+
+
+@pytest.mark.parametrize("decoder", [Lazy, Fixed])
+def test_a_decoder_without_weights_is_not_judged(
+    decoder: Callable[[], nn.Module], caplog: pytest.LogCaptureFixture
+) -> None:
+    assert _model(decoder=decoder()).sample(2).shape == (2, 4)
     assert caplog.records == []

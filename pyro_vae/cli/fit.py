@@ -56,6 +56,8 @@ DEFAULT_PARTS = {
     "decoder": "MLP",
     "objective": "ELBO",
 }
+_NUM_SAMPLES = default_of(evaluate, "num_samples")
+_KEEP, _RESUME = default_of(fit, "keep"), default_of(fit, "resume")
 _LATENT_DIM = 16
 _DROPOUT = 0.2  # of the decoder: what one fits first is small data
 _BY_PROGRAM: set[str | int] = {
@@ -270,13 +272,11 @@ def _add_checkpoints(parser: Parser) -> None:
         help="Steps from one checkpoint to the next; without it, one is written when the run is "
         "asked to stop (Ctrl-C, SIGTERM).",
     )
-    group.add_argument(
-        "--keep", type=int, default=default_of(fit, "keep"), help="Checkpoints to keep."
-    )
+    group.add_argument("--keep", type=int, default=_KEEP, help="Checkpoints to keep.")
     group.add_argument(
         "--resume",
         type=bool | Literal["previous"],
-        default=default_of(fit, "resume"),
+        default=_RESUME,
         help="Go on with an unfinished run: the same command with --resume. --resume=previous "
         "passes over checkpoints that are damaged.",
     )

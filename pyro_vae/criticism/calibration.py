@@ -20,7 +20,7 @@ from pyro_vae.criticism.advice import alternatives
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.uniformity import Bands, Coverage, bands, ecdf, how_uneven, uniformity
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import Given, GivenLike, Rows
 from pyro_vae.distributions import same_support
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.posterior import Method, posterior_draws
@@ -254,7 +254,7 @@ def calibrate(
     level: float = 0.05,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Calibration:
     r"""Asks whether the guide is the posterior of the model, on data whose z is known.
 

@@ -19,7 +19,7 @@ from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics, entries
 from pyro_vae.criticism.two_sample import TwoSample, classify
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, measured
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
@@ -97,7 +97,7 @@ class Checks:
 @torch.no_grad()
 def check(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_draws: int | None = None,
     level: float = 0.05,
@@ -106,7 +106,7 @@ def check(
     max_data: int = 1000,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Checks:
     r"""Compares held-out data with data sets that the model simulates.
 

@@ -12,14 +12,13 @@ from typing import Any, Unpack, get_args
 import numpy as np
 import torch
 import xarray
-from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, measured
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
 from pyro_vae.programs import VAE
@@ -44,7 +43,7 @@ _DIAGNOSTICS = ("k_hat", "ess", "r_hat", "divergences")
 
 def to_datatree(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_draws: int | None = None,
     seed: int = 0,
@@ -58,7 +57,7 @@ def to_datatree(
     out: str | Path | None = None,
     max_memory: int = 2048 * _MIB,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> xarray.DataTree:
     r"""Puts a model, its data and draws of both into the groups that ArviZ's functions read.
 

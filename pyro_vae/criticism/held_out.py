@@ -20,7 +20,7 @@ from pyro_vae.criticism._labels import Labels
 from pyro_vae.criticism._replicates import draw_prior, prior_of
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import rows_of
@@ -191,14 +191,14 @@ class PIT:
 @torch.no_grad()
 def pit(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     condition_on: ConditionOn = "nothing",
     num_draws: int | None = None,
     level: float = 0.05,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> PIT:
     r"""Asks of each entry of held-out data whether its predictive distribution is right.
 

@@ -10,7 +10,7 @@ from torch.distributions import Independent, constraints
 
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
 from pyro_vae.criticism.statistics import Statistic
-from pyro_vae.data.rows import Given, Rows, given_of
+from pyro_vae.data.rows import GivenLike, Rows, given_of
 from pyro_vae.distributions import closed_kl, same_support
 from pyro_vae.distributions.joint import Joint, site_of
 from pyro_vae.evaluation._common import variance_by_site
@@ -27,7 +27,7 @@ _COLLAPSED = 0.01  # nats, or variance of the posterior mean (Burda et al., 2016
 
 @torch.no_grad()
 def latent_statistics(
-    vae: VAE, *, size: int = 2000, **given: Unpack[Given]
+    vae: VAE, *, size: int = 2000, **given: Unpack[GivenLike]
 ) -> tuple[Statistic, ...]:
     """Statistics of one z drawn from q(z|x) for each observation: the aggregated posterior.
 

@@ -5,14 +5,13 @@ from __future__ import annotations
 from typing import Unpack
 
 import xarray
-from torch import Tensor
 
 from pyro_vae._errors import positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._draws import pairs_at_once, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels
 from pyro_vae.criticism.datatree import model_attrs, recorder_of, to_datatree
-from pyro_vae.data.rows import Conditions, Given, Rows
+from pyro_vae.data.rows import ConditionsLike, GivenLike, RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import checked_given
@@ -22,13 +21,13 @@ __all__ = ["posterior_predictive", "prior_predictive"]
 
 def posterior_predictive(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_draws: int = 200,
     seed: int = 0,
     dims: Dims | None = None,
     coords: Coords | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> xarray.DataTree:
     r"""Replicates each observation, with z inferred from that observation by the guide.
 
@@ -86,7 +85,7 @@ def prior_predictive(
     seed: int = 0,
     dims: Dims | None = None,
     coords: Coords | None = None,
-    **given: Unpack[Conditions],
+    **given: Unpack[ConditionsLike],
 ) -> xarray.DataTree:
     r"""Simulates whole data sets from the model.
 

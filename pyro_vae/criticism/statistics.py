@@ -11,11 +11,12 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, positive_integer
 from pyro_vae.criticism._replicates import cycled, simulate
-from pyro_vae.data.rows import Given, given_of
+from pyro_vae.data.rows import GivenLike
 from pyro_vae.distributions import AngleSupport
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import simulated_given
 
 __all__ = ["Statistic", "default_statistics", "entries", "kurtosis"]
 
@@ -70,7 +71,7 @@ class Statistic:
 
 @torch.no_grad()
 def default_statistics(
-    vae: VAE, *, size: int = 2000, **given: Unpack[Given]
+    vae: VAE, *, size: int = 2000, **given: Unpack[GivenLike]
 ) -> tuple[Statistic, ...]:
     """Chooses statistics by the support of the likelihood.
 
@@ -93,7 +94,8 @@ def default_statistics(
         ['mean', 'dispersion', 'zeros', 'marginals']
     """
     support, event_shape = vae.likelihood.support, vae.event_shape
-    reference = simulate(vae, 1, size, cycled(given_of(given), size))[0].flatten(1)
+    size, everything = positive_integer("size", size), simulated_given(vae, given)
+    reference = simulate(vae, 1, size, cycled(everything, size))[0].flatten(1)
     if isinstance(support, AngleSupport):
         return _of_angles(reference, event_shape)
     names = entries(event_shape)

@@ -4,7 +4,7 @@ from pyro_vae.data.dataset import Dataset, base_measure_of
 from pyro_vae.data.inspection import DataReport, inspect
 from pyro_vae.data.loading import load
 from pyro_vae.data.named import NAMES
-from pyro_vae.data.rows import Conditions, Given, Rows
+from pyro_vae.data.rows import Conditions, Given, Numbers, Rows, RowsLike
 
 __all__ = [
     "NAMES",
@@ -12,7 +12,9 @@ __all__ = [
     "DataReport",
     "Dataset",
     "Given",
+    "Numbers",
     "Rows",
+    "RowsLike",
     "base_measure_of",
     "inspect",
     "load",

@@ -20,17 +20,18 @@ from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
 from pyro_vae.data.readers import READERS, read_file
+from pyro_vae.data.rows import Numbers
 from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
 
 
 def load(
-    data: str | os.PathLike[str] | np.ndarray | Tensor,
+    data: str | os.PathLike[str] | Numbers,
     *,
     root: str | os.PathLike[str] | None = None,
     binarize: Binarize | None = None,
-    labels: np.ndarray | Tensor | None = None,
+    labels: Numbers | None = None,
     validation: float | None = None,
     test: float | None = None,
     levels: bool = False,
@@ -149,7 +150,7 @@ def _columns(
     return {"cond": [name.strip() for name in names if name]} | beside
 
 
-def _with_labels(raw: Raw, labels: np.ndarray | Tensor | None) -> Raw:
+def _with_labels(raw: Raw, labels: Numbers | None) -> Raw:
     """Adds labels to data that are one array."""
     if labels is None:
         return raw
@@ -255,7 +256,7 @@ def _read(
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
         return read_file(path, missing=missing, cond=cond), path.name, str(path.resolve())
-    if isinstance(data, Tensor) or hasattr(data, "__array__"):
+    if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=missing)}), "array", None
     raise expected("data", "a known name, a path, an array or a tensor", data)
 

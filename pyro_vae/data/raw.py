@@ -108,7 +108,10 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     of = f" in {what}" if what else ""
     if isinstance(x, np.ma.MaskedArray):
         raise expected("data", f"no masked array, whose hidden values would be data{of}", x)
-    array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
+    try:
+        array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
+    except ValueError:
+        raise expected("data", f"rows of one length{of}", x) from None
     if not _is_real(array):
         raise expected("data", f"real, integer or boolean values{of}", array)
     if array.ndim < 2:

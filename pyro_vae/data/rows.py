@@ -4,13 +4,26 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from typing import Any, TypedDict, cast
+from typing import Any, TypeAlias, TypedDict, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
-__all__ = ["Conditions", "Given", "Rows", "given_of"]
+__all__ = [
+    "Conditions",
+    "ConditionsLike",
+    "Given",
+    "GivenLike",
+    "Numbers",
+    "Rows",
+    "RowsLike",
+    "given_of",
+]
+
+Numbers: TypeAlias = Tensor | np.ndarray | list[Any]
+"""What becomes a tensor: one, an array, or a list of numbers or of lists of them."""
 
 
 class Conditions(TypedDict, total=False):
@@ -36,6 +49,20 @@ class Given(Conditions, total=False):
 
     mask: Tensor | None
     labels: Tensor | None
+
+
+class ConditionsLike(TypedDict, total=False):
+    """As :class:`Conditions`, of whatever becomes a tensor; this is what functions take."""
+
+    cond: Numbers | None
+    covariates: Mapping[str, Numbers] | None
+
+
+class GivenLike(ConditionsLike, total=False):
+    """As :class:`Given`, of whatever becomes a tensor; this is what functions take."""
+
+    mask: Numbers | None
+    labels: Numbers | None
 
 
 @dataclass(frozen=True, eq=False)
@@ -111,6 +138,10 @@ class Rows:
     def unflatten(cls, tensors: list[Tensor] | tuple[Tensor, ...], structure: TreeSpec) -> Rows:
         """Puts together again what :meth:`flatten` took apart."""
         return cls(*tree_unflatten(list(tensors), structure))
+
+
+RowsLike: TypeAlias = Numbers | Rows
+"""Observations alone, or with what goes with them."""
 
 
 def given_of(values: Mapping[str, Any]) -> Given:

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import Rows, RowsLike
 from pyro_vae.distributions import same_support
 from pyro_vae.priors import Prior
 from pyro_vae.programs import VAE
@@ -60,7 +60,7 @@ def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -
 
 
 def measured(
-    vae: VAE, x: Tensor | Rows, given: Given, origin: Mapping[str, Any] | None
+    vae: VAE, x: RowsLike, given: Mapping[str, Any], origin: Mapping[str, Any] | None
 ) -> tuple[Rows, dict[str, Any]]:
     """Returns data as the model accepts them, and the base measure of their densities.
 

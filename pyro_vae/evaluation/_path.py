@@ -54,7 +54,7 @@ class Plan:
     ) -> None:
         self.num_chains = positive_integer("num_chains", num_chains)
         self.num_leapfrog = positive_integer("num_leapfrog", num_leapfrog)
-        T = positive_integer("num_temperatures", num_temperatures)
+        self.num_temperatures = T = positive_integer("num_temperatures", num_temperatures)
         if initial not in get_args(Initial):
             raise unknown_name("initial", initial, get_args(Initial))
         sigmoid = (_STEEPNESS * torch.linspace(-1, 1, T + 1, dtype=torch.float64)).sigmoid()

@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
@@ -102,7 +102,7 @@ class Annealed:
 
 def ais(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_chains: int = 16,
     num_temperatures: int = 300,
@@ -111,7 +111,7 @@ def ais(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Annealed:
     r"""Scores a model by annealed importance sampling with Hamiltonian transitions.
 
@@ -158,6 +158,7 @@ def ais(
     """
     seed = check_arguments(vae, seed)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
+    num_chains, num_temperatures = plan.num_chains, plan.num_temperatures
     check_unbounded(vae)
     rows, described = measured(vae, x, given, base_measure)
     columns = []
@@ -173,7 +174,7 @@ def ais(
         **joined(columns),
         num_chains=num_chains,
         num_temperatures=num_temperatures,
-        num_leapfrog=num_leapfrog,
+        num_leapfrog=plan.num_leapfrog,
         num_gradients=plan.num_gradients,
         initial=initial,
         base_measure=described,

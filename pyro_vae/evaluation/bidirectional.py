@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae._errors import positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Conditions, Rows
+from pyro_vae.data.rows import ConditionsLike, Rows
 from pyro_vae.evaluation._common import (
     check_arguments,
     check_unbounded,
@@ -123,7 +123,7 @@ def bdmc(
     initial: Initial = "guide",
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Conditions],
+    **given: Unpack[ConditionsLike],
 ) -> Bidirectional:
     r"""Bounds log p(x) of simulated data from both sides: how far ``ais`` can be off.
 
@@ -168,6 +168,7 @@ def bdmc(
     seed = check_arguments(vae, seed)
     size = positive_integer("size", size)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
+    num_chains, num_temperatures = plan.num_chains, plan.num_temperatures
     check_unbounded(vae)
     columns = []
     checked = checked_given(vae, given, size)
@@ -200,6 +201,6 @@ def bdmc(
         x=x,
         num_chains=num_chains,
         num_temperatures=num_temperatures,
-        num_leapfrog=num_leapfrog,
+        num_leapfrog=plan.num_leapfrog,
         initial=initial,
     )

@@ -338,6 +338,19 @@ def standard_error(values: np.ndarray) -> float | None:
     return float(values.std(ddof=1) / math.sqrt(len(values))) if len(values) > 1 else None
 
 
+def fold_error(values: np.ndarray, fold: np.ndarray) -> float:
+    """Returns the standard error of a mean of values that are dependent within folds.
+
+    For folds of equal size it is that of the mean of the folds' means.
+
+    Example:
+        >>> round(fold_error(np.array([1.0, 1.0, 2.0, 2.0]), np.array([0, 0, 1, 1])), 6)
+        0.5
+    """
+    sums = np.bincount(fold, weights=values - values.mean())
+    return math.sqrt(len(sums) / (len(sums) - 1) * (sums**2).sum()) / len(values)
+
+
 def _mean(columns: Sequence[np.ndarray]) -> np.ndarray:
     return np.asarray(np.mean(columns, axis=0))
 

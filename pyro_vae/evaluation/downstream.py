@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import VAE
@@ -101,10 +101,10 @@ class Probes:
 
 def anomalies(
     vae: VAE,
-    inliers: Tensor | Rows,
-    outliers: Tensor | Rows,
+    inliers: RowsLike,
+    outliers: RowsLike,
     *,
-    reference: Tensor | Rows,
+    reference: RowsLike,
     num_samples: int = 1000,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
@@ -199,10 +199,10 @@ def _share_below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 def probe(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     labels: ArrayLike | Tensor,
     *,
-    test: Tensor | Rows | None = None,
+    test: RowsLike | None = None,
     test_labels: ArrayLike | Tensor | None = None,
     folds: int = 5,
     neighbours: int = 10,
@@ -290,7 +290,9 @@ def probe(
     )
 
 
-def accuracy(vae: VAE, x: Tensor, labels: ArrayLike | Tensor, **given: Any) -> tuple[float, float]:
+def accuracy(
+    vae: VAE, x: RowsLike, labels: ArrayLike | Tensor, **given: Any
+) -> tuple[float, float]:
     """Returns the share of data whose most probable class under q(y|x) is theirs, and its error.
 
     Args:
@@ -329,7 +331,7 @@ def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarr
 
 
 @torch.no_grad()
-def _means(vae: VAE, x: Tensor | Rows, argument: str, seed: int) -> np.ndarray:
+def _means(vae: VAE, x: RowsLike, argument: str, seed: int) -> np.ndarray:
     rows = rows_of(vae, x, {}, argument)
     with undisturbed(vae, seed, rows.x.device):
         batches = rows.batches(observations_at_once(vae, rows.x))

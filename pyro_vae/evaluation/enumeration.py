@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import rows_of
@@ -19,7 +19,7 @@ __all__ = ["enumerate_log_prob"]
 
 
 @torch.no_grad()
-def enumerate_log_prob(vae: VAE, x: Tensor | Rows, **given: Unpack[Given]) -> Tensor:
+def enumerate_log_prob(vae: VAE, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
     r"""Sums over all states of a discrete latent.
 
     .. math:: \log p(x) = \log \sum_z p(x \mid z) \, p(z)

@@ -13,13 +13,14 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import expected, is_number, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import MAX_ENUMERATED
 from pyro_vae.evaluation._common import check_arguments, measured, states_of
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Gaps", "gaps"]
@@ -111,7 +112,7 @@ class Gaps:
 
 def gaps(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_steps: int = 600,
     num_particles: int = 8,
@@ -122,7 +123,7 @@ def gaps(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Gaps:
     r"""Splits the gap between log p(x) and the bound: the guide's family, and its encoder.
 
@@ -179,7 +180,7 @@ def gaps(
         ((5,), (5,))
     """
     seed = check_arguments(vae, seed)
-    _check_options(num_steps, num_particles, num_samples, lr)
+    num_steps, num_particles, num_samples = _checked(num_steps, num_particles, num_samples, lr)
     data, described = measured(vae, x, given, base_measure)
     known = _known(log_marginal, mcse, len(data))
 
@@ -211,15 +212,15 @@ def gaps(
     )
 
 
-def _check_options(num_steps: int, num_particles: int, num_samples: int, lr: float) -> None:
-    options = {"num_steps": num_steps, "num_particles": num_particles, "num_samples": num_samples}
-    for name, value in options.items():
-        positive_integer(name, value)
+def _checked(num_steps: int, num_particles: int, num_samples: int, lr: float) -> list[int]:
+    given = {"num_steps": num_steps, "num_particles": num_particles, "num_samples": num_samples}
+    options = {name: positive_integer(name, value) for name, value in given.items()}
     for name in ("num_steps", "num_samples"):
         if options[name] < 2:
             raise expected(name, "at least 2", options[name])
-    if isinstance(lr, bool) or not isinstance(lr, int | float) or not 0 < lr < math.inf:
+    if not is_number(lr) or not 0 < lr < math.inf:
         raise expected("lr", "a positive number", lr)
+    return list(options.values())
 
 
 def _known(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) -> Tensor | None:
@@ -230,10 +231,11 @@ def _known(log_marginal: ArrayLike | None, mcse: ArrayLike | None, size: int) ->
         return None
     rows = []
     for name, values in (("log_marginal", log_marginal), ("mcse", mcse)):
-        row = torch.from_numpy(np.zeros(size) if values is None else np.array(values, float))
-        if row.shape != (size,) or not row.isfinite().all():
+        row = torch.zeros(size) if values is None else as_tensor(values)
+        sound = isinstance(row, Tensor) and row.shape == (size,) and not row.is_complex()
+        if not sound or not row.isfinite().all():
             raise expected(name, f"{size} finite numbers, one for each observation", values)
-        rows.append(row)
+        rows.append(row.detach().cpu().double())
     return torch.stack(rows)
 
 

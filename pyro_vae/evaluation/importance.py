@@ -11,7 +11,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.distributions import closed_kl
 from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
@@ -28,7 +28,7 @@ _ACTIVE = 0.01  # variance of the posterior mean, Burda et al. (2016), section 5
 @torch.no_grad()
 def evaluate(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_samples: int = 1000,
     proposal: Proposal = "guide",
@@ -37,7 +37,7 @@ def evaluate(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Scores:
     r"""Scores a model on held-out data, by importance weighting with its guide.
 

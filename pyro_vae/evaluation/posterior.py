@@ -15,7 +15,7 @@ from torch.distributions import Distribution
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, check_unbounded, finite
 from pyro_vae.evaluation.pareto import k_hat, k_hat_threshold, tail_length
 from pyro_vae.programs import VAE
@@ -97,7 +97,7 @@ class PosteriorDraws:
 
 def posterior_draws(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     method: Method = "guide",
     num_draws: int = 1000,
@@ -106,7 +106,7 @@ def posterior_draws(
     num_chains: int = 4,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> PosteriorDraws:
     r"""Draws z given x, of the guide or of the posterior that it stands for.
 

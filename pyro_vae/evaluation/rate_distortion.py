@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import VAE
@@ -112,13 +112,13 @@ class RateDistortion:
 @torch.no_grad()
 def rate_distortion(
     vae: VAE,
-    x: Tensor | Rows,
+    x: RowsLike,
     *,
     num_samples: int = 10,
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> RateDistortion:
     r"""Measures how many nats the latent spends, and on what.
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from contextlib import suppress
 from typing import TYPE_CHECKING, Any, cast
 
@@ -11,7 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_vae._errors import expected
-from pyro_vae.data.rows import Conditions, Given, Rows, given_of
+from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.suggestion import what_fits
@@ -27,6 +28,8 @@ __all__ = [
     "checked_given",
     "cond_of",
     "covariates_of",
+    "decodable",
+    "encodable",
     "rows_of",
     "simulated_given",
     "unlabelled",
@@ -34,7 +37,7 @@ __all__ = [
 ]
 
 
-def rows_of(vae: VAE, x: Tensor | Rows, given: Given, argument: str = "x") -> Rows:
+def rows_of(vae: VAE, x: RowsLike, given: Mapping[str, Any], argument: str = "x") -> Rows:
     """Returns what a verb was called with as rows that the model accepts.
 
     Args:
@@ -58,20 +61,30 @@ def rows_of(vae: VAE, x: Tensor | Rows, given: Given, argument: str = "x") -> Ro
 
 
 def as_tensor(value: Any) -> Any:
-    """Returns an array or a list of numbers as a tensor, and anything else as it is."""
-    if isinstance(value, np.ndarray | np.generic | list):
-        with suppress(TypeError, ValueError):  # whoever takes it says what was expected
-            return torch.tensor(np.asarray(value))
-    return value
+    """Returns an array or a list of real numbers as a tensor, and anything else as it is.
+
+    Whoever takes it says what was expected. That is so of a masked array, too, whose hidden values
+    would otherwise be data.
+    """
+    if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
+        with suppress(TypeError, ValueError, RuntimeError):
+            value = np.asarray(value)
+    if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray | np.generic):
+        return value
+    if value.dtype.kind not in "biuf":
+        return value
+    # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only arrays.
+    kept = np.float64 if value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(value, dtype=kept, order="C"))
 
 
-def as_tensors(given: Conditions) -> Given:
+def as_tensors(given: Mapping[str, Any]) -> Given:
     """Returns what goes with observations as tensors, where it is arrays or lists."""
-    kept = tree_map(as_tensor, dict(given), is_leaf=lambda each: isinstance(each, list))
+    kept = tree_map(as_tensor, dict(given), is_leaf=lambda each: isinstance(each, list | tuple))
     return cast(Given, kept)
 
 
-def unlabelled(given: Given) -> Given:
+def unlabelled(given: Mapping[str, Any]) -> Given:
     """Returns what goes with observations where no label may.
 
     Raises:
@@ -91,12 +104,55 @@ def accepted(vae: VAE, rows: Rows, argument: str = "x") -> Rows:
         ValueError: If something is not what it should be, is missing, or has no use in this model;
             or if a value is not finite or outside the support of the likelihood.
     """
-    x, given = rows.x, rows.given
-    size = len(x) if isinstance(x, Tensor) and x.ndim > 0 else 0  # `x` itself is checked below
-    cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
+    found = _checked(vae, rows, argument)
+    bad = ~vae.likelihood.support.check(found.x)
+    if bad.any():
+        raise _outside(vae, found.x, bad, argument, found.mask)
+    return found
+
+
+def encodable(vae: VAE, x: Tensor, given: Given) -> Rows:
+    """Returns rows as :func:`accepted` does, but for values that are no observations.
+
+    An encoder takes any real numbers, such as means of binary data, and one condition for all.
+
+    Raises:
+        ValueError: As there, or if a value is not finite.
+    """
+    x, cond = _batch(vae, x, "x"), given.get("cond")
+    if isinstance(cond, Tensor) and cond.ndim > 0 and cond.shape[:-1].numel() == 1:
+        given = given_of({**given, "cond": cond.reshape(-1).expand(len(x), -1)})
+    return _checked(vae, Rows(x, given), "x")
+
+
+def _checked(vae: VAE, rows: Rows, argument: str) -> Rows:
+    """Returns rows of finite numbers that are not hidden, on the device of the model."""
+    x, given = _batch(vae, rows.x, argument), rows.given
+    size = len(x)
+    cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, (size,))
     labels, mask = _labels(vae, given.get("labels"), size), _mask(vae, given.get("mask"), size)
     checked = {"cond": cond, "mask": mask, "covariates": covariates, "labels": labels}
     return Rows(_observations(vae, x, argument, mask), given_of(checked))
+
+
+def decodable(vae: VAE, z: Tensor, given: Given) -> tuple[Tensor, Given]:
+    """Returns latents, and what goes with what they are decoded to, as a model takes them.
+
+    Raises:
+        ValueError: If something is not what it should be, is missing, or has no use in this model.
+    """
+    event_shape = vae.prior.event_shape
+    batch = z.ndim - len(event_shape) if isinstance(z, Tensor) else -1
+    if batch < 0 or z.shape[batch:] != event_shape or z.is_complex():
+        what = f"a tensor of real numbers of shape (*, B{''.join(f', {n}' for n in event_shape)})"
+        raise expected("z", what, z)
+    checked: dict[str, Any] = dict(given)
+    if isinstance(cond := given.get("cond"), Tensor) and not cond.is_complex():
+        checked["cond"] = _finite_cond(vae, cond)
+    if isinstance(mask := given.get("mask"), Tensor):
+        checked["mask"] = mask.to(vae.initialized.device)
+    checked["covariates"] = _covariates(vae, given, tuple(z.shape[:batch]))
+    return z.to(vae.model.filler), given_of(checked)
 
 
 def used(vae: VAE, rows: Rows) -> Rows:
@@ -126,7 +182,10 @@ def covariates_of(likelihood: Likelihood, given: Conditions) -> dict[str, Tensor
     Raises:
         ValueError: If there are others, or one is missing.
     """
-    named, wanted = dict(given.get("covariates") or {}), list(likelihood.covariates)
+    found, wanted = given.get("covariates"), list(likelihood.covariates)
+    if not isinstance(found, Mapping | None):
+        raise expected("covariates", "a mapping of names to tensors", found)
+    named = dict(found or {})
     if named.keys() != set(wanted):
         each = f"{', '.join(wanted)} of each observation"
         what = each if wanted else "None with this likelihood"
@@ -147,13 +206,17 @@ def cond_of(vae: VAE, cond: Tensor | None, size: int) -> Tensor | None:
     shape = (size, vae.cond_size)
     if not isinstance(cond, Tensor) or cond.shape != shape or cond.is_complex():
         raise expected("cond", f"a tensor of shape {shape}", cond)
+    return _finite_cond(vae, cond)
+
+
+def _finite_cond(vae: VAE, cond: Tensor) -> Tensor:
     cond = cond.to(vae.model.filler)
     if not cond.isfinite().all():
         raise expected("cond", "finite numbers", f"{int((~cond.isfinite()).sum())} that are not")
     return cond
 
 
-def checked_given(vae: VAE, given: Conditions, size: int) -> Given:
+def checked_given(vae: VAE, given: Mapping[str, Any], size: int) -> Given:
     """Returns the conditions and covariates of ``size`` observations that are to be simulated.
 
     Raises:
@@ -161,52 +224,66 @@ def checked_given(vae: VAE, given: Conditions, size: int) -> Given:
     """
     for name in given_of(given).keys() - {"cond", "covariates"}:
         raise expected(name, "None, as nothing is observed of what is simulated", given.get(name))
-    cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, size)
+    known = as_tensors(given)
+    cond, covariates = cond_of(vae, known.get("cond"), size), _covariates(vae, known, (size,))
     return given_of({"cond": cond, "covariates": covariates})
 
 
-def simulated_given(vae: VAE, given: Given) -> Given:
+def simulated_given(vae: VAE, given: Mapping[str, Any]) -> Given:
     """Returns what goes with data that are to be simulated like some observed ones.
 
     Raises:
         ValueError: If the model needs what is not there, or it is not what it should be.
     """
     checked = unlabelled(given)
-    sizes = {len(each) for each in tree_leaves(checked) if getattr(each, "ndim", 0) > 0}
-    size = min(sizes, default=0)
+    each = tree_leaves([checked.get(name) for name in ("cond", "mask", "covariates")])
+    size = next((len(rows) for rows in each if getattr(rows, "ndim", 0) > 0), 0)
     others = {name: value for name, value in checked.items() if name != "mask"}
     known = checked_given(vae, cast(Conditions, others), size)
     return given_of({**known, "mask": _mask(vae, checked.get("mask"), size)})
 
 
-def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
+def _batch(vae: VAE, x: Tensor, argument: str) -> Tensor:
     try:
         x = as_batch(x, vae.event_shape, vae)
     except ValueError as error:
         raise ValueError(str(error).replace("`x`", f"`{argument}`", 1)) from None
     if len(x) == 0:
         raise expected(argument, "at least one observation", x)
+    if x.is_meta or x.layout is not torch.strided:
+        raise expected(argument, "a dense tensor of numbers", f"one on {x.device}, {x.layout}")
+    return x
+
+
+def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
     if mask is not None:
         x = torch.where(mask.to(x.device), x, vae.model.filler.to(x))
-    bad = ~(x.isfinite() & vae.likelihood.support.check(x))
+    bad = ~x.isfinite()
     if bad.any():
-        where = bad.nonzero()[0].tolist()
-        entry = vae.likelihood.entry(where[1:])
-        family = f"{type(entry).__name__}, {entry.support}"
-        got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
-        seen = x if mask is None else torch.where(mask.to(x.device), x, torch.nan)
-        fits = what_fits(vae.likelihood, seen, bad)
-        message = f"`{argument}`: expected values in the support of {family}, got {got}"
-        raise ValueError(f"{message}; {fits}" if fits else message)
+        raise _outside(vae, x, bad | ~vae.likelihood.support.check(x), argument, mask)
     return x.to(vae.initialized.device)
 
 
-def _covariates(vae: VAE, given: Conditions, size: int) -> dict[str, Tensor]:
+def _outside(vae: VAE, x: Tensor, bad: Tensor, argument: str, mask: Tensor | None) -> ValueError:
+    """Says what is outside the support, and which likelihood would take it."""
+    where = bad.nonzero()[0].tolist()
+    entry = vae.likelihood.entry(where[1:])
+    family = f"{type(entry).__name__}, {entry.support}"
+    got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
+    seen = x if mask is None else torch.where(mask.to(x.device), x, torch.nan)
+    fits = what_fits(vae.likelihood, seen, bad)
+    message = f"`{argument}`: expected values in the support of {family}, got {got}"
+    return ValueError(f"{message}; {fits}" if fits else message)
+
+
+def _covariates(vae: VAE, given: Conditions, shape: tuple[int, ...]) -> dict[str, Tensor]:
+    """Returns covariates of the shape, or of as many of its last dimensions as they have."""
     named = covariates_of(vae.likelihood, given)
     for name, value in named.items():
         argument, domain = f"covariates: {name}", vae.likelihood.domain_of(name)
-        if not isinstance(value, Tensor) or value.shape != (size,) or value.is_complex():
-            raise expected(argument, f"a tensor of shape {(size,)}", value)
+        wanted = shape[-value.ndim :] if isinstance(value, Tensor) and value.ndim > 0 else shape
+        if not isinstance(value, Tensor) or value.shape != wanted or value.is_complex():
+            raise expected(argument, f"a tensor of shape {shape[-1:]}", value)
         value = named[name] = value.to(vae.model.filler)
         bad = ~(value.isfinite() & domain.check(value))
         if bad.any():

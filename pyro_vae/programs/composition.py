@@ -148,13 +148,13 @@ def weights_of(module: nn.Module) -> int | None:
     Versions of tensors would miss what is written to ``parameter.data``.
 
     Returns:
-        A checksum; None where there are no numbers yet, as in lazy layers.
+        A checksum; None where there are no numbers, or none yet, as in lazy layers.
     """
-    found = 0
+    found, parameters = 0, list(module.parameters())
     try:
-        for parameter in module.parameters():
+        for parameter in parameters:
             values = parameter.detach().to("cpu", torch.float32).contiguous()
             found = zlib.crc32(values.numpy().data, found)
     except ValueError:
         return None
-    return found
+    return found if parameters else None

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Unpack, cast
+from typing import Any, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -14,7 +14,7 @@ from pyro_vae._deprecated import by_name
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
-from pyro_vae.data.rows import Conditions, Given, Rows, given_of
+from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike, given_of
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -26,10 +26,11 @@ from pyro_vae.programs.accept import (
     accepted,
     as_batch,
     as_tensor,
-    as_tensors,
     checked_given,
     cond_of,
     covariates_of,
+    decodable,
+    encodable,
     rows_of,
     unlabelled,
     used,
@@ -158,7 +159,7 @@ class VAE(Composition):
 
     @torch.no_grad()
     @by_name("mask", "covariates")
-    def initialize(self, x_train: Tensor, **given: Unpack[Given]) -> None:
+    def initialize(self, x_train: Numbers, **given: Unpack[GivenLike]) -> None:
         """Standardises the encoder's input and starts the decoder at the marginal of the data.
 
         Done once: a fitted model is left alone. Entries that are not observed are filled, for this
@@ -170,10 +171,11 @@ class VAE(Composition):
         """
         if self.initialized:
             return
-        _start(self, Rows(x_train, unlabelled(given)))
+        x = as_batch(as_tensor(x_train), self.event_shape, self).to(self.initialized.device)
+        _start(self, Rows(x, unlabelled(given)))
         self.initialized.fill_(True)
 
-    def at(self, cond: Tensor) -> VAE:
+    def at(self, cond: Numbers) -> VAE:
         """Returns the model at one condition: p(x, z | c) and q(z | x, c) with c fixed.
 
         Args:
@@ -190,9 +192,10 @@ class VAE(Composition):
             >>> pv.evaluate(group, torch.ones(5, 4), num_samples=10).log_marginal.shape
             (5,)
         """
-        if not isinstance(cond, Tensor) or cond.ndim != 1:
+        one = as_tensor(cond)
+        if not isinstance(one, Tensor) or one.ndim != 1:
             raise expected("cond", f"a tensor of shape ({self.cond_size},)", cond)
-        checked = cond_of(self, cond[None], 1)
+        checked = cond_of(self, one[None], 1)
         if checked is None:
             raise expected("vae", "a model with conditions", self)
         return _fixed(copy.deepcopy(self), checked[0])
@@ -203,15 +206,15 @@ class VAE(Composition):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: Tensor, **given: Unpack[Given]) -> Distribution:
+    def encode(self, x: Numbers, **given: Unpack[GivenLike]) -> Distribution:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
-        x = as_batch(as_tensor(x), self.event_shape, self)
+        rows = encodable(self, as_tensor(x), unlabelled(given))
         with evaluating(self):
-            return self.guide.encode(x, unlabelled(given))
+            return self.guide.encode(rows.x, rows.given)
 
     @torch.no_grad()
     @_positional
-    def classify(self, x: Tensor, **given: Unpack[Given]) -> Tensor:
+    def classify(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
         """Returns q(y|x), the probability of each class, shape ``(B, K)``.
 
         Args:
@@ -238,14 +241,15 @@ class VAE(Composition):
         return probs
 
     @_positional
-    def decode(self, z: Tensor, **given: Unpack[Given]) -> Distribution:
+    def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Distribution:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
+        latents, checked = decodable(self, as_tensor(z), unlabelled(given))
         with evaluating(self):
-            return self.model.decode(as_tensor(z).to(self.model.filler), unlabelled(given))
+            return self.model.decode(latents, checked)
 
     @torch.no_grad()
     @by_name("cond", "covariates")
-    def sample(self, n: int, *, seed: int | None = None, **given: Unpack[Conditions]) -> Tensor:
+    def sample(self, n: int, *, seed: int | None = None, **given: Unpack[ConditionsLike]) -> Tensor:
         """Draws z from the prior and then x: shape ``(n, *event_shape)``.
 
         Args:
@@ -254,7 +258,7 @@ class VAE(Composition):
             **given: A condition for each, and covariates.
         """
         n, seed = positive_integer("n", n), None if seed is None else check_seed("seed", seed)
-        checked = checked_given(self, cast(Conditions, as_tensors(given)), n)
+        checked = checked_given(self, given, n)
         self._warn_if_unfitted()
         with undisturbed(self, seed, self.initialized.device):  # a prior may ask networks, too
             z = self.prior(checked.get("cond")).expand((n,)).sample()
@@ -262,7 +266,7 @@ class VAE(Composition):
 
     @torch.no_grad()
     @_positional
-    def reconstruct(self, x: Tensor, **given: Unpack[Given]) -> Tensor:
+    def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
         """Returns E[x|z] at z = E[z|x], same shape as ``x``."""
         rows = rows_of(self, x, given)
         with evaluating(self):
@@ -271,7 +275,7 @@ class VAE(Composition):
 
     @torch.no_grad()
     @_positional
-    def log_prob(self, x: Tensor, num_samples: int = 1000, **given: Unpack[Given]) -> Tensor:
+    def log_prob(self, x: RowsLike, num_samples: int = 1000, **given: Unpack[GivenLike]) -> Tensor:
         r"""Estimates log p(x) by importance weighting with the guide.
 
         .. math:: \log \hat p(x) = \log \frac1K \sum_k \frac{p(x \mid z_k) p(z_k)}{q(z_k \mid x)},
@@ -316,12 +320,12 @@ class VAE(Composition):
     @torch.no_grad()
     def impute(
         self,
-        x: Tensor,
-        mask: Tensor,
+        x: Numbers,
+        mask: Numbers,
         *,
         num_samples: int = 1000,
         num_imputations: int | None = None,
-        **given: Unpack[Conditions],
+        **given: Unpack[ConditionsLike],
     ) -> Tensor:
         r"""Fills the entries that are not observed, given those that are.
 

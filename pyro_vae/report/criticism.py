@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.criticism.two_sample import TwoSample
-from pyro_vae.data.rows import Rows
+from pyro_vae.data.rows import RowsLike
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.report._canvas import (
@@ -76,7 +76,7 @@ def calibration(found: Calibration, path: str | Path) -> Path:
 
 @torch.no_grad()
 def side_by_side(
-    runs: Mapping[str, tuple[VAE, Tensor | Rows]],
+    runs: Mapping[str, tuple[VAE, RowsLike]],
     path: str | Path,
     *,
     found: Mapping[str, Checks] | None = None,

@@ -17,9 +17,10 @@ from torch.distributions import constraints
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.rows import Conditions, Given, Rows, given_of
+from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike
 from pyro_vae.distributions import same_support
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import are_images, grid, limits, show, tiles, write
@@ -81,8 +82,8 @@ def samples(
     path: str | Path,
     *,
     num_samples: int = 64,
-    reference: Tensor | None = None,
-    **given: Unpack[Conditions],
+    reference: Numbers | None = None,
+    **given: Unpack[ConditionsLike],
 ) -> Path:
     """Draws samples from the prior.
 
@@ -101,15 +102,16 @@ def samples(
         The path.
     """
     num_samples = positive_integer("num_samples", num_samples)
+    beside: Tensor | None = as_tensor(reference)
     if not are_images(vae.event_shape):
-        return _marginals(vae.sample(num_samples, **given), reference, path)
+        return _marginals(vae.sample(num_samples, **given), beside, path)
     prior = vae.prior(given.get("cond")).expand((num_samples,))
     means = vae.decode(prior.sample(), **given).mean
     columns = math.ceil(math.sqrt(num_samples))
     rows = math.ceil(num_samples / columns)
     figure = Figure(figsize=(0.7 * columns, 0.7 * rows + 0.5), layout="constrained")
     axes = figure.subplots()
-    show(axes, tiles(means, columns, limits(vae, means if reference is None else reference)))
+    show(axes, tiles(means, columns, limits(vae, means if beside is None else beside)))
     axes.set_title("Drawn from the prior: E[x | z], z ~ p(z)", fontsize=11)
     return write(figure, path)
 
@@ -117,11 +119,11 @@ def samples(
 @torch.no_grad()
 def reconstructions(
     vae: VAE,
-    x: Tensor,
+    x: RowsLike,
     path: str | Path,
     *,
     name: str = "data",
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Path:
     """Draws data above what the model makes of them, E[x|z] at z = E[z|x].
 
@@ -136,11 +138,9 @@ def reconstructions(
         The path.
     """
     images = are_images(vae.event_shape)
-    rows = vae.accepts(Rows(x, given_of(given))[: 30 if images else 6])
-    x, mask = rows.x, rows.mask
-    reconstructed = vae.reconstruct(x, **rows.given)
-    if mask is not None:
-        x = x.where(mask, math.nan)  # not drawn
+    rows = rows_of(vae, x, given)[: 30 if images else 6]
+    reconstructed, mask = vae.reconstruct(rows.x, **rows.given), rows.mask
+    x = rows.x if mask is None else rows.x.where(mask, math.nan)  # what is hidden is not drawn
     title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
     if not images:
         return _lines(x, reconstructed, path, title)
@@ -164,12 +164,12 @@ def reconstructions(
 @torch.no_grad()
 def latent(
     vae: VAE,
-    x: Tensor,
+    x: RowsLike,
     path: str | Path,
     *,
-    color_by: Tensor | None = None,
+    color_by: Numbers | None = None,
     name: str = "data",
-    **given: Unpack[Given],
+    **given: Unpack[GivenLike],
 ) -> Path:
     """Draws where data lie in latent space.
 
@@ -188,8 +188,8 @@ def latent(
     Returns:
         The path.
     """
-    shown = vae.accepts(Rows(x, given_of(given))[:SCATTERED])
-    labels = None if color_by is None else color_by[:SCATTERED].cpu()
+    shown = rows_of(vae, x, given)[:SCATTERED]
+    labels = None if color_by is None else as_tensor(color_by)[:SCATTERED].cpu()
     means = latent_means(vae, shown)
     if same_support(vae.prior.support, constraints.one_hot):
         groups, classes = means.shape[1:]

@@ -9,10 +9,10 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.criticism._replicates import prior_of, repeated
-from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.rows import Given, Numbers, Rows, RowsLike
 from pyro_vae.distributions import same_support
 from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import rows_of
+from pyro_vae.programs.accept import as_tensor, rows_of
 
 __all__ = ["interpolations", "traversals"]
 
@@ -22,7 +22,7 @@ _DRAWS = 4000  # of a prior whose moments have no closed form
 
 @torch.no_grad()
 def traversals(
-    vae: VAE, x: Tensor | Rows, units: Tensor, *, steps: int = 7, reach: float = 3.0
+    vae: VAE, x: RowsLike, units: Numbers, *, steps: int = 7, reach: float = 3.0
 ) -> Tensor:
     r"""Moves one latent unit at a time, the others staying at E[z|x].
 
@@ -55,7 +55,12 @@ def traversals(
         >>> traversals(vae, torch.ones(4), torch.tensor([0, 3])).shape
         torch.Size([2, 7, 4])
     """
-    rows = rows_of(vae, x if isinstance(x, Rows) else x[None], {})
+    start_at = as_tensor(x)
+    rows = rows_of(vae, start_at[None] if isinstance(start_at, Tensor) else start_at, {})
+    chosen, count = as_tensor(units), vae.prior.event_shape[0]
+    whole = isinstance(chosen, Tensor) and chosen.ndim == 1 and not chosen.is_floating_point()
+    if not whole or not ((chosen >= 0) & (chosen < count)).all():
+        raise expected("units", f"indices of latent units, from 0 to {count - 1}", units)
     start = _start(vae, rows)[0]
     if same_support(vae.prior.support, constraints.one_hot):
         moved = torch.eye(start.shape[-1]).to(start)  # (classes, classes)
@@ -68,8 +73,8 @@ def traversals(
         positions = torch.linspace(-reach, reach, positive_integer("steps", steps)).to(start)
         mean, scale = _moments(vae, rows.given)
         moved = mean + positions[:, None] * scale  # (S, dim)
-    z = start.expand(len(units), len(moved), *start.shape).clone()
-    for i, unit in enumerate(units.tolist()):
+    z = start.expand(len(chosen), len(moved), *start.shape).clone()
+    for i, unit in enumerate(chosen.tolist()):
         z[i, :, unit] = moved if start.ndim == 2 else moved[:, unit]
         if same_support(vae.prior.support, sphere):
             others = torch.arange(len(start)).to(z.device) != unit
@@ -79,9 +84,7 @@ def traversals(
 
 
 @torch.no_grad()
-def interpolations(
-    vae: VAE, first: Tensor | Rows, second: Tensor | Rows, *, steps: int = 8
-) -> Tensor:
+def interpolations(vae: VAE, first: RowsLike, second: RowsLike, *, steps: int = 8) -> Tensor:
     r"""Goes from data to other data through latent space.
 
     Real latents move along a straight line, those on the sphere along the arc above it; discrete

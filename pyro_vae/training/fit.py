@@ -8,14 +8,13 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
-from torch import Tensor
 
 from pyro_vae._errors import as_device, expected
 from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
+from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
@@ -48,7 +47,7 @@ def best_device() -> torch.device:
 
 def fit(
     vae: VAE,
-    data: Dataset | Tensor | np.ndarray,
+    data: Dataset | Numbers,
     *,
     objective: PyroELBO | None = None,
     epochs: int = 100,
@@ -57,7 +56,7 @@ def fit(
     schedule: Schedule = "constant",
     weight_decay: float = 0.0,
     optim: Optim | None = None,
-    validation: Tensor | np.ndarray | float | None = None,
+    validation: Numbers | float | None = None,
     cond: Values = None,
     mask: Values = None,
     covariates: Mapping[str, Any] | None = None,

@@ -11,16 +11,17 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, is_number
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
-from pyro_vae.data.rows import Rows, given_of
+from pyro_vae.data.rows import Numbers, Rows, given_of
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import as_tensor
 
 __all__ = ["Splits", "Values", "beside", "rows_of_a_pass", "split"]
 
-Values: TypeAlias = Tensor | np.ndarray | Mapping[Split, Any] | Mapping[str, Any] | None
+Values: TypeAlias = Numbers | Mapping[Split, Any] | Mapping[str, Any] | None
 
 
 @dataclass(frozen=True)
@@ -75,7 +76,7 @@ def beside(
 
 
 def split(
-    data: Dataset | Tensor | np.ndarray,
+    data: Dataset | Numbers,
     validation: object,
     seed: int | None,
     given: Mapping[str, Values],
@@ -99,17 +100,20 @@ def split(
             held_out = _rows(data.validation, given, "validation")
         return Splits(train, held_out, data.draw if data.binarize == "stochastic" else None)
     x = _as_tensor("data", data)
+    if len(x) == 0:
+        raise expected("data", "at least one observation", data)
     if validation is None:
         return Splits(_rows(x, given, "train", alone=True))
-    if not isinstance(validation, float):
+    if not is_number(validation):
         held_out = _rows(_as_tensor("validation", validation), given, "validation")
         return Splits(_rows(x, given, "train"), held_out)
-    if not 0 < validation < 1:
+    fraction = float(cast(float, validation))
+    if not 0 < fraction < 1:
         raise expected("validation", "data or a fraction between 0 and 1", validation)
     train = _rows(x, given, "train", alone=True)
     generator = torch.Generator().manual_seed(0 if seed is None else seed)
     order = torch.randperm(len(x), generator=generator)
-    chosen, kept = order.split([n := round(validation * len(x)), len(x) - n])
+    chosen, kept = order.split([n := round(fraction * len(x)), len(x) - n])
     if len(chosen) == 0 or len(kept) == 0:
         raise expected("validation", f"a fraction that splits {len(x)} data", validation)
     return Splits(train[kept], train[chosen].without("labels"))
@@ -171,10 +175,7 @@ def _as_rows(argument: str, value: object, x: Tensor) -> Tensor:
 def _as_tensor(argument: str, data: object) -> Tensor:
     if isinstance(data, np.ma.MaskedArray):
         raise expected(argument, "an array, and `mask` beside it", data)
-    if isinstance(data, np.ndarray) and data.dtype.kind in "biuf":
-        # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only.
-        kept = np.float64 if data.dtype.itemsize > 8 else data.dtype.newbyteorder("=")
-        data = torch.from_numpy(np.array(data, dtype=kept, order="C"))
+    data = as_tensor(data)
     if not isinstance(data, Tensor) or data.layout is not torch.strided or data.is_meta:
         raise expected(argument, "a tensor or an array of real numbers", data)
     if data.ndim == 0:
