@@ -23,7 +23,7 @@ from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
 from pyro_vae.engine.replacing import replaced
 from pyro_vae.engine.validation import validated_in_tensors
-from pyro_vae.engine.writes import written
+from pyro_vae.engine.writes import addressed, written
 
 __all__ = ["Graph", "values_stay_tensors"]
 
@@ -189,14 +189,18 @@ class Graph:
         return [output.clone() for output in self._static_outputs]
 
     def _sort(self, graph: torch.fx.Graph) -> None:
-        """Finds out what it writes to, and what shares memory with that."""
+        """Finds out what it writes to, and what cannot be another tensor for that."""
         nodes = [node for node in graph.nodes if node.op == "placeholder"]
-        into = written(graph)
-        inputs = zip(nodes, self._inputs, strict=True)
-        self._written = [t for node, t in inputs if node in into and isinstance(t, Tensor)]
+        inputs = [(n, t) for n, t in zip(nodes, self._inputs, strict=True) if isinstance(t, Tensor)]
+        into, at = written(graph), addressed(graph)
+        self._written = [tensor for node, tensor in inputs if node in into]
         self._rebinds &= len(self._written) == len(into)  # arguments may share any memory
         spans = [span(tensor) for tensor in self._written]
-        self._tied = [t for t in self._fixed() if any(overlap(span(t), each) for each in spans)]
+        self._tied = [
+            tensor
+            for node, tensor in inputs
+            if node in at or any(overlap(span(tensor), each) for each in spans)
+        ]
 
     def _fixed(self) -> list[Tensor]:
         return [tensor for tensor in self._inputs if isinstance(tensor, Tensor)]

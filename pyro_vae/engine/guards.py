@@ -121,7 +121,7 @@ class Guards:
         space, key = spaces[0]
         space.loosen(key)
         self._busy.add(id(space.space))
-        return functools.partial(operator.getitem, space.space, key)
+        return functools.partial(dict.__getitem__, space.space, key)
 
     # The check
 
@@ -264,7 +264,7 @@ class _Space:
 
     def where(self, value: Any) -> list[Any]:
         keys = dict.keys(self.space) if self.whole else self.keys
-        return [key for key in keys if self.space[key] is value]
+        return [key for key in keys if dict.__getitem__(self.space, key) is value]
 
     def loosen(self, key: Any) -> None:
         if self.whole:

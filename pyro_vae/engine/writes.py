@@ -1,4 +1,4 @@
-"""Which of its inputs a graph writes to."""
+"""What a graph does with the memory of its inputs."""
 
 from __future__ import annotations
 
@@ -7,17 +7,32 @@ from collections.abc import Iterator
 
 from torch.fx import Graph, Node
 
-__all__ = ["written"]
+__all__ = ["addressed", "written"]
 
 
 def written(graph: Graph) -> set[Node]:
     """Returns the inputs of a graph that it writes to, by themselves or by a view of them."""
-    waiting = [
-        node
-        for writer in graph.nodes
-        if writer.op == "call_function" and writer.target is not operator.getitem
-        for node in _shared(writer, by_writing=True)
-    ]
+    return _inputs(
+        place
+        for node in graph.nodes
+        if node.op == "call_function" and node.target is not operator.getitem
+        for place in _shared(node, by_writing=True)
+    )
+
+
+def addressed(graph: Graph) -> set[Node]:
+    """Returns the inputs that it reads by a place in memory, of which they may be a view."""
+    return _inputs(
+        place
+        for node in graph.nodes
+        if node.op == "call_function" and "as_strided" in str(node.target)
+        for place in node.all_input_nodes
+    )
+
+
+def _inputs(nodes: Iterator[Node]) -> set[Node]:
+    """Returns the inputs of a graph whose memory some nodes may share."""
+    waiting = list(nodes)
     met: set[Node] = set()
     while waiting:
         node = waiting.pop()
