@@ -81,7 +81,7 @@ def _frozen(program: _Regressor) -> None:
     [
         (_evaluation_mode, 2),
         (_other_scale, 2),
-        (_other_offset, 2),
+        (_other_offset, 1),
         (_offset_in_place, 1),
         (_other_storage, 1),
         (_other_strides, 2),
@@ -184,7 +184,8 @@ def test_what_is_read_from_anywhere_is_never_stale(
         return losses + [svi.step(torch.ones(4)) for _ in range(3)], svi
 
     _, captured = eager_and_captured(run)
-    assert captured.captures == 2
+    # A handler's data are a tensor, and another one is read by the same graph.
+    assert captured.captures == (1 if name == "handler" else 2)
 
 
 class _Argument:
