@@ -78,7 +78,7 @@ class CompiledEngine:
         self._numbers = Numbers(self._say)
         self._met: dict[Any, int] = {}  # how often calls came that are to come again first
         self._in_vain: dict[Any, int] = {}  # graphs of a call, of which each was of little use
-        self._changed: str | None = None  # what was last found to be another one
+        self._changed: str | None = None  # what was last found to be in the way of a graph
         self._uses = 0
         self._said: set[str] = set()
         self._steps_left = steps_left
@@ -244,6 +244,7 @@ class CompiledEngine:
                 if captured.in_step():
                     captured.used = self._uses = self._uses + 1
                     return captured
+                self._changed = "the step count of a parameter"
         return None
 
     def _wanted(self, key: Any) -> bool:
@@ -262,9 +263,7 @@ class CompiledEngine:
         if over >= 0:
             self._say(f"{self._max_graphs} graphs are captured, and this would be one more")
         elif in_vain == _IN_VAIN:
-            self._say(
-                f"`{self._changed}` is another one at every call, and a graph has it baked in"
-            )
+            self._say(f"{self._changed} changes from call to call, and graphs have it baked in")
         over = max(over, 2 * (in_vain - _IN_VAIN))
         count = self._met.pop(key, 0) + 1
         self._met[key] = count

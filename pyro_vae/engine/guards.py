@@ -116,7 +116,7 @@ class Guards:
         if len(spaces) + len(attributes) != 1:
             return None
         if attributes:
-            self._attributes.remove(attributes[0])
+            self._attributes = [place for place in self._attributes if place is not attributes[0]]
             return functools.partial(getattr, *attributes[0])
         space, key = spaces[0]
         space.loosen(key)
