@@ -240,13 +240,13 @@ def _kept(make: Callable[[Tensor], Any]) -> Callable[[], Any]:
     def start() -> tuple[Callable[[], Any], Callable[[int], None]]:
         holder = Holder(data(0))
         kept = make(holder.value)
-        return lambda: kept(holder.value), lambda i: setattr(holder, "value", data(i))
+        return lambda: kept(holder.value), lambda i: i > 1 and setattr(holder, "value", data(i))
 
     return start
 
 
-def _by_id(_: Tensor) -> Callable[[Tensor], Tensor]:
-    found: dict[int, Tensor] = {}
+def _by_id(first: Tensor) -> Callable[[Tensor], Tensor]:
+    found = {id(first): first**2}
 
     def square(x: Tensor) -> Tensor:
         if id(x) not in found:
@@ -270,7 +270,7 @@ def _by_identity(first: Tensor) -> Callable[[Tensor], Tensor]:
 
 
 def _by_key(first: Tensor) -> Callable[[Tensor], Tensor]:
-    found: dict[Tensor, Tensor] = {}
+    found = {first: first**2}
 
     def square(x: Tensor) -> Tensor:
         if x not in found:
@@ -279,6 +279,11 @@ def _by_key(first: Tensor) -> Callable[[Tensor], Tensor]:
         return found[x]
 
     return square
+
+
+def _number(_: Tensor) -> Callable[[Tensor], Tensor]:
+    total = functools.lru_cache(lambda x: float(x.sum()))
+    return lambda x: torch.ones(3) * total(x)
 
 
 def _field(_: Tensor) -> Callable[[Tensor], Tensor]:
@@ -328,9 +333,7 @@ CAPTURED_ANEW: dict[str, Callable[[], Any]] = {
     "what is kept by identity": _kept(_by_identity),
     "what is kept by a key": _kept(_by_key),
     "what a function keeps": _kept(lambda _: functools.lru_cache(lambda x: x**2)),
-    "number that a function keeps": _kept(
-        lambda _: functools.lru_cache(lambda x: torch.ones(3) * float(x.sum()))
-    ),
+    "number that a function keeps": _kept(_number),
     "what a transform keeps": _kept(lambda _: dist.transforms.ExpTransform(cache_size=1).inv),
     "what is kept in its fields": _kept(_field),
     "another shape": _into(lambda i: torch.ones(1)),
