@@ -8,7 +8,7 @@ Each program is drawn by its number (``tests/random_programs.py``), takes three 
 something that it reads is changed, and it takes three more. Losses and parameters agree to 1e-9
 in double precision, or it is ``wrong``; it was ``captured``, or one line said why it ran eagerly,
 and whether that is true of the program is checked. Graphs are interpreted, but for one in
-fifteen, which is compiled. Stopped, it goes on where it was.
+twenty, which is compiled. Stopped, it goes on where it was.
 """
 
 from __future__ import annotations
@@ -26,7 +26,7 @@ import common
 sys.path.insert(0, str(Path(__file__).resolve().parents[1] / "tests"))
 from random_programs import interpreted, is_true, numbered, outcome
 
-SEED, COUNT, COMPILED = 0, 2000, 15
+SEED, COUNT, COMPILED = 0, 2000, 20
 ROWS = common.RUNS / "random_programs.jsonl"  # what is done so far, a line for each
 
 

@@ -107,7 +107,7 @@ READS: dict[str, Read] = {
     "distribution": _replaced("dist.Normal(0.0, {a})", "$.scale", ".scale = torch.tensor({b})"),
     "tensor": _replaced("torch.tensor({a})", "$", ".fill_({b})", ".data = torch.tensor({b})"),
     "tensor in a list": _replaced("[torch.tensor({a})]", "$[0]", "[0] = torch.tensor({b})"),
-    "dropout": _replaced("nn.Dropout(0.0)", "(0.5 + $(torch.tensor({a})))", ".p = 0.5", ".eval()"),
+    "dropout": _replaced("nn.Dropout(0.0)", "$(torch.tensor({a}))", ".p = 0.5", ".eval()"),
     "by its name": _replaced("{a}", "getattr(self, '{v}'[:1] + '{v}'[1:])"),
     "class": _replaced("dist.Normal", "$(0.0, {a}).scale", field="self.{v}"),
     "variable of a module": Read("pass", "{v}", ("m.{v} = {b}",), "{v} = {a}"),

@@ -21,6 +21,7 @@ from steps import against_stock, eager_and_captured, equals_stock, normal_guide,
 from torch import Tensor, nn
 
 from pyro_vae.engine import CompiledSVI
+from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.memory import preserved, twin
 
 
@@ -80,7 +81,7 @@ def _frozen(program: _Regressor) -> None:
     [
         (_evaluation_mode, 2),
         (_other_scale, 2),
-        (_other_offset, 2),
+        (_other_offset, 1),
         (_offset_in_place, 1),
         (_other_storage, 1),
         (_other_strides, 2),
@@ -183,7 +184,8 @@ def test_what_is_read_from_anywhere_is_never_stale(
         return losses + [svi.step(torch.ones(4)) for _ in range(3)], svi
 
     _, captured = eager_and_captured(run)
-    assert captured.captures == 2
+    # A handler's data are a tensor, and another one is read by the same graph.
+    assert captured.captures == (1 if name == "handler" else 2)
 
 
 class _Argument:
@@ -347,3 +349,12 @@ def test_what_a_collection_of_garbage_calls_is_not_read() -> None:
     assert svi.engine_steps.get("inductor", 0) >= 2
     assert _COLLECTED > 0
     assert gc.isenabled()
+
+
+def test_one_object_in_two_places_of_a_call_may_be_two_in_the_next() -> None:
+    """Fails where compiled code is given one argument for both, or for what is held, ever after."""
+    held = torch.ones(3)
+    graph = Graph(lambda x, y: [x - 2 * y + 3 * held], [held], [held, held])
+    torch.testing.assert_close(graph(held, held)[0], torch.full((3,), 2.0))
+    found = graph(torch.full((3,), 5.0), torch.full((3,), 7.0))[0]
+    torch.testing.assert_close(found, torch.full((3,), -6.0))

@@ -322,12 +322,13 @@ def test_a_replaced_attribute_is_noticed(name: str) -> None:
         model = Model(before(), use)
         return _steps(model, lambda: setattr(model, "v", after()))(engine)
 
-    assert equals_stock(run).captures == 2
+    # Two distributions that have no more than tensors of their own are read by one graph.
+    assert equals_stock(run).captures == (1 if name == "distribution" else 2)
 
 
-# They hold tensors of their own, or a state that cannot be seen.
+# They have a state that cannot be seen.
 NEVER_ALIKE = {
-    *("distribution", "transform", "plate", "constraint"),
+    "transform",
     *("item getter", "cached function", "module"),
 }
 

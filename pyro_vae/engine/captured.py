@@ -56,6 +56,8 @@ class Captured:
     due: float = 1  # steps after which it is to be checked
     checks = 0  # times that it was
     validates: bool  # whether it is known which steps are valid
+    is_unchecked = False  # whether there are checks that are none of a graph's
+    _rebound = 0  # times that tensors were replaced
     _checks: Checks | None = None
 
     def __init__(
@@ -95,6 +97,18 @@ class Captured:
             optimizer = next(slot.optimizer for slot in self.slots if slot.group is group)
             walk.entries("optimizer", group, updates.constants(optimizer))
             walk.entries("optimizer", vars(optimizer), ("state",), follow=False)
+
+    def rebind(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        """Has the graph read other tensors in the place of some, see :meth:`Graph.rebind`.
+
+        It is checked where that happens for the first two times, as a new graph is.
+        """
+        if not self.graph.rebind(pairs):
+            return False
+        self._rebound += 1
+        if self._rebound <= 2 and self.due < math.inf:
+            self.due = self.taken + 1
+        return True
 
     def in_step(self) -> bool:
         """Tells whether the optimisers are as they were for its parameters, and for no others.

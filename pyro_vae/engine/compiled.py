@@ -38,6 +38,8 @@ __all__ = ["CompiledEngine"]
 
 log = logging.getLogger("pyro_vae")
 _REMEMBERED = 256  # calls whose repetition is waited for
+_IN_VAIN = 3  # graphs in a row of one call that were of little use, and are put up with
+_LITTLE = 2  # steps
 _COMPILE_SECONDS = 50.0  # two small graphs (full and short batch) on one core, nothing cached
 
 
@@ -75,6 +77,8 @@ class CompiledEngine:
         self._read: dict[Any, Reads] = {}  # by steps that were taken in place of a rehearsal
         self._numbers = Numbers(self._say)
         self._met: dict[Any, int] = {}  # how often calls came that are to come again first
+        self._in_vain: dict[Any, int] = {}  # graphs of a call, of which each was of little use
+        self._changed: str | None = None  # what was last found to be in the way of a graph
         self._uses = 0
         self._said: set[str] = set()
         self._steps_left = steps_left
@@ -233,29 +237,34 @@ class CompiledEngine:
 
     def _find(self, key: Any) -> Captured | None:
         for captured in self._graphs.get(key, ()):
-            if captured.dependencies.changed() is None:
+            self._changed = captured.dependencies.changed()
+            if self._changed is None:
                 if captured.slots:
                     self._problem.optim.hold()
                 if captured.in_step():
                     captured.used = self._uses = self._uses + 1
                     return captured
+                self._changed = "the step count of a parameter"
         return None
 
     def _wanted(self, key: Any) -> bool:
         """Tells whether a graph is to be captured of a call that has none.
 
-        Where a constant changes from call to call, or there are as many graphs as may be, a call
-        has to come again before, the more often the more graphs there have been. So what stops
-        changing is captured in the end, and what does not costs no more compilations than the
+        Where a constant or an object changes from call to call, or there are as many graphs as may
+        be, a call has to come again before, the more often the more graphs there have been. So what
+        stops changing is captured in the end, and what does not costs no more compilations than the
         logarithm of its steps.
         """
         if key in self._refused or len(self._refused) >= self._max_graphs:
             return False
-        over = self.captures - self._max_graphs
-        if over < 0 and not self._numbers.moving:
+        over, in_vain = self.captures - self._max_graphs, self._in_vain.get(key, 0)
+        if over < 0 and in_vain < _IN_VAIN and not self._numbers.moving:
             return True
         if over >= 0:
             self._say(f"{self._max_graphs} graphs are captured, and this would be one more")
+        elif in_vain == _IN_VAIN:
+            self._say(f"{self._changed} changes from call to call, and graphs have it baked in")
+        over = max(over, 2 * (in_vain - _IN_VAIN))
         count = self._met.pop(key, 0) + 1
         self._met[key] = count
         if len(self._met) > _REMEMBERED:
@@ -349,7 +358,10 @@ class CompiledEngine:
         self._watchdog.schedule(captured)
         self.captures += 1
         self._make_place()
-        self._graphs.setdefault(key, []).append(captured)
+        graphs = self._graphs.setdefault(key, [])
+        useless = bool(graphs) and graphs[-1].taken <= _LITTLE
+        self._in_vain[key] = self._in_vain.get(key, 0) + 1 if useless else 0
+        graphs.append(captured)
         return captured, []
 
     def _flag(self) -> Tensor:

@@ -18,11 +18,12 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 from pyro_vae.engine.errors import NotCapturable, ReadsBack
 from pyro_vae.engine.estimators import estimators_stay_tensors
-from pyro_vae.engine.memory import elements, preserved, twin
+from pyro_vae.engine.memory import elements, overlap, preserved, span, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
 from pyro_vae.engine.readback import values_stay_inside
 from pyro_vae.engine.replacing import replaced
 from pyro_vae.engine.validation import validated_in_tensors
+from pyro_vae.engine.writes import addressed, written
 
 __all__ = ["Graph", "values_stay_tensors"]
 
@@ -70,6 +71,9 @@ class Graph:
             else:
                 graph.erase_node(node)
         constants = [node for node in graph.nodes if node.op == "get_attr"]
+        # What was there before the run, and nobody has named, may come from a cache: of another
+        # tensor the program would find something else there.
+        self._rebinds = all(map(_is_made_of_numbers, constants))
         for node in constants:
             # What was not named as state is read where it is, too, instead of being baked in.
             with graph.inserting_before(next(iter(graph.nodes))):
@@ -77,6 +81,9 @@ class Graph:
             node.replace_all_uses_with(placeholder)
             graph.erase_node(node)
             self._inputs.insert(0, getattr(module, node.target))
+        self._count = len(args)
+        self._replaced: list[Tensor] = []  # what it reads in the place of some that it held
+        self._sort(graph)
         module.recompile()
         # The compiler may change the module that it is given.
         self._module = torch.fx.GraphModule(module, copy.deepcopy(graph))
@@ -100,15 +107,49 @@ class Graph:
     @torch.no_grad()
     def uncompiled(self, *args: Tensor) -> list[Tensor]:
         """Runs what was captured operation by operation, with torch's own random numbers."""
-        return list(self._module(*self._fill(args)))
+        return list(self._module(*self._fill((*args, *self._replaced))))
 
     @property
     def held(self) -> list[Tensor]:
         """The tensors that it reads besides its arguments."""
-        return [tensor for tensor in self._inputs if isinstance(tensor, Tensor)]
+        return [*self._fixed(), *self._replaced]
+
+    def rebind(self, pairs: Sequence[tuple[Tensor, Tensor]]) -> bool:
+        """Has it read other tensors in the place of some that it may hold, from the next run on.
+
+        Compiled code takes for granted which inputs share memory with one that is written to:
+        neither of a pair may.
+
+        Args:
+            pairs: A tensor, and one of the same layout that takes its place.
+
+        Returns:
+            Whether it does; otherwise everything is as before.
+        """
+        new = {id(then): now for then, now in pairs}
+        if not self._rebinds or any(id(tensor) in new for tensor in self._tied):
+            return False
+        spans = [span(now) for now in new.values()]
+        if any(overlap(span(tensor), each) for tensor in self._written for each in spans):
+            return False
+        self._replaced = [new.get(id(tensor), tensor) for tensor in self._replaced]
+        for i, tensor in enumerate(self._inputs):
+            if isinstance(tensor, int) or id(tensor) not in new:
+                continue
+            number = self._count + len(self._replaced)
+            self._replaced.append(new[id(tensor)])
+            self._inputs[i] = number
+            for position, source in enumerate(self._template):
+                if source is tensor:
+                    self._template[position] = None
+                    self._from_args.append((position, number))
+            self._places = []  # a CUDA graph has it as one that stays
+        return True
 
     def __call__(self, *args: Tensor) -> list[Tensor]:
         """Runs the graph."""
+        if self._replaced:
+            args = (*args, *self._replaced)
         with torch.no_grad():
             if self._call is None:
                 return self._first_call(args)
@@ -132,7 +173,7 @@ class Graph:
         it is recorded again when a large one (a data set) or a parameter has moved.
         """
         large = [arg for arg in args if not _is_small(arg)]
-        held = self.held + large
+        held = self._fixed() + large
         places = [tensor.data_ptr() for tensor in held]
         if places != self._places:
             self._places = places
@@ -146,6 +187,23 @@ class Graph:
                 elements(static).copy_(elements(arg), non_blocking=True)
         self._cuda_graph.replay()
         return [output.clone() for output in self._static_outputs]
+
+    def _sort(self, graph: torch.fx.Graph) -> None:
+        """Finds out what it writes to, and what cannot be another tensor for that."""
+        nodes = [node for node in graph.nodes if node.op == "placeholder"]
+        inputs = [(n, t) for n, t in zip(nodes, self._inputs, strict=True) if isinstance(t, Tensor)]
+        into, at = written(graph), addressed(graph)
+        self._written = [tensor for node, tensor in inputs if node in into]
+        self._rebinds &= len(self._written) == len(into)  # arguments may share any memory
+        spans = [span(tensor) for tensor in self._written]
+        self._tied = [
+            tensor
+            for node, tensor in inputs
+            if node in at or any(overlap(span(tensor), each) for each in spans)
+        ]
+
+    def _fixed(self) -> list[Tensor]:
+        return [tensor for tensor in self._inputs if isinstance(tensor, Tensor)]
 
     def _fill(self, args: Sequence[Tensor]) -> list[Tensor]:
         return [args[s] if isinstance(s, int) else s for s in self._inputs]
@@ -204,7 +262,8 @@ class Graph:
         is our inputs in some order, and tokens without elements: seen once, the same list can be
         put together without it. Should anything else come, the wrapper stays.
         """
-        inputs = self._fill(args)
+        # Two of them may be one object in this call, and not in the next.
+        inputs = [tensor.detach() for tensor in self._fill(args)]
         outputs = list(self._outer(*inputs))
         number = {id(tensor): i for i, tensor in enumerate(inputs)}
         order = {id(tensor): i for i, tensor in enumerate(self._returned)}
@@ -229,6 +288,12 @@ _DRAWN_BY_TORCH = {
     *("uniform_", "normal_", "normal", "bernoulli_", "exponential_", "geometric_", "cauchy_"),
     *("log_normal_", "_standard_gamma", "poisson", "binomial", "multinomial", "random_"),
 }
+
+
+def _is_made_of_numbers(constant: torch.fx.Node) -> bool:
+    """Tells whether it holds numbers of Python's, of which the run makes a tensor."""
+    lifted = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+    return all(user.target in lifted for user in constant.users)
 
 
 def _is_random(node: torch.fx.Node) -> bool:

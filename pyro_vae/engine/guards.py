@@ -17,24 +17,24 @@ from __future__ import annotations
 
 import functools
 import gc
+import operator
 import sys
 import types
 from collections import OrderedDict
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sized
 from itertools import chain
-from operator import is_
 from typing import Any
 
 from torch._C._dynamo.guards import RootGuardManager, dict_version
 from torch.utils.hooks import RemovableHandle
 
-__all__ = ["Guards"]
+__all__ = ["GONE", "Guards"]
 
 _LONGEST = 64  # list whose elements are looked at in C++, where each takes an object of its own
 _PATIENCE = 64  # checks for which one more time in C++ may wait: building that takes milliseconds
 _COUNTED = sys.version_info < (3, 12)  # whether Python itself counts what is written to a dict
 _END = object()
-_GONE = (KeyError, ValueError, AttributeError)  # an entry, a variable, a field
+GONE = (KeyError, ValueError, AttributeError)  # an entry, a variable, a field
 _SAYS = ([""], None)  # what a guard in C++ says when it fails: nobody asks
 
 
@@ -106,6 +106,23 @@ class Guards:
         """Watches what a function returns."""
         self._calls.append(read)
 
+    def loosen(self, value: Any) -> Callable[[], Any] | None:
+        """Watches a value no more, and returns what reads it anew, if it is in one place.
+
+        Not in a list: that is watched as a whole.
+        """
+        spaces = [(each, key) for each in self._spaces.values() for key in each.where(value)]
+        attributes = [place for place in self._attributes if getattr(*place) is value]
+        if len(spaces) + len(attributes) != 1:
+            return None
+        if attributes:
+            self._attributes = [place for place in self._attributes if place is not attributes[0]]
+            return functools.partial(getattr, *attributes[0])
+        space, key = spaces[0]
+        space.loosen(key)
+        self._busy.add(id(space.space))
+        return functools.partial(dict.__getitem__, space.space, key)
+
     # The check
 
     def freeze(self, before: Guards | None = None) -> None:
@@ -163,7 +180,7 @@ class Guards:
                 and _same(self._call(), self._called)
             ):
                 return False
-        except _GONE:
+        except GONE:
             return False
         if self._check is None or self._checks >= self._wait:
             if self._check is not None:
@@ -217,6 +234,7 @@ class _Space:
         self.keys: dict[str, None] = {}
         self.whole = False
         self.sized = False
+        self.loose: set[Any] = set()  # keys whose values are read by somebody else
 
     def freeze(self) -> None:
         self.version = dict_version(self.space)
@@ -244,7 +262,20 @@ class _Space:
             for key, value in zip(self.keys, self.values, strict=True):
                 _is(manager.dict_getitem_manager, value, key)
 
+    def where(self, value: Any) -> list[Any]:
+        keys = dict.keys(self.space) if self.whole else self.keys
+        return [key for key in keys if dict.__getitem__(self.space, key) is value]
+
+    def loosen(self, key: Any) -> None:
+        if self.whole:
+            self.loose.add(key)
+        else:
+            del self.keys[key]
+
     def _now(self) -> list[Any]:
+        if self.loose:
+            items = dict.items(self.space)
+            return [*dict.keys(self.space), *(v for k, v in items if k not in self.loose)]
         if self.whole:
             return [*dict.keys(self.space), *dict.values(self.space)]
         return [self.space[key] for key in self.keys]
@@ -283,4 +314,4 @@ def _elements(*iterators: Callable[[], Iterable[Any]]) -> Iterator[Any]:
 
 
 def _same(now: Iterable[Any], then: Iterable[Any]) -> bool:
-    return all(map(is_, now, then))
+    return all(map(operator.is_, now, then))

@@ -4,14 +4,16 @@ from __future__ import annotations
 
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from torch import Tensor
 
 from pyro_vae.engine.generators import random_state, set_random_state
 
-__all__ = ["Snapshot", "elements", "layout", "preserved", "twin"]
+__all__ = ["Snapshot", "Span", "elements", "layout", "overlap", "preserved", "span", "twin"]
+
+Span: TypeAlias = tuple[torch.device, int, int]
 
 
 def layout(tensor: Tensor) -> tuple[Any, ...]:
@@ -42,6 +44,24 @@ def twin(tensor: Tensor) -> Tensor:
     )
     elements(copy).copy_(elements(tensor))
     return copy
+
+
+def span(tensor: Tensor) -> Span:
+    """Returns the memory that a tensor is a view of: its device, start and end, in bytes."""
+    storage = tensor.untyped_storage()
+    start = storage.data_ptr()
+    return tensor.device, start, start + storage.nbytes()
+
+
+def overlap(one: Span, other: Span) -> bool:
+    """Tells whether two pieces of memory have bytes in common.
+
+    Example:
+        >>> x = torch.zeros(4)
+        >>> overlap(span(x[:1]), span(x[2:])), overlap(span(x), span(x.clone()))
+        (True, False)
+    """
+    return one[0] == other[0] and one[1] < other[2] and other[1] < one[2]
 
 
 class Snapshot:

@@ -25,6 +25,10 @@ _LOOKS_UP = frozenset(
         *("__getattribute__", "attrgetter", "methodcaller", "__import__", "dumps", "modules"),
     )
 )
+# What tells one object from another by its address, which may be a key to what is kept of it.
+_IDENTIFIES = frozenset(
+    ("id", "hash", "__hash__", "data_ptr", "_cdata", "_version", "is_set_to", "globals", "eval")
+) | {"exec", "locals", "vars", "storage", "untyped_storage"}
 _LOOK_UP = frozenset(("copy", "copyreg", "dataclasses", "inspect", "pickle", "pprint", "reprlib"))
 
 
@@ -41,6 +45,7 @@ class Reads:
     Attributes:
         complete: Whether all has been seen: another profiler's hook may have been in the way.
         looks_up: Whether some code reads attributes by names that are not in the code.
+        identifies: Whether some code of the programs' own may tell objects by their addresses.
         names: Names in the code that ran, of attributes and of variables.
         spaces: The global variables of modules whose code ran, and the names in that code.
     """
@@ -48,6 +53,7 @@ class Reads:
     def __init__(self) -> None:
         self.complete = True
         self.looks_up = False
+        self.identifies = False
         self.names: set[str] = set()
         self.spaces: dict[int, tuple[dict[str, Any], set[str]]] = {}
         self._codes: dict[int, types.CodeType] = {}  # holds them: an id is good while it lives
@@ -100,6 +106,7 @@ class Reads:
             self.looks_up |= looks_up and str(module).partition(".")[0] in _LOOK_UP
             return
         self.looks_up |= looks_up
+        self.identifies |= not _IDENTIFIES.isdisjoint(code.co_names)
         self.spaces.setdefault(id(namespace), (namespace, set()))[1].update(
             namespace if not _EVERYTHING.isdisjoint(code.co_names) else code.co_names
         )

@@ -161,6 +161,8 @@ def record(
     # What is the engine's own is read by the engine: programs may reach it, and do not read it.
     engines = set(map(id, own))
     dependencies.cover(each for each in captured.graph.held if id(each) not in engines)
+    if not captured.is_unchecked:
+        dependencies.rebind(captured.rebind)
     return captured
 
 
@@ -177,7 +179,7 @@ def _traced(
                 return Graph(steps, state, args)
             except NotCapturable as reason:
                 if captured.validates and captured.cannot_validate():
-                    captured.validates = False
+                    captured.validates, captured.is_unchecked = False, True
                 elif isinstance(reason, ReadsBack):
                     met = sites.last is not None
                     at = f"at site `{sites.last}` or after it" if met else "before any site"

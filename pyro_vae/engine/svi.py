@@ -71,8 +71,9 @@ class CompiledSVI(Parts):
 
     Parameters stay where they are and are updated in place. What the program reads (shapes, dtypes,
     devices, train or eval mode, plain attributes, globals) is checked before each call and
-    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing, and so
-    are numbers among the arguments of a step, unless Python needs their values. Where
+    recaptured when it has changed; tensors it reads are inputs, so new values cost nothing, nor do
+    other tensors of the same layout in the place of those that are not trained; and so are numbers
+    among the arguments of a step, unless Python needs their values. Where
     effect handlers or autocast are active around the call, or gradients are off, the step is taken
     eagerly, and does what a step of stock SVI does.
 

@@ -89,6 +89,7 @@ class Walk:
         moving: Reasons to refuse what has been met.
         codes: Ids of the code of functions.
         undo: What to do to put back a field or a variable: its owner, name and value.
+        remembers: Whether there is a function that keeps its results by the identity of arguments.
     """
 
     def __init__(self, roots: Sequence[Any], reads: Reads | None = None, strict: bool = True):
@@ -97,6 +98,7 @@ class Walk:
         self.undo: list[tuple[Any, str, Any]] = []
         self.moving: list[str] = []
         self.codes: set[int] = set()
+        self.remembers = False
         self._names: list[str] = []
         self._values: list[Any] = []
         self._open: list[bool] = []  # whether the entries that follow say all there is to say
@@ -147,16 +149,53 @@ class Walk:
             if isinstance(namespace, dict) and (type(value) in PLAIN or isinstance(value, Tensor)):
                 self.undo.append((namespace, key, value))
 
-    def difference(self, later: Walk) -> str | None:
-        """Returns the name of the first entry that is another one in a later walk, or None."""
+    def difference(self, later: Walk, replaced: list[int] | None = None) -> str | None:
+        """Returns the name of the first entry that is another one in a later walk, or None.
+
+        Args:
+            later: The other walk.
+            replaced: Where to put the numbers of entries that are another tensor there, in place of
+                returning the name.
+        """
         for i, (name, now) in enumerate(zip(later._names, later._values, strict=True)):
             if i == len(self._names):
                 return name
             if name != self._names[i] or not self._matches(i, later, now):
-                return self._names[i]
+                if replaced is None or not (self.tensor(i) is not None is not later.tensor(i)):
+                    return self._names[i]
+                replaced.append(i)
         if len(self._names) > len(later._names):
             return self._names[len(later._names)]
         return None
+
+    def name(self, at: int) -> str:
+        """Returns the name of an entry."""
+        return self._names[at]
+
+    def tensor(self, at: int) -> Tensor | None:
+        """Returns the tensor that has been met first at an entry; None where there is none."""
+        value = self._values[at]
+        is_first = isinstance(value, Tensor) and self._seen.get(id(value)) == at
+        return value if is_first else None
+
+    def is_met_once(self, at: int) -> bool:
+        """Tells whether nothing else is what an entry is."""
+        value = self._values[at]
+        return not any(
+            other == at if type(other) is _Again else other is value and i != at
+            for i, other in enumerate(self._values)
+        )
+
+    def has_met(self, value: Any) -> bool:
+        """Tells whether some entry is an object."""
+        return id(value) in self._seen
+
+    def replace(self, at: int, tensor: Tensor) -> None:
+        """Makes an entry, which is met once and is a tensor without fields, another such one."""
+        then = self._values[at]
+        self.tensors[next(i for i, each in enumerate(self.tensors) if each is then)] = tensor
+        self._seen[id(tensor)] = self._seen.pop(id(then))
+        self._values[at] = tensor
 
     def _matches(self, at: int, later: Walk, now: Any) -> bool:
         then = self._values[at]
@@ -361,6 +400,7 @@ class Walk:
                         self.guards.attribute(thing, slot)
                     self.meet(f"{kind.__name__}.{slot}", value)
         if isinstance(thing, functools._lru_cache_wrapper):
+            self.remembers = True
             self.meet(f"{kind.__name__}.__wrapped__", thing.__wrapped__)
         self.guards.kind(thing)
         known = (*known, object, types.SimpleNamespace)
