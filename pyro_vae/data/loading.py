@@ -37,6 +37,7 @@ def load(
     size_factor: str | None = None,
     covariates: str | Mapping[str, str] | None = None,
     missing: bool = False,
+    words: Sequence[Sequence[str]] = (),
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -92,6 +93,9 @@ def load(
             mapping or ``noise=sd,exposure=days``.
         missing: Whether NaN, and an empty cell or ``NA`` in a `.csv` file, is an entry that nobody
             observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
+        words: For each column of x of a `.csv` file, in order, the words that it holds, whose
+            places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
+            column of numbers. One list is that of every column.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -113,7 +117,7 @@ def load(
     seed = check_seed("seed", seed)
     known = columns_by_name("covariates", covariates)
     wanted = _columns(cond, size_factor, known)
-    raw, name, source = _read(data, root, download, missing, wanted["cond"])
+    raw, name, source = _read(data, root, download, missing, wanted, words)
     raw = with_columns(raw, wanted)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
@@ -228,7 +232,8 @@ def _read(
     root: str | os.PathLike[str] | None,
     download: bool,
     missing: bool,
-    cond: Sequence[str],
+    wanted: Mapping[str, Sequence[str]],
+    words: Sequence[Sequence[str]],
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     if isinstance(data, str) and data in NAMES:
@@ -241,7 +246,10 @@ def _read(
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
-        return read_file(path, missing=missing, cond=cond), path.name, str(path.resolve())
+        beside = [name for names in wanted.values() for name in names]
+        cond = wanted["cond"]
+        raw = read_file(path, missing=missing, cond=cond, beside=beside, words=words)
+        return raw, path.name, str(path.resolve())
     if isinstance(data, Tensor) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=missing)}), "array", None
     raise expected("data", "a known name, a path, an array or a tensor", data)

@@ -59,6 +59,10 @@ class Ordinal(Likelihood):
         between = torch.ones(*self.event_shape, self.levels - 2)
         self.raw_steps = nn.Parameter(inverse_positive(between))
 
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        return (self.names,) * self.event_shape.numel() if self.names else ()
+
     def thresholds(self) -> Tensor:
         """Returns the thresholds between levels, shape ``(*event_shape, K - 1)``."""
         steps = torch.cat([self.first[..., None], positive(self.raw_steps)], -1)
