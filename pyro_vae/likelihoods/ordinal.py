@@ -72,10 +72,10 @@ class Ordinal(Likelihood):
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns zeros; thresholds start at the frequencies, half a count added to each level."""
         counts = torch.stack([(x_train == level).sum(0) for level in range(self.levels)], -1)
-        shares = (counts + 0.5) / (len(x_train) + self.levels / 2)
-        below = shares.double().cumsum(-1)[..., :-1]
+        shares = (counts.cpu().double() + 0.5) / (len(x_train) + self.levels / 2)
+        below = shares.cumsum(-1)[..., :-1]
         # From above, where what is rare would be lost in a sum that is nearly 1.
-        above = shares.double().flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        above = shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         thresholds = (below / above).log().to(self.first)
         self.first.copy_(thresholds[..., 0])
         self.raw_steps.copy_(inverse_positive(thresholds.diff(dim=-1)))
