@@ -13,7 +13,7 @@ import yaml
 
 import pyro_vae as pv
 from pyro_vae.cli import main
-from pyro_vae.likelihoods import Mixed, Ordinal
+from pyro_vae.likelihoods import Categorical, Mixed, Ordinal
 
 MOODS = ("low", "middle", "high")
 TABLE = "[Poisson, {class: Ordinal, levels: [low, middle, high]}]"
@@ -103,6 +103,8 @@ def test_one_list_is_that_of_every_column(survey: list[list[str]]) -> None:
 
 def test_a_likelihood_knows_the_words_of_its_entries() -> None:
     assert Ordinal((2,), levels=4).words == ()
-    table = Mixed((4,), ["Normal", Ordinal((2,), levels=MOODS), Ordinal((1,), levels=3)])
-    assert table.words == ((), MOODS, MOODS, ())
+    job = Categorical((1,), levels=["nurse", "clerk"])
+    table = Mixed((5,), ["Normal", Ordinal((2,), levels=MOODS), Ordinal((1,), levels=3), job])
+    assert table.words == ((), MOODS, MOODS, (), ("nurse", "clerk"))
+    assert table.param_shape == (1 + 2 + 1 + 2,)
     assert Mixed((1,), ["Normal"]).words == ()

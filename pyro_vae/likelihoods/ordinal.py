@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from pyro_vae._errors import expected
 from pyro_vae.distributions import Levels, inverse_positive, positive
-from pyro_vae.likelihoods.categorical import at_least_two_levels
+from pyro_vae.likelihoods.categorical import named_levels
 from pyro_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["Ordinal"]
@@ -51,8 +50,7 @@ class Ordinal(Likelihood):
     measure: Literal["counting"] = "counting"
 
     def __init__(self, event_shape: Sequence[int], levels: int | Sequence[str] = 5) -> None:
-        self.names = () if isinstance(levels, int) else _names(levels)
-        self.levels = at_least_two_levels(len(self.names) if self.names else levels)
+        self.levels, self.names = named_levels(levels)
         super().__init__(event_shape)
         self.support = constraints.integer_interval(0, self.levels - 1)
         self.first = nn.Parameter(torch.zeros(self.event_shape))
@@ -91,12 +89,3 @@ class Ordinal(Likelihood):
         between = over[..., :-1] + not_over[..., 1:] + torch.log(-torch.expm1(-steps))
         logits = torch.cat([not_over[..., :1], between, over[..., -1:]], -1)
         return Levels(logits=logits).to_event(len(self.event_shape))
-
-
-def _names(levels: object) -> tuple[str, ...]:
-    names = tuple(levels) if isinstance(levels, list | tuple) else ()
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise expected("levels", "a number of levels, or their names, all different", levels)
-    if len(names) < 2:
-        raise expected("levels", "an integer >= 2, or two names or more", levels)
-    return names
