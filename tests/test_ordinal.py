@@ -17,7 +17,14 @@ import pyro_vae as pv
 from pyro_vae.criticism import check
 from pyro_vae.data import Rows
 from pyro_vae.distributions import inverse_positive
-from pyro_vae.likelihoods import Likelihood, Mixed, Ordinal, Poisson, ZeroInflatedPoisson
+from pyro_vae.likelihoods import (
+    Categorical,
+    Likelihood,
+    Mixed,
+    Ordinal,
+    Poisson,
+    ZeroInflatedPoisson,
+)
 
 
 def _vae(likelihood: Likelihood) -> pv.VAE:
@@ -132,12 +139,13 @@ def test_ordinal_data_are_criticised_and_imputed() -> None:
         (["one"], "`levels`: expected an integer >= 2, or two names or more"),
         (["a", "b", "a"], "`levels`: expected a number of levels, or their names, all different"),
         ([1, 2], "`levels`: expected a number of levels, or their names"),
-        ("abc", "`levels`: expected an integer >= 2, or two names or more, got 'abc'"),
+        ("abc", "`levels`: expected an integer >= 2, got 'abc'"),
     ],
 )
 def test_what_is_no_scale_is_reported_in_one_line(levels: Any, message: str) -> None:
-    with pytest.raises(ValueError, match=message):
-        Ordinal((2,), levels=levels)
+    for kind in (Categorical, Ordinal):
+        with pytest.raises(ValueError, match=message):
+            kind((2,), levels=levels)
 
 
 # Additional zeros.

@@ -58,6 +58,14 @@ def test_a_column_has_the_likelihood_that_it_was_drawn_from(missing: float) -> N
     assert mixed.support.check(filled)[:, 1:].all()
 
 
+@pytest.mark.parametrize("unit", [1e-12, 1e-3, 1.0, 1e12])
+def test_what_suits_a_column_does_not_depend_on_its_unit(unit: float) -> None:
+    """Fails when scales have a floor in the data's units: all are Laplace's at 1e-12."""
+    known, names = _columns(), ["Gamma", "LogNormal", "Normal", "StudentT", "Laplace"]
+    x = np.stack([known[name] / known[name].std() for name in names], 1)
+    assert _classes(suggest(unit * x)) == names
+
+
 @pytest.mark.parametrize(
     ("column", "kind", "why"),
     [

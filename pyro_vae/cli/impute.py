@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -102,7 +103,7 @@ def run(argv: list[str]) -> None:
             **rows[lacking].conditions,
         )
         drawn[:, lacking] = filled.to(x)
-    _write(outs, path, drawn, mask, where)
+    _write(outs, path, drawn, mask, where, vae.likelihood.words)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
     if options.json:
@@ -131,10 +132,11 @@ def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple
     """Returns the rows in the order of the file, and the column of each entry of x."""
     columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
     names, size = [each.name for each in columns], recorded["size_factor"]
-    raw = read_file(path, missing=True, cond=names)
     others: dict[str, str] = recorded["covariates"]
     beside = {"cond": names, "size_factor": [] if size is None else [size]}
     beside["covariates"] = list(others.values())
+    every = [name for each in beside.values() for name in each]
+    raw = read_file(path, missing=True, cond=names, beside=every, words=vae.likelihood.words)
     taken = with_columns(raw, beside)
     known = checkpoint.read_json(folder / "data.json").get("names")
     if known and taken.names and list(taken.names) != known:
@@ -150,7 +152,14 @@ def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple
     return Rows(x, given), where or list(range(x.shape[1]))
 
 
-def _write(outs: list[Path], path: Path, drawn: Tensor, mask: Tensor, where: list[int]) -> None:
+def _write(
+    outs: list[Path],
+    path: Path,
+    drawn: Tensor,
+    mask: Tensor,
+    where: list[int],
+    words: Sequence[Sequence[str]],
+) -> None:
     """Writes a completed table to each file, or all of them to one; all files or none."""
     outs[0].parent.mkdir(parents=True, exist_ok=True)
     if outs[0].suffix == ".npz":
@@ -161,7 +170,7 @@ def _write(outs: list[Path], path: Path, drawn: Tensor, mask: Tensor, where: lis
     written: list[Path] = []
     try:
         for out, x in zip(outs, drawn, strict=True):
-            checkpoint.write_bytes(out, _content(path, x, mask, where))
+            checkpoint.write_bytes(out, _content(path, x, mask, where, words))
             written.append(out)
     except BaseException:
         for out in written:
@@ -169,12 +178,17 @@ def _write(outs: list[Path], path: Path, drawn: Tensor, mask: Tensor, where: lis
         raise
 
 
-def _content(path: Path, x: Tensor, mask: Tensor, where: list[int]) -> bytes:
+def _content(
+    path: Path, x: Tensor, mask: Tensor, where: list[int], words: Sequence[Sequence[str]]
+) -> bytes:
     if path.suffix == ".npy":
         content = io.BytesIO()
         np.save(content, x.numpy())
         return content.getvalue()
-    values: dict[int, dict[int, float]] = {}
+    values: dict[int, dict[int, float | str]] = {}
     for row, entry in (~mask).nonzero().tolist():
-        values.setdefault(row, {})[where[entry]] = x[row, entry].item()
+        value, known = x[row, entry].item(), words[entry] if words else ()
+        # Between two levels there is no word: the nearer one.
+        filled = known[round(value)] if known else value
+        values.setdefault(row, {})[where[entry]] = filled
     return fill_csv(path, values)

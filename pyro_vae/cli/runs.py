@@ -127,6 +127,7 @@ def load_data(
     covariate: str | None = None,
     missing: bool = False,
     split: str = "random",
+    words: list[list[str]] | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
 
@@ -148,6 +149,8 @@ def load_data(
         beside["covariates"] = columns
     if split != "random":
         beside["split"] = split
+    if words:
+        beside["words"] = words
     data = data_room.load(source, root=root, binarize=binarize, levels=levels, **beside)
     options = {"root": root, "binarize": data.binarize, "levels": levels}
     return data, options | beside
@@ -228,9 +231,10 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     record = read_json(path, source=str | None, options=dict)
     found_by: str | None = record["source"] if source is None else source
     recorded: dict[str, Any] = {"cond": "", "size_factor": None, "covariates": {}, "missing": False}
-    recorded |= {"split": "random"} | record["options"]
+    recorded |= {"split": "random", "words": []} | record["options"]
     kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
-    kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool, "split": str}
+    kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
+    kinds |= {"split": str, "words": list}
     check_kinds(path, recorded, kinds)
     check_kinds(path, recorded["covariates"], dict.fromkeys(recorded["covariates"], str))
     if found_by is None or (source is None and ".." in Path(found_by).parts):

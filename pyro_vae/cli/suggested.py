@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
@@ -14,7 +15,7 @@ from pyro_vae.cli.runs import load_data
 from pyro_vae.data import NAMES
 from pyro_vae.likelihoods import suggest
 
-__all__ = ["loading", "suggested"]
+__all__ = ["loading", "suggested", "words_of"]
 
 
 def suggested(
@@ -43,7 +44,28 @@ def suggested(
     return dict(found.likelihood)
 
 
+def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:
+    """Returns the words that columns hold, by the names of levels that a likelihood is given.
+
+    Args:
+        likelihood: ``class`` and options of a table's, whose columns may be of several.
+
+    Example:
+        >>> mood = {"class": "Ordinal", "levels": ["low", "high"]}
+        >>> words_of({"class": "Mixed", "columns": ["Poisson", mood]})
+        [[], ['low', 'high']]
+    """
+    words: list[list[str]] = []
+    for column in likelihood.get("columns", [likelihood]) or ():
+        given = column if isinstance(column, Mapping) else {}
+        levels = given.get("levels")
+        own = list(levels) if isinstance(levels, list | tuple) else []
+        words += [own] * math.prod(given.get("event_shape") or (1,))
+    return words if any(words) else []
+
+
 def loading(options: Namespace) -> dict[str, Any]:
     """Returns the arguments of :func:`load_data` that options name, besides the support."""
     names = ("binarize", "cond", "size_factor", "covariate", "missing", "split")
-    return {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
+    named = {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
+    return named | {"words": words_of(options.likelihood.as_dict())}

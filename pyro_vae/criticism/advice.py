@@ -43,6 +43,8 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
     mixture = alternatives(priors, {"Mixture": "a mixture prior", "VampPrior": "a VampPrior"})
     negative_binomial = _named(likelihoods, "NegativeBinomial", "a negative binomial likelihood")
     extreme = negative_binomial if counts else heavy
+    positive = {"Gamma": "a gamma likelihood", "LogNormal": "a log-normal likelihood"}
+    skewed = f"{alternatives(likelihoods, positive)} where they are positive"
     scale = "a scale of its own for each entry (scale='per-dimension' or 'predicted')"
     higher = {
         "mean": "the data lie above the model here: fit longer, or a richer decoder",
@@ -51,7 +53,7 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
         if real
         else "the data vary more about their expectation than the model predicts: more "
         "latent dimensions, or a richer decoder",
-        "skewness": "the data lean to one side: transform them, or a likelihood that is skewed",
+        "skewness": f"the data lean to one side: transform them, or {skewed}",
         "tails": f"tails heavier than {likelihood}'s: {heavy}",
         "zeros": f"more zeros than {likelihood} gives: {inflated}",
         "marginals": "the shape of this marginal is not reproduced: another likelihood, or "

@@ -40,6 +40,7 @@ def load(
     covariates: str | Mapping[str, str] | None = None,
     missing: bool = False,
     split: str = "random",
+    words: Sequence[Sequence[str]] = (),
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -99,6 +100,9 @@ def load(
             the last rows for the test and those before them for validation, of data in the order of
             time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
             which is then no part of x: rows of a group are in one split.
+        words: For each column of x of a `.csv` file, in order, the words that it holds, whose
+            places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
+            column of numbers. One list is that of every column.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -122,8 +126,7 @@ def load(
     wanted = _columns(cond, size_factor, known)
     if (group := group_column(split)) is not None:
         wanted["split"] = [group]
-    words = [*wanted["cond"], *wanted.get("split", ())]
-    raw, name, source = _read(data, root, download, missing, words)
+    raw, name, source = _read(data, root, download, missing, wanted, words)
     raw = with_columns(raw, wanted)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
@@ -242,7 +245,8 @@ def _read(
     root: str | os.PathLike[str] | None,
     download: bool,
     missing: bool,
-    cond: Sequence[str],
+    wanted: Mapping[str, Sequence[str]],
+    words: Sequence[Sequence[str]],
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     if isinstance(data, str) and data in NAMES:
@@ -255,7 +259,10 @@ def _read(
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
-        return read_file(path, missing=missing, cond=cond), path.name, str(path.resolve())
+        beside = [name for names in wanted.values() for name in names]
+        cond = [*wanted["cond"], *wanted.get("split", ())]
+        raw = read_file(path, missing=missing, cond=cond, beside=beside, words=words)
+        return raw, path.name, str(path.resolve())
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=missing)}), "array", None
     raise expected("data", "a known name, a path, an array or a tensor", data)

@@ -30,10 +30,10 @@ class Categorical(Likelihood):
 
     Args:
         event_shape: Shape of one x.
-        levels: Number of levels, K.
+        levels: Number of levels, K; or their names: data are their places, from 0.
 
     Raises:
-        ValueError: If there are fewer than 2 levels.
+        ValueError: If there are fewer than 2 levels, or their names are not all different.
 
     Example:
         >>> Categorical((1, 8, 8), levels=17).param_shape
@@ -43,10 +43,14 @@ class Categorical(Likelihood):
     support: constraints.Constraint = constraints.nonnegative_integer
     measure: Literal["counting"] = "counting"
 
-    def __init__(self, event_shape: Sequence[int], levels: int = 256) -> None:
-        self.levels = at_least_two_levels(levels)
-        super().__init__(event_shape, num_params=levels)
-        self.support = constraints.integer_interval(0, levels - 1)
+    def __init__(self, event_shape: Sequence[int], levels: int | Sequence[str] = 256) -> None:
+        self.levels, self.names = named_levels(levels)
+        super().__init__(event_shape, num_params=self.levels)
+        self.support = constraints.integer_interval(0, self.levels - 1)
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        return (self.names,) * self.event_shape.numel() if self.names else ()
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
@@ -70,3 +74,22 @@ def at_least_two_levels(levels: object) -> int:
     if not isinstance(levels, int) or isinstance(levels, bool) or levels < 2:
         raise expected("levels", "an integer >= 2", levels)
     return levels
+
+
+def named_levels(levels: object) -> tuple[int, tuple[str, ...]]:
+    """Returns a number of levels and their names, of which there are none if a number was given.
+
+    Raises:
+        ValueError: If it is neither, there are fewer than 2, or two have one name.
+
+    Example:
+        >>> named_levels(["low", "high"]), named_levels(5)
+        ((2, ('low', 'high')), (5, ()))
+    """
+    if not isinstance(levels, list | tuple):
+        return at_least_two_levels(levels), ()
+    if not all(isinstance(name, str) for name in levels) or len(set(levels)) != len(levels):
+        raise expected("levels", "a number of levels, or their names, all different", levels)
+    if len(levels) < 2:
+        raise expected("levels", "an integer >= 2, or two names or more", levels)
+    return len(levels), tuple(levels)

@@ -64,7 +64,7 @@ class Dirichlet(Likelihood):
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns the raw concentrations of the largest likelihood, by Minka's fixed point."""
-        x = thinned(x_train).double()
+        x = thinned(x_train).cpu().double()  # which not every device has
         logs = x.clamp_min(EdgedDirichlet.EDGE).log().mean(0)
         mean, square = x.mean(0).clamp_min(1e-6), x.square().mean(0)
         each = (mean - square) / (square - mean.square()).clamp_min(1e-12)

@@ -71,7 +71,7 @@ class Gamma(Positive):
             Estimating a Gamma distribution (Minka, 2002),
             https://tminka.github.io/papers/minka-gamma.pdf
         """
-        logs = log_x.double()
+        logs = log_x.cpu().double()  # which not every device has
         loc = logs.logsumexp(0) - math.log(len(logs))
         wanted = loc - logs.mean(0)
         variation = _variation(wanted.mean() if pooled else wanted)

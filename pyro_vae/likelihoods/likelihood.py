@@ -85,6 +85,11 @@ class Likelihood(Part, ABC):
         return torch.zeros(self.event_shape, dtype=torch.bool)
 
     @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        """For each entry in order the names of its levels, if it has some; empty if none has."""
+        return ()
+
+    @property
     def base_measure(self) -> str:
         """What densities are taken against, in words that agree only where they compare."""
         return self.measure

@@ -75,6 +75,12 @@ class Mixed(Likelihood):
         return torch.cat([part.are_angles for part in self._parts()])
 
     @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        each = [part.words or ((),) * part.event_shape.numel() for part in self._parts()]
+        columns = tuple(words for part in each for words in part)
+        return columns if any(columns) else ()
+
+    @property
     def base_measure(self) -> str:
         columns = range(self.event_shape.numel())
         counting = [str(i) for i in columns if self.entry((i,)).measure == "counting"]

@@ -10,9 +10,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
-from pyro_vae._errors import expected
 from pyro_vae.distributions import Levels, inverse_positive, positive
-from pyro_vae.likelihoods.categorical import at_least_two_levels
+from pyro_vae.likelihoods.categorical import named_levels
 from pyro_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["Ordinal"]
@@ -51,13 +50,16 @@ class Ordinal(Likelihood):
     measure: Literal["counting"] = "counting"
 
     def __init__(self, event_shape: Sequence[int], levels: int | Sequence[str] = 5) -> None:
-        self.names = () if isinstance(levels, int) else _names(levels)
-        self.levels = at_least_two_levels(len(self.names) if self.names else levels)
+        self.levels, self.names = named_levels(levels)
         super().__init__(event_shape)
         self.support = constraints.integer_interval(0, self.levels - 1)
         self.first = nn.Parameter(torch.zeros(self.event_shape))
         between = torch.ones(*self.event_shape, self.levels - 2)
         self.raw_steps = nn.Parameter(inverse_positive(between))
+
+    @property
+    def words(self) -> tuple[tuple[str, ...], ...]:
+        return (self.names,) * self.event_shape.numel() if self.names else ()
 
     def thresholds(self) -> Tensor:
         """Returns the thresholds between levels, shape ``(*event_shape, K - 1)``."""
@@ -68,10 +70,10 @@ class Ordinal(Likelihood):
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns zeros; thresholds start at the frequencies, half a count added to each level."""
         counts = torch.stack([(x_train == level).sum(0) for level in range(self.levels)], -1)
-        shares = (counts + 0.5) / (len(x_train) + self.levels / 2)
-        below = shares.double().cumsum(-1)[..., :-1]
+        shares = (counts.cpu().double() + 0.5) / (len(x_train) + self.levels / 2)
+        below = shares.cumsum(-1)[..., :-1]
         # From above, where what is rare would be lost in a sum that is nearly 1.
-        above = shares.double().flip(-1).cumsum(-1).flip(-1)[..., 1:]
+        above = shares.flip(-1).cumsum(-1).flip(-1)[..., 1:]
         thresholds = (below / above).log().to(self.first)
         self.first.copy_(thresholds[..., 0])
         self.raw_steps.copy_(inverse_positive(thresholds.diff(dim=-1)))
@@ -87,12 +89,3 @@ class Ordinal(Likelihood):
         between = over[..., :-1] + not_over[..., 1:] + torch.log(-torch.expm1(-steps))
         logits = torch.cat([not_over[..., :1], between, over[..., -1:]], -1)
         return Levels(logits=logits).to_event(len(self.event_shape))
-
-
-def _names(levels: object) -> tuple[str, ...]:
-    names = tuple(levels) if isinstance(levels, list | tuple) else ()
-    if not all(isinstance(name, str) for name in names) or len(set(names)) != len(names):
-        raise expected("levels", "a number of levels, or their names, all different", levels)
-    if len(names) < 2:
-        raise expected("levels", "an integer >= 2, or two names or more", levels)
-    return names

@@ -43,10 +43,12 @@ _FAMILIES: dict[str, tuple[str, ...]] = {
     "unit": ("Beta",),
     "positive": ("Gamma", "LogNormal"),
 }
+_REAL = ("Normal", "StudentT", "Laplace")
 _SPLITS = ("train", "validation", "test")
 _FEW = 20  # observations, of fewer the support alone counts
 _ORDINAL = 21  # levels at most, each of which has a threshold
 _LEVELS = 256  # of an image at most
+_SMALL = 0.1  # as far as numbers must come from 0 to be shares
 _LESS = 0.8  # of the variance of Poisson variables, below which whole numbers are no counts
 _FAR = 5.0  # standard deviations from zero, where a normal variable is positive
 _SIDES = 3.0  # from which on, on both sides, angles come close to the cut
@@ -183,6 +185,8 @@ def _kind(values: Tensor) -> str:
     }
     if x.numel() == 0:
         return "real"
+    if float(x.max()) <= _SMALL:
+        del supports["unit"]  # amounts in a large unit rather than shares
     kind = next((name for name, each in supports.items() if each.check(x).all()), "real")
     whole = kind == "counts" and values.ndim == 1 and float(x.max()) >= _ORDINAL
     # Whatever z does, counts vary at least as much as Poisson variables.
@@ -242,7 +246,7 @@ def _candidates(
         families.append(({"class": "Ordinal"}, few))
     if kind == "unit" and image:
         families.append(({"class": "ContinuousBernoulli"}, all_columns))
-    real = ("Normal",) if kind == "positive" else ("Normal", "StudentT", "Laplace")
+    real = _REAL[:1] if kind == "positive" else _REAL
     far = x.mean(0) > _FAR * x.std(0, correction=0) if kind == "positive" else all_columns
     if kind in ("positive", "real"):
         families += [({"class": name} | scale, far) for name in real]
@@ -256,11 +260,18 @@ def _criterion(spec: Mapping[str, Any], x: Tensor, tops: Tensor) -> Tensor:
     """The Bayesian information criterion of each column, of one family fitted to it by itself."""
     ordinal = spec["class"] == "Ordinal"
     options = {"levels": int(tops.max()) + 1} if ordinal else {}
+    loc, scale = torch.zeros_like(x[0]), torch.ones_like(x[0])
+    if spec["class"] in (*_REAL, *_FAMILIES["positive"]):
+        # In units of their own, in which scales have no floor; the density is one in those of x.
+        spread = x.std(0, correction=0)
+        scale = torch.where(spread > 0, spread, scale)
+        loc = x.mean(0) if spec["class"] in _REAL else loc
+    x = (x - loc) / scale
     likelihood = Suggestion(dict(spec) | options, "").build(x.shape[1:]).double()
     distribution: Any = likelihood(likelihood.init_params(x))
     parameters = likelihood.param_shape.numel() + sum(p.numel() for p in likelihood.parameters())
     count = tops if ordinal else parameters / x.shape[1]
-    log_prob: Tensor = distribution.base_dist.log_prob(x).sum(0)
+    log_prob: Tensor = distribution.base_dist.log_prob(x).sum(0) - len(x) * scale.log()
     return count * math.log(len(x)) - 2 * log_prob
 
 

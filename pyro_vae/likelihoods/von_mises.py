@@ -60,7 +60,7 @@ class VonMises(Likelihood):
         The mean direction is that of the data, and :math:`I_1(\kappa) / I_0(\kappa)` the length of
         the mean of their unit vectors.
         """
-        x = x_train.double()
+        x = x_train.cpu().double()  # which not every device has
         cosine, sine = x.cos().mean(0), x.sin().mean(0)
         length = torch.hypot(cosine, sine).clamp(1e-9, 1 - 1e-9)
         kappa = (length * (2 - length.square()) / (1 - length.square())).clamp_max(_MOST)

@@ -26,14 +26,14 @@ from pyro_vae.testing.parts import check_part
 __all__ = ["check_likelihood"]
 
 _STEEP = (-80.0, -3.0, 0.0, 3.0, 80.0)
-_ENDS = (-1e6, 0.0, 0.5, 1.0, 1e6)  # of these an entry is given those in its support
+_ENDS = (-1e6, 0.0, 1e-6, 0.5, 1.0, 1e6)  # of these an entry is given those in its support
 
 
 def check_likelihood(likelihood: Likelihood) -> None:
     """Checks a likelihood on random parameters, on extreme ones, and where it starts.
 
     Density and gradient must be finite for extreme parameters, and for extreme data too: at the
-    closed ends of the support, for counts of a million, and a million away from zero.
+    closed ends of the support, for counts of a million, and a millionth and a million from zero.
     ``init_params`` must fit data drawn from the likelihood itself as well as the parameters that
     they were drawn with, to 0.05 nats an observation. A covariate is one number an observation; the
     density must depend on it, and leaving it out must be refused.

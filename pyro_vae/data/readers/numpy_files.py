@@ -29,12 +29,26 @@ _DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZi
             tokenize.TokenError)  # fmt: skip
 
 
-def read_npy(path: Path, *, missing: bool, cond: Sequence[str]) -> Raw:
+def read_npy(
+    path: Path,
+    *,
+    missing: bool,
+    cond: Sequence[str] = (),
+    beside: Sequence[str] = (),
+    words: Sequence[Sequence[str]] = (),
+) -> Raw:
     """The array of a file, as training data; it has no columns to condition on."""
     return Raw(splits={"train": as_values(_numpy_load(path), missing=missing)})
 
 
-def read_npz(path: Path, *, missing: bool, cond: Sequence[str]) -> Raw:
+def read_npz(
+    path: Path,
+    *,
+    missing: bool,
+    cond: Sequence[str] = (),
+    beside: Sequence[str] = (),
+    words: Sequence[Sequence[str]] = (),
+) -> Raw:
     """Splits under their names, or one array under ``x``, ``data`` or the only key."""
     arrays = arrays_of(path)
     values = {}
