@@ -184,7 +184,8 @@ def _read_row(
                 error = unknown_name("data", cells[column], places[column])
                 raise ValueError(f"{error}, in {where}")
             if value is None:
-                hint = "" if _is_number(name) else f"; `cond` (--cond {name}) takes words"
+                takes = f"; `cond` (--cond {name}) takes words, and so do levels that have names"
+                hint = "" if _is_number(name) else takes
             raise ValueError(f"{error}{hint}")
     return np.array(values, dtype=np.float64)
 
