@@ -59,8 +59,9 @@ class Gamma(Positive):
         return MeanGamma(loc, spread)
 
     def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
-        excess = residuals.double().expm1() - residuals
-        return _variation(weighted_mean(excess, weights, dims)).to(residuals)
+        exact = residuals.cpu().double()  # which not every device has
+        excess = weighted_mean(exact.expm1() - exact, weights.cpu(), dims)
+        return _variation(excess).to(residuals)
 
     def fit_logs(self, log_x: Tensor, *, pooled: bool) -> tuple[Tensor, Tensor]:
         r"""Returns log means and coefficients of variation of the largest likelihood.
