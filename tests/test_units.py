@@ -206,10 +206,11 @@ def test_in_units_is_an_affine_transform() -> None:
     torch.testing.assert_close(d.cdf(x), reference.cdf(x))
     torch.testing.assert_close(d.icdf(d.cdf(x)), x, rtol=1e-3, atol=1e-3)
     direct = dist.Normal(loc + scale * base.loc, scale * base.scale)
-    for name in ("mean", "mode", "variance", "stddev"):
+    for name in ("loc", "scale", "mean", "mode", "variance", "stddev"):
         torch.testing.assert_close(getattr(d, name), getattr(direct, name))
     torch.testing.assert_close(d.entropy(), direct.entropy())
     assert d.support is direct.support
+    assert not hasattr(InUnits(dist.LogNormal(loc, scale), 0 * loc, scale), "loc")
     wide = d.expand((5, 2)).mask(torch.tensor([True, False])).to_event(1)
     torch.testing.assert_close(wide.log_prob(x[:5]), d.log_prob(x[:5])[:, 0])
     drawn = d.expand((20_000, 2)).rsample()

@@ -51,6 +51,17 @@ class InUnits(TorchDistribution):
         return support
 
     @property
+    def loc(self) -> Tensor:
+        """The location of x, where u is a real variable that has one."""
+        return self._from(self._real().loc)
+
+    @property
+    def scale(self) -> Tensor:
+        """The scale of x, where u is a real variable that has one."""
+        scale: Tensor = self._real().scale
+        return self.unit_scale * scale
+
+    @property
     def mean(self) -> Tensor:
         return self._from(self.base.mean)
 
@@ -95,6 +106,11 @@ class InUnits(TorchDistribution):
     def entropy(self) -> Tensor:
         entropy: Tensor = self.base.entropy()
         return entropy + self.unit_scale.log()
+
+    def _real(self) -> Any:
+        if self.base.support is not constraints.real:
+            raise AttributeError(f"{type(self.base).__name__} has parameters of another kind")
+        return self.base
 
     def _to(self, x: Tensor) -> Tensor:
         return (x - self.unit_loc) / self.unit_scale
