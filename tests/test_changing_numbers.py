@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import logging
 import math
+import types
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -182,6 +183,30 @@ def test_one_number_is_read_and_another_is_an_input() -> None:
     svi = _equals_stock(_model(shift), _plain_guide, numbers)
     assert svi.captures <= 4
     assert svi.engine_steps["inductor"] >= 18
+
+
+def test_a_number_is_not_to_blame_for_a_program_that_counts_its_calls(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """Fails where two runs that differ anyway are taken to differ by the number."""
+
+    def counting() -> Callable[..., None]:
+        calls = types.SimpleNamespace(count=0)
+
+        def shift(x: Tensor, beta: float) -> Tensor:
+            calls.count += 1
+            return x + beta + 0.1 * calls.count
+
+        return _model(shift)
+
+    numbers = [(0.5 + i,) for i in range(4)]
+    stock = _run(SVI, counting(), _plain_guide, numbers)
+    with caplog.at_level(logging.WARNING, "pyro_vae"):
+        ours = _run(CompiledSVI, counting(), _plain_guide, numbers)
+    torch.testing.assert_close(ours[:2], stock[:2], rtol=1e-9, atol=1e-12)
+    lines = [record.getMessage() for record in caplog.records]
+    assert lines
+    assert all("changes at every run" in line for line in lines)
 
 
 def test_a_number_of_the_wrong_sign_is_refused_as_stock_refuses_it() -> None:

@@ -5,10 +5,11 @@ from __future__ import annotations
 from typing import Any
 
 import pyro
+import pyro.contrib.gp as gp
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
 from pyro.infer.autoguide import AutoNormal
 from pyro.nn import PyroModule, PyroSample
 from steps import equals_stock
@@ -16,6 +17,27 @@ from torch import Tensor, nn
 
 pytestmark = pytest.mark.usefixtures("interpreted", "double")
 Normal = dist.Normal
+
+
+def test_mini_batches_of_a_gaussian_process_are_one_graph() -> None:
+    """Fails where ``set_data`` makes a graph of each batch."""
+
+    def run(engine: type) -> tuple[list[float], Any]:
+        x = torch.rand(40, 1)
+        y = torch.sin(6 * x[:, 0])
+        parts = gp.kernels.RBF(1), x[:5].clone(), gp.likelihoods.Gaussian()
+        model = gp.models.VariationalSparseGP(x[:20], y[:20], *parts, jitter=1e-3)
+        loss = TraceMeanField_ELBO()
+        svi = engine(model.model, model.guide, pyro.optim.Adam({"lr": 0.01}), loss)
+        losses = []
+        for i in range(8):
+            rows = slice(20 * (i % 2), 20 * (i % 2) + 20)
+            model.set_data(x[rows], y[rows] + 5 * (i % 2))
+            losses.append(svi.step())
+        model.set_data(x[:30], y[:30])
+        return losses + [svi.step() for _ in range(3)], svi
+
+    assert equals_stock(run).captures == 2
 
 
 class Regression(PyroModule):

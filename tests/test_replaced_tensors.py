@@ -5,17 +5,17 @@ from __future__ import annotations
 import dataclasses
 import functools
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import numpy as np
 import pyro
-import pyro.contrib.gp as gp
 import pyro.distributions as dist
 import pytest
 import torch
-from pyro.infer import Trace_ELBO, TraceMeanField_ELBO
+from pyro.infer import Trace_ELBO
 from pyro.nn import PyroModule
+from random_programs import interpreted
 from steps import equals_stock
 from torch import Tensor, nn
 
@@ -24,10 +24,17 @@ from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.errors import GraphMismatch
 from pyro_vae.engine.graph import Graph
 
-pytestmark = pytest.mark.usefixtures("interpreted", "double")
+pytestmark = pytest.mark.usefixtures("traced", "double")
 
 GLOBAL = torch.zeros(3)
 STEPS = 4
+
+
+@pytest.fixture
+def traced() -> Iterator[None]:
+    """Runs graphs operation by operation, and traces them in half of the time."""
+    with interpreted():
+        yield
 
 
 def data(i: int) -> Tensor:
@@ -391,27 +398,6 @@ def test_what_shares_memory_with_what_is_written_to_is_not_read_anew() -> None:
         return read, lambda i: i > 1 and setattr(view, "value", data(i))
 
     assert trained(start).captures > 1
-
-
-def test_mini_batches_of_a_gaussian_process_are_one_graph() -> None:
-    """Fails where ``set_data`` makes a graph of each batch."""
-
-    def run(engine: type) -> tuple[list[float], Any]:
-        x = torch.rand(40, 1)
-        y = torch.sin(6 * x[:, 0])
-        parts = gp.kernels.RBF(1), x[:5].clone(), gp.likelihoods.Gaussian()
-        model = gp.models.VariationalSparseGP(x[:20], y[:20], *parts, jitter=1e-3)
-        loss = TraceMeanField_ELBO()
-        svi = engine(model.model, model.guide, pyro.optim.Adam({"lr": 0.01}), loss)
-        losses = []
-        for i in range(8):
-            rows = slice(20 * (i % 2), 20 * (i % 2) + 20)
-            model.set_data(x[rows], y[rows] + 5 * (i % 2))
-            losses.append(svi.step())
-        model.set_data(x[:30], y[:30])
-        return losses + [svi.step() for _ in range(3)], svi
-
-    assert equals_stock(run).captures == 2
 
 
 def test_a_tensor_that_is_replaced_again_costs_no_look_at_everything(
