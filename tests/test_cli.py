@@ -340,7 +340,7 @@ def test_terminated_is_143(
     def stop(*_: object, **__: object) -> None:
         os.kill(os.getpid(), signal.SIGTERM)
 
-    monkeypatch.setattr(fit_verb, "load_for", stop)
+    monkeypatch.setattr(fit_verb, "load_data", stop)
     assert main(["fit", "digits"]) == 143
     assert capsys.readouterr().err == "error: terminated\n"
     assert list(Path.cwd().iterdir()) == []

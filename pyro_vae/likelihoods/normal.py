@@ -67,6 +67,7 @@ class Normal(LocationScale):
             ValueError: If the scale is fixed or predicted.
 
         Example:
+            >>> import torch
             >>> likelihood = Normal((2,))
             >>> likelihood.fit_scale(torch.full((5, 2), 3.0), torch.zeros(7, 5, 2))
             >>> likelihood(torch.zeros(2)).stddev.detach()
