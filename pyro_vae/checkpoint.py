@@ -22,6 +22,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
+from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE
 
 __all__ = [
@@ -198,6 +199,7 @@ def load_weights(vae: VAE, path: Path, digest: object) -> None:
     """
     state, _ = tensors_of(path, read_bytes(path, digest))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
+    work_as_before(vae, state)
     try:
         vae.load_state_dict(state)
     except RuntimeError as error:

@@ -2,8 +2,11 @@
 
 from __future__ import annotations
 
+import copy
+import json
 import logging
 import math
+from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -12,18 +15,37 @@ import pyro.distributions as dist
 import pytest
 import torch
 from linear import LinearGaussian
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from pyro.infer import EnergyDistance
 from torch import Tensor, nn
 from torch.distributions import AffineTransform, TransformedDistribution
 
 import pyro_vae as pv
 from pyro_vae import likelihoods
+from pyro_vae.checkpoint import write_tensors
 from pyro_vae.data import Rows
 from pyro_vae.distributions import InUnits, positive, units_of
+from pyro_vae.likelihoods.location_scale import LocationScale
 from pyro_vae.testing import check_likelihood
 from pyro_vae.training.scales import Scales
 
 SIZE, FEATURES = 160, 4
+
+
+class Cauchy(LocationScale):
+    """A user's likelihood, of one learned scale and no closed form."""
+
+    def __init__(self, event_shape: Sequence[int]) -> None:
+        super().__init__(event_shape, "shared")
+
+    def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
+        return dist.Cauchy(loc, scale)
+
+    def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        loc = x.median(0).values
+        return loc, (x - loc).abs().median(0).values
+
+
 SCALES = ["shared", "per-dimension", "predicted", 0.3]
 fit = partial(pv.fit, epochs=5, batch_size=32, lr=1e-2, seed=0, compile=False, device="cpu")
 
@@ -158,6 +180,81 @@ def test_units_are_saved_with_the_model(tmp_path: Path) -> None:
     loaded = pv.load(pv.save(vae, tmp_path / "run"))
     assert torch.equal(scored(loaded, x), scored(vae, x))
     assert torch.equal(loaded.likelihood.unit_loc, vae.likelihood.unit_loc)
+
+
+def _without_units(vae: pv.VAE) -> dict[str, Tensor]:
+    return {name: t for name, t in vae.state_dict().items() if ".unit_" not in name}
+
+
+def test_weights_without_units_leave_those_there_are() -> None:
+    """Fails where a model that is given some of its weights forgets its units."""
+    x = 1e5 * table() + 1e7
+    vae = model(likelihoods.Normal((FEATURES,)))
+    fit(vae, x)
+    before = scored(vae, x)
+    vae.load_state_dict(_without_units(vae), strict=False)
+    assert torch.equal(scored(vae, x), before)
+    assert "model.likelihood.unit_loc" in vae.state_dict()
+
+
+def test_an_unfitted_model_of_before_takes_units_and_keeps_them(tmp_path: Path) -> None:
+    """One that was fitted has those of the data, and no file of it has others."""
+    x = 1e5 * table() + 1e7
+    for fitted in (False, True):
+        vae = model(likelihoods.Normal((FEATURES,)), standardize=not fitted)
+        if fitted:
+            fit(vae, x)
+        folder = pv.save(vae, tmp_path / f"old-{fitted}")
+        written = json.loads((folder / "model.json").read_text())
+        digest = write_tensors(folder / "model.safetensors", _without_units(vae))
+        (folder / "model.json").write_text(json.dumps(written | {"sha256": digest}))
+        old = pv.load(folder)
+        assert torch.equal(scored(old, x), scored(vae, x))
+        if not fitted:
+            fit(old, x)
+        again = pv.load(pv.save(old, tmp_path / f"new-{fitted}"))
+        assert torch.equal(scored(again, x), scored(old, x))
+        assert ("model.likelihood.unit_loc" in again.state_dict()) is not fitted
+        again.load_state_dict(model(likelihoods.Normal((FEATURES,))).state_dict())
+
+
+@pytest.mark.parametrize("family", ["StudentT", "Laplace"])
+def test_an_outlier_is_no_unit(family: str) -> None:
+    """The others lose no more than its own share, where they lost 20 nats each."""
+    x = table()
+    wild = x.clone()
+    wild[0] = 1e7
+
+    def of_the_others(data: Tensor) -> float:
+        vae = model(getattr(likelihoods, family)((FEATURES,)))
+        fit(vae, data, epochs=30)
+        return scored(vae, data[1:]).mean().item()
+
+    # A Laplace scale is a mean of residuals, to which the outlier adds 1e7 / 160.
+    least = 3.0 if family == "StudentT" else FEATURES * (math.log(1e7 / SIZE) + 3)
+    assert of_the_others(wild) > of_the_others(x) - least
+
+
+def test_a_subclass_needs_no_scale_and_no_closed_form(tmp_path: Path) -> None:
+    own = model(Cauchy((FEATURES,)))
+    fit(own, 1e6 * table())
+    loaded = pv.load(pv.save(own, tmp_path / "run"), classes={"Cauchy": Cauchy})
+    assert torch.equal(loaded.likelihood.unit_scale, own.likelihood.unit_scale)
+    assert not own.likelihood.fits_scale
+    with pytest.raises(ValueError, match="expected one whose spread has a closed form"):
+        own.likelihood.fit_scale(torch.zeros(1, FEATURES), torch.zeros(1, FEATURES))
+
+
+@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16])
+def test_a_density_of_half_precision_has_more_digits(dtype: torch.dtype) -> None:
+    x = (table() * 3 + 7).to(dtype)
+    likelihood = likelihoods.Normal((FEATURES,), scale=0.05)
+    likelihood.take_units(x.float())
+    params = torch.zeros(SIZE, FEATURES)
+    # The same numbers, each of which half precision holds.
+    likelihood = likelihood.to(dtype)
+    exact = copy.deepcopy(likelihood).double()(params.double()).log_prob(x.double())
+    torch.testing.assert_close(likelihood(params).log_prob(x).double(), exact, rtol=1e-4, atol=1e-3)
 
 
 def test_the_units_of_the_data_can_be_kept(tmp_path: Path) -> None:

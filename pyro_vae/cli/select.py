@@ -23,6 +23,7 @@ from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, rea
 from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import live, selection_table
+from pyro_vae.data import load
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
 from pyro_vae.training.recipe import SHORT_FITS
@@ -67,6 +68,9 @@ def run(argv: list[str]) -> None:
     support = next(iter(settings.values())).parts["likelihood"].support
     check_seed("--seed", first.seed)
     out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
+    if first.split != default_of(load, "split"):
+        what = "random, as the folds of a selection are drawn at random"
+        raise expected("--split", what, first.split)
     data, _ = load_data(support=support, **loading(first))
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:

@@ -288,7 +288,7 @@ def _split(
         parts[split] = "train", rows.take(math.ceil(share * size - 1e-9))
     if len(rows.left) == 0:
         raise expected("data", "enough data to leave some for training (see `test`)", size)
-    parts["train"] = "train", rows.left if len(rows.left) < size else slice(None)
+    parts["train"] = "train", rows.take(len(rows.left)) if len(rows.left) < size else slice(None)
     return {split: parts[split] for split in SPLITS}
 
 

@@ -21,11 +21,14 @@ class HeldOut:
     Args:
         order: The rows, those to be held out first.
         groups: The group of each row, of which none is torn apart; None where each is its own.
+        in_order: Whether what is taken is put in the order of the rows.
     """
 
-    def __init__(self, order: Tensor, groups: Tensor | None = None) -> None:
+    def __init__(
+        self, order: Tensor, groups: Tensor | None = None, *, in_order: bool = False
+    ) -> None:
         self.left = order
-        self._groups = groups
+        self._groups, self._in_order = groups, in_order
 
     def take(self, count: int) -> Tensor:
         """Returns about so many rows, whole groups, and no longer has them."""
@@ -36,7 +39,7 @@ class HeldOut:
                 raise expected("split", "more groups than splits", f"{len(self.left)} rows of one")
             count = int(ends[(ends - count).abs().argmin()])
         taken, self.left = self.left[:count], self.left[count:]
-        return taken
+        return taken.sort().values if self._in_order else taken
 
 
 def group_column(split: str) -> str | None:
@@ -67,7 +70,7 @@ def held_out(raw: Raw, split: str, seed: int) -> HeldOut:
         raise expected("split", "random, as the data bring their own splits", split)
     size = len(raw.splits["train"])
     if split == "blocks":
-        return HeldOut(torch.arange(size).flip(0))
+        return HeldOut(torch.arange(size).flip(0), in_order=True)
     # NumPy promises that this generator's stream never changes, so that fingerprints last.
     random = np.random.RandomState(seed)
     if (name := group_column(split)) is None:

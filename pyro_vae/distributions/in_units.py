@@ -10,7 +10,10 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["InUnits", "units_of"]
+__all__ = ["InUnits", "robust_units_of", "units_of"]
+
+_QUARTILES = 1.349  # standard deviations between those of a normal variable
+_QUARTILES_OF = 10_000  # observations, about, which are enough
 
 
 class InUnits(TorchDistribution):
@@ -37,7 +40,7 @@ class InUnits(TorchDistribution):
 
     def __init__(self, base: TorchDistributionMixin, loc: Tensor, scale: Tensor) -> None:
         self.base: Any = base
-        self.unit_loc, self.unit_scale = loc, scale
+        self.unit_loc, self.unit_scale = _in_full(loc), _in_full(scale)
         super().__init__(self.base.batch_shape, self.base.event_shape, validate_args=False)
 
     @property
@@ -87,7 +90,9 @@ class InUnits(TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            return self._from(self.base.sample(torch.Size(sample_shape)))
+            x = self._from(self.base.sample(torch.Size(sample_shape)))
+        # A positive number that the unit has made too small is one all the same.
+        return x.clamp_min(torch.finfo(x.dtype).tiny) if self.support is constraints.positive else x
 
     def rsample(self, sample_shape: Any = ()) -> Tensor:
         return self._from(self.base.rsample(torch.Size(sample_shape)))
@@ -113,10 +118,30 @@ class InUnits(TorchDistribution):
         return self.base
 
     def _to(self, x: Tensor) -> Tensor:
-        return (x - self.unit_loc) / self.unit_scale
+        return (_in_full(x) - self.unit_loc) / self.unit_scale
 
     def _from(self, u: Tensor) -> Tensor:
         return self.unit_loc + self.unit_scale * u
+
+
+def _in_full(x: Tensor) -> Tensor:
+    """Lifts half precision: a density needs more digits."""
+    return x.float() if x.dtype in (torch.float16, torch.bfloat16) else x
+
+
+def robust_units_of(x: Tensor) -> tuple[Tensor, Tensor]:
+    """Returns the median, and the standard deviation of a normal variable of that quartile range.
+
+    They are those of most of the data, whatever a few outliers are; otherwise as :func:`units_of`,
+    whose scale is taken where the quartiles agree.
+    """
+    ordered = x[:: max(1, len(x) // _QUARTILES_OF)].sort(0).values
+    size = len(ordered)
+    lower, loc, upper = (ordered[(size - 1) * i // 4] for i in (1, 2, 3))
+    scale = (upper - lower) / _QUARTILES
+    if scale.ndim > 1:
+        scale = scale.mean().expand_as(scale)
+    return loc, torch.where(scale > 0, scale, units_of(x)[1])
 
 
 def units_of(x: Tensor) -> tuple[Tensor, Tensor]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import torch
@@ -15,7 +15,7 @@ from pyro_vae._errors import expected
 from pyro_vae.distributions import InUnits, inverse_positive
 from pyro_vae.likelihoods.likelihood import Likelihood
 
-__all__ = ["LikelihoodInUnits", "weighted_mean"]
+__all__ = ["LikelihoodInUnits", "weighted_mean", "work_as_before"]
 
 
 class LikelihoodInUnits(Likelihood):
@@ -43,7 +43,6 @@ class LikelihoodInUnits(Likelihood):
     def residuals(self, x: Tensor, params: Tensor) -> Tensor:
         """Returns what a spread is the spread of, shape ``(*, N, *event_shape)``."""
 
-    @abstractmethod
     def fit_spread(self, residuals: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:
         """Returns the maximum-likelihood spread of residuals, reduced over ``dims``.
 
@@ -51,7 +50,11 @@ class LikelihoodInUnits(Likelihood):
             residuals: Shape ``(M, *event_shape)``.
             weights: Not negative, likewise; where they add up to 0 anything will do.
             dims: The first dimension, or all.
+
+        Raises:
+            ValueError: If there is no closed form, as where a subclass gives none.
         """
+        raise expected("likelihood", "one whose spread has a closed form", self)
 
     def to_units(self, x: Tensor) -> Tensor:
         return (x - self.unit_loc) / self.unit_scale
@@ -70,7 +73,8 @@ class LikelihoodInUnits(Likelihood):
 
     @property
     def fits_scale(self) -> bool:
-        return self._raw is not None and self._raw.requires_grad
+        has_form = type(self).fit_spread is not LikelihoodInUnits.fit_spread
+        return has_form and self._raw is not None and self._raw.requires_grad
 
     @torch.no_grad()
     def fit_scale(
@@ -91,14 +95,44 @@ class LikelihoodInUnits(Likelihood):
         observed = each.sum(dims) > 0
         self._raw.copy_(torch.where(observed, inverse_positive(spread), self._raw))
 
+    def keep_units(self, loc: Tensor, scale: Tensor, *, persistent: bool = True) -> None:
+        """Sets the units.
+
+        Args:
+            loc: What is 0 in them, shape ``event_shape``.
+            scale: What is 1 in them.
+            persistent: Whether they are part of the state, as they are not of models of before.
+        """
+        self.register_buffer("unit_loc", loc.to(self.unit_loc), persistent=persistent)
+        self.register_buffer("unit_scale", scale.to(self.unit_scale), persistent=persistent)
+
     def _load_from_state_dict(
         self, state_dict: dict[str, Any], prefix: str, *args: Any, **kwargs: Any
     ) -> None:
-        if f"{prefix}unit_loc" not in state_dict:
-            # A model of before works in the units of the data, and is written as it was.
-            self.register_buffer("unit_loc", torch.zeros_like(self.unit_loc), persistent=False)
-            self.register_buffer("unit_scale", torch.ones_like(self.unit_scale), persistent=False)
+        kept = self.unit_loc, self.unit_scale
+        if f"{prefix}unit_loc" in state_dict:
+            self.keep_units(*kept)
+        elif "unit_loc" not in self._non_persistent_buffers_set:
+            # A state without units says nothing of them: those of now remain.
+            state_dict |= {f"{prefix}unit_loc": kept[0], f"{prefix}unit_scale": kept[1]}
         super()._load_from_state_dict(state_dict, prefix, *args, **kwargs)
+
+
+def work_as_before(vae: nn.Module, state: Mapping[str, Tensor]) -> None:
+    """Has a fitted model whose state knows no units work in those of the data, as it did.
+
+    It is then written as it was, without units.
+
+    Args:
+        vae: The model that is to take over the state.
+        state: Its state.
+    """
+    if not bool(state.get("initialized", False)):
+        return
+    for name, module in vae.named_modules():
+        if isinstance(module, LikelihoodInUnits) and f"{name}.unit_loc" not in state:
+            zero = torch.zeros_like(module.unit_loc)
+            module.keep_units(zero, zero + 1, persistent=False)
 
 
 def weighted_mean(values: Tensor, weights: Tensor, dims: tuple[int, ...]) -> Tensor:

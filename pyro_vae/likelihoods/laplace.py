@@ -5,9 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 
 import pyro.distributions as dist
+import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
+from pyro_vae.distributions import robust_units_of
 from pyro_vae.likelihoods.in_units import weighted_mean
 from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
 
@@ -43,6 +45,12 @@ class Laplace(LocationScale):
 
     def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode | None = None) -> None:
         super().__init__(event_shape, scale)
+
+    @torch.no_grad()
+    def take_units(self, x_train: Tensor) -> Tensor:
+        # Those of most of the data: outliers are what this likelihood is for.
+        self.keep_units(*robust_units_of(x_train))
+        return torch.zeros_like(self.unit_loc, dtype=torch.bool)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.Laplace(loc, scale)

@@ -53,7 +53,8 @@ class LocationScale(LikelihoodInUnits):
         super().__init__(event_shape, num_params=2 if scale == "predicted" else 1)
         self.scale = scale
         # It is rebuilt as it is, whatever the default will be.
-        self._arguments = self._arguments | {"scale": scale}
+        if "scale" in self._arguments:
+            self._arguments = self._arguments | {"scale": scale}
         if scale in ("shared", "per-dimension"):
             shape = self.event_shape if scale == "per-dimension" else ()
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
@@ -68,13 +69,11 @@ class LocationScale(LikelihoodInUnits):
 
     @torch.no_grad()
     def take_units(self, x_train: Tensor) -> Tensor:
-        loc, scale = units_of(x_train)
-        self.unit_loc.copy_(loc)
-        self.unit_scale.copy_(scale)
-        return torch.ones_like(loc, dtype=torch.bool)
+        self.keep_units(*units_of(x_train))
+        return torch.ones_like(self.unit_loc, dtype=torch.bool)
 
     def standardized(self, inputs: Tensor) -> Tensor:
-        return self.to_units(inputs)
+        return self.to_units(inputs).to(inputs)
 
     def residuals(self, x: Tensor, params: Tensor) -> Tensor:
         return self.to_units(x) - params
@@ -103,5 +102,5 @@ class LocationScale(LikelihoodInUnits):
         elif hasattr(self, "raw_scale"):
             scale = positive(self.raw_scale)
         else:
-            scale = loc.new_tensor(self.scale) / self.unit_scale
+            scale = loc.new_tensor(self.scale) / self.unit_scale.to(loc.dtype)
         return self.of_data(self.distribution(loc, scale))

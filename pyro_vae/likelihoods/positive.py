@@ -74,7 +74,7 @@ class Positive(LikelihoodInUnits):
     @torch.no_grad()
     def take_units(self, x_train: Tensor) -> Tensor:
         largest = x_train.amax(0)  # of which a mean neither overflows nor vanishes
-        self.unit_scale.copy_(largest * (x_train / largest).mean(0))
+        self.keep_units(torch.zeros_like(largest), largest * (x_train / largest).mean(0))
         return super().take_units(x_train)
 
     def residuals(self, x: Tensor, params: Tensor) -> Tensor:

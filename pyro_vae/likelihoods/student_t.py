@@ -10,6 +10,7 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 
 from pyro_vae._errors import expected
+from pyro_vae.distributions import robust_units_of
 from pyro_vae.likelihoods.in_units import weighted_mean
 from pyro_vae.likelihoods.likelihood import thinned
 from pyro_vae.likelihoods.location_scale import LocationScale, ScaleMode
@@ -57,6 +58,12 @@ class StudentT(LocationScale):
         if not df > 1:
             raise expected("df", "a number greater than 1", df)
         self.df = df
+
+    @torch.no_grad()
+    def take_units(self, x_train: Tensor) -> Tensor:
+        # Those of most of the data: outliers are what this likelihood is for.
+        self.keep_units(*robust_units_of(x_train))
+        return torch.zeros_like(self.unit_loc, dtype=torch.bool)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
         return dist.StudentT(loc.new_tensor(self.df), loc, scale)

@@ -55,9 +55,9 @@ class VAE(Composition):
 
     The package's own networks are sized from what the parts declare; :meth:`initialize`, called by
     :func:`pyro_vae.fit`, then standardises what the encoder sees and starts the decoder at the
-    marginal of the data. Any other module is taken as it is: an encoder sees raw ``x`` and ends in
-    ``guide.param_shape``, a decoder ends in ``likelihood.param_shape``; with a condition, both are
-    called with it as a second argument.
+    marginal of the data. Any other module is taken as it is: an encoder sees raw ``x``, or log x of
+    positive likelihoods, and ends in ``guide.param_shape``, a decoder ends in
+    ``likelihood.param_shape``; with a condition, both are called with it as a second argument.
 
     What goes with each observation is given by the names of :class:`pyro_vae.data.Given`. With
     ``cond_size`` every distribution is conditional: p(x, z | c) and q(z | x, c). Data may lack
@@ -117,6 +117,8 @@ class VAE(Composition):
     ) -> None:
         super().__init__()
         self.cond_size = _checked(prior, guide, likelihood, cond_size, show_mask)
+        if not isinstance(standardize, bool):
+            raise expected("standardize", "True or False", standardize)
         self.standardize = standardize
         encoder = MLP() if encoder is None else encoder
         decoder = MLP() if decoder is None else decoder

@@ -23,6 +23,7 @@ from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE
 from pyro_vae.training.health import Health
 from pyro_vae.training.monitor import monitor
@@ -183,6 +184,7 @@ class Loop:
         self.health.recall(history.get("kl", []))
         # A checkpoint of before goes on as it began, by gradients alone.
         self.scales.are_kept = bool(state.get("scales_kept", False))
+        work_as_before(self.vae, state["model"])
         self.vae.load_state_dict(state["model"])
         svi = state["svi"]
         for group in svi["optim"].get("param_groups", ()) if "rates" in state else ():

@@ -7,7 +7,7 @@ from collections.abc import Callable
 
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
-from pyro.infer import Trace_ELBO
+from pyro.infer import Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO, TraceTailAdaptive_ELBO
 from torch import Tensor
 
 from pyro_vae._untouched import undisturbed
@@ -54,12 +54,18 @@ class Scales:
     def __init__(self, vae: VAE, objective: PyroELBO, rows: Rows) -> None:
         self.vae, self.objective = vae, objective
         entries = vae.event_shape.numel()
-        size = max(1, min(len(rows), _RESIDUALS, _ENTRIES // entries))
+        known = Objective | Trace_ELBO | TraceEnum_ELBO | TraceGraph_ELBO
+        # The optimum of the tail-adaptive one is another.
+        self.are_kept = isinstance(objective, known) and not isinstance(
+            objective, TraceTailAdaptive_ELBO
+        )
+        weighted = isinstance(objective, Importance)
+        least = max(2, objective.num_samples) if weighted else 1
+        size = max(1, min(len(rows), _RESIDUALS, _ENTRIES // (entries * least)))
         self.rows = rows[:size].without("labels")
-        self.num_samples = max(1, min(_RESIDUALS, _ENTRIES // entries) // size)
-        self.are_kept = isinstance(objective, Objective | Trace_ELBO)
-        if isinstance(objective, Importance):
-            self.num_samples = max(2, objective.num_samples)
+        self.num_samples = least
+        if not weighted:
+            self.num_samples = max(1, min(_RESIDUALS, _ENTRIES // entries) // size)
         self._next = _FIRST
 
     def after(self, steps: int) -> None:
@@ -80,7 +86,7 @@ class Scales:
 
     def warn(self) -> None:
         """Warns if the scales at their optimum would gain more than chance does."""
-        if not self.vae.likelihood.fits_scale:
+        if not self.vae.likelihood.fits_scale or len(self.rows) < 2:
             return
         before = self._with_draws(_SEED + 1, self._log_probs)
         kept = {name: p.detach().clone() for name, p in self.vae.likelihood.named_parameters()}
