@@ -20,6 +20,7 @@ from torch import Tensor
 
 import pyro_vae as pv
 from pyro_vae.likelihoods.location_scale import LocationScale
+from pyro_vae.likelihoods.positive import Positive
 
 SIZE, FEATURES, STEPS = 320, 5, 200
 FACTORS = (1e-12, 1e-6, 1e-3, 7.0, 1e3, 1e6, 1e12)
@@ -51,9 +52,11 @@ def _families() -> dict[str, tuple[Any, ...]]:
     found: dict[str, tuple[Any, ...]] = {}
     for name in pv.likelihoods.__all__:
         family = getattr(pv.likelihoods, name)
+        if not isinstance(family, type):
+            continue
         if issubclass(family, LocationScale):
             found[name] = SCALES
-        elif getattr(family, "support", None) is torch.distributions.constraints.positive:
+        elif issubclass(family, Positive):
             found[name] = (None,)
     return found
 

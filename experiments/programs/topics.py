@@ -164,7 +164,8 @@ program("ProdLDA, Monte Carlo KL", "prodlda")(partial(_prodlda, Trace_ELBO))
 
 def _mixture(x: Tensor) -> None:
     """Three clusters with a common scale."""
-    weights = pyro.sample("weights", dist.Dirichlet(0.5 * torch.ones(TOPICS)))
+    # Of a smaller concentration the density has no maximum, and a MAP estimate ends in NaN.
+    weights = pyro.sample("weights", dist.Dirichlet(2.0 * torch.ones(TOPICS)))
     scale = pyro.sample("scale", dist.LogNormal(0.0, 2.0))
     with pyro.plate("components", TOPICS):
         locs = pyro.sample("locs", dist.Normal(0.0, 10.0))
