@@ -146,7 +146,7 @@ class PIT:
 
     def summary(self) -> dict[str, Any]:
         """Returns the verdict and what it rests on, ready for JSON."""
-        worst = np.unravel_index(int(self.p_values.argmin()), self.p_values.shape)
+        worst = np.unravel_index(int(np.argmin(self.p_values)), self.p_values.shape)
         return {
             "num_failed": self.num_failed,
             "num_entries": self.p_values.size,

@@ -259,8 +259,8 @@ def probe(
         raise expected("labels", "at least two different ones", labels)
     if (test is None) != (test_labels is None):
         raise expected("test_labels", "labels for `test`, both or neither", test_labels)
-    if test is None and not 2 <= folds <= counts.min():
-        what = f"2 to {counts.min()}, the number of data of the rarest label"
+    if test is None and not 2 <= folds <= np.min(counts):
+        what = f"2 to {np.min(counts)}, the number of data of the rarest label"
         raise expected("folds", what, folds)
     smallest = len(known) if test is not None else len(known) - math.ceil(len(known) / folds)
     if neighbours > smallest:
@@ -280,7 +280,7 @@ def probe(
         held_out = _means(vae, test, "test", seed)
         truth = _labels("test_labels", test_labels, len(held_out))
         answers = {k: c.fit(means, known).predict(held_out) for k, c in classifiers.items()}
-    answers["majority"] = np.full(len(truth), values[counted.argmax()])
+    answers["majority"] = np.full(len(truth), values[np.argmax(counted)])
     accuracy = {name: float((each == truth).mean()) for name, each in answers.items()}
     return Probes(
         accuracy=accuracy,

@@ -75,7 +75,7 @@ class PosteriorDraws:
         if self.r_hat is not None and self.divergences is not None:
             values["r_hat_max"] = self.r_hat.max()
             values["r_hat_above_1.01"] = (self.r_hat > _WRONG_R_HAT).mean()
-            values["divergences"] = self.divergences.sum()
+            values["divergences"] = int(self.divergences.sum())
         counts = {"num_proposals": self.num_proposals, "num_chains": self.num_chains}
         return finite(values) | {
             "method": self.method,

@@ -8,6 +8,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
+from typing import Any
 
 import matplotlib.image
 import numpy as np
@@ -40,7 +41,7 @@ TRAIN, HELD_OUT, BAD = "#9aa0a6", "#1a5fb4", "#b3361e"
 _DPI = 150
 _GAP = 0.82  # grey between images, or white strokes would run into each other
 # Text stays text, in the fonts of the page; widths are computed with the widest of them.
-_PAGE_STYLE = {
+_PAGE_STYLE: Any = {
     "svg.fonttype": "none",
     "svg.hashsalt": "pyro-vae",
     "font.family": "sans-serif",

@@ -212,7 +212,7 @@ def ranks(axes: Axes, found: Calibration) -> None:
         failed = bool(found.failed[q])
         axes.plot(ends, away, color=BAD if failed else HELD_OUT, lw=1.2, alpha=0.8)
         if q in worst:
-            k = int(np.abs(away).argmax())
+            k = int(np.argmax(np.abs(away)))
             axes.annotate(name, (ends[k], away[k]), fontsize=8, color=BAD, ha="center", va="bottom")
     axes.set(title="SBC rank ECDF", xlabel="rank, as a share", ylabel="ECDF − uniform")
     axes.spines[["top", "right"]].set_visible(False)
