@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae._errors import expected
-from pyro_vae.distributions import InUnits, inverse_positive
+from pyro_vae.distributions import InUnits, inverse_positive, positive
 from pyro_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["LikelihoodInUnits", "weighted_mean", "work_as_before"]
@@ -66,6 +66,15 @@ class LikelihoodInUnits(Likelihood):
         """Returns the distribution of x, of that of its entries in these units."""
         d = InUnits(in_units, self.unit_loc, self.unit_scale)
         return d.to_event(len(self.event_shape))
+
+    def spread_of(self, raw: Sequence[Tensor]) -> Tensor | None:
+        """Returns the spread of entries that the decoder gives, or that is learned; None if fixed.
+
+        Args:
+            raw: What the decoder gave for it, in a sequence that is empty if it gives none.
+        """
+        found = raw[0] if raw else self._raw
+        return None if found is None else positive(found)
 
     @property
     def _raw(self) -> nn.Parameter | None:

@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
-from pyro_vae.distributions import inverse_positive, positive, units_of
+from pyro_vae.distributions import inverse_positive, units_of
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 
 __all__ = ["LocationScale", "ScaleMode"]
@@ -97,10 +97,7 @@ class LocationScale(LikelihoodInUnits):
     def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from locations, and raw scales if predicted, ``(*, B, *param_shape)``."""
         loc, *raw = self.split(params)
-        if raw:
-            scale = positive(raw[0])
-        elif hasattr(self, "raw_scale"):
-            scale = positive(self.raw_scale)
-        else:
+        scale = self.spread_of(raw)
+        if scale is None:
             scale = loc.new_tensor(self.scale) / self.unit_scale.to(loc.dtype)
         return self.of_data(self.distribution(loc, scale))

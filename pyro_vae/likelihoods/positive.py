@@ -12,7 +12,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, is_number
-from pyro_vae.distributions import inverse_positive, positive
+from pyro_vae.distributions import inverse_positive
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 
 __all__ = ["Positive", "SpreadMode"]
@@ -93,10 +93,7 @@ class Positive(LikelihoodInUnits):
     def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from locations, and raw spreads if predicted, ``(*, B, *param_shape)``."""
         loc, *raw = self.split(params)
-        if raw:
-            spread = positive(raw[0])
-        elif hasattr(self, "raw_spread"):
-            spread = positive(self.raw_spread)
-        else:
+        spread = self.spread_of(raw)
+        if spread is None:
             spread = loc.new_tensor(self.spread)
         return self.of_data(self.distribution(loc, spread))
