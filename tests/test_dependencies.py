@@ -358,3 +358,12 @@ def test_one_object_in_two_places_of_a_call_may_be_two_in_the_next() -> None:
     torch.testing.assert_close(graph(held, held)[0], torch.full((3,), 2.0))
     found = graph(torch.full((3,), 5.0), torch.full((3,), 7.0))[0]
     torch.testing.assert_close(found, torch.full((3,), -6.0))
+
+
+def test_numbers_of_the_program_do_not_keep_the_wrapper_of_the_compiled_code() -> None:
+    """Fails where a constant is passed to compiled code beside its inputs: 9 µs at every step."""
+    held = torch.ones(3)
+    graph = Graph(lambda x: [torch.tensor(2.0) * x + held + torch.tensor(1.0)], [held], [held])
+    graph(held)
+    graph._outer = None  # what wraps the code
+    torch.testing.assert_close(graph(torch.full((3,), 5.0))[0], torch.full((3,), 12.0))

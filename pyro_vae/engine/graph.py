@@ -81,6 +81,9 @@ class Graph:
             node.replace_all_uses_with(placeholder)
             graph.erase_node(node)
             self._inputs.insert(0, getattr(module, node.target))
+        for name in list(module._buffers):
+            # The compiler would pass them on beside the inputs, which then are not all it takes.
+            delattr(module, name)
         self._count = len(args)
         self._replaced: list[Tensor] = []  # what it reads in the place of some that it held
         self._sort(graph)
@@ -259,19 +262,19 @@ class Graph:
         """Runs once, and finds the shortest way to the compiled code.
 
         AOT autograd wraps that in a prologue which costs a tenth of a small step. What it passes on
-        is our inputs in some order, and tokens without elements: seen once, the same list can be
-        put together without it. Should anything else come, the wrapper stays.
+        is our inputs in some order: seen once, the same list can be put together without it. Should
+        anything else come, the wrapper stays.
         """
         # Two of them may be one object in this call, and not in the next.
         inputs = [tensor.detach() for tensor in self._fill(args)]
         outputs = list(self._outer(*inputs))
         number = {id(tensor): i for i, tensor in enumerate(inputs)}
         order = {id(tensor): i for i, tensor in enumerate(self._returned)}
-        plain = all(id(t) in number or _is_token(t) for t in self._passed)
+        plain = all(id(t) in number for t in self._passed)
         if self._passed and plain and all(id(t) in order for t in outputs):
             self._call = self._code
             self._outputs = [order[id(t)] for t in outputs]
-            sources = [self._inputs[number[id(t)]] if id(t) in number else t for t in self._passed]
+            sources = [self._inputs[number[id(t)]] for t in self._passed]
         else:
             self._call = lambda boxed: self._outer(*boxed)
             self._outputs = list(range(len(outputs)))
@@ -306,10 +309,6 @@ def _is_drawn_by_torch(operation: Any) -> bool:
 
 def _is_small(tensor: Tensor) -> bool:
     return tensor.numel() <= 2**20
-
-
-def _is_token(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.numel() == 0
 
 
 def _draws() -> tuple[Any, ...]:
