@@ -395,6 +395,35 @@ def test_a_scale_that_is_not_at_its_optimum_is_reported(caplog: pytest.LogCaptur
     assert caplog.text == ""
 
 
+@pytest.mark.parametrize(("size", "expected"), [(20, 2.0), (19, 1.0)])
+def test_a_scale_is_that_of_held_out_residuals(size: int, expected: float) -> None:
+    """Fails when training residuals set it, or so few held-out ones that they say nothing."""
+    vae = model(likelihoods.Normal((FEATURES,)))
+    vae.initialize(table())
+    with torch.no_grad():
+        vae.decoder.start_at(torch.zeros(FEATURES))
+        vae.decoder.layers[-1].weight.zero_()
+    ones = torch.ones(FEATURES).double().expand(SIZE, -1) * vae.likelihood.unit_scale
+    train, held_out = ones + vae.likelihood.unit_loc, 2 * ones + vae.likelihood.unit_loc
+    Scales(vae, pv.objectives.ELBO(), Rows(train), Rows(held_out[:size])).fit()
+    spread = positive(vae.likelihood.raw_scale)
+    torch.testing.assert_close(spread, torch.full_like(spread, expected))
+
+
+@pytest.mark.parametrize("validation", [None, 0.4])
+def test_a_scale_does_not_follow_residuals_without_degrees_of_freedom(
+    validation: float | None, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Wide networks overfit noise: at the optimum of training residuals, it ended at 0.15."""
+    x = torch.randn(60, FEATURES, generator=torch.Generator().manual_seed(0)).double()
+    wide = {"encoder": pv.networks.MLP((64, 64)), "decoder": pv.networks.MLP((64, 64))}
+    vae = model(likelihoods.Normal((FEATURES,)), **wide)
+    with caplog.at_level(logging.WARNING):
+        fit(vae, x, epochs=100, validation=validation)
+    assert positive(vae.likelihood.raw_scale).mean().item() > 0.4
+    assert ("leave no residual degrees of freedom" in caplog.text) == (validation is None)
+
+
 def test_importance_weights_are_in_the_expectation() -> None:
     r"""With many draws the optimum is that of log p(x), whatever the guide.
 

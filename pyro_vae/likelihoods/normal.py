@@ -23,7 +23,7 @@ class Normal(LocationScale):
     shared or of a dimension has its optimum in closed form, :meth:`fit_scale`. Computed from each
     batch, as in the paper, it would make the density of an observation depend on the rest of its
     batch; here it is a parameter instead, which starts at its optimum without z and which
-    :func:`pyro_vae.fit` puts back there as the residuals shrink.
+    :func:`pyro_vae.fit` puts back there, for held-out residuals if there are some, as they shrink.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),

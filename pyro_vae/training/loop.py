@@ -144,7 +144,7 @@ class Loop:
             check_folder=None if progress is None else progress.folder,
         )
         self.health = Health(vae, self.monitored.without("labels"))
-        self.scales = Scales(vae, objective, self.monitored)
+        self.scales = Scales(vae, objective, self.monitored, self.held_out, len(self.train))
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that :meth:`load_state_dict` needs, in another process too."""
@@ -156,6 +156,7 @@ class Loop:
             "start": self.start.random,
             "settings": self.start.settings,
             "scales_kept": self.scales.are_kept,
+            "scales_held_out": self.scales.are_held_out,
             "epoch": state.epoch,
             "position": state.position and dict(vars(state.position)),
             "history": state.history,
@@ -184,6 +185,9 @@ class Loop:
         self.health.recall(history.get("kl", []))
         # A checkpoint of before goes on as it began, by gradients alone.
         self.scales.are_kept = bool(state.get("scales_kept", False))
+        if "scales_held_out" not in state:  # one of before knew training residuals alone
+            self.scales.are_held_out = False
+            self.scales.use(self.monitored)
         work_as_before(self.vae, state["model"])
         self.vae.load_state_dict(state["model"])
         svi = state["svi"]

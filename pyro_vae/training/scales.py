@@ -23,6 +23,7 @@ __all__ = ["Scales"]
 log = logging.getLogger("pyro_vae")
 _SEED = 20200623  # the same draws each time: what changes is the model
 _FIRST = 4  # steps: at this and each doubling of it
+_LEAST = 20  # held-out rows: of so few, a scale is known to 16 %
 _RESIDUALS = 2000  # rows and draws, about: of 2,000, a scale is known to 2 %
 _ENTRIES = 2**22  # of residuals, at most
 _ERRORS = 3.0  # standard errors that a gain worth a warning is greater than
@@ -40,33 +41,71 @@ class Scales:
     and it is put there after 4, 8, 16, ... steps and at the end of each epoch; in between it
     follows its gradient. Objectives made of importance weights have theirs in the expectation.
 
+    The residuals are those of held-out rows, as a temperature is calibrated, where there are at
+    least 20: those of the rows that decoder and guide were fitted to are too small, and the smaller
+    the scale, the smaller the fit makes them. Without, they are those of training rows, as long as
+    these leave residual degrees of freedom: more entries than the decoder has weights. Where they
+    leave none, the residuals may go to 0 whatever the noise is, and the scale is left to its
+    gradient, with a warning.
+
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
         https://arxiv.org/abs/2006.13202
+        On Calibration of Modern Neural Networks (Guo et al., 2017),
+        https://arxiv.org/abs/1706.04599, for the held-out rows
 
     Args:
         vae: The model.
         objective: What is minimised. Of one that is neither ours nor an ELBO of Pyro's nobody knows
             where its optimum is: its scales are left alone.
         rows: Training rows that the model accepted.
+        held_out: Validation rows that it accepted, if any.
+        num_train: How many training rows there are, if ``rows`` are not all.
     """
 
-    def __init__(self, vae: VAE, objective: PyroELBO, rows: Rows) -> None:
+    def __init__(
+        self,
+        vae: VAE,
+        objective: PyroELBO,
+        rows: Rows,
+        held_out: Rows | None = None,
+        num_train: int | None = None,
+    ) -> None:
         self.vae, self.objective = vae, objective
-        entries = vae.event_shape.numel()
         known = Objective | Trace_ELBO | TraceEnum_ELBO | TraceGraph_ELBO
         # The optimum of the tail-adaptive one is another.
         self.are_kept = isinstance(objective, known) and not isinstance(
             objective, TraceTailAdaptive_ELBO
         )
-        weighted = isinstance(objective, Importance)
-        least = max(2, objective.num_samples) if weighted else 1
+        self.are_held_out = held_out is not None and len(held_out) >= _LEAST
+        self.is_determined = True
+        if held_out is not None and self.are_held_out:
+            self.use(held_out)
+        else:
+            self.use(rows)
+            num_train = len(rows) if num_train is None else num_train
+            entries = num_train * vae.event_shape.numel()
+            weights = sum(p.numel() for p in vae.decoder.parameters())
+            if self.are_kept and vae.likelihood.fits_scale and entries <= weights:
+                self.are_kept = self.is_determined = False
+                log.warning(
+                    "learned scales follow their gradients alone: %d rows, of %d entries in all, "
+                    "leave no residual degrees of freedom to a decoder of %d weights; with "
+                    "`validation`, held-out rows set the scales and the best epoch is kept",
+                    num_train, entries, weights,
+                )  # fmt: skip
+        self._next = _FIRST
+
+    def use(self, rows: Rows) -> None:
+        """Takes the rows of which the residuals are."""
+        entries = self.vae.event_shape.numel()
+        weighted = isinstance(self.objective, Importance)
+        least = max(2, self.objective.num_samples) if weighted else 1
         size = max(1, min(len(rows), _RESIDUALS, _ENTRIES // (entries * least)))
         self.rows = rows[:size].without("labels")
         self.num_samples = least
         if not weighted:
             self.num_samples = max(1, min(_RESIDUALS, _ENTRIES // entries) // size)
-        self._next = _FIRST
 
     def after(self, steps: int) -> None:
         """Takes notice of how many steps were taken, and fits the scales if it is time."""
@@ -86,7 +125,7 @@ class Scales:
 
     def warn(self) -> None:
         """Warns if the scales at their optimum would gain more than chance does."""
-        if not self.vae.likelihood.fits_scale or len(self.rows) < 2:
+        if not (self.vae.likelihood.fits_scale and self.is_determined) or len(self.rows) < 2:
             return
         before = self._with_draws(_SEED + 1, self._log_probs)
         kept = {name: p.detach().clone() for name, p in self.vae.likelihood.named_parameters()}
