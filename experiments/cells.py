@@ -1,0 +1,444 @@
+"""Simulated single-cell counts: a VAE with a negative binomial likelihood, beside scvi-tools' SCVI.
+
+    python -m venv cells && cells/bin/pip install '.[cells]'    # or: pip install 'scvi-tools>=1.4'
+    cells/bin/python experiments/cells.py              # what is missing; an hour on one core
+    cells/bin/python experiments/cells.py --limit 2    # two fits at most, then stop
+    cells/bin/python experiments/cells.py --table      # results/cells.md
+    cells/bin/python experiments/cells.py --smoke      # without scvi-tools if it is not there
+
+5,000 cells of 1,000 genes, 12 types and 2 batches, see cells_data.py: 3,500 to train, 500 to decide
+when to stop, 1,000 to test. Both models have 10 latent dimensions, one hidden layer of 128 units, a
+dispersion a gene, the batch as condition and the total of a cell as its size, so that both score
+log p(x | size, batch). Of two recipes, ``equal`` is the same for both: negative binomial, Adam with
+a rate of 1e-3, warm-up of the KL over 20 epochs, batch normalisation, dropout 0.1 in the encoder,
+at most 200 epochs, and the weights of the best validation ELBO, for which 30 epochs are waited.
+``own`` is what each recommends: all defaults of SCVI (zero-inflated, 400 epochs, of which all warm
+up), and the README's lines here. Nothing was chosen on test cells.
+
+Each fit is written as it is done, and a script that was stopped goes on. Fits of the two take
+turns; seconds are those of the processor, compilation included, which other work on the core
+hardly changes.
+"""
+
+from __future__ import annotations
+
+import json
+import math
+import os
+import time
+import warnings
+from collections.abc import Callable
+from dataclasses import dataclass
+from importlib.metadata import version
+from typing import Any
+
+import cells_data
+import common
+import numpy as np
+import torch
+from sklearn.decomposition import PCA
+from sklearn.model_selection import StratifiedKFold, cross_val_score
+from sklearn.neighbors import KNeighborsClassifier, NearestNeighbors
+from torch import Tensor
+
+import pyro_vae as pv
+
+LATENT, HIDDEN, BATCH, LR, WARMUP, EPOCHS, PATIENCE, DROPOUT = 10, 128, 128, 1e-3, 20, 200, 30, 0.1
+EQUAL: dict[str, Any] = {"epochs": EPOCHS, "lr": LR, "patience": PATIENCE}
+# As the README has it for such data: chosen by the ELBO of validation cells.
+OWN: dict[str, Any] = {"epochs": 150, "lr": 3e-3, "schedule": "cosine"}
+SEEDS, DRAWS, CHECKED, NEIGHBOURS, MIXED = 3, 500, 200, 15, 30
+RESULT = common.RESULTS / "cells.json"
+
+
+@dataclass(frozen=True)
+class Posterior:
+    """What an importance weight is made of, for B cells of some model.
+
+    Attributes:
+        mean: E[z|x], shape ``(B, latent)``.
+        draw: From a number K to draws of q(z|x), ``(K, B, latent)``.
+        log_likelihood: log p(x|z), from those to ``(K, B)``.
+        log_prior: log p(z), likewise.
+        log_guide: log q(z|x), likewise.
+    """
+
+    mean: Tensor
+    draw: Callable[[int], Tensor]
+    log_likelihood: Callable[[Tensor], Tensor]
+    log_prior: Callable[[Tensor], Tensor]
+    log_guide: Callable[[Tensor], Tensor]
+
+
+@torch.no_grad()
+def log_marginal(posterior: Posterior, draws: int, at_once: int = 20) -> tuple[Tensor, Tensor]:
+    """Returns log p(x) and the ELBO of each cell, from the same draws of its own q(z|x)."""
+    found = []
+    for start in range(0, draws, at_once):
+        z = posterior.draw(min(at_once, draws - start))
+        weight = posterior.log_likelihood(z) + posterior.log_prior(z) - posterior.log_guide(z)
+        found.append(weight.double())
+    weights = torch.cat(found)
+    return weights.logsumexp(0) - math.log(draws), weights.mean(0)
+
+
+@dataclass
+class Fitted:
+    """A fitted model of either kind, as what is measured needs it."""
+
+    model: Any
+    posterior: Callable[[np.ndarray], Posterior]
+    epochs: int
+    parameters: int
+
+
+class Ours:
+    """Fits and reads a :class:`pyro_vae.VAE`."""
+
+    def __init__(self, cells: cells_data.Cells) -> None:
+        self.x = torch.from_numpy(cells.counts)
+        self.size = torch.from_numpy(cells.size)
+        self.cond = torch.nn.functional.one_hot(torch.from_numpy(cells.batch)).float()
+        self.rows = cells.rows
+        self.verbs = pv.VAE, pv.fit, pv.evaluate  # imported here, before the clock runs
+
+    def given(self, rows: np.ndarray) -> dict[str, Any]:
+        return {"cond": self.cond[rows], "covariates": {"size_factor": self.size[rows]}}
+
+    def fit(self, recipe: str, seed: int, epochs: int | None = None) -> Fitted:
+        vae = pv.VAE(
+            pv.priors.Normal(LATENT),
+            pv.guides.Normal(LATENT),
+            pv.likelihoods.NegativeBinomial(self.x.shape[1:], size_factor=True),
+            pv.networks.MLP((HIDDEN,), "relu", dropout=DROPOUT, norm="batch"),
+            pv.networks.MLP((HIDDEN,), "relu", norm="batch"),
+            cond_size=cells_data.BATCHES,
+            seed=seed,
+        )
+        train, held_out = (self.rows[name] for name in ("train", "validation"))
+        given = {"train": self.given(train), "validation": self.given(held_out)}
+        by_name = {
+            name: {split: each[name] for split, each in given.items()}
+            for name in ("cond", "covariates")
+        }
+        steps = math.ceil(len(train) / BATCH)
+        options = OWN if recipe == "own" else EQUAL
+        options = options if epochs is None else options | {"epochs": epochs}
+        run = pv.fit(
+            vae,
+            self.x[train],
+            validation=self.x[held_out],
+            **by_name,
+            **options,
+            objective=pv.objectives.ELBO(warmup=WARMUP * steps),
+            batch_size=BATCH,
+            seed=seed,
+            device="cpu",
+        )
+        size = sum(each.numel() for each in vae.parameters())
+        return Fitted(vae, lambda rows: self.posterior(vae, rows), len(run.history["elbo"]), size)
+
+    def posterior(self, vae: pv.VAE, rows: np.ndarray) -> Posterior:
+        x, given = self.x[rows], self.given(rows)
+        guide, prior = vae.encode(x, **given), vae.prior()
+        return Posterior(
+            guide.mean.detach(),
+            lambda count: guide.sample((count,)),
+            lambda z: vae.decode(z, **given).log_prob(x),
+            prior.log_prob,
+            guide.log_prob,
+        )
+
+
+class Theirs:
+    """Fits and reads scvi-tools' SCVI."""
+
+    def __init__(self, cells: cells_data.Cells) -> None:
+        import anndata
+        import scvi
+
+        self.scvi = scvi
+        known = np.concatenate([cells.rows["train"], cells.rows["validation"]])
+        names = cells.batch[known].astype(str)
+        self.data = anndata.AnnData(cells.counts[known], obs={"batch": names})
+        self.x, self.batch = torch.from_numpy(cells.counts), torch.from_numpy(cells.batch)[:, None]
+        self.split = np.split(np.arange(len(known)), [len(cells.rows["train"])])
+
+    def fit(self, recipe: str, seed: int, epochs: int | None = None) -> Fitted:
+        scvi = self.scvi
+        scvi.settings.seed = seed
+        scvi.model.SCVI.setup_anndata(self.data, batch_key="batch")
+        options: dict[str, Any] = {"max_epochs": epochs}
+        best = _best_weights()
+        if recipe == "equal":
+            model = scvi.model.SCVI(self.data, gene_likelihood="nb")
+            options |= {
+                "max_epochs": epochs or EPOCHS,
+                "early_stopping": True,
+                "early_stopping_patience": PATIENCE,
+                "check_val_every_n_epoch": 1,
+                "callbacks": [best],
+                "plan_kwargs": {"lr": LR, "n_epochs_kl_warmup": WARMUP},
+            }
+        else:
+            model = scvi.model.SCVI(self.data)
+        model.train(
+            accelerator="cpu",
+            batch_size=BATCH,
+            datasplitter_kwargs={"external_indexing": [*self.split, np.array([], int)]},
+            enable_progress_bar=False,
+            logger=None,
+            **options,
+        )
+        if best.weights is not None:
+            model.module.load_state_dict(best.weights)
+        module = model.module.eval()
+        used = [module.z_encoder, module.decoder]  # there is one of the total, too, without use
+        size = module.px_r.numel() + sum(p.numel() for each in used for p in each.parameters())
+        trained = model.trainer.current_epoch
+        return Fitted(model, lambda rows: self.posterior(module, rows), trained, size)
+
+    @torch.no_grad()
+    def posterior(self, module: Any, rows: np.ndarray) -> Posterior:
+        x, batch = self.x[rows], self.batch[rows]
+        found = module.inference(x, batch)
+        guide, total = found["qz"], found["library"]  # the logarithm of the observed total
+        prior = torch.distributions.Normal(torch.zeros(LATENT), torch.ones(LATENT))
+
+        def log_likelihood(z: Tensor) -> Tensor:
+            count = len(z)
+            made = module.generative(
+                z.flatten(0, 1), total.repeat(count, 1), batch.repeat(count, 1)
+            )
+            return made["px"].log_prob(x.repeat(count, 1)).sum(-1).unflatten(0, (count, len(x)))
+
+        return Posterior(
+            guide.mean,
+            lambda count: guide.sample((count,)),
+            log_likelihood,
+            lambda z: prior.log_prob(z).sum(-1),
+            lambda z: guide.log_prob(z).sum(-1),
+        )
+
+
+def _best_weights() -> Any:
+    """Returns what keeps the weights of the best validation ELBO, in memory."""
+    from lightning.pytorch import Callback
+
+    class Best(Callback):
+        weights: dict[str, Tensor] | None = None
+        loss = math.inf
+
+        def on_validation_epoch_end(self, trainer: Any, plan: Any) -> None:
+            loss = float(trainer.callback_metrics.get("elbo_validation", math.inf))
+            if loss < self.loss and not trainer.sanity_checking:
+                self.loss = loss
+                kept = plan.module.state_dict().items()
+                self.weights = {name: each.detach().clone() for name, each in kept}
+
+    return Best()
+
+
+KINDS = {"VAE": Ours, "SCVI": Theirs}
+CELLS = [
+    f"{kind}/{recipe}/{seed}"
+    for seed in range(SEEDS)
+    for recipe in ("equal", "own")
+    for kind in KINDS
+]
+
+
+def processor_seconds() -> float:
+    """Seconds of the processor that this process and those that it started have had."""
+    spent = os.times()
+    return spent.user + spent.system + spent.children_user + spent.children_system
+
+
+def mixing(z: np.ndarray, batch: np.ndarray, neighbours: np.ndarray | None = None) -> float:
+    """Returns how many batches the neighbours of a cell come from: from 1 to the number there are.
+
+    The inverse Simpson index of the batches of its nearest neighbours, averaged over cells, as LISI
+    (Korsunsky et al., 2019, https://doi.org/10.1038/s41592-019-0619-0) without weights.
+    """
+    if neighbours is None:
+        among = NearestNeighbors(n_neighbors=MIXED + 1).fit(z)
+        neighbours = among.kneighbors(z, return_distance=False)[:, 1:]
+    shares = np.stack([(batch[neighbours] == each).mean(1) for each in np.unique(batch)])
+    return float((1 / np.square(shares).sum(0)).mean())
+
+
+def mixing_at_most(cells: cells_data.Cells, rows: np.ndarray) -> float:
+    """The same where neighbours are any cells of the same type: batches hold types unequally."""
+    random, types = np.random.default_rng(0), cells.types[rows]
+    alike = [random.choice(np.flatnonzero(types == each), MIXED) for each in types]
+    return mixing(np.empty(0), cells.batch[rows], np.array(alike))
+
+
+def of_latents(z: np.ndarray, cells: cells_data.Cells, rows: np.ndarray) -> dict[str, float]:
+    """Returns what latent means of test cells say of types and batches."""
+    folds = StratifiedKFold(5, shuffle=True, random_state=0)
+    nearest = KNeighborsClassifier(NEIGHBOURS)
+    accuracy = cross_val_score(nearest, z, cells.types[rows], cv=folds).mean()
+    return {"type_accuracy": float(accuracy), "batch_mixing": mixing(z, cells.batch[rows])}
+
+
+def measured(fitted: Fitted, cells: cells_data.Cells, draws: int) -> tuple[dict, np.ndarray]:
+    """Returns the figures of a fitted model, and log p(x) of each test cell."""
+    torch.manual_seed(0)
+    test, found, means = cells.rows["test"], [], []
+    for rows in np.array_split(test, max(1, len(test) // CHECKED)):
+        posterior = fitted.posterior(rows)
+        found.append(torch.stack(log_marginal(posterior, draws)))
+        means.append(posterior.mean)
+    by_cell, elbo = torch.cat(found, 1).numpy()
+    row = {"log_marginal": float(by_cell.mean()), "elbo": float(elbo.mean())}
+    row |= of_latents(torch.cat(means).numpy(), cells, test)
+    first = test[:CHECKED]
+    row["of_first"] = float(by_cell[: len(first)].mean())
+    row["of_first_by_its_own"] = _by_its_own(fitted, cells, first, draws)
+    return row, by_cell
+
+
+def _by_its_own(fitted: Fitted, cells: cells_data.Cells, rows: np.ndarray, draws: int) -> float:
+    """Returns log p(x) by the model's own package: the estimator above is to agree with both."""
+    if isinstance(fitted.model, pv.VAE):
+        given = Ours(cells).given(rows)
+        scores = pv.evaluate(fitted.model, cells.counts[rows], num_samples=draws, **given)
+        return float(scores.log_marginal.mean())
+    import anndata
+
+    data = anndata.AnnData(cells.counts[rows], obs={"batch": cells.batch[rows].astype(str)})
+    found = fitted.model.get_marginal_ll(
+        data, n_mc_samples=draws, batch_size=len(rows), n_mc_samples_per_pass=20
+    )
+    return float(found)
+
+
+def checked(cells: cells_data.Cells, folder: str) -> dict[str, Any]:
+    """Returns what a fitted VAE does not reproduce of test cells of their sizes and batches."""
+    rows = cells.rows["test"]
+    start = processor_seconds()
+    found = pv.criticism.check(pv.load(folder), cells.counts[rows], **Ours(cells).given(rows))
+    summary = found.summary()
+    kept = {key: summary[key] for key in ("num_failed", "num_checks", "num_draws", "num_data")}
+    failed = [row.statistic for row in found.rows if row.failed]
+    return kept | {"failed": failed, "seconds": processor_seconds() - start}
+
+
+def paired(known: dict[str, Any], folder: Any) -> dict[str, dict[str, float]]:
+    """Returns log p(x) of the VAE less that of SCVI, nats a cell, and its error over test cells."""
+    found = {}
+    for recipe in ("equal", "own"):
+        both = [
+            [np.load(folder / f"{kind}-{recipe}-{seed}.npy") for kind in KINDS]
+            for seed in range(SEEDS)
+            if all(f"{kind}/{recipe}/{seed}" in known for kind in KINDS)
+        ]
+        if both:
+            gain = np.mean([ours - theirs for ours, theirs in both], 0)
+            error = gain.std(ddof=1) / len(gain) ** 0.5
+            found[recipe] = {"gain": float(gain.mean()), "standard_error": float(error)}
+    return found
+
+
+def run(limit: int | None, smoke: bool) -> None:
+    """Fits and measures what is missing, in turns, and writes after each."""
+    sizes = {"cells": 1000, "genes": 150} if smoke else {}
+    cells, folder = cells_data.simulate(**sizes), common.RUNS / "cells"
+    folder.mkdir(parents=True, exist_ok=True)
+    kept = json.loads(RESULT.read_text()) if RESULT.exists() and not smoke else {}
+    rows: dict[str, Any] = kept.get("rows", {})
+    missing = [name for name in CELLS if name not in rows][: 2 if smoke else limit]
+    for name in missing:
+        kind, recipe, seed = name.split("/")
+        fitter = KINDS[kind](cells)
+        start, wall = processor_seconds(), time.perf_counter()
+        fitted = fitter.fit(recipe, int(seed), 2 if smoke else None)
+        row = {"seconds": processor_seconds() - start, "wall": time.perf_counter() - wall}
+        row |= {"epochs": fitted.epochs, "parameters": fitted.parameters}
+        more, by_cell = measured(fitted, cells, 10 if smoke else DRAWS)
+        rows[name] = row | more
+        print(name, json.dumps(rows[name]), flush=True)
+        if not smoke:
+            np.save(folder / name.replace("/", "-"), by_cell)
+            if name == "VAE/own/0":
+                pv.save(fitted.model, folder / "own")
+            _write(cells, rows, kept | {"paired": paired(rows, folder)})
+    if not smoke and "check" not in kept and not missing:
+        _write(cells, rows, kept | {"check": checked(cells, str(folder / "own"))})
+
+
+def _write(cells: cells_data.Cells, rows: dict[str, Any], found: dict[str, Any]) -> None:
+    train, test = cells.rows["train"], cells.rows["test"]
+    logged = np.log1p(cells.counts / cells.size[:, None])
+    z = PCA(LATENT, random_state=0).fit(logged[train]).transform(logged[test])
+    data = {
+        "zeros": float((cells.counts == 0).mean()),
+        "counts_a_cell": float(cells.counts.sum(1).mean()),
+        "types": len(np.unique(cells.types)),
+        "mixing_at_most": mixing_at_most(cells, test),
+        "principal_components": of_latents(z, cells, test),
+    }
+    ordered = {name: rows[name] for name in CELLS if name in rows}
+    versions = {"scvi-tools": version("scvi-tools")}
+    settings = {"draws": DRAWS, "neighbours": NEIGHBOURS, "mixed": MIXED, "own": OWN}
+    kept = found | {"data": data, "settings": settings, "versions": versions, "rows": ordered}
+    kept.pop("environment", None)
+    print(common.write("cells", kept), flush=True)
+
+
+def table() -> str:
+    """Returns the table of the result as Markdown."""
+    (result,) = common.read("cells.json")
+    lines = [
+        "| model | recipe | log p(x), nats a cell | types by neighbours | batches mixed | "
+        "epochs | seconds a fit |",
+        "|---|---|---:|---:|---:|---:|---:|",
+    ]
+    for recipe in ("equal", "own"):
+        for kind, name in (("VAE", "`pv.VAE`"), ("SCVI", "scvi-tools `SCVI`")):
+            rows = [row for key, row in result["rows"].items() if f"{kind}/{recipe}/" in key]
+            shown = [
+                _spread(rows, "log_marginal", ",.1f"),
+                _spread(rows, "type_accuracy", ".1%"),
+                _spread(rows, "batch_mixing", ".2f"),
+                _spread(rows, "epochs", ".0f"),
+                _spread(rows, "seconds", ".0f"),
+            ]
+            lines.append(f"| {name} | {recipe} | {' | '.join(shown)} |")
+    data = result["data"]
+    linear = data["principal_components"]
+    lines.append(
+        f"| {LATENT} principal components of logarithms | | | {linear['type_accuracy']:.1%} | "
+        f"{linear['batch_mixing']:.2f} | | |"
+    )
+    gains = [
+        f"{each['gain']:+.1f} ± {each['standard_error']:.1f} ({recipe})"
+        for recipe, each in result["paired"].items()
+    ]
+    lines += [
+        "",
+        f"Means over seeds (smallest to largest). `pv.VAE` less `SCVI`, nats a cell ± the standard "
+        f"error over test cells: {', '.join(gains)}. Batches are mixed as well as types allow at "
+        f"{data['mixing_at_most']:.2f}. {data['zeros']:.0%} of the counts are zeros.",
+    ]
+    return "\n".join(lines) + "\n"
+
+
+def _spread(rows: list[dict[str, float]], key: str, form: str) -> str:
+    values = [row[key] for row in rows]
+    mean, low, high = np.mean(values), min(values), max(values)
+    if low == high:
+        return f"{mean:{form}}"
+    return f"{mean:{form}} ({low:{form}} to {high:{form}})"
+
+
+if __name__ == "__main__":
+    parser = common.Parser(__doc__, table="results/cells.md")
+    parser.add_argument("--limit", type=int, help="fits at most, then stop")
+    args = parser.options()
+    warnings.filterwarnings("ignore", module="lightning|scvi|anndata")
+    if args.table:
+        (common.RESULTS / "cells.md").write_text(table(), encoding="utf-8")
+    else:
+        run(args.limit, args.smoke)
