@@ -85,16 +85,16 @@ def test_cells_are_fitted_scored_and_checked_by_size_and_batch(
 ) -> None:
     """Scores of two estimators, within 4 standard errors. Fails when one ignores the batch."""
     ours, rows = cells.Ours(simulated), simulated.rows["test"][:40]
-    fitted = ours.fit("equal", 0, epochs=8)
+    vae, _ = ours.fit("equal", 0, epochs=8)
     torch.manual_seed(3)
-    found, _ = cells.log_marginal(fitted.posterior(rows), 400)
+    found, _ = cells.log_marginal(ours.posterior(vae, rows), 400)
     given = ours.given(rows)
-    scores = pv.evaluate(fitted.model, ours.x[rows], num_samples=400, seed=4, **given)
+    scores = pv.evaluate(vae, ours.x[rows], num_samples=400, seed=4, **given)
     error = (2 * np.square(scores.mcse).mean() / len(rows)) ** 0.5
     assert abs(found.numpy() - scores.log_marginal).mean() < 1.0
     assert found.mean() == pytest.approx(scores.log_marginal.mean(), abs=4 * error)
     other = given | {"cond": given["cond"].flip(1)}
-    wrong = pv.evaluate(fitted.model, ours.x[rows], num_samples=400, **other)
+    wrong = pv.evaluate(vae, ours.x[rows], num_samples=400, **other)
     assert abs(wrong.log_marginal.mean() - scores.log_marginal.mean()) > 8 * error
-    checks = pv.criticism.check(fitted.model, ours.x[rows], **given)
+    checks = pv.criticism.check(vae, ours.x[rows], **given)
     assert {row.statistic for row in checks.rows} >= {"dispersion", "zeros", "totals"}
