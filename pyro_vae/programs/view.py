@@ -52,6 +52,9 @@ class View(Protocol):
     def encode(self, inputs: Tensor) -> Distribution:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
 
+    def decode_missing(self, z: Tensor, given: Given) -> Distribution | None:
+        """Returns p(x_m|z) of what a mask hides, if the model has a site of it."""
+
     def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
         """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
 
@@ -102,6 +105,9 @@ class ModelView:
         parameter = next(program.parameters())
         distribution = program.family(program.encode_inputs(inputs.to(parameter.dtype)))
         return distribution if self.site is None else site_of(distribution, self.site)
+
+    def decode_missing(self, z: Tensor, given: Given) -> Distribution | None:
+        return self.vae.model.decode_missing(z, given)
 
     def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
         mask = given.get("mask")

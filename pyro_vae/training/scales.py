@@ -38,7 +38,8 @@ class Scales:
         \log p(x_i \mid z, \sigma)
 
     and it is put there after 4, 8, 16, ... steps and at the end of each epoch; in between it
-    follows its gradient. Objectives made of importance weights have theirs in the expectation.
+    follows its gradient. Objectives made of importance weights have theirs in the expectation. With
+    a missingness model there is no such form, and scales follow their gradients alone.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
@@ -79,14 +80,23 @@ class Scales:
         while steps >= self._next:
             self._next *= 2
 
+    @property
+    def are_known(self) -> bool:
+        """Whether there is a closed form.
+
+        Where the mask depends on values there is none: the residuals of what is observed are a
+        selection of all, and what is missing has a share in the optimum.
+        """
+        return self.vae.likelihood.fits_scale and self.vae.missingness is None
+
     def fit(self) -> None:
         """Puts the scales at their optimum, if they are kept there."""
-        if self.are_kept and self.vae.likelihood.fits_scale:
+        if self.are_kept and self.are_known:
             self._with_draws(_SEED, self._fit)
 
     def warn(self) -> None:
         """Warns if the scales at their optimum would gain more than chance does."""
-        if not self.vae.likelihood.fits_scale or len(self.rows) < 2:
+        if not self.are_known or len(self.rows) < 2:
             return
         before = self._with_draws(_SEED + 1, self._log_probs)
         kept = {name: p.detach().clone() for name, p in self.vae.likelihood.named_parameters()}
