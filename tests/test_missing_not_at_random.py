@@ -195,6 +195,31 @@ def test_few_draws_have_the_same_gradient_in_expectation() -> None:
     assert ((means[0] - means[1]).abs() < 4.5 * (errors[0] + errors[1]).sqrt()).all()
 
 
+@pytest.mark.parametrize("mode", ["concrete", "straight-through", "enumerate"])
+def test_discrete_latents_have_the_same_sites(mode: Any) -> None:
+    """A sum over states is the mean over draws of them, within 4.5 standard errors."""
+    vae = small(
+        priors.Categorical(1, 3),
+        guides.GumbelSoftmax(1, 3, mode=mode),
+        likelihoods.Normal((DIM,)),
+        missingness="self-masking",
+    )
+    x = torch.randn(5, DIM).double()
+    mask = torch.rand(x.shape) > 0.4
+    vae.initialize(x, mask=mask)
+    with torch.no_grad():
+        vae.missingness.weight.fill_(1.0)  # type: ignore[union-attr, operator]
+    objective = ELBO(num_particles=1 if mode != "concrete" else 2)
+    loss = objective.differentiable_loss(vae.model, vae.guide, x, mask=mask)
+    assert _gradients(vae, loss).isfinite().all()
+    if mode == "enumerate":
+        many = x.repeat(2000, 1), mask.repeat(2000, 1)
+        summed = -ELBO().loss(vae.model, vae.guide, many[0], mask=many[1]) / 2000
+        drawn = ELBO().terms(vae.model, vae.guide, many[0], mask=many[1]).elbo.reshape(-1, 5)
+        error = drawn.sum(1).std() / 2000**0.5
+        assert abs(summed - drawn.sum(1).mean()) < 4.5 * 1.5 * error
+
+
 @pytest.mark.parametrize("particles", [1, 4])
 def test_stock_pyro_agrees(particles: int) -> None:
     """Of the same draws the same loss and gradient, with the sites as stock Pyro sees them."""
@@ -403,6 +428,10 @@ def test_what_it_cannot_be_used_for_is_reported_in_one_line() -> None:
     def build(missingness: Any, likelihood: Any = normal) -> pv.VAE:
         return small(priors.Normal(1), guides.Normal(1), likelihood, missingness=missingness)
 
+    def refining() -> pv.VAE:
+        guide = guides.SemiAmortized(1)
+        return small(priors.Normal(1), guide, normal, missingness="self-masking")
+
     given: dict[str, Any] = {"mask": mask}
     evaluation, criticism = pv.evaluation, pv.criticism
     for message, call in (
@@ -434,6 +463,10 @@ def test_what_it_cannot_be_used_for_is_reported_in_one_line() -> None:
         (
             r"without `missingness`; with one, `method=\"importance\"`",
             lambda: evaluation.posterior_draws(vae, x, method="nuts", **given),
+        ),
+        (
+            r"`guide`: expected one that does not refine itself.* got 'SemiAmortized'",
+            lambda: refining().log_prob(x.float(), 2, mask=mask),
         ),
         (r"simulates the site `mask`", lambda: criticism.check(vae, x, **given)),
         (r"simulates the site `mask`", lambda: criticism.calibrate(vae)),
@@ -523,7 +556,9 @@ def test_the_command_line(
     assert ",," not in filled
     assert "\n," not in filled
     assert main(["report", "run", "--num-samples", "20"]) == 0
-    assert "would need masks of its own" in Path("run/report.html").read_text()
+    page = Path("run/report.html").read_text()
+    for words in ("would need masks of its own", "and of which entries those are", "SelfMasking"):
+        assert words in page
     assert "without `missingness`" in fails("check", "run")
     fit[1] = "filled.csv"
     assert "`--missingness`: expected --missing" in fails(*fit, "--missingness", "self-masking")

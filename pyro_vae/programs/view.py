@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae._errors import expected
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
@@ -110,6 +111,9 @@ class ModelView:
         return self.vae.model.decode_missing(z, given)
 
     def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
+        if self.vae.missingness is not None:
+            what = "one that does not refine itself, where there is `missingness`"
+            raise expected("guide", what, type(self.guide).__name__)
         mask = given.get("mask")
         if mask is not None:
             x = torch.where(mask, x, self.vae.model.filler)
