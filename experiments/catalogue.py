@@ -6,9 +6,10 @@ import inspect
 import re
 
 import pyro_vae as pv
+from pyro_vae.missingness.missingness import words as known_words
 from pyro_vae.part import Part
 
-PACKAGES = ("priors", "guides", "likelihoods", "networks", "objectives")
+PACKAGES = ("priors", "guides", "likelihoods", "missingness", "networks", "objectives")
 GREY = ("Bernoulli", "BetaBinomial", "Categorical", "ContinuousBernoulli", "DiscretizedLogistic")
 GREY += ("Normal",)  # likelihoods that the digits suit; the others have simulated data
 GROUPS = "--prior Categorical --prior.groups 8 --prior.classes 4"
@@ -68,7 +69,7 @@ def support(cls: type) -> str:
     words |= {"CompositionSupport": "shares"}
     words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
     # Of composites, the sites have a support each.
-    own = {"Mixed": "by column", "Product": "by part", "Hierarchy": "real"}
+    own = {"Mixed": "by column", "Product": "by part", "Hierarchy": "real", "SelfMasking": "masks"}
     levels = "levels" in inspect.signature(cls).parameters
     return own.get(cls.__name__) or ("levels" if levels else words.get(name, name.lower()))
 
@@ -76,6 +77,10 @@ def support(cls: type) -> str:
 def command(name: str) -> str:
     """What follows ``pyro-vae`` to fit a model with that class."""
     package, _, part = name.partition(".")
+    if package == "missingness":
+        word = next(word for word, cls in known_words().items() if cls.__name__ == part)
+        missing = f"--missing --show-mask --missingness {word}"
+        return f"fit runs/simulated/{part}.csv --likelihood Normal {missing}"
     data = "digits"
     if package == "likelihoods" and part not in GREY:
         data = f"runs/simulated/{part}.csv"

@@ -53,6 +53,11 @@ def simulate() -> None:
             params = torch.randn(SIZE, LATENT) @ weight + torch.randn(likelihood.param_shape)
             x = likelihood(params).sample()
             np.savetxt(DATA / f"{part}.csv", x.numpy(), fmt="%.6g", delimiter=",")
+    torch.manual_seed(0)
+    x = torch.randn(SIZE, LATENT) @ torch.randn(LATENT, FEATURES) + torch.randn(SIZE, FEATURES)
+    mask = torch.rand(x.shape) < torch.sigmoid(-2 * x)
+    holes = torch.where(mask, x, torch.nan)
+    np.savetxt(DATA / "SelfMasking.csv", holes.numpy(), fmt="%.6g", delimiter=",")
 
 
 def run(name: str, smoke: bool) -> dict[str, object]:

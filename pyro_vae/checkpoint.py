@@ -20,7 +20,7 @@ from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from pyro_vae import guides, likelihoods, networks, priors
+from pyro_vae import guides, likelihoods, missingness, networks, priors
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE
@@ -50,8 +50,10 @@ _LEAST = 2**24  # numbers that any model may have while it is built
 _HEADER = 2**20  # bytes
 _LARGEST_JSON = 2**26
 _PACKAGES = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
+_PACKAGES |= {"missingness": missingness}
 _OPTIONS = {"cond_size", "show_mask", "standardize"}
 _PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
+_FURTHER = ("missingness",)  # of models that have one
 
 Classes = Mapping[str, Callable[..., nn.Module]]
 
@@ -109,6 +111,8 @@ def model_spec(vae: VAE) -> dict[str, Any]:
         "encoder": vae.encoder,
         "decoder": vae.decoder,
     }
+    if vae.missingness is not None:
+        parts["missingness"] = vae.missingness
     return {name: _spec(part) for name, part in parts.items()}
 
 
@@ -169,7 +173,7 @@ def load(
     described, weights = folder / "model.json", folder / "model.safetensors"
     description = read_json(described)
     specs = description.get("vae")
-    if not isinstance(specs, dict) or set(specs) != set(_PARTS):
+    if not isinstance(specs, dict) or set(specs) - set(_FURTHER) != set(_PARTS):
         raise expected(str(described), f"parts {', '.join(_PARTS)}", specs)
     options = description.get("options", {})
     if not isinstance(options, dict) or not set(options) <= _OPTIONS:
@@ -177,7 +181,7 @@ def load(
     size = size_of(weights)
     try:
         with _Bounded(max(_LEAST, 4 * size)):
-            parts = {name: _build(name, specs[name], classes or {}) for name in _PARTS}
+            parts = {name: _build(name, spec, classes or {}) for name, spec in specs.items()}
             vae = VAE(**parts, **options)
     except ValueError as error:
         raise ValueError(f"{described}: {error}") from None

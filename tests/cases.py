@@ -13,7 +13,7 @@ import typing
 from collections.abc import Iterator, Sequence
 from typing import Any, Literal
 
-from pyro_vae import guides, likelihoods, networks, objectives, priors
+from pyro_vae import guides, likelihoods, missingness, networks, objectives, priors
 from pyro_vae.part import Part
 from pyro_vae.programs import VAE
 
@@ -149,6 +149,7 @@ PRIORS = [case for case in _cases(priors) if case.part is not priors.Conditional
 CONDITIONAL = [case for case in _cases(priors) if case.part is priors.Conditional]
 GUIDES = _cases(guides)
 LIKELIHOODS = _cases(likelihoods)
+MISSINGNESS = _cases(missingness)
 NETWORKS = _cases(networks)
 # Several options may be left at the same defaults.
 OBJECTIVES = list({(case.part, str(vars(case()))): case for case in _cases(objectives)}.values())

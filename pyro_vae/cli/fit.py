@@ -42,6 +42,7 @@ from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.readers import READERS
 from pyro_vae.evaluation import Scores, accuracy, evaluate
+from pyro_vae.missingness.missingness import words
 from pyro_vae.programs import VAE
 from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
@@ -262,6 +263,13 @@ def _add_given(parser: Parser) -> None:
         action="store_true",
         help="With --missing, let the encoder also see which entries those are.",
     )
+    group.add_argument(
+        "--missingness",
+        type=Literal[tuple(words())] | None,
+        help="With --missing, model which entries are missing, too, for those that are not missing "
+        "at random: self-masking, each depending on its own value. Use it with --show-mask and "
+        "--objective IWAE.",
+    )
 
 
 def _add_checkpoints(parser: Parser) -> None:
@@ -315,7 +323,10 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
     size = data.cond["train"].shape[1] if data.cond else None
     if options.show_mask and not options.missing:
         raise expected("--show-mask", "--missing beside it", options.show_mask)
-    beside = {"show_mask": options.show_mask, "standardize": options.standardize}
+    if options.missingness is not None and not options.missing:
+        raise expected("--missingness", "--missing beside it", options.missingness)
+    names = ("show_mask", "standardize", "missingness")
+    beside = {name: options[name] for name in names}
     try:
         vae = VAE(**made, cond_size=size, **beside)
     except ValueError as error:
@@ -373,7 +384,7 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     # Of runs that have them alone.
-    for key in ("cond", "size_factor", "covariate", "missing", "show_mask"):
+    for key in ("cond", "size_factor", "covariate", "missing", "show_mask", "missingness"):
         if not kept.get(key):
             kept.pop(key, None)
     for key, function in (("standardize", VAE), ("split", load)):

@@ -34,7 +34,7 @@ _EPOCHS = 60  # of each of many fits to small data
 _DEFAULTS = {name: default_of(select, name) for name in ("folds", "seeds", "num_samples")}
 _OWN = ("folds", "seeds", "out", "json")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
-_BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "split")
+_BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split")
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
 _SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)
 

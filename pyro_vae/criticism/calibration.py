@@ -22,7 +22,7 @@ from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.uniformity import Bands, Coverage, bands, ecdf, how_uneven, uniformity
 from pyro_vae.data.rows import Given, GivenLike, Rows
 from pyro_vae.distributions import same_support
-from pyro_vae.evaluation._common import check_arguments
+from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable
 from pyro_vae.evaluation.posterior import Method, posterior_draws
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import simulated_given
@@ -304,6 +304,7 @@ def calibrate(
         ('z[0]', 'z[1]', 'log_likelihood', 'log_prior', 'log_joint', 'log_guide')
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae, SIMULATED)
     num_simulations = positive_integer("num_simulations", num_simulations)
     num_draws = positive_integer("num_draws", num_draws)
     if not isinstance(level, float) or not 0 < level < 1:

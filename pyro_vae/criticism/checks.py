@@ -20,7 +20,7 @@ from pyro_vae.criticism.split import halve, infer, residual_statistics, residual
 from pyro_vae.criticism.statistics import Statistic, default_statistics, entries
 from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
-from pyro_vae.evaluation._common import check_arguments, measured
+from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
 from pyro_vae.programs import VAE
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
 
@@ -164,6 +164,7 @@ def check(
         True
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae, SIMULATED)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     max_data = positive_integer("max_data", max_data)

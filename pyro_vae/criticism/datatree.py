@@ -19,7 +19,7 @@ from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
-from pyro_vae.evaluation._common import check_arguments, measured
+from pyro_vae.evaluation._common import check_arguments, check_ignorable, measured
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
 from pyro_vae.programs import VAE
 
@@ -124,6 +124,7 @@ def to_datatree(
         (('chain', 'draw', 'data', 'latent'), {'chain': 1, 'draw': 10, 'data': 5})
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae, "evaluation.posterior_draws, or impute")
     num_draws = _checked_draws(num_draws, posterior)
     max_memory = positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)

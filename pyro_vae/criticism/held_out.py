@@ -21,7 +21,7 @@ from pyro_vae.criticism._replicates import draw_prior, prior_of
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
-from pyro_vae.evaluation._common import check_arguments
+from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, observations_at_once
@@ -247,6 +247,7 @@ def pit(
         (50, 4)
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae, SIMULATED)
     if condition_on not in get_args(ConditionOn):
         raise unknown_name("condition_on", condition_on, get_args(ConditionOn))
     total = (99 if condition_on == "nothing" else 1000) if num_draws is None else num_draws

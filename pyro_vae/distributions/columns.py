@@ -105,6 +105,15 @@ class Columns(TorchDistribution):
         pairs = zip(self.distributions, value.split(self.sizes, -1), strict=True)
         return torch.cat([d.log_prob(part) for d, part in pairs], -1)
 
+    @property
+    def has_rsample(self) -> bool:
+        """Whether the draws of all columns pass gradients."""
+        return all(d.has_rsample for d in self.distributions)
+
     def sample(self, sample_shape: Any = ()) -> Tensor:
         shape = torch.Size(sample_shape)
         return torch.cat([d.sample(shape) for d in self.distributions], -1)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = torch.Size(sample_shape)
+        return torch.cat([d.rsample(shape) for d in self.distributions], -1)

@@ -42,6 +42,7 @@ class MeanGamma(TorchDistribution):
         "variation": constraints.positive,
     }
     support = constraints.positive
+    has_rsample = True
 
     def __init__(self, log_mean: Tensor, variation: Tensor, validate_args: Any = None) -> None:
         self.log_mean, self.variation = broadcast_all(log_mean, variation)
@@ -65,11 +66,14 @@ class MeanGamma(TorchDistribution):
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():
-            shape = self.variation.square().reciprocal()
-            of_mean_one = Gamma(shape, shape).sample(torch.Size(sample_shape))
-            numbers = torch.finfo(of_mean_one.dtype)
-            # What is drawn is a positive number in any case, as the support demands.
-            return (of_mean_one * self.log_mean.exp()).clamp(numbers.tiny, numbers.max)
+            return self.rsample(sample_shape)
+
+    def rsample(self, sample_shape: Any = ()) -> Tensor:
+        shape = self.variation.square().reciprocal()
+        of_mean_one = Gamma(shape, shape).rsample(torch.Size(sample_shape))
+        numbers = torch.finfo(of_mean_one.dtype)
+        # What is drawn is a positive number in any case, as the support demands.
+        return (of_mean_one * self.log_mean.exp()).clamp(numbers.tiny, numbers.max)
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:

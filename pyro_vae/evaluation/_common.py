@@ -18,9 +18,12 @@ from pyro_vae.distributions import same_support
 from pyro_vae.priors import Prior
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import as_tensor, rows_of
+from pyro_vae.programs.pyro_programs import refuse_missingness
 
 __all__ = [
+    "SIMULATED",
     "check_arguments",
+    "check_ignorable",
     "check_unbounded",
     "describe",
     "finite",
@@ -30,6 +33,8 @@ __all__ = [
     "variance_by_site",
 ]
 
+# Replicates hide what the data hide, though other values would be observed elsewhere.
+SIMULATED = "compare data with `vae.model(size=N)`, which simulates the site `mask`, too"
 _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
@@ -42,6 +47,15 @@ def check_arguments(vae: object, seed: object) -> int:
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
     return check_seed("seed", seed)
+
+
+def check_ignorable(vae: VAE, instead: str = "evaluate") -> None:
+    """Refuses a model of what is missing, where what is missing would have to be drawn, too.
+
+    Raises:
+        ValueError: If it is one.
+    """
+    refuse_missingness(vae.model, instead)
 
 
 def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -> None:
@@ -159,4 +173,5 @@ def describe(vae: VAE, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str
             raise unknown_name("base_measure", name, _DESCRIBED)
     known = origin if origin is not None else base_measure_of(x) or {}
     described = {name: known.get(name) for name in _DESCRIBED}
-    return described | found | {"measure": vae.likelihood.base_measure}
+    masks = "" if vae.missingness is None else ", and counting for the mask"
+    return described | found | {"measure": f"{vae.likelihood.base_measure}{masks}"}

@@ -15,6 +15,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.evaluation._common import (
     check_arguments,
+    check_ignorable,
     check_unbounded,
     measured,
     summarize,
@@ -157,6 +158,7 @@ def ais(
         ((5,), 'annealed importance sampling from the guide')
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     num_chains, num_temperatures = plan.num_chains, plan.num_temperatures
     check_unbounded(vae)

@@ -14,11 +14,7 @@ from torch import Tensor
 from pyro_vae._errors import positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import ConditionsLike, Rows
-from pyro_vae.evaluation._common import (
-    check_arguments,
-    check_unbounded,
-    finite,
-)
+from pyro_vae.evaluation._common import check_arguments, check_ignorable, check_unbounded, finite
 from pyro_vae.evaluation._path import (
     Initial,
     Path,
@@ -166,6 +162,7 @@ def bdmc(
         ((5,), torch.Size([5, 4]))
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae)
     size = positive_integer("size", size)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     num_chains, num_temperatures = plan.num_chains, plan.num_temperatures

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import GivenLike, RowsLike
-from pyro_vae.evaluation._common import states_of
+from pyro_vae.evaluation._common import check_ignorable, states_of
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
@@ -46,6 +46,7 @@ def enumerate_log_prob(vae: VAE, x: RowsLike, **given: Unpack[GivenLike]) -> Ten
         >>> enumerate_log_prob(vae, torch.ones(5, 4)).shape
         torch.Size([5])
     """
+    check_ignorable(vae)
     if not vae.prior.support.is_discrete:
         raise expected("vae", "a discrete latent, whose states can be listed", vae.prior)
     rows, log_probs = rows_of(vae, x, given), []

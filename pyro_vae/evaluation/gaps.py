@@ -17,7 +17,7 @@ from pyro_vae._errors import expected, is_number, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import MAX_ENUMERATED
-from pyro_vae.evaluation._common import check_arguments, measured, states_of
+from pyro_vae.evaluation._common import check_arguments, check_ignorable, measured, states_of
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import as_tensor
@@ -180,6 +180,7 @@ def gaps(
         ((5,), (5,))
     """
     seed = check_arguments(vae, seed)
+    check_ignorable(vae)
     num_steps, num_particles, num_samples = _checked(num_steps, num_particles, num_samples, lr)
     data, described = measured(vae, x, given, base_measure)
     known = _known(log_marginal, mcse, len(data))

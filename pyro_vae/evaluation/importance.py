@@ -77,7 +77,9 @@ def evaluate(
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
             themselves show (their fingerprint and dimension) is never taken from it.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves.
+        **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves. With
+            a missingness model they are of what is observed together with the mask, no mask being
+            one of ones, and what is missing is drawn with each z.
 
     Returns:
         Scores per observation; ``scores.summary()`` has their means and errors.

@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
-from pyro_vae.evaluation._common import check_arguments, check_unbounded, finite
+from pyro_vae.evaluation._common import check_arguments, check_ignorable, check_unbounded, finite
 from pyro_vae.evaluation.pareto import k_hat, k_hat_threshold, tail_length
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import rows_of
@@ -163,6 +163,7 @@ def posterior_draws(
         num_proposals = max(_FEWEST_PROPOSALS, _PROPOSALS_A_DRAW * num_draws)
     num_proposals = positive_integer("num_proposals", num_proposals)
     if method == "nuts":
+        check_ignorable(vae, '`method="importance"`')
         check_unbounded(vae, instead='`method="importance"`')
         if num_draws % num_chains:
             what = f"a multiple of num_chains = {num_chains}"

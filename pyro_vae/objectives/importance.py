@@ -15,6 +15,7 @@ from pyro_vae.objectives.objective import (
     Site,
     check_reparameterised,
     common_scale,
+    is_as_in_model,
     is_sample,
     per_particle,
 )
@@ -69,11 +70,17 @@ class Importance(Objective, ABC):
             ((model_trace, guide_trace),) = self._traces(model, guide, args, kwargs)
         sums: dict[str, Tensor | float] = {"likelihood": 0.0, "prior": 0.0, "guide": 0.0}
         sites = []
+        drawn = filter(is_sample, guide_trace.nodes.values())
+        cancel = {site["name"] for site in drawn if is_as_in_model(site)}
         for site in filter(is_sample, model_trace.nodes.values()):
+            if site["name"] in cancel:
+                continue
             half = "prior" if site["name"] in guide_trace.nodes else "likelihood"
             sums[half] = sums[half] + self._per_draw(site)
             sites.append(site)
         for site in filter(is_sample, guide_trace.nodes.values()):
+            if site["name"] in cancel:
+                continue
             check_reparameterised(site)
             sums["guide"] = sums["guide"] + self._per_draw(site)
             sites.append(site)

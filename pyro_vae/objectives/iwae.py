@@ -110,6 +110,8 @@ class _Cut(Messenger):
         # In the model, replayed, the guide has drawn already.
         if msg["is_observed"] or msg["value"] is not None or site_is_subsample(msg):
             return
+        if msg["infer"].get("as_in_model"):  # no draw of the guide's: gradients are the model's
+            return
         check_reparameterised(msg)
         draw = msg["fn"](*msg["args"], **msg["kwargs"])
         copy = draw.detach().requires_grad_()

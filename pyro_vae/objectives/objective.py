@@ -30,6 +30,7 @@ __all__ = [
     "Term",
     "check_reparameterised",
     "common_scale",
+    "is_as_in_model",
     "is_sample",
     "modes",
     "only_latent",
@@ -214,7 +215,7 @@ class Objective(pyro.infer.ELBO, ABC):
         share = q / self.num_particles
         observed, latent = [], []
         for name, site in model_trace.nodes.items():
-            if not is_sample(site):
+            if not is_sample(site) or (name in latents and is_as_in_model(latents[name])):
                 continue
             if name in latents:
                 closed = kl == "analytic" and _in_order(name, model_trace, latents)
@@ -284,6 +285,18 @@ def modes(guide: Program) -> set[Mode]:
 def is_sample(site: Site) -> bool:
     """Returns whether a site is a random variable."""
     return bool(site["type"] == "sample")
+
+
+def is_as_in_model(site: Site) -> bool:
+    """Returns whether a site of the guide has the very distribution that the model gives it.
+
+    So has what is missing, given z. The two densities cancel, and are left out: what is drawn is as
+    noise, which enters what the model makes of it. Such draws have to pass gradients.
+    """
+    if not site["infer"].get("as_in_model"):
+        return False
+    check_reparameterised(site)
+    return True
 
 
 def check_reparameterised(site: Site) -> None:

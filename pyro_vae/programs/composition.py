@@ -15,6 +15,7 @@ from pyro_vae._html import shown
 from pyro_vae.distributions.space import Space
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.missingness import Missingness
 from pyro_vae.part import Part
 from pyro_vae.priors import Prior
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
@@ -59,6 +60,11 @@ class Composition(nn.Module):
         return self.model.likelihood
 
     @property
+    def missingness(self) -> Missingness | None:
+        """The missingness model p(s|x), if there is one."""
+        return self.model.missingness
+
+    @property
     def encoder(self) -> nn.Module:
         """The network behind q(z|x)."""
         return self.guide.encoder
@@ -86,6 +92,8 @@ class Composition(nn.Module):
             "decoder": (self.decoder, f"→ {tuple(self.likelihood.param_shape)}"),
             "likelihood": (self.likelihood, f"x {tuple(self.likelihood.event_shape)}"),
         }
+        if self.missingness is not None:
+            parts["missingness"] = (self.missingness, f"mask {tuple(self.event_shape)}")
         rows = [
             (role, named(part), shape, f"{sum(p.numel() for p in part.parameters()):,}")
             for role, (part, shape) in parts.items()

@@ -21,11 +21,12 @@ from pyro_vae.distributions.joint import draw_sites
 from pyro_vae.distributions.space import Relaxation, same_support
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.missingness import Missingness
 from pyro_vae.priors import Prior
 from pyro_vae.programs.accept import as_batch, covariates_of
 from pyro_vae.programs.view import View
 
-__all__ = ["GuideProgram", "Model"]
+__all__ = ["GuideProgram", "Model", "refuse_missingness"]
 
 _instances = itertools.count()
 _NONE: Given = {}
@@ -96,17 +97,27 @@ def _batched(network: nn.Module, inputs: Tensor, event_dim: int, cond: Tensor | 
 
 
 class Model(_Program):
-    """The generative program p(z) p(x|z): sites ``z`` (or those of the prior) and ``x``."""
+    """The generative program p(z) p(x|z): sites ``z`` (or those of the prior) and ``x``.
+
+    With a missingness model it is p(z) p(x|z) p(s|x): there is a site ``mask``, s, and where a mask
+    hides entries, these are a latent site, ``x_missing``, beside ``x``.
+    """
 
     _feasible: Tensor
 
     def __init__(
-        self, prior: Prior, decoder: nn.Module, likelihood: Likelihood, cond_size: int | None
+        self,
+        prior: Prior,
+        decoder: nn.Module,
+        likelihood: Likelihood,
+        cond_size: int | None,
+        missingness: Missingness | None = None,
     ) -> None:
         super().__init__(cond_size)
         self.prior = prior
         self.decoder = decoder
         self.likelihood = likelihood
+        self.missingness = missingness
         some = feasible(likelihood.support, likelihood.event_shape)
         self.register_buffer("_feasible", some, persistent=False)
 
@@ -117,10 +128,19 @@ class Model(_Program):
 
     def decode(self, z: Tensor, given: Given = _NONE) -> Distribution:
         """Returns p(x|z) for z of shape ``(*, *prior.event_shape)``, of what a mask leaves."""
-        covariates = covariates_of(self.likelihood, given)
-        distribution = self.likelihood(self.params(z, given), **covariates)
-        mask = given.get("mask")
+        distribution, mask = self._entries(z, given), given.get("mask")
         return distribution if mask is None else masked(distribution, mask)
+
+    def decode_missing(self, z: Tensor, given: Given) -> Distribution | None:
+        """Returns p(x_m|z) of what a mask hides; None where there is no such site."""
+        mask = given.get("mask")
+        if self.missingness is None or mask is None:
+            return None
+        return masked(self._entries(z, given), ~mask)
+
+    def _entries(self, z: Tensor, given: Given) -> Distribution:
+        """Returns p(x|z) of all entries."""
+        return self.likelihood(self.params(z, given), **covariates_of(self.likelihood, given))
 
     def params(self, z: Tensor, given: Given = _NONE) -> Tensor:
         """Returns what the decoder makes of z, ``(*, *param_shape)``."""
@@ -137,9 +157,37 @@ class Model(_Program):
         return params
 
     def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
+        """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats.
+
+        Raises:
+            ValueError: If there is a missingness model, as then what is missing is latent, too.
+        """
+        refuse_missingness(self, "`evaluate` or `draw_weighted`")
         log_likelihood: Tensor = self.decode(z, rows.given).log_prob(rows.x)
         return log_likelihood + self.prior(rows.given.get("cond")).log_prob(z)
+
+    def completed(self, z: Tensor, rows: Rows) -> tuple[Tensor, Tensor]:
+        """Draws what is missing, x_m, from p(x_m|z), and weighs it.
+
+        Returns:
+            All entries, shape ``(*, B, *event_shape)``, and log p(x_o|z) + log p(s|x), shape
+            ``(*, B)``: of its exponential the mean over draws is p(x_o, s|z).
+        """
+        assert self.missingness is not None
+        x, mask, entries = rows.x, rows.mask, self._entries(z, rows.given)
+        observed = entries
+        if mask is not None:
+            x, observed = torch.where(mask, x, entries.sample()), masked(entries, mask)
+        shown = torch.ones_like(rows.x) if mask is None else mask.to(rows.x)
+        log_mask: Tensor = self.missingness(self.likelihood.to_units(x)).log_prob(shown)
+        return x, observed.log_prob(rows.x) + log_mask
+
+    def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
+        """Returns log p(x|z), shape ``(*, B)``, nats; with missingness as :meth:`completed`."""
+        if self.missingness is not None:
+            return self.completed(z, rows)[1]
+        log_likelihood: Tensor = self.decode(z, rows.given).log_prob(rows.x)
+        return log_likelihood
 
     def forward(
         self,
@@ -162,7 +210,11 @@ class Model(_Program):
             labels: Taken so that model and guide share a signature; it is the guide that knows.
 
         Returns:
-            The data, observed or simulated.
+            The data, observed or simulated. With a missingness model, masks are simulated beside
+            them, the site ``mask``, and simulated data have all entries.
+
+        Raises:
+            ValueError: If a mask goes with data that are to be simulated, masks and all.
         """
         self._register()
         if x is not None:
@@ -180,7 +232,42 @@ class Model(_Program):
                 batch_shape = z.shape[: z.ndim - len(self.prior.event_shape)]
                 batch_shape = torch.broadcast_shapes(batch_shape, (size,))
                 z = z.expand(*batch_shape, *self.prior.event_shape)
-            return pyro.sample("x", self.decode(z, given), obs=x)
+            if self.missingness is None:
+                return pyro.sample("x", self.decode(z, given), obs=x)
+            return self._with_mask(self.missingness, z, x, given)
+
+    def _with_mask(
+        self, missingness: Missingness, z: Tensor, x: Tensor | None, given: Given
+    ) -> Tensor:
+        """Observes x and which of its entries are; or simulates both."""
+        entries, mask = self._entries(z, given), given.get("mask")
+        if mask is None:
+            shown = None if x is None else torch.ones_like(x)
+            x = complete = pyro.sample("x", entries, obs=x)
+        elif x is None:
+            raise expected("mask", "None without `x`: masks are simulated, too", mask)
+        else:
+            shown = mask.to(x)
+            missing = pyro.sample("x_missing", masked(entries, ~mask))
+            x = pyro.sample("x", masked(entries, mask), obs=x)
+            complete = torch.where(mask, x, missing)
+        pyro.sample("mask", missingness(self.likelihood.to_units(complete)), obs=shown)
+        return x
+
+
+def refuse_missingness(model: Model, instead: str) -> None:
+    """Refuses a model that has a model of what is missing.
+
+    Args:
+        model: The model.
+        instead: What takes such a model, for the error.
+
+    Raises:
+        ValueError: If it has one.
+    """
+    if model.missingness is not None:
+        name = type(model.missingness).__name__
+        raise expected("vae", f"a model without `missingness`; with one, {instead}", name)
 
 
 class GuideProgram(_Program):
@@ -308,7 +395,11 @@ class GuideProgram(_Program):
             return pyro.sample(name, site, infer=infer)
 
         with pyro.plate("data", len(x), dim=-1):
-            return draw_sites(distribution, self.family.space, draw)
+            z = draw_sites(distribution, self.family.space, draw)
+            # The model has the same distribution of what is missing given z: both densities go.
+            if (missing := self._bound.decode_missing(z, given)) is not None:
+                pyro.sample("x_missing", missing, infer={"as_in_model": True})
+            return z
 
     @property
     def _bound(self) -> View:

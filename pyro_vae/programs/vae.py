@@ -15,9 +15,12 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike, given_of
+from pyro_vae.distributions import by_entry
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
+from pyro_vae.missingness import Missingness
+from pyro_vae.missingness.missingness import missingness_of
 from pyro_vae.networks import MLP, Network
 from pyro_vae.networks.network import Standardize
 from pyro_vae.priors import Prior
@@ -75,6 +78,8 @@ class VAE(Composition):
         https://arxiv.org/abs/1406.5298
         MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
         (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
+        not-MIWAE: Deep Generative Modelling with Missing not at Random Data
+        (Ipsen, Mattei and Frellsen, 2021), https://arxiv.org/abs/2006.12871
 
     Args:
         prior: The prior p(z).
@@ -91,6 +96,9 @@ class VAE(Composition):
         seed: Of the weights that are drawn here: those of the package's own networks, and of parts
             that are sized here. What has weights already keeps them, and so do the generators of
             the caller their states. None draws from these.
+        missingness: The distribution p(s|x) of which entries are observed, for data that are
+            missing not at random: a :class:`pyro_vae.missingness.Missingness`, or the word
+            ``self-masking``. None ignores it, which is right for data missing at random.
 
     Raises:
         ValueError: If prior and guide are distributions on different spaces, or a part cannot work
@@ -114,6 +122,7 @@ class VAE(Composition):
         show_mask: bool = False,
         standardize: bool = True,
         seed: int | None = None,
+        missingness: Missingness | str | None = None,
     ) -> None:
         super().__init__()
         self.cond_size = _checked(prior, guide, likelihood, cond_size, show_mask)
@@ -122,17 +131,15 @@ class VAE(Composition):
         self.standardize = standardize
         encoder = MLP() if encoder is None else encoder
         decoder = MLP() if decoder is None else decoder
-        inputs: nn.Module = nn.Identity()
+        missing = missingness_of(missingness, likelihood.event_shape)
+        if missing is not None:
+            _check_draws(likelihood)
         with seeded(None if seed is None else check_seed("seed", seed)):
-            if isinstance(encoder, Network):
-                inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
-                first, *rest = likelihood.event_shape
-                shown = (2 * first if show_mask else first, *rest)
-                encoder.build(shown, guide.param_shape, self.cond_size or 0)
+            inputs = _inputs(encoder, guide, likelihood, self.cond_size, show_mask)
             if isinstance(decoder, Network):
                 shape = prior.space.decoded_shape
                 decoder.build(shape, likelihood.param_shape, self.cond_size or 0)
-            self.model = Model(prior, decoder, likelihood, self.cond_size)
+            self.model = Model(prior, decoder, likelihood, self.cond_size, missing)
             self.guide = GuideProgram(inputs, encoder, guide, show_mask, self.cond_size)
             self.register_buffer("initialized", torch.tensor(False))
             view = ModelView(self)
@@ -289,7 +296,8 @@ class VAE(Composition):
         Args:
             x: Data, shape ``(N, *event_shape)``.
             num_samples: Draws for each observation, K.
-            **given: What goes with them; with a mask, log p of what is observed.
+            **given: What goes with them; with a mask, log p of what is observed, and of the mask
+                itself with a missingness model.
 
         Returns:
             Log-densities in nats, shape ``(N,)``, too low in expectation, and less so as K grows.
@@ -337,7 +345,9 @@ class VAE(Composition):
             \quad \bar w_k \propto \frac{p(x_o \mid z_k) \, p(z_k)}{q(z_k \mid x_o)},
             \quad z_k \sim q(z \mid x_o)
 
-        and multiple imputations are draws of p(x_m | x_o), by importance resampling of z.
+        and multiple imputations are draws of p(x_m | x_o), by importance resampling of z. With a
+        missingness model both are given the mask, too: x_m is drawn with each z, and the weight is
+        multiplied by p(s | x_o, x_m).
 
         References:
             MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
@@ -399,8 +409,38 @@ def _checked(
     return cond_size
 
 
+def _inputs(
+    encoder: nn.Module, guide: Guide, likelihood: Likelihood, cond_size: int | None, show_mask: bool
+) -> nn.Module:
+    """Sizes an encoder of ours, and returns what standardises its inputs."""
+    if not isinstance(encoder, Network):
+        return nn.Identity()
+    inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
+    first, *rest = likelihood.event_shape
+    shown = (2 * first if show_mask else first, *rest)
+    encoder.build(shown, guide.param_shape, cond_size or 0)
+    return inputs
+
+
+def _check_draws(likelihood: Likelihood) -> None:
+    """Refuses a likelihood whose draws of what is missing would pass no gradient.
+
+    Raises:
+        ValueError: If it is one, or its entries are dependent given z.
+    """
+    ones = {name: torch.ones(1) for name in likelihood.covariates}
+    d = likelihood(torch.zeros(1, *likelihood.param_shape), **ones)
+    if by_entry(d, len(likelihood.event_shape)) is None or not d.has_rsample:
+        what = "None, or a likelihood of independent entries whose draws pass gradients, such as"
+        named = "Normal, StudentT, LogNormal, Gamma or Beta"
+        raise expected("missingness", f"{what} {named}", type(likelihood).__name__)
+
+
 def _start(vae: VAE, rows: Rows) -> None:
     """Standardises what the encoder sees of the rows, and starts prior and decoder at them."""
+    if vae.missingness is not None:
+        everything = torch.ones_like(rows.x, dtype=torch.bool)
+        vae.missingness.start(everything if rows.mask is None else rows.mask.to(rows.x.device))
     if (mask := rows.mask) is not None:
         some = slice(None, None, max(1, len(rows) // _HOT_DECK))
         rows, mask = rows[some], mask[some]

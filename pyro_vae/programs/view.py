@@ -8,6 +8,7 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae._errors import expected
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
@@ -51,6 +52,9 @@ class View(Protocol):
 
     def encode(self, inputs: Tensor) -> Distribution:
         """Returns q(z|x) for x as the encoder sees it, standardised, ``(K, *event_shape)``."""
+
+    def decode_missing(self, z: Tensor, given: Given) -> Distribution | None:
+        """Returns p(x_m|z) of what a mask hides, if the model has a site of it."""
 
     def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
         """Returns log p(x, z) for z of shape ``(*, B, *z)``: shape ``(*, B)``, nats."""
@@ -103,7 +107,13 @@ class ModelView:
         distribution = program.family(program.encode_inputs(inputs.to(parameter.dtype)))
         return distribution if self.site is None else site_of(distribution, self.site)
 
+    def decode_missing(self, z: Tensor, given: Given) -> Distribution | None:
+        return self.vae.model.decode_missing(z, given)
+
     def log_joint(self, x: Tensor, given: Given, z: Tensor) -> Tensor:
+        if self.vae.missingness is not None:
+            what = "one that does not refine itself, where there is `missingness`"
+            raise expected("guide", what, type(self.guide).__name__)
         mask = given.get("mask")
         if mask is not None:
             x = torch.where(mask, x, self.vae.model.filler)

@@ -31,6 +31,7 @@ __all__ = [
 # cache of a core, which halves the time; an accelerator wants more work for each launch.
 _CHUNK = {"cpu": 2**18}
 _CHUNK_ELSEWHERE = 2**22
+_HELD = 2**22  # entries of x that are held where each draw of z has an x of its own
 
 
 @dataclass(frozen=True)
@@ -39,7 +40,8 @@ class WeightedDraws:
 
     Attributes:
         z: Shape ``(S, B, *event_shape)``.
-        log_likelihood: log p(x|z), shape ``(S, B)``.
+        log_likelihood: log p(x|z), shape ``(S, B)``. With a missingness model log p(x_o, s|z, x_m)
+            at a draw of x_m given z.
         log_prior: log p(z), shape ``(S, B)``.
         log_guide: log q(z|x), shape ``(S, B)``.
     """
@@ -103,7 +105,7 @@ def draw_weighted(
     parts = [z] if known else z.split(draws_at_once(vae, rows.x))
     terms = [
         (
-            vae.model.decode(part, rows.given).log_prob(rows.x),
+            vae.model.log_likelihood(part, rows),
             prior.log_prob(part),
             guide.log_prob(part),
         )
@@ -126,6 +128,8 @@ def log_marginal(vae: VAE, rows: Rows, num_samples: int) -> Tensor:
 
 def imputed(vae: VAE, rows: Rows, num_samples: int, num_imputations: int | None) -> Tensor:
     """Returns masked rows filled: by their mean, or ``num_imputations`` times by draws."""
+    if vae.missingness is not None:
+        return _imputed_jointly(vae, rows, num_samples, num_imputations)
     filled = []
     for batch in rows.batches(observations_at_once(vae, rows.x)):
         draws, others = draw_weighted(vae, batch, num_samples), batch.without("mask")
@@ -138,6 +142,29 @@ def imputed(vae: VAE, rows: Rows, num_samples: int, num_imputations: int | None)
             values = vae.model.decode(chosen, others.given).sample()
         assert batch.mask is not None
         filled.append(torch.where(batch.mask, batch.x, values))
+    return torch.cat(filled, 0 if num_imputations is None else 1)
+
+
+def _imputed_jointly(vae: VAE, rows: Rows, num_samples: int, num_imputations: int | None) -> Tensor:
+    """As :func:`imputed`, where weights depend on what is drawn of x, too."""
+    filled, entries = [], vae.event_shape.numel()
+    held = max(1, _HELD // (num_samples * entries))
+    for batch in rows.batches(min(held, observations_at_once(vae, rows.x))):
+        prior, guide = vae.prior(batch.given.get("cond")), vae.guide.encode(batch.x, batch.given)
+        parts = []
+        for count in chunk_sizes(num_samples, draws_at_once(vae, batch.x)):
+            z = guide.sample((count,))
+            x, log_likelihood = vae.model.completed(z, batch)
+            parts.append((x, log_likelihood + prior.log_prob(z) - guide.log_prob(z)))
+        x, log_weights = (torch.cat(each) for each in zip(*parts, strict=True))
+        weights = log_weights.softmax(0)
+        if num_imputations is None:
+            values = torch.einsum("kb,kb...->b...", weights, x)
+            assert batch.mask is not None  # where it has an entry, values are that up to rounding
+            filled.append(torch.where(batch.mask, batch.x, values))
+        else:
+            index = weights.T.multinomial(num_imputations, replacement=True).T
+            filled.append(x[index, torch.arange(len(batch), device=index.device)])
     return torch.cat(filled, 0 if num_imputations is None else 1)
 
 

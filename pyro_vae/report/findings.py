@@ -24,6 +24,7 @@ __all__ = ["ACTIVE", "Findings"]
 
 _SCORED = 1000  # data whose scores are looked at one by one
 _CHECKED = 20  # data: `check` asks for as many
+_OWN_MASKS = "Not done for a model with missingness: what is simulated would need masks of its own."
 ACTIVE = 0.01  # as `evaluate` counts active units
 
 
@@ -106,13 +107,18 @@ class Findings:
         """What the checks found, or why there are none."""
         if len(self.given) < _CHECKED:
             return f"There are {len(self.given)} held-out observations; checks need {_CHECKED}."
+        if self.vae.missingness is not None:
+            return _OWN_MASKS
         return check(
             self.vae, self.given, num_draws=self.num_draws, seed=self.seed,
             progress=lambda done: self.report(0.35 + 0.35 * done),
         )  # fmt: skip
 
     @cached_property
-    def calibration(self) -> Calibration:
+    def calibration(self) -> Calibration | str:
+        """Whether the guide is the posterior, or why that is not known."""
+        if self.vae.missingness is not None:
+            return _OWN_MASKS
         return calibrate(
             self.vae,
             seed=self.seed,

@@ -9,6 +9,7 @@ from pyro_vae.testing.covariates import some_covariates
 from pyro_vae.testing.distributions import check_distribution, total_mass
 from pyro_vae.testing.guides import check_guide
 from pyro_vae.testing.likelihoods import check_likelihood
+from pyro_vae.testing.missingness import check_missingness
 from pyro_vae.testing.networks import check_network
 from pyro_vae.testing.objectives import check_objective
 from pyro_vae.testing.parts import check_part
@@ -18,6 +19,7 @@ __all__ = [
     "check_distribution",
     "check_guide",
     "check_likelihood",
+    "check_missingness",
     "check_network",
     "check_objective",
     "check_part",

@@ -179,6 +179,9 @@ def fit(
     with folder as progress, seeded(recipe.seed):
         given = beside(vae, data, cond, mask, covariates, labels)
         splits = split(data, validation, recipe.seed, given)
+        if vae.missingness is not None and splits.train.mask is None:
+            what = "which entries are observed, as the model has `missingness`"
+            raise expected("mask", what, None)
         if isinstance(objective, Objective):
             objective.prepare(len(splits.train), splits.train.num_labels)
         if patience is not None and splits.held_out is None:

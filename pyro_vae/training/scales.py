@@ -39,7 +39,8 @@ class Scales:
         \log p(x_i \mid z, \sigma)
 
     and it is put there after 4, 8, 16, ... steps and at the end of each epoch; in between it
-    follows its gradient. Objectives made of importance weights have theirs in the expectation.
+    follows its gradient. Objectives made of importance weights have theirs in the expectation. With
+    a missingness model there is no such form, and scales follow their gradients alone.
 
     The residuals are those of held-out rows, as a temperature is calibrated, where there are at
     least 20: those of the rows that decoder and guide were fitted to are too small, and the smaller
@@ -86,7 +87,7 @@ class Scales:
             num_train = len(rows) if num_train is None else num_train
             entries = num_train * vae.event_shape.numel()
             weights = sum(p.numel() for p in vae.decoder.parameters())
-            if self.are_kept and vae.likelihood.fits_scale and entries <= weights:
+            if self.are_kept and self.are_known and entries <= weights:
                 self.are_kept = self.is_determined = False
                 log.warning(
                     "learned scales follow their gradients alone: %d rows, of %d entries in all, "
@@ -118,14 +119,23 @@ class Scales:
         while steps >= self._next:
             self._next *= 2
 
+    @property
+    def are_known(self) -> bool:
+        """Whether there is a closed form.
+
+        Where the mask depends on values there is none: the residuals of what is observed are a
+        selection of all, and what is missing has a share in the optimum.
+        """
+        return self.vae.likelihood.fits_scale and self.vae.missingness is None
+
     def fit(self) -> None:
         """Puts the scales at their optimum, if they are kept there."""
-        if self.are_kept and self.vae.likelihood.fits_scale:
+        if self.are_kept and self.are_known:
             self._with_draws(_SEED, self._fit)
 
     def warn(self) -> None:
         """Warns if the scales at their optimum would gain more than chance does."""
-        if not (self.vae.likelihood.fits_scale and self.is_determined) or len(self.rows) < 2:
+        if not (self.are_known and self.is_determined) or len(self.rows) < 2:
             return
         before = self._with_draws(_SEED + 1, self._log_probs)
         kept = {name: p.detach().clone() for name, p in self.vae.likelihood.named_parameters()}

@@ -15,6 +15,8 @@ __all__ = ["section"]
 def section(findings: Findings) -> Html:
     """Returns the ranks and coverage of the guide's draws, with a verdict."""
     found = findings.calibration
+    if isinstance(found, str):
+        return tag("p", found, class_="note")
     failed = found.num_failed
     parts = [
         tag(

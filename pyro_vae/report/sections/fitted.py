@@ -24,6 +24,8 @@ def section(findings: Findings) -> Html:
         "encoder": vae.encoder,
         "decoder": vae.decoder,
     }
+    if vae.missingness is not None:
+        parts["missingness p(s | x)"] = vae.missingness
     parameters = sum(p.numel() for p in vae.parameters())
     sizes = ", ".join(f"{len(getattr(data, s)):,} {s}" for s in ("train", "validation", "test"))
     measure = data.base_measure(held_out(data))
@@ -55,7 +57,8 @@ def _beside(findings: Findings) -> Iterator[tuple[str, str]]:
         yield "covariates", ", ".join(vae.likelihood.covariates)
     if rows.mask is not None:
         missing = 1 - float(rows.mask.double().mean())
-        yield "missing", f"{missing:.0%} of the entries; log p(x) is of what is observed"
+        modelled = "" if vae.missingness is None else ", and of which entries those are"
+        yield "missing", f"{missing:.0%} of the entries; log p(x) is of what is observed{modelled}"
 
 
 def _row(*cells: object) -> Html:
