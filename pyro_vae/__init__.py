@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         networks,
         objectives,
         priors,
+        sklearn,
     )
     from pyro_vae.checkpoint import load, save
     from pyro_vae.criticism import (
@@ -59,6 +60,7 @@ __all__ = [
     "priors",
     "save",
     "select",
+    "sklearn",
     "to_datatree",
 ]
 
