@@ -48,8 +48,8 @@ class VAEDensity(DensityMixin, VAEEstimator):
         epochs: Passes over the training rows, at most.
         batch_size: Rows a step.
         learning_rate: Of Adam.
-        validation_fraction: Share of the rows, rounded up, that is held out to choose the epoch;
-            with 0 it is the last one.
+        validation_fraction: Share of the rows, rounded up, that is held out to choose the epoch, by
+            the ELBO: where another objective does not raise that, set 0, which takes the last one.
         patience: Epochs without a better validation ELBO after which to stop; None never stops.
             Of no effect without validation rows.
         num_samples: Draws of z for each row that is scored, K. Estimates are too low in
@@ -84,7 +84,7 @@ class VAEDensity(DensityMixin, VAEEstimator):
         self,
         latent_dim: int = 8,
         *,
-        hidden: Sequence[int] = (128, 128),
+        hidden: Sequence[int] = (64, 64),
         likelihood: Named | Likelihood = "Normal",
         prior: Named | Prior = "Normal",
         guide: Named | Guide = "Normal",

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import inspect
 import math
+import warnings
 import zlib
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any, Literal, TypeAlias
@@ -24,6 +25,7 @@ from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.networks import MLP
 from pyro_vae.objectives import Objective
+from pyro_vae.objectives.importance import Importance
 from pyro_vae.part import named_part
 from pyro_vae.priors import Prior
 from pyro_vae.programs import VAE
@@ -86,12 +88,19 @@ class VAEEstimator(BaseEstimator):
         chosen = _part("objective", self.objective, objectives, Objective)
         random = check_random_state(self.random_state)
         weights, training, draws = (new_seed(random) for _ in range(3))
-        vae = self._composed(X, weights).to(torch.tensor(X[:0]).dtype)
+        objective = objective if chosen is None else chosen
         held_out, observed = self._held_out(len(X)), ~np.isnan(X)
+        if held_out is not None and isinstance(objective, Importance):
+            warnings.warn(
+                "`validation_fraction`: the best epoch is that of the highest ELBO, which "
+                f"{type(objective).__name__} does not maximise: 0 takes the last one",
+                stacklevel=3,
+            )
+        vae = self._composed(X, weights).to(torch.tensor(X[:0]).dtype)
         run = fit(
             vae,
             X,
-            objective=objective if chosen is None else chosen,
+            objective=objective,
             epochs=self.epochs,
             batch_size=self.batch_size,
             lr=self._lr(),
@@ -138,7 +147,7 @@ class VAEEstimator(BaseEstimator):
         return rows / size if rows > 0 else None
 
     def _lr(self) -> float:
-        if not is_number(self.learning_rate) or self.learning_rate <= 0:
+        if not is_number(self.learning_rate) or not 0 < self.learning_rate < math.inf:
             raise expected("learning_rate", "a positive number", self.learning_rate)
         return self.learning_rate
 

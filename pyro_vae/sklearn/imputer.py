@@ -55,8 +55,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         epochs: Passes over the training rows, at most.
         batch_size: Rows a step.
         learning_rate: Of Adam.
-        validation_fraction: Share of the rows, rounded up, that is held out to choose the epoch;
-            with 0 it is the last one.
+        validation_fraction: Share of the rows, rounded up, that is held out to choose the epoch, by
+            the ELBO, which ``IWAE`` does not raise: with 0 it is the last one.
         patience: Epochs without a better validation ELBO after which to stop; None never stops.
             Of no effect without validation rows.
         num_samples: Draws of z for each row that is filled.
@@ -94,16 +94,16 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         self,
         latent_dim: int = 8,
         *,
-        hidden: Sequence[int] = (128, 128),
+        hidden: Sequence[int] = (64, 64),
         likelihood: Named | Likelihood = "Normal",
         prior: Named | Prior = "Normal",
         guide: Named | Guide = "Normal",
         objective: Named | PyroELBO | None = None,
-        epochs: int = 200,
+        epochs: int = 100,
         batch_size: int = 128,
         learning_rate: float = 2e-3,
-        validation_fraction: float = 0.1,
-        patience: int | None = 20,
+        validation_fraction: float = 0.0,
+        patience: int | None = None,
         num_samples: int = 200,
         keep_empty_features: bool = False,
         compile: bool | Literal["auto"] = False,
