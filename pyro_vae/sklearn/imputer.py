@@ -84,8 +84,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         >>> X = rng.normal(size=(300, 1)) * [1.0, -2.0, 3.0] + 0.1 * rng.normal(size=(300, 3))
         >>> imputer = VAEImputer(1, epochs=30, random_state=0)
         >>> filled = imputer.fit_transform(np.where(rng.random(X.shape) < 0.2, np.nan, X))
-        >>> bool(np.square(filled - X).mean() < 0.1), imputer.transform([[1.0, np.nan, np.nan]])
-        (True, array([[1., ..., ...]]))
+        >>> bool(np.square(filled - X).mean() < 0.1)
+        True
+        >>> imputer.transform([[1.0, np.nan, np.nan]]).round()
+        array([[ 1., -2.,  3.]])
     """
 
     _observed: np.ndarray
