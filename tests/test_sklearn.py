@@ -86,7 +86,7 @@ def test_the_density_is_that_of_factor_analysis() -> None:
     spread = train.std(0)
     exact = FactorAnalysis(LATENT).fit(train / spread).score_samples(test / spread)
     exact -= np.log(spread).sum()
-    found = VAEDensity(**_LINEAR).fit(train).score_samples(test)
+    found = VAEDensity(**_LINEAR, num_samples=50).fit(train).score_samples(test)
     difference = found - exact
     assert abs(difference.mean()) < 0.02 + 4 * difference.std() / len(test) ** 0.5
 
@@ -96,10 +96,11 @@ def test_the_density_in_a_pipeline_is_that_of_probabilistic_pca() -> None:
     train, test = _table(1000), _table(300, seed=2)
     exact = make_pipeline(StandardScaler(), PCA(LATENT)).fit(train)
     shared = {"class": "Normal", "scale": "shared"}
-    model = make_pipeline(StandardScaler(), VAEDensity(**_LINEAR, likelihood=shared)).fit(train)
+    density = VAEDensity(**_LINEAR, likelihood=shared, num_samples=50)
+    model = make_pipeline(StandardScaler(), density).fit(train)
     difference = model.score_samples(test) - exact.score_samples(test)
     assert abs(difference.mean()) < 0.02 + 4 * difference.std() / len(test) ** 0.5
-    assert model.score(test) == model.score_samples(test).mean()
+    assert model.score(test[:50]) == model.score_samples(test[:50]).mean()
 
 
 def test_imputations_are_conditional_means() -> None:
@@ -115,7 +116,7 @@ def test_imputations_are_conditional_means() -> None:
         lost = np.isnan(row)
         gain = covariance[lost][:, ~lost] @ np.linalg.inv(covariance[~lost][:, ~lost])
         row[lost] = mean[lost] + gain @ (row[~lost] - mean[~lost])
-    filled = VAEImputer(**_LINEAR).fit(_holes(train, seed=4)).transform(holes)
+    filled = VAEImputer(**_LINEAR, num_samples=100).fit(_holes(train, seed=4)).transform(holes)
     off = np.square((filled - exact) / np.sqrt(covariance.diagonal()))[np.isnan(holes)]
     assert off.mean() < 0.02
     assert np.array_equal(filled[~np.isnan(holes)], holes[~np.isnan(holes)])
@@ -404,7 +405,7 @@ def test_what_is_imputed_is_a_value_of_its_column() -> None:
     likelihood = {"class": "Mixed", "columns": columns}
     holes = _holes(X)
     holes[0] = np.nan
-    options = _LINEAR | {"latent_dim": 1, "hidden": (16,), "num_samples": 50}
+    options = _LINEAR | {"latent_dim": 1, "hidden": (16,), "num_samples": 20}
     imputer = VAEImputer(**options, likelihood=likelihood).fit(holes)
     filled, lost = imputer.transform(holes), np.isnan(holes)
     assert np.isfinite(filled).all()
@@ -416,8 +417,8 @@ def test_what_is_imputed_is_a_value_of_its_column() -> None:
     # The most frequent class is right for 0.38 of the rows.
     right = filled[lost[:, 3], 3] == X[lost[:, 3], 3]
     assert right.mean() > 0.6
-    order = rng.permutation(300)
-    assert np.array_equal(imputer.transform(holes[order]), filled[order])
+    few = rng.permutation(300)[:30]
+    assert np.array_equal(imputer.transform(holes[few]), filled[few])
 
 
 def test_auto_takes_what_suits_the_columns() -> None:
