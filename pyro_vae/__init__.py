@@ -19,6 +19,7 @@ if TYPE_CHECKING:
         networks,
         objectives,
         priors,
+        sklearn,
     )
     from pyro_vae.checkpoint import load, save
     from pyro_vae.criticism import (
@@ -61,6 +62,7 @@ __all__ = [
     "priors",
     "save",
     "select",
+    "sklearn",
     "to_datatree",
 ]
 
