@@ -1,12 +1,12 @@
 """Held-out log p(x) of tables, and anomalies found by it: a VAE beside classic estimators.
 
     python experiments/density.py                  # 40 minutes on one core, in pieces:
-    python experiments/density.py --minutes 9      # stops after a cell, and goes on when called again
+    python experiments/density.py --minutes 9      # begins no cell after that; call it again
     python experiments/density.py --table          # results/density.md
     python experiments/density.py --smoke
 
-Every method has the same rows: 60 % to fit, 20 % to choose with, 20 % to test, in three splits; of
-anomalies, rows of one class alone are seen, and the test rows are scored beside those of the others.
+Every method has the same rows: 60 % to fit, 20 % to choose with, 20 % to test, in three splits. For
+anomalies, rows of one class alone are seen, and those of the others are scored beside test rows.
 Columns are standardised by the rows of the fit, for all methods alike, so that densities have one
 unit. A Gaussian mixture is chosen by BIC, a kernel density by cross-validation, both on the rows of
 the fit; a neural spline flow (zuko) and the VAE each try as many settings, stop early and keep the
