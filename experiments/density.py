@@ -300,28 +300,34 @@ METHODS: dict[str, Method] = {
 }
 
 
-def cell(name: str, split: int, inlier: int | None) -> dict[str, Any]:
-    """Fits every method to the rows of a cell, and scores the same test rows by each."""
-    rows = Rows(name, split, inlier)
-    found: dict[str, Any] = {"table": name, "split": split, "inlier": inlier}
-    found["rows"] = [len(rows.fit), len(rows.choose), len(rows.test), rows.fit.shape[1]]
+def started(rows: Rows, name: str, split: int, inlier: int | None) -> dict[str, Any]:
+    """A cell of which no method is fitted yet."""
+    sizes = [len(rows.fit), len(rows.choose), len(rows.test), rows.fit.shape[1]]
+    cell: dict[str, Any] = {"table": name, "split": split, "inlier": inlier, "rows": sizes}
     if rows.truth is not None:
-        found["truth"] = mean_and_error(rows.truth)
-    each: dict[str, np.ndarray] = {}
-    found["methods"] = {}
-    for method, fit in METHODS.items():
-        began = time.perf_counter()
-        log_prob, chosen = fit(rows, split)
-        each[method] = log_prob(rows.test)
-        line = {"log p(x)": mean_and_error(each[method]), "chosen": chosen}
-        if rows.others is not None:
-            strange = np.r_[np.zeros(len(rows.test)), np.ones(len(rows.others))]
-            scores = np.r_[each[method], log_prob(rows.others)]
-            line["AUROC"] = float(roc_auc_score(strange, -scores))
-        found["methods"][method] = line | {"seconds": time.perf_counter() - began}
-    for method, line in found["methods"].items():
-        line["VAE less this"] = mean_and_error(each["VAE"] - each[method])
-    return found
+        cell["truth"] = mean_and_error(rows.truth)
+    return cell | {"methods": {}, "each row": {}}
+
+
+def go_on(cell: dict[str, Any], rows: Rows) -> None:
+    """Fits the next method to the rows of a cell, and scores the test rows by it."""
+    method = next(method for method in METHODS if method not in cell["methods"])
+    began = time.perf_counter()
+    log_prob, chosen = METHODS[method](rows, cell["split"])
+    each = log_prob(rows.test)
+    line: dict[str, Any] = {"log p(x)": mean_and_error(each), "chosen": chosen}
+    if rows.others is not None:
+        strange = np.r_[np.zeros(len(each)), np.ones(len(rows.others))]
+        scores = np.r_[each, log_prob(rows.others)]
+        line["AUROC"] = float(roc_auc_score(strange, -scores))
+    cell["methods"][method] = line | {"seconds": time.perf_counter() - began}
+    cell["each row"][method] = each.tolist()
+    at = (cell["table"], cell["split"], cell["inlier"])
+    print(*at, method, line["log p(x)"], line.get("AUROC", ""), flush=True)
+    if len(cell["methods"]) == len(METHODS):  # differences are what is kept of the rows
+        log_probs = {name: np.array(found) for name, found in cell.pop("each row").items()}
+        for name, found in cell["methods"].items():
+            found["VAE less this"] = mean_and_error(log_probs["VAE"] - log_probs[name])
 
 
 def mean_and_error(values: np.ndarray) -> list[float]:
@@ -330,26 +336,25 @@ def mean_and_error(values: np.ndarray) -> list[float]:
 
 
 def run(minutes: float | None, smoke: bool) -> None:
-    """Goes through the cells that there is no result of yet, and writes after each."""
+    """Goes through the cells, from where it was stopped, and writes after each method."""
     logging.getLogger("pyro_vae").setLevel(logging.ERROR)
     began = time.perf_counter()
     done = json.loads(RESULT.read_text())["cells"] if RESULT.exists() and not smoke else []
-    known = {(each["table"], each["split"], each["inlier"]) for each in done}
-    for at in cells(1 if smoke else SPLITS):
-        if at in known or (smoke and at[0] != "wine"):
+    known = {(each["table"], each["split"], each["inlier"]): each for each in done}
+    for at in cells(SPLITS):
+        if smoke and at[0] != "wine":
             continue
-        if minutes is not None and time.perf_counter() - began > 60 * minutes:
-            return
-        found = cell(*at)
-        shown = {
-            method: [round(line["log p(x)"][0], 3), round(line.get("AUROC", math.nan), 4)]
-            for method, line in found["methods"].items()
-        }
-        print(*at, shown, flush=True)
+        rows = Rows(*at)
+        if at not in known:
+            known[at] = started(rows, *at)
+        while len(known[at]["methods"]) < len(METHODS):
+            if minutes is not None and time.perf_counter() - began > 60 * minutes:
+                return
+            go_on(known[at], rows)
+            if not smoke:
+                common.write("density", {"recipe": RECIPE, "cells": list(known.values())})
         if smoke:
             return
-        done = [*done, found]
-        common.write("density", {"recipe": RECIPE, "cells": done})
 
 
 RECIPE = {"batch_size": BATCH, "patience": PATIENCE, "steps": STEPS, "draws": MORE_DRAWS}
@@ -365,7 +370,7 @@ def pooled(pairs: list[list[float]]) -> tuple[float, float]:
 
 def markdown() -> str:
     """Returns the tables of the result, and what they come to, as Markdown."""
-    done = json.loads(RESULT.read_text())["cells"]
+    done = [each for each in json.loads(RESULT.read_text())["cells"] if "each row" not in each]
     head = "| | rows × columns | splits | " + " | ".join(METHODS) + " | true |"
     lines = [head, "|---|---:|---:|" + "---:|" * (len(METHODS) + 1)]
     words = []
