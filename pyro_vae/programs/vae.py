@@ -208,9 +208,9 @@ class VAE(Composition):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: Numbers, **given: Unpack[GivenLike]) -> Distribution:
+    def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Distribution:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
-        rows = encodable(self, as_tensor(x), unlabelled(given))
+        rows = encodable(self, x, given)
         with evaluating(self):
             return self.guide.encode(rows.x, rows.given)
 
