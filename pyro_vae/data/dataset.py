@@ -28,6 +28,36 @@ _NAMED = 8  # entries, in a notebook
 # and a data set that nobody holds is freed.
 _descriptions: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _fingerprints: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What the dimensions of some observations are called, and the places along them.
+
+    Attributes:
+        dims: Names of the dimensions of one observation; empty where they have none.
+        coords: Labels along these dimensions, by name.
+        names: Of the entries of one observation, of a table.
+        index: Labels of the observations; None where they are counted.
+    """
+
+    dims: tuple[str, ...] = ()
+    coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    index: Any = None
+
+
+def keep_axes(x: Tensor, axes: Axes) -> None:
+    """Notes what the dimensions of a tensor are called, as long as there is the tensor."""
+    if axes.dims or axes.names or axes.index is not None:
+        _axes[x] = axes
+
+
+def axes_of(x: Tensor) -> Axes:
+    """Returns what is known of the dimensions of a tensor, which is recognised by identity."""
+    found: Axes = _axes.get(x, Axes())
+    return found
 
 
 def fingerprint(x: Tensor) -> str:
@@ -95,6 +125,9 @@ class Dataset:
         mask: For each split which entries are observed, of its shape, if any is missing anywhere;
             what is missing is NaN.
         names: Of the entries of x, where they are columns that have names.
+        dims: Names of the dimensions of one observation, where the source has some.
+        coords: Labels along these dimensions, by name.
+        index: For each split labels of its observations, where the source has some.
         columns: The columns that ``cond`` is made of, in order.
         size_unit: What the column of size factors was divided by: its mean in the training data.
         source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
@@ -127,10 +160,15 @@ binarize='threshold')
     columns: Sequence[Column] = ()
     size_unit: float = 1.0
     step: float = math.nan
+    dims: Sequence[str] = ()
+    coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split in SPLITS:
             _descriptions[self.split(split)] = self._describe(split)
+            axes = tuple(self.dims), self.coords, tuple(self.names), self.index.get(split)
+            keep_axes(self.split(split), Axes(*axes))
 
     @property
     def event_shape(self) -> torch.Size:

@@ -17,9 +17,11 @@ from torch.distributions import constraints
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
+from pyro_vae.data.containers import Asked, from_container
 from pyro_vae.data.named import NAMES, read_named
+from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
-from pyro_vae.data.readers import READERS, read_file
+from pyro_vae.data.readers import SUFFIXES, read_file
 from pyro_vae.data.rows import Numbers
 from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
 
@@ -31,7 +33,7 @@ def load(
     *,
     root: str | os.PathLike[str] | None = None,
     binarize: Binarize | None = None,
-    labels: Numbers | None = None,
+    labels: Numbers | str | None = None,
     validation: float | None = None,
     test: float | None = None,
     levels: bool = False,
@@ -41,10 +43,15 @@ def load(
     missing: bool = False,
     split: str = "random",
     words: Sequence[Sequence[str]] = (),
+    key: str | None = None,
+    layers: str | None = None,
+    layout: Layout | None = None,
+    resize: int | Sequence[int] | None = None,
+    rescale: bool = False,
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
-    """Load a named set, an array or a file as a `Dataset` of float32 tensors.
+    """Load a named set, an array, a container or a file as a `Dataset` of float32 tensors.
 
     ================== ============ ============================== ================================
     name               event shape  train / validation / test      validation
@@ -70,11 +77,15 @@ def load(
         handwritten letters, Cohen et al., 2017 (https://arxiv.org/abs/1702.05373).
 
     Args:
-        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; or the
-            path of a `.npy`, `.npz` or `.csv` file. An `.npz` file holds its splits under `train`,
-            `validation` (or `valid`) and `test`, or one array under `x`, `data` or its only key;
-            its labels may be under `y` or `labels`, with splits under `y_train` or `train_labels`
-            and so on. A `.csv` file holds numbers, with or without a first row of column names.
+        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; a
+            container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
+            sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
+            or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad` or `.csv` file, or of a folder
+            of images. An `.npz` or `.h5` file holds its splits under `train`, `validation` (or
+            `valid`) and `test`, or one array under `x`, `data` or its only key; labels may be under
+            `y` or `labels`, which entries are observed under `mask`, with splits under `y_train` or
+            `train_labels` and so on; what else there is, is refused. A `.csv` file holds numbers,
+            with or without a first row of column names. Folders in a folder of images are classes.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
@@ -82,7 +93,8 @@ def load(
             (training batches afresh, see :meth:`Dataset.draw`; validation and test once, by
             `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images of the
             table, else ``"none"``. An array must have values in [0, 1] to be made binary.
-        labels: Integer labels ``(N,)`` of an array or of a file with one array.
+        labels: Integer labels ``(N,)`` of data that are one array; or the name of a column of
+            integers or words, of a table, an AnnData or a Dataset, which is then no part of x.
         validation: Share of the training data to hold out, in [0, 1), where the source has no
             validation set; by default a tenth. With 0 that split is empty.
         test: The same for the test set; by default a tenth, for `digits` a fifth.
@@ -103,6 +115,12 @@ def load(
         words: For each column of x of a `.csv` file, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
+        key: Which of several arrays of a file, a data set or an xarray Dataset is x.
+        layers: The layer of an AnnData or an `.h5ad` file that is x, in place of its ``X``.
+        layout: Where arrays of images ``(N, ., ., .)`` have their channels, which are served first:
+            ``channels-first`` or ``channels-last``; by default where a size is 1, 3 or 4.
+        resize: Size that images are given by averaging, or their height and width.
+        rescale: Whether integer levels 0 to 255 are divided by the top level, to be from 0 to 1.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -126,8 +144,14 @@ def load(
     wanted = _columns(cond, size_factor, known)
     if (group := group_column(split)) is not None:
         wanted["split"] = [group]
-    raw, name, source = _read(data, root, download, missing, wanted, words)
-    raw = with_columns(raw, wanted)
+    if isinstance(labels, str):
+        wanted["labels"] = [labels]
+    asked = Asked(key=key, layers=layers, resize=size_of(resize), missing=missing)
+    raw, name, source = _read(data, root, download, wanted, words, asked)
+    raw = in_layout(with_columns(raw, wanted), layout)
+    if rescale and (levels or raw.top is not None):
+        raise expected("rescale", "False with a named set, see `levels`", rescale)
+    raw = replace(raw, top=top_of(raw)) if rescale else raw
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
     raw = _with_labels(raw, labels)
@@ -153,10 +177,17 @@ def _columns(
     return {"cond": [name.strip() for name in names if name]} | beside
 
 
-def _with_labels(raw: Raw, labels: Numbers | None) -> Raw:
-    """Adds labels to data that are one array."""
+def _with_labels(raw: Raw, labels: Numbers | str | None) -> Raw:
+    """Adds labels to data that are one array, or takes them out of the columns beside x."""
     if labels is None:
         return raw
+    if isinstance(labels, str):
+        columns = dict(raw.columns)
+        found = columns.pop(labels)
+        if not all((values == values.round()).all() for values in found.values()):
+            raise expected("labels", f"integers or words in {labels}", "other numbers")
+        whole = {split: values.long() for split, values in found.items()}
+        return replace(raw, labels=whole, columns=columns)
     if raw.top is not None or set(raw.splits) != {"train"}:
         raise expected("labels", "None where the data bring their own splits", labels)
     return replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
@@ -171,9 +202,9 @@ def _served(
     seed: int,
 ) -> dict[str, Any]:
     """Each split of x as it is served, its labels and its mask, and what describes them."""
-    splits = {
-        split: (raw.splits[of][rows] / top).contiguous() for split, (of, rows) in parts.items()
-    }
+    splits = {split: raw.splits[of][rows].contiguous() for split, (of, rows) in parts.items()}
+    if top > 1:
+        splits = {split: x / top for split, x in splits.items()}
     if binarize != "none":
         splits = _binarized(splits, binarize, seed)
     mask: dict[str, Tensor] = {split: ~x.isnan() for split, x in splits.items()} if missing else {}
@@ -190,6 +221,13 @@ def _served(
         "binarize": binarize,
         "transform": f"x / {top}" if top > 1 and binarize == "none" else "none",
         "names": raw.names,
+        "dims": raw.dims,
+        "coords": raw.coords,
+        "index": {
+            split: raw.index[of][rows if isinstance(rows, slice) else rows.numpy()]
+            for split, (of, rows) in parts.items()
+            if of in raw.index
+        },
         "mask": {} if all(bool(seen.all()) for seen in mask.values()) else mask,
     }
 
@@ -244,27 +282,30 @@ def _read(
     data: Any,
     root: str | os.PathLike[str] | None,
     download: bool,
-    missing: bool,
     wanted: Mapping[str, Sequence[str]],
     words: Sequence[Sequence[str]],
+    asked: Asked,
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
-    if isinstance(data, str) and data in NAMES:
-        return (
-            read_named(data, Path(ROOT if root is None else root).expanduser(), download),
-            data,
-            data,
-        )
-    if isinstance(data, str | os.PathLike):
+    beside = [name for names in wanted.values() for name in names]
+    asked = replace(asked, beside=tuple(beside))
+    if isinstance(data, str | os.PathLike) and data not in NAMES:
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
-            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
-        beside = [name for names in wanted.values() for name in names]
-        cond = [*wanted["cond"], *wanted.get("split", ())]
-        raw = read_file(path, missing=missing, cond=cond, beside=beside, words=words)
-        return raw, path.name, str(path.resolve())
+            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
+        cond = [name for each in ("cond", "split", "labels") for name in wanted.get(each, ())]
+        some: Any = {"missing": asked.missing, "cond": cond, "beside": beside, "words": words}
+        return read_file(path, **some, asked=asked), path.name, str(path.resolve())
+    if (raw := from_container(data, asked)) is not None:
+        return raw, "array", None
+    for option in ("key", "layers", "resize"):
+        if getattr(asked, option) is not None:
+            raise expected(option, "None with a named set or an array", getattr(asked, option))
+    if isinstance(data, str):
+        folder = Path(ROOT if root is None else root).expanduser()
+        return read_named(data, folder, download), data, data
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
-        return Raw({"train": as_values(data, missing=missing)}), "array", None
+        return Raw({"train": as_values(data, missing=asked.missing)}), "array", None
     raise expected("data", "a known name, a path, an array or a tensor", data)
 
 
@@ -300,7 +341,8 @@ def _binarized(
         seen = x[~x.isnan()]
         if len(seen) and not (seen.min() >= 0 and seen.max() <= 1):
             bounds = [seen.min().item(), seen.max().item()]
-            raise expected("data", "values in [0, 1] to be made binary", bounds)
+            error = expected("data", "values in [0, 1] to be made binary", bounds)
+            raise ValueError(f"{error}; `rescale` (--rescale) divides levels by 255")
     if binarize == "threshold":
         return {split: (x > 0.5).float().where(~x.isnan(), x) for split, x in splits.items()}
     drawn = dict(splits)

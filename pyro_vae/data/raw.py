@@ -36,6 +36,12 @@ class Raw:
             labels.
         words: What the numbers 0, 1, ... of a column of words stand for, by the column's name.
         held_out: Shares to hold out as validation and test where the source has no such split.
+        beside: Columns that a source has beside x, for those who ask for them by name: numbers.
+        others: Names of further such columns, which were not asked for.
+        dims: Names of the dimensions of one observation, where the source has some.
+        coords: Labels along these dimensions, by name.
+        index: Labels of the observations, for some or all of the same splits.
+        image: Whether x are images, channels first, whatever their sizes.
     """
 
     splits: Mapping[Split, Tensor]
@@ -49,6 +55,12 @@ class Raw:
     held_out: Mapping[Split, float] = field(
         default_factory=lambda: {"validation": 0.1, "test": 0.1}
     )
+    beside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
+    others: Sequence[str] = ()
+    dims: Sequence[str] = ()
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    index: Mapping[Split, Any] = field(default_factory=dict)
+    image: bool = False
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
@@ -62,8 +74,9 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
         ValueError: If there is no such column, it is asked for twice, lacks a value, or nothing
             would be left.
     """
-    beside = dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
-    known, found = [*raw.names, *beside], dict(raw.columns)
+    beside = dict(raw.beside)
+    beside |= dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
+    known, found = [*raw.names, *beside, *raw.others], dict(raw.columns)
     for option, names in wanted.items():
         for name in names:
             if not known:
@@ -107,13 +120,18 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     """
     of = f" in {what}" if what else ""
     if isinstance(x, np.ma.MaskedArray):
-        raise expected("data", f"no masked array, whose hidden values would be data{of}", x)
+        error = expected("data", f"no masked array, whose hidden values would be data{of}", x)
+        raise ValueError(f"{error}; `.filled(nan)` of floats, with `missing`, lacks them")
+    if isinstance(x, Tensor):
+        refuse_unreadable(x, "data")
     try:
         array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
     except ValueError:
         raise expected("data", f"rows of one length{of}", x) from None
     if not _is_real(array):
-        raise expected("data", f"real, integer or boolean values{of}", array)
+        error = expected("data", f"real, integer or boolean values{of}", array)
+        hint = "" if array.dtype != object else "; `.astype(float)` makes numbers of objects"
+        raise ValueError(f"{error}{hint}")
     if array.ndim < 2:
         raise expected("data", f"at least two dimensions (data by event){of}", array)
     if 0 in array.shape:
@@ -134,6 +152,26 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
+
+
+def refuse_unreadable(x: Tensor, argument: str) -> None:
+    """Refuses tensors that have no plain array of numbers, and names the way to one.
+
+    Raises:
+        ValueError: If it is nested, sparse, quantised, or has no numbers at all.
+    """
+    kind = way = ""
+    if x.is_nested:
+        kind, way = "a nested one", "`torch.nested.to_padded_tensor` and a mask make it one"
+    elif x.layout is not torch.strided:
+        kind, way = f"a sparse one ({x.layout})", "`.to_dense()` makes it one"
+    elif x.is_quantized:
+        kind, way = f"a quantised one ({x.dtype})", "`.dequantize()` makes it one"
+    elif x.is_meta:
+        kind, way = "one on the device meta", "it has a shape alone, and no numbers"
+    if kind:
+        what = f"`{argument}`: expected real numbers in a dense tensor, got {kind}"
+        raise ValueError(f"{what}: {way}")
 
 
 def as_labels(y: Any, size: int) -> Tensor:
