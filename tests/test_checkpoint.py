@@ -220,7 +220,7 @@ def test_a_hostile_folder_is_refused(what: str, run: Path, tmp_path: Path) -> No
     assert not (tmp_path / "ran").exists()
 
 
-# --- Networks of the user's own --------------------------------------------------------------------
+# --- Networks of the user's own -------------------------------------------------------------------
 
 
 class Wide(nn.Module):

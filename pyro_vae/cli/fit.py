@@ -37,10 +37,11 @@ from pyro_vae.cli.runs import (
     record_data,
     recorded_scores,
 )
-from pyro_vae.cli.suggested import loading, suggested
+from pyro_vae.cli.suggested import READING, loading, suggested
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset, load
-from pyro_vae.data.readers import READERS
+from pyro_vae.data.pixels import Layout
+from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE
 from pyro_vae.training import Run, fit
@@ -175,8 +176,8 @@ def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Pa
 def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     """A parser of what makes a model and fits it to data."""
     parser = Parser(verb, "DATA", description)
-    files = ", ".join(READERS)
-    parser.add_argument("data", type=str, help=f"One of {', '.join(NAMES)}; or a file: {files}.")
+    known = f"One of {', '.join(NAMES)}; a file: {', '.join(SUFFIXES)}; or a folder of images."
+    parser.add_argument("data", type=str, help=known)
     parser.add_argument("--config", help="YAML file of options, as each run folder has one.")
     parser.add_argument(
         "--out",
@@ -211,6 +212,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         "scales are in the units of the data all the same.",
     )
     _add_given(parser)
+    _add_reading(parser)
     if "dim" in _arguments(parts["prior"]):
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
     for role, follows in _following(parts).items():
@@ -261,6 +263,34 @@ def _add_given(parser: Parser) -> None:
         "--show_mask",
         action="store_true",
         help="With --missing, let the encoder also see which entries those are.",
+    )
+
+
+def _add_reading(parser: Parser) -> None:
+    group = parser.add_argument_group("how files are read")
+    group.add_argument(
+        "--key", type=str | None, help="Which of several arrays of an .npz or .h5 file is x."
+    )
+    group.add_argument(
+        "--layers",
+        type=str | None,
+        help="The layer of an .h5ad file that is x, in place of its X.",
+    )
+    group.add_argument(
+        "--layout",
+        type=Layout | None,
+        help="Where arrays of images have their channels, which are served first; by default where "
+        "a size is 1, 3 or 4.",
+    )
+    group.add_argument(
+        "--resize",
+        type=int | None,
+        help="Height and width that the images of a folder are given, by averaging.",
+    )
+    group.add_argument(
+        "--rescale",
+        action="store_true",
+        help="Divide integer levels 0 to 255 by the top level, to be from 0 to 1.",
     )
 
 
@@ -373,7 +403,7 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     # Of runs that have them alone.
-    for key in ("cond", "size_factor", "covariate", "missing", "show_mask"):
+    for key in ("cond", "size_factor", "covariate", "missing", "show_mask", *READING):
         if not kept.get(key):
             kept.pop(key, None)
     for key, function in (("standardize", VAE), ("split", load)):

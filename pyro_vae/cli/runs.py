@@ -128,11 +128,12 @@ def load_data(
     missing: bool = False,
     split: str = "random",
     words: list[list[str]] | None = None,
+    **reading: Any,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
 
     Binary data for binary likelihoods, integer levels for counts and grey values for real ones,
-    unless ``binarize`` asks otherwise.
+    unless ``binarize`` asks otherwise. What else there is, says how files are read.
 
     Returns:
         The data, and the options that load them again.
@@ -151,8 +152,9 @@ def load_data(
         beside["split"] = split
     if words:
         beside["words"] = words
+    beside |= {name: value for name, value in reading.items() if value not in (None, False)}
     data = data_room.load(source, root=root, binarize=binarize, levels=levels, **beside)
-    options = {"root": root, "binarize": data.binarize, "levels": levels}
+    options = {"root": root, "binarize": data.binarize, "levels": levels, "layout": None}
     return data, options | beside
 
 
@@ -231,10 +233,13 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     record = read_json(path, source=str | None, options=dict)
     found_by: str | None = record["source"] if source is None else source
     recorded: dict[str, Any] = {"cond": "", "size_factor": None, "covariates": {}, "missing": False}
-    recorded |= {"split": "random", "words": []} | record["options"]
+    recorded |= {"split": "random", "words": [], "key": None, "layers": None, "resize": None}
+    # A run of before has none, and took arrays as they were.
+    recorded |= {"rescale": False, "layout": "channels-first"} | record["options"]
     kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
     kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
-    kinds |= {"split": str, "words": list}
+    kinds |= {"split": str, "words": list, "key": str | None, "layers": str | None}
+    kinds |= {"resize": int | None, "rescale": bool, "layout": str | None}
     check_kinds(path, recorded, kinds)
     check_kinds(path, recorded["covariates"], dict.fromkeys(recorded["covariates"], str))
     if found_by is None or (source is None and ".." in Path(found_by).parts):

@@ -14,11 +14,19 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae.data.raw import Raw
 
-__all__ = ["Layout", "as_pixels", "in_layout", "looks_channels_last", "size_of", "stacked", "top_of"]
+__all__ = [
+    "Layout",
+    "as_pixels",
+    "in_layout",
+    "looks_channels_last",
+    "size_of",
+    "stacked",
+    "top_of",
+]
 
 log = logging.getLogger("pyro_vae")
 
-Layout = Literal["channels-first", "channels-last"]
+Layout = Literal["channels-first", "channels-last", "no-channels"]
 _CHANNELS = (1, 3, 4)  # of grey, colour, and colour with transparency
 _TOPS = (255, 65535)  # of bytes, and of 16 bits
 
@@ -110,21 +118,31 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
     Args:
         raw: Values of any shape.
         layout: Which dimension of arrays ``(N, ., ., .)`` are the channels; None tells by their
-            sizes: 1, 3 or 4, where no other dimension is so small.
+            sizes: 1, 3 or 4, where no other dimension is so small. Without channels, arrays
+            ``(N, ., .)`` are given one.
 
     Raises:
-        ValueError: If the first and the last could both be, or there is no such layout.
+        ValueError: If the first and the last could both be, there is no such layout, or arrays have
+            other dimensions.
     """
     if layout is not None and layout not in get_args(Layout):
         raise unknown_name("layout", layout, get_args(Layout))
     shape = tuple(raw.splits["train"].shape[1:])
-    if raw.image or len(shape) != 3 or (layout is None and raw.dims):
+    if raw.image:
+        return raw
+    if layout in ("channels-last", "no-channels") and len(shape) != 2 + (layout != "no-channels"):
+        wanted = "(N, H, W)" if layout == "no-channels" else "(N, H, W, C)"
+        raise expected("layout", f"{layout} with data of shape {wanted}", shape)
+    if layout == "no-channels":
+        dims = ("channel", *raw.dims) if raw.dims else ()
+        return replace(raw, splits={k: x[:, None] for k, x in raw.splits.items()}, dims=dims)
+    if len(shape) != 3 or (layout is None and raw.dims):
         return raw
     last = looks_channels_last(shape)
     if layout is None:
         if shape[0] in _CHANNELS and shape[2] in _CHANNELS and shape[1] not in _CHANNELS:
-            known = " or ".join(get_args(Layout))
-            raise expected("layout", f"{known} (--layout), which both could be", shape)
+            what = "channels-first or channels-last (--layout), which both could be"
+            raise expected("layout", what, shape)
         if not last:
             return raw
         log.warning("images of shape %s have their channels last, and are served with channels "

@@ -173,7 +173,9 @@ class VAE(Composition):
         """
         if self.initialized:
             return
-        x = as_batch(as_tensor(x_train, "x_train"), self.event_shape, self).to(self.initialized.device)
+        x = as_batch(as_tensor(x_train, "x_train"), self.event_shape, self).to(
+            self.initialized.device
+        )
         _start(self, Rows(x, unlabelled(given)))
         self.initialized.fill_(True)
 

@@ -38,7 +38,9 @@ def _of_array(data: Any, asked: Asked) -> Contents:
 READS: Mapping[str, Read] = {
     "anndata": read_annotated,
     "cudf": read_table,
-    "dask": lambda data, asked: (read_table if hasattr(data, "columns") else _of_array)(data, asked),
+    "dask": lambda data, asked: (read_table if hasattr(data, "columns") else _of_array)(
+        data, asked
+    ),
     "datasets": read_columns,
     "duckdb": read_table,
     "h5py": _of_array,
@@ -71,8 +73,12 @@ def from_container(data: Any, asked: Asked) -> Raw | None:
     if package == "datasets" and isinstance(data, Mapping):
         return raw_of(read_splits(data, asked), asked)
     if package in ("h5py", "zarr") and hasattr(data, "keys"):
-        return raw_of(parts_of(dict(data.items()), asked), asked)
-    return raw_of({"train": READS[package](data, asked)}, asked)
+        return raw_of(parts_of({str(name): data[name] for name in data.keys()}, asked), asked)
+    contents = READS[package](data, asked)
+    if contents.x.ndim == 1 and hasattr(data, "to_frame"):
+        what, kind = "a table of columns", type(data).__name__
+        raise ValueError(f"`data`: expected {what}, got a {kind}: `.to_frame()` makes it one")
+    return raw_of({"train": contents}, asked)
 
 
 def is_container(data: Any) -> bool:

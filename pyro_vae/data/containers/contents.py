@@ -78,9 +78,7 @@ def raw_of(parts: Mapping[Split, Contents], asked: Asked) -> Raw:
         raise expected(asked.argument, "a training set", sorted(parts))
     first = parts["train"]
     alone = len(parts) == 1
-    splits = {
-        split: _values(each, "" if alone else split, asked) for split, each in parts.items()
-    }
+    splits = {split: _values(each, "" if alone else split, asked) for split, each in parts.items()}
     for split, x in splits.items():
         if x.shape[1:] != splits["train"].shape[1:] or list(parts[split].names) != list(
             first.names

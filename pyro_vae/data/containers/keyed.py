@@ -89,5 +89,5 @@ def _refuse(unused: list[str], asked: Asked) -> None:
             what = f"no weights of observations ({name}), which no objective takes"
             raise expected(asked.argument, what, unused)
     if unused:
-        error = expected(asked.argument, "arrays that are all read", f"more: {', '.join(unused)}")
+        error = expected(asked.argument, "no arrays besides those that have a use", unused)
         raise ValueError(f"{error}; `key` (--key) reads one array alone")

@@ -81,7 +81,7 @@ def _native(data: Any, argument: str) -> Any:
                 raise ValueError("two columns have one name")
         return frame
     except Exception as error:  # whatever the package of the table raises
-        reason = f"{type(data).__name__}: {error}".splitlines()[0]
+        reason = " ".join(f"{type(data).__name__}: {error}".split())[:120]
         raise ValueError(f"`{argument}`: expected a table of numbers, got {reason}") from None
 
 
