@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
+from pyro_vae.data.schema import Schema
 
 _EXACT = 2**24  # float32 holds every smaller integer
 # What an error about an entry that is not there suggests.
@@ -36,6 +37,8 @@ class Raw:
             labels.
         words: What the numbers 0, 1, ... of a column of words stand for, by the column's name.
         held_out: Shares to hold out as validation and test where the source has no such split.
+        aside: Columns that are no part of x and may be asked for, as those of ``columns``.
+        schema: What the columns of a table are; None for what is no table.
     """
 
     splits: Mapping[Split, Tensor]
@@ -49,6 +52,8 @@ class Raw:
     held_out: Mapping[Split, float] = field(
         default_factory=lambda: {"validation": 0.1, "test": 0.1}
     )
+    aside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
+    schema: Schema | None = None
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
@@ -62,7 +67,9 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
         ValueError: If there is no such column, it is asked for twice, lacks a value, or nothing
             would be left.
     """
-    beside = dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
+    beside = dict(raw.aside)
+    if raw.labels:
+        beside |= dict.fromkeys(raw.label_names, raw.labels)
     known, found = [*raw.names, *beside], dict(raw.columns)
     for option, names in wanted.items():
         for name in names:
