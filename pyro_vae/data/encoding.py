@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import TYPE_CHECKING, Any
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -14,25 +14,25 @@ from pyro_vae.data.cells import Cells
 from pyro_vae.data.fields import EXACT, FINE, ULP
 from pyro_vae.data.schema import Field
 
-if TYPE_CHECKING:
-    import pandas as pd
-
 __all__ = ["all_numbers", "beside", "encoded", "labels_of"]
 
 
-def encoded(field: Field, cells: Cells, *, checked: bool = True) -> np.ndarray:
+def encoded(
+    field: Field, cells: Cells, place: Callable[[int], str], *, checked: bool = True
+) -> np.ndarray:
     """Returns a column as x has it, float32 of shape ``(N,)``; NaN where an entry is missing.
 
     Args:
         field: What is known of the column.
         cells: What it holds.
-        checked: Whether numbers that float32 would merge are refused.
+        place: Where the entry of a row is, for errors.
+        checked: Whether numbers that are not of the kind, or that float32 would merge, are refused.
 
     Raises:
         ValueError: If it holds what the field does not know, or float32 would merge its numbers.
     """
     if field.levels:
-        return _places(field, cells)
+        return _places(field, cells, place)
     values = cells.values
     if not isinstance(values, np.ndarray):
         values = _as_numbers(field, cells)
@@ -73,7 +73,7 @@ def _as_numbers(field: Field, cells: Cells) -> np.ndarray:
     return numbers.to_numpy(dtype=np.float64)
 
 
-def _places(field: Field, cells: Cells) -> np.ndarray:
+def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarray:
     """The places of levels, NaN where one is missing."""
     import pandas as pd
 
@@ -82,22 +82,20 @@ def _places(field: Field, cells: Cells) -> np.ndarray:
         if not isinstance(values, pd.Series):
             values = pd.Series(_written(values), dtype=object)
         texts = values.astype(object).map(str, na_action="ignore")
-        codes = pd.Categorical(texts, categories=list(map(str, field.levels))).codes
+        codes = pd.Index(list(map(str, field.levels))).get_indexer(texts)
         lacking = values.isna().to_numpy()
         if (unknown := (codes < 0) & ~lacking).any():
-            raise _unknown_level(field, texts[unknown].iloc[0], map(str, field.levels))
+            row = int(unknown.argmax())
+            raise _unknown_level(texts.iloc[row], map(str, field.levels), place(row))
         return np.where(lacking, np.nan, codes).astype(np.float32)
-    if isinstance(cells.values, pd.Series):
-        values = _as_numbers(field, cells)
-    else:
-        values = cells.values.astype(np.float64)
+    numbers = cells.values
+    numbers = _as_numbers(field, cells) if isinstance(numbers, pd.Series) else numbers.astype(float)
     levels = np.array([float(level) for level in field.levels])
-    order = np.argsort(levels)
-    lacking = np.isnan(values)
-    places = np.searchsorted(levels[order], values).clip(0, len(levels) - 1)
-    if (unknown := (levels[order][places] != values) & ~lacking).any():
-        known = [f"{level:g}" for level in levels]
-        raise _unknown_level(field, f"{values[unknown][0]:g}", known)
+    order, lacking = np.argsort(levels), np.isnan(numbers)
+    places = np.searchsorted(levels[order], numbers).clip(0, len(levels) - 1)
+    if (unknown := (levels[order][places] != numbers) & ~lacking).any():
+        row = int(unknown.argmax())
+        raise _unknown_level(f"{numbers[row]:g}", [f"{level:g}" for level in levels], place(row))
     return np.where(lacking, np.nan, order[places]).astype(np.float32)
 
 
@@ -109,8 +107,8 @@ def _written(values: np.ndarray) -> list[str | None]:
     return [texts[i] for i in back.tolist()]
 
 
-def _unknown_level(field: Field, found: str, known: Any) -> ValueError:
-    return ValueError(f"{unknown_name('data', found, known)}, in {field.name}")
+def _unknown_level(found: str, known: Iterable[str], place: str) -> ValueError:
+    return ValueError(f"{unknown_name('data', found, known)}, in {place}")
 
 
 def _less(values: np.ndarray, offset: float) -> np.ndarray:
@@ -121,37 +119,47 @@ def _less(values: np.ndarray, offset: float) -> np.ndarray:
 
 
 def _check_held(field: Field, values: np.ndarray, held: np.ndarray) -> None:
-    """Refuses whole numbers that float32 does not hold, and numbers that it would merge."""
-    largest = float(np.nanmax(np.abs(held))) if not np.isnan(held).all() else 0.0
-    if not np.isfinite(largest) or largest == 0:
+    """Refuses numbers that are not of the kind, or that float32 would merge."""
+    seen = values[~np.isnan(values)].astype(np.float64)
+    if len(seen) == 0 or not np.isfinite(held[~np.isnan(held)]).all():
         return
-    if field.kind == "count":
-        merged, what = largest >= EXACT, f"integers below 2**24 in {field.name}"
-        what += ", which float32 holds exactly"
-    else:
-        seen = values[~np.isnan(values)].astype(np.float64)
-        merged = np.ptp(seen) > 0 and largest * ULP > FINE * float(seen.std())
-        what = f"numbers in {field.name} that float32 can tell apart"
-    if merged:
-        hint = f"`kinds` (--kind {field.name}=real) subtracts an offset"
-        raise ValueError(f"{expected('data', what, float(np.nanmax(values)))}; {hint}")
+    low, high = float(seen.min()), float(seen.max())
+    what, got = "", low
+    if field.kind == "binary" and not np.isin(seen, (0, 1)).all():
+        what = "two values"
+    elif field.kind == "proportion" and (low < 0 or high > 1):
+        what, got = "shares in [0, 1]", low if low < 0 else high
+    elif (field.kind in ("positive", "count") and low < 0) or (
+        field.kind == "count" and (seen != np.round(seen)).any()
+    ):
+        what = "whole numbers from 0" if field.kind == "count" else "amounts, none below 0,"
+    elif field.kind == "count" and high >= EXACT:
+        what, got = "integers below 2**24, which float32 holds exactly,", high
+    elif high > low and max(-low, high) * ULP > FINE * float(seen.std()) and not field.offset:
+        what, got = "numbers that float32 can tell apart", high
+    if what:
+        hint = f"`kinds` (--kind {field.name}=real) takes any number, less an offset if need be"
+        raise ValueError(f"{expected('data', f'{what} in {field.name}', got)}; {hint}")
 
 
-def labels_of(field: Field, cells: Cells) -> Tensor:
-    """Labels as integers, -1 where one is missing."""
+def labels_of(field: Field, cells: Cells, place: Callable[[int], str]) -> Tensor:
+    """Returns labels as integers, shape ``(N,)``, -1 where one is missing.
+
+    Raises:
+        ValueError: If they are neither levels nor whole numbers.
+    """
     if field.levels:
-        places = _places(field, cells)
+        places = _places(field, cells, place)
     else:
-        values = cells.values if isinstance(cells.values, np.ndarray) else None
-        if values is None or (values[~np.isnan(values)] != np.round(values[~np.isnan(values)])).any():
-            raise expected("label", "words or whole numbers (`kinds`, --kind NAME=category)", field.name)
-        places = values.astype(np.float64)
-    filled = np.where(np.isnan(places), -1, places)
-    return torch.from_numpy(filled.astype(np.int64))
+        places = cells.values
+        whole = isinstance(places, np.ndarray) and not (places != np.round(places))[~cells.lacking].any()
+        if not whole:
+            raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
+    return torch.from_numpy(np.where(cells.lacking, -1, places).astype(np.int64))
 
 
 def beside(cells: Cells) -> tuple[np.ndarray, list[str]]:
-    """A column beside x as numbers, and the words that these count, if it holds words."""
+    """Returns a column beside x as numbers, and the words that these count, if it holds words."""
     import pandas as pd
 
     if isinstance(cells.values, np.ndarray):

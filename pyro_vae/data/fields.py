@@ -42,7 +42,7 @@ def kind_of(name: str, cells: Cells) -> tuple[Found, list[Any]]:
     if cells.form == "words":
         found_kind, levels = kind_of_words(name, cells.values)
         return found_kind, levels
-    values = cells.values[:: max(1, len(cells.values) // _SAMPLE)]
+    values = _some(cells.values)
     if cells.form == "truths":
         seen = np.unique(values[~np.isnan(values)])
         if len(seen) < 2:
@@ -56,6 +56,23 @@ def kind_of(name: str, cells: Cells) -> tuple[Found, list[Any]]:
     found = kind_of_numbers(name, values, counter=_counts_rows(cells.values))
     whole = found.kind in ("binary", "category", "ordinal")
     return found, _numbered(found.kind, cells.values) if whole else []
+
+
+def _some(values: np.ndarray) -> np.ndarray:
+    """Values of a column, not too many, in order, with those that decide what it can be."""
+    if len(values) <= _SAMPLE:
+        return values
+    which = np.zeros(len(values), dtype=bool)
+    which[:: len(values) // _SAMPLE] = True
+    if values.dtype.kind == "f":
+        if np.isnan(values).all():
+            return values[:1]
+        which[[np.nanargmin(values), np.nanargmax(values)]] = True
+        parts = (values != np.round(values)) & ~np.isnan(values)
+        which[int(parts.argmax())] = True
+    else:
+        which[[values.argmin(), values.argmax()]] = True
+    return values[which]
 
 
 def _date(days: float) -> str:

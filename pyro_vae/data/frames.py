@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -179,12 +180,13 @@ class _Reader:
             what = "at least one observation with at least one entry"
             raise expected("data", what, self.table.frame)
         levels = self._levels(words, known)
+        complete = bool(known) and all("dtype" in own for own in known.values())
         fields: list[Field] = []
         cells: dict[str, Cells] = {}
         for position, name in enumerate(self.names):
             own = dict(known.get(name, {}))
             if name in levels:
-                own = {"kind": "ordinal"} | own | {"levels": levels[name]}
+                own |= {"levels": levels[name]}
             role: Role = self.roles.get(name, own.get("role", ""))
             if name in self.dropped:
                 fields.append(Field(name, "ignore", reason="left out by `drop`"))
@@ -199,6 +201,9 @@ class _Reader:
         inferred = [each.name not in known and each.name not in levels for each in fields]
         fields = of_counts(fields, inferred)
         fields = self._something(fields, cells, inferred)
+        # Columns that are known come in the order in which they are known.
+        order = {name: at for at, name in enumerate(known)} if complete else {}
+        fields.sort(key=lambda each: order.get(each.name, len(order)))
         for each in known.keys() - set(self.names):
             if Field.from_spec(each, {"kind": "real"} | known[each]).in_x:
                 raise unknown_name("schema", each, self.names)
@@ -236,6 +241,9 @@ class _Reader:
             as_words=not groups and (coded or own.get("kind") in ("id", "ignore")),
         )
 
+    def _place(self, position: int, row: int) -> str:
+        return self.table.where(row, position)[0]
+
     def _where(self, row: int, position: int) -> tuple[str, object]:
         """Where an entry of a frame is, and what is there."""
         place, _ = _in_frame(row, position)
@@ -256,11 +264,12 @@ class _Reader:
         if self.plain and not role:
             return Field(name, "real", cells.dtype, reason="numbers as they are")
         found, levels = kind_of(name, cells)
-        if "kind" in own:
-            same = found.kind == own["kind"]
-            levels = levels if same else own.get("levels", ())
-            found = Found(own["kind"], "as it was asked for", found.warning)
-        made = described(name, cells, found, levels, forced="kind" in own)
+        if "kind" in own or "levels" in own:
+            leveled = found.kind if found.kind in ("category", "ordinal", "binary") else "ordinal"
+            kind = own.get("kind", leveled)
+            levels = own.get("levels", levels if found.kind == kind else ())
+            found = Found(kind, "as it was asked for", found.warning)
+        made = described(name, cells, found, levels, forced=bool(own))
         return replace(made, **{key: value for key, value in own.items() if key != "kind"})
 
     def _something(
@@ -290,7 +299,8 @@ class _Reader:
             _check_complete(self.table, at, lambda i: cells[self.names[i]].lacking)
         x = np.empty((len(self.table.frame), len(schema.x)), dtype=np.float32)
         for i, each in enumerate(schema.x):
-            x[:, i] = encoded(each, cells[each.name], checked=not self.plain)
+            place = partial(self._place, positions[each.name])
+            x[:, i] = encoded(each, cells[each.name], place, checked=not self.plain)
             if (bad := np.isinf(x[:, i])).any():
                 row = int(bad.argmax())
                 value = float(cells[each.name].values[row])
@@ -301,7 +311,8 @@ class _Reader:
         labels: dict[Any, Tensor] = {}
         for each in schema.columns:
             if each.role == "label":
-                labels["train"] = labels_of(each, cells[each.name])
+                place = partial(self._place, positions[each.name])
+                labels["train"] = labels_of(each, cells[each.name], place)
             elif each.role and each.role != "weight":
                 values, of_words[each.name] = beside(cells[each.name])
                 aside[each.name] = {"train": torch.from_numpy(values)}

@@ -16,6 +16,7 @@ from pyro_vae.data.dataset import Split
 from pyro_vae.data.schema import Schema
 
 _EXACT = 2**24  # float32 holds every smaller integer
+_FEWEST = 64  # different numbers, between the smallest and the largest of an entry
 # What an error about an entry that is not there suggests.
 MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
 
@@ -138,9 +139,23 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         wanted = f"a finite float32 value at index {where}{of}"
         error = expected("data", wanted, array[where].item())
         raise ValueError(f"{error}{MISSING}") if lacking[where] else error
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:
+        _check_apart(array, of)
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
+
+
+def _check_apart(array: np.ndarray, of: str) -> None:
+    """Refuses entries of which float32 would leave a few different numbers."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(array, axis=0), np.fmax.reduce(array, axis=0)
+        step = np.maximum(np.abs(low), np.abs(high)) * 2.0**-23
+        merged = (high > low) & (high - low < _FEWEST * step)
+    if merged.any():
+        where = tuple(map(int, np.argwhere(merged)[0]))
+        what = f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
+        raise expected("data", what, float(high[where]))
 
 
 def as_labels(y: Any, size: int) -> Tensor:

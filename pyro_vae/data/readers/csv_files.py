@@ -27,7 +27,7 @@ from pyro_vae.data.vocabulary import MISSING_WORDS
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Compression", "Reading", "fill_csv", "read_csv"]
+__all__ = ["Compression", "Reading", "fill_csv", "header_of_words", "read_csv"]
 
 Compression: TypeAlias = Literal["infer", "none", "gzip", "bz2", "xz"]
 
@@ -39,6 +39,9 @@ _DAMAGED = (OSError, EOFError, csv.Error, zlib.error, lzma.LZMAError)
 _LOOKED_AT, _ROWS = 2**20, 1000  # characters and rows that are read to see what there is
 _MANY = 10  # rows from which on digits of one length with zeros before them are codes
 _LONG = 16  # digits, of which float64 loses some
+_NUMBER = re.compile(
+    r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE
+)
 
 
 @dataclass(frozen=True)
@@ -306,6 +309,17 @@ def _where(
         raise AssertionError
 
     return found
+
+
+def header_of_words(path: Path) -> Header:
+    """Returns the header of a file as it was read before numbers could be names of columns.
+
+    The first row names them if no cell of it is a number, and NaN is one.
+    """
+    for _, cells in _Text(path, Reading()).records():
+        numbers = (_NUMBER.fullmatch(cell.strip()) for cell in cells)
+        return "none" if any(numbers) else 0
+    return "none"
 
 
 def fill_csv(

@@ -19,6 +19,7 @@ Header: TypeAlias = int | Literal["infer", "none"]
 
 _SEPARATORS = {",": ",", ";": ";", "\t": "\\t", "|": "|", " ": " "}
 _NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?")
+_VALUE = re.compile(rf"{_NUMBER.pattern}|[+-]?inf(inity)?", re.IGNORECASE)
 _WHOLE = re.compile(r"[+-]?\d+")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _FEWEST = 3  # columns from which on equal steps are no chance
@@ -77,7 +78,12 @@ class _Column:
         """Whether there are numbers alone below the first cell, and some."""
         seen = [cell for cell in self.rest if not _is_missing(cell)]
         # A word among many numbers is a mistake, which is found where it is read.
-        return bool(seen) and sum(bool(_NUMBER.fullmatch(c)) for c in seen) > 0.5 * len(seen)
+        return bool(seen) and sum(bool(_VALUE.fullmatch(c)) for c in seen) > 0.5 * len(seen)
+
+    @property
+    def worded(self) -> bool:
+        """Whether there are words below the first cell."""
+        return not self.numeric and not all(_is_missing(cell) for cell in self.rest)
 
     @property
     def alike(self) -> bool:
@@ -155,7 +161,7 @@ def _numbers_are_names(columns: Sequence[_Column], first: Sequence[str], path: s
     values = [each.first for each in named]
     if len(set(values)) < len(values):
         return False
-    if not all(each.numeric for each in named):
+    if any(each.worded for each in named):
         raise _unclear(first, path)
     counters = all(_counts(each.rest) for each in nameless)
     steps = _in_steps(named)
