@@ -37,7 +37,7 @@ from pyro_vae.cli.runs import (
     record_data,
     recorded_scores,
 )
-from pyro_vae.cli.suggested import READING, loading, suggested
+from pyro_vae.cli.suggested import OF_FILES, loading, suggested
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.pixels import Layout
@@ -403,7 +403,7 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     # Of runs that have them alone.
-    for key in ("cond", "size_factor", "covariate", "missing", "show_mask", *READING):
+    for key in ("cond", "size_factor", "covariate", "missing", "show_mask", *OF_FILES):
         if not kept.get(key):
             kept.pop(key, None)
     for key, function in (("standardize", VAE), ("split", load)):

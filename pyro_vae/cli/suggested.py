@@ -15,9 +15,9 @@ from pyro_vae.cli.runs import load_data
 from pyro_vae.data import NAMES
 from pyro_vae.likelihoods import suggest
 
-__all__ = ["READING", "loading", "suggested", "words_of"]
+__all__ = ["OF_FILES", "loading", "suggested", "words_of"]
 
-READING = ("key", "layers", "layout", "resize", "rescale")  # how files and folders are read
+OF_FILES = ("key", "layers", "layout", "resize", "rescale")  # how files and folders are read
 
 
 def suggested(
@@ -68,6 +68,6 @@ def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:
 
 def loading(options: Namespace) -> dict[str, Any]:
     """Returns the arguments of :func:`load_data` that options name, besides the support."""
-    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split", *READING)
+    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split", *OF_FILES)
     named = {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
     return named | {"words": words_of(options.likelihood.as_dict())}

@@ -102,8 +102,8 @@ def to_datatree(
             as for :func:`pyro_vae.evaluate`.
         dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``; those that
             data came with, of xarray or of a data set, if not given.
-        coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``, likewise: names of
-            columns, and of observations, are labels.
+        coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``, likewise: names
+            of columns, and of observations, are labels.
         out: A file ``NAME.nc`` to write the draws to, block by block, and to read them from as
             they are needed.
         max_memory: Bytes that draws may take: all of them without ``out``, one block with it. The

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,16 +17,23 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
-from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.containers import Asked, from_container
+from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
+from pyro_vae.data.frames import NUMBERS, Table, from_frame
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
-from pyro_vae.data.readers import SUFFIXES, read_file
+from pyro_vae.data.readers import SUFFIXES, Reading, read_file
+from pyro_vae.data.readers.csv_files import Compression
+from pyro_vae.data.readers.first_rows import Header
 from pyro_vae.data.rows import Numbers
+from pyro_vae.data.schema import Schema, SchemaLike
 from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
+
+log = logging.getLogger("pyro_vae")
+_NAMED = 6  # columns that are left out, in a line
 
 
 def load(
@@ -43,6 +51,17 @@ def load(
     missing: bool = False,
     split: str = "random",
     words: Sequence[Sequence[str]] = (),
+    schema: SchemaLike = None,
+    kinds: str | Mapping[str, str] | None = None,
+    drop: str | Sequence[str] = (),
+    label: str | None = None,
+    sep: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    na_values: str | Sequence[str] = (),
+    header: Header | str = "infer",
+    encoding: str = "utf-8",
+    compression: Compression = "infer",
     key: str | None = None,
     layers: str | None = None,
     layout: Layout | None = None,
@@ -80,12 +99,13 @@ def load(
         data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; a
             container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
-            or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad` or `.csv` file, or of a folder
-            of images. An `.npz` or `.h5` file holds its splits under `train`, `validation` (or
-            `valid`) and `test`, or one array under `x`, `data` or its only key; labels may be under
-            `y` or `labels`, which entries are observed under `mask`, with splits under `y_train` or
-            `train_labels` and so on; what else there is, is refused. A `.csv` file holds numbers,
-            with or without a first row of column names. Folders in a folder of images are classes.
+            or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
+            `.xlsx` file, or of a folder of images. An `.npz` or `.h5` file holds its splits under
+            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
+            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
+            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
+            Folders in a folder of images are classes. A table holds numbers, words, truth values or
+            dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
@@ -93,8 +113,7 @@ def load(
             (training batches afresh, see :meth:`Dataset.draw`; validation and test once, by
             `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images of the
             table, else ``"none"``. An array must have values in [0, 1] to be made binary.
-        labels: Integer labels ``(N,)`` of data that are one array; or the name of a column of
-            integers or words, of a table, an AnnData or a Dataset, which is then no part of x.
+        labels: Integer labels ``(N,)`` of data that are one array; or as `label`.
         validation: Share of the training data to hold out, in [0, 1), where the source has no
             validation set; by default a tenth. With 0 that split is empty.
         test: The same for the test set; by default a tenth, for `digits` a fifth.
@@ -112,9 +131,25 @@ def load(
             the last rows for the test and those before them for validation, of data in the order of
             time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
             which is then no part of x: rows of a group are in one split.
-        words: For each column of x of a `.csv` file, in order, the words that it holds, whose
+        words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
+        schema: What is known of the columns of a table: a :class:`~pyro_vae.data.Schema`; a mapping
+            from names to kinds, or to mappings of what a :class:`~pyro_vae.data.Field` has; or a
+            YAML or JSON file of either. Of other columns it is inferred from names and values.
+            ``"numbers"`` takes each column for the numbers that it holds, and infers nothing.
+        kinds: Kinds of some columns of a table, as ``income=positive,mood=ordinal`` or a mapping.
+        drop: Columns of a table that x is without, ``a,b`` or a list.
+        label: The column of a table, or beside x, that holds labels: integers or words.
+        sep: What is between the cells of a text; by default a comma, in a `.tsv` file a tab.
+        decimal: The decimal point of a text.
+        thousands: What groups digits in a text.
+        na_values: What else means that an entry is missing, besides empty cells, NA and nan;
+            ``?,-`` or a list.
+        header: The row that names the columns, from 0, those before it left out; ``"none"`` if
+            there is none; by default what the first row and those below it show.
+        encoding: Of a text.
+        compression: Of a text; by default that of the suffix.
         key: Which of several arrays of a file, a data set or an xarray Dataset is x.
         layers: The layer of an AnnData or an `.h5ad` file that is x, in place of its ``X``.
         layout: Where arrays of images ``(N, ., ., .)`` have their channels, which are served first:
@@ -146,9 +181,12 @@ def load(
     if (group := group_column(split)) is not None:
         wanted["split"] = [group]
     if isinstance(labels, str):
-        wanted["labels"] = [labels]
-    asked = Asked(key=key, layers=layers, resize=size_of(resize), missing=missing)
-    raw, name, source = _read(data, root, download, wanted, words, asked)
+        label, labels = labels, None
+    how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
+    columns = {"schema": schema, "kinds": kinds, "drop": drop, "label": label, "words": words}
+    beside = tuple(each for names in wanted.values() for each in names)
+    asked = Asked("data", missing, beside, label, key, layers, size_of(resize))
+    raw, name, source = _read(data, root, download, how, wanted, columns, asked)
     raw = in_layout(with_columns(raw, wanted), layout)
     if rescale and (levels or raw.top is not None):
         raise expected("rescale", "False with a named set, see `levels`", rescale)
@@ -165,7 +203,9 @@ def load(
     if group is not None:
         raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
     beside = _beside(raw, parts, size_factor, known)
-    return Dataset(name=name, source=source, step=step_in_order(raw), **served, **beside)
+    return Dataset(
+        name=name, source=source, step=step_in_order(raw), schema=raw.schema, **served, **beside
+    )
 
 
 def _columns(
@@ -178,17 +218,10 @@ def _columns(
     return {"cond": [name.strip() for name in names if name]} | beside
 
 
-def _with_labels(raw: Raw, labels: Numbers | str | None) -> Raw:
-    """Adds labels to data that are one array, or takes them out of the columns beside x."""
+def _with_labels(raw: Raw, labels: Numbers | None) -> Raw:
+    """Adds labels to data that are one array."""
     if labels is None:
         return raw
-    if isinstance(labels, str):
-        columns = dict(raw.columns)
-        found = columns.pop(labels)
-        if not all((values == values.round()).all() for values in found.values()):
-            raise expected("labels", f"integers or words in {labels}", "other numbers")
-        whole = {split: values.long() for split, values in found.items()}
-        return replace(raw, labels=whole, columns=columns)
     if raw.top is not None or set(raw.splits) != {"train"}:
         raise expected("labels", "None where the data bring their own splits", labels)
     return replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
@@ -283,31 +316,73 @@ def _read(
     data: Any,
     root: str | os.PathLike[str] | None,
     download: bool,
+    how: Reading,
     wanted: Mapping[str, Sequence[str]],
-    words: Sequence[Sequence[str]],
+    columns: Mapping[str, Any],
     asked: Asked,
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
-    beside = [name for names in wanted.values() for name in names]
-    asked = replace(asked, beside=tuple(beside))
-    if isinstance(data, str | os.PathLike) and data not in NAMES:
+    name, source = "array", None
+    if isinstance(data, str) and data in NAMES:
+        folder = Path(ROOT if root is None else root).expanduser()
+        _refuse(how, columns)
+        _refuse_arrays(asked)
+        return read_named(data, folder, download), data, data
+    if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
-        cond = [name for each in ("cond", "split", "labels") for name in wanted.get(each, ())]
-        some: Any = {"missing": asked.missing, "cond": cond, "beside": beside, "words": words}
-        return read_file(path, **some, asked=asked), path.name, str(path.resolve())
-    if (raw := from_container(data, asked)) is not None:
-        return raw, "array", None
+        data, name, source = read_file(path, how, asked), path.name, str(path.resolve())
+    elif (found := from_container(data, asked)) is not None:
+        data = found
+    else:
+        _refuse_arrays(asked)
+    if isinstance(data, Table) or _is_frame(data):
+        name = name if isinstance(data, Table) else "table"
+        raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
+        if raw.schema is not None:
+            _report(raw.schema)
+        return raw, name, source
+    if isinstance(data, Raw):
+        _refuse(how, {**columns, "label": None})
+        return data, name, source
+    _refuse(how, columns)
+    if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
+        return Raw({"train": as_values(data, missing=asked.missing)}), name, source
+    raise expected("data", "a known name, a path, an array or a tensor", data)
+
+
+def _is_frame(data: object) -> bool:
+    """Whether it is a table of pandas, which need not be imported to see that it is none."""
+    return type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
+
+
+def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
+    """Refuses options of tables for other data."""
+    columns = {
+        k: v for k, v in columns.items() if k != "words" and not (k == "schema" and v == NUMBERS)
+    }
+    for name, value in (how.given() | columns).items():
+        if value:
+            raise expected(name, "nothing, as the data are no table with names of columns", value)
+
+
+def _refuse_arrays(asked: Asked) -> None:
+    """Refuses options of containers and of files of arrays for other data."""
     for option in ("key", "layers", "resize"):
         if getattr(asked, option) is not None:
             raise expected(option, "None with a named set or an array", getattr(asked, option))
-    if isinstance(data, str):
-        folder = Path(ROOT if root is None else root).expanduser()
-        return read_named(data, folder, download), data, data
-    if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
-        return Raw({"train": as_values(data, missing=asked.missing)}), "array", None
-    raise expected("data", "a known name, a path, an array or a tensor", data)
+
+
+def _report(schema: Schema) -> None:
+    """Says what was decided about a table, a line each, and what is left out of x."""
+    for warning in schema.warnings:
+        log.warning("%s", warning)
+    left = [each for each in schema.left_out if each.reason != "left out by `drop`"]
+    if left:
+        shown = ", ".join(f"{each.name} ({each.kind}: {each.reason})" for each in left[:_NAMED])
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        log.warning("x is without %s%s; `kinds` (--kind NAME=KIND) keeps one", shown, more)
 
 
 def _split(

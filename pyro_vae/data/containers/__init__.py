@@ -1,4 +1,4 @@
-"""What holds data in Python: tables, labelled arrays, sparse matrices, data sets, files that are open.
+"""What holds data in Python: tables, labelled arrays, sparse matrices, data sets, open files.
 
 A container is known by the package that its class comes from, which is therefore imported already:
 none is imported here. A new one is its reader and its line in ``READS``.
@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Mapping
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import torch
@@ -20,10 +20,13 @@ from pyro_vae.data.containers.contents import Asked, Contents, array_of, raw_of
 from pyro_vae.data.containers.hugging_face import read_columns, read_splits
 from pyro_vae.data.containers.keyed import parts_of
 from pyro_vae.data.containers.labelled import read_labelled
-from pyro_vae.data.containers.tables import read_table
+from pyro_vae.data.containers.tables import as_frame, read_table
 from pyro_vae.data.containers.torch_sets import read_torch_set
-from pyro_vae.data.dataset import Axes, Dataset, keep_axes
+from pyro_vae.data.dataset import Dataset
 from pyro_vae.data.raw import Raw, refuse_unreadable
+
+if TYPE_CHECKING:
+    import pandas as pd
 
 __all__ = ["Asked", "Contents", "contents_or_value", "from_container", "is_container", "raw_of"]
 
@@ -38,9 +41,7 @@ def _of_array(data: Any, asked: Asked) -> Contents:
 READS: Mapping[str, Read] = {
     "anndata": read_annotated,
     "cudf": read_table,
-    "dask": lambda data, asked: (read_table if hasattr(data, "columns") else _of_array)(
-        data, asked
-    ),
+    "dask": _of_array,
     "datasets": read_columns,
     "duckdb": read_table,
     "h5py": _of_array,
@@ -59,8 +60,8 @@ READS: Mapping[str, Read] = {
 _TAKES_KEY = ("datasets", "h5py", "torch", "xarray", "zarr")
 
 
-def from_container(data: Any, asked: Asked) -> Raw | None:
-    """Returns the values of a container, checked, or None if it is none.
+def from_container(data: Any, asked: Asked) -> Raw | pd.DataFrame | None:
+    """Returns the values of a container, checked; a table as pandas has it; None if it is neither.
 
     Raises:
         ValueError: If it does not hold what was asked for, or no finite numbers.
@@ -73,12 +74,10 @@ def from_container(data: Any, asked: Asked) -> Raw | None:
     if package == "datasets" and isinstance(data, Mapping):
         return raw_of(read_splits(data, asked), asked)
     if package in ("h5py", "zarr") and hasattr(data, "keys"):
-        return raw_of(parts_of({str(name): data[name] for name in data.keys()}, asked), asked)
-    contents = READS[package](data, asked)
-    if contents.x.ndim == 1 and hasattr(data, "to_frame"):
-        what, kind = "a table of columns", type(data).__name__
-        raise ValueError(f"`data`: expected {what}, got a {kind}: `.to_frame()` makes it one")
-    return raw_of({"train": contents}, asked)
+        return raw_of(parts_of({str(name): data[name] for name in list(data)}, asked), asked)
+    if READS[package] is read_table:
+        return as_frame(data, asked.argument)
+    return raw_of({"train": READS[package](data, asked)}, asked)
 
 
 def is_container(data: Any) -> bool:

@@ -26,6 +26,7 @@ class Asked:
         argument: What to call the data in an error.
         missing: Whether NaN is an entry that nobody observed.
         beside: Columns that are to lie beside x.
+        label: The column beside x that holds labels.
         key: Which of several arrays is x; the only one if not given.
         layers: The layer of an ``AnnData`` that is x, in place of its ``X``.
         resize: Height and width that images are to have; None leaves them as they are.
@@ -34,6 +35,7 @@ class Asked:
     argument: str = "data"
     missing: bool = False
     beside: tuple[str, ...] = ()
+    label: str | None = None
     key: str | None = None
     layers: str | None = None
     resize: tuple[int, int] | None = None
@@ -90,28 +92,54 @@ def raw_of(parts: Mapping[Split, Contents], asked: Asked) -> Raw:
         for split, each in parts.items()
         if each.labels is not None
     }
-    beside: dict[str, dict[Split, Tensor]] = {}
+    aside: dict[str, dict[Split, Tensor]] = {}
     words: dict[str, Sequence[str]] = {"label": first.classes} if first.classes else {}
-    for name in asked.beside:
-        if name not in first.beside:
-            continue
-        lengths = [len(splits[split]) for split in parts]
-        every = np.concatenate([np.asarray(each.beside[name]) for each in parts.values()])
-        values, known = as_column(name, every)
-        beside[name] = dict(zip(parts, values.split(lengths), strict=True))
-        words |= {name: known} if known else {}
+    for name in (*asked.beside, *((asked.label,) if asked.label else ())):
+        if name in first.beside:
+            aside[name], words[name] = _column(name, parts, splits)
+    if asked.label is not None:
+        labels = _labels(asked.label, aside, list(first.beside))
+        words["label"] = words.pop(asked.label)
     return Raw(
         splits=splits,
         labels=labels,
         names=list(first.names),
         words=words,
-        beside=beside,
-        others=[name for name in first.beside if name not in beside],
+        aside={name: each for name, each in aside.items() if name != asked.label},
+        others=[name for name in first.beside if name not in aside],
         dims=tuple(first.dims),
         coords=dict(first.coords),
         index={split: each.index for split, each in parts.items() if each.index is not None},
         image=first.image,
     )
+
+
+def _column(
+    name: str, parts: Mapping[Split, Contents], splits: Mapping[Split, Tensor]
+) -> tuple[dict[Split, Tensor], list[str]]:
+    """Returns a column of all splits as numbers, and the words that they are places of."""
+    every = np.concatenate([np.asarray(each.beside[name]) for each in parts.values()])
+    values, words = as_column(name, every)
+    lengths = [len(splits[split]) for split in parts]
+    return dict(zip(parts, values.split(lengths), strict=True)), words
+
+
+def _labels(
+    name: str, aside: Mapping[str, Mapping[Split, Tensor]], known: Sequence[str]
+) -> dict[Split, Tensor]:
+    """Returns a column beside x as labels.
+
+    Raises:
+        ValueError: If there is none, or it is neither of integers nor of words.
+    """
+    if not known:
+        raise expected("label", "data with columns beside x that have names", name)
+    if name not in aside:
+        raise unknown_name("label", name, known)
+    for values in aside[name].values():
+        if not (values == values.round()).all():
+            raise expected("label", f"an integer or a word for each observation in {name}", "none")
+    return {split: values.long() for split, values in aside[name].items()}
 
 
 def _values(part: Contents, what: str, asked: Asked) -> Tensor:

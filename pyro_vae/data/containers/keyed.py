@@ -1,4 +1,4 @@
-"""Arrays by name, of an `.npz` or an HDF5 file: what each name means, and that none is passed over."""
+"""Arrays by name, of an `.npz` or an HDF5 file: what each name means, and none is passed over."""
 
 from __future__ import annotations
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import narwhals as nw
 import numpy as np
@@ -10,7 +10,10 @@ import numpy as np
 from pyro_vae._errors import expected
 from pyro_vae.data.containers.contents import Asked, Contents
 
-__all__ = ["columns_of", "read_table"]
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["as_frame", "columns_of", "read_table"]
 
 
 def read_table(data: Any, asked: Asked) -> Contents:
@@ -42,6 +45,35 @@ def read_table(data: Any, asked: Asked) -> Contents:
         beside=beside,
         index=None if index is None else _labels(index),
     )
+
+
+def as_frame(data: Any, argument: str = "data") -> pd.DataFrame:
+    """Returns a table of any package as pandas has it.
+
+    Raises:
+        ValueError: If it is a column by itself, or two columns have one name.
+    """
+    import pandas as pd
+
+    if isinstance(data, pd.DataFrame):
+        return data
+    frame = _native(data, argument)
+    if isinstance(frame, nw.Series):
+        kind = type(data).__name__
+        way = "`.to_frame()` makes it one"
+        raise ValueError(f"`{argument}`: expected a table of columns, got a {kind}: {way}")
+    names = [str(name) for name in frame.columns]
+    return pd.DataFrame({name: _as_pandas(frame[:, i]) for i, name in enumerate(names)})
+
+
+def _as_pandas(column: nw.Series[Any]) -> Any:
+    """Returns a column as pandas reads it: numbers, dates, or words."""
+    if column.dtype.is_temporal():
+        return column.to_numpy()
+    complete = column.null_count() == 0 and column.dtype != nw.Decimal
+    if column.dtype == nw.Boolean and not complete:
+        return np.array(column.to_list(), dtype=object)
+    return _any_values(column)
 
 
 def columns_of(data: Any, argument: str = "data") -> dict[str, np.ndarray]:
