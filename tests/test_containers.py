@@ -155,7 +155,7 @@ VERBS: dict[str, Callable[[Any], Any]] = {
         pv.evaluate(_model(), x, num_samples=5, seed=0).log_marginal
     ),
     "check": lambda x: torch.tensor(
-        [row["p_value"] for row in pv.criticism.check(_model(), x, seed=0).summary()["statistics"]]
+        [row.p_value for row in pv.criticism.check(_model(), x, seed=0).rows]
     ),
     "to_datatree": lambda x: torch.from_numpy(
         pv.to_datatree(_model(), x, num_draws=3, seed=0)["posterior"]["z"].values
@@ -214,7 +214,7 @@ def test_no_package_is_imported_for_a_container_of_another() -> None:
 @pytest.mark.parametrize("package", ["pandas", "polars", "pyarrow"])
 def test_columns_of_a_table_go_by_name(package: str) -> None:
     """Words are conditions or labels, and are no part of x; fails when names are lost."""
-    columns: Mapping[str, Any] = {n: X[:, i] for i, n in enumerate(NAMES)} | {"batch": BATCH}
+    columns: Mapping[str, Any] = {"a": X[:, 0], "b": X[:, 1], "c": X[:, 2] + 1, "batch": BATCH}
     if package == "pandas":
         table: Any = pd.DataFrame(columns)
     elif package == "polars":
@@ -364,9 +364,13 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "words of Hugging Face": (lambda: _of("datasets", Columns, s=BATCH.tolist()), "columns of num"),
     "a class that NumPy cannot read": (
         lambda: SimpleNamespace(__array__=None),
-        "expected (a known name|a tensor)",
+        "expected an array .*SimpleNamespace",
     ),
 }
+
+
+# What a schema makes numbers of.
+AS_TABLES = ("words in a table", "dates in a table", "one name twice")
 
 
 @pytest.mark.parametrize("kind", WRONG)
@@ -374,7 +378,10 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
 def test_what_cannot_be_taken_is_named_with_the_way(verb: str, kind: str) -> None:
     """Fails with the traceback of another package."""
     make, says = WRONG[kind]
-    with pytest.raises(ValueError, match=f"^`.*{says}") as error:
+    if verb == "load" and kind in AS_TABLES:
+        assert len(load(make()).train) == 32
+        return
+    with pytest.raises(ValueError, match=says) as error:
         VERBS[verb](make())
     assert "\n" not in str(error.value)
 
@@ -395,7 +402,7 @@ def test_what_cannot_be_taken_is_named_with_the_way(verb: str, kind: str) -> Non
         (
             pd.DataFrame(X / 2, columns=NAMES),
             {"labels": "a"},
-            "`labels`: expected integers or words",
+            "`label`: expected words or whole numbers",
         ),
         (np.ma.masked_equal(X, 0), {}, r"no masked array.*`.filled\(nan\)`"),
         (X.astype(object), {}, r"got ndarray.*object; `.astype\(float\)`"),

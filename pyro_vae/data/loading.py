@@ -18,6 +18,7 @@ from torch.distributions import constraints
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.containers import Asked, from_container
+from pyro_vae.data.containers.tables import index_of
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.frames import NUMBERS, Table, from_frame
 from pyro_vae.data.named import NAMES, read_named
@@ -184,8 +185,8 @@ def load(
         label, labels = labels, None
     how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
     columns = {"schema": schema, "kinds": kinds, "drop": drop, "label": label, "words": words}
-    beside = tuple(each for names in wanted.values() for each in names)
-    asked = Asked("data", missing, beside, label, key, layers, size_of(resize))
+    aside = tuple(each for names in wanted.values() for each in names)
+    asked = Asked("data", missing, aside, label, key, layers, size_of(resize))
     raw, name, source = _read(data, root, download, how, wanted, columns, asked)
     raw = in_layout(with_columns(raw, wanted), layout)
     if rescale and (levels or raw.top is not None):
@@ -342,6 +343,8 @@ def _read(
         raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
         if raw.schema is not None:
             _report(raw.schema)
+        if (index := index_of(data)) is not None:
+            raw = replace(raw, index={"train": index})
         return raw, name, source
     if isinstance(data, Raw):
         _refuse(how, {**columns, "label": None})

@@ -59,8 +59,8 @@ def parts_of(arrays: Mapping[str, Any], asked: Asked) -> dict[Split, Contents]:
             what = "keys train (and test), or x, or one array"
             error = expected(asked.argument, what, sorted(arrays))
             raise ValueError(f"{error}; `key` (--key) names the one that is x")
-        masks = (*_ONE_MASK, f"{key}_mask")
-        parts["train"] = _part(arrays, key, _ONE_LABELS, masks, used)
+        names = (*_ONE_MASK, f"{key}_mask")
+        parts["train"] = _part(arrays, key, _ONE_LABELS, names, used)
     if "train" not in parts:
         raise expected(asked.argument, "a training set under the key train", sorted(arrays))
     _refuse(sorted(arrays.keys() - used), asked)

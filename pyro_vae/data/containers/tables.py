@@ -13,7 +13,7 @@ from pyro_vae.data.containers.contents import Asked, Contents
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["as_frame", "columns_of", "read_table"]
+__all__ = ["as_frame", "columns_of", "index_of", "read_table"]
 
 
 def read_table(data: Any, asked: Asked) -> Contents:
@@ -28,7 +28,6 @@ def read_table(data: Any, asked: Asked) -> Contents:
     if isinstance(frame, nw.Series):
         return Contents(_numbers(str(frame.name or "the column"), frame, asked.argument))
     names = [str(name) for name in frame.columns]
-    index = getattr(data, "index", None)
     columns, beside = [], {}
     for i, name in enumerate(names):
         column = frame[:, i]
@@ -43,7 +42,7 @@ def read_table(data: Any, asked: Asked) -> Contents:
         np.stack(columns, 1),
         names=() if kept == [str(i) for i in range(len(kept))] else kept,
         beside=beside,
-        index=None if index is None else _labels(index),
+        index=index_of(data),
     )
 
 
@@ -124,10 +123,11 @@ def _any_values(column: nw.Series[Any]) -> np.ndarray:
     return np.array(column.to_list(), dtype=object)
 
 
-def _labels(index: Any) -> Any:
+def index_of(data: Any) -> np.ndarray | None:
     """Returns what a table calls its rows, where that is more than a count of them."""
+    index = getattr(data, "index", None)
     kind = type(index).__name__
-    if kind in ("RangeIndex", "MultiIndex") or callable(index):
+    if index is None or kind in ("RangeIndex", "MultiIndex") or callable(index):
         return None
     values = np.asarray(index)
     return values.astype(str) if values.dtype.kind == "O" else values

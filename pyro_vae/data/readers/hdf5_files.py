@@ -93,8 +93,9 @@ def _column(stored: Any) -> np.ndarray | None:
         words = np.array([*_any_values(stored["categories"]), None], dtype=object)
         return words[np.asarray(stored["codes"])]  # a missing one is -1, the last
     if kind.startswith("nullable"):
-        values = np.asarray(stored["values"]).astype(object)
-        return np.where(np.asarray(stored["mask"]), None, values)
+        values: np.ndarray = np.asarray(stored["values"]).astype(object)
+        values[np.asarray(stored["mask"])] = None
+        return values
     if not _is_array(stored) or stored.ndim != 1:
         return None
     return _any_values(stored)
