@@ -20,7 +20,7 @@ from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.containers import Asked, from_container
 from pyro_vae.data.containers.tables import index_of
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
-from pyro_vae.data.frames import NUMBERS, Table, from_frame
+from pyro_vae.data.frames import NUMBERS, Table, from_frame, is_frame
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
@@ -54,12 +54,12 @@ def load(
     words: Sequence[Sequence[str]] = (),
     schema: SchemaLike = None,
     kinds: str | Mapping[str, str] | None = None,
-    drop: str | Sequence[str] = (),
+    drop: str | Sequence[str] = "",
     label: str | None = None,
     sep: str | None = None,
     decimal: str = ".",
     thousands: str | None = None,
-    na_values: str | Sequence[str] = (),
+    na_values: str | Sequence[str] = "",
     header: Header | str = "infer",
     encoding: str = "utf-8",
     compression: Compression = "infer",
@@ -338,7 +338,7 @@ def _read(
         data = found
     else:
         _refuse_arrays(asked)
-    if isinstance(data, Table) or _is_frame(data):
+    if isinstance(data, Table) or is_frame(data):
         name = name if isinstance(data, Table) else "table"
         raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
         if raw.schema is not None:
@@ -353,11 +353,6 @@ def _read(
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=asked.missing)}), name, source
     raise expected("data", "a known name, a path, an array or a tensor", data)
-
-
-def _is_frame(data: object) -> bool:
-    """Whether it is a table of pandas, which need not be imported to see that it is none."""
-    return type(data).__module__.partition(".")[0] == "pandas" and hasattr(data, "columns")
 
 
 def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
