@@ -67,3 +67,17 @@ def test_what_a_mask_hides_may_be_anything() -> None:
     x[2, 1] = float("nan")
     assert torch.equal(_model("Poisson").encode(x, mask=mask).mean, means)
     assert torch.equal(_model("Poisson").encode(pv.data.Rows(x, {"mask": mask})).mean, means)
+
+
+@pytest.mark.parametrize(
+    ("make", "says"),
+    [
+        (lambda: pv.likelihoods.Normal(4), r"^`event_shape`: expected a shape, such as \(4,\)"),
+        (lambda: pv.networks.MLP(hidden=16), r"^`hidden`: expected widths .* such as \(16,\)"),
+        (lambda: pv.networks.ConvEncoder(8), r"^`channels`: expected widths .* such as \(8,\)"),
+    ],
+)
+def test_a_number_in_place_of_a_shape_is_one_line(make: Callable[[], Any], says: str) -> None:
+    """Fails with what Python says of a number that is iterated over."""
+    with pytest.raises(ValueError, match=says):
+        make()

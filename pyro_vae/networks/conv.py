@@ -46,6 +46,8 @@ def _image_shape(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
 
 
 def _check(channels: Sequence[int], activation: Activation) -> None:
+    if isinstance(channels, int):
+        raise expected("channels", f"widths of layers, such as ({channels},)", channels)
     if not channels or any(width < 1 for width in channels):
         raise expected("channels", "one or more positive widths", channels)
     activation_layer(activation)
