@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import inspect
 import json
+import logging
 import math
 import os
 import tempfile
@@ -44,6 +45,8 @@ __all__ = [
     "written",
 ]
 
+log = logging.getLogger("pyro_vae")
+
 SCHEMA = 1  # of every file
 CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
 _LEAST = 2**24  # numbers that any model may have while it is built
@@ -54,6 +57,7 @@ _PACKAGES |= {"missingness": missingness}
 _OPTIONS = {"cond_size", "show_mask", "standardize"}
 _PARTS = ("prior", "guide", "likelihood", "encoder", "decoder")
 _FURTHER = ("missingness",)  # of models that have one
+_NETWORKS = ("encoder", "decoder")
 
 Classes = Mapping[str, Callable[..., nn.Module]]
 
@@ -120,7 +124,8 @@ def save(vae: VAE, folder: str | Path) -> Path:
     """Writes ``model.json`` and ``model.safetensors``.
 
     Args:
-        vae: The model. Its parts must have been built from plain arguments.
+        vae: The model. Its parts must have been built from plain arguments. Of a network of your
+            own that takes arguments no file has them: a warning names how to load it.
         folder: Where to; made if it does not exist.
 
     Returns:
@@ -138,6 +143,11 @@ def save(vae: VAE, folder: str | Path) -> Path:
     if (folder / "model.json").exists():
         raise expected("folder", "one that holds no model yet", str(folder))
     specs = model_spec(vae)
+    for name in _NETWORKS:
+        if not _is_rebuilt(network := getattr(vae, name)):
+            kind = type(network).__name__
+            log.warning("`%s`: no file has the arguments of a %s: `pv.load(folder, %s=...)` takes "
+                        "one that is built alike", name, kind, name)  # fmt: skip
     folder.mkdir(parents=True, exist_ok=True)
     digest = write_tensors(folder / "model.safetensors", vae.state_dict())
     description = {"vae": specs, "options": _options(vae), "sha256": digest}
@@ -146,7 +156,12 @@ def save(vae: VAE, folder: str | Path) -> Path:
 
 
 def load(
-    folder: str | Path, classes: Classes | None = None, device: torch.device | str | None = None
+    folder: str | Path,
+    classes: Classes | None = None,
+    device: torch.device | str | None = None,
+    *,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
 ) -> VAE:
     """Rebuilds a model that :func:`save` wrote.
 
@@ -158,14 +173,22 @@ def load(
         classes: Your own parts and networks by class name. A network that is no
             :class:`pyro_vae.networks.Network` is called without arguments.
         device: Where to put it; the CPU if not given.
+        encoder: A network that is built as the encoder was, and that the weights are put into:
+            for one of your own that takes arguments, such as an ``nn.Sequential``.
+        decoder: The same of the decoder.
 
     Returns:
         The model, in ``eval`` mode.
 
     Raises:
-        ValueError: If a file is missing, damaged or names an unknown class, or this machine has
-            no such device.
+        ValueError: If a file is missing, damaged or names an unknown class, a network is built
+            otherwise than the one that was saved, or this machine has no such device.
     """
+    built: dict[str, Any] = {"encoder": encoder, "decoder": decoder}
+    built = {name: network for name, network in built.items() if network is not None}
+    for name, network in built.items():
+        if not isinstance(network, nn.Module):
+            raise expected(name, "a network, built as the one that was saved", network)
     folder = as_path("folder", folder)
     if not folder.is_dir():
         raise expected("folder", "an existing run folder", str(folder))
@@ -181,7 +204,8 @@ def load(
     size = size_of(weights)
     try:
         with _Bounded(max(_LEAST, 4 * size)):
-            parts = {name: _build(name, spec, classes or {}) for name, spec in specs.items()}
+            named = (name for name in specs if name not in built)
+            parts = built | {name: _build(name, specs[name], classes or {}) for name in named}
             vae = VAE(**parts, **options)
     except ValueError as error:
         raise ValueError(f"{described}: {error}") from None
@@ -221,6 +245,19 @@ def _spec(part: nn.Module) -> dict[str, Any]:
     return spec() if callable(spec) else {"class": type(part).__name__}
 
 
+def _is_rebuilt(network: nn.Module) -> bool:
+    """Returns whether a network's file has its arguments, or it has none."""
+    if callable(getattr(network, "spec", None)):
+        return True
+    if type(network).__module__.partition(".")[0] == "torch":
+        return False
+    try:
+        inspect.signature(type(network)).bind()
+    except TypeError:
+        return False
+    return True
+
+
 def _build(argument: str, spec: object, classes: Classes) -> Any:
     given = spec.get("args", {}) if isinstance(spec, dict) else None
     if not isinstance(spec, dict) or not isinstance(given, dict):
@@ -234,7 +271,12 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
     }
     known = own | dict(classes)
     if not isinstance(name, str) or name not in known:
-        raise unknown_name(argument, name, known)
+        error = unknown_name(argument, name, known)
+        if argument not in _NETWORKS or not isinstance(name, str) or "." in name:
+            raise error
+        what = f"a network of your own: `pv.load(folder, {argument}=...)` takes one built alike"
+        also = f", `classes={{{name!r}: ...}}` a function that builds it"
+        raise expected(argument, f"{what}{also}", name)
     arguments = {key: _value(key, item, classes) for key, item in given.items()}
     try:
         return known[name](**arguments)

@@ -389,7 +389,7 @@ class _Pool:
             names = ("data", "binarize", "dequantize", "transform")
             self.measure = {name: described[name] for name in names}
             self.measure["split"] = "train and validation, held out in turn"
-        elif isinstance(data := as_tensor(data), Tensor):
+        elif isinstance(data := as_tensor(data, "data"), Tensor):
             fitted, self.measure = data, {}
         else:
             raise expected("data", "a Dataset, a tensor or an array", data)

@@ -218,3 +218,80 @@ def test_a_hostile_folder_is_refused(what: str, run: Path, tmp_path: Path) -> No
         pv.load(run)
     assert "\n" not in str(error.value)
     assert not (tmp_path / "ran").exists()
+
+
+# --- Networks of the user's own -------------------------------------------------------------------
+
+
+class Wide(nn.Module):
+    """A user's network that takes an argument."""
+
+    def __init__(self, width: int) -> None:
+        super().__init__()
+        self.layers = _layers(4, width, 4)
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.layers(x)
+
+
+def _layers(*widths: int) -> nn.Sequential:
+    first, middle, last = widths
+    return nn.Sequential(nn.Linear(first, middle), nn.ReLU(), nn.Linear(middle, last))
+
+
+def test_two_networks_of_one_class_come_back(tmp_path: Path) -> None:
+    """Fails when the networks are looked up by the name of their class, which both have."""
+    vae = small_vae(encoder=_layers(4, 8, 4), decoder=_layers(2, 8, 4))
+    pv.save(vae, tmp_path / "run")
+    encoder, decoder = _layers(4, 8, 4), _layers(2, 8, 4)
+    loaded = pv.load(tmp_path / "run", encoder=encoder, decoder=decoder)
+    assert loaded.encoder is encoder
+    assert_same_model(vae, loaded, torch.ones(3, 4))
+
+
+def test_one_network_may_be_given_and_the_other_named(tmp_path: Path) -> None:
+    vae = small_vae(encoder=Wide(8), decoder=Own())
+    pv.save(vae, tmp_path / "run")
+    loaded = pv.load(tmp_path / "run", classes={"Own": Own}, encoder=Wide(8))
+    assert_same_model(vae, loaded, torch.ones(3, 4))
+
+
+@pytest.mark.parametrize(
+    ("encoder", "names"),
+    [
+        (_layers(4, 8, 4), "`encoder`: no file has the arguments of a Sequential"),
+        (Wide(8), "`encoder`: no file has the arguments of a Wide"),
+        (nn.Sequential(pv.networks.MLP()), "of a Sequential"),
+        (pv.networks.MLP((3,)), None),
+        (nn.Identity(), "of a Identity"),
+    ],
+)
+def test_what_no_file_rebuilds_is_said_when_it_is_saved(
+    encoder: nn.Module, names: str | None, tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Fails when a folder is written without a word that nothing can load."""
+    pv.save(small_vae(encoder=encoder, decoder=Own()), tmp_path / "run")
+    said = [record.getMessage() for record in caplog.records]
+    assert len(said) == (names is not None)
+    assert all(names in line and "`pv.load(folder, encoder=...)`" in line for line in said)
+    assert "\n" not in "".join(said)
+
+
+@pytest.mark.parametrize(
+    ("given", "says"),
+    [
+        ({}, r"`encoder`: expected a network of your own: `pv.load\(folder, encoder=...\)` .*"
+             r"`classes=\{'Sequential': ...\}`"),
+        ({"encoder": _layers(4, 5, 4)}, "expected the weights of model.json, got size mismatch"),
+        ({"encoder": nn.Sequential}, "^`encoder`: expected a network, built as"),
+        ({"encoder": _layers(4, 8, 4), "decoder": 3}, "^`decoder`: expected a network, built as"),
+    ],
+)  # fmt: skip
+def test_a_network_that_is_not_given_or_is_another_is_named(
+    given: dict[str, Any], says: str, tmp_path: Path
+) -> None:
+    pv.save(small_vae(encoder=_layers(4, 8, 4)), tmp_path / "run")
+    with pytest.raises(ValueError, match=says) as error:
+        pv.load(tmp_path / "run", **given)
+    assert "\n" not in str(error.value)
+    assert len(str(error.value)) < 400

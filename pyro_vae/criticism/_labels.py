@@ -11,15 +11,17 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.dataset import axes_of
 from pyro_vae.distributions import same_support
 from pyro_vae.programs import VAE
 
-__all__ = ["Coords", "Dims", "Labels", "constant", "label", "storage"]
+__all__ = ["Coords", "Dims", "Labels", "as_they_came", "constant", "label", "storage"]
 
 Dims = Mapping[str, Sequence[str]]
 Coords = Mapping[str, Sequence[Any]]
 
 _LEADING = ("chain", "draw", "data")
+_RESERVED = (*_LEADING, "latent", "group", "class")  # of z
 _Z = {1: ("latent",)}
 _ONE_HOT = {2: ("group", "class")}
 _X = {1: ("feature",), 2: ("row", "column"), 3: ("channel", "row", "column")}
@@ -51,6 +53,37 @@ def constant(name: str, value: Any) -> np.ndarray:
     if array.dtype == object:
         raise expected("constant_data", f"numbers or strings for {name}", value)
     return array
+
+
+def as_they_came(
+    x: Any, dims: Dims | None, coords: Coords | None
+) -> tuple[Dims | None, Coords | None]:
+    """Returns names and labels of dimensions, those that observations came with where none given.
+
+    Args:
+        x: A tensor, of a data set or of a container, and anything else, of which nothing is known.
+        dims: Names of dimensions that were given.
+        coords: Labels along dimensions that were given.
+    """
+    if not isinstance(x, torch.Tensor):
+        return dims, coords
+    axes, rank = axes_of(x), x.ndim - 1
+    own = [f"x_{name}" if name in _RESERVED else name for name in axes.dims]
+    if len(own) == rank and "x" not in (dims or {}):
+        dims = {"x": own} | dict(dims or {})
+    event = (dims or {}).get("x", _X.get(rank, ()))
+    known = {} if len(event) != rank else {
+        name: axes.coords[dim]
+        for name, dim in zip(event, axes.dims, strict=False)
+        if dim in axes.coords
+    }  # fmt: skip
+    if axes.names and rank == 1:
+        known[event[0]] = axes.names
+    if axes.index is not None:
+        known["data"] = axes.index
+    # What two places share is no label of either.
+    known = {name: each for name, each in known.items() if len(np.unique(each)) == len(each)}
+    return dims, (known | dict(coords or {})) or coords
 
 
 class Labels:

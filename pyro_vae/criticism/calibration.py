@@ -26,7 +26,7 @@ from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignora
 from pyro_vae.evaluation.posterior import Method, posterior_draws
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import simulated_given
-from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
+from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Calibration", "calibrate"]
 
@@ -355,7 +355,7 @@ def _ranks(
     prior = prior_of(vae, given)
     truth = draw_prior(prior, 1, size)[0]
     rows = Rows(replicate(vae, truth, given), given)
-    guide = vae.encode(rows.x, **given) if draws == "guide" else None
+    guide = encoded(vae, rows.x, given) if draws == "guide" else None
     true = _quantities(vae, prior, guide, truth[None], rows)[0]
     below = torch.zeros(true.shape, dtype=torch.int64)
     ties = torch.zeros(true.shape, dtype=torch.int64)

@@ -22,7 +22,7 @@ from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
 from pyro_vae.programs import VAE
-from pyro_vae.programs.weigh import chunk_sizes, draws_at_once
+from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Checks", "check", "compare", "holm"]
 
@@ -278,7 +278,7 @@ def _population(
     replicated = []
     for count in counts:
         x = simulate(vae, count, len(data), data.given)
-        guide = vae.encode(x.flatten(0, 1), **repeated(data.given, count))
+        guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
         replicated.append([*values(asked, x), *values(latent, z)])
         tick()

@@ -17,11 +17,12 @@ from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
-from pyro_vae.criticism._labels import Coords, Dims, Labels, constant, storage
+from pyro_vae.criticism._labels import Coords, Dims, Labels, as_they_came, constant, storage
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, measured
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
 from pyro_vae.programs import VAE
+from pyro_vae.programs.accept import as_tensor
 
 __all__ = ["GROUPS", "to_datatree"]
 
@@ -99,8 +100,10 @@ def to_datatree(
         objective: What the model was fitted by, to be noted in the attributes.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from,
             as for :func:`pyro_vae.evaluate`.
-        dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
-        coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
+        dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``; those that
+            data came with, of xarray or of a data set, if not given.
+        coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``, likewise: names
+            of columns, and of observations, are labels.
         out: A file ``NAME.nc`` to write the draws to, block by block, and to read them from as
             they are needed.
         max_memory: Bytes that draws may take: all of them without ``out``, one block with it. The
@@ -129,6 +132,8 @@ def to_datatree(
     max_memory = positive_integer("max_memory", max_memory)
     chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
+    x = x if isinstance(x, Rows) else as_tensor(x)
+    dims, coords = as_they_came(x.x if isinstance(x, Rows) else x, dims, coords)
     data, measure = measured(vae, x, given, base_measure)
     constants = _constants(constant_data or {}, data)
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})

@@ -17,7 +17,7 @@ from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import MAX_ENUMERATED, by_entry, same_support
 from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import VAE
-from pyro_vae.programs.weigh import draws_at_once
+from pyro_vae.programs.weigh import draws_at_once, encoded
 
 __all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
 
@@ -166,7 +166,7 @@ def _log_likelihood(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
 def _half_seen(vae: VAE, rows: Rows, halves: Halves) -> Any:
     """The guide, of data whose other half is what the model expects on the whole."""
     expectation = simulate(vae, 1, _EXPECTED, cycled(rows.given, _EXPECTED))[0].mean(0)
-    return vae.encode(torch.where(halves.given, rows.x, expectation), **rows.given)
+    return encoded(vae, torch.where(halves.given, rows.x, expectation), rows.given)
 
 
 def _elsewhere(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bool]:

@@ -18,6 +18,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae._html import shown
 from pyro_vae.data.columns import Column
 from pyro_vae.data.rows import Given, Rows, given_of
+from pyro_vae.data.schema import Schema
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
@@ -28,6 +29,36 @@ _NAMED = 8  # entries, in a notebook
 # and a data set that nobody holds is freed.
 _descriptions: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _fingerprints: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+_axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
+
+
+@dataclasses.dataclass(frozen=True)
+class Axes:
+    """What the dimensions of some observations are called, and the places along them.
+
+    Attributes:
+        dims: Names of the dimensions of one observation; empty where they have none.
+        coords: Labels along these dimensions, by name.
+        names: Of the entries of one observation, of a table.
+        index: Labels of the observations; None where they are counted.
+    """
+
+    dims: tuple[str, ...] = ()
+    coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    names: tuple[str, ...] = ()
+    index: Any = None
+
+
+def keep_axes(x: Tensor, axes: Axes) -> None:
+    """Notes what the dimensions of a tensor are called, as long as there is the tensor."""
+    if axes.dims or axes.names or axes.index is not None:
+        _axes[x] = axes
+
+
+def axes_of(x: Tensor) -> Axes:
+    """Returns what is known of the dimensions of a tensor, which is recognised by identity."""
+    found: Axes = _axes.get(x, Axes())
+    return found
 
 
 def fingerprint(x: Tensor) -> str:
@@ -95,12 +126,16 @@ class Dataset:
         mask: For each split which entries are observed, of its shape, if any is missing anywhere;
             what is missing is NaN.
         names: Of the entries of x, where they are columns that have names.
+        dims: Names of the dimensions of one observation, where the source has some.
+        coords: Labels along these dimensions, by name.
+        index: For each split labels of its observations, where the source has some.
         columns: The columns that ``cond`` is made of, in order.
         size_unit: What the column of size factors was divided by: its mean in the training data.
         source: What :func:`~pyro_vae.data.load` finds the data by: a name or an absolute path; None
             for an array.
         step: How far apart rows of the source are that follow one another, of what random pairs
             are; NaN where that is not known.
+        schema: What the columns of a table are, and how x is decoded to one; None for other data.
 
     Example:
         >>> from pyro_vae.data import load
@@ -127,10 +162,16 @@ binarize='threshold')
     columns: Sequence[Column] = ()
     size_unit: float = 1.0
     step: float = math.nan
+    dims: Sequence[str] = ()
+    coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:
             _descriptions[self.split(split)] = self._describe(split)
+            axes = tuple(self.dims), self.coords, tuple(self.names), self.index.get(split)
+            keep_axes(self.split(split), Axes(*axes))
 
     @property
     def event_shape(self) -> torch.Size:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -16,14 +17,24 @@ from torch.distributions import constraints
 
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
+from pyro_vae.data.containers import Asked, from_container
+from pyro_vae.data.containers.tables import index_of
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
+from pyro_vae.data.frames import NUMBERS, Table, from_frame, is_frame
 from pyro_vae.data.named import NAMES, read_named
+from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
-from pyro_vae.data.readers import READERS, read_file
+from pyro_vae.data.readers import SUFFIXES, Reading, read_file
+from pyro_vae.data.readers.csv_files import Compression
+from pyro_vae.data.readers.first_rows import Header
 from pyro_vae.data.rows import Numbers
+from pyro_vae.data.schema import Schema, SchemaLike
 from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
+
+log = logging.getLogger("pyro_vae")
+_NAMED = 6  # columns that are left out, in a line
 
 
 def load(
@@ -31,7 +42,7 @@ def load(
     *,
     root: str | os.PathLike[str] | None = None,
     binarize: Binarize | None = None,
-    labels: Numbers | None = None,
+    labels: Numbers | str | None = None,
     validation: float | None = None,
     test: float | None = None,
     levels: bool = False,
@@ -41,10 +52,26 @@ def load(
     missing: bool = False,
     split: str = "random",
     words: Sequence[Sequence[str]] = (),
+    schema: SchemaLike = None,
+    kinds: str | Mapping[str, str] | None = None,
+    drop: str | Sequence[str] = "",
+    label: str | None = None,
+    sep: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    na_values: str | Sequence[str] = "",
+    header: Header | str = "infer",
+    encoding: str = "utf-8",
+    compression: Compression = "infer",
+    key: str | None = None,
+    layers: str | None = None,
+    layout: Layout | None = None,
+    resize: int | Sequence[int] | None = None,
+    rescale: bool = False,
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
-    """Load a named set, an array or a file as a `Dataset` of float32 tensors.
+    """Load a named set, an array, a container or a file as a `Dataset` of float32 tensors.
 
     ================== ============ ============================== ================================
     name               event shape  train / validation / test      validation
@@ -70,11 +97,16 @@ def load(
         handwritten letters, Cohen et al., 2017 (https://arxiv.org/abs/1702.05373).
 
     Args:
-        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; or the
-            path of a `.npy`, `.npz` or `.csv` file. An `.npz` file holds its splits under `train`,
-            `validation` (or `valid`) and `test`, or one array under `x`, `data` or its only key;
-            its labels may be under `y` or `labels`, with splits under `y_train` or `train_labels`
-            and so on. A `.csv` file holds numbers, with or without a first row of column names.
+        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; a
+            container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
+            sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
+            or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
+            `.xlsx` file, or of a folder of images. An `.npz` or `.h5` file holds its splits under
+            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
+            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
+            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
+            Folders in a folder of images are classes. A table holds numbers, words, truth values or
+            dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
@@ -82,7 +114,7 @@ def load(
             (training batches afresh, see :meth:`Dataset.draw`; validation and test once, by
             `seed`), ``"none"`` leaves it. By default ``"threshold"`` for the grey images of the
             table, else ``"none"``. An array must have values in [0, 1] to be made binary.
-        labels: Integer labels ``(N,)`` of an array or of a file with one array.
+        labels: Integer labels ``(N,)`` of data that are one array; or as `label`.
         validation: Share of the training data to hold out, in [0, 1), where the source has no
             validation set; by default a tenth. With 0 that split is empty.
         test: The same for the test set; by default a tenth, for `digits` a fifth.
@@ -100,9 +132,32 @@ def load(
             the last rows for the test and those before them for validation, of data in the order of
             time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
             which is then no part of x: rows of a group are in one split.
-        words: For each column of x of a `.csv` file, in order, the words that it holds, whose
+        words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
+        schema: What is known of the columns of a table: a :class:`~pyro_vae.data.Schema`; a mapping
+            from names to kinds, or to mappings of what a :class:`~pyro_vae.data.Field` has; or a
+            YAML or JSON file of either. Of other columns it is inferred from names and values.
+            ``"numbers"`` takes each column for the numbers that it holds, and infers nothing.
+        kinds: Kinds of some columns of a table, as ``income=positive,mood=ordinal`` or a mapping.
+        drop: Columns of a table that x is without, ``a,b`` or a list.
+        label: The column of a table, or beside x, that holds labels: integers or words.
+        sep: What is between the cells of a text; by default a comma, in a `.tsv` file a tab.
+        decimal: The decimal point of a text.
+        thousands: What groups digits in a text.
+        na_values: What else means that an entry is missing, besides empty cells, NA and nan;
+            ``?,-`` or a list.
+        header: The row that names the columns, from 0, those before it left out; ``"none"`` if
+            there is none; by default what the first row and those below it show.
+        encoding: Of a text.
+        compression: Of a text; by default that of the suffix.
+        key: Which of several arrays of a file, a data set or an xarray Dataset is x.
+        layers: The layer of an AnnData or an `.h5ad` file that is x, in place of its ``X``.
+        layout: Where arrays of images ``(N, ., ., .)`` have their channels, which are served first:
+            ``channels-first`` or ``channels-last``; by default where a size is 1, 3 or 4. With
+            ``no-channels`` arrays ``(N, H, W)`` are served with one.
+        resize: Size that images are given by averaging, or their height and width.
+        rescale: Whether integer levels 0 to 255 are divided by the top level, to be from 0 to 1.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -126,8 +181,17 @@ def load(
     wanted = _columns(cond, size_factor, known)
     if (group := group_column(split)) is not None:
         wanted["split"] = [group]
-    raw, name, source = _read(data, root, download, missing, wanted, words)
-    raw = with_columns(raw, wanted)
+    if isinstance(labels, str):
+        label, labels = labels, None
+    how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
+    columns = {"schema": schema, "kinds": kinds, "drop": drop, "label": label, "words": words}
+    aside = tuple(each for names in wanted.values() for each in names)
+    asked = Asked("data", missing, aside, label, key, layers, size_of(resize))
+    raw, name, source = _read(data, root, download, how, wanted, columns, asked)
+    raw = in_layout(with_columns(raw, wanted), layout)
+    if rescale and (levels or raw.top is not None):
+        raise expected("rescale", "False with a named set, see `levels`", rescale)
+    raw = replace(raw, top=top_of(raw)) if rescale else raw
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
     raw = _with_labels(raw, labels)
@@ -140,7 +204,9 @@ def load(
     if group is not None:
         raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
     beside = _beside(raw, parts, size_factor, known)
-    return Dataset(name=name, source=source, step=step_in_order(raw), **served, **beside)
+    return Dataset(
+        name=name, source=source, step=step_in_order(raw), schema=raw.schema, **served, **beside
+    )
 
 
 def _columns(
@@ -171,9 +237,9 @@ def _served(
     seed: int,
 ) -> dict[str, Any]:
     """Each split of x as it is served, its labels and its mask, and what describes them."""
-    splits = {
-        split: (raw.splits[of][rows] / top).contiguous() for split, (of, rows) in parts.items()
-    }
+    splits = {split: raw.splits[of][rows].contiguous() for split, (of, rows) in parts.items()}
+    if top > 1:
+        splits = {split: x / top for split, x in splits.items()}
     if binarize != "none":
         splits = _binarized(splits, binarize, seed)
     mask: dict[str, Tensor] = {split: ~x.isnan() for split, x in splits.items()} if missing else {}
@@ -190,6 +256,13 @@ def _served(
         "binarize": binarize,
         "transform": f"x / {top}" if top > 1 and binarize == "none" else "none",
         "names": raw.names,
+        "dims": raw.dims,
+        "coords": raw.coords,
+        "index": {
+            split: raw.index[of][rows if isinstance(rows, slice) else rows.numpy()]
+            for split, (of, rows) in parts.items()
+            if of in raw.index
+        },
         "mask": {} if all(bool(seen.all()) for seen in mask.values()) else mask,
     }
 
@@ -244,28 +317,70 @@ def _read(
     data: Any,
     root: str | os.PathLike[str] | None,
     download: bool,
-    missing: bool,
+    how: Reading,
     wanted: Mapping[str, Sequence[str]],
-    words: Sequence[Sequence[str]],
+    columns: Mapping[str, Any],
+    asked: Asked,
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
+    name, source = "array", None
     if isinstance(data, str) and data in NAMES:
-        return (
-            read_named(data, Path(ROOT if root is None else root).expanduser(), download),
-            data,
-            data,
-        )
+        folder = Path(ROOT if root is None else root).expanduser()
+        _refuse(how, columns)
+        _refuse_arrays(asked)
+        return read_named(data, folder, download), data, data
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
-            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
-        beside = [name for names in wanted.values() for name in names]
-        cond = [*wanted["cond"], *wanted.get("split", ())]
-        raw = read_file(path, missing=missing, cond=cond, beside=beside, words=words)
-        return raw, path.name, str(path.resolve())
+            raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
+        data, name, source = read_file(path, how, asked), path.name, str(path.resolve())
+    elif (found := from_container(data, asked)) is not None:
+        data = found
+    else:
+        _refuse_arrays(asked)
+    if isinstance(data, Table) or is_frame(data):
+        name = name if isinstance(data, Table) else "table"
+        raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
+        if raw.schema is not None:
+            _report(raw.schema)
+        if (index := index_of(data)) is not None:
+            raw = replace(raw, index={"train": index})
+        return raw, name, source
+    if isinstance(data, Raw):
+        _refuse(how, {**columns, "label": None})
+        return data, name, source
+    _refuse(how, columns)
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
-        return Raw({"train": as_values(data, missing=missing)}), "array", None
+        return Raw({"train": as_values(data, missing=asked.missing)}), name, source
     raise expected("data", "a known name, a path, an array or a tensor", data)
+
+
+def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
+    """Refuses options of tables for other data."""
+    columns = {
+        k: v for k, v in columns.items() if k != "words" and not (k == "schema" and v == NUMBERS)
+    }
+    for name, value in (how.given() | columns).items():
+        if value:
+            raise expected(name, "nothing, as the data are no table with names of columns", value)
+
+
+def _refuse_arrays(asked: Asked) -> None:
+    """Refuses options of containers and of files of arrays for other data."""
+    for option in ("key", "layers", "resize"):
+        if getattr(asked, option) is not None:
+            raise expected(option, "None with a named set or an array", getattr(asked, option))
+
+
+def _report(schema: Schema) -> None:
+    """Says what was decided about a table, a line each, and what is left out of x."""
+    for warning in schema.warnings:
+        log.warning("%s", warning)
+    left = [each for each in schema.left_out if each.reason != "left out by `drop`"]
+    if left:
+        shown = ", ".join(f"{each.name} ({each.kind}: {each.reason})" for each in left[:_NAMED])
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        log.warning("x is without %s%s; `kinds` (--kind NAME=KIND) keeps one", shown, more)
 
 
 def _split(
@@ -300,7 +415,8 @@ def _binarized(
         seen = x[~x.isnan()]
         if len(seen) and not (seen.min() >= 0 and seen.max() <= 1):
             bounds = [seen.min().item(), seen.max().item()]
-            raise expected("data", "values in [0, 1] to be made binary", bounds)
+            error = expected("data", "values in [0, 1] to be made binary", bounds)
+            raise ValueError(f"{error}; `rescale` (--rescale) divides levels by 255")
     if binarize == "threshold":
         return {split: (x > 0.5).float().where(~x.isnan(), x) for split, x in splits.items()}
     drawn = dict(splits)

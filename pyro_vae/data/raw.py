@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
+from pyro_vae.data.schema import Schema
 
 _EXACT = 2**24  # float32 holds every smaller integer
+_FEWEST = 64  # different numbers, between the smallest and the largest of an entry
 # What an error about an entry that is not there suggests.
 MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
 
@@ -36,6 +38,13 @@ class Raw:
             labels.
         words: What the numbers 0, 1, ... of a column of words stand for, by the column's name.
         held_out: Shares to hold out as validation and test where the source has no such split.
+        others: Names of further such columns, which were not asked for.
+        dims: Names of the dimensions of one observation, where the source has some.
+        coords: Labels along these dimensions, by name.
+        index: Labels of the observations, for some or all of the same splits.
+        image: Whether x are images, channels first, whatever their sizes.
+        aside: Columns that are no part of x and may be asked for, as those of ``columns``.
+        schema: What the columns of a table are; None for what is no table.
     """
 
     splits: Mapping[Split, Tensor]
@@ -49,6 +58,13 @@ class Raw:
     held_out: Mapping[Split, float] = field(
         default_factory=lambda: {"validation": 0.1, "test": 0.1}
     )
+    others: Sequence[str] = ()
+    dims: Sequence[str] = ()
+    coords: Mapping[str, Any] = field(default_factory=dict)
+    index: Mapping[Split, Any] = field(default_factory=dict)
+    image: bool = False
+    aside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
+    schema: Schema | None = None
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
@@ -62,8 +78,10 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
         ValueError: If there is no such column, it is asked for twice, lacks a value, or nothing
             would be left.
     """
-    beside = dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
-    known, found = [*raw.names, *beside], dict(raw.columns)
+    beside = dict(raw.aside)
+    if raw.labels:
+        beside |= dict.fromkeys(raw.label_names, raw.labels)
+    known, found = [*raw.names, *beside, *raw.others], dict(raw.columns)
     for option, names in wanted.items():
         for name in names:
             if not known:
@@ -107,13 +125,21 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     """
     of = f" in {what}" if what else ""
     if isinstance(x, np.ma.MaskedArray):
-        raise expected("data", f"no masked array, whose hidden values would be data{of}", x)
+        error = expected("data", f"no masked array, whose hidden values would be data{of}", x)
+        raise ValueError(f"{error}; `.filled(nan)` of floats, with `missing`, lacks them")
+    if isinstance(x, Tensor):
+        refuse_unreadable(x, "data")
     try:
         array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
     except ValueError:
         raise expected("data", f"rows of one length{of}", x) from None
+    except Exception as error:  # whatever a foreign object raises
+        reason = f"{type(x).__name__}: {error}".splitlines()[0]
+        raise expected("data", f"an array of numbers{of}", reason) from None
     if not _is_real(array):
-        raise expected("data", f"real, integer or boolean values{of}", array)
+        error = expected("data", f"real, integer or boolean values{of}", array)
+        hint = "" if array.dtype != object else "; `.astype(float)` makes numbers of objects"
+        raise ValueError(f"{error}{hint}")
     if array.ndim < 2:
         raise expected("data", f"at least two dimensions (data by event){of}", array)
     if 0 in array.shape:
@@ -131,9 +157,45 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         wanted = f"a finite float32 value at index {where}{of}"
         error = expected("data", wanted, array[where].item())
         raise ValueError(f"{error}{MISSING}") if lacking[where] else error
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:
+        _check_apart(array, of)
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
+
+
+def refuse_unreadable(x: Tensor, argument: str) -> None:
+    """Refuses tensors that have no plain array of numbers, and names the way to one.
+
+    Raises:
+        ValueError: If it is nested, sparse, quantised, or has no numbers at all.
+    """
+    kind = way = ""
+    if x.is_nested:
+        kind, way = "a nested one", "`torch.nested.to_padded_tensor` and a mask make it one"
+    elif x.layout is not torch.strided:
+        kind, way = f"a sparse one ({x.layout})", "`.to_dense()` makes it one"
+    elif x.is_quantized:
+        kind, way = f"a quantised one ({x.dtype})", "`.dequantize()` makes it one"
+    elif x.is_meta:
+        kind, way = "one on the device meta", "it has a shape alone, and no numbers"
+    if kind:
+        what = f"`{argument}`: expected real numbers in a dense tensor, got {kind}"
+        raise ValueError(f"{what}: {way}")
+
+
+def _check_apart(array: np.ndarray, of: str) -> None:
+    """Refuses entries of which float32 would leave a few different numbers."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(array, axis=0), np.fmax.reduce(array, axis=0)
+        step = np.maximum(np.abs(low), np.abs(high)) * 2.0**-23
+        merged = (high > low) & (high - low < _FEWEST * step)
+    if merged.any():
+        where = tuple(map(int, np.argwhere(merged)[0]))
+        what = (
+            f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
+        )
+        raise expected("data", what, float(high[where]))
 
 
 def as_labels(y: Any, size: int) -> Tensor:

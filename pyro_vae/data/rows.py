@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from pyro_vae.data.protocols import Container
+
 __all__ = [
     "Conditions",
     "ConditionsLike",
@@ -22,8 +24,8 @@ __all__ = [
     "given_of",
 ]
 
-Numbers: TypeAlias = Tensor | np.ndarray | list[Any]
-"""What becomes a tensor: one, an array, or a list of numbers or of lists of them."""
+Numbers: TypeAlias = Tensor | np.ndarray | list[Any] | Container
+"""What becomes a tensor: one, an array, a list of numbers or of lists of them, or a container."""
 
 
 class Conditions(TypedDict, total=False):

@@ -16,7 +16,7 @@ from pyro_vae.distributions import (
     inverse_positive,
     positive,
 )
-from pyro_vae.likelihoods.likelihood import Likelihood, several_entries, thinned
+from pyro_vae.likelihoods.likelihood import Likelihood, a_shape, several_entries, thinned
 
 __all__ = ["Dirichlet"]
 
@@ -57,7 +57,7 @@ class Dirichlet(Likelihood):
     remedy = "amounts become shares when each row is divided by its sum"
 
     def __init__(self, event_shape: Sequence[int]) -> None:
-        if len(event_shape) != 1:
+        if len(a_shape(event_shape)) != 1:
             raise expected("event_shape", "one dimension, the shares", tuple(event_shape))
         super().__init__(several_entries(event_shape))
 

@@ -27,6 +27,17 @@ def thinned(x_train: Tensor) -> Tensor:
     return x_train[:: max(1, len(x_train) // _THINNED)]
 
 
+def a_shape(event_shape: Sequence[int]) -> Sequence[int]:
+    """Returns an event shape, which is no number of entries.
+
+    Raises:
+        ValueError: If it is a number.
+    """
+    if isinstance(event_shape, int):
+        raise expected("event_shape", f"a shape, such as ({event_shape},)", event_shape)
+    return event_shape
+
+
 def several_entries(event_shape: Sequence[int]) -> Sequence[int]:
     """Returns an event shape of two entries or more, for likelihoods of dependent entries.
 
@@ -66,7 +77,7 @@ class Likelihood(Part, ABC):
 
     def __init__(self, event_shape: Sequence[int], num_params: int = 1) -> None:
         super().__init__()
-        if len(event_shape) == 0 or any(size < 1 for size in event_shape):
+        if len(a_shape(event_shape)) == 0 or any(size < 1 for size in event_shape):
             raise expected("event_shape", "one or more positive sizes", tuple(event_shape))
         self.event_shape = torch.Size(event_shape)
         self.param_shape = torch.Size((num_params * event_shape[0], *event_shape[1:]))

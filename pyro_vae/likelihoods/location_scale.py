@@ -14,6 +14,7 @@ from torch.distributions import Distribution, constraints
 from pyro_vae._errors import expected
 from pyro_vae.distributions import inverse_positive, units_of
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
+from pyro_vae.likelihoods.likelihood import a_shape
 
 __all__ = ["LocationScale", "ScaleMode"]
 
@@ -44,7 +45,7 @@ class LocationScale(LikelihoodInUnits):
     def __init__(self, event_shape: Sequence[int], scale: float | ScaleMode | None = None) -> None:
         if scale is None:
             # Of one entry they are the same, but for the shape that older files have.
-            is_table = len(event_shape) == 1 and event_shape[0] > 1
+            is_table = len(a_shape(event_shape)) == 1 and event_shape[0] > 1
             scale = "per-dimension" if is_table else "shared"
         fixed = isinstance(scale, int | float) and not isinstance(scale, bool) and scale > 0
         if not fixed and scale not in get_args(ScaleMode):

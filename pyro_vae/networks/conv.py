@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 from collections.abc import Sequence
 
@@ -14,6 +15,10 @@ from pyro_vae.networks.norm import Norm, check_norm, norm_of_channels
 
 __all__ = ["ConvDecoder", "ConvEncoder"]
 
+log = logging.getLogger("pyro_vae")
+
+_CHANNELS = (1, 3, 4)  # of grey, colour, and colour with transparency
+
 
 def _halved(size: int, times: int) -> int:
     for _ in range(times):
@@ -21,7 +26,28 @@ def _halved(size: int, times: int) -> int:
     return size
 
 
+def _image_shape(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
+    """Returns channels, height and width of an image; warns where they look like something else.
+
+    Raises:
+        ValueError: If the shape is that of no image.
+    """
+    if len(shape) != 3:
+        what = f"data of shape (C, H, W) for Conv{argument.capitalize()}"
+        error = expected(argument, what, tuple(shape))
+        hint = "; x[:, None], or layout='no-channels' of `pv.data.load`, adds a channel"
+        raise ValueError(f"{error}{hint if len(shape) == 2 else ''}")
+    depth, height, width = shape
+    if width in _CHANNELS and min(depth, height) > max(_CHANNELS):
+        log.warning("`%s`: data of shape %s are convolved as %d channels of %d x %d: if the "
+                    "channels are last, x.movedim(-1, 1), or `layout` of `pv.data.load`, puts them "
+                    "first", argument, tuple(shape), depth, height, width)  # fmt: skip
+    return depth, height, width
+
+
 def _check(channels: Sequence[int], activation: Activation) -> None:
+    if isinstance(channels, int):
+        raise expected("channels", f"widths of layers, such as ({channels},)", channels)
     if not channels or any(width < 1 for width in channels):
         raise expected("channels", "one or more positive widths", channels)
     activation_layer(activation)
@@ -68,9 +94,7 @@ class ConvEncoder(Network):
         self.out_shape = torch.Size()
 
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
-        if len(in_shape) != 3:
-            raise expected("encoder", "data of shape (C, H, W) for ConvEncoder", tuple(in_shape))
-        depth, height, width = in_shape
+        depth, height, width = _image_shape("encoder", in_shape)
         depth += cond_size
         layers: list[nn.Module] = []
         for before, after in zip((depth, *self.channels[:-1]), self.channels, strict=True):
@@ -142,9 +166,7 @@ class ConvDecoder(Network):
         self.out_shape = torch.Size()
 
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
-        if len(out_shape) != 3:
-            raise expected("decoder", "data of shape (C, H, W) for ConvDecoder", tuple(out_shape))
-        depth, height, width = out_shape
+        depth, height, width = _image_shape("decoder", out_shape)
         times = len(self.channels)
         small = (_halved(height, times), _halved(width, times))
         first = math.prod(in_shape) + cond_size, self.channels[0] * math.prod(small)

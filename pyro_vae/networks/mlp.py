@@ -56,6 +56,8 @@ class MLP(Network):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
+        if isinstance(hidden, int):
+            raise expected("hidden", f"widths of layers, such as ({hidden},)", hidden)
         if any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
         activation_layer(activation)

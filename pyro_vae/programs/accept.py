@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING, Any, cast
 import numpy as np
 import torch
 from torch import Tensor, nn
-from torch.utils._pytree import tree_leaves, tree_map
+from torch.utils._pytree import tree_leaves
 
 from pyro_vae._errors import expected
+from pyro_vae.data.containers import Contents, contents_or_value, is_container
+from pyro_vae.data.dataset import Axes, keep_axes
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
@@ -54,21 +56,38 @@ def rows_of(vae: VAE, x: RowsLike, given: Mapping[str, Any], argument: str = "x"
     """
     checked = unlabelled(given)
     if not isinstance(x, Rows):
-        return accepted(vae, Rows(as_tensor(x), checked), argument)
+        return accepted(vae, Rows(as_tensor(x, argument), checked), argument)
     if checked:
         raise expected(min(checked), f"None, as `{argument}` brings what goes with it", "one more")
     return accepted(vae, used(vae, x.without("labels")), argument)
 
 
-def as_tensor(value: Any) -> Any:
-    """Returns an array or a list of real numbers as a tensor, and anything else as it is.
+def as_tensor(value: Any, argument: str = "x") -> Any:
+    """Returns real numbers as a tensor, of arrays, lists and containers; anything else as it is.
 
     Whoever takes it says what was expected. That is so of a masked array, too, whose hidden values
-    would otherwise be data.
+    would otherwise be data. The names of dimensions and entries stay with the tensor.
+
+    Args:
+        value: What a caller gave.
+        argument: What to call it in an error.
+
+    Raises:
+        ValueError: If a container holds something else, or is first to be loaded.
     """
     if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
         with suppress(TypeError, ValueError, RuntimeError):
             value = np.asarray(value)
+    found = contents_or_value(value, argument)
+    if not isinstance(found, Contents):
+        return _plain_tensor(found)
+    if isinstance(x := _plain_tensor(found.x), Tensor):
+        keep_axes(x, Axes(tuple(found.dims), found.coords, tuple(found.names), found.index))
+    return x
+
+
+def _plain_tensor(value: Any) -> Any:
+    """Returns an array of real numbers as a tensor, and anything else as it is."""
     if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray | np.generic):
         return value
     if value.dtype.kind not in "biuf":
@@ -79,8 +98,13 @@ def as_tensor(value: Any) -> Any:
 
 
 def as_tensors(given: Mapping[str, Any]) -> Given:
-    """Returns what goes with observations as tensors, where it is arrays or lists."""
-    kept = tree_map(as_tensor, dict(given), is_leaf=lambda each: isinstance(each, list | tuple))
+    """Returns what goes with observations as tensors, where it is arrays, lists or containers."""
+    kept: dict[str, Any] = {}
+    for name, value in given.items():
+        if isinstance(value, Mapping) and not is_container(value):
+            kept[name] = {key: as_tensor(each, f"{name}: {key}") for key, each in value.items()}
+        else:
+            kept[name] = as_tensor(value, name)
     return cast(Given, kept)
 
 
@@ -104,35 +128,27 @@ def accepted(vae: VAE, rows: Rows, argument: str = "x") -> Rows:
         ValueError: If something is not what it should be, is missing, or has no use in this model;
             or if a value is not finite or outside the support of the likelihood.
     """
-    found = _checked(vae, rows, argument)
-    bad = ~vae.likelihood.support.check(found.x)
-    if bad.any():
-        raise _outside(vae, found.x, bad, argument, found.mask)
-    return found
-
-
-def encodable(vae: VAE, x: Tensor, given: Given) -> Rows:
-    """Returns rows as :func:`accepted` does, but for values that are no observations.
-
-    An encoder takes any real numbers, such as means of binary data, and one condition for all.
-
-    Raises:
-        ValueError: As there, or if a value is not finite.
-    """
-    x, cond = _batch(vae, x, "x"), given.get("cond")
-    if isinstance(cond, Tensor) and cond.ndim > 0 and cond.shape[:-1].numel() == 1:
-        given = given_of({**given, "cond": cond.reshape(-1).expand(len(x), -1)})
-    return _checked(vae, Rows(x, given), "x")
-
-
-def _checked(vae: VAE, rows: Rows, argument: str) -> Rows:
-    """Returns rows of finite numbers that are not hidden, on the device of the model."""
     x, given = _batch(vae, rows.x, argument), rows.given
     size = len(x)
     cond, covariates = cond_of(vae, given.get("cond"), size), _covariates(vae, given, (size,))
     labels, mask = _labels(vae, given.get("labels"), size), _mask(vae, given.get("mask"), size)
     checked = {"cond": cond, "mask": mask, "covariates": covariates, "labels": labels}
     return Rows(_observations(vae, x, argument, mask), given_of(checked))
+
+
+def encodable(vae: VAE, x: RowsLike, given: Mapping[str, Any]) -> Rows:
+    """Returns rows as :func:`rows_of` does; one condition may stand for all of them.
+
+    Raises:
+        ValueError: As there.
+        TypeError: As there.
+    """
+    cond = as_tensor(given.get("cond"), "cond")
+    if isinstance(cond, Tensor) and cond.ndim > 0 and cond.shape[:-1].numel() == 1:
+        x = as_tensor(x)
+        if isinstance(x, Tensor) and x.ndim > 0:
+            given = {**given, "cond": cond.reshape(-1).expand(len(x), -1)}
+    return rows_of(vae, x, given)
 
 
 def decodable(vae: VAE, z: Tensor, given: Given) -> tuple[Tensor, Given]:
@@ -256,12 +272,16 @@ def _batch(vae: VAE, x: Tensor, argument: str) -> Tensor:
 
 
 def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
+    """Returns observations on the device of the model, all in the support of its likelihood."""
     if mask is not None:
         x = torch.where(mask.to(x.device), x, vae.model.filler.to(x))
     bad = ~x.isfinite()
     if bad.any():
         raise _outside(vae, x, bad | ~vae.likelihood.support.check(x), argument, mask)
-    return x.to(vae.initialized.device)
+    x = x.to(vae.initialized.device)
+    if (bad := ~vae.likelihood.support.check(x)).any():
+        raise _outside(vae, x, bad, argument, mask)
+    return x
 
 
 def _outside(vae: VAE, x: Tensor, bad: Tensor, argument: str, mask: Tensor | None) -> ValueError:
@@ -272,6 +292,8 @@ def _outside(vae: VAE, x: Tensor, bad: Tensor, argument: str, mask: Tensor | Non
     got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
     seen = x if mask is None else torch.where(mask.to(x.device), x, torch.nan)
     fits = what_fits(vae.likelihood, seen, bad)
+    if x[bad].isnan().any():  # no family takes it
+        fits = "`mask` says which entries are observed, where some are not"
     message = f"`{argument}`: expected values in the support of {family}, got {got}"
     return ValueError(f"{message}; {fits}" if fits else message)
 

@@ -180,7 +180,9 @@ class VAE(Composition):
         """
         if self.initialized:
             return
-        x = as_batch(as_tensor(x_train), self.event_shape, self).to(self.initialized.device)
+        x = as_batch(as_tensor(x_train, "x_train"), self.event_shape, self).to(
+            self.initialized.device
+        )
         _start(self, Rows(x, unlabelled(given)))
         self.initialized.fill_(True)
 
@@ -201,7 +203,7 @@ class VAE(Composition):
             >>> pv.evaluate(group, torch.ones(5, 4), num_samples=10).log_marginal.shape
             (5,)
         """
-        one = as_tensor(cond)
+        one = as_tensor(cond, "cond")
         if not isinstance(one, Tensor) or one.ndim != 1:
             raise expected("cond", f"a tensor of shape ({self.cond_size},)", cond)
         checked = cond_of(self, one[None], 1)
@@ -215,9 +217,9 @@ class VAE(Composition):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: Numbers, **given: Unpack[GivenLike]) -> Distribution:
+    def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Distribution:
         """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
-        rows = encodable(self, as_tensor(x), unlabelled(given))
+        rows = encodable(self, x, given)
         with evaluating(self):
             return self.guide.encode(rows.x, rows.given)
 
@@ -252,7 +254,7 @@ class VAE(Composition):
     @_positional
     def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Distribution:
         """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
-        latents, checked = decodable(self, as_tensor(z), unlabelled(given))
+        latents, checked = decodable(self, as_tensor(z, "z"), unlabelled(given))
         with evaluating(self):
             return self.model.decode(latents, checked)
 

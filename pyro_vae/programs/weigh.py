@@ -9,9 +9,11 @@ from typing import TYPE_CHECKING
 
 import torch
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae._errors import positive_integer
-from pyro_vae.data.rows import Rows
+from pyro_vae._untouched import evaluating
+from pyro_vae.data.rows import Given, Rows
 
 if TYPE_CHECKING:
     from pyro_vae.programs.vae import VAE
@@ -21,6 +23,7 @@ __all__ = [
     "chunk_sizes",
     "draw_weighted",
     "draws_at_once",
+    "encoded",
     "imputed",
     "in_chunks",
     "log_marginal",
@@ -55,6 +58,17 @@ class WeightedDraws:
     def log_weights(self) -> Tensor:
         """Logarithms of the importance weights of draws from the guide, shape ``(S, B)``."""
         return self.log_likelihood + self.log_prior - self.log_guide
+
+
+def encoded(vae: VAE, x: Tensor, given: Given) -> Distribution:
+    """Returns q(z|x) of what the model simulated, or expects, which is not checked.
+
+    An expectation is no observation of a discrete likelihood, and a simulation may be rounded to
+    the edge of its support.
+    """
+    with evaluating(vae):
+        guide: Distribution = vae.guide.encode(x, given)
+    return guide
 
 
 def chunk_sizes(total: int, at_once: int) -> list[int]:

@@ -175,7 +175,7 @@ def _as_rows(argument: str, value: object, x: Tensor) -> Tensor:
 def _as_tensor(argument: str, data: object) -> Tensor:
     if isinstance(data, np.ma.MaskedArray):
         raise expected(argument, "an array, and `mask` beside it", data)
-    data = as_tensor(data)
+    data = as_tensor(data, argument)
     if not isinstance(data, Tensor) or data.layout is not torch.strided or data.is_meta:
         raise expected(argument, "a tensor or an array of real numbers", data)
     if data.ndim == 0:

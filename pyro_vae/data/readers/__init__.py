@@ -1,58 +1,67 @@
-"""Readers of files, one format a file: a new one is its function and its line in ``READERS``.
+"""Readers of files, one format a file: a new one is its function and its line in a table.
 
-A reader takes the path, whether entries may be missing, the columns beside x, which may hold words,
-and the words of those of x, and returns the :class:`~pyro_vae.data.raw.Raw` arrays, split where the
-file brings splits of its own.
+A reader of tables takes the path and how texts are read. It returns a
+:class:`~pyro_vae.data.frames.Table`, whose columns :func:`~pyro_vae.data.frames.from_frame` makes
+numbers of. One of arrays takes the path and what is asked of it, and returns the
+:class:`~pyro_vae.data.raw.Raw` arrays, split where the file brings splits of its own.
 """
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping
 from pathlib import Path
-from typing import Protocol
 
 from pyro_vae._errors import expected
+from pyro_vae.data.containers import Asked
+from pyro_vae.data.frames import Table
 from pyro_vae.data.raw import Raw
-from pyro_vae.data.readers.csv_files import Words, read_csv
+from pyro_vae.data.readers.csv_files import Reading, read_csv
+from pyro_vae.data.readers.excel_files import read_excel
+from pyro_vae.data.readers.hdf5_files import read_h5ad, read_hdf5
+from pyro_vae.data.readers.images import read_images
 from pyro_vae.data.readers.numpy_files import read_npy, read_npz
+from pyro_vae.data.readers.parquet_files import read_parquet
 
-__all__ = ["READERS", "Reader", "read_file"]
+__all__ = ["ARRAYS", "READERS", "SUFFIXES", "Reading", "read_file"]
+
+READERS: Mapping[str, Callable[[Path, Reading], Table]] = {
+    ".csv": read_csv,
+    ".tsv": read_csv,
+    ".gz": read_csv,
+    ".parquet": read_parquet,
+    ".xlsx": read_excel,
+}
+ARRAYS: Mapping[str, Callable[[Path, Asked], Raw]] = {
+    ".npy": read_npy,
+    ".npz": read_npz,
+    ".h5": read_hdf5,
+    ".hdf5": read_hdf5,
+    ".h5ad": read_h5ad,
+}
+SUFFIXES = (*ARRAYS, *READERS)
 
 
-class Reader(Protocol):
-    """Reads the files of one format."""
-
-    def __call__(
-        self, path: Path, *, missing: bool, cond: Sequence[str], beside: Sequence[str], words: Words
-    ) -> Raw: ...
-
-
-READERS: Mapping[str, Reader] = {".npy": read_npy, ".npz": read_npz, ".csv": read_csv}
-
-
-def read_file(
-    path: Path,
-    *,
-    missing: bool = False,
-    cond: Sequence[str] = (),
-    beside: Sequence[str] = (),
-    words: Words = (),
-) -> Raw:
-    """The arrays of a file.
+def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None) -> Table | Raw:
+    """Returns the table or the arrays of a file.
 
     Args:
-        path: A file that ends in one of the suffixes of ``READERS``.
-        missing: Whether entries may be missing: NaN, and in a table empty cells or ``NA``.
-        cond: Columns of a table that may hold words in place of numbers.
-        beside: All columns that are to lie beside x.
-        words: For each column of x, in order, the words whose places, from 0, are its values; none
-            for a column of numbers.
+        path: A file that ends in one of the suffixes, or a folder of images.
+        how: How texts are read.
+        asked: What is asked of files of arrays, and of images.
 
     Raises:
         ValueError: If there is no such file, or it is damaged.
     """
-    if path.suffix not in READERS:
-        raise expected("data", f"a file that ends in {', '.join(READERS)}", str(path))
+    asked = asked or Asked()
+    if path.is_dir():
+        return read_images(path, asked)
+    if path.suffix not in SUFFIXES:
+        raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
     if not path.is_file():
         raise expected("data", "an existing file", str(path))
-    return READERS[path.suffix](path, missing=missing, cond=cond, beside=beside, words=words)
+    if path.suffix in ARRAYS:
+        return ARRAYS[path.suffix](path, asked)
+    for name in ("key", "layers", "resize"):
+        if getattr(asked, name) is not None:
+            raise expected(name, f"None with a {path.suffix} file", getattr(asked, name))
+    return READERS[path.suffix](path, how or Reading())
