@@ -1,6 +1,6 @@
 """Entries that are missing for their own values: means and imputations, with the mask modelled.
 
-    python experiments/missing_not_at_random.py              # some 10 minutes on one core
+    python experiments/missing_not_at_random.py              # half an hour on half a core
     python experiments/missing_not_at_random.py simulated    # it alone; goes on if stopped
     python experiments/missing_not_at_random.py --table      # results/missing_not_at_random.md
     python experiments/missing_not_at_random.py --smoke
