@@ -76,8 +76,8 @@ def fit(
     """Fits a model in place by stochastic variational inference.
 
     The data live on the device, and a batch is one gather; a short last batch is used. With
-    validation data, the model ends with the weights of the epoch whose validation ELBO was best.
-    It is left in ``eval`` mode.
+    validation data, the model ends with the weights of the epoch whose validation ELBO was best,
+    and learned scales are those of held-out residuals. It is left in ``eval`` mode.
 
     With ``out``, a run that is asked to stop (SIGINT, SIGTERM) writes a checkpoint first, as it
     does every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a
