@@ -170,6 +170,7 @@ def test_pictures_of_torchvision_are_bytes_with_channels_first() -> None:
         ((8, 6, 3), None, (3, 8, 6)),
         ((3, 8, 6), None, (3, 8, 6)),
         ((8, 6, 16), None, (8, 6, 16)),
+        ((1, 8, 4), None, (1, 8, 4)),
         ((8, 6), None, (8, 6)),
         ((8, 6), "no-channels", (1, 8, 6)),
         ((3, 8, 3), "channels-last", (3, 3, 8)),
@@ -194,7 +195,7 @@ def test_channels_are_served_first(
     ("shape", "layout", "says"),
     [
         ((3, 8, 3), None, r"`layout`: expected channels-first or channels-last \(--layout\)"),
-        ((1, 8, 1), None, "`layout`: expected channels-first or channels-last"),
+        ((4, 8, 1), None, "`layout`: expected channels-first or channels-last"),
         ((8, 6), "channels-last", r"channels-last with data of shape \(N, H, W, C\)"),
         ((8, 6, 1), "no-channels", r"no-channels with data of shape \(N, H, W\)"),
         ((8, 6, 1), "channels-lst", "did you mean 'channels-last'"),

@@ -93,7 +93,7 @@ def _column(stored: Any) -> np.ndarray | None:
         words = np.array([*_any_values(stored["categories"]), None], dtype=object)
         return words[np.asarray(stored["codes"])]  # a missing one is -1, the last
     if kind.startswith("nullable"):
-        values: np.ndarray = np.asarray(stored["values"]).astype(object)
+        values = _any_values(stored["values"]).astype(object)
         values[np.asarray(stored["mask"])] = None
         return values
     if not _is_array(stored) or stored.ndim != 1:
@@ -109,6 +109,7 @@ def _any_values(stored: Any) -> np.ndarray:
 
 
 def _words(stored: Any) -> list[str]:
+    stored = stored if _is_array(stored) else stored["values"]  # where words may be missing
     return [_text(each) for each in np.asarray(stored).tolist()]
 
 
