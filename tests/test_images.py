@@ -102,7 +102,8 @@ def test_images_of_several_sizes_are_refused_or_resized(folder: Path) -> None:
     assert load(folder, resize=4).event_shape == (3, 4, 4)
     halved = load(folder, resize=(4, 3), validation=0, test=0).train[0]
     blocks = COLOUR[0].reshape(4, 2, 3, 2, 3).mean((1, 3))
-    assert np.abs(halved.movedim(0, -1).numpy() - blocks).max() <= 0.5 + 1e-6
+    # Pillow rounds twice, after rows and after columns.
+    assert np.abs(halved.movedim(0, -1).numpy() - blocks).max() <= 1.0
 
 
 @pytest.mark.parametrize(

@@ -27,7 +27,6 @@ def read_hdf5(path: Path, asked: Asked) -> Raw:
     Raises:
         ValueError: If it is none, it is not known which array is x, or one has no use.
     """
-    _no_layers(path, asked)
     with _opened(path) as file:
         arrays: dict[str, Any] = {}
         file.visititems(lambda name, each: arrays.update({name: each} if _is_array(each) else {}))
@@ -56,13 +55,13 @@ def read_h5ad(path: Path, asked: Asked) -> Raw:
 
 
 def _annotated(file: Any, asked: Asked) -> Contents:
+    obs, var = file["obs"], file["var"]
     layers = list(file.get("layers", ()))
     place = "X"
     if asked.layers is not None or "X" not in file:
         if asked.layers not in layers:
             raise unknown_name("layers", asked.layers, layers)
         place = f"layers/{asked.layers}"
-    obs, var = file["obs"], file["var"]
     columns = {name: _column(obs[name]) for name in _ordered(obs)}
     return Contents(
         _matrix(file[place]),
@@ -127,11 +126,6 @@ def _text(value: Any) -> str:
 
 def _is_array(stored: Any) -> bool:
     return hasattr(stored, "dtype") and hasattr(stored, "shape")
-
-
-def _no_layers(path: Path, asked: Asked) -> None:
-    if asked.layers is not None:
-        raise expected("layers", f"None with a {path.suffix} file", asked.layers)
 
 
 def _opened(path: Path) -> Any:
