@@ -102,7 +102,8 @@ def test_images_of_several_sizes_are_refused_or_resized(folder: Path) -> None:
     assert load(folder, resize=4).event_shape == (3, 4, 4)
     halved = load(folder, resize=(4, 3), validation=0, test=0).train[0]
     blocks = COLOUR[0].reshape(4, 2, 3, 2, 3).mean((1, 3))
-    assert np.abs(halved.movedim(0, -1).numpy() - blocks).max() <= 0.5 + 1e-6
+    # Pillow rounds twice, after rows and after columns.
+    assert np.abs(halved.movedim(0, -1).numpy() - blocks).max() <= 1.0
 
 
 @pytest.mark.parametrize(
@@ -170,6 +171,7 @@ def test_pictures_of_torchvision_are_bytes_with_channels_first() -> None:
         ((8, 6, 3), None, (3, 8, 6)),
         ((3, 8, 6), None, (3, 8, 6)),
         ((8, 6, 16), None, (8, 6, 16)),
+        ((1, 8, 4), None, (1, 8, 4)),
         ((8, 6), None, (8, 6)),
         ((8, 6), "no-channels", (1, 8, 6)),
         ((3, 8, 3), "channels-last", (3, 3, 8)),
@@ -194,7 +196,7 @@ def test_channels_are_served_first(
     ("shape", "layout", "says"),
     [
         ((3, 8, 3), None, r"`layout`: expected channels-first or channels-last \(--layout\)"),
-        ((1, 8, 1), None, "`layout`: expected channels-first or channels-last"),
+        ((4, 8, 1), None, "`layout`: expected channels-first or channels-last"),
         ((8, 6), "channels-last", r"channels-last with data of shape \(N, H, W, C\)"),
         ((8, 6, 1), "no-channels", r"no-channels with data of shape \(N, H, W\)"),
         ((8, 6, 1), "channels-lst", "did you mean 'channels-last'"),

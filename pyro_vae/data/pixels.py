@@ -140,7 +140,8 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
         return raw
     last = looks_channels_last(shape)
     if layout is None:
-        if shape[0] in _CHANNELS and shape[2] in _CHANNELS and shape[1] not in _CHANNELS:
+        # Of height 1 there are no images: what has one entry first has one channel.
+        if shape[0] in _CHANNELS[1:] and shape[2] in _CHANNELS and shape[1] not in _CHANNELS:
             what = "channels-first or channels-last (--layout), which both could be"
             raise expected("layout", what, shape)
         if not last:

@@ -133,8 +133,8 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         array = x.detach() if isinstance(x, Tensor) else np.asarray(x)
     except ValueError:
         raise expected("data", f"rows of one length{of}", x) from None
-    except Exception as error:  # whatever a foreign object raises
-        reason = f"{type(x).__name__}: {error}".splitlines()[0]
+    except Exception as foreign:  # whatever an object of another package raises
+        reason = f"{type(x).__name__}: {foreign}".splitlines()[0]
         raise expected("data", f"an array of numbers{of}", reason) from None
     if not _is_real(array):
         error = expected("data", f"real, integer or boolean values{of}", array)

@@ -81,11 +81,9 @@ def raw_of(parts: Mapping[Split, Contents], asked: Asked) -> Raw:
     first = parts["train"]
     alone = len(parts) == 1
     splits = {split: _values(each, "" if alone else split, asked) for split, each in parts.items()}
+    shape = tuple(splits["train"].shape[1:])
     for split, x in splits.items():
-        if x.shape[1:] != splits["train"].shape[1:] or list(parts[split].names) != list(
-            first.names
-        ):
-            shape = tuple(splits["train"].shape[1:])
+        if x.shape[1:] != shape or list(parts[split].names) != list(first.names):
             raise expected(asked.argument, f"{split} data of event shape {shape}", x)
     labels = {
         split: as_labels(each.labels, len(splits[split]))
@@ -97,7 +95,9 @@ def raw_of(parts: Mapping[Split, Contents], asked: Asked) -> Raw:
     for name in (*asked.beside, *((asked.label,) if asked.label else ())):
         if name in first.beside:
             aside[name], words[name] = _column(name, parts, splits)
-    if asked.label is not None:
+    if asked.label in asked.beside:
+        raise expected("label", "each column once", asked.label)
+    if asked.label is not None and not (asked.label == "label" and labels):
         labels = _labels(asked.label, aside, list(first.beside))
         words["label"] = words.pop(asked.label)
     return Raw(

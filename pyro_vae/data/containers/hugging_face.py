@@ -71,7 +71,8 @@ def read_columns(data: Any, asked: Asked) -> Contents:
             what = "columns of numbers, with words in `cond` or apart"
             raise expected(asked.argument, what, words or sorted(flat))
         x = np.stack([flat[name] for name in names], 1)
-    label = next((name for name in _LABELS if name in flat), None)
+    free = [name for name in _LABELS if name in flat and name not in (asked.label, *names)]
+    label = free[0] if free and asked.label is None else None
     whole = label is not None and flat[label].dtype.kind in "biu"
     classes = getattr(data.features[label], "names", ()) if label is not None and whole else ()
     return Contents(

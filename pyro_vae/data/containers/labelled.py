@@ -48,6 +48,8 @@ def read_labelled(data: Any, asked: Asked) -> Contents:
 
 
 def _of_array(array: Any, others: dict[str, Any], argument: str, names: Any = ()) -> Contents:
+    if array.ndim == 0:
+        raise expected(argument, "an array of at least one dimension", "a DataArray of none")
     first, *dims = (str(dim) for dim in array.dims)
     along = {
         str(name): array_of(each.values, argument)

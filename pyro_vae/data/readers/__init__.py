@@ -59,9 +59,11 @@ def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None
         raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
     if not path.is_file():
         raise expected("data", "an existing file", str(path))
+    if asked.layers is not None and path.suffix != ".h5ad":
+        raise expected("layers", f"None with a {path.suffix} file", asked.layers)
     if path.suffix in ARRAYS:
         return ARRAYS[path.suffix](path, asked)
-    for name in ("key", "layers", "resize"):
+    for name in ("key", "resize"):
         if getattr(asked, name) is not None:
             raise expected(name, f"None with a {path.suffix} file", getattr(asked, name))
     return READERS[path.suffix](path, how or Reading())

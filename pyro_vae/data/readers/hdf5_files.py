@@ -27,7 +27,6 @@ def read_hdf5(path: Path, asked: Asked) -> Raw:
     Raises:
         ValueError: If it is none, it is not known which array is x, or one has no use.
     """
-    _no_layers(path, asked)
     with _opened(path) as file:
         arrays: dict[str, Any] = {}
         file.visititems(lambda name, each: arrays.update({name: each} if _is_array(each) else {}))
@@ -56,13 +55,13 @@ def read_h5ad(path: Path, asked: Asked) -> Raw:
 
 
 def _annotated(file: Any, asked: Asked) -> Contents:
+    obs, var = file["obs"], file["var"]
     layers = list(file.get("layers", ()))
     place = "X"
     if asked.layers is not None or "X" not in file:
         if asked.layers not in layers:
             raise unknown_name("layers", asked.layers, layers)
         place = f"layers/{asked.layers}"
-    obs, var = file["obs"], file["var"]
     columns = {name: _column(obs[name]) for name in _ordered(obs)}
     return Contents(
         _matrix(file[place]),
@@ -93,7 +92,7 @@ def _column(stored: Any) -> np.ndarray | None:
         words = np.array([*_any_values(stored["categories"]), None], dtype=object)
         return words[np.asarray(stored["codes"])]  # a missing one is -1, the last
     if kind.startswith("nullable"):
-        values: np.ndarray = np.asarray(stored["values"]).astype(object)
+        values = _any_values(stored["values"]).astype(object)
         values[np.asarray(stored["mask"])] = None
         return values
     if not _is_array(stored) or stored.ndim != 1:
@@ -109,6 +108,7 @@ def _any_values(stored: Any) -> np.ndarray:
 
 
 def _words(stored: Any) -> list[str]:
+    stored = stored if _is_array(stored) else stored["values"]  # where words may be missing
     return [_text(each) for each in np.asarray(stored).tolist()]
 
 
@@ -126,11 +126,6 @@ def _text(value: Any) -> str:
 
 def _is_array(stored: Any) -> bool:
     return hasattr(stored, "dtype") and hasattr(stored, "shape")
-
-
-def _no_layers(path: Path, asked: Asked) -> None:
-    if asked.layers is not None:
-        raise expected("layers", f"None with a {path.suffix} file", asked.layers)
 
 
 def _opened(path: Path) -> Any:
