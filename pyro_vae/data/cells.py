@@ -303,8 +303,8 @@ class _Texts:
     def _words(self, missing: np.ndarray, spelled: np.ndarray | None = None) -> Cells:
         import pandas as pd
 
-        kept = np.array([None if gone else t for t, gone in self._marked(missing)], dtype=object)
-        values = pd.Series(np.append(kept, None)[self.codes], dtype=object)
+        kept = [*(None if gone else text for text, gone in self._marked(missing)), None]
+        values = pd.Series(np.array(kept, dtype=object)[self.codes], dtype=object)
         some = spelled is not None and spelled.any()
         warning = self._taken_for_missing(spelled) if some else ""
         return Cells("words", values, "str", warning=warning)

@@ -38,7 +38,8 @@ def _column(field: Field, values: np.ndarray, means: bool) -> pd.Series:
     import pandas as pd
 
     if field.levels:
-        if means and field.kind in ("binary", "ordinal") and _are_numbers(field):
+        numbers = _are_numbers(field) and not isinstance(field.levels[0], bool)
+        if means and field.kind in ("binary", "ordinal") and numbers:
             return _between(field, values)
         return _levels(field, values)
     if field.kind == "angle":
