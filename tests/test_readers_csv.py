@@ -62,13 +62,11 @@ def test_the_first_row_may_be_an_observation(tmp_path: Path) -> None:
 def test_what_is_not_clear_is_asked_for(rows: str, tmp_path: Path) -> None:
     path = tmp_path / "t.csv"
     path.write_text(rows)
-    if rows.startswith("a"):
-        assert load(path).names == ["a", "b"]  # not among what is below
-        return
     with pytest.raises(ValueError, match=r"`data`: expected a first row that is clearly.*--header"):
         load(path)
-    assert load(path, header=0).names == ["0", "1", "2"]
-    assert len(load(path, header="none").train) == 20
+    named = load(path, header=0)
+    assert named.names == rows.partition("\n")[0].split(",")
+    assert len(load(path, header="none").train) == len(named.train) + 1
 
 
 def test_a_column_that_counts_rows_is_left_out(
@@ -85,12 +83,12 @@ def test_a_column_that_counts_rows_is_left_out(
 @pytest.mark.parametrize(
     ("text", "message", "options"),
     [
-        ("a;b\n1,5;2,25\n3,5;4,5\n", r"`sep` \(--sep ';'\) and `decimal`", {"sep": ";", "decimal": ","}),
+        ("a;b\n1,5;2,25\n3,5;4,5\n", r"`sep` .* and `decimal`", {"sep": ";", "decimal": ","}),
         ("a;b\n1.5;2.25\n3.5;4.5\n", r"`sep` \(--sep ';'\)", {"sep": ";"}),
         ("a\tb\n1.5\t2.25\n3.5\t4.5\n", r"`sep` \(--sep '\\t'\)", {"sep": "\\t"}),
         ("1.5 2.25\n3.5 4.5\n", r"`sep` \(--sep ' '\)", {"sep": " "}),
         ('a,b\n"1,5","2,25"\n"3,5","4,5"\n', r"`decimal` \(--decimal ,\)", {"decimal": ","}),
-        ('a,b\n"1,500,000",2.5\n"3,500,000",4.5\n', r"`thousands` \(--thousands ,\)", {"thousands": ","}),
+        ('a,b\n"1,500,000",2.5\n"3,500,000",4.5\n', r"\(--thousands ,\)", {"thousands": ","}),
         ("a,b\n$1.5,2\n$3,4\n", r"without units and signs, or `kinds`", {}),
     ],
 )  # fmt: skip
@@ -106,7 +104,8 @@ def test_what_separates_is_named(
     assert "\n" not in str(error.value)
     if options:
         scale = 1e6 if "thousands" in options else 1.0
-        assert (load(path, **options).train[:2, 0] / scale).tolist() == [1.5, 3.5]
+        data = load(path, schema="numbers", **options)
+        assert (data.train[:2, 0] / scale).tolist() == [1.5, 3.5]
 
 
 @pytest.mark.parametrize("word", ["?", "NULL", "N/A", "-", "None"])
@@ -121,7 +120,7 @@ def test_words_that_spell_missing_are_taken_for_it(
     caplog.clear()
     assert int(load(path, missing=True, na_values=[word]).train.isnan().sum()) == 1
     assert "took" not in caplog.text
-    with pytest.raises(ValueError, match=rf"row 2, column 2 \(b\), got '.*'; `missing`"):
+    with pytest.raises(ValueError, match=r"row 2, column 2 \(b\), got '.*'; `missing`"):
         load(path)
 
 

@@ -104,7 +104,7 @@ def _numbers(field: Field, values: np.ndarray, means: bool) -> pd.Series:
 
     kind = field.dtype.lower()
     whole = kind.startswith(("int", "uint", "bool"))
-    if whole and means and field.kind in ("count", "binary"):
+    if whole and means and field.kind != "time":
         return pd.Series(values)
     return _as_dtype(values, field.dtype)
 
