@@ -268,7 +268,7 @@ class _Reader:
         """The field of a column, of which something or nothing is known."""
         if "dtype" in own and "kind" in own:
             return Field.from_spec(name, own)
-        if self.plain and not role:
+        if self.plain and not role and "levels" not in own:
             return Field(name, "real", cells.dtype, reason="numbers as they are")
         found, levels = kind_of(name, cells)
         if "kind" in own or "levels" in own:
