@@ -349,8 +349,7 @@ class _Texts:
     def _refuse_signs(self, rest: np.ndarray, texts: Sequence[str]) -> None:
         """Refuses numbers that are written with other signs than a decimal point."""
         others = [text for text, is_one in self._marked(rest) if is_one]
-        numbers = re.compile(f"{_NUMBER.pattern}|{_THOUSANDS.pattern}|{_COMMA.pattern}", re.I)
-        if _mostly(numbers, texts):
+        if _mostly(re.compile(f"{_THOUSANDS.pattern}|{_COMMA.pattern}"), others):
             option = "`decimal` (--decimal ,)" if _mostly(_COMMA, others) else ""
             if not option or _mostly(_THOUSANDS, others):
                 option += f"{' or ' if option else ''}`thousands` (--thousands ,)"
