@@ -77,7 +77,8 @@ def _levels(field: Field, values: np.ndarray) -> pd.Series:
         levels: Any = np.array([float(level) for level in field.levels])
         return _as_dtype(np.where(lacking, np.nan, levels[places]), field.dtype)
     words = np.array([*map(str, field.levels), None], dtype=object)
-    return pd.Series(words[np.where(lacking, len(field.levels), places)]).astype("str")
+    # The dtype of words is another one from pandas 3 on.
+    return pd.Series(words[np.where(lacking, len(field.levels), places)]).infer_objects()
 
 
 def _angles(field: Field, values: np.ndarray) -> np.ndarray:

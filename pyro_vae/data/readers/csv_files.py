@@ -143,7 +143,8 @@ class _Text:
         """The first records, as :meth:`records` has them, and checks what separates cells."""
         with self.open() as file:
             text = file.read(_LOOKED_AT)
-        if len(text) == _LOOKED_AT:  # the last line may be a part of one
+        cut = len(text) == _LOOKED_AT
+        if cut:  # the last line may be a part of one
             text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
         lines = text.splitlines()
         check_separator([line for line in lines if line.strip()][:_ROWS], self.sep)
@@ -156,6 +157,8 @@ class _Text:
                     break
         except csv.Error as error:
             raise expected("data", "a CSV file in UTF-8", str(self.path)) from error
+        if cut and len(found) > 1:
+            found.pop()  # which may be a part of a record of several lines
         return found
 
 
