@@ -22,7 +22,7 @@ ULP = 2.0**-24
 """The largest relative error of rounding to float32."""
 FINE = 1e-4
 """Of a standard deviation, what rounding may cost."""
-_SAMPLE = 200_000  # rows that a kind is inferred from
+_SAMPLE = 20_000  # rows that a kind is inferred from
 _WIDE = 20  # columns from which on a table is of counts, if a quarter of them are
 
 
@@ -56,6 +56,10 @@ def kind_of(name: str, cells: Cells) -> tuple[Found, list[Any]]:
         return Found("time", f"dates, {_date(seen.min())} to {_date(seen.max())}"), []
     found = kind_of_numbers(name, values, counter=_counts_rows(cells.values))
     whole = found.kind in ("binary", "category", "ordinal")
+    if whole and len(values) < len(cells.values):
+        # A level may be too rare for a sample.
+        found = kind_of_numbers(name, cells.values)
+        whole = found.kind in ("binary", "category", "ordinal")
     return found, _numbered(found.kind, cells.values) if whole else []
 
 
