@@ -339,10 +339,11 @@ def _read(
     else:
         _refuse_arrays(asked)
     if isinstance(data, Table) or is_frame(data):
-        name = name if isinstance(data, Table) else "table"
         raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
-        if raw.schema is not None:
+        if raw.schema is not None and not isinstance(columns["schema"], Schema):
             _report(raw.schema)
+        if source is None:
+            name = "table"
         if (index := index_of(data)) is not None:
             raw = replace(raw, index={"train": index})
         return raw, name, source
