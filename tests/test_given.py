@@ -205,10 +205,10 @@ def test_words_are_one_hot_in_alphabetical_order(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("message", "table", "cond"),
     [
-        (r"a number in row 2, column 2 \(b\), got 'x'; `cond` \(--cond b\) takes words", "x,y", ""),
+        (r"a number in row 2, column 2 \(b\), got 'x'; .*`cond` \(--cond b\)", "x,3,4", ""),
         (r"`cond`: expected words alone or numbers alone in b, got 'x'", "x,3,4", "b"),
         (r"`cond`: expected a value for each observation in b, got '2 missing'", "x,,NA", "b"),
-        (r"a number in row 2, column 1 \(a\), got 'u'", "x", "b"),
+        (r"columns that are left for x .*, got \"a: constant, always 'u'; b: condition", "x", "b"),
     ],
 )
 def test_wrong_words_are_reported_in_one_line(

@@ -44,7 +44,7 @@ def _table(path: Path, words: bool) -> Path:
     lines = ["a,subject,b"]
     for i in range(120):
         subject = f"s{i % 12}" if words else str(i % 12)
-        lines.append(f"{i % 12}.5,{subject},{i}")
+        lines.append(f"{i % 12}.5,{subject},{(i * 7) % 120}")
     path.write_text("\n".join(lines) + "\n")
     return path
 

@@ -22,12 +22,15 @@ from pyro_vae.cli.runs import (
     new_path,
     recorded_columns,
     recorded_source,
+    recorded_table,
     recorded_unit,
 )
-from pyro_vae.data.raw import with_columns
-from pyro_vae.data.readers import read_file
+from pyro_vae.data.frames import from_frame
+from pyro_vae.data.raw import Raw, with_columns
+from pyro_vae.data.readers import Reading, read_file
 from pyro_vae.data.readers.csv_files import fill_csv
 from pyro_vae.data.rows import Rows, given_of
+from pyro_vae.data.schema import Schema
 from pyro_vae.programs import VAE
 
 __all__ = ["run"]
@@ -130,23 +133,30 @@ def _outs(path: str | None, suffix: str, count: int | None) -> list[Path]:
 
 def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple[Rows, list[int]]:
     """Returns the rows in the order of the file, and the column of each entry of x."""
+    schema, how = recorded_table(folder, path, recorded)
     columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
     names, size = [each.name for each in columns], recorded["size_factor"]
     others: dict[str, str] = recorded["covariates"]
     beside = {"cond": names, "size_factor": [] if size is None else [size]}
     beside["covariates"] = list(others.values())
-    every = [name for each in beside.values() for name in each]
-    raw = read_file(path, missing=True, cond=names, beside=every, words=vae.likelihood.words)
+    found = read_file(path, Reading(**how), missing=True)
+    if isinstance(found, Raw):
+        raw, every = found, []
+    else:
+        words = () if isinstance(schema, Schema) else vae.likelihood.words
+        raw = from_frame(found, schema=schema, words=words, wanted=beside, missing=True)
+        every = list(map(str, found.frame.columns)) if found.named else []
     taken = with_columns(raw, beside)
     known = checkpoint.read_json(folder / "data.json").get("names")
-    if known and taken.names and list(taken.names) != known:
-        raise expected("DATA", f"columns {known} as the run has them", list(taken.names))
+    there = [name for name in every if name in taken.names]
+    if known and there and there != known:
+        raise expected("DATA", f"columns {known} as the run has them", there)
     values = {name: of_split["train"] for name, of_split in taken.columns.items()}
     encoded = [each.encode(values[each.name], raw.words.get(each.name, ())) for each in columns]
     covariates = {} if size is None else {"size_factor": values[size] / recorded_unit(folder)}
     covariates |= {name: values[column] for name, column in others.items()}
     cond = torch.cat(encoded, 1) if encoded else None
-    where = [i for i, name in enumerate(raw.names) if name not in values]
+    where = [every.index(name) for name in taken.names if every]
     x = taken.splits["train"]
     given = given_of({"cond": cond, "covariates": covariates})
     return Rows(x, given), where or list(range(x.shape[1]))

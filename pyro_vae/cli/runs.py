@@ -6,7 +6,7 @@ import csv
 import math
 import shutil
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
 from itertools import count
@@ -25,11 +25,15 @@ from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
+from pyro_vae.data.frames import NUMBERS
+from pyro_vae.data.readers.csv_files import header_of_words
 from pyro_vae.data.rows import Rows
+from pyro_vae.data.schema import Schema
 from pyro_vae.programs import VAE
 from pyro_vae.training.resume import Resume, taken
 
 __all__ = [
+    "READING",
     "SEED",
     "as_device",
     "condition",
@@ -41,11 +45,18 @@ __all__ = [
     "record_data",
     "recorded_config",
     "recorded_data",
+    "recorded_schema",
     "recorded_scores",
     "recorded_source",
+    "recorded_table",
     "recorded_unit",
     "writing",
 ]
+
+READING: Mapping[str, Any] = {
+    "sep": str, "decimal": str, "thousands": str, "na_values": str, "header": str, "encoding": str,
+}  # fmt: skip
+"""How a text is read, by the names of options, and the types of what is recorded."""
 
 SEED = 0  # where a function has none by default: a command gives the same again
 
@@ -128,11 +139,25 @@ def load_data(
     missing: bool = False,
     split: str = "random",
     words: list[list[str]] | None = None,
+    table: Mapping[str, Any] | None = None,
 ) -> tuple[Dataset, dict[str, Any]]:
     """Loads data as a likelihood of that support takes them.
 
     Binary data for binary likelihoods, integer levels for counts and grey values for real ones,
     unless ``binarize`` asks otherwise.
+
+    Args:
+        source: A named set or a file.
+        support: Of the likelihood.
+        root: Folder of the named sets.
+        binarize: How grey values are made binary, if anyhow.
+        cond: Columns to condition on.
+        size_factor: The column of size factors.
+        covariate: Columns of other covariates.
+        missing: Whether entries may be missing.
+        split: How rows are held out.
+        words: The words of columns of x.
+        table: How a table is read, and what is known of its columns.
 
     Returns:
         The data, and the options that load them again.
@@ -151,9 +176,12 @@ def load_data(
         beside["split"] = split
     if words:
         beside["words"] = words
-    data = data_room.load(source, root=root, binarize=binarize, levels=levels, **beside)
-    options = {"root": root, "binarize": data.binarize, "levels": levels}
-    return data, options | beside
+    asked = dict(table or {})
+    options = {"root": root, "binarize": binarize, "levels": levels}
+    data = data_room.load(source, **(options | beside | asked))
+    # What is known of columns is a part of the schema, which is written beside.
+    how = {name: value for name, value in asked.items() if name in READING}
+    return data, options | {"binarize": data.binarize} | beside | how
 
 
 def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
@@ -166,6 +194,37 @@ def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     content |= {"columns": [each.spec() for each in data.columns], "size_unit": data.size_unit}
     content["names"] = list(data.names)
     write_json(folder / "data.json", content)
+    if data.schema is not None:
+        write_json(folder / "schema.json", data.schema.spec())
+
+
+def recorded_schema(folder: Path) -> Schema | None:
+    """Reads the schema of the table that a run was fitted to; None if there is none.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = folder / "schema.json"
+    return Schema.from_spec(read_json(path, columns=dict)) if path.exists() else None
+
+
+def recorded_table(
+    folder: Path, path: Path, recorded: Mapping[str, Any]
+) -> tuple[Schema | str, dict[str, Any]]:
+    """Reads how the table of a run is read: the schema of its columns, and how its text is read.
+
+    Args:
+        folder: The run folder.
+        path: The table.
+        recorded: The options that load it, of :func:`recorded_source`.
+    """
+    how = {name: recorded[name] for name in READING if name in recorded}
+    schema = recorded_schema(folder)
+    if schema is not None:
+        return schema, how
+    if path.suffix == ".csv" and path.is_file():  # of a run from before there were schemas
+        how["header"] = header_of_words(path)
+    return NUMBERS, how
 
 
 def recorded_scores(folder: Path) -> dict[str, Any]:
@@ -235,6 +294,7 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
     kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
     kinds |= {"split": str, "words": list}
+    kinds |= {name: kind for name, kind in READING.items() if name in recorded}
     check_kinds(path, recorded, kinds)
     check_kinds(path, recorded["covariates"], dict.fromkeys(recorded["covariates"], str))
     if found_by is None or (source is None and ".." in Path(found_by).parts):
@@ -260,7 +320,12 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     found_by, recorded = recorded_source(folder, source)
     # What is not there is not fetched to where a file points.
     recorded["download"] = root is not None or recorded["root"] is None
-    moved = {} if root is None else {"root": root}
+    moved: dict[str, Any] = {} if root is None else {"root": root}
+    if found_by not in data_room.NAMES:
+        moved["schema"], how = recorded_table(folder, Path(found_by).expanduser(), recorded)
+        moved |= how
+    if isinstance(moved.get("schema"), Schema):
+        moved["words"] = ()  # a part of the schema
     data = data_room.load(found_by, **(recorded | moved))
     known = prints[split]
     found = fingerprint(data.split(split))

@@ -5,16 +5,19 @@ from pyro_vae.data.inspection import DataReport, inspect
 from pyro_vae.data.loading import load
 from pyro_vae.data.named import NAMES
 from pyro_vae.data.rows import Conditions, Given, Numbers, Rows, RowsLike
+from pyro_vae.data.schema import Field, Schema
 
 __all__ = [
     "NAMES",
     "Conditions",
     "DataReport",
     "Dataset",
+    "Field",
     "Given",
     "Numbers",
     "Rows",
     "RowsLike",
+    "Schema",
     "base_measure_of",
     "inspect",
     "load",

@@ -18,6 +18,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae._html import shown
 from pyro_vae.data.columns import Column
 from pyro_vae.data.rows import Given, Rows, given_of
+from pyro_vae.data.schema import Schema
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
@@ -101,6 +102,7 @@ class Dataset:
             for an array.
         step: How far apart rows of the source are that follow one another, of what random pairs
             are; NaN where that is not known.
+        schema: What the columns of a table are, and how x is decoded to one; None for other data.
 
     Example:
         >>> from pyro_vae.data import load
@@ -127,6 +129,7 @@ binarize='threshold')
     columns: Sequence[Column] = ()
     size_unit: float = 1.0
     step: float = math.nan
+    schema: Schema | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:

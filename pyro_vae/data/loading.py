@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import math
 import os
 from collections.abc import Mapping, Sequence
@@ -17,13 +18,20 @@ from torch.distributions import constraints
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
+from pyro_vae.data.frames import NUMBERS, Table, from_frame
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
-from pyro_vae.data.readers import READERS, read_file
+from pyro_vae.data.readers import READERS, Reading, read_file
+from pyro_vae.data.readers.csv_files import Compression
+from pyro_vae.data.readers.first_rows import Header
 from pyro_vae.data.rows import Numbers
+from pyro_vae.data.schema import Schema, SchemaLike
 from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
+
+log = logging.getLogger("pyro_vae")
+_NAMED = 6  # columns that are left out, in a line
 
 
 def load(
@@ -41,6 +49,17 @@ def load(
     missing: bool = False,
     split: str = "random",
     words: Sequence[Sequence[str]] = (),
+    schema: SchemaLike = None,
+    kinds: str | Mapping[str, str] | None = None,
+    drop: str | Sequence[str] = (),
+    label: str | None = None,
+    sep: str | None = None,
+    decimal: str = ".",
+    thousands: str | None = None,
+    na_values: str | Sequence[str] = (),
+    header: Header | str = "infer",
+    encoding: str = "utf-8",
+    compression: Compression = "infer",
     seed: int = 0,
     download: bool = True,
 ) -> Dataset:
@@ -70,11 +89,13 @@ def load(
         handwritten letters, Cohen et al., 2017 (https://arxiv.org/abs/1702.05373).
 
     Args:
-        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; or the
-            path of a `.npy`, `.npz` or `.csv` file. An `.npz` file holds its splits under `train`,
+        data: A name from the table; an array or a tensor of shape ``(N, *event_shape)``; a table as
+            pandas has it; or the path of a `.npy`, `.npz`, `.csv`, `.tsv`, `.parquet` or `.xlsx`
+            file. An `.npz` file holds its splits under `train`,
             `validation` (or `valid`) and `test`, or one array under `x`, `data` or its only key;
             its labels may be under `y` or `labels`, with splits under `y_train` or `train_labels`
-            and so on. A `.csv` file holds numbers, with or without a first row of column names.
+            and so on. A table holds numbers, words, truth values or dates, with or without names of
+            columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
             What is there is read in place; only a download writes.
         binarize: ``"threshold"`` makes a value 1 where it is above one half of the top level,
@@ -100,9 +121,25 @@ def load(
             the last rows for the test and those before them for validation, of data in the order of
             time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
             which is then no part of x: rows of a group are in one split.
-        words: For each column of x of a `.csv` file, in order, the words that it holds, whose
+        words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
+        schema: What is known of the columns of a table: a :class:`~pyro_vae.data.Schema`; a mapping
+            from names to kinds, or to mappings of what a :class:`~pyro_vae.data.Field` has; or a
+            YAML or JSON file of either. Of other columns it is inferred from names and values.
+            ``"numbers"`` takes each column for the numbers that it holds, and infers nothing.
+        kinds: Kinds of some columns of a table, as ``income=positive,mood=ordinal`` or a mapping.
+        drop: Columns of a table that x is without, ``a,b`` or a list.
+        label: The column of a table that holds labels.
+        sep: What is between the cells of a text; by default a comma, in a `.tsv` file a tab.
+        decimal: The decimal point of a text.
+        thousands: What groups digits in a text.
+        na_values: What else means that an entry is missing, besides empty cells, NA and nan;
+            ``?,-`` or a list.
+        header: The row that names the columns, from 0, those before it left out; ``"none"`` if
+            there is none; by default what the first row and those below it show.
+        encoding: Of a text.
+        compression: Of a text; by default that of the suffix.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
 
@@ -126,7 +163,9 @@ def load(
     wanted = _columns(cond, size_factor, known)
     if (group := group_column(split)) is not None:
         wanted["split"] = [group]
-    raw, name, source = _read(data, root, download, missing, wanted, words)
+    how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
+    columns = {"schema": schema, "kinds": kinds, "drop": drop, "label": label, "words": words}
+    raw, name, source = _read(data, root, download, how, missing, wanted, columns)
     raw = with_columns(raw, wanted)
     if levels and raw.top is None:
         raise expected("levels", "False for arrays and files, served as they are", levels)
@@ -140,7 +179,9 @@ def load(
     if group is not None:
         raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
     beside = _beside(raw, parts, size_factor, known)
-    return Dataset(name=name, source=source, step=step_in_order(raw), **served, **beside)
+    return Dataset(
+        name=name, source=source, step=step_in_order(raw), schema=raw.schema, **served, **beside
+    )
 
 
 def _columns(
@@ -244,28 +285,58 @@ def _read(
     data: Any,
     root: str | os.PathLike[str] | None,
     download: bool,
+    how: Reading,
     missing: bool,
     wanted: Mapping[str, Sequence[str]],
-    words: Sequence[Sequence[str]],
+    columns: Mapping[str, Any],
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
+    name, source = "array", None
     if isinstance(data, str) and data in NAMES:
-        return (
-            read_named(data, Path(ROOT if root is None else root).expanduser(), download),
-            data,
-            data,
-        )
+        folder = Path(ROOT if root is None else root).expanduser()
+        _refuse(how, columns)
+        return read_named(data, folder, download), data, data
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
-        beside = [name for names in wanted.values() for name in names]
-        cond = [*wanted["cond"], *wanted.get("split", ())]
-        raw = read_file(path, missing=missing, cond=cond, beside=beside, words=words)
-        return raw, path.name, str(path.resolve())
+        data, name, source = read_file(path, how, missing=missing), path.name, str(path.resolve())
+    if isinstance(data, Table) or _is_frame(data):
+        name = name if isinstance(data, Table) else "table"
+        raw = from_frame(data, wanted=wanted, missing=missing, **columns)
+        if raw.schema is not None:
+            _report(raw.schema)
+        return raw, name, source
+    _refuse(how, columns)
+    if isinstance(data, Raw):
+        return data, name, source
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
-        return Raw({"train": as_values(data, missing=missing)}), "array", None
+        return Raw({"train": as_values(data, missing=missing)}), name, source
     raise expected("data", "a known name, a path, an array or a tensor", data)
+
+
+def _is_frame(data: object) -> bool:
+    """Whether it is a table of pandas, which need not be imported to see that it is none."""
+    return type(data).__module__.startswith("pandas.") and hasattr(data, "columns")
+
+
+def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
+    """Refuses options of tables for other data."""
+    columns = {k: v for k, v in columns.items() if k != "words" and not (k == "schema" and v == NUMBERS)}
+    for name, value in (how.given() | columns).items():
+        if value:
+            raise expected(name, "nothing, as the data are no table with names of columns", value)
+
+
+def _report(schema: Schema) -> None:
+    """Says what was decided about a table, a line each, and what is left out of x."""
+    for warning in schema.warnings:
+        log.warning("%s", warning)
+    left = [each for each in schema.left_out if each.reason != "left out by `drop`"]
+    if left:
+        shown = ", ".join(f"{each.name} ({each.kind}: {each.reason})" for each in left[:_NAMED])
+        more = f" and {len(left) - _NAMED} more" if len(left) > _NAMED else ""
+        log.warning("x is without %s%s; `kinds` (--kind NAME=KIND) keeps one", shown, more)
 
 
 def _split(

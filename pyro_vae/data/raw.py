@@ -13,8 +13,10 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
+from pyro_vae.data.schema import Schema
 
 _EXACT = 2**24  # float32 holds every smaller integer
+_FEWEST = 64  # different numbers, between the smallest and the largest of an entry
 # What an error about an entry that is not there suggests.
 MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
 
@@ -36,6 +38,8 @@ class Raw:
             labels.
         words: What the numbers 0, 1, ... of a column of words stand for, by the column's name.
         held_out: Shares to hold out as validation and test where the source has no such split.
+        aside: Columns that are no part of x and may be asked for, as those of ``columns``.
+        schema: What the columns of a table are; None for what is no table.
     """
 
     splits: Mapping[Split, Tensor]
@@ -49,6 +53,8 @@ class Raw:
     held_out: Mapping[Split, float] = field(
         default_factory=lambda: {"validation": 0.1, "test": 0.1}
     )
+    aside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
+    schema: Schema | None = None
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
@@ -62,7 +68,9 @@ def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
         ValueError: If there is no such column, it is asked for twice, lacks a value, or nothing
             would be left.
     """
-    beside = dict.fromkeys(raw.label_names, raw.labels) if raw.labels else {}
+    beside = dict(raw.aside)
+    if raw.labels:
+        beside |= dict.fromkeys(raw.label_names, raw.labels)
     known, found = [*raw.names, *beside], dict(raw.columns)
     for option, names in wanted.items():
         for name in names:
@@ -131,9 +139,23 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         wanted = f"a finite float32 value at index {where}{of}"
         error = expected("data", wanted, array[where].item())
         raise ValueError(f"{error}{MISSING}") if lacking[where] else error
+    if isinstance(array, np.ndarray) and array.dtype == np.float64:
+        _check_apart(array, of)
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
+
+
+def _check_apart(array: np.ndarray, of: str) -> None:
+    """Refuses entries of which float32 would leave a few different numbers."""
+    with np.errstate(invalid="ignore"):
+        low, high = np.fmin.reduce(array, axis=0), np.fmax.reduce(array, axis=0)
+        step = np.maximum(np.abs(low), np.abs(high)) * 2.0**-23
+        merged = (high > low) & (high - low < _FEWEST * step)
+    if merged.any():
+        where = tuple(map(int, np.argwhere(merged)[0]))
+        what = f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
+        raise expected("data", what, float(high[where]))
 
 
 def as_labels(y: Any, size: int) -> Tensor:

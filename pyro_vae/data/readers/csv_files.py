@@ -1,51 +1,339 @@
-"""Tables of numbers and words separated by commas: ``.csv``."""
+"""Tables as text, with something between their cells: ``.csv``, ``.tsv``, compressed or not."""
 
 from __future__ import annotations
 
+import bz2
 import codecs
 import csv
+import gzip
 import io
-import math
-from collections.abc import Iterator, Mapping, Sequence
-from contextlib import suppress
+import lzma
+import re
+import warnings
+import zlib
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
 from pathlib import Path
-from typing import TypeAlias
+from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae.data.raw import MISSING, Raw, as_values
+from pyro_vae.data.frames import Table
+from pyro_vae.data.readers.first_rows import Header, check_separator, names_in
+from pyro_vae.data.vocabulary import MISSING_WORDS
 
-__all__ = ["Words", "fill_csv", "read_csv"]
+if TYPE_CHECKING:
+    import pandas as pd
 
-Words: TypeAlias = Sequence[Sequence[str]]
-_MISSING = ("", "na", "nan")  # the content of a cell without a number, in small letters
+__all__ = ["Compression", "Reading", "fill_csv", "header_of_words", "read_csv"]
+
+Compression: TypeAlias = Literal["infer", "none", "gzip", "bz2", "xz"]
+
+_OPENERS: Mapping[str, Callable[..., Any]] = {
+    "none": open, "gzip": gzip.open, "bz2": bz2.open, "xz": lzma.open,
+}  # fmt: skip
+_BY_SUFFIX = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
+_DAMAGED = (OSError, EOFError, csv.Error, zlib.error, lzma.LZMAError)
+_LOOKED_AT, _ROWS = 2**20, 1000  # characters and rows that are read to see what there is
+_MANY = 10  # rows from which on digits of one length with zeros before them are codes
+_LONG = 16  # digits, of which float64 loses some
+_NUMBER = re.compile(
+    r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE
+)
 
 
-def read_csv(
-    path: Path, *, missing: bool, cond: Sequence[str], beside: Sequence[str], words: Words
-) -> Raw:
-    """The table of a file, as training data.
+@dataclass(frozen=True)
+class Reading:
+    """How a text is read.
+
+    Args:
+        sep: What is between cells; by default a tab in ``.tsv`` files, else a comma.
+        decimal: The decimal point.
+        thousands: What groups digits; None for nothing.
+        na_values: What else means that an entry is missing, besides empty cells, NA and nan.
+        header: The row that names the columns, from 0, those before it left out; ``"none"`` if
+            there is none; by default what the first row and those below show.
+        encoding: Of the text.
+        compression: By default that of the suffix.
+    """
+
+    sep: str | None = None
+    decimal: str = "."
+    thousands: str | None = None
+    na_values: str | Sequence[str] = ()
+    header: Header | str = "infer"
+    encoding: str = "utf-8"
+    compression: Compression = "infer"
+
+    def __post_init__(self) -> None:
+        if self.sep is not None and len(self.sep.encode().decode("unicode_escape")) != 1:
+            raise expected("sep", "one character, such as ; or \\t", self.sep)
+        if len(self.decimal) != 1:
+            raise expected("decimal", "one character, such as a comma", self.decimal)
+        if self.thousands is not None and len(self.thousands) != 1:
+            raise expected("thousands", "one character", self.thousands)
+        if self.thousands == self.decimal:
+            raise expected("thousands", "another character than the decimal point", self.thousands)
+        try:
+            codecs.lookup(self.encoding)
+        except LookupError:
+            raise expected("encoding", "one that Python knows, such as latin-1", self.encoding) from None
+        if self.compression not in ("infer", *_OPENERS):
+            raise unknown_name("compression", self.compression, ("infer", *_OPENERS))
+        if isinstance(self.header, bool) or not (
+            self.header in ("infer", "none") or str(self.header).isdecimal()
+        ):
+            raise expected("header", "infer, none, or the number of a row from 0", self.header)
+
+    @property
+    def missing_words(self) -> list[str]:
+        """All that means that an entry is missing."""
+        own = self.na_values.split(",") if isinstance(self.na_values, str) else self.na_values
+        return [*MISSING_WORDS, *(each.strip() for each in own)]
+
+    def given(self) -> dict[str, Any]:
+        """Returns what differs from the defaults."""
+        return {
+            each.name: getattr(self, each.name)
+            for each in fields(self)
+            if getattr(self, each.name) != each.default
+        }
+
+
+class _Text:
+    """A file, opened as often as it takes."""
+
+    def __init__(self, path: Path, how: Reading) -> None:
+        self.path, self.how = path, how
+        sep = how.sep or ("\t" if ".tsv" in path.suffixes else ",")
+        self.sep = "\t" if sep == "\\t" else sep
+        self.encoding = "utf-8-sig" if how.encoding.lower() in ("utf-8", "utf8") else how.encoding
+        inferred = _BY_SUFFIX.get(path.suffix, "none")
+        self.compression = inferred if how.compression == "infer" else how.compression
+
+    @contextmanager
+    def open(self) -> Iterator[IO[str]]:
+        """Opens the file, and says in one line what is wrong with it."""
+        try:
+            opener = _OPENERS[self.compression]
+            with opener(self.path, "rt", encoding=self.encoding, newline="") as file:
+                yield file
+        except UnicodeError:
+            raise self.undecodable() from None
+        except _DAMAGED as error:
+            kind = "a CSV file" if self.compression == "none" else f"a CSV file in {self.compression}"
+            raise expected("data", f"{kind} in UTF-8", str(self.path)) from error
+
+    def undecodable(self) -> ValueError:
+        name = "UTF-8" if self.encoding == "utf-8-sig" else self.encoding
+        error = expected("data", f"a CSV file in {name}", str(self.path))
+        return ValueError(f"{error}; `encoding` (--encoding latin-1) reads others")
+
+    def records(self) -> Iterator[tuple[int, list[str]]]:
+        """Yields each record that is not empty, with the line where it ends."""
+        with self.open() as file:
+            reader = csv.reader(file, delimiter=self.sep)
+            for cells in reader:
+                if cells:
+                    yield reader.line_num, cells
+
+    def start(self) -> list[tuple[int, list[str]]]:
+        """The first records, as :meth:`records` has them, and checks what separates cells."""
+        with self.open() as file:
+            text = file.read(_LOOKED_AT)
+        if len(text) == _LOOKED_AT:  # the last line may be a part of one
+            text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
+        lines = text.splitlines()
+        check_separator([line for line in lines if line.strip()][:_ROWS], self.sep)
+        reader, found = csv.reader(io.StringIO(text, newline=""), delimiter=self.sep), []
+        try:
+            for cells in reader:
+                if cells:
+                    found.append((reader.line_num, cells))
+                if len(found) > _ROWS:
+                    break
+        except csv.Error as error:
+            raise expected("data", "a CSV file in UTF-8", str(self.path)) from error
+        return found
+
+
+def read_csv(path: Path, how: Reading) -> Table:
+    """Returns the table of a file; all of it is read once, by pandas.
 
     Args:
         path: The file.
-        missing: Whether empty cells, ``NA`` and ``nan`` may be there.
-        cond: Columns that may hold words in place of numbers.
-        beside: All columns that are to lie beside x.
-        words: For each column of x the words whose places are its values, if it holds words.
+        how: How it is to be read.
+
+    Raises:
+        ValueError: If it is no such file, rows differ in length, or what separates cells or names
+            columns is not what was said, or not clear.
     """
-    values, names, found = _read_csv(path, missing, cond, beside, words)
-    # What is missing of x was refused row by row; `with_columns` knows how to refuse the rest.
-    return Raw(splits={"train": as_values(values, missing=True)}, names=names, words=found)
+    text = _Text(path, how)
+    records = text.start()
+    if not records:
+        what = "at least one observation with at least one entry"
+        raise expected("data", what, str(path))
+    if how.header not in ("infer", "none"):
+        records = records[int(how.header) :]
+        if not records:
+            raise expected("header", "a row of the file", how.header)
+    (line, first), *rest = records
+    for at, cells in rest:
+        if len(cells) != len(first):
+            raise expected("data", f"{len(first)} cells in row {at}", len(cells))
+    rows = [cells for _, cells in records]
+    named = how.header != "none"
+    if how.header == "infer":
+        named = names_in(_pointed(rows, how), str(path))
+    notes: list[str] = []
+    names = [cell.strip() for cell in first] if named else []
+    if named and any(_is_number(name) for name in names):
+        notes.append(f"took the first row, {', '.join(names)[:60]}, for names; `header` says others")
+    for i, name in enumerate(names):
+        if not name:
+            names[i] = f"Unnamed: {i}"
+            notes.append(f"column {i + 1} has no name: it is {names[i]!r} now")
+    skipped = line if named else 0
+    below = rows[1:] if named else rows
+    frame = _read(text, how, len(first), skipped, _texts(below))
+    if named:
+        frame.columns = names
+    where = _where(text, names, int(named) if how.header == "infer" else _before(how, named))
+    if len(frame) and frame.iloc[:, -1].isna().any():
+        _check_lengths(text, len(first), line)
+    return Table(frame, named=named, notes=tuple(notes), where=where)
 
 
-def fill_csv(path: Path, values: Mapping[int, Mapping[int, float | str]]) -> bytes:
+def _before(how: Reading, named: bool) -> int:
+    """How many records there are before the first observation."""
+    return int(how.header) + 1 if named else 0
+
+
+def _is_number(text: str) -> bool:
+    return bool(re.fullmatch(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?", text))
+
+
+def _pointed(rows: list[list[str]], how: Reading) -> list[list[str]]:
+    """Rows whose numbers are written as Python has them."""
+    if how.decimal == "." and how.thousands is None:
+        return rows
+    group = how.thousands or ""
+    return [[c.replace(group, "").replace(how.decimal, ".") for c in row] for row in rows]
+
+
+def _texts(rows: Sequence[Sequence[str]]) -> list[int]:
+    """The columns whose digits are codes: zeros stand before them, or float64 would lose some."""
+    found = []
+    for i, column in enumerate(zip(*rows, strict=True)):
+        seen = [cell.strip() for cell in column if cell.strip()]
+        if not seen or not seen[0].isdecimal() or not all(cell.isdecimal() for cell in seen):
+            continue
+        sizes = {len(cell) for cell in seen}
+        fixed = len(sizes) == 1 and len(seen) >= _MANY and sizes != {1}
+        if (fixed and any(cell[0] == "0" for cell in seen)) or max(sizes) >= _LONG:
+            found.append(i)
+    return found
+
+
+def _read(
+    text: _Text, how: Reading, width: int, skipped: int, as_text: Sequence[int]
+) -> pd.DataFrame:
+    """The columns of a file, numbered from 0."""
+    import pandas as pd
+
+    options: dict[str, Any] = {
+        "sep": text.sep,
+        "decimal": how.decimal,
+        "thousands": how.thousands,
+        "header": None,
+        "names": list(range(width)),
+        "index_col": False,
+        "skiprows": skipped,
+        "keep_default_na": False,
+        "na_values": how.missing_words,
+        "encoding": text.encoding,
+        "compression": None if text.compression == "none" else text.compression,
+    }
+    with warnings.catch_warnings(record=True) as caught:
+        warnings.simplefilter("always")
+        try:
+            frame = pd.read_csv(text.path, dtype=dict.fromkeys(as_text, str), **options)
+        except pd.errors.EmptyDataError:
+            return pd.DataFrame(columns=list(range(width)))
+        except pd.errors.ParserError as error:
+            raise _ragged(text, width, error) from None
+        except UnicodeError:
+            raise text.undecodable() from None
+        except _DAMAGED as error:
+            raise expected("data", "a CSV file in UTF-8", str(text.path)) from error
+        if any(issubclass(each.category, pd.errors.ParserWarning) for each in caught):
+            raise _ragged(text, width, None)
+    if any(issubclass(each.category, pd.errors.DtypeWarning) for each in caught):
+        # Pandas reads in pieces, and took some pieces of a column for numbers, others for words.
+        kinds = ("mixed", "mixed-integer", "mixed-integer-float")
+        mixed = [i for i in frame if pd.api.types.infer_dtype(frame[i], skipna=True) in kinds]
+        again = pd.read_csv(text.path, dtype=str, usecols=mixed, **options)
+        for i in mixed:
+            frame[i] = again[i]
+    return frame
+
+
+def _ragged(text: _Text, width: int, error: Exception | None) -> ValueError:
+    """The error about the first row of another length."""
+    for line, cells in text.records():
+        if len(cells) != width:
+            return expected("data", f"{width} cells in row {line}", len(cells))
+    return expected("data", "a CSV file in UTF-8", f"{text.path}: {error}")
+
+
+def _check_lengths(text: _Text, width: int, start: int) -> None:
+    """Refuses rows that end too early, which pandas fills with missing entries."""
+    for line, cells in text.records():
+        if line > start and len(cells) != width:
+            raise expected("data", f"{width} cells in row {line}", len(cells))
+
+
+def _where(
+    text: _Text, names: Sequence[str], before: int
+) -> Callable[[int, int], tuple[str, object]]:
+    """Finds where an entry was written: the file is read again up to there."""
+
+    def found(row: int, position: int) -> tuple[str, object]:
+        for i, (line, cells) in enumerate(text.records()):
+            if i == row + before:
+                name = names[position] if names else ""
+                known = f" ({name})" if name and not _is_number(name) else ""
+                return f"row {line}, column {position + 1}{known}", cells[position]
+        raise AssertionError
+
+    return found
+
+
+def header_of_words(path: Path) -> Header:
+    """Returns the header of a file as it was read before numbers could be names of columns.
+
+    The first row names them if no cell of it is a number, and NaN is one.
+    """
+    for _, cells in _Text(path, Reading()).records():
+        numbers = (_NUMBER.fullmatch(cell.strip()) for cell in cells)
+        return "none" if any(numbers) else 0
+    return "none"
+
+
+def fill_csv(
+    path: Path, values: Mapping[int, Mapping[int, float | str]], *, named: bool | None = None
+) -> bytes:
     """The content of a `.csv` file with numbers or words in some of its cells, all else as it is.
 
     Args:
         path: The file.
         values: What to fill in, by row, counted from the first one that is no names, and by column.
+        named: Whether the first row names the columns; by default what it and those below show.
     """
+    if named is None:
+        named = read_csv(path, Reading()).named
     content = path.read_bytes()
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     lines: list[str] = []
@@ -60,7 +348,7 @@ def fill_csv(path: Path, values: Mapping[int, Mapping[int, float | str]]) -> byt
         line = "".join(lines)
         lines.clear()
         if cells:
-            row += not (first and _are_names(cells))
+            row += not (first and named)
             first = False
         new = values.get(row, {}) if cells else {}
         if new:
@@ -74,124 +362,3 @@ def fill_csv(path: Path, values: Mapping[int, Mapping[int, float | str]]) -> byt
 
 def _cell(value: float | str) -> str:
     return value if isinstance(value, str) else f"{value:.7g}"
-
-
-def _read_csv(
-    path: Path, missing: bool, cond: Sequence[str], taken: Sequence[str], words: Words
-) -> tuple[np.ndarray, list[str], dict[str, list[str]]]:
-    """Numbers separated by commas; a first row without any number names the columns.
-
-    Returns:
-        The numbers, NaN where one is missing, the names if there are any, and by name the words of
-        the columns that have some, which their numbers count.
-    """
-    rows: list[np.ndarray] = []
-    beside: dict[int, list[str]] = {}
-    names: list[str] = []
-    places: dict[int, dict[str, str]] = {}
-    try:
-        with path.open(newline="", encoding="utf-8-sig") as file:
-            reader = csv.reader(file)
-            for cells in reader:
-                if not cells:
-                    continue
-                if not names:
-                    names = [cell.strip() for cell in cells]
-                    places = _places(names, taken if _are_names(cells) else (), words)
-                    if _are_names(cells):
-                        beside = {i: [] for i, name in enumerate(names) if name in cond}
-                        continue
-                if len(cells) != len(names):
-                    raise expected(
-                        "data", f"{len(names)} cells in row {reader.line_num}", len(cells)
-                    )
-                for i, column in beside.items():
-                    column.append(cells[i].strip())
-                    cells[i] = "0"  # until all of the column is known
-                for i, known in places.items():
-                    cells[i] = known.get(cells[i].strip(), cells[i])
-                rows.append(_read_row(cells, reader.line_num, names, missing, places))
-    except (UnicodeDecodeError, csv.Error, OSError) as error:
-        raise expected("data", "a CSV file in UTF-8", str(path)) from error
-    values = np.stack(rows) if rows else np.empty((0, len(names)))
-    of_columns: dict[str, list[str]] = {}
-    for i, column in beside.items():
-        values[:, i], found = _read_column(names[i], column)
-        of_columns |= {names[i]: found} if found else {}
-    return values, names if _are_names(names) else [], of_columns
-
-
-def _places(names: Sequence[str], taken: Sequence[str], words: Words) -> dict[int, dict[str, str]]:
-    """For each column of x that holds words, by its place in a row: the numbers they stand for.
-
-    Raises:
-        ValueError: If there are words for another number of columns than x has.
-    """
-    columns = [i for i, name in enumerate(names) if name not in taken]
-    if not any(words):
-        return {}
-    if len(words) not in (1, len(columns)):
-        what = f"one list, or one for each of {len(columns)} columns"
-        raise expected("words", what, f"{len(words)} lists")
-    pairs = zip(columns, words if len(words) > 1 else [words[0]] * len(columns), strict=True)
-    return {i: {word: str(at) for at, word in enumerate(own)} for i, own in pairs if own}
-
-
-def _read_column(name: str, cells: list[str]) -> tuple[np.ndarray, list[str]]:
-    """Numbers, or words as their places in alphabetical order, and these words."""
-    values = [_number(cell) for cell in cells]
-    words = sorted({cell for cell, value in zip(cells, values, strict=True) if value is None})
-    if not words:
-        return np.array(values, dtype=np.float64), []
-    if any(value is not None and not math.isnan(value) for value in values):
-        raise expected("cond", f"words alone or numbers alone in {name}", words[0])
-    place = {word: i for i, word in enumerate(words)}
-    return np.array([place.get(cell, math.nan) for cell in cells]), words
-
-
-def _are_names(cells: list[str]) -> bool:
-    """Whether a first row names the columns: there is no number in it, and NaN is one."""
-    return not any(_is_number(cell) for cell in cells)
-
-
-def _is_number(cell: str) -> bool:
-    try:
-        float(cell)
-    except ValueError:
-        return False
-    return True
-
-
-def _read_row(
-    cells: list[str],
-    line: int,
-    names: list[str],
-    missing: bool,
-    places: Mapping[int, Mapping[str, str]],
-) -> np.ndarray:
-    with suppress(ValueError):  # as a whole row is read far sooner than cell by cell
-        row = np.array(cells, dtype=np.float64)
-        if not np.isnan(row).any():
-            return row
-    values = [_number(cell) for cell in cells]
-    for column, value in enumerate(values):
-        if value is None or (math.isnan(value) and not missing):
-            where, name = f"row {line}, column {column + 1}", names[column]
-            if not _is_number(name):
-                where += f" ({name})"
-            error, hint = expected("data", f"a number in {where}", cells[column]), MISSING
-            if value is None and column in places:
-                error = unknown_name("data", cells[column], places[column])
-                raise ValueError(f"{error}, in {where}")
-            if value is None:
-                takes = f"; `cond` (--cond {name}) takes words, and so do levels that have names"
-                hint = "" if _is_number(name) else takes
-            raise ValueError(f"{error}{hint}")
-    return np.array(values, dtype=np.float64)
-
-
-def _number(cell: str) -> float | None:
-    """The number in a cell: NaN if it is missing, None if there is something else."""
-    if cell.strip().lower() in _MISSING:
-        return math.nan
-    return float(cell) if _is_number(cell) else None

@@ -5,7 +5,7 @@ from __future__ import annotations
 import tokenize
 import zipfile
 import zlib
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +14,7 @@ import numpy as np
 from pyro_vae._errors import expected
 from pyro_vae.data.dataset import SPLITS, Split
 from pyro_vae.data.raw import Raw, as_labels, as_values
+from pyro_vae.data.readers.csv_files import Reading
 
 __all__ = ["arrays_of", "read_npy", "read_npz"]
 
@@ -29,26 +30,12 @@ _DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZi
             tokenize.TokenError)  # fmt: skip
 
 
-def read_npy(
-    path: Path,
-    *,
-    missing: bool,
-    cond: Sequence[str] = (),
-    beside: Sequence[str] = (),
-    words: Sequence[Sequence[str]] = (),
-) -> Raw:
+def read_npy(path: Path, how: Reading, *, missing: bool) -> Raw:
     """The array of a file, as training data; it has no columns to condition on."""
     return Raw(splits={"train": as_values(_numpy_load(path), missing=missing)})
 
 
-def read_npz(
-    path: Path,
-    *,
-    missing: bool,
-    cond: Sequence[str] = (),
-    beside: Sequence[str] = (),
-    words: Sequence[Sequence[str]] = (),
-) -> Raw:
+def read_npz(path: Path, how: Reading, *, missing: bool) -> Raw:
     """Splits under their names, or one array under ``x``, ``data`` or the only key."""
     arrays = arrays_of(path)
     values = {}

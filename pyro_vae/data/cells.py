@@ -1,0 +1,397 @@
+"""A column of a table as numbers, dates or words, whatever it was written as.
+
+Only the different texts of a column are looked at one by one, never all of its cells.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Callable, Collection, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, TypeAlias
+
+import numpy as np
+
+from pyro_vae._errors import expected
+from pyro_vae.data.schema import Level
+from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+__all__ = ["Cells", "Where", "cells_of", "days_of", "resolution_of"]
+
+Where: TypeAlias = Callable[[int, int], tuple[str, object]]
+"""Where the entry of a row and a column was written, and how."""
+
+_NUMBER = re.compile(r"[+-]?(\d+\.?\d*|\.\d+)([eE][+-]?\d+)?|[+-]?inf(inity)?", re.IGNORECASE)
+_PERCENT = re.compile(r"[+-]?\d+\.?\d*\s?%")
+_THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
+_COMMA = re.compile(r"[+-]?\d*,\d+")
+_WITH_SIGNS = re.compile(r"[^\w\s]{0,2}\s?[+-]?\d[\d,. ]*\s?([^\W\d]{1,3}|[^\w\s]{1,2})?")
+_FORMATS = (
+    "%Y-%m-%d", "ISO8601", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%d %b %Y",
+    "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%b %Y",
+    "%B %Y", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%y",
+)  # fmt: skip
+_DATE = re.compile(
+    r"\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})"
+    r"( \d{1,2}:\d{2}.*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}|[A-Za-z]{3,9} (\d{1,2},? )?\d{4}"
+)
+_FEW_LEVELS, _RECURRING, _NEARLY_UNIQUE, _MOST = 20, 3, 0.5, 0.9
+_DAY = 86_400 * 10**9  # nanoseconds
+_RESOLUTIONS = {"D": _DAY, "h": 3600 * 10**9, "min": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3}
+
+
+@dataclass(frozen=True)
+class Cells:
+    """What a column holds.
+
+    Args:
+        form: Whether it holds numbers, words, truth values, dates or levels that pandas lists.
+        values: Numbers, with NaN where one is missing, days since 1970 of dates, 0 and 1 of truth
+            values; of words and levels, the pandas series.
+        dtype: The pandas dtype to decode to.
+        levels: Of a column that lists them.
+        ordered: Whether these are in an order.
+        format: How its dates are written.
+        zone: Of its times.
+        unit: What its times are whole numbers of.
+        warning: What was decided while reading.
+    """
+
+    form: Literal["numbers", "words", "truths", "dates", "levels"]
+    values: Any
+    dtype: str
+    levels: tuple[Level, ...] = ()
+    ordered: bool = False
+    format: str = ""
+    zone: str = ""
+    unit: str = ""
+    warning: str = ""
+
+    @property
+    def lacking(self) -> np.ndarray:
+        """Where nothing was observed, shape ``(N,)``."""
+        if isinstance(self.values, np.ndarray):
+            return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(
+                len(self.values), dtype=bool
+            )  # fmt: skip
+        return self.values.isna().to_numpy()
+
+
+def cells_of(
+    column: pd.Series,
+    name: str,
+    position: int,
+    where: Where,
+    *,
+    plain: bool = False,
+    words: bool = False,
+    format: str = "",
+    levels: Collection[Level] = (),
+    as_words: bool = False,
+) -> Cells:
+    """Returns a column as what it holds.
+
+    Args:
+        column: As pandas has it.
+        name: What it is called.
+        position: Its place in the table, from 0.
+        where: Finds the text of an entry, for errors.
+        plain: Whether it can only be numbers, or words if ``words`` says so.
+        words: Whether words and numbers are never in one column.
+        format: How its dates are written, if that is known.
+        levels: Words that are known to be levels.
+        as_words: Whether numbers among words are words.
+
+    Raises:
+        ValueError: If it is of a dtype that cannot be read, or mixes numbers and words.
+    """
+    import pandas as pd
+
+    dtype = column.dtype
+    if isinstance(dtype, pd.CategoricalDtype):
+        return _categorical(column, name)
+    if pd.api.types.is_bool_dtype(dtype):
+        own = "bool" if dtype == bool else "boolean"
+        return Cells("truths", _floats(column), own, levels=(False, True))
+    if pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "iuf":
+        return _numeric(column)
+    if isinstance(dtype, pd.PeriodDtype):
+        column, dtype = (changed := column.dt.to_timestamp()), changed.dtype
+    if pd.api.types.is_datetime64_any_dtype(dtype):
+        return _dates(column)
+    if pd.api.types.is_timedelta64_dtype(dtype):
+        seconds = (column / pd.Timedelta(seconds=1)).to_numpy(dtype=np.float64)
+        return Cells("numbers", seconds, "float64", warning="durations are in seconds")
+    if not (pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype)):
+        raise expected("data", f"numbers, words or dates in {name}", str(dtype))
+    return _Texts(column, name, position, where).read(
+        plain=plain, words=words, format=format, levels=levels, as_words=as_words
+    )
+
+
+def _floats(column: pd.Series) -> np.ndarray:
+    return column.to_numpy(dtype=np.float64, na_value=np.nan)
+
+
+def _numeric(column: pd.Series) -> Cells:
+    import pandas as pd
+
+    if column.dtype.kind in "iu" and not column.isna().any():
+        values = column.to_numpy(dtype=np.uint64 if column.dtype.kind == "u" else np.int64)
+        return Cells("numbers", values, str(column.dtype))
+    values, dtype = _floats(column), str(column.dtype)
+    if dtype == "float64" and np.isnan(values).any():
+        seen = values[~np.isnan(values)]
+        if len(seen) and np.isfinite(seen).all() and (seen == np.round(seen)).all():
+            # Whole numbers of which some are missing, which pandas reads as others.
+            dtype = str(pd.Int64Dtype())
+    return Cells("numbers", values, dtype)
+
+
+def _categorical(column: pd.Series, name: str) -> Cells:
+    categories = column.cat.categories
+    if categories.dtype.kind not in "iufb" and not all(isinstance(c, str) for c in categories):
+        raise expected("data", f"words or numbers as categories of {name}", str(categories.dtype))
+    levels = tuple(each.item() if hasattr(each, "item") else each for each in categories)
+    ordered = bool(column.cat.ordered)
+    return Cells("levels", column, "category", levels=levels, ordered=ordered)
+
+
+def _dates(column: pd.Series, format: str = "", warning: str = "") -> Cells:
+    zone = "" if getattr(column.dt, "tz", None) is None else str(column.dt.tz)
+    unit = resolution_of(column)
+    return Cells(
+        "dates", days_of(column), "datetime64[ns]", format=format, zone=zone, unit=unit,
+        warning=warning,
+    )  # fmt: skip
+
+
+def _nanoseconds(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
+    """Nanoseconds since 1970, in UTC where there is a zone, and where one is missing."""
+    if getattr(column.dt, "tz", None) is not None:
+        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
+    return column.astype("datetime64[ns]").astype("int64").to_numpy(), column.isna().to_numpy()
+
+
+def days_of(column: pd.Series) -> np.ndarray:
+    """Returns the days since 1970 of dates, NaN where one is missing."""
+    nanoseconds, lacking = _nanoseconds(column)
+    return np.where(lacking, np.nan, nanoseconds / _DAY)
+
+
+def resolution_of(column: pd.Series) -> str:
+    """Returns the pandas alias of the largest unit that all dates are whole numbers of."""
+    nanoseconds, lacking = _nanoseconds(column)
+    if getattr(column.dt, "tz", None) is not None:
+        # Midnight is one of the zone, whose offset from UTC may be a part of a day.
+        own = column.dt.tz_localize(None).astype("datetime64[ns]").astype("int64").to_numpy()
+        nanoseconds = own
+    seen = nanoseconds[~lacking]
+    return next((u for u, size in _RESOLUTIONS.items() if not (seen % size).any()), "ns")
+
+
+class _Texts:
+    """The different texts of a column, how often each is there, and which cells have them."""
+
+    def __init__(self, column: pd.Series, name: str, position: int, where: Where) -> None:
+        import pandas as pd
+
+        self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        self.objects = list(unique)
+        self.texts = [str(each).strip() for each in self.objects]
+        self.name, self.position, self.where = name, position, where
+        self.sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.texts))
+
+    def read(
+        self, *, plain: bool, words: bool, format: str, levels: Collection[Level], as_words: bool
+    ) -> Cells:
+        """Returns what the texts are; see :func:`cells_of`."""
+        import pandas as pd
+
+        if (known := self._objects()) is not None:
+            return known
+        lower = [text.lower() for text in self.texts]
+        empty = {each.lower() for each in MISSING_WORDS}
+        missing = np.array([text in empty for text in lower], dtype=bool)
+        if levels or as_words:
+            return self._words(missing & ~np.isin(self.texts, [str(v) for v in levels]))
+        if format:
+            return self._as_dates(format, missing)
+        numeric = np.array([bool(_NUMBER.fullmatch(text)) for text in self.texts], dtype=bool)
+        others = ~(numeric | missing)
+        if plain or words:
+            if words and others.any():
+                if numeric.any():
+                    what, first = f"words alone or numbers alone in {self.name}", others.argmax()
+                    raise expected("cond", what, self.texts[int(first)])
+                return self._words(missing)
+            if others.any():
+                raise self._no_number(others)
+            return self._numbers(numeric, missing)
+        if not (others & numeric.any()).any() and not others.any():
+            return self._numbers(numeric, missing)
+        spelled = np.array([text in MISSING_WORDS_OF_NUMBERS for text in lower], dtype=bool)
+        if numeric.any() and not (others & ~spelled).any():
+            return self._numbers(numeric, missing | spelled, spelled & others)
+        # Words may be "none", which is something among words.
+        spelled &= np.array([text not in ("none", "nil", "missing") for text in lower], dtype=bool)
+        rest = others & ~spelled
+        if not rest.any():
+            return self._numbers(numeric, missing | spelled, spelled)
+        texts = [self.texts[i] for i in np.flatnonzero(rest | numeric)]
+        if all(_PERCENT.fullmatch(text) for text in texts):
+            shares = [float(t.rstrip("% ")) / 100 if p else np.nan for t, p in self._marked(rest)]
+            what = "percentages are shares of 1"
+            return Cells("numbers", self._each(np.array(shares)), "float64", warning=what)
+        if not numeric.any() and all(_DATE.fullmatch(text) for text in texts):
+            if (dates := self._some_dates(missing | spelled)) is not None:
+                return dates
+        self._refuse_signs(rest, texts)
+        if numeric.any() and not self._are_words(numeric, rest):
+            raise self._no_number(rest)
+        return self._words(missing | spelled, spelled)
+
+    def _marked(self, which: np.ndarray) -> list[tuple[str, bool]]:
+        return list(zip(self.texts, which.tolist(), strict=True))
+
+    def _objects(self) -> Cells | None:
+        """Objects of Python that are no texts."""
+        import datetime
+
+        import pandas as pd
+
+        if not self.objects:
+            return Cells("numbers", np.full(len(self.codes), np.nan), "float64")
+        if all(isinstance(each, bool | np.bool_) for each in self.objects):
+            values = self._each(np.array([float(each) for each in self.objects]))
+            dtype = "boolean" if np.isnan(values).any() else "bool"
+            return Cells("truths", values, dtype, levels=(False, True))
+        if all(isinstance(each, datetime.date) for each in self.objects):
+            dates = pd.Series(pd.to_datetime(self.objects))
+            return _dates(dates.reindex(self.codes).reset_index(drop=True))
+        if any(isinstance(each, list | dict | set | tuple | np.ndarray) for each in self.objects):
+            raise expected("data", f"numbers, words or dates in {self.name}", self.objects[0])
+        return None
+
+    def _each(self, values: np.ndarray) -> np.ndarray:
+        """The value of each cell, by those of the texts; NaN where there is no text."""
+        return np.append(values, np.nan)[self.codes]
+
+    def _numbers(
+        self, numeric: np.ndarray, missing: np.ndarray, spelled: np.ndarray | None = None
+    ) -> Cells:
+        values = np.array([float(text) if is_one else np.nan for text, is_one in self._marked(numeric)])
+        cells = self._each(values)
+        whole = all(re.fullmatch(r"[+-]?\d+", text) for text, is_one in self._marked(numeric) if is_one)
+        warning = self._taken_for_missing(spelled) if spelled is not None else ""
+        dtype = "float64" if not whole else "Int64" if np.isnan(cells).any() else "int64"
+        return Cells("numbers", cells, dtype, warning=warning)
+
+    def _words(self, missing: np.ndarray, spelled: np.ndarray | None = None) -> Cells:
+        import pandas as pd
+
+        kept = np.array([None if gone else t for t, gone in self._marked(missing)], dtype=object)
+        values = pd.Series(np.append(kept, None)[self.codes], dtype=object)
+        some = spelled is not None and spelled.any()
+        warning = self._taken_for_missing(spelled) if some else ""
+        return Cells("words", values, "str", warning=warning)
+
+    def _taken_for_missing(self, spelled: Any) -> str:
+        words = ", ".join(repr(text) for text, is_one in self._marked(spelled) if is_one)
+        count = int(self.sizes[spelled].sum())
+        return f"took {words} for missing in {count:,} cells; `na_values` (--na-values) says what is"
+
+    def _no_number(self, bad: np.ndarray) -> ValueError:
+        """The error about the first text that is no number."""
+        row = int(np.isin(self.codes, np.flatnonzero(bad)).argmax())
+        place, cell = self.where(row, self.position)
+        hint = (
+            f"; `na_values` (--na-values) takes it for missing, `cond` (--cond {self.name}) and "
+            f"`kinds` (--kind {self.name}=category) take words"
+        )
+        return ValueError(f"{expected('data', f'a number in {place}', cell)}{hint}")
+
+    def _refuse_signs(self, rest: np.ndarray, texts: Sequence[str]) -> None:
+        """Refuses numbers that are written with other signs than a decimal point."""
+        first = next(t for t, is_one in self._marked(rest) if is_one)
+        some = texts[:: max(1, len(texts) // 1000)]
+
+        def mostly(pattern: re.Pattern[str]) -> bool:
+            return sum(bool(pattern.fullmatch(text)) for text in some) > _MOST * len(some)
+
+        numbers = re.compile(f"{_NUMBER.pattern}|{_THOUSANDS.pattern}|{_COMMA.pattern}", re.I)
+        if mostly(numbers) and not mostly(_NUMBER):
+            option = "`decimal` (--decimal ,)" if mostly(_COMMA) else "`thousands` (--thousands ,)"
+            if mostly(_COMMA) and mostly(_THOUSANDS):
+                option += " or `thousands` (--thousands ,)"
+            hint = f"; {option} reads it"
+        elif mostly(_WITH_SIGNS) and any(not text[:1].isalpha() for text in some):
+            signs = sum(not re.search(r"[^\W\d]", text) or text[:1] in "$€£¥" for text in some)
+            if len(some) <= _FEW_LEVELS and signs <= _MOST * len(some):
+                return  # a few levels such as 1a, 2b
+            hint = f"; numbers are without units and signs, or `kinds` (--kind {self.name}=category)"
+        else:
+            return
+        row = int(np.isin(self.codes, np.flatnonzero(rest)).argmax())
+        place, _ = self.where(row, self.position)
+        raise ValueError(f"{expected('data', f'a number in {place}', first)}{hint}")
+
+    def _are_words(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
+        """Whether numbers among words are words themselves."""
+        size = int(self.sizes[numeric | rest].sum())
+        share = float(self.sizes[rest].sum()) / size
+        levels = int((numeric | rest).sum())
+        recurring = levels <= _FEW_LEVELS and int(self.sizes[rest].min()) >= _RECURRING
+        unique = levels > _NEARLY_UNIQUE * size and share > 0.05 and size >= _FEW_LEVELS
+        return recurring or unique or (share > _MOST and size >= _FEW_LEVELS)
+
+    def _as_dates(self, format: str, missing: np.ndarray) -> Cells:
+        """Dates that are known to be written in a format."""
+        import pandas as pd
+
+        texts = pd.Series([None if gone else text for text, gone in self._marked(missing)])
+        try:
+            dates = pd.to_datetime(texts, format=format, utc=_with_zone(self.texts) or None)
+        except (ValueError, TypeError) as error:
+            reason = str(error).partition("\n")[0]
+            raise expected("data", f"dates written as {format} in {self.name}", reason) from None
+        return _dates(dates.reindex(self.codes).reset_index(drop=True), format)
+
+    def _some_dates(self, missing: np.ndarray) -> Cells | None:
+        """Dates in one of the usual formats, if all are; None if they are in none.
+
+        Raises:
+            ValueError: If day and month cannot be told apart.
+        """
+        texts = [text for text, gone in self._marked(missing) if not gone]
+        if (numbered := re.fullmatch(r"\d{1,2}([/-])\d{1,2}[/-](\d{4}|\d{2})(.*)", texts[0])):
+            sign, year = numbered[1], "%Y" if len(numbered[2]) == 4 else "%y"
+            times = {0: "", 1: " %H:%M", 2: " %H:%M:%S"}
+            time = times.get(numbered[3].count(":"), "")
+            both = [f"%{a}{sign}%{b}{sign}{year}{time}" for a, b in (("d", "m"), ("m", "d"))]
+            fitting = [each for each in both if _parses(texts, each)]
+            if len(fitting) == 2:
+                what = f"dates in {self.name} of which one shows whether days or months come first"
+                hint = f"; write `format: '{both[0]}'` for it in `schema` (--schema FILE.yaml)"
+                raise ValueError(f"{expected('data', what, texts[0])}{hint}")
+        else:
+            fitting = [each for each in _FORMATS if _parses(texts[:50], each)]
+            fitting = [each for each in fitting if len(texts) <= 50 or _parses(texts, each)][:1]
+        return self._as_dates(fitting[0], missing) if fitting else None
+
+
+def _with_zone(texts: Sequence[str]) -> bool:
+    return any(re.search(r":\d{2}.*(Z|[+-]\d{2}:?\d{2})$", text) for text in texts[:50])
+
+
+def _parses(texts: Sequence[str], format: str) -> bool:
+    import pandas as pd
+
+    try:
+        pd.to_datetime(pd.Series(texts), format=format, utc=_with_zone(texts) or None)
+    except (ValueError, TypeError):
+        return False
+    return True

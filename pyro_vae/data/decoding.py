@@ -1,0 +1,130 @@
+"""Values of a model as a table again: names, words, dates, units and dtypes."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+
+from pyro_vae._errors import expected
+from pyro_vae.data.schema import Field
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from torch import Tensor
+
+__all__ = ["decoded"]
+
+_NANOSECONDS = 86_400 * 10**9  # of a day
+
+
+def decoded(fields: Sequence[Field], x: Tensor, *, means: bool = False) -> pd.DataFrame:
+    """Returns values as a table, see :meth:`pyro_vae.data.Schema.decode`.
+
+    Raises:
+        ValueError: If there is not one column for each field.
+    """
+    import pandas as pd
+
+    if x.ndim != 2 or x.shape[1] != len(fields):
+        raise expected("x", f"shape (N, {len(fields)}), a column for each of the schema", x)
+    values = x.detach().cpu().double().numpy()
+    columns = {field.name: _column(field, values[:, i], means) for i, field in enumerate(fields)}
+    return pd.DataFrame(columns, index=pd.RangeIndex(len(values)))
+
+
+def _column(field: Field, values: np.ndarray, means: bool) -> pd.Series:
+    import pandas as pd
+
+    if field.levels:
+        if means and field.kind in ("binary", "ordinal") and _are_numbers(field):
+            return _between(field, values)
+        return _levels(field, values)
+    if field.kind == "angle":
+        return pd.Series(_angles(field, values))
+    values = values + field.offset
+    if field.kind == "time" and field.unit:
+        return _dates(field, values)
+    return _numbers(field, values, means)
+
+
+def _are_numbers(field: Field) -> bool:
+    return not any(isinstance(level, str) for level in field.levels)
+
+
+def _between(field: Field, values: np.ndarray) -> pd.Series:
+    """Means of places, as means of the numbers of these levels."""
+    import pandas as pd
+
+    levels = np.array([float(level) for level in field.levels])
+    found = np.interp(values, np.arange(len(levels)), levels)
+    return pd.Series(np.where(np.isnan(values), np.nan, found))
+
+
+def _levels(field: Field, values: np.ndarray) -> pd.Series:
+    import pandas as pd
+
+    lacking = np.isnan(values)
+    places = np.where(lacking, 0, values).round().clip(0, len(field.levels) - 1).astype(np.int64)
+    if field.dtype == "category":
+        codes = np.where(lacking, -1, places)
+        ordered = field.kind == "ordinal"
+        known = pd.Index(list(field.levels))
+        return pd.Series(pd.Categorical.from_codes(codes, categories=known, ordered=ordered))
+    if _are_numbers(field) and field.dtype not in ("str", "object"):
+        levels: Any = np.array([float(level) for level in field.levels])
+        return _as_dtype(np.where(lacking, np.nan, levels[places]), field.dtype)
+    words = np.array([*map(str, field.levels), None], dtype=object)
+    return pd.Series(words[np.where(lacking, len(field.levels), places)]).astype("str")
+
+
+def _angles(field: Field, values: np.ndarray) -> np.ndarray:
+    turn = 360.0 if field.unit == "degrees" else 2 * np.pi
+    return (values * turn / (2 * np.pi) - field.start) % turn + field.start
+
+
+def _dates(field: Field, days: np.ndarray) -> pd.Series:
+    import pandas as pd
+
+    lacking = np.isnan(days)
+    nanoseconds = (np.where(lacking, 0.0, days) * _NANOSECONDS).round().astype(np.int64)
+    dates = pd.Series(nanoseconds.astype("datetime64[ns]")).mask(lacking)
+    if field.zone:
+        dates = dates.dt.tz_localize("UTC").dt.tz_convert(field.zone)
+        return dates.dt.tz_localize(None).dt.round(field.unit).dt.tz_localize(
+            field.zone, ambiguous="NaT", nonexistent="shift_forward"
+        )  # fmt: skip
+    return dates if field.unit == "ns" else dates.dt.round(field.unit)
+
+
+def _numbers(field: Field, values: np.ndarray, means: bool) -> pd.Series:
+    import pandas as pd
+
+    kind = field.dtype.lower()
+    whole = kind.startswith(("int", "uint", "bool"))
+    if whole and means and field.kind in ("count", "binary"):
+        return pd.Series(values)
+    return _as_dtype(values, field.dtype)
+
+
+def _as_dtype(values: np.ndarray, dtype: str) -> pd.Series:
+    """Numbers of a dtype, rounded if it is one of whole numbers, nullable if one is missing."""
+    import pandas as pd
+
+    column, lacking, kind = pd.Series(values), np.isnan(values), dtype.lower()
+    if kind in ("bool", "boolean"):
+        nullable = dtype == "boolean" or lacking.any()
+        filled = column.where(~lacking, 0.0).round().astype(bool)
+        return filled.astype("boolean").mask(lacking) if nullable else filled
+    if kind.startswith(("int", "uint")):
+        filled = column.where(~lacking, 0.0).round()
+        if kind.startswith("u"):
+            filled = filled.clip(lower=0)
+        if dtype == kind and not lacking.any():
+            return filled.astype(kind)
+        capital = kind.replace("uint", "UInt").replace("int", "Int") if kind[0] == "i" else (
+            "UInt" + kind.removeprefix("uint")
+        )  # fmt: skip
+        return filled.astype("int64").astype(capital).mask(lacking)
+    return column.astype(kind) if kind.startswith("float") else column

@@ -1,0 +1,172 @@
+"""Columns as numbers: x, what lies beside it, labels."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterable, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.cells import Cells
+from pyro_vae.data.fields import EXACT, FINE, ULP
+from pyro_vae.data.schema import Field
+
+__all__ = ["all_numbers", "beside", "encoded", "labels_of"]
+
+
+def encoded(
+    field: Field, cells: Cells, place: Callable[[int], str], *, checked: bool = True
+) -> np.ndarray:
+    """Returns a column as x has it, float32 of shape ``(N,)``; NaN where an entry is missing.
+
+    Args:
+        field: What is known of the column.
+        cells: What it holds.
+        place: Where the entry of a row is, for errors.
+        checked: Whether numbers that are not of the kind, or that float32 would merge, are refused.
+
+    Raises:
+        ValueError: If it holds what the field does not know, or float32 would merge its numbers.
+    """
+    if field.levels:
+        return _places(field, cells, place)
+    values = cells.values
+    if not isinstance(values, np.ndarray):
+        values = _as_numbers(field, cells)
+    if field.kind == "angle":
+        turn = 360.0 if field.unit == "degrees" else 2 * np.pi
+        turns = np.asarray(values, dtype=np.float64) / turn
+        # The float32 of π is above it: a little less than a turn stays on the circle.
+        angles = (turns - np.floor(turns + 0.5)) * 2 * np.pi * (1 - 2 * ULP)
+        return angles.astype(np.float32)
+    if field.offset:
+        values = _less(values, field.offset)
+    with np.errstate(over="ignore"):  # what overflows float32 is infinite, and refused as such
+        held: np.ndarray = values.astype(np.float32)
+    if checked:
+        _check_held(field, values, held)
+    return held
+
+
+def all_numbers(levels: Sequence[object]) -> bool:
+    """Returns whether there are levels, and all are numbers.
+
+    Example:
+        >>> all_numbers([1, 2]), all_numbers(["low", 2]), all_numbers([])
+        (True, False, False)
+    """
+    return bool(levels) and not any(isinstance(level, str) for level in levels)
+
+
+def _as_numbers(field: Field, cells: Cells) -> np.ndarray:
+    """Words or levels, of which numbers were wanted."""
+    import pandas as pd
+
+    numbers = pd.to_numeric(cells.values.astype(object), errors="coerce")
+    bad = numbers.isna() & cells.values.notna()
+    if bad.any():
+        raise expected(f"schema: {field.name}", f"numbers, as it is {field.kind}",
+                       str(cells.values[bad].iloc[0]))  # fmt: skip
+    return numbers.to_numpy(dtype=np.float64)
+
+
+def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarray:
+    """The places of levels, NaN where one is missing."""
+    import pandas as pd
+
+    if not all_numbers(field.levels):
+        values = cells.values
+        if not isinstance(values, pd.Series):
+            values = pd.Series(_written(values), dtype=object)
+        texts = values.astype(object).map(str, na_action="ignore")
+        codes = pd.Index(list(map(str, field.levels))).get_indexer(texts)
+        lacking = values.isna().to_numpy()
+        if (unknown := (codes < 0) & ~lacking).any():
+            row = int(unknown.argmax())
+            raise _unknown_level(texts.iloc[row], map(str, field.levels), place(row))
+        return np.where(lacking, np.nan, codes).astype(np.float32)
+    numbers = cells.values
+    numbers = _as_numbers(field, cells) if isinstance(numbers, pd.Series) else numbers.astype(float)
+    levels = np.array([float(level) for level in field.levels])
+    order, lacking = np.argsort(levels), np.isnan(numbers)
+    places = np.searchsorted(levels[order], numbers).clip(0, len(levels) - 1)
+    if (unknown := (levels[order][places] != numbers) & ~lacking).any():
+        row = int(unknown.argmax())
+        raise _unknown_level(f"{numbers[row]:g}", [f"{level:g}" for level in levels], place(row))
+    return np.where(lacking, np.nan, order[places]).astype(np.float32)
+
+
+def _written(values: np.ndarray) -> list[str | None]:
+    """Numbers as words, as a file has them."""
+    distinct, back = np.unique(values, return_inverse=True)
+    texts = [None if np.isnan(v) else f"{v:.0f}" if v == round(v) else repr(float(v)) for v in
+             distinct.tolist()]  # fmt: skip
+    return [texts[i] for i in back.tolist()]
+
+
+def _unknown_level(found: str, known: Iterable[str], place: str) -> ValueError:
+    return ValueError(f"{unknown_name('data', found, known)}, in {place}")
+
+
+def _less(values: np.ndarray, offset: float) -> np.ndarray:
+    """Values less an offset, without a rounding of integers before."""
+    if values.dtype.kind == "i" and isinstance(offset, int):
+        return (values - offset).astype(np.float64)
+    return values.astype(np.float64) - offset
+
+
+def _check_held(field: Field, values: np.ndarray, held: np.ndarray) -> None:
+    """Refuses numbers that are not of the kind, or that float32 would merge."""
+    seen = values[~np.isnan(values)].astype(np.float64)
+    if len(seen) == 0 or not np.isfinite(held[~np.isnan(held)]).all():
+        return
+    low, high = float(seen.min()), float(seen.max())
+    what, got = "", low
+    if field.kind == "binary" and not np.isin(seen, (0, 1)).all():
+        what = "two values"
+    elif field.kind == "proportion" and (low < 0 or high > 1):
+        what, got = "shares in [0, 1]", low if low < 0 else high
+    elif (field.kind in ("positive", "count") and low < 0) or (
+        field.kind == "count" and (seen != np.round(seen)).any()
+    ):
+        what = "whole numbers from 0" if field.kind == "count" else "amounts, none below 0,"
+    elif field.kind == "count" and high >= EXACT:
+        what, got = "integers below 2**24, which float32 holds exactly,", high
+    elif high > low and max(-low, high) * ULP > FINE * float(seen.std()) and not field.offset:
+        what, got = "numbers that float32 can tell apart", high
+    if what:
+        hint = f"`kinds` (--kind {field.name}=real) takes any number, less an offset if need be"
+        raise ValueError(f"{expected('data', f'{what} in {field.name}', got)}; {hint}")
+
+
+def labels_of(field: Field, cells: Cells, place: Callable[[int], str]) -> Tensor:
+    """Returns labels as integers, shape ``(N,)``, -1 where one is missing.
+
+    Raises:
+        ValueError: If they are neither levels nor whole numbers.
+    """
+    if field.levels:
+        places = _places(field, cells, place)
+    else:
+        places = cells.values
+        whole = isinstance(places, np.ndarray) and not (places != np.round(places))[~cells.lacking].any()
+        if not whole:
+            raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
+    return torch.from_numpy(np.where(cells.lacking, -1, places).astype(np.int64))
+
+
+def beside(cells: Cells) -> tuple[np.ndarray, list[str]]:
+    """Returns a column beside x as numbers, and the words that these count, if it holds words."""
+    import pandas as pd
+
+    if isinstance(cells.values, np.ndarray):
+        return cells.values.astype(np.float64), []
+    if cells.form == "levels" and all_numbers(cells.levels):
+        return pd.to_numeric(cells.values.astype(object)).to_numpy(dtype=np.float64), []
+    texts = cells.values.astype(object).map(str, na_action="ignore")
+    words = sorted(set(texts.dropna()))
+    codes = pd.Categorical(texts, categories=words).codes.astype(np.float64)
+    return np.where(codes < 0, np.nan, codes), words

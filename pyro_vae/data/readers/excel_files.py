@@ -1,0 +1,53 @@
+"""Tables in the first sheet of Excel's files: ``.xlsx``."""
+
+from __future__ import annotations
+
+import zipfile
+from pathlib import Path
+
+from pyro_vae._errors import expected
+from pyro_vae.data.frames import Table
+from pyro_vae.data.readers.csv_files import Reading
+from pyro_vae.data.readers.first_rows import names_in
+
+__all__ = ["read_excel"]
+
+_ROWS = 1000  # that are looked at to see whether the first one names the columns
+
+
+def read_excel(path: Path, how: Reading, *, missing: bool = False) -> Table:
+    """Returns the table of the first sheet; empty rows and columns around it are left out.
+
+    Raises:
+        ValueError: If it is no such file, or the first row may be names or an observation.
+        ImportError: If openpyxl is not installed.
+    """
+    import pandas as pd
+
+    try:
+        frame = pd.read_excel(path, header=None, dtype=object, engine="openpyxl", na_values=how.missing_words)
+    except ImportError:
+        raise ImportError("reading .xlsx files needs openpyxl: pip install 'pyro-vae[data]'") from None
+    except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
+        raise expected("data", "an Excel file", str(path)) from error
+    frame = frame.dropna(how="all").dropna(how="all", axis=1).reset_index(drop=True)
+    if frame.empty:
+        what = "at least one observation with at least one entry"
+        raise expected("data", what, str(path))
+    start = 0 if how.header in ("infer", "none") else int(how.header)
+    named = how.header != "none"
+    if how.header == "infer":
+        rows = [["" if pd.isna(v) else str(v) for v in row] for row in frame.head(_ROWS).to_numpy()]
+        named = names_in(rows, str(path))
+    notes: list[str] = []
+    below = frame.iloc[start + named :].reset_index(drop=True).infer_objects()
+    if named:
+        names = ["" if pd.isna(v) else str(v).strip() for v in frame.iloc[start]]
+        for i, name in enumerate(names):
+            if not name:
+                names[i] = f"Unnamed: {i}"
+                notes.append(f"column {i + 1} has no name: it is {names[i]!r} now")
+        below.columns = pd.Index(names)
+    else:
+        below.columns = pd.RangeIndex(below.shape[1])
+    return Table(below, named=named, notes=tuple(notes))
