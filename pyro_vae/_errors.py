@@ -26,6 +26,8 @@ def _shown(got: object) -> str:
     if hasattr(got, "shape") and hasattr(got, "dtype"):
         dtype = str(got.dtype).removeprefix("torch.")
         return f"{type(got).__name__} of shape {tuple(got.shape)} and dtype {dtype}"
+    if hasattr(got, "shape") and hasattr(got, "columns"):
+        return f"{type(got).__name__} of shape {tuple(got.shape)}"
     return " ".join(_shortener.repr(got).split())
 
 

@@ -13,6 +13,7 @@ from pyro_vae._signals import Interrupted, raising
 __all__ = ["entry", "main"]
 
 _VERBS = {
+    "inspect": "Show what the columns of a table are, and why; write it as a schema.",
     "fit": "Fit a VAE to data; write the model, its scores and pictures to a run folder.",
     "evaluate": "Score a run on held-out data.",
     "check": "Compare held-out data with what a run simulates: what does it not reproduce?",

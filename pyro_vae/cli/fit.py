@@ -37,9 +37,10 @@ from pyro_vae.cli.runs import (
     record_data,
     recorded_scores,
 )
-from pyro_vae.cli.suggested import loading, suggested
+from pyro_vae.cli.suggested import default_of_load, loading, suggested
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset, load
+from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.readers import READERS
 from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE
@@ -47,7 +48,7 @@ from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
 
-__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
+__all__ = ["DEFAULT_PARTS", "add_tables", "build_model", "fit_parser", "run", "training_options"]
 
 DEFAULT_PARTS = {
     "likelihood": "Bernoulli",
@@ -95,8 +96,8 @@ def run(argv: list[str]) -> None:
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
     parts, parser = _parser(argv, config)
     options = parse(parser, argv, config)
-    if (likelihood := suggested(argv, config, options)) is not None:
-        config["likelihood"] = likelihood
+    if (found := suggested(argv, config, options)) is not None:
+        config["likelihood"] = found[0]
         parts, parser = _parser(argv, config)
         options = parse(parser, argv, config)
     positive_integer("--num-samples", options.num_samples)
@@ -104,7 +105,8 @@ def run(argv: list[str]) -> None:
     default = Path("runs") / Path(options.data).stem
     out = new_path(options.out, default, resume=options.resume)
     device = as_device(options.device)
-    data, served = load_data(support=parts["likelihood"].support, **loading(options))
+    support = parts["likelihood"].support
+    data, served = found[1] if found else load_data(support=support, **loading(options))
     if options.labelled is not None and data.given("train"):
         what = "none with --cond, --size-factor, --covariate or --missing"
         raise expected("--labelled", what, options.labelled)
@@ -210,6 +212,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         help="Whether the networks work in units of the training data: scores, draws and fixed "
         "scales are in the units of the data all the same.",
     )
+    add_tables(parser)
     _add_given(parser)
     if "dim" in _arguments(parts["prior"]):
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
@@ -261,6 +264,57 @@ def _add_given(parser: Parser) -> None:
         "--show_mask",
         action="store_true",
         help="With --missing, let the encoder also see which entries those are.",
+    )
+
+
+def add_tables(parser: Parser) -> None:
+    """Adds the options of how a table is read, and of what is known of its columns."""
+    group = parser.add_argument_group("tables")
+    group.add_argument(
+        "--schema",
+        type=str | None,
+        help="A YAML or JSON file with what is known of columns, as inspect writes one: a mapping "
+        "from names to kinds, or to mappings; or 'numbers', to take all columns for numbers. What "
+        "else there is to know is inferred from names and values.",
+    )
+    group.add_argument(
+        "--kind",
+        type=str | None,
+        help="Kinds of some columns, such as income=positive,mood=ordinal, of real, positive, "
+        "count, proportion, binary, category, ordinal, angle, time, id and ignore.",
+    )
+    group.add_argument(
+        "--drop",
+        type=str,
+        default=default_of(load, "drop"),
+        help="Columns that x is without, with commas between them.",
+    )
+    group.add_argument("--label", type=str | None, help="The column of labels.")
+    group.add_argument(
+        "--sep",
+        type=str | None,
+        help="What is between the cells of a text; by default a comma, in a .tsv file a tab.",
+    )
+    group.add_argument(
+        "--decimal", type=str, default=default_of(load, "decimal"), help="The decimal point."
+    )
+    group.add_argument("--thousands", type=str | None, help="What groups digits.")
+    group.add_argument(
+        "--na_values",
+        type=str,
+        default=default_of(load, "na_values"),
+        help="What else means that an entry is missing, with commas between several; besides empty "
+        "cells, NA and nan.",
+    )
+    group.add_argument(
+        "--header",
+        type=str,
+        default=default_of(load, "header"),
+        help="The row that names the columns, from 0; none if there is none; infer, to go by the "
+        "first row and those below it.",
+    )
+    group.add_argument(
+        "--encoding", type=str, default=default_of(load, "encoding"), help="Of a text."
     )
 
 
@@ -379,5 +433,10 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
     for key, function in (("standardize", VAE), ("split", load)):
         if kept.get(key) == default_of(function, key):
             kept.pop(key, None)
+    for key, default in default_of_load().items():
+        if kept.get(key) == default:
+            kept.pop(key, None)
+    if kept.get("schema") not in (None, NUMBERS):
+        kept.schema = str(Path(kept.schema).resolve())  # a replay works from anywhere
     kept.data, kept.data_root = data.source, root
     return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"

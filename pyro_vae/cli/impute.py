@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import datetime
 import io
 import json
 from collections.abc import Sequence
@@ -21,6 +22,7 @@ from pyro_vae.cli.runs import (
     as_device,
     new_path,
     recorded_columns,
+    recorded_schema,
     recorded_source,
     recorded_table,
     recorded_unit,
@@ -36,6 +38,7 @@ from pyro_vae.programs import VAE
 __all__ = ["run"]
 
 _SUFFIXES = (".csv", ".npy")
+_DRAWS = 100  # of which the level drawn most often is taken for the most probable
 
 
 def run(argv: list[str]) -> None:
@@ -92,6 +95,7 @@ def run(argv: list[str]) -> None:
         raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
     outs = _outs(options.out, path.suffix, count)
     rows, where = _read(path, folder, vae, recorded)
+    schema = recorded_schema(folder)
     x = rows.x
     mask = ~x.isnan()
     lacking = (~mask).flatten(1).any(1)
@@ -106,7 +110,11 @@ def run(argv: list[str]) -> None:
             **rows[lacking].conditions,
         )
         drawn[:, lacking] = filled.to(x)
-    _write(outs, path, drawn, mask, where, vae.likelihood.words)
+        if count is None and schema is not None and (at := _of_levels(schema)):
+            drawn[:, lacking] = drawn[:, lacking].index_copy(
+                2, torch.tensor(at), _modes(vae, rows[lacking], at)[None].to(x)
+            )
+    _write(outs, path, drawn, mask, where, vae.likelihood.words, schema)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
     if options.json:
@@ -162,6 +170,17 @@ def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple
     return Rows(x, given), where or list(range(x.shape[1]))
 
 
+def _of_levels(schema: Schema) -> list[int]:
+    """The columns of x whose levels are in no order, between which there is nothing."""
+    return [i for i, f in enumerate(schema.x) if f.levels and f.kind in ("category", "binary")]
+
+
+def _modes(vae: VAE, rows: Rows, at: list[int]) -> Tensor:
+    """The most probable levels of some columns, those drawn most often, shape ``(N, len(at))``."""
+    draws = vae.impute(rows.x, ~rows.x.isnan(), num_imputations=_DRAWS, **rows.conditions)
+    return draws[..., at].mode(0).values
+
+
 def _write(
     outs: list[Path],
     path: Path,
@@ -169,6 +188,7 @@ def _write(
     mask: Tensor,
     where: list[int],
     words: Sequence[Sequence[str]],
+    schema: Schema | None,
 ) -> None:
     """Writes a completed table to each file, or all of them to one; all files or none."""
     outs[0].parent.mkdir(parents=True, exist_ok=True)
@@ -180,7 +200,7 @@ def _write(
     written: list[Path] = []
     try:
         for out, x in zip(outs, drawn, strict=True):
-            checkpoint.write_bytes(out, _content(path, x, mask, where, words))
+            checkpoint.write_bytes(out, _content(path, x, mask, where, words, schema))
             written.append(out)
     except BaseException:
         for out in written:
@@ -189,16 +209,34 @@ def _write(
 
 
 def _content(
-    path: Path, x: Tensor, mask: Tensor, where: list[int], words: Sequence[Sequence[str]]
+    path: Path,
+    x: Tensor,
+    mask: Tensor,
+    where: list[int],
+    words: Sequence[Sequence[str]],
+    schema: Schema | None,
 ) -> bytes:
     if path.suffix == ".npy":
         content = io.BytesIO()
         np.save(content, x.numpy())
         return content.getvalue()
     values: dict[int, dict[int, float | str]] = {}
+    if schema is not None:
+        table = schema.decode(x, means=True)
+        for row, entry in (~mask).nonzero().tolist():
+            cell = table.iat[row, entry]
+            number = isinstance(cell, float) or getattr(cell, "dtype", None) == np.float64
+            values.setdefault(row, {})[where[entry]] = float(cell) if number else _text(cell)
+        return fill_csv(path, values)
     for row, entry in (~mask).nonzero().tolist():
         value, known = x[row, entry].item(), words[entry] if words else ()
         # Between two levels there is no word: the nearer one.
         filled = known[round(value)] if known else value
         values.setdefault(row, {})[where[entry]] = filled
     return fill_csv(path, values)
+
+
+def _text(cell: object) -> str:
+    """A word, a whole number, a truth value or a date as a file has it."""
+    text = cell.isoformat() if isinstance(cell, datetime.datetime) else str(cell)
+    return text.removesuffix("T00:00:00")

@@ -13,12 +13,13 @@ from torch.utils._pytree import tree_map
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path
+from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path, recorded_schema
 from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
 
-_SUFFIXES = (".png", ".npy")
+_TABLES = (".csv", ".parquet")
+_SUFFIXES = (".png", ".npy", ".csv", ".parquet")
 
 
 def run(argv: list[str]) -> None:
@@ -53,8 +54,9 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--out",
         type=str | None,
-        help="A .png file for a picture of E[x|z], or a .npy file for an array of draws of x, "
-        "shape (n, *event_shape); RUN/draws.png, or the next free one, if not given.",
+        help="A .png file for a picture of E[x|z]; a .npy file for an array of draws of x, shape "
+        "(n, *event_shape); or, of a run of a table, a .csv or .parquet file with its names, words "
+        "and dates. RUN/draws.png, or the next free one, if not given.",
     )
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
@@ -65,6 +67,10 @@ def run(argv: list[str]) -> None:
     out = new_path(options.out, folder / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
+    schema = recorded_schema(folder) if out.suffix in _TABLES else None
+    if out.suffix in _TABLES and schema is None:
+        what = "a .png or .npy file, as the run is of no table with names of columns"
+        raise expected("--out", what, options.out)
     one = given_of(
         {
             "cond": condition(folder, vae, options.cond),
@@ -78,7 +84,13 @@ def run(argv: list[str]) -> None:
         report.samples(vae, out, num_samples=options.num_samples, **given)
     else:
         content = io.BytesIO()
-        np.save(content, vae.sample(options.num_samples, **given).numpy())
+        drawn = vae.sample(options.num_samples, **given)
+        if schema is None:
+            np.save(content, drawn.numpy())
+        elif out.suffix == ".csv":
+            content.write(schema.decode(drawn).to_csv(index=False, lineterminator="\n").encode())
+        else:
+            schema.decode(drawn).to_parquet(content, index=False)
         checkpoint.write_bytes(out, content.getvalue())
     shape = [options.num_samples, *vae.event_shape]
     print(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")

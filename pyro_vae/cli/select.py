@@ -23,7 +23,7 @@ from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, rea
 from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import live, selection_table
-from pyro_vae.data import load
+from pyro_vae.data import Dataset, load
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
 from pyro_vae.training.recipe import SHORT_FITS
@@ -48,16 +48,16 @@ def run(argv: list[str]) -> None:
     template, grid = _several(argv)
     path = value_of(argv, "--config")
     settings: dict[str, _Setting] = {}
-    likelihood: dict[str, Any] | None = None
+    found: tuple[dict[str, Any], tuple[Dataset, dict[str, Any]]] | None = None
     for given in combinations(grid) if grid else [{}]:
         config = {} if path is None else read_config(path)
         argv = _argv(template, given)
-        if likelihood is not None:
-            config["likelihood"] = likelihood
+        if found is not None:
+            config["likelihood"] = found[0]
         parts = parts_of(argv, config, DEFAULT_PARTS)
         options = parse(_parser(parts), argv, config)
-        if not settings and (likelihood := suggested(argv, config, options)) is not None:
-            config["likelihood"] = likelihood
+        if not settings and (found := suggested(argv, config, options)) is not None:
+            config["likelihood"] = found[0]
             parts = parts_of(argv, config, DEFAULT_PARTS)
             options = parse(_parser(parts), argv, config)
         values = {flag: options[_key(flag)] for flag in given}
@@ -71,7 +71,7 @@ def run(argv: list[str]) -> None:
     if first.split != default_of(load, "split"):
         what = "random, as the folds of a selection are drawn at random"
         raise expected("--split", what, first.split)
-    data, _ = load_data(support=support, **loading(first))
+    data, _ = found[1] if found else load_data(support=support, **loading(first))
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:
         setting = settings[json.dumps(values)]

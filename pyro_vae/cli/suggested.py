@@ -10,17 +10,20 @@ from typing import Any
 from jsonargparse import Namespace
 from torch.distributions import constraints
 
-from pyro_vae.cli.parsing import value_of
-from pyro_vae.cli.runs import load_data
-from pyro_vae.data import NAMES
+from pyro_vae.cli.parsing import default_of, value_of
+from pyro_vae.cli.runs import READING, load_data
+from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.likelihoods import suggest
 
-__all__ = ["loading", "suggested", "words_of"]
+__all__ = ["TABLES", "loading", "suggested", "words_of"]
+
+TABLES = ("schema", "drop", "label", "kind", *READING)
+"""Options of how a table is read, and of what is known of its columns."""
 
 
 def suggested(
     argv: Sequence[str], config: Mapping[str, Any], options: Namespace
-) -> dict[str, Any] | None:
+) -> tuple[dict[str, Any], tuple[Dataset, dict[str, Any]]] | None:
     """Returns the likelihood that suits a file of data, and prints which one and why.
 
     Args:
@@ -29,8 +32,9 @@ def suggested(
         options: Both, read with the default likelihood.
 
     Returns:
-        Its class and options; None where one was asked for, the data are a named set or are to be
-        made binary: what these are fitted by is settled.
+        Its class and options, and the data as :func:`load_data` returns them; None where one was
+        asked for, the data are a named set or are to be made binary: what these are fitted by is
+        settled.
 
     Raises:
         ValueError: If the data cannot be loaded.
@@ -38,10 +42,10 @@ def suggested(
     asked = value_of(argv, "--likelihood") is not None or "class" in config.get("likelihood", {})
     if asked or options.data in NAMES or options.binarize not in (None, "none"):
         return None
-    data, _ = load_data(support=constraints.real, **loading(options))
-    found = suggest(data)
+    loaded = load_data(support=constraints.real, **loading(options))
+    found = suggest(loaded[0])
     print(f"--likelihood {found}: it suits the data, and none was asked for", file=sys.stderr)
-    return dict(found.likelihood)
+    return dict(found.likelihood), loaded
 
 
 def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:
@@ -68,4 +72,11 @@ def loading(options: Namespace) -> dict[str, Any]:
     """Returns the arguments of :func:`load_data` that options name, besides the support."""
     names = ("binarize", "cond", "size_factor", "covariate", "missing", "split")
     named = {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
-    return named | {"words": words_of(options.likelihood.as_dict())}
+    known = default_of_load()
+    asked = {"kinds" if n == "kind" else n: options[n] for n in TABLES if options[n] != known[n]}
+    return named | {"words": words_of(options.likelihood.as_dict()), "table": asked}
+
+
+def default_of_load() -> dict[str, Any]:
+    """Returns the defaults of the options of a table, by their names."""
+    return {n: default_of(load, "kinds" if n == "kind" else n) for n in TABLES}

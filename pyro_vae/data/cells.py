@@ -6,7 +6,7 @@ Only the different texts of a column are looked at one by one, never all of its 
 from __future__ import annotations
 
 import re
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
@@ -40,7 +40,14 @@ _DATE = re.compile(
 )
 _FEW_LEVELS, _RECURRING, _NEARLY_UNIQUE, _MOST = 20, 3, 0.5, 0.9
 _DAY = 86_400 * 10**9  # nanoseconds
-_RESOLUTIONS = {"D": _DAY, "h": 3600 * 10**9, "min": 60 * 10**9, "s": 10**9, "ms": 10**6, "us": 10**3}
+_RESOLUTIONS = {
+    "D": _DAY,
+    "h": 3600 * 10**9,
+    "min": 60 * 10**9,
+    "s": 10**9,
+    "ms": 10**6,
+    "us": 10**3,
+}
 
 
 @dataclass(frozen=True)
@@ -114,7 +121,7 @@ def cells_of(
     if isinstance(dtype, pd.CategoricalDtype):
         return _categorical(column, name)
     if pd.api.types.is_bool_dtype(dtype):
-        own = "bool" if dtype == bool else "boolean"
+        own = "bool" if isinstance(dtype, np.dtype) else "boolean"
         return Cells("truths", _floats(column), own, levels=(False, True))
     if pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "iuf":
         return _numeric(column)
@@ -209,8 +216,6 @@ class _Texts:
         self, *, plain: bool, words: bool, format: str, levels: Collection[Level], as_words: bool
     ) -> Cells:
         """Returns what the texts are; see :func:`cells_of`."""
-        import pandas as pd
-
         if (known := self._objects()) is not None:
             return known
         lower = [text.lower() for text in self.texts]
@@ -247,7 +252,8 @@ class _Texts:
             what = "percentages are shares of 1"
             return Cells("numbers", self._each(np.array(shares)), "float64", warning=what)
         if not numeric.any() and all(_DATE.fullmatch(text) for text in texts):
-            if (dates := self._some_dates(missing | spelled)) is not None:
+            dates = self._some_dates(missing | spelled)
+            if dates is not None:
                 return dates
         self._refuse_signs(rest, texts)
         if numeric.any() and not self._are_words(numeric, rest):
@@ -283,9 +289,13 @@ class _Texts:
     def _numbers(
         self, numeric: np.ndarray, missing: np.ndarray, spelled: np.ndarray | None = None
     ) -> Cells:
-        values = np.array([float(text) if is_one else np.nan for text, is_one in self._marked(numeric)])
+        values = np.array(
+            [float(text) if is_one else np.nan for text, is_one in self._marked(numeric)]
+        )
         cells = self._each(values)
-        whole = all(re.fullmatch(r"[+-]?\d+", text) for text, is_one in self._marked(numeric) if is_one)
+        whole = all(
+            re.fullmatch(r"[+-]?\d+", text) for text, is_one in self._marked(numeric) if is_one
+        )
         warning = self._taken_for_missing(spelled) if spelled is not None else ""
         dtype = "float64" if not whole else "Int64" if np.isnan(cells).any() else "int64"
         return Cells("numbers", cells, dtype, warning=warning)
@@ -302,7 +312,9 @@ class _Texts:
     def _taken_for_missing(self, spelled: Any) -> str:
         words = ", ".join(repr(text) for text, is_one in self._marked(spelled) if is_one)
         count = int(self.sizes[spelled].sum())
-        return f"took {words} for missing in {count:,} cells; `na_values` (--na-values) says what is"
+        return (
+            f"took {words} for missing in {count:,} cells; `na_values` (--na-values) says what is"
+        )
 
     def _no_number(self, bad: np.ndarray) -> ValueError:
         """The error about the first text that is no number."""
@@ -332,7 +344,9 @@ class _Texts:
             signs = sum(not re.search(r"[^\W\d]", text) or text[:1] in "$€£¥" for text in some)
             if len(some) <= _FEW_LEVELS and signs <= _MOST * len(some):
                 return  # a few levels such as 1a, 2b
-            hint = f"; numbers are without units and signs, or `kinds` (--kind {self.name}=category)"
+            hint = (
+                f"; numbers are without units and signs, or `kinds` (--kind {self.name}=category)"
+            )
         else:
             return
         row = int(np.isin(self.codes, np.flatnonzero(rest)).argmax())
@@ -367,7 +381,7 @@ class _Texts:
             ValueError: If day and month cannot be told apart.
         """
         texts = [text for text, gone in self._marked(missing) if not gone]
-        if (numbered := re.fullmatch(r"\d{1,2}([/-])\d{1,2}[/-](\d{4}|\d{2})(.*)", texts[0])):
+        if numbered := re.fullmatch(r"\d{1,2}([/-])\d{1,2}[/-](\d{4}|\d{2})(.*)", texts[0]):
             sign, year = numbered[1], "%Y" if len(numbered[2]) == 4 else "%y"
             times = {0: "", 1: " %H:%M", 2: " %H:%M:%S"}
             time = times.get(numbered[3].count(":"), "")

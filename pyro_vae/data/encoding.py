@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Iterable, Sequence
-from typing import Any
 
 import numpy as np
 import torch
@@ -152,7 +151,10 @@ def labels_of(field: Field, cells: Cells, place: Callable[[int], str]) -> Tensor
         places = _places(field, cells, place)
     else:
         places = cells.values
-        whole = isinstance(places, np.ndarray) and not (places != np.round(places))[~cells.lacking].any()
+        whole = (
+            isinstance(places, np.ndarray)
+            and not (places != np.round(places))[~cells.lacking].any()
+        )
         if not whole:
             raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
     return torch.from_numpy(np.where(cells.lacking, -1, places).astype(np.int64))

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Any
 
@@ -96,7 +96,7 @@ def _numbered(kind: str, values: np.ndarray) -> list[Any]:
         return [int(value) for value in distinct]
     low, high = int(distinct[0]), int(distinct[-1])
     close = high - low < 2 * len(distinct)
-    if kind == "ordinal" and 0 < low <= 1 or (kind == "ordinal" and close):
+    if (kind == "ordinal" and 0 < low <= 1) or (kind == "ordinal" and close):
         return list(range(low, high + 1))
     if low == 0 and kind == "ordinal":
         return list(range(high + 1))
@@ -168,7 +168,7 @@ def _centred(made: Field, values: np.ndarray, *, forced: bool) -> Field:
     if not merged or spread == 0:
         return made
     middle = np.median(seen)
-    offset: float = int(round(float(middle))) if whole else float(middle)
+    offset: float = round(float(middle)) if whole else float(middle)
     if made.kind in ("real", "time"):
         return replace(made, offset=offset)
     if forced:

@@ -23,7 +23,7 @@ from pyro_vae.data.schema import Field, Role, Schema, SchemaLike, overrides
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NUMBERS", "Table", "from_frame"]
+__all__ = ["NUMBERS", "Table", "from_frame", "is_frame"]
 
 NUMBERS = "numbers"
 """In place of a schema: each column of x is the numbers that it holds, and nothing is inferred."""
@@ -34,6 +34,7 @@ _ROLE_OF: Mapping[str, Role] = {
     "covariates": "covariate",
     "split": "group",
 }
+
 
 def _in_frame(row: int, position: int) -> tuple[str, object]:
     return f"row {row}, column {position + 1}", math.nan
@@ -56,12 +57,17 @@ class Table:
     where: Where = field(default=_in_frame)
 
 
+def is_frame(data: object) -> bool:
+    """Returns whether it is a table of pandas, which is not imported to see that it is none."""
+    return type(data).__module__.startswith("pandas") and hasattr(data, "columns")
+
+
 def from_frame(
     data: pd.DataFrame | Table,
     *,
     schema: SchemaLike = None,
     kinds: str | Mapping[str, str] | None = None,
-    drop: str | Sequence[str] = (),
+    drop: str | Sequence[str] = "",
     label: str | None = None,
     wanted: Mapping[str, Sequence[str]] | None = None,
     words: Sequence[Sequence[str]] = (),
@@ -252,10 +258,9 @@ class _Reader:
     def _check_finite(self, cells: Cells, at: int) -> None:
         """Refuses infinite numbers; ``at`` is where in x the column would be."""
         values = cells.values
-        if isinstance(values, np.ndarray) and values.dtype.kind == "f":
-            if (bad := np.isinf(values)).any():
-                where = int(bad.argmax()), at
-                raise expected("data", f"a finite float32 value at index {where}", values[where[0]])
+        if isinstance(values, np.ndarray) and (bad := np.isinf(values)).any():
+            row = int(bad.argmax())
+            raise expected("data", f"a finite float32 value at index {(row, at)}", values[row])
 
     def _field(self, name: str, cells: Cells, role: Role, own: Mapping[str, Any]) -> Field:
         """The field of a column, of which something or nothing is known."""

@@ -133,9 +133,9 @@ def _time(name: str, x: _Numbers, hint: str, counter: bool) -> Found | None:
         return Found("time", "milliseconds since 1970")
     if not x.whole:
         return None
-    if hint == "time" and 1000 <= x.low and x.high <= 2200:
+    if hint == "time" and x.low >= 1000 and x.high <= 2200:
         return Found("time", f"years, {x.span}")
-    if parts & {"year", "yr"} and 0 <= x.low and x.high <= 99:
+    if parts & {"year", "yr"} and x.low >= 0 and x.high <= 99:
         return Found("time", f"years of two digits, {x.span}")
     if not hint and _YEARS[0] <= x.low and x.high <= _YEARS[1] and x.high - x.low <= 150:
         return Found("time", f"years by their values, {x.span}")
@@ -185,7 +185,7 @@ def _whole(x: _Numbers, hint: str) -> Found:
         return Found("count", f"whole numbers from 0, up to {x.high:,.0f}")
     if x.low == 0:
         return Found("real", f"whole numbers {x.span}, spread less than counts are")
-    if x.low < 10 and 0.8 <= x.dispersion and x.high < 1000:
+    if x.low < 10 and x.dispersion >= 0.8 and x.high < 1000:
         return Found("count", f"whole numbers {x.span}, spread as counts are")
     if 0.7 <= x.dispersion <= 1.5 and x.high < 1000:
         return Found("count", f"whole numbers {x.span}, variance near their mean")

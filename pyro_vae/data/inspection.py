@@ -35,6 +35,8 @@ class DataReport:
         classes: For each split with labels, how many data each has.
         step: How far apart observations are that follow one another in the source, of what random
             pairs are, see :func:`pyro_vae.data.splitting.step_in_order`.
+        columns: Of a table, the kind of each column and why.
+        warnings: What was decided while a table was read.
     """
 
     name: str
@@ -49,6 +51,8 @@ class DataReport:
     in_train: dict[str, int]
     classes: dict[str, dict[int, int]]
     step: float
+    columns: dict[str, str] = dataclasses.field(default_factory=dict)
+    warnings: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Returns it ready for JSON."""
@@ -85,6 +89,8 @@ class DataReport:
                 "a time series, --split blocks keeps near-copies out of the test set; of groups, "
                 "--split 'column NAME'"
             )
+        lines += [f"  {name}: {what}" for name, what in self.columns.items()]
+        lines += [f"  {warning}" for warning in self.warnings]
         return "\n".join(lines)
 
 
@@ -136,6 +142,11 @@ def inspect(data: Dataset) -> DataReport:
             if labels is not None
         },
         step=data.step,
+        columns={
+            each.name: f"{each.kind}{f', {each.role}' if each.role else ''} ({each.reason})"
+            for each in data.schema or ()
+        },
+        warnings=data.schema.warnings if data.schema else (),
     )
 
 

@@ -18,7 +18,7 @@ from torch.distributions import constraints
 from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
-from pyro_vae.data.frames import NUMBERS, Table, from_frame
+from pyro_vae.data.frames import NUMBERS, Table, from_frame, is_frame
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
 from pyro_vae.data.readers import READERS, Reading, read_file
@@ -51,12 +51,12 @@ def load(
     words: Sequence[Sequence[str]] = (),
     schema: SchemaLike = None,
     kinds: str | Mapping[str, str] | None = None,
-    drop: str | Sequence[str] = (),
+    drop: str | Sequence[str] = "",
     label: str | None = None,
     sep: str | None = None,
     decimal: str = ".",
     thousands: str | None = None,
-    na_values: str | Sequence[str] = (),
+    na_values: str | Sequence[str] = "",
     header: Header | str = "infer",
     encoding: str = "utf-8",
     compression: Compression = "infer",
@@ -301,7 +301,7 @@ def _read(
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
         data, name, source = read_file(path, how, missing=missing), path.name, str(path.resolve())
-    if isinstance(data, Table) or _is_frame(data):
+    if isinstance(data, Table) or is_frame(data):
         name = name if isinstance(data, Table) else "table"
         raw = from_frame(data, wanted=wanted, missing=missing, **columns)
         if raw.schema is not None:
@@ -315,14 +315,11 @@ def _read(
     raise expected("data", "a known name, a path, an array or a tensor", data)
 
 
-def _is_frame(data: object) -> bool:
-    """Whether it is a table of pandas, which need not be imported to see that it is none."""
-    return type(data).__module__.startswith("pandas.") and hasattr(data, "columns")
-
-
 def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
     """Refuses options of tables for other data."""
-    columns = {k: v for k, v in columns.items() if k != "words" and not (k == "schema" and v == NUMBERS)}
+    columns = {
+        k: v for k, v in columns.items() if k != "words" and not (k == "schema" and v == NUMBERS)
+    }
     for name, value in (how.given() | columns).items():
         if value:
             raise expected(name, "nothing, as the data are no table with names of columns", value)

@@ -154,7 +154,9 @@ def _check_apart(array: np.ndarray, of: str) -> None:
         merged = (high > low) & (high - low < _FEWEST * step)
     if merged.any():
         where = tuple(map(int, np.argwhere(merged)[0]))
-        what = f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
+        what = (
+            f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
+        )
         raise expected("data", what, float(high[where]))
 
 

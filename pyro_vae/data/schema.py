@@ -142,7 +142,9 @@ class Schema:
 
     Example:
         >>> import pandas as pd
-        >>> table = pd.DataFrame({"mood": ["low", "high", "mid"] * 5, "weight": [1.5, 2.5, 9.25] * 5})
+        >>> table = pd.DataFrame(
+        ...     {"mood": ["low", "high", "mid"] * 5, "weight": [1.5, 2.5, 9.25] * 5}
+        ... )
         >>> schema = Schema.infer(table)
         >>> [(field.name, field.kind) for field in schema.columns]
         [('mood', 'ordinal'), ('weight', 'positive')]
@@ -168,7 +170,7 @@ class Schema:
         *,
         schema: SchemaLike = None,
         kinds: str | Mapping[str, str] | None = None,
-        drop: str | Sequence[str] = (),
+        drop: str | Sequence[str] = "",
         label: str | None = None,
     ) -> Schema:
         """Returns the schema of a table, from the names and the values of its columns.
@@ -272,11 +274,13 @@ class Schema:
     def save(self, path: str | os.PathLike[str]) -> None:
         """Writes it as YAML, or as JSON where the path ends in ``.json``."""
         path = Path(path)
-        if path.suffix == ".json":
-            text = json.dumps(self.spec(), indent=2, ensure_ascii=False) + "\n"
-        else:
-            text = yaml.safe_dump(self.spec(), sort_keys=False, allow_unicode=True)
-        path.write_text(text, encoding="utf-8")
+        path.write_text(self.text(json_too=path.suffix == ".json"), encoding="utf-8")
+
+    def text(self, *, json_too: bool = False) -> str:
+        """Returns it as YAML, which is JSON as well if that is asked for."""
+        if json_too:
+            return json.dumps(self.spec(), indent=2, ensure_ascii=False) + "\n"
+        return yaml.safe_dump(self.spec(), sort_keys=False, allow_unicode=True)
 
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Schema:

@@ -96,8 +96,7 @@ def suggest(data: Any) -> Suggestion:
     """Returns the likelihood that suits data, and for a table that of each column.
 
     Supports are those of all splits of a data set, dispersions those of its training data. Missing
-    values are passed over. What no column shows, such as names of levels or that numbers are
-    angles in degrees, is for a person to know.
+    values are passed over. Where the data set is a table with a schema, its kinds of columns count.
 
     Args:
         data: An array or a tensor of shape ``(N, *event_shape)``, NaN where a value is missing; or
@@ -117,6 +116,9 @@ def suggest(data: Any) -> Suggestion:
         return Suggestion({"class": "Bernoulli"}, "made binary")
     train, every, names = _taken(data)
     x, every, image = train.flatten(1), every.flatten(1), train.ndim > 2
+    fields = _fields(data, x.shape[1])
+    if fields:
+        return _of_fields(fields, x, every)
     kinds = [_kind(every)] * x.shape[1] if image else _kinds(every)
     tops = torch.where(every.isnan(), 0.0, every).amax(0)
     best = _ranked(_filled(x), kinds, tops.amax().expand_as(tops) if image else tops, image)
@@ -172,6 +174,58 @@ def _taken(data: Any) -> tuple[Tensor, Tensor, Sequence[str]]:
         raise expected("data", "finite numbers", f"{int(every.isinf().sum())} that are not")
     size = train[0].numel()
     return train, every, names if len(names) == size else [f"x[{i}]" for i in range(size)]
+
+
+def _fields(data: Any, size: int) -> tuple[Any, ...]:
+    """What the schema of a data set knows of each column; nothing if it has none."""
+    fields = getattr(getattr(data, "schema", None), "x", ())
+    return tuple(fields) if len(fields) == size else ()
+
+
+def _of_fields(fields: Sequence[Any], x: Tensor, every: Tensor) -> Suggestion:
+    """What suits the columns of a table, by the kinds that its schema says they are of."""
+    known = {i: spec for i, each in enumerate(fields) if (spec := _by_kind(each)) is not None}
+    rest = [i for i in range(len(fields)) if i not in known]
+    found = {i: Suggestion(spec, _why_kind(fields[i]), fields[i].name) for i, spec in known.items()}
+    if rest:
+        kinds = [_support(fields[i], every[:, i]) for i in rest]
+        tops = torch.where(every.isnan(), 0.0, every).amax(0)[rest]
+        counted = torch.full_like(tops, float(_ORDINAL))  # never for levels
+        ranked = _ranked(_filled(x[:, rest]), kinds, counted, False)
+        names = [fields[i].name for i in rest]
+        of_rest = _each(ranked, x[:, rest], kinds, tops, names)
+        found |= dict(zip(rest, of_rest, strict=True))
+        if not known and len(set(kinds)) == 1:
+            alike = _of_all(ranked, x, kinds[0], tops)
+            return Suggestion(alike.likelihood, alike.why, columns=of_rest)
+        if not known and set(kinds) != {"binary"} and CompositionSupport().check(every).all():
+            return Suggestion({"class": "Dirichlet"}, "rows that add up to 1", columns=of_rest)
+    each = tuple(found[i] for i in range(len(fields)))
+    if all(one.likelihood == each[0].likelihood for one in each) and not rest:
+        return Suggestion(each[0].likelihood, _brief(each), columns=each)
+    return Suggestion({"class": "Mixed", "columns": _listed(each)}, _brief(each), columns=each)
+
+
+def _by_kind(field: Any) -> dict[str, Any] | None:
+    """The likelihood that a kind of column has, whatever its values."""
+    if field.kind == "angle":
+        return {"class": "VonMises"}
+    if field.kind not in ("category", "ordinal") or not field.levels:
+        return None
+    words = all(isinstance(level, str) for level in field.levels)
+    levels = list(field.levels) if words else len(field.levels)
+    return {"class": "Categorical" if field.kind == "category" else "Ordinal", "levels": levels}
+
+
+def _why_kind(field: Any) -> str:
+    return "angles" if field.kind == "angle" else f"{field.kind}, {len(field.levels)} levels"
+
+
+def _support(field: Any, values: Tensor) -> str:
+    """The kind of families that a kind of column can have, by its values."""
+    low = float(values[~values.isnan()].min()) if not values.isnan().all() else 0.0
+    known = {"binary": "binary", "count": "counts", "proportion": "unit"}
+    return known.get(field.kind, "positive" if field.kind == "positive" and low > 0 else "real")
 
 
 def _kind(values: Tensor) -> str:

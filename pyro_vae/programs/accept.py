@@ -12,6 +12,7 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves, tree_map
 
 from pyro_vae._errors import expected
+from pyro_vae.data.frames import is_frame
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
@@ -64,8 +65,11 @@ def as_tensor(value: Any) -> Any:
     """Returns an array or a list of real numbers as a tensor, and anything else as it is.
 
     Whoever takes it says what was expected. That is so of a masked array, too, whose hidden values
-    would otherwise be data.
+    would otherwise be data. A table of pandas is one if it holds numbers alone: which numbers words
+    are, the schema of the data that a model was fitted to has to say.
     """
+    if is_frame(value) and all(getattr(each, "kind", "O") in "biuf" for each in value.dtypes):
+        value = value.to_numpy()
     if isinstance(value, list | tuple) and not isinstance(value, torch.Size):
         with suppress(TypeError, ValueError, RuntimeError):
             value = np.asarray(value)

@@ -17,8 +17,6 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
-import numpy as np
-
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.frames import Table
 from pyro_vae.data.readers.first_rows import Header, check_separator, names_in
@@ -39,9 +37,7 @@ _DAMAGED = (OSError, EOFError, csv.Error, zlib.error, lzma.LZMAError)
 _LOOKED_AT, _ROWS = 2**20, 1000  # characters and rows that are read to see what there is
 _MANY = 10  # rows from which on digits of one length with zeros before them are codes
 _LONG = 16  # digits, of which float64 loses some
-_NUMBER = re.compile(
-    r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE
-)
+_NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE)
 
 
 @dataclass(frozen=True)
@@ -62,7 +58,7 @@ class Reading:
     sep: str | None = None
     decimal: str = "."
     thousands: str | None = None
-    na_values: str | Sequence[str] = ()
+    na_values: str | Sequence[str] = ""
     header: Header | str = "infer"
     encoding: str = "utf-8"
     compression: Compression = "infer"
@@ -79,7 +75,9 @@ class Reading:
         try:
             codecs.lookup(self.encoding)
         except LookupError:
-            raise expected("encoding", "one that Python knows, such as latin-1", self.encoding) from None
+            raise expected(
+                "encoding", "one that Python knows, such as latin-1", self.encoding
+            ) from None
         if self.compression not in ("infer", *_OPENERS):
             raise unknown_name("compression", self.compression, ("infer", *_OPENERS))
         if isinstance(self.header, bool) or not (
@@ -123,7 +121,9 @@ class _Text:
         except UnicodeError:
             raise self.undecodable() from None
         except _DAMAGED as error:
-            kind = "a CSV file" if self.compression == "none" else f"a CSV file in {self.compression}"
+            kind = (
+                "a CSV file" if self.compression == "none" else f"a CSV file in {self.compression}"
+            )
             raise expected("data", f"{kind} in UTF-8", str(self.path)) from error
 
     def undecodable(self) -> ValueError:
@@ -190,7 +190,9 @@ def read_csv(path: Path, how: Reading) -> Table:
     notes: list[str] = []
     names = [cell.strip() for cell in first] if named else []
     if named and any(_is_number(name) for name in names):
-        notes.append(f"took the first row, {', '.join(names)[:60]}, for names; `header` says others")
+        notes.append(
+            f"took the first row, {', '.join(names)[:60]}, for names; `header` says others"
+        )
     for i, name in enumerate(names):
         if not name:
             names[i] = f"Unnamed: {i}"

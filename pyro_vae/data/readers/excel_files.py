@@ -25,9 +25,13 @@ def read_excel(path: Path, how: Reading, *, missing: bool = False) -> Table:
     import pandas as pd
 
     try:
-        frame = pd.read_excel(path, header=None, dtype=object, engine="openpyxl", na_values=how.missing_words)
+        frame = pd.read_excel(
+            path, header=None, dtype=object, engine="openpyxl", na_values=how.missing_words
+        )
     except ImportError:
-        raise ImportError("reading .xlsx files needs openpyxl: pip install 'pyro-vae[data]'") from None
+        raise ImportError(
+            "reading .xlsx files needs openpyxl: pip install 'pyro-vae[data]'"
+        ) from None
     except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
         raise expected("data", "an Excel file", str(path)) from error
     frame = frame.dropna(how="all").dropna(how="all", axis=1).reset_index(drop=True)

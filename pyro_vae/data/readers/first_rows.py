@@ -38,7 +38,9 @@ def check_separator(lines: Sequence[str], sep: str) -> None:
         ValueError: If all lines have the same number of cells with another separator, more than
             one, and not with this one.
     """
-    counts = {each: [len(cells) for cells in csv.reader(lines, delimiter=each)] for each in _SEPARATORS}
+    counts = {
+        each: [len(cells) for cells in csv.reader(lines, delimiter=each)] for each in _SEPARATORS
+    }
     if sep not in counts:
         counts[sep] = [len(cells) for cells in csv.reader(lines, delimiter=sep)]
     alike = {each: set(found) for each, found in counts.items()}
@@ -96,7 +98,7 @@ class _Column:
 
     @property
     def near(self) -> bool:
-        """Whether the first cell is within the range of the numbers below it, or not far from it."""
+        """Whether the first cell is not far from the numbers below it."""
         values, value = self.numbers, float(self.first)
         if len(values) < _FEWEST:
             return True
@@ -210,4 +212,3 @@ def _unclear(first: Sequence[str], path: str) -> ValueError:
     what = "a first row that is clearly names, or clearly an observation"
     hint = "`header` (--header 0, or --header none) says which"
     return ValueError(f"{expected('data', what, ', '.join(first)[:60])}; {hint}")
-

@@ -23,7 +23,9 @@ def read_parquet(path: Path, how: Reading, *, missing: bool = False) -> Table:
     try:
         import pyarrow as pa
     except ImportError:
-        raise ImportError("reading .parquet files needs pyarrow: pip install 'pyro-vae[data]'") from None
+        raise ImportError(
+            "reading .parquet files needs pyarrow: pip install 'pyro-vae[data]'"
+        ) from None
     try:
         frame = pd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
