@@ -17,6 +17,7 @@ The kinds are compared with those that ``rdatasets_labels.json`` has of 300 colu
 
 from __future__ import annotations
 
+import contextlib
 import json
 import logging
 import multiprocessing
@@ -26,7 +27,7 @@ import time
 import traceback
 import warnings
 from collections import Counter
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator
 from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import Any
@@ -115,6 +116,9 @@ def excused(field: pv.data.Field, found: pd.Series, true: pd.Series, turn: float
         return "turn" if same_numbers(found, true + turns * turn, turn).all() else ""
     if family(true.dtype) in "iufbM":
         return ""
+    numbers = pd.to_numeric(true.astype(str).str.rstrip("% "), errors="coerce")
+    if field.warning and same_numbers(found, numbers / 100).all():
+        return "reported as percentages"
     if same(found, true.map(lambda text: text.strip() if isinstance(text, str) else text), 0).all():
         return "stripped"
     if field.warning and same(found, true.where(found.notna()), 0).all():
@@ -186,7 +190,8 @@ def fit(frame: pd.DataFrame) -> list[str]:
             wrong.append(f"missing: {where}: {own.isna().sum()} of {len(own)} samples")
         if family(own.dtype) != family(true.dtype) and family(true.dtype) != "O":
             wrong.append(f"* dtype: {where}: {own.dtype} in place of {true.dtype}")
-        if field.levels and not set(own.dropna().map(str)) <= set(map(str, field.levels)):
+        known = pd.Series(list(field.levels), dtype=object)
+        if len(known) and not (own.isin(known) | own.map(str).isin(known.map(str))).all():
             wrong.append(f"levels: {where}: {own.iloc[0]!r} is none")
     return wrong
 
@@ -250,32 +255,34 @@ def _work(pipe: Connection) -> None:
         pipe.send(examine(*name))
 
 
-def examined(names: list[tuple[str, str]]) -> Iterator[dict[str, Any]]:
+def examined(names: list[tuple[str, str]]) -> Generator[dict[str, Any], None, None]:
     """Examines tables in a process that is ended, and followed by another, if one is too slow."""
     context = multiprocessing.get_context("spawn")
     worker: Any = None
     ours, theirs = context.Pipe()
-    for name in names:
-        if worker is None:
-            ours, theirs = context.Pipe()
-            worker = context.Process(target=_work, args=(theirs,), daemon=True)
-            worker.start()
-            theirs.close()
-        ours.send(name)
-        try:
-            if ours.poll(LIMIT):
-                yield ours.recv()
-                continue
-            late = f"more than {LIMIT} seconds"
-        except EOFError:
-            late = "its process ended"
-        worker.kill()
-        worker.join()
-        worker = None
-        yield {"table": "/".join(name), "late": late}
-    if worker is not None:
-        worker.kill()
-        worker.join()
+    try:
+        for name in names:
+            if worker is None:
+                ours, theirs = context.Pipe()
+                worker = context.Process(target=_work, args=(theirs,), daemon=True)
+                worker.start()
+                theirs.close()
+            ours.send(name)
+            try:
+                if ours.poll(LIMIT):
+                    yield ours.recv()
+                    continue
+                late = f"more than {LIMIT} seconds"
+            except EOFError:
+                late = "its process ended"
+            worker.kill()
+            worker.join()
+            worker = None
+            yield {"table": "/".join(name), "late": late}
+    finally:  # also where the caller has enough
+        if worker is not None:
+            worker.kill()
+            worker.join()
 
 
 def general(text: str) -> str:
@@ -297,12 +304,12 @@ def run(names: list[tuple[str, str]], stop: float) -> None:
     end = time.monotonic() + stop
     known = done()
     left = [name for name in names if "/".join(name) not in known]
-    with WORK.open("a") as file:
-        for found in examined(left):
+    with WORK.open("a") as file, contextlib.closing(examined(left)) as each:
+        for found in each:
             file.write(json.dumps(found, default=str) + "\n")
             file.flush()
             if time.monotonic() > end:
-                break
+                return
 
 
 def scores(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
@@ -310,19 +317,25 @@ def scores(known: dict[str, dict[str, Any]]) -> dict[str, Any]:
     found: dict[str, Any] = {}
     labels = json.loads(LABELS.read_text())
     for way in WAYS:
-        right, of, taken = 0, 0, Counter[str]()
+        right, of, refused, taken = 0, 0, 0, Counter[str]()
         for label in labels:
             line = known.get(f"{label['package']}/{label['table']}", {})
             kinds = line.get("kinds", {}).get(way, {})
             kind = kinds.get(label["column"], kinds.get(label["column"].strip()))
             if kind is None:
+                refused += bool(line)
                 continue
             of += 1
             good = kind in (label["kind"], label["also"])
             right += good
             taken[f"{label['kind']} as {kind}"] += not good
         confusions = {pair: count for pair, count in taken.most_common() if count}
-        found[way] = {"labels": of, "right": right, "confusions": confusions}
+        found[way] = {
+            "labels": of,
+            "right": right,
+            "in refused tables": refused,
+            "confusions": confusions,
+        }
     return found
 
 
