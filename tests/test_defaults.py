@@ -22,6 +22,7 @@ from pyro_vae.training.recipe import SHORT_FITS, SMALL_DATA, Recipe
 
 CALLED: dict[str, tuple[Callable[..., Any], ...]] = {
     "fit": (pv.fit, pv.VAE, evaluate, pv.data.load),
+    "inspect": (pv.data.load,),
     "evaluate": (evaluate, ais, gaps),
     "check": (check, calibrate),
     "compare": (evaluate, check, compare),

@@ -22,7 +22,6 @@ from pyro_vae.cli.runs import (
     as_device,
     new_path,
     recorded_columns,
-    recorded_schema,
     recorded_source,
     recorded_table,
     recorded_unit,
@@ -94,8 +93,9 @@ def run(argv: list[str]) -> None:
     if path.suffix not in _SUFFIXES:
         raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
     outs = _outs(options.out, path.suffix, count)
-    rows, where = _read(path, folder, vae, recorded)
-    schema = recorded_schema(folder)
+    known, reading = recorded_table(folder, path, recorded)
+    schema, how = known if isinstance(known, Schema) else None, Reading(**reading)
+    rows, where = _read(path, folder, vae, recorded, known, how)
     x = rows.x
     mask = ~x.isnan()
     lacking = (~mask).flatten(1).any(1)
@@ -114,7 +114,7 @@ def run(argv: list[str]) -> None:
             drawn[:, lacking] = drawn[:, lacking].index_copy(
                 2, torch.tensor(at), _modes(vae, rows[lacking], at)[None].to(x)
             )
-    _write(outs, path, drawn, mask, where, vae.likelihood.words, schema)
+    _write(outs, path, drawn, mask, where, vae.likelihood.words, schema, how)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
     if options.json:
@@ -139,15 +139,21 @@ def _outs(path: str | None, suffix: str, count: int | None) -> list[Path]:
     return [new_path(str(each), each) for each in numbered]
 
 
-def _read(path: Path, folder: Path, vae: VAE, recorded: dict[str, Any]) -> tuple[Rows, list[int]]:
+def _read(
+    path: Path,
+    folder: Path,
+    vae: VAE,
+    recorded: dict[str, Any],
+    schema: Schema | str,
+    how: Reading,
+) -> tuple[Rows, list[int]]:
     """Returns the rows in the order of the file, and the column of each entry of x."""
-    schema, how = recorded_table(folder, path, recorded)
     columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
     names, size = [each.name for each in columns], recorded["size_factor"]
     others: dict[str, str] = recorded["covariates"]
     beside = {"cond": names, "size_factor": [] if size is None else [size]}
     beside["covariates"] = list(others.values())
-    found = read_file(path, Reading(**how), missing=True)
+    found = read_file(path, how, missing=True)
     if isinstance(found, Raw):
         raw, every = found, []
     else:
@@ -189,6 +195,7 @@ def _write(
     where: list[int],
     words: Sequence[Sequence[str]],
     schema: Schema | None,
+    how: Reading,
 ) -> None:
     """Writes a completed table to each file, or all of them to one; all files or none."""
     outs[0].parent.mkdir(parents=True, exist_ok=True)
@@ -200,7 +207,7 @@ def _write(
     written: list[Path] = []
     try:
         for out, x in zip(outs, drawn, strict=True):
-            checkpoint.write_bytes(out, _content(path, x, mask, where, words, schema))
+            checkpoint.write_bytes(out, _content(path, x, mask, where, words, schema, how))
             written.append(out)
     except BaseException:
         for out in written:
@@ -215,6 +222,7 @@ def _content(
     where: list[int],
     words: Sequence[Sequence[str]],
     schema: Schema | None,
+    how: Reading,
 ) -> bytes:
     if path.suffix == ".npy":
         content = io.BytesIO()
@@ -227,13 +235,13 @@ def _content(
             cell = table.iat[row, entry]
             number = isinstance(cell, float) or getattr(cell, "dtype", None) == np.float64
             values.setdefault(row, {})[where[entry]] = float(cell) if number else _text(cell)
-        return fill_csv(path, values)
+        return fill_csv(path, values, how)
     for row, entry in (~mask).nonzero().tolist():
         value, known = x[row, entry].item(), words[entry] if words else ()
         # Between two levels there is no word: the nearer one.
         filled = known[round(value)] if known else value
         values.setdefault(row, {})[where[entry]] = filled
-    return fill_csv(path, values)
+    return fill_csv(path, values, how)
 
 
 def _text(cell: object) -> str:

@@ -14,7 +14,7 @@ import numpy as np
 
 from pyro_vae._errors import expected
 from pyro_vae.data.schema import Level
-from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS
+from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS, in_order
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -38,7 +38,9 @@ _DATE = re.compile(
     r"\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})"
     r"( \d{1,2}:\d{2}.*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}|[A-Za-z]{3,9} (\d{1,2},? )?\d{4}"
 )
-_FEW_LEVELS, _RECURRING, _NEARLY_UNIQUE, _MOST = 20, 3, 0.5, 0.9
+_MANY = 10  # rows from which on digits of one length with zeros before them are codes
+_LONG = 16  # digits, of which float64 loses some
+_FEW_LEVELS, _RECURRING, _NEARLY_UNIQUE, _MOST, _SOME = 20, 3, 0.5, 0.9, 0.05
 _DAY = 86_400 * 10**9  # nanoseconds
 _RESOLUTIONS = {
     "D": _DAY,
@@ -98,6 +100,7 @@ def cells_of(
     format: str = "",
     levels: Collection[Level] = (),
     as_words: bool = False,
+    numbers: bool = False,
 ) -> Cells:
     """Returns a column as what it holds.
 
@@ -111,6 +114,7 @@ def cells_of(
         format: How its dates are written, if that is known.
         levels: Words that are known to be levels.
         as_words: Whether numbers among words are words.
+        numbers: Whether digits with zeros before them are numbers, and no codes.
 
     Raises:
         ValueError: If it is of a dtype that cannot be read, or mixes numbers and words.
@@ -135,7 +139,12 @@ def cells_of(
     if not (pd.api.types.is_string_dtype(dtype) or pd.api.types.is_object_dtype(dtype)):
         raise expected("data", f"numbers, words or dates in {name}", str(dtype))
     return _Texts(column, name, position, where).read(
-        plain=plain, words=words, format=format, levels=levels, as_words=as_words
+        plain=plain,
+        words=words,
+        format=format,
+        levels=levels,
+        as_words=as_words,
+        numbers=numbers,
     )
 
 
@@ -149,7 +158,9 @@ def _numeric(column: pd.Series) -> Cells:
     if column.dtype.kind in "iu" and not column.isna().any():
         values = column.to_numpy(dtype=np.uint64 if column.dtype.kind == "u" else np.int64)
         return Cells("numbers", values, str(column.dtype))
-    values, dtype = _floats(column), str(column.dtype)
+    dtype = str(column.dtype)
+    # No copy of what is there already, as a table may be large.
+    values = column.to_numpy() if dtype == "float64" else _floats(column)
     if dtype == "float64" and np.isnan(values).any():
         seen = values[~np.isnan(values)]
         if len(seen) and np.isfinite(seen).all() and (seen == np.round(seen)).all():
@@ -213,7 +224,14 @@ class _Texts:
         self.sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.texts))
 
     def read(
-        self, *, plain: bool, words: bool, format: str, levels: Collection[Level], as_words: bool
+        self,
+        *,
+        plain: bool,
+        words: bool,
+        format: str,
+        levels: Collection[Level],
+        as_words: bool,
+        numbers: bool,
     ) -> Cells:
         """Returns what the texts are; see :func:`cells_of`."""
         if (known := self._objects()) is not None:
@@ -236,8 +254,9 @@ class _Texts:
             if others.any():
                 raise self._no_number(others)
             return self._numbers(numeric, missing)
-        if not (others & numeric.any()).any() and not others.any():
-            return self._numbers(numeric, missing)
+        if not others.any():
+            codes = not numbers and self._are_codes(numeric)
+            return self._words(missing) if codes else self._numbers(numeric, missing)
         spelled = np.array([text in MISSING_WORDS_OF_NUMBERS for text in lower], dtype=bool)
         if numeric.any() and not (others & ~spelled).any():
             return self._numbers(numeric, missing | spelled, spelled & others)
@@ -255,9 +274,10 @@ class _Texts:
             dates = self._some_dates(missing | spelled)
             if dates is not None:
                 return dates
-        self._refuse_signs(rest, texts)
-        if numeric.any() and not self._are_words(numeric, rest):
-            raise self._no_number(rest)
+        if in_order(texts) is None and not (numeric.any() and self._recur(numeric, rest)):
+            self._refuse_signs(rest, texts)
+            if numeric.any() and not self._differ(numeric, rest):
+                raise self._no_number(rest)
         return self._words(missing | spelled, spelled)
 
     def _marked(self, which: np.ndarray) -> list[tuple[str, bool]]:
@@ -303,8 +323,8 @@ class _Texts:
     def _words(self, missing: np.ndarray, spelled: np.ndarray | None = None) -> Cells:
         import pandas as pd
 
-        kept = np.array([None if gone else t for t, gone in self._marked(missing)], dtype=object)
-        values = pd.Series(np.append(kept, None)[self.codes], dtype=object)
+        kept = [*(None if gone else text for text, gone in self._marked(missing)), None]
+        values = pd.Series(np.array(kept, dtype=object)[self.codes], dtype=object)
         some = spelled is not None and spelled.any()
         warning = self._taken_for_missing(spelled) if some else ""
         return Cells("words", values, "str", warning=warning)
@@ -328,21 +348,15 @@ class _Texts:
 
     def _refuse_signs(self, rest: np.ndarray, texts: Sequence[str]) -> None:
         """Refuses numbers that are written with other signs than a decimal point."""
-        first = next(t for t, is_one in self._marked(rest) if is_one)
-        some = texts[:: max(1, len(texts) // 1000)]
-
-        def mostly(pattern: re.Pattern[str]) -> bool:
-            return sum(bool(pattern.fullmatch(text)) for text in some) > _MOST * len(some)
-
-        numbers = re.compile(f"{_NUMBER.pattern}|{_THOUSANDS.pattern}|{_COMMA.pattern}", re.I)
-        if mostly(numbers) and not mostly(_NUMBER):
-            option = "`decimal` (--decimal ,)" if mostly(_COMMA) else "`thousands` (--thousands ,)"
-            if mostly(_COMMA) and mostly(_THOUSANDS):
-                option += " or `thousands` (--thousands ,)"
+        others = [text for text, is_one in self._marked(rest) if is_one]
+        if _mostly(re.compile(f"{_THOUSANDS.pattern}|{_COMMA.pattern}"), others):
+            option = "`decimal` (--decimal ,)" if _mostly(_COMMA, others) else ""
+            if not option or _mostly(_THOUSANDS, others):
+                option += f"{' or ' if option else ''}`thousands` (--thousands ,)"
             hint = f"; {option} reads it"
-        elif mostly(_WITH_SIGNS) and any(not text[:1].isalpha() for text in some):
-            signs = sum(not re.search(r"[^\W\d]", text) or text[:1] in "$€£¥" for text in some)
-            if len(some) <= _FEW_LEVELS and signs <= _MOST * len(some):
+        elif _mostly(_WITH_SIGNS, others) and not others[0][:1].isalpha():
+            units = {re.sub(r"[\d.,+-]", "", text).strip() for text in others}
+            if len(units) > 1 and len(texts) <= _FEW_LEVELS:
                 return  # a few levels such as 1a, 2b
             hint = (
                 f"; numbers are without units and signs, or `kinds` (--kind {self.name}=category)"
@@ -350,17 +364,29 @@ class _Texts:
         else:
             return
         row = int(np.isin(self.codes, np.flatnonzero(rest)).argmax())
-        place, _ = self.where(row, self.position)
-        raise ValueError(f"{expected('data', f'a number in {place}', first)}{hint}")
+        place, cell = self.where(row, self.position)
+        raise ValueError(f"{expected('data', f'a number in {place}', cell)}{hint}")
 
-    def _are_words(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
-        """Whether numbers among words are words themselves."""
+    def _recur(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
+        """Whether numbers and words among them are a few levels, none of which is a mistake."""
+        levels = int((numeric | rest).sum())
+        return levels <= _FEW_LEVELS and int(self.sizes[rest].min()) >= _RECURRING
+
+    def _differ(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
+        """Whether numbers among words are words, as nearly all cells are, or differ."""
         size = int(self.sizes[numeric | rest].sum())
         share = float(self.sizes[rest].sum()) / size
-        levels = int((numeric | rest).sum())
-        recurring = levels <= _FEW_LEVELS and int(self.sizes[rest].min()) >= _RECURRING
-        unique = levels > _NEARLY_UNIQUE * size and share > 0.05 and size >= _FEW_LEVELS
-        return recurring or unique or (share > _MOST and size >= _FEW_LEVELS)
+        unique = int((numeric | rest).sum()) > _NEARLY_UNIQUE * size and share > _SOME
+        return size >= _FEW_LEVELS and (unique or share > _MOST)
+
+    def _are_codes(self, numeric: np.ndarray) -> bool:
+        """Whether digits are codes: zeros before them count, or float64 would lose some of them."""
+        texts = [text for text, is_one in self._marked(numeric) if is_one]
+        if not texts or not all(text.isdecimal() for text in texts):
+            return False
+        sizes = {len(text) for text in texts}
+        zeros = any(text[0] == "0" for text in texts) and len(sizes) == 1 and sizes != {1}
+        return (zeros and len(texts) > 1 and len(self.codes) >= _MANY) or max(sizes) >= _LONG
 
     def _as_dates(self, format: str, missing: np.ndarray) -> Cells:
         """Dates that are known to be written in a format."""
@@ -409,3 +435,8 @@ def _parses(texts: Sequence[str], format: str) -> bool:
     except (ValueError, TypeError):
         return False
     return True
+
+
+def _mostly(pattern: re.Pattern[str], texts: Sequence[str]) -> bool:
+    some = texts[:: max(1, len(texts) // 1000)]
+    return sum(bool(pattern.fullmatch(text)) for text in some) > _MOST * len(some)

@@ -38,7 +38,8 @@ def _column(field: Field, values: np.ndarray, means: bool) -> pd.Series:
     import pandas as pd
 
     if field.levels:
-        if means and field.kind in ("binary", "ordinal") and _are_numbers(field):
+        numbers = _are_numbers(field) and not isinstance(field.levels[0], bool)
+        if means and field.kind in ("binary", "ordinal") and numbers:
             return _between(field, values)
         return _levels(field, values)
     if field.kind == "angle":
@@ -76,7 +77,8 @@ def _levels(field: Field, values: np.ndarray) -> pd.Series:
         levels: Any = np.array([float(level) for level in field.levels])
         return _as_dtype(np.where(lacking, np.nan, levels[places]), field.dtype)
     words = np.array([*map(str, field.levels), None], dtype=object)
-    return pd.Series(words[np.where(lacking, len(field.levels), places)]).astype("str")
+    # The dtype of words is another one from pandas 3 on.
+    return pd.Series(words[np.where(lacking, len(field.levels), places)]).infer_objects()
 
 
 def _angles(field: Field, values: np.ndarray) -> np.ndarray:
@@ -103,7 +105,7 @@ def _numbers(field: Field, values: np.ndarray, means: bool) -> pd.Series:
 
     kind = field.dtype.lower()
     whole = kind.startswith(("int", "uint", "bool"))
-    if whole and means and field.kind in ("count", "binary"):
+    if whole and means and field.kind != "time":
         return pd.Series(values)
     return _as_dtype(values, field.dtype)
 

@@ -11,7 +11,7 @@ import numpy as np
 
 from pyro_vae.data.cells import Cells
 from pyro_vae.data.inference import Found, kind_of_numbers, kind_of_words
-from pyro_vae.data.schema import Field
+from pyro_vae.data.schema import Field, Kind
 from pyro_vae.data.vocabulary import in_order
 
 __all__ = ["EXACT", "FINE", "ULP", "described", "kind_of", "of_counts"]
@@ -27,21 +27,22 @@ _WIDE = 20  # columns from which on a table is of counts, if a quarter of them a
 
 
 def kind_of(name: str, cells: Cells) -> tuple[Found, list[Any]]:
-    """The kind of a column by its name and values, and its levels in order, if it has some."""
+    """Returns the kind of a column by its name and values, and its levels in order, if any."""
     if cells.form == "levels":
         seen = cells.values.dropna().nunique()
         if seen < 2:
             return Found("ignore", "never observed" if seen == 0 else "constant"), []
-        kind = "ordinal" if cells.ordered else "binary" if len(cells.levels) == 2 else "category"
+        two = len(cells.levels) == 2
+        kind: Kind = "ordinal" if cells.ordered else "binary" if two else "category"
         words = [str(level) for level in cells.levels]
-        if kind == "category" and (found := in_order(words, name)) is not None:
-            levels = sorted(cells.levels, key=lambda level: found.index(str(level)))
-            return Found("ordinal", "levels of a scale"), levels
+        if kind == "category" and (scale := in_order(words, name)) is not None:
+            places = {word: at for at, word in enumerate(scale)}
+            levels = sorted(cells.levels, key=lambda level: places[str(level)])
+            return Found("ordinal", "levels of a scale"), list(levels)
         order = "in an order" if cells.ordered else "without an order"
         return Found(kind, f"{len(words)} categories {order}"), list(cells.levels)
     if cells.form == "words":
-        found_kind, levels = kind_of_words(name, cells.values)
-        return found_kind, levels
+        return kind_of_words(name, cells.values)
     values = _some(cells.values)
     if cells.form == "truths":
         seen = np.unique(values[~np.isnan(values)])
@@ -106,7 +107,7 @@ def _numbered(kind: str, values: np.ndarray) -> list[Any]:
 def described(
     name: str, cells: Cells, found: Found, levels: Sequence[Any], *, forced: bool
 ) -> Field:
-    """The field of a column of a kind, with what it takes to encode and decode it."""
+    """Returns the field of a column of a kind, with what it takes to encode and decode it."""
     kind, dtype = found.kind, cells.dtype
     if forced and kind in ("binary", "category", "ordinal") and not levels:
         levels = _forced_levels(name, cells, kind)

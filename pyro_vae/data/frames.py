@@ -213,7 +213,8 @@ class _Reader:
         for each in known.keys() - set(self.names):
             if Field.from_spec(each, {"kind": "real"} | known[each]).in_x:
                 raise unknown_name("schema", each, self.names)
-        return self._raw(Schema(tuple(fields), tuple(self.notes)), cells, missing)
+        schema = Schema(tuple(fields), tuple(self.notes))
+        return self._raw(schema, cells, missing, checked=not self.plain and not complete)
 
     def _levels(
         self, words: Sequence[Sequence[str]], known: Mapping[str, Any]
@@ -244,6 +245,7 @@ class _Reader:
             words=groups,
             format=str(own.get("format", "")),
             levels=() if groups or all_numbers(levels) else levels,
+            numbers="dtype" in own and not levels,
             as_words=not groups and (coded or own.get("kind") in ("id", "ignore")),
         )
 
@@ -266,7 +268,7 @@ class _Reader:
         """The field of a column, of which something or nothing is known."""
         if "dtype" in own and "kind" in own:
             return Field.from_spec(name, own)
-        if self.plain and not role:
+        if self.plain and not role and "levels" not in own:
             return Field(name, "real", cells.dtype, reason="numbers as they are")
         found, levels = kind_of(name, cells)
         if "kind" in own or "levels" in own:
@@ -297,7 +299,9 @@ class _Reader:
             raise expected("data", what, why)
         return kept
 
-    def _raw(self, schema: Schema, cells: Mapping[str, Cells], missing: bool) -> Raw:
+    def _raw(
+        self, schema: Schema, cells: Mapping[str, Cells], missing: bool, *, checked: bool
+    ) -> Raw:
         positions = {name: i for i, name in enumerate(self.names)}
         if not missing:
             at = [positions[each.name] for each in schema.x]
@@ -305,7 +309,7 @@ class _Reader:
         x = np.empty((len(self.table.frame), len(schema.x)), dtype=np.float32)
         for i, each in enumerate(schema.x):
             place = partial(self._place, positions[each.name])
-            x[:, i] = encoded(each, cells[each.name], place, checked=not self.plain)
+            x[:, i] = encoded(each, cells[each.name], place, checked=checked)
             if (bad := np.isinf(x[:, i])).any():
                 row = int(bad.argmax())
                 value = float(cells[each.name].values[row])

@@ -302,10 +302,11 @@ def _read(
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(READERS)}"))
         data, name, source = read_file(path, how, missing=missing), path.name, str(path.resolve())
     if isinstance(data, Table) or is_frame(data):
-        name = name if isinstance(data, Table) else "table"
         raw = from_frame(data, wanted=wanted, missing=missing, **columns)
-        if raw.schema is not None:
+        if raw.schema is not None and not isinstance(columns["schema"], Schema):
             _report(raw.schema)
+        if source is None and raw.schema is not None:
+            name = "table"
         return raw, name, source
     _refuse(how, columns)
     if isinstance(data, Raw):

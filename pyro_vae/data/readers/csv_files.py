@@ -143,7 +143,8 @@ class _Text:
         """The first records, as :meth:`records` has them, and checks what separates cells."""
         with self.open() as file:
             text = file.read(_LOOKED_AT)
-        if len(text) == _LOOKED_AT:  # the last line may be a part of one
+        cut = len(text) == _LOOKED_AT
+        if cut:  # the last line may be a part of one
             text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
         lines = text.splitlines()
         check_separator([line for line in lines if line.strip()][:_ROWS], self.sep)
@@ -156,6 +157,8 @@ class _Text:
                     break
         except csv.Error as error:
             raise expected("data", "a CSV file in UTF-8", str(self.path)) from error
+        if cut and len(found) > 1:
+            found.pop()  # which may be a part of a record of several lines
         return found
 
 
@@ -325,42 +328,42 @@ def header_of_words(path: Path) -> Header:
 
 
 def fill_csv(
-    path: Path, values: Mapping[int, Mapping[int, float | str]], *, named: bool | None = None
+    path: Path, values: Mapping[int, Mapping[int, float | str]], how: Reading | None = None
 ) -> bytes:
     """The content of a `.csv` file with numbers or words in some of its cells, all else as it is.
 
     Args:
         path: The file.
         values: What to fill in, by row, counted from the first one that is no names, and by column.
-        named: Whether the first row names the columns; by default what it and those below show.
+        how: How the file is read.
     """
-    if named is None:
-        named = read_csv(path, Reading()).named
+    how = how or Reading()
+    text, named = _Text(path, how), read_csv(path, how).named
+    encoding = "utf-8" if text.encoding == "utf-8-sig" else text.encoding
     content = path.read_bytes()
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     lines: list[str] = []
 
     def read() -> Iterator[str]:
-        for line in io.StringIO(content[len(mark) :].decode(), newline=""):
+        for line in io.StringIO(content[len(mark) :].decode(encoding), newline=""):
             lines.append(line)
             yield line
 
-    filled, row, first = io.StringIO(newline=""), -1, True
-    for cells in csv.reader(read()):
+    filled = io.StringIO(newline="")
+    row = -1 - (int(named) if how.header == "infer" else _before(how, named))
+    for cells in csv.reader(read(), delimiter=text.sep):
         line = "".join(lines)
         lines.clear()
-        if cells:
-            row += not (first and named)
-            first = False
+        row += bool(cells)
         new = values.get(row, {}) if cells else {}
         if new:
             end = line[len(line.rstrip("\r\n")) :]
-            cells = [_cell(new[i]) if i in new else cell for i, cell in enumerate(cells)]
-            csv.writer(filled, lineterminator=end).writerow(cells)
+            cells = [_cell(new[i], how) if i in new else cell for i, cell in enumerate(cells)]
+            csv.writer(filled, delimiter=text.sep, lineterminator=end).writerow(cells)
         else:
             filled.write(line)
-    return mark + filled.getvalue().encode()
+    return mark + filled.getvalue().encode(encoding)
 
 
-def _cell(value: float | str) -> str:
-    return value if isinstance(value, str) else f"{value:.7g}"
+def _cell(value: float | str, how: Reading) -> str:
+    return value if isinstance(value, str) else f"{value:.7g}".replace(".", how.decimal)

@@ -19,8 +19,8 @@ def read_excel(path: Path, how: Reading, *, missing: bool = False) -> Table:
     """Returns the table of the first sheet; empty rows and columns around it are left out.
 
     Raises:
-        ValueError: If it is no such file, or the first row may be names or an observation.
-        ImportError: If openpyxl is not installed.
+        ValueError: If it is no such file, openpyxl is not installed, or the first row may be names
+            or an observation.
     """
     import pandas as pd
 
@@ -29,9 +29,8 @@ def read_excel(path: Path, how: Reading, *, missing: bool = False) -> Table:
             path, header=None, dtype=object, engine="openpyxl", na_values=how.missing_words
         )
     except ImportError:
-        raise ImportError(
-            "reading .xlsx files needs openpyxl: pip install 'pyro-vae[data]'"
-        ) from None
+        what = "openpyxl, to read .xlsx files: pip install 'pyro-vae[data]'"
+        raise expected("data", what, str(path)) from None
     except (zipfile.BadZipFile, KeyError, OSError, ValueError) as error:
         raise expected("data", "an Excel file", str(path)) from error
     frame = frame.dropna(how="all").dropna(how="all", axis=1).reset_index(drop=True)

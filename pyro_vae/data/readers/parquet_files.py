@@ -15,17 +15,15 @@ def read_parquet(path: Path, how: Reading, *, missing: bool = False) -> Table:
     """Returns the table of a file, whose columns have names and dtypes of their own.
 
     Raises:
-        ValueError: If it is no such file.
-        ImportError: If pyarrow is not installed.
+        ValueError: If it is no such file, or pyarrow is not installed.
     """
     import pandas as pd
 
     try:
         import pyarrow as pa
     except ImportError:
-        raise ImportError(
-            "reading .parquet files needs pyarrow: pip install 'pyro-vae[data]'"
-        ) from None
+        what = "pyarrow, to read .parquet files: pip install 'pyro-vae[data]'"
+        raise expected("data", what, str(path)) from None
     try:
         frame = pd.read_parquet(path)
     except (pa.ArrowException, OSError, ValueError) as error:
