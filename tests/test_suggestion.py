@@ -182,7 +182,7 @@ def test_an_ordinal_likelihood_of_too_few_levels_names_their_number() -> None:
     vae = pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), ordinal, *networks)
     with pytest.raises(ValueError, match="; levels=5 would fit$"):
         vae.accepts(Rows(x))
-    with pytest.raises(ValueError, match="bad in all$"):
+    with pytest.raises(ValueError, match="bad in all; `mask` says which"):
         vae.accepts(Rows(x / 0))
 
 

@@ -410,31 +410,30 @@ def test_a_scale_is_that_of_held_out_residuals(size: int, expected: float) -> No
     torch.testing.assert_close(spread, torch.full_like(spread, expected))
 
 
-def test_training_residuals_without_degrees_of_freedom_set_no_scale(
-    caplog: pytest.LogCaptureFixture,
-) -> None:
-    """A decoder of more weights than there are entries may have none, whatever the noise is."""
-    x, vae = table(), model(likelihoods.Normal((FEATURES,)))
-    vae.initialize(x)
+@pytest.mark.parametrize("few", [True, False])
+def test_a_prior_holds_scales_up_where_no_degrees_of_freedom_are_left(few: bool) -> None:
+    """A decoder of more weights than there are entries may leave no residuals, whatever the noise.
+
+    Fails where the prior is left out, is worth another number of rows, or acts where it should not.
+    """
+    vae = model(likelihoods.Normal((FEATURES,)))
+    vae.initialize(table())
     weights = sum(p.numel() for p in vae.decoder.parameters())
-    before = vae.likelihood.raw_scale.detach().clone()
-    rows, objective, enough = Rows(x[:10]), pv.objectives.ELBO(), weights // FEATURES + 1
-    few = Scales(vae, objective, rows, num_train=enough - 1)
-    few.fit()
-    few.warn()  # not that they are far from the optimum of training residuals
-    assert torch.equal(vae.likelihood.raw_scale, before)
-    (record,) = caplog.records
-    assert "leave no residual degrees of freedom" in record.getMessage()
-    caplog.clear()
-    for scales in (
-        Scales(vae, objective, rows, num_train=enough),
-        Scales(vae, objective, rows, Rows(x[10:30]), num_train=enough - 1),
-    ):
-        with torch.no_grad():
-            vae.likelihood.raw_scale.copy_(before)
-        scales.fit()
-        assert not torch.equal(vae.likelihood.raw_scale, before)
-    assert caplog.text == ""
+    rows, enough = Rows(table()[:10]), weights // FEATURES + 1
+    count = enough - 1 if few else enough
+    params = vae.likelihood.to_units(rows.x)[None]  # there are no residuals
+    scales = Scales(vae, pv.objectives.ELBO(), rows, num_train=count)
+    scales._fit(params, torch.ones(1, 10, dtype=params.dtype))
+    alone = params[0].var(0, correction=0)  # of a decoder that ignores z
+    spread = positive(vae.likelihood.raw_scale)
+    if few:
+        torch.testing.assert_close(spread, (alone * 10 / (count + 10)).sqrt(), atol=0, rtol=1e-4)
+    else:
+        assert spread.max() < 1e-3
+    scales.warn()  # not that they are far from the optimum of training residuals
+    if few:
+        held_out = Scales(vae, pv.objectives.ELBO(), rows, Rows(table()[10:30]), num_train=count)
+        assert held_out.is_determined
 
 
 def test_importance_weights_are_in_the_expectation() -> None:

@@ -186,7 +186,7 @@ class Loop:
         # A checkpoint of before goes on as it began, by gradients alone.
         self.scales.are_kept = bool(state.get("scales_kept", False))
         if "scales_held_out" not in state:  # one of before knew training residuals alone
-            self.scales.are_held_out = False
+            self.scales.are_held_out, self.scales.is_determined = False, True
             self.scales.use(self.monitored)
         work_as_before(self.vae, state["model"])
         self.vae.load_state_dict(state["model"])

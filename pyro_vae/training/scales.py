@@ -24,6 +24,7 @@ log = logging.getLogger("pyro_vae")
 _SEED = 20200623  # the same draws each time: what changes is the model
 _FIRST = 4  # steps: at this and each doubling of it
 _LEAST = 20  # held-out rows: of so few, a scale is known to 16 %
+_PRIOR = 10.0  # rows
 _RESIDUALS = 2000  # rows and draws, about: of 2,000, a scale is known to 2 %
 _ENTRIES = 2**22  # of residuals, at most
 _ERRORS = 3.0  # standard errors that a gain worth a warning is greater than
@@ -46,8 +47,8 @@ class Scales:
     least 20: those of the rows that decoder and guide were fitted to are too small, and the smaller
     the scale, the smaller the fit makes them. Without, they are those of training rows, as long as
     these leave residual degrees of freedom: more entries than the decoder has weights. Where they
-    leave none, the residuals may go to 0 whatever the noise is, and the scale is left to its
-    gradient, with a warning.
+    leave none, the residuals may go to 0 whatever the noise is. Then a prior worth ten rows, whose
+    residuals are those of a decoder that ignores z, holds the scale up.
 
     References:
         Simple and Effective VAE Training with Calibrated Decoders (Rybkin et al., 2021),
@@ -87,13 +88,14 @@ class Scales:
             num_train = len(rows) if num_train is None else num_train
             entries = num_train * vae.event_shape.numel()
             weights = sum(p.numel() for p in vae.decoder.parameters())
-            if self.are_kept and self.are_known and entries <= weights:
-                self.are_kept = self.is_determined = False
-                log.warning(
-                    "learned scales follow their gradients alone: %d rows, of %d entries in all, "
-                    "leave no residual degrees of freedom to a decoder of %d weights; with "
-                    "`validation`, held-out rows set the scales and the best epoch is kept",
-                    num_train, entries, weights,
+            self._prior = _PRIOR / num_train
+            self.is_determined = entries > weights
+            if self.are_kept and self.are_known and not self.is_determined:
+                log.info(
+                    "%d rows, of %d entries in all, leave no residual degrees of freedom to a "
+                    "decoder of %d weights: a prior worth %g rows holds learned scales up; with "
+                    "`validation`, held-out rows set them and the best epoch is kept",
+                    num_train, entries, weights, _PRIOR,
                 )  # fmt: skip
         self._next = _FIRST
 
@@ -167,6 +169,10 @@ class Scales:
             return use(vae.model.params(z, rows.given), weights)
 
     def _fit(self, params: Tensor, weights: Tensor) -> Tensor:
+        if not self.is_determined:
+            without_z = params.mean((0, 1), keepdim=True).expand(1, *params.shape[1:])
+            params = torch.cat([params, without_z])
+            weights = torch.cat([weights, torch.full_like(weights[:1], self._prior)])
         self.vae.likelihood.fit_scale(self.rows.x, params, self.rows.mask, weights)
         return weights
 
