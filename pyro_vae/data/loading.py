@@ -238,8 +238,7 @@ def _served(
 ) -> dict[str, Any]:
     """Each split of x as it is served, its labels and its mask, and what describes them."""
     splits = {split: raw.splits[of][rows].contiguous() for split, (of, rows) in parts.items()}
-    if top > 1:
-        splits = {split: x / top for split, x in splits.items()}
+    splits = {split: x / top if top > 1 else x.float() for split, x in splits.items()}
     if binarize != "none":
         splits = _binarized(splits, binarize, seed)
     mask: dict[str, Tensor] = {split: ~x.isnan() for split, x in splits.items()} if missing else {}
