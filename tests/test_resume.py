@@ -16,12 +16,16 @@ import pyro
 import pytest
 import torch
 from safetensors.torch import load_file
-from stopping import ELBO, X, build, fit, same, same_run, stopped
+from stopping import ELBO, X, build, fit, same, same_run, signal_at, stopped
 from torch import Tensor, nn
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
+from pyro_vae._signals import Interrupted
+from pyro_vae.data.rows import Rows
 from pyro_vae.engine import compiled
+from pyro_vae.training import loop
+from pyro_vae.training.scales import Scales
 
 pytestmark = pytest.mark.usefixtures("interruptible")
 
@@ -205,3 +209,40 @@ def test_where_it_runs_may_change_but_is_told(
     monkeypatch.setattr(torch, "get_num_threads", lambda: 99)
     fit(build(), X, out=tmp_path / "run", resume=True)
     assert re.search(r"last bits may differ: threads was \d+, is 99", caplog.text)
+
+
+class _Before(Scales):
+    """Scales as an earlier release kept them: by training residuals, whatever there is of them."""
+
+    def __init__(self, vae: pv.VAE, objective: Any, rows: Rows, *others: Any) -> None:
+        super().__init__(vae, objective, rows)
+        self.is_determined = True
+
+
+@pytest.mark.parametrize("validation", [None, 20])
+def test_scales_go_on_as_they_began(
+    validation: int | None, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a checkpoint of before goes on by held-out residuals, or with a prior."""
+    x = torch.randn(40, 3, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {} if validation is None else {"validation": x[:validation]}
+
+    def run(**more: Any) -> pv.Run:
+        pyro.set_rng_seed(0)
+        parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,))
+        return fit(pv.VAE(*parts, pv.networks.MLP((8,)), pv.networks.MLP((32, 32))), x,
+                   **options, **more)  # fmt: skip
+
+    state = loop.Loop.state_dict
+    with monkeypatch.context() as before:
+        before.setattr(loop, "Scales", _Before)
+        before.setattr(
+            loop.Loop,
+            "state_dict",
+            lambda self: {k: v for k, v in state(self).items() if k != "scales_held_out"},
+        )
+        whole = run()
+        with signal_at(6, signal.SIGINT), pytest.raises(Interrupted):
+            run(out=tmp_path / "run")
+    assert same_run(whole, run(out=tmp_path / "run", resume=True))
+    assert not same_run(whole, run())
