@@ -154,6 +154,29 @@ def test_a_mistake_is_one_line(options: dict[str, Any], message: str) -> None:
     assert "\n" not in str(error.value)
 
 
+@pytest.mark.parametrize(
+    ("role", "says", "used"),
+    [
+        ("weight", "expected another role, as no objective takes weights, got 'weight'", {}),
+        ("condition", "expected `cond` to name the column, too", {"cond": "w"}),
+        ("size factor", "expected `size_factor` to name the column", {"size_factor": "w"}),
+        ("covariate", "expected `covariates` to name the column", {"covariates": {"noise": "w"}}),
+    ],
+)
+def test_a_role_that_nothing_uses_is_refused(role: str, says: str, used: dict[str, Any]) -> None:
+    """Fails when the column is put aside in silence: the model would know nothing of it."""
+    x = np.random.default_rng(0).gamma(2.0, size=(40, 3))
+    frame = pd.DataFrame(x, columns=["a", "b", "w"])
+    schema = {"w": {"kind": "positive", "role": role}}
+    with pytest.raises(ValueError, match=f"`schema: w`: {says}"):
+        pv.data.load(frame, schema=schema)
+    assert pv.data.load(frame, schema=schema, drop="w").names == ["a", "b"]
+    if used:
+        data = pv.data.load(frame, schema=schema, **used)
+        assert data.names == ["a", "b"]
+        assert data.given("train")
+
+
 def test_numbers_that_float32_merges_are_centred_or_refused() -> None:
     """Epoch seconds, whole numbers above 2**24, small noise on a large number."""
     table = pd.DataFrame(

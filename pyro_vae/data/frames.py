@@ -36,6 +36,18 @@ _ROLE_OF: Mapping[str, Role] = {
 }
 
 
+_OPTION_OF: Mapping[Role, str] = {role: option for option, role in _ROLE_OF.items()}
+
+
+def _check_taken(name: str, role: Role) -> None:
+    """Refuses a role that a schema gives a column, and that nobody has asked to be used."""
+    if role == "weight":
+        raise expected(f"schema: {name}", "another role, as no objective takes weights", role)
+    if role not in ("", "label", "group"):
+        what = f"`{_OPTION_OF[role]}` to name the column, too, as that is its role"
+        raise expected(f"schema: {name}", what, role)
+
+
 def _in_frame(row: int, position: int) -> tuple[str, object]:
     return f"row {row}, column {position + 1}", math.nan
 
@@ -194,6 +206,8 @@ class _Reader:
             if name in levels:
                 own |= {"levels": levels[name]}
             role: Role = self.roles.get(name, own.get("role", ""))
+            if name not in self.roles and name not in self.dropped:
+                _check_taken(name, role)
             if name in self.dropped:
                 fields.append(Field(name, "ignore", reason="left out by `drop`"))
                 continue
