@@ -65,6 +65,8 @@ class Monitor:
             name = f"epoch {epoch}/{epochs}"
             self._bar.update(task, completed=epoch, description=name, speed=speed)
             shown = {"ELBO": "elbo", "val.": "validation_elbo", "recon.": "reconstruction"}
+            if "validation_bound" in line:  # that by which the epoch is chosen
+                shown["val."] = "validation_bound"
             shown |= {"KL": "kl", "loss": "loss"}
             words = [f"{name} {_brief(line[key])}" for name, key in shown.items() if key in line]
             words[-1] += "" if bound else " (not a bound)"

@@ -16,7 +16,7 @@ from pyro_vae.report._canvas import BAD, HELD_OUT, TRAIN
 
 __all__ = [
     "CURVES",
-    "best_of",
+    "best_epoch",
     "correlation",
     "curve",
     "family",
@@ -54,15 +54,16 @@ def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
     if key == "elbo":
         axes.set_ylabel("nats per observation")
         if "validation" in shown:
-            best = best_of(shown["validation"][0])
+            best = best_epoch(history)
             label = f"best: epoch {epochs[best]:g}"
             axes.axvline(epochs[best], color=HELD_OUT, linestyle=":", label=label)
         axes.legend(framealpha=0.9, edgecolor="none")
 
 
-def best_of(values: Sequence[float]) -> int:
-    """Where the largest is, of numbers that need not be finite."""
-    return int(np.argmax(np.nan_to_num(np.asarray(values), nan=-np.inf, neginf=-np.inf)))
+def best_epoch(history: Mapping[str, Sequence[float]]) -> int:
+    """Where the bound that chooses the epoch is largest; it need not be finite."""
+    values = np.asarray(history.get("validation_bound", history["validation_elbo"]))
+    return int(np.argmax(np.nan_to_num(values, nan=-np.inf, neginf=-np.inf)))
 
 
 def _leave_out_the_start(axes: Axes, lines: Sequence[Sequence[float]]) -> None:

@@ -76,8 +76,10 @@ def fit(
     """Fits a model in place by stochastic variational inference.
 
     The data live on the device, and a batch is one gather; a short last batch is used. With
-    validation data, the model ends with the weights of the epoch whose validation ELBO was best,
-    and learned scales are those of held-out residuals. It is left in ``eval`` mode.
+    validation data, the model ends with the weights of the best epoch, and learned scales are those
+    of held-out residuals. The best is that of the greatest validation ELBO; of an objective that is
+    a bound of several draws, such as ``IWAE``, of the greatest such bound. It is left in ``eval``
+    mode.
 
     With ``out``, a run that is asked to stop (SIGINT, SIGTERM) writes a checkpoint first, as it
     does every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a
@@ -121,7 +123,7 @@ def fit(
             :class:`pyro_vae.VAE`. None draws from the generators as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
-        patience: Epochs without a better validation ELBO after which to stop; None never stops.
+        patience: Epochs without a better one, by validation, after which to stop; None never does.
         clip_norm: Largest norm of the gradient an observation, of all parameters together; a longer
             one is scaled down to it.
         on_nonfinite: Whether a loss that is not finite stops the run, with the last checkpoint and

@@ -26,7 +26,7 @@ from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE
 from pyro_vae.training.health import Health
-from pyro_vae.training.monitor import monitor
+from pyro_vae.training.monitor import bound, chosen_by, monitor
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.run import Run
@@ -41,10 +41,10 @@ _NAMED = 8  # rows of a batch
 
 
 class Best(NamedTuple):
-    """The epoch of the best validation ELBO, that ELBO, and the weights then."""
+    """The epoch of the best validation bound, that bound, and the weights then."""
 
     epoch: int
-    elbo: float
+    bound: float
     weights: dict[str, Tensor]
 
 
@@ -145,6 +145,7 @@ class Loop:
         )
         self.health = Health(vae, self.monitored.without("labels"))
         self.scales = Scales(vae, objective, self.monitored, self.held_out, len(self.train))
+        self.chosen_by = chosen_by(vae, objective)
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that :meth:`load_state_dict` needs, in another process too."""
@@ -178,9 +179,11 @@ class Loop:
             position = Position(**state["position"])
             position.losses = [losses.to(device) for losses in position.losses]
         if state["best"] is not None:
-            epoch, elbo, weights = state["best"]
-            best = Best(epoch, elbo, {name: weight.to(device) for name, weight in weights.items()})
+            epoch, score, weights = state["best"]
+            best = Best(epoch, score, {name: weight.to(device) for name, weight in weights.items()})
         history = dict(state["history"])
+        if best is not None and self.chosen_by not in history:
+            self.chosen_by = "validation_elbo"  # a checkpoint of before goes on as it began
         self.state = State(int(state["epoch"]), position, history, best, float(state["seconds"]))
         self.health.recall(history.get("kl", []))
         # A checkpoint of before goes on as it began, by gradients alone.
@@ -254,13 +257,15 @@ class Loop:
             line |= monitor(self.vae, self.objective, self.monitored)
             if self.held_out is not None:
                 line |= monitor(self.vae, self.objective, self.held_out, "validation_")
+                if self.chosen_by == "validation_bound":
+                    line["validation_bound"] = bound(self.vae, self.objective, self.held_out)
         if self.svi.skipped > skipped:
             log.warning("epoch %d: %d steps left out so far, of losses that are not finite",
                         epoch, self.svi.skipped)  # fmt: skip
         self.health.look(line)
-        elbo, best = line.get("validation_elbo", -math.inf), self.state.best
-        if elbo > (-math.inf if best is None else best.elbo):
-            self.state.best = Best(epoch, elbo, _copy(self.vae))
+        score, best = line.get(self.chosen_by, -math.inf), self.state.best
+        if score > (-math.inf if best is None else best.bound):
+            self.state.best = Best(epoch, score, _copy(self.vae))
         return line
 
     @contextmanager

@@ -1,4 +1,4 @@
-"""The bound that is followed from epoch to epoch, whatever the objective."""
+"""What is followed from epoch to epoch: the ELBO, and the bound that chooses the epoch."""
 
 from __future__ import annotations
 
@@ -7,9 +7,10 @@ import torch
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Rows
 from pyro_vae.objectives import ELBO, Enumerated, Terms
+from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import VAE
 
-__all__ = ["MONITORED", "monitor"]
+__all__ = ["MONITORED", "chosen_by", "monitor"]
 
 MONITORED = 2000  # training observations on which the ELBO is followed
 _ENUMERATED = 100  # at a time, each with all states of its latent
@@ -28,6 +29,26 @@ def _terms(vae: VAE, objective: object, rows: Rows) -> Terms:
         ]
     reconstruction = torch.cat([each.reconstruction for each in terms])
     return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)
+
+
+def chosen_by(vae: VAE, objective: object) -> str:
+    """Returns the entry of the history whose greatest value is that of the epoch to keep.
+
+    A bound of several draws goes on rising where the ELBO, which it does not train, has begun to
+    fall. What is no bound, such as a penalty beside one, leaves the choice to the ELBO.
+    """
+    if isinstance(objective, Importance) and objective.num_samples > 1:
+        return "validation_bound" if objective.bounds(vae.guide) else "validation_elbo"
+    return "validation_elbo"
+
+
+def bound(vae: VAE, objective: Importance, rows: Rows) -> float:
+    """Returns the objective's own bound, the mean over some rows, in nats."""
+    total = 0.0
+    with undisturbed(vae, _SEED, rows.x.device):
+        for batch in rows.batches(max(1, MONITORED // objective.num_samples)):
+            total -= objective.loss(vae.model, vae.guide, batch.x, **batch.given)
+    return total / len(rows)
 
 
 def monitor(vae: VAE, objective: object, rows: Rows, prefix: str = "") -> dict[str, float]:

@@ -37,7 +37,8 @@ class Run:
         history: Equal-length lists, an entry an epoch: ``epoch``, ``loss`` (the objective an
             observation, averaged over the steps), ``elbo``, ``reconstruction``, ``kl`` (on training
             data, at the end of the epoch), ``seconds`` since the start, and with validation data
-            ``validation_elbo``, ``validation_reconstruction``, ``validation_kl``. In nats.
+            ``validation_elbo``, ``validation_reconstruction``, ``validation_kl``; of an objective
+            that is a bound of several draws ``validation_bound``. In nats.
         out: The folder written, if any.
         engine: ``inductor`` or ``eager``: what ran the last steps.
         engine_steps: Steps that each engine took.

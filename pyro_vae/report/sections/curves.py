@@ -24,7 +24,7 @@ def section(findings: Findings) -> Html | None:
             charts.append(image(as_svg(figure), f"{title} over the epochs"))
     gap = ""
     if "validation_elbo" in history:
-        best = panels.best_of(history["validation_elbo"])
+        best = panels.best_epoch(history)
         ahead = history["elbo"][best] - history["validation_elbo"][best]
         gap = (
             f" The model kept is that of epoch {history['epoch'][best]:g} of "
