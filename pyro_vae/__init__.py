@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     )
     from pyro_vae.engine import CompiledSVI
     from pyro_vae.evaluation import Scores, compare, evaluate
-    from pyro_vae.programs import VAE
+    from pyro_vae.programs import VAE, Program
     from pyro_vae.selection import select
     from pyro_vae.training.fit import fit
     from pyro_vae.training.run import Run
@@ -40,6 +40,7 @@ if TYPE_CHECKING:
 __all__ = [
     "VAE",
     "CompiledSVI",
+    "Program",
     "Run",
     "Scores",
     "__version__",
@@ -71,7 +72,7 @@ _MODULES = {
     "criticism": ("from_pyro_svi", "posterior_predictive", "prior_predictive", "to_datatree"),
     "engine": ("CompiledSVI",),
     "evaluation": ("Scores", "compare", "evaluate"),
-    "programs": ("VAE",),
+    "programs": ("VAE", "Program"),
     "selection": ("select",),
     "training": ("Run", "fit"),
 }

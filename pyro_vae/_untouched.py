@@ -5,6 +5,7 @@ from __future__ import annotations
 import random
 from collections.abc import Iterator
 from contextlib import contextmanager
+from typing import Protocol
 
 import numpy as np
 import torch
@@ -13,8 +14,15 @@ from torch import nn
 __all__ = ["evaluating", "seeded", "undisturbed"]
 
 
+class _HasModules(Protocol):
+    """A module, or a program that has some."""
+
+    def modules(self) -> Iterator[nn.Module]:
+        """Yields all of them."""
+
+
 @contextmanager
-def evaluating(module: nn.Module) -> Iterator[None]:
+def evaluating(module: _HasModules) -> Iterator[None]:
     """Inside it, dropout is off and batch statistics stay as they are; the modes then come back."""
     training = [each for each in module.modules() if each.training]
     try:
@@ -27,7 +35,7 @@ def evaluating(module: nn.Module) -> Iterator[None]:
 
 
 @contextmanager
-def undisturbed(module: nn.Module, seed: int | None, device: torch.device) -> Iterator[None]:
+def undisturbed(module: _HasModules, seed: int | None, device: torch.device) -> Iterator[None]:
     """Sets evaluation mode and the seed, and puts back both as they were.
 
     Without a seed, what is drawn inside is drawn from the generators as they are.

@@ -12,7 +12,7 @@ import tempfile
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import torch
 from safetensors import SafetensorError
@@ -24,7 +24,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 from pyro_vae import guides, likelihoods, missingness, networks, priors
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
 from pyro_vae.likelihoods.in_units import work_as_before
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized, Program
 
 __all__ = [
     "CHECKPOINTS",
@@ -102,12 +102,18 @@ def write_tensors(path: Path, tensors: Mapping[str, Tensor]) -> str:
     return hashlib.sha256(content).hexdigest()
 
 
-def model_spec(vae: VAE) -> dict[str, Any]:
+def model_spec(vae: Amortized) -> dict[str, Any]:
     """Returns how a model is built: the class and the arguments of each part.
+
+    Of a pair of programs no file has more than what describes it.
 
     Raises:
         ValueError: If an argument of a part cannot be written as JSON.
     """
+    if isinstance(vae, Program):
+        return vae.spec()
+    if not isinstance(vae, VAE):
+        return {"class": type(vae).__name__}
     parts = {
         "prior": vae.prior,
         "guide": vae.guide_family,
@@ -120,12 +126,13 @@ def model_spec(vae: VAE) -> dict[str, Any]:
     return {name: _spec(part) for name, part in parts.items()}
 
 
-def save(vae: VAE, folder: str | Path) -> Path:
+def save(vae: Amortized, folder: str | Path) -> Path:
     """Writes ``model.json`` and ``model.safetensors``.
 
     Args:
         vae: The model. Its parts must have been built from plain arguments. Of a network of your
-            own that takes arguments no file has them: a warning names how to load it.
+            own that takes arguments no file has them: a warning names how to load it. Of a
+            :class:`pyro_vae.Program` a file has the parameters, and one simulated observation.
         folder: Where to; made if it does not exist.
 
     Returns:
@@ -135,13 +142,19 @@ def save(vae: VAE, folder: str | Path) -> Path:
         ValueError: If the folder holds a model already, an argument of a part cannot be written
             as JSON, or the model is one at a condition, whose networks no file can rebuild.
     """
-    if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE", vae)
-    if vae.fixed_cond:
+    if not isinstance(vae, VAE | Program):
+        raise expected("vae", "a VAE, or a Program", vae)
+    if isinstance(vae, VAE) and vae.fixed_cond:
         raise expected("vae", "the model with conditions, of which `at` gives a copy", "the copy")
     folder = as_path("folder", folder)
     if (folder / "model.json").exists():
         raise expected("folder", "one that holds no model yet", str(folder))
+    if isinstance(vae, Program):
+        state = vae.state_to_write()
+        folder.mkdir(parents=True, exist_ok=True)
+        digest = write_tensors(folder / "model.safetensors", state)
+        write_json(folder / "model.json", {"program": vae.spec(), "sha256": digest})
+        return folder
     specs = model_spec(vae)
     for name in _NETWORKS:
         if not _is_rebuilt(network := getattr(vae, name)):
@@ -155,6 +168,17 @@ def save(vae: VAE, folder: str | Path) -> Path:
     return folder
 
 
+@overload
+def load(
+    folder: str | Path,
+    classes: Classes | None = None,
+    device: torch.device | str | None = None,
+    *,
+    program: Program,
+) -> Program: ...
+
+
+@overload
 def load(
     folder: str | Path,
     classes: Classes | None = None,
@@ -162,7 +186,19 @@ def load(
     *,
     encoder: nn.Module | None = None,
     decoder: nn.Module | None = None,
-) -> VAE:
+    program: None = None,
+) -> VAE: ...
+
+
+def load(
+    folder: str | Path,
+    classes: Classes | None = None,
+    device: torch.device | str | None = None,
+    *,
+    encoder: nn.Module | None = None,
+    decoder: nn.Module | None = None,
+    program: Program | None = None,
+) -> VAE | Program:
     """Rebuilds a model that :func:`save` wrote.
 
     Names are looked up in the package and in ``classes``; nothing is imported because a file
@@ -176,6 +212,8 @@ def load(
         encoder: A network that is built as the encoder was, and that the weights are put into:
             for one of your own that takes arguments, such as an ``nn.Sequential``.
         decoder: The same of the decoder.
+        program: The pair that was saved, built anew, which takes over the parameters: no file has
+            the code of a :class:`pyro_vae.Program`.
 
     Returns:
         The model, in ``eval`` mode.
@@ -195,6 +233,8 @@ def load(
     where = None if device is None else as_device("device", device)
     described, weights = folder / "model.json", folder / "model.safetensors"
     description = read_json(described)
+    if program is not None or "program" in description:
+        return _load_program(program, described, description, weights).to(where).eval()
     specs = description.get("vae")
     if not isinstance(specs, dict) or set(specs) - set(_FURTHER) != set(_PARTS):
         raise expected(str(described), f"parts {', '.join(_PARTS)}", specs)
@@ -219,7 +259,26 @@ def load(
     return vae.to(where).eval()
 
 
-def load_weights(vae: VAE, path: Path, digest: object) -> None:
+def _load_program(
+    program: Program | None, path: Path, description: Mapping[str, Any], weights: Path
+) -> Program:
+    """Puts the parameters of a file into a pair that is built as the one that was saved."""
+    saved = description.get("program")
+    if not isinstance(saved, dict):
+        raise expected("program", f"None, as {path} has a VAE", program)
+    if not isinstance(program, Program):
+        what = f"`pv.load(folder, program=Program({saved.get('model')}, {saved.get('guide')}))`"
+        raise expected("program", f"the pair, as no file has its code: {what}", program)
+    for name in ("observed", "plate"):
+        if (found := program.spec()[name]) != saved.get(name):
+            raise expected("program", f"one whose `{name}` is {saved.get(name)}", found)
+    if isinstance(shapes := saved.get("shapes"), dict):
+        program.take_shapes(shapes)
+    load_weights(program, weights, description.get("sha256"))
+    return program
+
+
+def load_weights(vae: Amortized, path: Path, digest: object) -> None:
     """Puts the weights of a file whose SHA-256 is known into a model, in their precision.
 
     Raises:
@@ -227,7 +286,10 @@ def load_weights(vae: VAE, path: Path, digest: object) -> None:
     """
     state, _ = tensors_of(path, read_bytes(path, digest))
     vae.to(dtype=next((t.dtype for t in state.values() if t.is_floating_point()), None))
-    work_as_before(vae, state)
+    if isinstance(vae, VAE):
+        work_as_before(vae, state)
+    if isinstance(vae, Program):
+        state = vae.ready_for(state)
     try:
         vae.load_state_dict(state)
     except RuntimeError as error:

@@ -22,7 +22,7 @@ from pyro_vae._errors import expected
 from pyro_vae.criticism._labels import Labels
 from pyro_vae.criticism._replicates import draw_prior, prior_of
 from pyro_vae.data.rows import Given, Rows
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = ["Recorder", "pairs_at_once", "record_posterior", "record_prior", "slices"]
@@ -39,17 +39,17 @@ def slices(total: int, step: int) -> Iterator[slice]:
         yield slice(first, min(first + step, total))
 
 
-def pairs_at_once(vae: VAE, max_memory: int | None = None) -> int:
+def pairs_at_once(vae: Amortized, max_memory: int | None = None) -> int:
     """Returns how many data are decoded together, each with a z of its own.
 
     Raises:
         ValueError: If ``max_memory``, in bytes, is not enough for one.
     """
-    parameter = next(vae.parameters(), vae.initialized)
+    parameter = next(vae.parameters(), torch.empty(0, device=vae.device))
     pairs = draws_at_once(vae, parameter.new_empty(1, 0))
     if max_memory is None:
         return pairs
-    entries = max(vae.event_shape.numel(), vae.prior.event_shape.numel())
+    entries = max(vae.event_shape.numel(), vae.space.event_shape.numel())
     needed = entries * max(parameter.element_size(), 4) * _COPIES
     if max_memory < needed:
         raise expected("max_memory", f"at least {needed} bytes, for one observation", max_memory)
@@ -175,7 +175,7 @@ class Recorder:
 @torch.no_grad()
 def record_posterior(
     recorder: Recorder,
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     *,
     z: Tensor | None = None,
@@ -214,7 +214,7 @@ def record_posterior(
 
 @torch.no_grad()
 def record_prior(
-    recorder: Recorder, vae: VAE, given: Given, *, pairs: int, progress: Callable[[int], None]
+    recorder: Recorder, vae: Amortized, given: Given, *, pairs: int, progress: Callable[[int], None]
 ) -> None:
     """Draws z from the prior and an observation from each z.
 

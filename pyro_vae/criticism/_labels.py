@@ -13,7 +13,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import axes_of
 from pyro_vae.distributions import same_support
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["Coords", "Dims", "Labels", "as_they_came", "constant", "label", "storage"]
 
@@ -103,18 +103,18 @@ class Labels:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Amortized,
         dims: Dims | None,
         coords: Coords | None,
         further: Mapping[str, Sequence[int]] | None = None,
     ) -> None:
-        shapes = {"x": vae.event_shape, "z": vae.prior.event_shape} | dict(further or {})
+        shapes = {"x": vae.event_shape, "z": vae.space.event_shape} | dict(further or {})
         for name in dims or {}:
             if name not in shapes:
                 raise unknown_name("dims", name, shapes)
         defaults = {
             "x": _X,
-            "z": _ONE_HOT if same_support(vae.prior.support, constraints.one_hot) else _Z,
+            "z": _ONE_HOT if same_support(vae.space.support, constraints.one_hot) else _Z,
         }
         self.event: dict[str, tuple[str, ...]] = {}
         self.sizes: dict[str, int] = {}

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_vae.data.rows import Conditions, Given
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["cycled", "draw_prior", "hidden", "prior_of", "repeated", "replicate", "simulate"]
 
@@ -17,9 +17,9 @@ __all__ = ["cycled", "draw_prior", "hidden", "prior_of", "repeated", "replicate"
 _Some = TypeVar("_Some", Conditions, Given)
 
 
-def prior_of(vae: VAE, given: Conditions) -> Any:
+def prior_of(vae: Amortized, given: Conditions) -> Any:
     """Returns p(z), or p(z|c) of each condition: batch shape ``()`` or ``(N,)``."""
-    return vae.prior(given.get("cond"))
+    return vae.prior_at(given)
 
 
 def draw_prior(prior: Any, count: int, size: int) -> Tensor:
@@ -50,13 +50,12 @@ def repeated(given: _Some, count: int) -> _Some:
     )
 
 
-def hidden(vae: VAE, x: Tensor, given: Given) -> Tensor:
+def hidden(vae: Amortized, x: Tensor, given: Given) -> Tensor:
     """Hides the entries of replicates ``(*, N, *event_shape)`` that are hidden in the data."""
-    mask = given.get("mask")
-    return x if mask is None else torch.where(mask, x, vae.model.filler)
+    return vae.hidden(x, given)
 
 
-def simulate(vae: VAE, num_sets: int, size: int, given: Given) -> Tensor:
+def simulate(vae: Amortized, num_sets: int, size: int, given: Given) -> Tensor:
     """Draws data sets, z from the prior: ``(num_sets, size, *event_shape)``.
 
     Args:
@@ -69,6 +68,6 @@ def simulate(vae: VAE, num_sets: int, size: int, given: Given) -> Tensor:
     return replicate(vae, z, given)
 
 
-def replicate(vae: VAE, z: Tensor, given: Given) -> Tensor:
+def replicate(vae: Amortized, z: Tensor, given: Given) -> Tensor:
     """Draws x from each z, ``(*, N, *event_shape)``, and hides what is hidden in the data."""
     return hidden(vae, vae.decode(z, **given).sample(), given)

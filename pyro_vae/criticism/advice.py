@@ -7,12 +7,13 @@ from types import ModuleType
 from torch.distributions import constraints
 
 from pyro_vae import likelihoods, priors
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
+from pyro_vae.programs.composition import Composition
 
 __all__ = ["advise", "alternatives"]
 
 
-def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
+def advise(vae: Amortized, statistic: str, observed_is_higher: bool) -> str:
     """Returns one sentence on a failed check; empty for a statistic that is not ours.
 
     It names a class only where the package has it.
@@ -29,11 +30,13 @@ def advise(vae: VAE, statistic: str, observed_is_higher: bool) -> str:
         'variance exceeds what Poisson lets'
     """
     name = statistic.removeprefix("residual ")
-    if name == "spread" and vae.likelihood.support is constraints.nonnegative_integer:
+    if name == "spread" and vae.x_support is constraints.nonnegative_integer:
         name = "dispersion"
-    likelihood = type(vae.likelihood).__name__
-    counts = vae.likelihood.support is constraints.nonnegative_integer
-    real = not vae.likelihood.support.is_discrete
+    likelihood = "the likelihood"
+    if isinstance(vae, Composition):
+        likelihood = type(vae.likelihood).__name__
+    counts = vae.x_support is constraints.nonnegative_integer
+    real = not vae.x_support.is_discrete
     heavy = _named(likelihoods, "StudentT", "a Student-t likelihood")
     dispersed = "NegativeBinomial" in likelihood
     zero = "ZeroInflated"

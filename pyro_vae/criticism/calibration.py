@@ -24,8 +24,8 @@ from pyro_vae.data.rows import Given, GivenLike, Rows
 from pyro_vae.distributions import same_support
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable
 from pyro_vae.evaluation.posterior import Method, posterior_draws
-from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import simulated_given
+from pyro_vae.programs import Amortized
+from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Calibration", "calibrate"]
@@ -246,7 +246,7 @@ class Calibration:
 
 @torch.no_grad()
 def calibrate(
-    vae: VAE,
+    vae: Amortized,
     *,
     num_simulations: int = 500,
     num_draws: int = 99,
@@ -311,8 +311,8 @@ def calibrate(
         raise expected("level", "a number between 0 and 1", level)
     if not callable(draws) and draws not in get_args(Method):
         raise unknown_name("draws", draws, [*get_args(Method), "a function (x, num_draws) -> z"])
-    device = vae.initialized.device
-    everything = simulated_given(vae, given)
+    device = vae.device
+    everything = vae.like(given)
     # As many data at a time as are encoded together when they are evaluated.
     at_once = min(1024, max(1, draws_at_once(vae, torch.empty(1, 0, device=device)) // 4))
     if draws == "nuts":
@@ -343,13 +343,13 @@ def calibrate(
         num_draws=num_draws,
         draws=getattr(draws, "__name__", type(draws).__name__) if callable(draws) else draws,
         level=level,
-        discrete=bool(vae.prior.support.is_discrete),
+        discrete=bool(vae.space.support.is_discrete),
         richer=_richer(vae, draws),
     )
 
 
 def _ranks(
-    vae: VAE, size: int, given: Given, num_draws: int, draws: Method | Draws
+    vae: Amortized, size: int, given: Given, num_draws: int, draws: Method | Draws
 ) -> tuple[Tensor, Tensor]:
     """Ranks the quantities of that many simulations, ``(size, Q)``, and marks which ever differ."""
     prior = prior_of(vae, given)
@@ -371,7 +371,7 @@ def _ranks(
 
 
 def _drawn(
-    vae: VAE, guide: Any, rows: Rows, num_draws: int, draws: Method | Draws
+    vae: Amortized, guide: Any, rows: Rows, num_draws: int, draws: Method | Draws
 ) -> Iterator[Tensor]:
     """Draws z for each observation, as many at a time as are decoded together."""
     x, given = rows.x, rows.given
@@ -382,7 +382,7 @@ def _drawn(
                 z = draws(x, num_draws, **given)
             else:
                 z = _corrected(vae, rows, num_draws, draws)
-        wanted = (num_draws, len(x), *vae.prior.event_shape)
+        wanted = (num_draws, len(x), *vae.space.event_shape)
         if not isinstance(z, Tensor) or z.shape != wanted:
             raise expected("draws", f"a function that returns latents of shape {wanted}", z)
         yield from z.detach().to(x).split(at_once)
@@ -391,7 +391,7 @@ def _drawn(
             yield guide.sample((count,))
 
 
-def _corrected(vae: VAE, rows: Rows, num_draws: int, method: Method) -> Tensor:
+def _corrected(vae: Amortized, rows: Rows, num_draws: int, method: Method) -> Tensor:
     # Drawn from the generator of the simulations, so that each batch has draws of its own.
     seed = int(torch.randint(2**31, ()))
     if method == "importance":
@@ -402,14 +402,14 @@ def _corrected(vae: VAE, rows: Rows, num_draws: int, method: Method) -> Tensor:
     return many.z[_THINNING - 1 :: _THINNING]
 
 
-def _richer(vae: VAE, draws: Method | Draws) -> str:
+def _richer(vae: Amortized, draws: Method | Draws) -> str:
     """Advises what to swap, one clause."""
     if callable(draws):
         return "look at how they are drawn"
     if draws != "guide":
         return _BETTER[draws]
     correct = "correct its draws by posterior_draws"
-    family = type(vae.guide_family).__name__
+    family = type(vae.guide_family).__name__ if isinstance(vae, Composition) else ""
     wider = {"Normal": ["LowRankNormal", "FullNormal"], "LowRankNormal": ["FullNormal"]}
     if family not in wider:
         return f"give the encoder more capacity or training, or {correct}"
@@ -417,9 +417,9 @@ def _richer(vae: VAE, draws: Method | Draws) -> str:
     return f"swap guides.{family} for {named}, or {correct}"
 
 
-def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, rows: Rows) -> Tensor:
+def _quantities(vae: Amortized, prior: Any, guide: Any, z: Tensor, rows: Rows) -> Tensor:
     """Computes what is ranked, ``(S, B, Q)`` in float64 on the CPU, in the order of the names."""
-    one_hot = same_support(vae.prior.support, constraints.one_hot)
+    one_hot = same_support(vae.space.support, constraints.one_hot)
     latents = z.argmax(-1) if one_hot else z
     log_likelihood = vae.decode(z, **rows.given).log_prob(rows.x)
     log_prior = prior.log_prob(z)
@@ -433,9 +433,9 @@ def _quantities(vae: VAE, prior: Any, guide: Any, z: Tensor, rows: Rows) -> Tens
     return values
 
 
-def _names(vae: VAE, draws: Method | Draws) -> list[str]:
-    shape = vae.prior.event_shape
-    ranked = shape[:-1] if same_support(vae.prior.support, constraints.one_hot) else shape
+def _names(vae: Amortized, draws: Method | Draws) -> list[str]:
+    shape = vae.space.event_shape
+    ranked = shape[:-1] if same_support(vae.space.support, constraints.one_hot) else shape
     indices = [",".join(map(str, index)) for index in np.ndindex(*ranked)]
     densities = ["log_likelihood", "log_prior", "log_joint"]
     return [f"z[{i}]" for i in indices] + densities + (["log_guide"] if draws == "guide" else [])

@@ -21,7 +21,7 @@ from pyro_vae.criticism.statistics import Statistic, default_statistics, entries
 from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Checks", "check", "compare", "holm"]
@@ -96,7 +96,7 @@ class Checks:
 
 @torch.no_grad()
 def check(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_draws: int | None = None,
@@ -195,7 +195,7 @@ class _Plan:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Amortized,
         given: Given,
         asked: Sequence[Statistic],
         num_draws: int | None,
@@ -212,7 +212,7 @@ class _Plan:
 
 
 def _rows(
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     order: Tensor,
     plan: _Plan,
@@ -237,7 +237,7 @@ def _rows(
     return rows, classifier
 
 
-def _classify(vae: VAE, data: Rows, order: Tensor, seed: int) -> TwoSample:
+def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
     drawn: list[Tensor] = []
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
@@ -267,7 +267,7 @@ def _classifier_row(found: TwoSample) -> Row:
 
 
 def _population(
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     asked: Sequence[Statistic],
     latent: Sequence[Statistic],
@@ -288,7 +288,7 @@ def _population(
 
 
 def _from_guide(
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     asked: Sequence[Statistic],
     counts: Sequence[int],
@@ -414,7 +414,7 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _verdict(vae: VAE, rows: Sequence[Row], level: float) -> tuple[Row, ...]:
+def _verdict(vae: Amortized, rows: Sequence[Row], level: float) -> tuple[Row, ...]:
     """Corrects the rows of the verdict for their number, and gives advice on those that fail."""
     tried = [row for row in rows if row.calibrated]
     judged = []

@@ -21,7 +21,7 @@ from pyro_vae.criticism._labels import Coords, Dims, Labels, as_they_came, const
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, measured
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor
 
 __all__ = ["GROUPS", "to_datatree"]
@@ -43,7 +43,7 @@ _DIAGNOSTICS = ("k_hat", "ess", "r_hat", "divergences")
 
 
 def to_datatree(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_draws: int | None = None,
@@ -161,7 +161,7 @@ def _checked_draws(num_draws: int | None, posterior: Method | PosteriorDraws) ->
 
 
 def _noted(
-    vae: VAE,
+    vae: Amortized,
     measure: Mapping[str, Any],
     seed: int,
     objective: str | None,
@@ -184,7 +184,7 @@ def _part(
 
 
 def _corrected(
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     posterior: Method | PosteriorDraws,
     num_draws: int,
@@ -198,7 +198,7 @@ def _corrected(
         posterior = posterior_draws(
             vae, data, method=posterior, num_draws=num_draws, seed=seed, progress=progress
         )
-    wanted = (num_draws, len(data), *vae.prior.event_shape)
+    wanted = (num_draws, len(data), *vae.space.event_shape)
     if tuple(posterior.z.shape) != wanted:
         raise expected("posterior", f"z of shape {wanted}", posterior.z)
     return posterior
@@ -206,7 +206,7 @@ def _corrected(
 
 def _add_arrays(
     recorder: Recorder,
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     constants: Mapping[str, np.ndarray],
     corrected: PosteriorDraws | None,
@@ -232,7 +232,7 @@ def _add_arrays(
 
 def _recorded(
     recorder: Recorder,
-    vae: VAE,
+    vae: Amortized,
     data: Rows,
     corrected: PosteriorDraws | None,
     path: Path | None,
@@ -273,7 +273,7 @@ def _recorded(
 
 
 def recorder_of(
-    vae: VAE,
+    vae: Amortized,
     labels: Labels,
     num_draws: int,
     size: int,
@@ -285,10 +285,10 @@ def recorder_of(
 ) -> Recorder:
     """Returns what takes the draws of these groups."""
     recorder = Recorder(labels, num_draws, size, attrs, num_chains)
-    dtype = next(vae.parameters(), vae.initialized.float()).dtype
+    dtype = next(vae.parameters(), torch.empty(0)).dtype
     kept = {
         "x": stored_x(vae, dtype, hides),
-        "z": storage(vae.prior.support, dtype),
+        "z": storage(vae.space.support, dtype),
     }
     for group, name in (
         ("posterior", "z"),
@@ -308,13 +308,13 @@ def recorder_of(
     return recorder
 
 
-def stored_x(vae: VAE, dtype: torch.dtype, hides: bool) -> np.dtype[Any]:
+def stored_x(vae: Amortized, dtype: torch.dtype, hides: bool) -> np.dtype[Any]:
     """Returns how x is stored: no integers where an entry may be hidden, as they have no NaN."""
-    kept = storage(vae.likelihood.support, dtype)
+    kept = storage(vae.x_support, dtype)
     return np.dtype(np.float32) if hides and kept.kind in "iub" else kept
 
 
-def model_attrs(vae: VAE) -> dict[str, str]:
+def model_attrs(vae: Amortized) -> dict[str, str]:
     """Returns the attributes that describe a model: how it is built, and by which versions."""
     return library_attrs() | {"model": json.dumps(model_spec(vae))}
 

@@ -11,7 +11,6 @@ import numpy as np
 import torch
 import xarray
 from torch import Tensor
-from torch.distributions import Independent
 
 from pyro_vae._deprecated import renamed_argument, renamed_property
 from pyro_vae._errors import expected, positive_integer, unknown_name
@@ -21,8 +20,9 @@ from pyro_vae.criticism._replicates import draw_prior, prior_of
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
+from pyro_vae.distributions import by_entry
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, observations_at_once
 
@@ -190,7 +190,7 @@ class PIT:
 @renamed_argument("given", "condition_on")
 @torch.no_grad()
 def pit(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     condition_on: ConditionOn = "nothing",
@@ -303,7 +303,7 @@ def _trusted(ess: np.ndarray, condition_on: ConditionOn) -> np.ndarray:
 
 
 def _placed(
-    vae: VAE, rows: Rows, num_draws: int, condition_on: ConditionOn
+    vae: Amortized, rows: Rows, num_draws: int, condition_on: ConditionOn
 ) -> tuple[Tensor, Tensor]:
     """Places each entry among replicates of it: values and effective draws, shaped as ``x``."""
     x, prior = rows.x, prior_of(vae, rows.given)
@@ -341,9 +341,10 @@ def _placed(
 
 def _entries(decoded: Any, x: Tensor) -> Tensor:
     """Returns log p(x_d|z) of each entry."""
-    if not isinstance(decoded, Independent) or decoded.reinterpreted_batch_ndims != x.ndim - 1:
+    entries = by_entry(decoded, x.ndim - 1)
+    if entries is None:
         got = type(decoded).__name__
         raise expected(
             "condition_on", "nothing, since the likelihood does not factorise over x", got
         )
-    return decoded.base_dist.log_prob(x)
+    return entries.log_prob(x)

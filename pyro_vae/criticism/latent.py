@@ -14,7 +14,7 @@ from pyro_vae.data.rows import GivenLike, Rows, given_of
 from pyro_vae.distributions import closed_kl, same_support
 from pyro_vae.distributions.joint import Joint, site_of
 from pyro_vae.evaluation._common import variance_by_site
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["collapsed_units", "latent_statistics"]
@@ -27,7 +27,7 @@ _COLLAPSED = 0.01  # nats, or variance of the posterior mean (Burda et al., 2016
 
 @torch.no_grad()
 def latent_statistics(
-    vae: VAE, *, size: int = 2000, **given: Unpack[GivenLike]
+    vae: Amortized, *, size: int = 2000, **given: Unpack[GivenLike]
 ) -> tuple[Statistic, ...]:
     """Statistics of one z drawn from q(z|x) for each observation: the aggregated posterior.
 
@@ -64,7 +64,7 @@ def latent_statistics(
         return (2 * torch.cdist(z, first.expand(len(z), -1, -1)).mean((-2, -1)) - own) - within
 
     energy = Statistic("latent distance", distance)
-    if vae.prior.support.is_discrete:
+    if vae.space.support.is_discrete:
         return (Statistic("latent classes", lambda z: z.flatten(2).mean(1), names), energy)
 
     ordered = prior.sort(0).values
@@ -92,7 +92,7 @@ def latent_statistics(
 
 
 @torch.no_grad()
-def collapsed_units(vae: VAE, rows: Rows) -> dict[str, Any]:
+def collapsed_units(vae: Amortized, rows: Rows) -> dict[str, Any]:
     """Names the latent units that the data do not move: posterior collapse.
 
     A one-hot variable is one unit; units of one site of several bear its name. A unit is collapsed
@@ -116,7 +116,7 @@ def collapsed_units(vae: VAE, rows: Rows) -> dict[str, Any]:
     variances: list[float] = []
     kls: list[float | None] = []
     small: list[bool] = []
-    for name, variance in variance_by_site(means, vae.prior).items():
+    for name, variance in variance_by_site(means, vae.space).items():
         own = [_of_site(each, name) for each in guides]
         kl = _kl_by_unit(own, [_of_site(each, name) for each in priors], variance.shape)
         units += [f"{name}[{i}]" for i in range(variance.numel())]
@@ -150,8 +150,8 @@ def _kl_by_unit(guides: list[Any], priors: list[Any], shape: torch.Size) -> Tens
     return mean if mean.shape == shape else None
 
 
-def _names(vae: VAE) -> tuple[str, ...]:
-    if same_support(vae.prior.support, constraints.one_hot):
-        groups, classes = vae.prior.event_shape
+def _names(vae: Amortized) -> tuple[str, ...]:
+    if same_support(vae.space.support, constraints.one_hot):
+        groups, classes = vae.space.event_shape
         return tuple(f"z[{g}] = {k}" for g in range(groups) for k in range(classes))
-    return tuple(f"z[{i}]" for i in range(vae.prior.event_shape.numel()))
+    return tuple(f"z[{i}]" for i in range(vae.space.event_shape.numel()))

@@ -13,14 +13,13 @@ from pyro_vae.criticism._labels import Coords, Dims, Labels
 from pyro_vae.criticism.datatree import model_attrs, recorder_of, to_datatree
 from pyro_vae.data.rows import ConditionsLike, GivenLike, RowsLike
 from pyro_vae.evaluation._common import check_arguments
-from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import checked_given
+from pyro_vae.programs import Amortized
 
 __all__ = ["posterior_predictive", "prior_predictive"]
 
 
 def posterior_predictive(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_draws: int = 200,
@@ -78,7 +77,7 @@ def posterior_predictive(
 
 
 def prior_predictive(
-    vae: VAE,
+    vae: Amortized,
     *,
     size: int,
     num_draws: int = 200,
@@ -118,7 +117,7 @@ def prior_predictive(
     seed = check_arguments(vae, seed)
     size = positive_integer("size", size)
     num_draws = positive_integer("num_draws", num_draws)
-    checked = checked_given(vae, given, size)
+    checked = vae.conditions(given, size)
     groups = ("prior", "prior_predictive")
     recorder = recorder_of(
         vae,
@@ -128,6 +127,6 @@ def prior_predictive(
         groups,
         {"/": {"seed": seed} | model_attrs(vae)},
     )
-    with undisturbed(vae, seed, vae.initialized.device), recorder.in_memory() as tree:
+    with undisturbed(vae, seed, vae.device), recorder.in_memory() as tree:
         record_prior(recorder, vae, checked, pairs=pairs_at_once(vae), progress=lambda _: None)
     return tree

@@ -16,7 +16,8 @@ from pyro_vae.criticism.statistics import Statistic, kurtosis
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import MAX_ENUMERATED, by_entry, same_support
 from pyro_vae.evaluation._common import states_of
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
+from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import draws_at_once, encoded
 
 __all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
@@ -48,7 +49,7 @@ class Halves:
     tested: tuple[str, ...]
 
 
-def halve(vae: VAE, names: tuple[str, ...], given: Given) -> Halves | str:
+def halve(vae: Amortized, names: tuple[str, ...], given: Given) -> Halves | str:
     """Gives the first half of the features and tests the rest; or returns why it cannot."""
     size = vae.event_shape.numel()
     if size < 2:
@@ -58,8 +59,9 @@ def halve(vae: VAE, names: tuple[str, ...], given: Given) -> Halves | str:
         by_entry(vae.decode(draw_prior(prior_of(vae, one), 2, 1), **one), len(vae.event_shape))
         is None
     ):
-        return f"{type(vae.likelihood).__name__} does not factorise over the entries of x"
-    first = torch.arange(size, device=vae.initialized.device) < size // 2
+        name = type(vae.likelihood).__name__ if isinstance(vae, Composition) else "the model"
+        return f"{name} does not factorise over the entries of x"
+    first = torch.arange(size, device=vae.device) < size // 2
     return Halves(first.reshape(vae.event_shape), names[size // 2 :])
 
 
@@ -78,7 +80,7 @@ def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
     return tuple(chosen)
 
 
-def residuals(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tensor]:
+def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tensor]:
     """Yields the residuals of the data, ``(1, N, D)``, then of replicates, ``(R, N, D)`` in chunks.
 
     The draws that centre and scale them are others than those tested, so that observed and
@@ -94,7 +96,8 @@ def residuals(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tenso
     tested = ~halves.given.flatten()
     seen = None if rows.mask is None else rows.mask.flatten(1)[:, tested]
 
-    in_units = vae.likelihood.to_units  # residuals have none, but for the least scale
+    # Residuals have no units, but for the least scale.
+    in_units = vae.likelihood.to_units if isinstance(vae, Composition) else Tensor.clone
 
     def replicate(draws: Tensor) -> Iterator[Tensor]:
         for chunk in draws.split(draws_at_once(vae, rows.x)):
@@ -115,7 +118,7 @@ def residuals(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Iterator[Tenso
         yield standardized(drawn)
 
 
-def infer(vae: VAE, rows: Rows, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
+def infer(vae: Amortized, rows: Rows, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
     r"""Draws z given the first half of the features of each observation.
 
     .. math:: z \sim p(z \mid x_A) \propto p(z) \prod_{d \in A} p(x_d \mid z)
@@ -138,7 +141,7 @@ def infer(vae: VAE, rows: Rows, halves: Halves, num_draws: int) -> tuple[Tensor,
         Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
         trusted, empty if they are.
     """
-    if same_support(vae.prior.support, constraints.real_vector):
+    if same_support(vae.space.support, constraints.real_vector):
         z, log_weights = _continuous(vae, rows, halves)
         exact = False
     else:
@@ -153,7 +156,7 @@ def infer(vae: VAE, rows: Rows, halves: Halves, num_draws: int) -> tuple[Tensor,
     return z[index.T, torch.arange(len(rows), device=rows.x.device)], note
 
 
-def _log_likelihood(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
+def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
     """Of the given features, shape ``(S, N)``."""
     parts = []
     for chunk in z.split(draws_at_once(vae, rows.x)):
@@ -163,16 +166,16 @@ def _log_likelihood(vae: VAE, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
     return torch.cat(parts)
 
 
-def _half_seen(vae: VAE, rows: Rows, halves: Halves) -> Any:
+def _half_seen(vae: Amortized, rows: Rows, halves: Halves) -> Any:
     """The guide, of data whose other half is what the model expects on the whole."""
     expectation = simulate(vae, 1, _EXPECTED, cycled(rows.given, _EXPECTED))[0].mean(0)
     return encoded(vae, torch.where(halves.given, rows.x, expectation), rows.given)
 
 
-def _elsewhere(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bool]:
+def _elsewhere(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bool]:
     """Of latents that are not all real vectors, where proposals cannot adapt by moments."""
     prior = prior_of(vae, rows.given)
-    if vae.prior.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
+    if vae.space.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
         states = states_of(prior, rows)
         log_weights = _log_likelihood(vae, rows, halves, states) + prior.log_prob(states)
         return states.expand(-1, len(rows), *prior.event_shape), log_weights, True
@@ -183,8 +186,8 @@ def _elsewhere(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bo
     return z, _log_likelihood(vae, rows, halves, z) + log_prior - log_proposal, False
 
 
-def _continuous(vae: VAE, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor]:
-    prior, shape = prior_of(vae, rows.given), vae.prior.event_shape
+def _continuous(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor]:
+    prior, shape = prior_of(vae, rows.given), vae.space.event_shape
     start = _half_seen(vae, rows, halves).sample((_FIRST,)).flatten(2)
     dim = start.shape[2]
     mean = start.mean(0)

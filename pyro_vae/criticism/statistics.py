@@ -15,8 +15,7 @@ from pyro_vae._errors import expected, positive_integer
 from pyro_vae.criticism._replicates import cycled, simulate
 from pyro_vae.data.rows import GivenLike
 from pyro_vae.distributions import AngleSupport
-from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import simulated_given
+from pyro_vae.programs import Amortized
 
 __all__ = ["Statistic", "default_statistics", "entries", "kurtosis"]
 
@@ -71,7 +70,7 @@ class Statistic:
 
 @torch.no_grad()
 def default_statistics(
-    vae: VAE, *, size: int = 2000, **given: Unpack[GivenLike]
+    vae: Amortized, *, size: int = 2000, **given: Unpack[GivenLike]
 ) -> tuple[Statistic, ...]:
     """Chooses statistics by the support of the likelihood.
 
@@ -93,8 +92,8 @@ def default_statistics(
         >>> [statistic.name for statistic in default_statistics(vae)][:4]
         ['mean', 'dispersion', 'zeros', 'marginals']
     """
-    support, event_shape = vae.likelihood.support, vae.event_shape
-    size, everything = positive_integer("size", size), simulated_given(vae, given)
+    support, event_shape = vae.x_support, vae.event_shape
+    size, everything = positive_integer("size", size), vae.like(given)
     reference = simulate(vae, 1, size, cycled(everything, size))[0].flatten(1)
     if isinstance(support, AngleSupport):
         return _of_angles(reference, event_shape)

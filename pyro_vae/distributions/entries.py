@@ -18,6 +18,9 @@ __all__ = ["by_entry", "feasible", "masked"]
 
 def by_entry(d: Any, event_dim: int) -> TorchDistributionMixin | None:
     """Returns the distribution of single entries, or None where entries are dependent."""
+    if (own := getattr(d, "by_entry", None)) is not None:
+        found: TorchDistributionMixin | None = own()  # what knows it is asked
+        return found
     if not isinstance(d, Independent) or d.base_dist.event_shape:
         return None
     return d.base_dist if d.reinterpreted_batch_ndims == event_dim else None

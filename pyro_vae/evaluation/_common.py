@@ -14,10 +14,11 @@ from pyro_vae._errors import check_seed, expected, unknown_name
 from pyro_vae.data import base_measure_of
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.data.rows import Rows, RowsLike
-from pyro_vae.distributions import same_support
-from pyro_vae.priors import Prior
-from pyro_vae.programs import VAE
+from pyro_vae.distributions import Space, same_support
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor, rows_of
+from pyro_vae.programs.composition import Composition
+from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.programs.pyro_programs import refuse_missingness
 
 __all__ = [
@@ -39,42 +40,47 @@ _DESCRIBED = ("data", "split", "binarize", "dequantize", "transform")
 
 
 def check_arguments(vae: object, seed: object) -> int:
-    """Returns the seed, and refuses what is no VAE.
+    """Returns the seed, and refuses what is no program.
 
     Raises:
         ValueError: If it is none, or the seed is no integer >= 0 and below 2**32.
     """
-    if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE", vae)
+    if not is_amortized(vae):
+        raise expected("vae", "a VAE, or a Program", vae)
     return check_seed("seed", seed)
 
 
-def check_ignorable(vae: VAE, instead: str = "evaluate") -> None:
+def check_ignorable(vae: Amortized, instead: str = "evaluate") -> None:
     """Refuses a model of what is missing, where what is missing would have to be drawn, too.
 
     Raises:
         ValueError: If it is one.
     """
-    refuse_missingness(vae.model, instead)
+    if isinstance(vae, Composition):
+        refuse_missingness(vae.model, instead)
 
 
-def check_unbounded(vae: VAE, instead: str = "enumerate_log_prob or evaluate") -> None:
+def check_unbounded(vae: Amortized, instead: str = "enumerate_log_prob or evaluate") -> None:
     """Refuses a latent that has no gradient, or one with an edge to run into.
 
     Raises:
         ValueError: If the prior's support is not all real vectors.
     """
-    support = vae.prior.support
+    support = vae.space.support
     if support.is_discrete:
-        raise expected("vae", f"a continuous latent; for a discrete one, {instead}", vae.prior)
+        raise expected("vae", f"a continuous latent; for a discrete one, {instead}", _prior(vae))
     while isinstance(support, constraints.independent):
         support = support.base_constraint
     if not same_support(support, constraints.real):
-        raise expected("vae", "a latent on all real vectors", vae.prior)
+        raise expected("vae", "a latent on all real vectors", _prior(vae))
+
+
+def _prior(vae: Amortized) -> object:
+    return vae.prior if isinstance(vae, Composition) else vae.space
 
 
 def measured(
-    vae: VAE, x: RowsLike, given: Mapping[str, Any], origin: Mapping[str, Any] | None
+    vae: Amortized, x: RowsLike, given: Mapping[str, Any], origin: Mapping[str, Any] | None
 ) -> tuple[Rows, dict[str, Any]]:
     """Returns data as the model accepts them, and the base measure of their densities.
 
@@ -127,17 +133,16 @@ def summarize(
     return finite(values) | {"base_measure": dict(base_measure)}
 
 
-def variance_by_site(means: Tensor, prior: Prior) -> dict[str, Tensor]:
+def variance_by_site(means: Tensor, space: Space) -> dict[str, Tensor]:
     """Returns how much the posterior means of each unit of each site vary over the data.
 
     A one-hot variable is one unit: of its classes, the variance of the most variable.
 
     Args:
         means: Of z given each observation, shape ``(N, *event_shape)``.
-        prior: The prior, which knows the sites.
+        space: Where z lives, which knows the sites.
     """
     variance = means.var(0, correction=0)
-    space = prior.space
     one_hot = {n for n, site in space.items() if same_support(site.support, constraints.one_hot)}
     each = space.split(variance)
     return {name: v.amax(-1) if name in one_hot else v for name, v in each.items()}
@@ -148,7 +153,7 @@ def finite(values: Mapping[str, float]) -> dict[str, float | None]:
     return {name: float(v) if np.isfinite(v) else None for name, v in values.items()}
 
 
-def describe(vae: VAE, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str, Any]:
+def describe(vae: Amortized, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str, Any]:
     """Returns the base measure: what was recorded of the data, and what they show themselves.
 
     What goes with the data, conditions and the like, is part of it, by its fingerprints; what a
@@ -173,5 +178,4 @@ def describe(vae: VAE, rows: Rows, origin: Mapping[str, Any] | None) -> dict[str
             raise unknown_name("base_measure", name, _DESCRIBED)
     known = origin if origin is not None else base_measure_of(x) or {}
     described = {name: known.get(name) for name in _DESCRIBED}
-    masks = "" if vae.missingness is None else ", and counting for the mask"
-    return described | found | {"measure": f"{vae.likelihood.base_measure}{masks}"}
+    return described | found | {"measure": vae.base_measure}

@@ -21,7 +21,8 @@ from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.graph import Graph, values_stay_tensors
 from pyro_vae.evaluation._memory import peak_bytes
 from pyro_vae.evaluation.pareto import tail_length
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
+from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import (
     WeightedDraws,
     draw_weighted,
@@ -77,7 +78,7 @@ class Draws:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Amortized,
         rows: Rows,
         num_samples: int,
         proposal: Proposal,
@@ -92,7 +93,9 @@ class Draws:
         x = rows.x
         batch = min(len(x), observations_at_once(vae, x))
         at_once = draws_at_once(vae, x[:batch])
-        self._flops = 2 * sum(parameter.numel() for parameter in vae.decoder.parameters())
+        # Of a program of the user's nobody knows what a graph would bake in.
+        weights = vae.decoder.parameters() if isinstance(vae, Composition) else ()
+        self._flops = 2 * sum(parameter.numel() for parameter in weights)
         self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
         if len(x) * num_samples * self._flops >= self._worth:
             at_once *= _FEWER_PASSES
@@ -216,7 +219,7 @@ class Draws:
         """Bytes of drawing in any case, those to encode an observation, and those for each z."""
 
         def encode() -> Tensor:
-            return self.vae.guide.features(one.x, one.given)
+            return self.vae.features(one)
 
         features = encode()
 

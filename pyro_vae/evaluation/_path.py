@@ -16,7 +16,7 @@ from torch.distributions import Distribution
 from pyro_vae._errors import positive_integer, unknown_name
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation._hmc import Point, transition
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import draws_at_once
 
 __all__ = [
@@ -80,7 +80,7 @@ class Plan:
         estimate = self.num_chains * (1 + (len(self.betas) - 2) * self.num_leapfrog)
         return estimate + _WARMUP_CHAINS * (1 + self.warmup_transitions * self.num_leapfrog)
 
-    def batches(self, vae: VAE, rows: Rows) -> list[Rows]:
+    def batches(self, vae: Amortized, rows: Rows) -> list[Rows]:
         """Splits data so that their chains are decoded together in bounded memory."""
         at_once = max(1, draws_at_once(vae, rows.x[:1]) // self.num_chains)
         return list(rows.batches(at_once))
@@ -89,12 +89,12 @@ class Plan:
 class Path:
     """The distributions from the initial one to p(x, z), given a batch of data."""
 
-    def __init__(self, vae: VAE, rows: Rows, initial: Initial) -> None:
+    def __init__(self, vae: Amortized, rows: Rows, initial: Initial) -> None:
         self.vae, self.rows, self.initial = vae, rows, initial
         with torch.no_grad():
-            self.features = vae.guide.features(rows.x, rows.given)
+            self.features = vae.features(rows)
             with pyro.validation_enabled(False):
-                guide = vae.guide_family(self.features).sample((_SPREAD_DRAWS,))
+                guide = vae.guide_at(self.features, self.rows).sample((_SPREAD_DRAWS,))
                 start = guide if initial == "guide" else self._from_prior(_SPREAD_DRAWS)
         smallest = torch.finfo(guide.dtype).tiny ** 0.5
         self._precisions = [z.var(0).clamp_min(smallest).reciprocal() for z in (start, guide)]
@@ -112,7 +112,7 @@ class Path:
         with torch.no_grad(), pyro.validation_enabled(False):
             if self.initial == "prior":
                 return self(self._from_prior(num_chains))
-            return self(self.vae.guide_family(self.features).sample((num_chains,)))
+            return self(self.vae.guide_at(self.features, self.rows).sample((num_chains,)))
 
     def __call__(self, z: Tensor) -> Point:
         # Parameters may require gradients: only those by z are computed, and none is accumulated.
@@ -121,8 +121,8 @@ class Path:
             z = z.detach().requires_grad_()
             vae, rows = self.vae, self.rows
             guided = self.initial == "guide"
-            base = (vae.guide_family(self.features) if guided else self._prior()).log_prob(z)
-            ratio = vae.model.decode(z, rows.given).log_prob(rows.x)
+            base = (vae.guide_at(self.features, self.rows) if guided else self._prior()).log_prob(z)
+            ratio = vae.log_likelihood(z, rows)
             if guided:
                 ratio = ratio + self._prior().log_prob(z) - base
             (base_gradient,) = torch.autograd.grad(base.sum(), z, retain_graph=True)
@@ -130,7 +130,7 @@ class Path:
         return Point(z.detach(), base.detach(), ratio.detach(), base_gradient, ratio_gradient)
 
     def _prior(self) -> Distribution:
-        return self.vae.prior(self.rows.given.get("cond"))
+        return self.vae.prior_at(self.rows.given)
 
     def _from_prior(self, count: int) -> Tensor:
         """Draws ``count`` z for each observation."""

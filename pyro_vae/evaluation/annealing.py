@@ -31,7 +31,7 @@ from pyro_vae.evaluation._path import (
     shown,
     warm_up,
 )
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["Annealed", "ais"]
 
@@ -102,7 +102,7 @@ class Annealed:
 
 
 def ais(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_chains: int = 16,
@@ -161,8 +161,8 @@ def ais(
     check_ignorable(vae)
     plan = Plan(num_chains, num_temperatures, num_leapfrog, initial)
     num_chains, num_temperatures = plan.num_chains, plan.num_temperatures
-    check_unbounded(vae)
     rows, described = measured(vae, x, given, base_measure)
+    check_unbounded(vae)
     columns = []
     with undisturbed(vae, seed, rows.x.device):
         batches = plan.batches(vae, rows)

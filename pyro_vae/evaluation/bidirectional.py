@@ -27,8 +27,7 @@ from pyro_vae.evaluation._path import (
     shown,
     warm_up,
 )
-from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import checked_given
+from pyro_vae.programs import Amortized
 
 __all__ = ["Bidirectional", "bdmc"]
 
@@ -110,7 +109,7 @@ class Bidirectional:
 
 
 def bdmc(
-    vae: VAE,
+    vae: Amortized,
     size: int,
     *,
     num_chains: int = 16,
@@ -168,10 +167,10 @@ def bdmc(
     num_chains, num_temperatures = plan.num_chains, plan.num_temperatures
     check_unbounded(vae)
     columns = []
-    checked = checked_given(vae, given, size)
-    with undisturbed(vae, seed, vae.initialized.device):
+    checked = vae.conditions(given, size)
+    with undisturbed(vae, seed, vae.device):
         with torch.no_grad():
-            prior = vae.prior(checked.get("cond"))
+            prior = vae.prior_at(checked)
             z = prior.sample(() if prior.batch_shape else (size,))
             x = vae.decode(z, **checked).sample()
         batches = plan.batches(vae, Rows(x, checked))

@@ -17,7 +17,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
@@ -100,7 +100,7 @@ class Probes:
 
 
 def anomalies(
-    vae: VAE,
+    vae: Amortized,
     inliers: RowsLike,
     outliers: RowsLike,
     *,
@@ -198,7 +198,7 @@ def _share_below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
 
 
 def probe(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     labels: ArrayLike | Tensor,
     *,
@@ -291,7 +291,7 @@ def probe(
 
 
 def accuracy(
-    vae: VAE, x: RowsLike, labels: ArrayLike | Tensor, **given: Any
+    vae: Amortized, x: RowsLike, labels: ArrayLike | Tensor, **given: Any
 ) -> tuple[float, float]:
     """Returns the share of data whose most probable class under q(y|x) is theirs, and its error.
 
@@ -318,6 +318,8 @@ def accuracy(
         >>> 0 <= share <= 1
         True
     """
+    if not isinstance(vae, VAE):
+        raise expected("vae", "a VAE with a categorical latent", vae)
     chosen = vae.classify(x, **given).argmax(-1).cpu().numpy()
     share = float((chosen == _labels("labels", labels, len(chosen))).mean())
     return share, (share * (1 - share) / len(chosen)) ** 0.5
@@ -331,7 +333,7 @@ def _labels(name: str, labels: ArrayLike | Tensor | None, size: int) -> np.ndarr
 
 
 @torch.no_grad()
-def _means(vae: VAE, x: RowsLike, argument: str, seed: int) -> np.ndarray:
+def _means(vae: Amortized, x: RowsLike, argument: str, seed: int) -> np.ndarray:
     rows = rows_of(vae, x, {}, argument)
     with undisturbed(vae, seed, rows.x.device):
         batches = rows.batches(observations_at_once(vae, rows.x))

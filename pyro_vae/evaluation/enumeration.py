@@ -11,7 +11,7 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.evaluation._common import check_ignorable, states_of
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
@@ -19,7 +19,7 @@ __all__ = ["enumerate_log_prob"]
 
 
 @torch.no_grad()
-def enumerate_log_prob(vae: VAE, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
+def enumerate_log_prob(vae: Amortized, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
     r"""Sums over all states of a discrete latent.
 
     .. math:: \log p(x) = \log \sum_z p(x \mid z) \, p(z)
@@ -47,11 +47,11 @@ def enumerate_log_prob(vae: VAE, x: RowsLike, **given: Unpack[GivenLike]) -> Ten
         torch.Size([5])
     """
     check_ignorable(vae)
-    if not vae.prior.support.is_discrete:
-        raise expected("vae", "a discrete latent, whose states can be listed", vae.prior)
+    if not vae.space.support.is_discrete:
+        raise expected("vae", "a discrete latent, whose states can be listed", vae.space)
     rows, log_probs = rows_of(vae, x, given), []
     for batch in rows.batches(observations_at_once(vae, rows.x)):
-        prior = vae.prior(batch.given.get("cond"))
+        prior = vae.prior_at(batch.given)
         total = batch.x.new_full((len(batch),), -math.inf)
         for chunk in states_of(prior, batch).split(draws_at_once(vae, batch.x)):
             log_likelihood = vae.decode(chunk, **batch.given).log_prob(batch.x)

@@ -19,7 +19,7 @@ from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import MAX_ENUMERATED
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, measured, states_of
 from pyro_vae.evaluation.pareto import k_hat, tail_length
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.weigh import draws_at_once
 
@@ -111,7 +111,7 @@ class Gaps:
 
 
 def gaps(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_steps: int = 600,
@@ -185,7 +185,7 @@ def gaps(
     data, described = measured(vae, x, given, base_measure)
     known = _known(log_marginal, mcse, len(data))
 
-    kind = _Enumerated if vae.prior.support.is_discrete else _Sampled
+    kind = _Enumerated if vae.space.support.is_discrete else _Sampled
     size = kind.batch_size(vae, data[:1], num_particles, num_samples)
     columns, features, done = [], [], 0
     with undisturbed(vae, seed, data.x.device), torch.enable_grad():
@@ -245,12 +245,12 @@ class _Bound(ABC):
 
     estimator: ClassVar[str]
 
-    def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
+    def __init__(self, vae: Amortized, rows: Rows, num_particles: int, num_samples: int) -> None:
         self.vae, self.rows = vae, rows
         self.num_particles, self.num_samples = num_particles, num_samples
-        self.prior = vae.prior(rows.given.get("cond"))
+        self.prior = vae.prior_at(rows.given)
         with torch.no_grad():
-            self.start = vae.guide.features(rows.x, rows.given)
+            self.start = vae.features(rows)
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """Returns log p(x|z), shape ``(S, B)``."""
@@ -258,7 +258,7 @@ class _Bound(ABC):
 
     @staticmethod
     @abstractmethod
-    def batch_size(vae: VAE, one: Rows, num_particles: int, num_samples: int) -> int:
+    def batch_size(vae: Amortized, one: Rows, num_particles: int, num_samples: int) -> int:
         """Returns how many data fit into memory together."""
 
     @abstractmethod
@@ -277,20 +277,20 @@ class _Sampled(_Bound):
 
     estimator = "importance weighting, draws of q*"
 
-    def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
+    def __init__(self, vae: Amortized, rows: Rows, num_particles: int, num_samples: int) -> None:
         super().__init__(vae, rows, num_particles, num_samples)
-        if not vae.guide_family(self.start).has_rsample:
+        if not vae.guide_at(self.start, rows).has_rsample:
             what = "a guide with reparameterised draws, or one of one-hot latents"
-            raise expected("vae", what, vae.guide_family)
+            raise expected("vae", what, type(vae.guide_at(self.start, rows)).__name__)
 
     @staticmethod
-    def batch_size(vae: VAE, one: Rows, num_particles: int, num_samples: int) -> int:
+    def batch_size(vae: Amortized, one: Rows, num_particles: int, num_samples: int) -> int:
         return max(1, min(draws_at_once(vae, one.x) // num_particles, _HELD // num_samples))
 
     def objective(self, features: Tensor) -> Tensor:
-        z = self.vae.guide_family(features).rsample((self.num_particles,))
+        z = self.vae.guide_at(features, self.rows).rsample((self.num_particles,))
         log_joint = self.log_likelihood(z) + self.prior.log_prob(z)
-        return (log_joint - self.vae.guide_family(features.detach()).log_prob(z)).mean(0)
+        return (log_joint - self.vae.guide_at(features.detach(), self.rows).log_prob(z)).mean(0)
 
     def measure(
         self, rounds: list[Tensor], given: Tensor | None
@@ -337,7 +337,7 @@ class _Sampled(_Bound):
             count = min(left, draws_at_once(self.vae, self.rows.x))
             seed = int(torch.randint(2**62, ()))
             for features, chunks in zip(candidates, found, strict=True):
-                q = self.vae.guide_family(features)
+                q = self.vae.guide_at(features, self.rows)
                 with undisturbed(self.vae, seed, self.rows.x.device):
                     z = q.rsample((count,))
                 log_joint = self.log_likelihood(z) + self.prior.log_prob(z)
@@ -351,7 +351,7 @@ class _Enumerated(_Bound):
 
     estimator = "enumeration"
 
-    def __init__(self, vae: VAE, rows: Rows, num_particles: int, num_samples: int) -> None:
+    def __init__(self, vae: Amortized, rows: Rows, num_particles: int, num_samples: int) -> None:
         super().__init__(vae, rows, num_particles, num_samples)
         self.states = states_of(self.prior, rows)
         with torch.no_grad():
@@ -360,11 +360,11 @@ class _Enumerated(_Bound):
             self.log_joint = log_likelihood + self.prior.log_prob(self.states)
 
     @staticmethod
-    def batch_size(vae: VAE, one: Rows, num_particles: int, num_samples: int) -> int:
+    def batch_size(vae: Amortized, one: Rows, num_particles: int, num_samples: int) -> int:
         return max(1, draws_at_once(vae, one.x) // _number_of_states(vae, one))
 
     def objective(self, features: Tensor) -> Tensor:
-        log_q = self.vae.guide_family(features).log_prob(self.states)
+        log_q = self.vae.guide_at(features, self.rows).log_prob(self.states)
         return (log_q.exp() * (self.log_joint - log_q)).sum(0)
 
     @torch.no_grad()
@@ -398,8 +398,8 @@ def _mean_and_error(draws: Tensor) -> tuple[Tensor, Tensor]:
     return draws.mean(0), draws.std(0) / math.sqrt(len(draws))
 
 
-def _number_of_states(vae: VAE, one: Rows) -> int:
-    count: int = vae.prior(one.given.get("cond")).num_states
+def _number_of_states(vae: Amortized, one: Rows) -> int:
+    count: int = vae.prior_at(one.given).num_states
     if count > MAX_ENUMERATED:
         what = f"a latent of at most {MAX_ENUMERATED:,} joint states, to sum over"
         raise expected("vae", what, f"about 10**{len(str(count)) - 1}")

@@ -12,13 +12,12 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, RowsLike
-from pyro_vae.distributions import closed_kl
+from pyro_vae.distributions import Space, closed_kl
 from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import Scores
-from pyro_vae.priors import Prior
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["evaluate"]
 
@@ -27,7 +26,7 @@ _ACTIVE = 0.01  # variance of the posterior mean, Burda et al. (2016), section 5
 
 @torch.no_grad()
 def evaluate(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_samples: int = 1000,
@@ -105,8 +104,8 @@ def evaluate(
     with undisturbed(vae, seed, rows.x.device):
         for i, batch in enumerate(draws.batches):
             features, strata = _weighed(vae, draws, i, num_samples, progress)
-            guide = vae.guide_family(features)
-            kl = closed_kl(guide, vae.prior(batch.given.get("cond")))
+            guide = vae.guide_at(features, batch)
+            kl = closed_kl(guide, vae.prior_at(batch.given))
             kl = None if kl is None else kl.expand(guide.batch_shape)
             kl_estimators.add("sampled" if kl is None else "analytic")
             columns.append(_columns(strata[False], strata[True], kl, smooth))
@@ -115,7 +114,7 @@ def evaluate(
     smoothed = ", Pareto smoothed" if smooth else ""
     return Scores(
         **{name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]},
-        active_units=_active_units(torch.cat(means), vae.prior),
+        active_units=_active_units(torch.cat(means), vae.space),
         num_samples=num_samples,
         estimator=f"importance weighting, draws of {origin}{smoothed}",
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
@@ -124,7 +123,7 @@ def evaluate(
 
 
 def _weighed(
-    vae: VAE,
+    vae: Amortized,
     draws: Draws,
     i: int,
     num_samples: int,
@@ -132,7 +131,7 @@ def _weighed(
 ) -> tuple[Tensor, dict[bool, _Sums]]:
     """Draws and weighs z for batch ``i``: returns its features, and sums by whether p(z) drew."""
     batch = draws.batches[i]
-    features = vae.guide.features(batch.x, batch.given)
+    features = vae.features(batch)
     strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in draws.counts}
     done = 0
     for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features):
@@ -220,5 +219,5 @@ def _smoothed(log_weight: Tensor, log_square: Tensor, largest: Tensor) -> tuple[
     return sums[0], sums[1]
 
 
-def _active_units(means: Tensor, prior: Prior) -> int:
-    return sum(int((each > _ACTIVE).sum()) for each in variance_by_site(means, prior).values())
+def _active_units(means: Tensor, space: Space) -> int:
+    return sum(int((each > _ACTIVE).sum()) for each in variance_by_site(means, space).values())

@@ -18,7 +18,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, check_unbounded, finite
 from pyro_vae.evaluation.pareto import k_hat, k_hat_threshold, tail_length
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
@@ -96,7 +96,7 @@ class PosteriorDraws:
 
 
 def posterior_draws(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     method: Method = "guide",
@@ -164,11 +164,12 @@ def posterior_draws(
     num_proposals = positive_integer("num_proposals", num_proposals)
     if method == "nuts":
         check_ignorable(vae, '`method="importance"`')
-        check_unbounded(vae, instead='`method="importance"`')
         if num_draws % num_chains:
             what = f"a multiple of num_chains = {num_chains}"
             raise expected("num_draws", what, num_draws)
     rows = rows_of(vae, x, given)
+    if method == "nuts":
+        check_unbounded(vae, instead='`method="importance"`')
     with undisturbed(vae, seed, rows.x.device):
         if method == "guide":
             with torch.no_grad():
@@ -180,19 +181,19 @@ def posterior_draws(
         return _nuts(vae, rows, num_draws // num_chains, num_warmup, num_chains, progress)
 
 
-def _guide(vae: VAE, rows: Rows) -> Distribution:
+def _guide(vae: Amortized, rows: Rows) -> Distribution:
     return vae.encode(rows.x, **rows.given)
 
 
 @torch.no_grad()
 def _resampled(
-    vae: VAE,
+    vae: Amortized,
     rows: Rows,
     num_draws: int,
     num_proposals: int,
     progress: Callable[[float], None] | None,
 ) -> PosteriorDraws:
-    entries = num_proposals * vae.prior.event_shape.numel()
+    entries = num_proposals * vae.space.event_shape.numel()
     size = min(max(1, _PROPOSED_AT_ONCE // entries), len(rows), observations_at_once(vae, rows.x))
     chosen_draws, shapes, sizes = [], [], []
     done = 0
@@ -217,7 +218,7 @@ def _resampled(
 
 
 def _nuts(
-    vae: VAE,
+    vae: Amortized,
     rows: Rows,
     num_draws: int,
     num_warmup: int,
@@ -232,7 +233,7 @@ def _nuts(
 
         def potential(params: dict[str, Tensor], row: Rows = row) -> Tensor:
             z = params["z"][None]
-            return -vae.model.log_joint(z, row).squeeze(0)
+            return -vae.log_joint(z, row).squeeze(0)
 
         diverged = 0
 

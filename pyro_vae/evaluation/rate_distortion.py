@@ -162,6 +162,8 @@ def rate_distortion(
         ((5,), True)
     """
     seed = check_arguments(vae, seed)
+    if not isinstance(vae, VAE):
+        raise expected("vae", "a VAE, whose q(z|x) of all data are had at once", vae)
     num_samples = positive_integer("num_samples", num_samples)
     data = rows_of(vae, x, given)
     if len(data) < 2:

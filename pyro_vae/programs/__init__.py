@@ -4,7 +4,9 @@ r"""What is fitted and judged: the Pyro programs p(x, z) and q(z|x) of a variati
     \qquad \log p(x) \ge \mathrm{E}_q[\log p(x, z) - \log q(z \mid x)]
 """
 
+from pyro_vae.programs.program import Program
+from pyro_vae.programs.protocol import Amortized
 from pyro_vae.programs.vae import VAE
 from pyro_vae.programs.view import View
 
-__all__ = ["VAE", "View"]
+__all__ = ["VAE", "Amortized", "Program", "View"]

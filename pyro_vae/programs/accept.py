@@ -20,6 +20,8 @@ from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.suggestion import what_fits
 
 if TYPE_CHECKING:
+    from pyro_vae.programs.composition import Composition
+    from pyro_vae.programs.protocol import Amortized
     from pyro_vae.programs.vae import VAE
 
 __all__ = [
@@ -39,7 +41,7 @@ __all__ = [
 ]
 
 
-def rows_of(vae: VAE, x: RowsLike, given: Mapping[str, Any], argument: str = "x") -> Rows:
+def rows_of(vae: Amortized, x: RowsLike, given: Mapping[str, Any], argument: str = "x") -> Rows:
     """Returns what a verb was called with as rows that the model accepts.
 
     Args:
@@ -56,10 +58,10 @@ def rows_of(vae: VAE, x: RowsLike, given: Mapping[str, Any], argument: str = "x"
     """
     checked = unlabelled(given)
     if not isinstance(x, Rows):
-        return accepted(vae, Rows(as_tensor(x, argument), checked), argument)
+        return vae.accepts(Rows(as_tensor(x, argument), checked), argument)
     if checked:
         raise expected(min(checked), f"None, as `{argument}` brings what goes with it", "one more")
-    return accepted(vae, used(vae, x.without("labels")), argument)
+    return vae.accepts(vae.uses(x.without("labels")), argument)
 
 
 def as_tensor(value: Any, argument: str = "x") -> Any:
@@ -121,7 +123,7 @@ def unlabelled(given: Mapping[str, Any]) -> Given:
     return present
 
 
-def accepted(vae: VAE, rows: Rows, argument: str = "x") -> Rows:
+def accepted(vae: Composition, rows: Rows, argument: str = "x") -> Rows:
     """Returns rows as a model takes them: in its dtype, on its device, hidden entries feasible.
 
     Raises:
@@ -151,7 +153,7 @@ def encodable(vae: VAE, x: RowsLike, given: Mapping[str, Any]) -> Rows:
     return rows_of(vae, x, given)
 
 
-def decodable(vae: VAE, z: Tensor, given: Given) -> tuple[Tensor, Given]:
+def decodable(vae: Composition, z: Tensor, given: Given) -> tuple[Tensor, Given]:
     """Returns latents, and what goes with what they are decoded to, as a model takes them.
 
     Raises:
@@ -171,7 +173,7 @@ def decodable(vae: VAE, z: Tensor, given: Given) -> tuple[Tensor, Given]:
     return z.to(vae.model.filler), given_of(checked)
 
 
-def used(vae: VAE, rows: Rows) -> Rows:
+def used(vae: Composition, rows: Rows) -> Rows:
     """Returns rows without the conditions and covariates that a model has no use for."""
     unused = ["cond"] if vae.cond_size is None else []
     return rows.without(*unused, *(() if vae.likelihood.covariates else ("covariates",)))
@@ -209,7 +211,7 @@ def covariates_of(likelihood: Likelihood, given: Conditions) -> dict[str, Tensor
     return named
 
 
-def cond_of(vae: VAE, cond: Tensor | None, size: int) -> Tensor | None:
+def cond_of(vae: Composition, cond: Tensor | None, size: int) -> Tensor | None:
     """Returns conditions as a model takes them.
 
     Raises:
@@ -225,14 +227,14 @@ def cond_of(vae: VAE, cond: Tensor | None, size: int) -> Tensor | None:
     return _finite_cond(vae, cond)
 
 
-def _finite_cond(vae: VAE, cond: Tensor) -> Tensor:
+def _finite_cond(vae: Composition, cond: Tensor) -> Tensor:
     cond = cond.to(vae.model.filler)
     if not cond.isfinite().all():
         raise expected("cond", "finite numbers", f"{int((~cond.isfinite()).sum())} that are not")
     return cond
 
 
-def checked_given(vae: VAE, given: Mapping[str, Any], size: int) -> Given:
+def checked_given(vae: Composition, given: Mapping[str, Any], size: int) -> Given:
     """Returns the conditions and covariates of ``size`` observations that are to be simulated.
 
     Raises:
@@ -245,7 +247,7 @@ def checked_given(vae: VAE, given: Mapping[str, Any], size: int) -> Given:
     return given_of({"cond": cond, "covariates": covariates})
 
 
-def simulated_given(vae: VAE, given: Mapping[str, Any]) -> Given:
+def simulated_given(vae: Composition, given: Mapping[str, Any]) -> Given:
     """Returns what goes with data that are to be simulated like some observed ones.
 
     Raises:
@@ -259,7 +261,7 @@ def simulated_given(vae: VAE, given: Mapping[str, Any]) -> Given:
     return given_of({**known, "mask": _mask(vae, checked.get("mask"), size)})
 
 
-def _batch(vae: VAE, x: Tensor, argument: str) -> Tensor:
+def _batch(vae: Composition, x: Tensor, argument: str) -> Tensor:
     try:
         x = as_batch(x, vae.event_shape, vae)
     except ValueError as error:
@@ -271,7 +273,7 @@ def _batch(vae: VAE, x: Tensor, argument: str) -> Tensor:
     return x
 
 
-def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
+def _observations(vae: Composition, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
     """Returns observations on the device of the model, all in the support of its likelihood."""
     if mask is not None:
         x = torch.where(mask.to(x.device), x, vae.model.filler.to(x))
@@ -284,7 +286,9 @@ def _observations(vae: VAE, x: Tensor, argument: str, mask: Tensor | None) -> Te
     return x
 
 
-def _outside(vae: VAE, x: Tensor, bad: Tensor, argument: str, mask: Tensor | None) -> ValueError:
+def _outside(
+    vae: Composition, x: Tensor, bad: Tensor, argument: str, mask: Tensor | None
+) -> ValueError:
     """Says what is outside the support, and which likelihood would take it."""
     where = bad.nonzero()[0].tolist()
     entry = vae.likelihood.entry(where[1:])
@@ -298,7 +302,7 @@ def _outside(vae: VAE, x: Tensor, bad: Tensor, argument: str, mask: Tensor | Non
     return ValueError(f"{message}; {fits}" if fits else message)
 
 
-def _covariates(vae: VAE, given: Conditions, shape: tuple[int, ...]) -> dict[str, Tensor]:
+def _covariates(vae: Composition, given: Conditions, shape: tuple[int, ...]) -> dict[str, Tensor]:
     """Returns covariates of the shape, or of as many of its last dimensions as they have."""
     named = covariates_of(vae.likelihood, given)
     for name, value in named.items():
@@ -314,7 +318,7 @@ def _covariates(vae: VAE, given: Conditions, shape: tuple[int, ...]) -> dict[str
     return named
 
 
-def _labels(vae: VAE, labels: Tensor | None, size: int) -> Tensor | None:
+def _labels(vae: Composition, labels: Tensor | None, size: int) -> Tensor | None:
     if labels is None:
         return None
     classes = vae.guide_family.space[vae.guide.label_site].shape[1]
@@ -326,7 +330,7 @@ def _labels(vae: VAE, labels: Tensor | None, size: int) -> Tensor | None:
     return labels.to(vae.initialized.device, torch.long)
 
 
-def _mask(vae: VAE, mask: Tensor | None, size: int) -> Tensor | None:
+def _mask(vae: Composition, mask: Tensor | None, size: int) -> Tensor | None:
     if mask is None:
         return None
     shape = (size, *vae.event_shape)

@@ -6,18 +6,24 @@ import inspect
 import logging
 import reprlib
 import zlib
+from collections.abc import Mapping, Sequence
+from typing import Any, Self
 
 import torch
 from torch import Tensor, nn
+from torch.distributions.constraints import Constraint
 
 from pyro_vae._deprecated import renamed_property
 from pyro_vae._html import shown
+from pyro_vae._untouched import evaluating
+from pyro_vae.data.rows import Conditions, Given, Rows
 from pyro_vae.distributions.space import Space
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.missingness import Missingness
 from pyro_vae.part import Part
 from pyro_vae.priors import Prior
+from pyro_vae.programs.accept import checked_given, simulated_given
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
 
 __all__ = ["Composition", "named", "weights_of"]
@@ -83,6 +89,98 @@ class Composition(nn.Module):
     def space(self) -> Space:
         """Where z lives."""
         return self.prior.space
+
+    @property
+    def x_support(self) -> Constraint:
+        """Where each entry of x lives."""
+        return self.likelihood.support
+
+    @property
+    def base_measure(self) -> str:
+        """What densities of x are taken against, and those of the mask, if there is a model."""
+        masks = "" if self.missingness is None else ", and counting for the mask"
+        return f"{self.likelihood.base_measure}{masks}"
+
+    @property
+    def device(self) -> torch.device:
+        """Where the model computes."""
+        return self.initialized.device
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The names of :class:`pyro_vae.data.Given` that the model has a use for."""
+        known = {"cond": self.cond_size is not None, "covariates": bool(self.likelihood.covariates)}
+        return frozenset({"mask", "labels", *(name for name, used in known.items() if used)})
+
+    @property
+    def is_ignorable(self) -> bool:
+        """Whether there is no model of what is missing."""
+        return self.missingness is None
+
+    def prior_at(self, given: Conditions) -> Any:
+        """Returns p(z), of batch shape ``()``, or p(z|c) of each condition, ``(N,)``."""
+        return self.prior(given.get("cond"))
+
+    def features(self, rows: Rows) -> Tensor:
+        """Returns what the guide's family reads, shape ``(B, *param_shape)``."""
+        return self.guide.features(rows.x, rows.given)
+
+    def guide_at(self, features: Tensor, rows: Rows) -> Any:
+        """Returns q(z|x), batch shape ``(B,)``, from what :meth:`features` returned."""
+        return self.guide_family(features)
+
+    def infer(self, rows: Rows) -> Any:
+        """Returns q(z|x), batch shape ``(B,)``, of rows that the model accepted."""
+        return self.guide.encode(rows.x, rows.given)
+
+    def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
+        """Returns log p(x|z), shape ``(*, B)``, nats; of what is observed and the mask, if any."""
+        return self.model.log_likelihood(z, rows)
+
+    def hidden(self, x: Tensor, given: Given) -> Tensor:
+        """Hides the entries of replicates ``(*, N, *event_shape)`` that are hidden in the data."""
+        mask = given.get("mask")
+        return x if mask is None else torch.where(mask, x, self.model.filler)
+
+    @torch.no_grad()
+    def simulate(self, size: int | Given, count: int = 1) -> Rows:
+        """Draws z from the prior and then x: ``count`` data sets, one after the other.
+
+        Args:
+            size: Observations in each, or what goes with each of them.
+            count: How many.
+        """
+        given: Given = {} if isinstance(size, int) else size
+        length = (
+            size
+            if isinstance(size, int)
+            else next(map(len, Rows(self.initialized, given).tensors().values()))
+        )
+        repeated = Rows(self.initialized.expand(length), given)[
+            torch.arange(length).repeat(count)
+        ].given
+        with evaluating(self):
+            z = self.prior_at(repeated).expand((count * length,)).sample()
+            return Rows(self.hidden(self.model.decode(z, repeated).sample(), repeated), repeated)
+
+    @torch.no_grad()
+    def replicate(self, rows: Rows, count: int) -> Tensor:
+        """Draws z from q(z|x) and then x: shape ``(count, B, *event_shape)``."""
+        with evaluating(self):
+            z = self.infer(rows).sample((count,))
+            return self.hidden(self.model.decode(z, rows.given).sample(), rows.given)
+
+    def conditions(self, given: Mapping[str, Any], size: int) -> Given:
+        """Returns the conditions and covariates of ``size`` observations to be simulated."""
+        return checked_given(self, given, size)
+
+    def like(self, given: Mapping[str, Any]) -> Given:
+        """Returns what goes with data that are to be simulated like some observed ones."""
+        return simulated_given(self, given)
+
+    def fixed(self, count: int, seed: int = 0) -> Sequence[Self]:
+        """Returns the model itself, as it has no global latents."""
+        return (self,)
 
     def _repr_html_(self) -> str:
         parts: dict[str, tuple[nn.Module, object]] = {

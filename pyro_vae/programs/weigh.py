@@ -16,6 +16,7 @@ from pyro_vae._untouched import evaluating
 from pyro_vae.data.rows import Given, Rows
 
 if TYPE_CHECKING:
+    from pyro_vae.programs.protocol import Amortized
     from pyro_vae.programs.vae import VAE
 
 __all__ = [
@@ -60,14 +61,14 @@ class WeightedDraws:
         return self.log_likelihood + self.log_prior - self.log_guide
 
 
-def encoded(vae: VAE, x: Tensor, given: Given) -> Distribution:
+def encoded(vae: Amortized, x: Tensor, given: Given) -> Distribution:
     """Returns q(z|x) of what the model simulated, or expects, which is not checked.
 
     An expectation is no observation of a discrete likelihood, and a simulation may be rounded to
     the edge of its support.
     """
     with evaluating(vae):
-        guide: Distribution = vae.guide.encode(x, given)
+        guide: Distribution = vae.infer(Rows(x, given))
     return guide
 
 
@@ -81,19 +82,19 @@ def chunk_sizes(total: int, at_once: int) -> list[int]:
     return [min(at_once, total - start) for start in range(0, total, at_once)]
 
 
-def draws_at_once(vae: VAE, x: Tensor) -> int:
+def draws_at_once(vae: Amortized, x: Tensor) -> int:
     """Returns how many z to decode together for each observation of ``x``."""
-    entries = max(vae.event_shape.numel(), vae.prior.event_shape.numel())
+    entries = max(vae.event_shape.numel(), vae.space.event_shape.numel())
     return max(1, _CHUNK.get(x.device.type, _CHUNK_ELSEWHERE) // (entries * len(x)))
 
 
-def observations_at_once(vae: VAE, x: Tensor) -> int:
+def observations_at_once(vae: Amortized, x: Tensor) -> int:
     """Returns how many observations to take together, so that each has several z at a time."""
     return min(1024, max(1, draws_at_once(vae, x[:1]) // 4))
 
 
 def draw_weighted(
-    vae: VAE,
+    vae: Amortized,
     rows: Rows,
     count: int,
     *,
@@ -112,14 +113,14 @@ def draw_weighted(
     """
     known = features is not None
     if features is None:
-        features = vae.guide.features(rows.x, rows.given)
-    prior, guide = vae.prior(rows.given.get("cond")), vae.guide_family(features)
+        features = vae.features(rows)
+    prior, guide = vae.prior_at(rows.given), vae.guide_at(features, rows)
     z = (prior.expand((len(rows),)) if from_prior else guide).sample((count,))
     # Not split, it is the very tensor whose way through a flow the flow still knows.
     parts = [z] if known else z.split(draws_at_once(vae, rows.x))
     terms = [
         (
-            vae.model.log_likelihood(part, rows),
+            vae.log_likelihood(part, rows),
             prior.log_prob(part),
             guide.log_prob(part),
         )
@@ -128,7 +129,7 @@ def draw_weighted(
     return WeightedDraws(z, *(torch.cat(each) for each in zip(*terms, strict=True)))
 
 
-def log_marginal(vae: VAE, rows: Rows, num_samples: int) -> Tensor:
+def log_marginal(vae: Amortized, rows: Rows, num_samples: int) -> Tensor:
     """Estimates log p(x) of each row by importance weighting with the guide, shape ``(N,)``."""
     num_samples = positive_integer("num_samples", num_samples)
     estimates = []
@@ -182,9 +183,9 @@ def _imputed_jointly(vae: VAE, rows: Rows, num_samples: int, num_imputations: in
     return torch.cat(filled, 0 if num_imputations is None else 1)
 
 
-def in_chunks(vae: VAE, rows: Rows, num_samples: int) -> Iterator[WeightedDraws]:
+def in_chunks(vae: Amortized, rows: Rows, num_samples: int) -> Iterator[WeightedDraws]:
     """Yields draws from the guide, a bounded number at a time, ``num_samples`` in all."""
-    features = vae.guide.features(rows.x, rows.given)
+    features = vae.features(rows)
     for count in chunk_sizes(num_samples, draws_at_once(vae, rows.x)):
         yield draw_weighted(vae, rows, count, features=features)
 

@@ -134,7 +134,7 @@ class Findings:
     @cached_property
     def variances(self) -> Tensor:
         """Over data, of the posterior mean of each latent unit."""
-        sites = variance_by_site(self.means.double(), self.vae.prior).values()
+        sites = variance_by_site(self.means.double(), self.vae.space).values()
         return torch.cat([each.flatten() for each in sites])
 
     def report(self, done: float) -> None:

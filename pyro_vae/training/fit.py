@@ -17,7 +17,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.programs import VAE
+from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
 from pyro_vae.training.recipe import Compile, OnNonFinite, Optim, Recipe, Schedule
@@ -29,7 +29,7 @@ from pyro_vae.training.resume import (
     of_a_checkpoint,
     state_of,
 )
-from pyro_vae.training.run import Run
+from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.settings import describe
 from pyro_vae.training.splits import Splits, Values, beside, split
 
@@ -46,7 +46,7 @@ def best_device() -> torch.device:
 
 
 def fit(
-    vae: VAE,
+    vae: Fitted,
     data: Dataset | Numbers,
     *,
     objective: PyroELBO | None = None,
@@ -72,7 +72,7 @@ def fit(
     keep: int = 3,
     resume: Resume = False,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
-) -> Run:
+) -> Run[Fitted]:
     """Fits a model in place by stochastic variational inference.
 
     The data live on the device, and a batch is one gather; a short last batch is used. With
@@ -154,8 +154,8 @@ def fit(
         >>> len(run.history["elbo"]), run.vae is vae
         (2, True)
     """
-    if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE", vae)
+    if not is_amortized(vae):
+        raise expected("vae", "a VAE, or a Program", vae)
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -181,7 +181,7 @@ def fit(
     with folder as progress, seeded(recipe.seed):
         given = beside(vae, data, cond, mask, covariates, labels)
         splits = split(data, validation, recipe.seed, given)
-        if vae.missingness is not None and splits.train.mask is None:
+        if not vae.is_ignorable and splits.train.mask is None:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)
         if isinstance(objective, Objective):
@@ -198,7 +198,7 @@ def fit(
         vae.to(where)
         if state is not None:
             with of_a_checkpoint(progress.folder):
-                set_random_state(state["start"], vae.initialized.device)
+                set_random_state(state["start"], vae.device)
         loop = _started(vae, objective, recipe, splits, progress, settings)
         if state is not None:
             with of_a_checkpoint(progress.folder):
@@ -210,15 +210,15 @@ def fit(
 
 
 def _started(
-    vae: VAE,
+    vae: Fitted,
     objective: PyroELBO,
     recipe: Recipe,
     splits: Splits,
     progress: RunInProgress | None,
     settings: Mapping[str, Any],
-) -> Loop:
+) -> Loop[Fitted]:
     """Starts the model at the data, and returns the loop that is to fit it."""
-    start = random_state(vae.initialized.device)
+    start = random_state(vae.device)
     splits, drawn = splits.accepted(vae)
     vae.initialize(drawn.x, **drawn.without("labels").given)
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]

@@ -9,7 +9,7 @@ from collections.abc import Mapping, Sequence
 import torch
 
 from pyro_vae.data.rows import Rows
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["Health"]
 
@@ -34,7 +34,7 @@ class Health:
         rows: Observations to look at it with, which it accepted.
     """
 
-    def __init__(self, vae: VAE, rows: Rows) -> None:
+    def __init__(self, vae: Amortized, rows: Rows) -> None:
         self.vae, self.rows = vae, rows[:_LOOKED_AT]
         self._kl: list[float] = []
         self._said: set[str] = set()

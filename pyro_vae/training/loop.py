@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Generic, NamedTuple
 
 import pyro
 import torch
@@ -24,13 +24,13 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.likelihoods.in_units import work_as_before
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.health import Health
 from pyro_vae.training.monitor import bound, chosen_by, monitor
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
-from pyro_vae.training.run import Run
-from pyro_vae.training.scales import Scales
+from pyro_vae.training.run import Fitted, Run
+from pyro_vae.training.scales import Scales, Unscaled
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Splits, rows_of_a_pass
 
@@ -89,7 +89,7 @@ class State:
         return self.epoch - 1 - self.best.epoch >= recipe.patience
 
 
-class Loop:
+class Loop(Generic[Fitted]):
     """Creates what takes a fit from step to step.
 
     Args:
@@ -104,7 +104,7 @@ class Loop:
 
     def __init__(
         self,
-        vae: VAE,
+        vae: Fitted,
         objective: PyroELBO,
         recipe: Recipe,
         *,
@@ -144,7 +144,10 @@ class Loop:
             check_folder=None if progress is None else progress.folder,
         )
         self.health = Health(vae, self.monitored.without("labels"))
-        self.scales = Scales(vae, objective, self.monitored, self.held_out, len(self.train))
+        self.scales: Scales | Unscaled = Unscaled()
+        if isinstance(vae, VAE):
+            num_train = len(self.train)
+            self.scales = Scales(vae, objective, self.monitored, self.held_out, num_train)
         self.chosen_by = chosen_by(vae, objective)
 
     def state_dict(self) -> dict[str, Any]:
@@ -191,7 +194,8 @@ class Loop:
         if "scales_held_out" not in state:  # one of before knew training residuals alone
             self.scales.are_held_out, self.scales.is_determined = False, True
             self.scales.use(self.monitored)
-        work_as_before(self.vae, state["model"])
+        if isinstance(self.vae, VAE):
+            work_as_before(self.vae, state["model"])
         self.vae.load_state_dict(state["model"])
         svi = state["svi"]
         for group in svi["optim"].get("param_groups", ()) if "rates" in state else ():
@@ -201,7 +205,7 @@ class Loop:
         self.scales.resume(self.svi.steps)
         set_random_state(state["random"], device)
 
-    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run:
+    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run[Fitted]:
         """Takes it to the end."""
         self.began = time.perf_counter()
         self.vae.train()
@@ -372,5 +376,5 @@ def _by_name(
     return transform
 
 
-def _copy(vae: VAE) -> dict[str, Tensor]:
+def _copy(vae: Amortized) -> dict[str, Tensor]:
     return {name: tensor.detach().clone() for name, tensor in vae.state_dict().items()}

@@ -8,7 +8,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Rows
 from pyro_vae.objectives import ELBO, Enumerated, Terms
 from pyro_vae.objectives.importance import Importance
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["MONITORED", "chosen_by", "monitor"]
 
@@ -17,7 +17,7 @@ _ENUMERATED = 100  # at a time, each with all states of its latent
 _SEED = 20140414  # the same draws at each epoch: what changes is the model
 
 
-def _terms(vae: VAE, objective: object, rows: Rows) -> Terms:
+def _terms(vae: Amortized, objective: object, rows: Rows) -> Terms:
     """The bound itself on some rows, whatever the objective, leaving the generators alone."""
     # Where a sum over states is what is trained the guide may not be; it takes more memory.
     bound: ELBO | Enumerated = objective if isinstance(objective, Enumerated) else ELBO()
@@ -31,7 +31,7 @@ def _terms(vae: VAE, objective: object, rows: Rows) -> Terms:
     return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)
 
 
-def chosen_by(vae: VAE, objective: object) -> str:
+def chosen_by(vae: Amortized, objective: object) -> str:
     """Returns the entry of the history whose greatest value is that of the epoch to keep.
 
     A bound of several draws goes on rising where the ELBO, which it does not train, has begun to
@@ -42,7 +42,7 @@ def chosen_by(vae: VAE, objective: object) -> str:
     return "validation_elbo"
 
 
-def bound(vae: VAE, objective: Importance, rows: Rows) -> float:
+def bound(vae: Amortized, objective: Importance, rows: Rows) -> float:
     """Returns the objective's own bound, the mean over some rows, in nats."""
     total = 0.0
     with undisturbed(vae, _SEED, rows.x.device):
@@ -51,7 +51,7 @@ def bound(vae: VAE, objective: Importance, rows: Rows) -> float:
     return total / len(rows)
 
 
-def monitor(vae: VAE, objective: object, rows: Rows, prefix: str = "") -> dict[str, float]:
+def monitor(vae: Amortized, objective: object, rows: Rows, prefix: str = "") -> dict[str, float]:
     """Returns the bound and its two terms, means over some rows, in nats, for the history."""
     terms = _terms(vae, objective, rows)
     return {

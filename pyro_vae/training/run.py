@@ -6,16 +6,17 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, Generic
 
 from torch import Tensor
+from typing_extensions import TypeVar
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import named
 
-__all__ = ["Run", "read_engine", "read_history"]
+__all__ = ["Fitted", "Run", "read_engine", "read_history"]
 
 _RECORDED = {  # by fit.json, as they are in the run
     "engine": str,
@@ -28,8 +29,11 @@ _HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
 _VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")
 
 
+Fitted = TypeVar("Fitted", bound=Amortized, default=VAE)
+
+
 @dataclass(frozen=True, repr=False)
-class Run:
+class Run(Generic[Fitted]):
     """What :func:`fit` returns.
 
     Attributes:
@@ -50,7 +54,7 @@ class Run:
         skipped: Steps left out, their loss not being finite.
     """
 
-    vae: VAE
+    vae: Fitted
     history: Mapping[str, list[float]]
     out: Path | None
     engine: str
@@ -71,8 +75,11 @@ class Run:
         vae, epochs = self.vae, len(self.history["epoch"])
         at = epochs if self.best_epoch is None else self.best_epoch
         lines = [f"Run({epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s)"]
-        for role in ("prior", "guide_family", "likelihood"):
+        roles = ("prior", "guide_family", "likelihood") if isinstance(vae, VAE) else ()
+        for role in roles:
             lines.append(f"  {role.partition('_')[0]:<12}{named(getattr(vae, role))}")
+        if isinstance(vae, Program):
+            lines.append(f"  {'program':<12}{vae}")
         for word, start in (("training", ""), ("validation", "validation_")):
             if f"{start}elbo" in self.history:
                 elbo, fit, kl = (
@@ -104,11 +111,12 @@ class Run:
         checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
         record = {"settings": self.settings, "last_sha256": digest}
         record |= {name: getattr(self, name) for name in _RECORDED}
-        record["likelihood"] = self.vae.likelihood.spec()
+        if isinstance(self.vae, VAE):
+            record["likelihood"] = self.vae.likelihood.spec()
         checkpoint.write_json(folder / "fit.json", record)
 
     @classmethod
-    def read(cls, vae: VAE, folder: Path) -> Run:
+    def read(cls, vae: Fitted, folder: Path) -> Run[Fitted]:
         """Reads a finished run, whose weights go into the model.
 
         Raises:

@@ -18,7 +18,7 @@ from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import covariates_of
 
-__all__ = ["Scales"]
+__all__ = ["Scales", "Unscaled"]
 
 log = logging.getLogger("pyro_vae")
 _SEED = 20200623  # the same draws each time: what changes is the model
@@ -184,3 +184,25 @@ class Scales:
             d = masked(d, rows.mask)
         log_probs: Tensor = d.log_prob(rows.x)
         return (weights * log_probs).sum(0)
+
+
+class Unscaled:
+    """In place of :class:`Scales`, for programs whose scales, if any, follow their gradients."""
+
+    are_kept = are_held_out = False
+    is_determined = True
+
+    def use(self, rows: Rows) -> None:
+        """Takes the rows of which residuals would be."""
+
+    def after(self, steps: int) -> None:
+        """Takes notice of how many steps were taken."""
+
+    def resume(self, steps: int) -> None:
+        """Takes notice of how many steps were taken before."""
+
+    def fit(self) -> None:
+        """Leaves everything as it is."""
+
+    def warn(self) -> None:
+        """Has nothing to warn of."""

@@ -10,7 +10,7 @@ from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from pyro_vae import checkpoint
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, fingerprint
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.splits import Splits
 
 __all__ = ["describe", "environment"]
@@ -18,7 +18,7 @@ __all__ = ["describe", "environment"]
 _FOUND = ("max_plate_nesting", "data_per_label")  # by an objective, not asked of it
 
 
-def describe(vae: VAE, objective: PyroELBO, data: object, splits: Splits) -> dict[str, Any]:
+def describe(vae: Amortized, objective: PyroELBO, data: object, splits: Splits) -> dict[str, Any]:
     """Returns what a run is known again by, besides its recipe."""
     train, held_out = splits.train, splits.held_out
     prints = {"train": train.x, "validation": None if held_out is None else held_out.x}
@@ -36,9 +36,11 @@ def describe(vae: VAE, objective: PyroELBO, data: object, splits: Splits) -> dic
         for name, value in vars(objective).items()
         if isinstance(value, bool | int | float | str) and name not in _FOUND
     }
-    options = {"dtype": dtype, "cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
-    if not vae.standardize:  # of runs that are not as they were before there was a choice
-        options["standardize"] = False
+    options: dict[str, Any] = {"dtype": dtype}
+    if isinstance(vae, VAE):
+        options |= {"cond_size": vae.cond_size, "show_mask": vae.guide.show_mask}
+        if not vae.standardize:  # of runs that are not as they were before there was a choice
+            options["standardize"] = False
     return {
         "model": checkpoint.model_spec(vae) | options,
         "objective": {"class": type(objective).__name__} | plain,

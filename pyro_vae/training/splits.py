@@ -16,7 +16,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Numbers, Rows, given_of
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 from pyro_vae.programs.accept import as_tensor
 
 __all__ = ["Splits", "Values", "beside", "rows_of_a_pass", "split"]
@@ -38,7 +38,7 @@ class Splits:
     held_out: Rows | None = None
     draw: Callable[[Tensor], Tensor] | None = None
 
-    def accepted(self, vae: VAE) -> tuple[Splits, Rows]:
+    def accepted(self, vae: Amortized) -> tuple[Splits, Rows]:
         """Returns the same as the model takes them, and one draw of the training rows.
 
         Raises:
@@ -54,7 +54,7 @@ class Splits:
 
 
 def beside(
-    vae: VAE,
+    vae: Amortized,
     data: object,
     cond: Values,
     mask: Values,
@@ -63,9 +63,9 @@ def beside(
 ) -> dict[str, Any]:
     """Returns what there is to go with the rows: a dataset may bring it."""
     if isinstance(data, Dataset):
-        cond = dict(data.cond) or None if cond is None and vae.cond_size is not None else cond
+        cond = dict(data.cond) or None if cond is None and "cond" in vae.takes else cond
         mask = dict(data.mask) or None if mask is None else mask
-        if covariates is None and vae.likelihood.covariates:
+        if covariates is None and "covariates" in vae.takes:
             covariates = dict(data.covariates) or None
     named = {"cond": cond, "mask": mask, "covariates": covariates, "labels": labels}
     return {
@@ -119,7 +119,7 @@ def split(
     return Splits(train[kept], train[chosen].without("labels"))
 
 
-def rows_of_a_pass(vae: VAE, train: Rows, batch_size: int) -> int:
+def rows_of_a_pass(vae: Amortized, train: Rows, batch_size: int) -> int:
     """Returns how many rows a pass takes: all, or all but a last one that is a batch by itself.
 
     That is where a network of the user's has batch normalisation, which refuses a batch of one
@@ -127,7 +127,7 @@ def rows_of_a_pass(vae: VAE, train: Rows, batch_size: int) -> int:
     """
     size = len(train)
     normalises = any(isinstance(each, nn.modules.batchnorm._BatchNorm) for each in vae.modules())
-    if size % batch_size != 1 or size == 1 or not normalises:
+    if size % batch_size != 1 or size == 1 or not normalises or not isinstance(vae, VAE):
         return size
     twin, one = copy.deepcopy(vae).train(), train[:1]
     try:

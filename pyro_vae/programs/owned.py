@@ -1,0 +1,220 @@
+"""The halves of a Pyro pair of the user's, with parameters that no other pair shares."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import itertools
+import types
+from collections.abc import Callable, Iterator, Mapping
+from typing import Any
+
+import pyro
+import torch
+from pyro.params.param_store import ParamStoreDict
+from pyro.poutine.messenger import Messenger
+from torch import Tensor, nn
+from torch.distributions import transform_to
+
+__all__ = ["Half", "Parameters", "networks_of"]
+
+_pairs = itertools.count()
+_GIVEN = ("cond", "mask", "covariates", "labels")
+
+
+class Parameters(nn.Module):
+    """Creates the parameters of a pair: those of its modules, and those of its ``pyro.param``.
+
+    Pyro keeps parameters by name, for all programs of a process: two pairs whose sites and
+    parameters have equal names would share them. Here those of a pair belong to it.
+
+    Args:
+        networks: The modules that the two programs reach, by name.
+    """
+
+    def __init__(self, networks: Mapping[str, nn.Module]) -> None:
+        super().__init__()
+        self.networks = nn.ModuleDict({n.replace(".", "_"): m for n, m in networks.items()})
+        self.own = nn.ParameterDict()
+        self.pair = f"program{next(_pairs)}"
+
+    def of(self, name: str, make: Callable[[], Tensor]) -> nn.Parameter:
+        """Returns the unconstrained parameter of a name, made at its first use."""
+        key = name.replace(".", "/")
+        if key not in self.own:
+            made = make()
+            known = {id(each) for each in self.parameters()}
+            if isinstance(made, nn.Parameter):
+                if id(made) in known:
+                    return made
+                self.own[key] = made
+            else:
+                self.own[key] = nn.Parameter(made.detach().clone())
+        found: nn.Parameter = self.own[key]
+        return found
+
+
+class _Own(Messenger):
+    """Answers the ``pyro.param`` statements of a pair by its own parameters.
+
+    No handler outside sees them: what is trained is declared to these by unique names.
+    """
+
+    def __init__(self, parameters: Parameters, plate: str) -> None:
+        super().__init__()
+        self._parameters = parameters
+        self._plate = plate
+        self.met: dict[str, nn.Parameter] = {}
+
+    def _pyro_param(self, msg: Any) -> None:
+        name = msg["name"]
+        if isinstance(getattr(msg["fn"], "__self__", None), ParamStoreDict):
+            self._of_store(name, msg)
+        else:  # of a PyroModule, whose own the parameter is
+            if msg["value"] is None:
+                msg["value"] = msg["fn"](*msg["args"], **msg["kwargs"])
+            leaf = getattr(msg["value"], "unconstrained", lambda: msg["value"])()
+            if isinstance(leaf, nn.Parameter):
+                self.met[name] = leaf
+        msg["done"] = msg["stop"] = True
+
+    def _of_store(self, name: str, msg: Any) -> None:
+        constraint = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
+        transform = transform_to(constraint)
+        given = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
+
+        def make() -> Tensor:
+            if given is None:
+                raise ValueError(f"`model`: expected a first value of the parameter {name!r}")
+            first = given() if callable(given) and not isinstance(given, Tensor) else given
+            if (
+                isinstance(first, nn.Parameter)
+                and constraint is torch.distributions.constraints.real
+            ):
+                return first
+            unconstrained: Tensor = transform.inv(first.detach())
+            return unconstrained
+
+        leaf = given if isinstance(given, nn.Parameter) and self._reaches(given) else None
+        leaf = self._parameters.of(name, make) if leaf is None else leaf
+        self.met[name] = leaf
+        msg["value"] = (
+            leaf if constraint is torch.distributions.constraints.real else transform(leaf)
+        )
+
+    def _reaches(self, leaf: nn.Parameter) -> bool:
+        return any(leaf is each for each in self._parameters.parameters())
+
+    def _pyro_sample(self, msg: Any) -> None:
+        # Objectives know the plate of the observations by its name.
+        if self._plate != "data":
+            msg["cond_indep_stack"] = tuple(
+                frame._replace(name="data") if frame.name == self._plate else frame
+                for frame in msg["cond_indep_stack"]
+            )
+
+
+class Half:
+    """Creates one of the two programs of a pair, called as those of a VAE are.
+
+    Args:
+        program: The user's model or guide.
+        role: ``model`` or ``guide``.
+        parameters: Those of the pair.
+        arguments: From observations and what goes with them to what the program is called with.
+        plate: The plate of the observations.
+    """
+
+    max_plate_nesting: float = float("inf")
+
+    def __init__(
+        self,
+        program: Callable[..., Any],
+        role: str,
+        parameters: Parameters,
+        arguments: Callable[[Tensor], tuple[tuple[Any, ...], dict[str, Any]]],
+        plate: str,
+    ) -> None:
+        self.program, self.role = program, role
+        self._parameters, self._arguments, self._plate = parameters, arguments, plate
+        self._met: dict[str, nn.Parameter] = {}
+        self.takes = frozenset(_taken(program))
+
+    @property
+    def name(self) -> str:
+        """What the user calls it."""
+        return getattr(self.program, "__qualname__", type(self.program).__name__)
+
+    def __call__(self, x: Tensor, **given: Any) -> Any:
+        self._register()
+        args, kwargs = self._arguments(x)
+        beside = {name: value for name, value in given.items() if name in self.takes}
+        own = _Own(self._parameters, self._plate)
+        # Parameters of a PyroModule belong to the module, not to the store of all programs.
+        with pyro.settings.context(module_local_params=True), own:
+            result = self.program(*args, **kwargs, **beside)
+        if own.met.keys() - self._met.keys():
+            self._met |= own.met
+            self._register()
+        return result
+
+    def _register(self) -> None:
+        """Declares what is trained, by names that are unique, to whoever trains it."""
+        for name, parameter in self._met.items():
+            if parameter.requires_grad:
+                pyro.param(f"{self._parameters.pair}.{self.role}.{name}", parameter)
+
+    def __getstate__(self) -> dict[str, Any]:
+        for parameter in self._met.values():
+            parameter.__dict__.pop("unconstrained", None)  # a weak reference, which is not copied
+        return self.__dict__
+
+
+def _taken(program: Callable[..., Any]) -> Iterator[str]:
+    """Yields what a program takes of all that may go with observations."""
+    function = program.forward if isinstance(program, nn.Module) else program
+    parameters = inspect.signature(function).parameters
+    everything = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
+    yield from (name for name in _GIVEN if everything or name in parameters)
+
+
+def networks_of(*programs: Callable[..., Any]) -> dict[str, nn.Module]:
+    """Returns the modules that programs are, or reach by closures and globals, by name."""
+    found: dict[str, nn.Module] = {}
+    known: set[int] = set()
+    for role, program in zip(("model", "guide"), programs, strict=True):
+        for name, module in _reached(program, role, known):
+            while name in found:
+                name += "_"
+            found[name] = module
+    return found
+
+
+def _reached(value: Any, name: str, known: set[int], depth: int = 0) -> Iterator[tuple[str, Any]]:
+    if id(value) in known or depth > 4:
+        return
+    known.add(id(value))
+    if isinstance(value, nn.Module):
+        yield name, value
+        return
+    inside: Mapping[str, Any] = {}
+    if isinstance(value, functools.partial):
+        inside = {name: value.func, f"{name}_args": value.args, **value.keywords}
+    elif isinstance(value, types.MethodType):
+        own = value.__self__
+        inside = {name: own} if isinstance(own, nn.Module) else getattr(own, "__dict__", {})
+        inside = {**inside, f"{name}_": value.__func__}
+    elif isinstance(value, types.FunctionType):
+        variables = inspect.getclosurevars(value)
+        inside = {**variables.globals, **variables.nonlocals}
+        wrapped = getattr(value, "__wrapped__", None)
+        inside |= {} if wrapped is None else {name: wrapped}
+        inside = {n: v for n, v in inside.items() if not isinstance(v, types.ModuleType | type)}
+    elif isinstance(value, Mapping):
+        inside = {f"{name}_{key}": each for key, each in value.items()}
+    elif isinstance(value, list | tuple):
+        inside = {f"{name}_{i}": each for i, each in enumerate(value)}
+    elif callable(value) and hasattr(value, "__dict__"):
+        inside = vars(value)
+    for key, each in inside.items():
+        yield from _reached(each, key, known, depth + 1)

@@ -1,0 +1,381 @@
+"""Any Pyro model and guide, fitted and judged as a VAE is."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any, Unpack, cast
+
+import torch
+from torch import Tensor
+from torch.distributions import constraints
+from torch.distributions.constraints import Constraint
+from torch.utils._pytree import tree_map
+
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae._untouched import evaluating, undisturbed
+from pyro_vae.data.rows import Conditions, Given, GivenLike, Numbers, Rows, RowsLike, given_of
+from pyro_vae.distributions import same_support
+from pyro_vae.programs.accept import as_tensor, unlabelled
+from pyro_vae.programs.requirements import (
+    check_independence,
+    check_sizes,
+    refuse_batch_norm,
+)
+from pyro_vae.programs.running import Pair, tiled
+from pyro_vae.programs.sites import (
+    log_probs,
+)
+from pyro_vae.programs.traced import Decoded, Encoded, Latent
+from pyro_vae.programs.weigh import WeightedDraws
+
+__all__ = ["Program"]
+
+
+class Program(Pair):
+    """Wraps any Pyro model and guide, so that they are fitted and judged as a VAE is.
+
+    Both are called as ``model(x, **given)`` with what they take of ``cond``, ``mask``,
+    ``covariates`` and ``labels`` (:class:`pyro_vae.data.Given`). Observations are one plate, in
+    which every observed site is, and one latent site or more: vectors, discrete variables, those of
+    plates within it, of time steps under masks. They must be independent of each other given what
+    is outside the plate; that, and the sizes of all sites, is tested by running both on the first
+    data that come. Nothing has to be simulated by the programs themselves: they are run on other
+    observations with their sites drawn anew.
+
+    With several observed sites, both are called with them by name, ``model(x=..., y=...)``, and the
+    data are one array, the sites flattened side by side: see :meth:`joined`.
+
+    Parameters belong to the pair, whatever their names are, and are saved with it. They are those
+    of the modules that it reaches, and of ``pyro.param``.
+
+    References:
+        Pyro: Deep Universal Probabilistic Programming (Bingham et al., 2019),
+        https://arxiv.org/abs/1810.09538
+
+    Args:
+        model: A Pyro program p(x, z).
+        guide: A Pyro program q(z|x), which has every latent site of the model.
+        observed: The observed site, or several.
+        plate: The plate of the observations.
+
+    Raises:
+        ValueError: If one is no program.
+
+    Example:
+        >>> import pyro, pyro.distributions as dist, pyro_vae as pv
+        >>> def model(x):
+        ...     with pyro.plate("data", len(x)):
+        ...         z = pyro.sample("z", dist.Normal(0.0, 1.0))
+        ...         pyro.sample("x", dist.Normal(z[:, None], 1.0).to_event(1), obs=x)
+        >>> def guide(x):
+        ...     scale = pyro.param("scale", torch.tensor(0.5), dist.constraints.positive)
+        ...     with pyro.plate("data", len(x)):
+        ...         pyro.sample("z", dist.Normal(x.mean(-1), scale))
+        >>> x = torch.zeros(5, 3)
+        >>> pv.evaluate(Program(model, guide), x, num_samples=10).log_marginal.shape
+        (5,)
+    """
+
+    def __init__(
+        self,
+        model: Callable[..., Any],
+        guide: Callable[..., Any],
+        *,
+        observed: str | Sequence[str] = "x",
+        plate: str = "data",
+    ) -> None:
+        for name, program in (("model", model), ("guide", guide)):
+            if not callable(program):
+                raise expected(name, "a Pyro program", program)
+        names = (observed,) if isinstance(observed, str) else tuple(observed)
+        if not names or not all(isinstance(name, str) for name in names):
+            raise expected("observed", "the name of a site, or several", observed)
+        if not isinstance(plate, str):
+            raise expected("plate", "the name of a plate", plate)
+        super().__init__(model, guide, names, plate)
+
+    @property
+    def x_support(self) -> Constraint:
+        """Where each entry of x lives: real numbers, if sites differ."""
+        first, *others = (each.base_support for each in self.structure.observed.values())
+        alike = all(same_support(first, other) for other in others)
+        return first if alike and first.event_dim == 0 else constraints.real
+
+    @property
+    def base_measure(self) -> str:
+        """What densities of x are taken against."""
+        kinds = {
+            "counting" if each.base_support.is_discrete else "lebesgue"
+            for each in self.structure.observed.values()
+        }
+        return kinds.pop() if len(kinds) == 1 else "mixed"
+
+    @property
+    def takes(self) -> frozenset[str]:
+        """The names of :class:`pyro_vae.data.Given` that a program takes."""
+        return self.model.takes | self.guide.takes
+
+    @property
+    def is_ignorable(self) -> bool:
+        """Whether there is no model of what is missing, which Program does not know of."""
+        return True
+
+    def joined(self, sites: Mapping[str, Numbers]) -> Tensor:
+        """Returns the data of several observed sites as one array ``(N, D)``.
+
+        Args:
+            sites: An array ``(N, ...)`` for each, by name.
+
+        Raises:
+            ValueError: If they are not the sites, or differ in length.
+        """
+        if sites.keys() != set(self.observed):
+            raise expected("sites", f"{', '.join(self.observed)}", sorted(sites))
+        tensors = {name: as_tensor(sites[name], name) for name in self.observed}
+        shapes = {name: tensor.shape[1:] for name, tensor in tensors.items()}
+        if self._shapes and shapes != self._shapes:
+            raise expected("sites", f"shapes {self._shapes}", shapes)
+        if len({len(tensor) for tensor in tensors.values()}) > 1:
+            raise expected("sites", "as many rows of each", [len(t) for t in tensors.values()])
+        self._shapes = shapes
+        return torch.cat([t.reshape(len(t), -1).to(self.dtype) for t in tensors.values()], 1)
+
+    def accepts(self, rows: Rows, argument: str = "x") -> Rows:
+        """Returns data as the programs take them; the first that come are tried on both.
+
+        Args:
+            rows: Observations, shape ``(N, *event_shape)``, and what goes with them.
+            argument: What to call the observations in an error.
+
+        Raises:
+            ValueError: If something is not what it should be, or has no use in this pair, a value
+                is not finite or outside its support, or the pair is not one of independent rows.
+        """
+        x = rows.x
+        if not isinstance(x, Tensor) or x.ndim == 0 or len(x) == 0 or x.is_complex() or x.is_meta:
+            raise expected(argument, "a tensor of real numbers, one observation at least", x)
+        if self._structure is not None and x.shape[1:] != self._event_shape:
+            wanted = f"a tensor of shape (N{''.join(f', {n}' for n in self._event_shape)})"
+            raise expected(argument, wanted, x)
+        given = given_of(rows.given)
+        for name, value in given.items():
+            if name not in self.takes:
+                raise expected(name, "None, as neither program takes it", value)
+            for each in value.values() if isinstance(value, Mapping) else (value,):
+                if not isinstance(each, Tensor) or each.ndim == 0 or len(each) != len(x):
+                    raise expected(name, f"a row for each of {len(x)} observations", each)
+        if self._structure is None:
+            self._integers = not x.is_floating_point() and len(self.observed) == 1
+        moved = tree_map(lambda each: _to(each, self.device, self.dtype), dict(given))
+        accepted = Rows(x.to(self.device, self.dtype), cast(Given, moved))
+        self._check_values(accepted, argument)
+        if self._structure is None:
+            self._learn(accepted)
+        self._check_support(accepted, argument)
+        return accepted
+
+    def uses(self, rows: Rows) -> Rows:
+        """Returns what the programs take of the rows of a data set."""
+        unused = [name for name in rows.given if name not in self.takes]
+        return rows.without(*unused).to(self.device)
+
+    def initialize(self, x_train: Numbers, **given: Unpack[GivenLike]) -> None:
+        """Tries both programs on data, by which their parameters are made.
+
+        Raises:
+            ValueError: As :meth:`accepts`.
+        """
+        self.accepts(Rows(as_tensor(x_train, "x_train"), unlabelled(given)), "x_train")
+
+    def _check_values(self, rows: Rows, argument: str) -> None:
+        x = rows.x
+        if rows.mask is not None and rows.mask.shape == x.shape:
+            x = x.where(rows.mask, 0.0)
+        if bad := int((~x.isfinite()).sum()):
+            raise expected(argument, "finite numbers", f"{bad} that are not")
+
+    def _check_support(self, rows: Rows, argument: str) -> None:
+        if rows.mask is not None or len(self.observed) > 1:
+            return  # what a mask hides may be anything
+        (local,) = self.structure.observed.values()
+        support = local.base_support
+        if support.event_dim > 0 or getattr(support, "is_dependent", False):
+            return
+        try:
+            flags = support.check(rows.x)
+        except (RuntimeError, NotImplementedError):  # bounds that are of each row
+            return
+        if not bool(flags.all()):
+            bad = rows.x[~flags.expand_as(rows.x)][0].item()
+            raise expected(argument, f"values in the support of {local.name!r}, {support}", bad)
+
+    def train(self, mode: bool = True) -> Program:
+        """Sets training mode.
+
+        Raises:
+            ValueError: If there is batch normalisation, by which rows would depend on each other.
+        """
+        if mode:
+            refuse_batch_norm(self.own.networks)
+        super().train(mode)
+        return self
+
+    def _learn(self, rows: Rows) -> None:
+        """Learns the sites from the first data, or leaves everything as it was."""
+        try:
+            self._structure = structure = self.look(rows[:_FIRST])
+            for half in (self.model, self.guide):
+                half.max_plate_nesting = structure.nesting
+            self._event_shape = rows.x.shape[1:]
+            self._example = rows[:1]
+            with undisturbed(self, 0, self.device), torch.no_grad():
+                check_sizes(self, rows, structure)
+                if not structure.globals:
+                    check_independence(self, rows)
+        except BaseException as error:
+            self._structure = None
+            if isinstance(error, ValueError) and "Trace Shapes:" in str(error):
+                raise ValueError(str(error).splitlines()[0]) from error  # which has the shapes
+            raise
+
+    def prior_at(self, given: Conditions) -> Latent:
+        """Returns p(z), of batch shape ``()``, or that of each of N conditions, ``(N,)``."""
+        sizes = [len(each) for each in Rows(torch.empty(0), cast(Given, given)).tensors().values()]
+        return Latent(self, cast(Given, given), (sizes[0],) if sizes else ())
+
+    def features(self, rows: Rows) -> Tensor:
+        """Returns nothing for each row: what q(z|x) is made of is known to the guide alone."""
+        return rows.x.new_empty(len(rows), 0)
+
+    def guide_at(self, features: Tensor, rows: Rows) -> Encoded:
+        """Returns q(z|x), batch shape ``(B,)``."""
+        return Encoded(self, rows)
+
+    def infer(self, rows: Rows) -> Encoded:
+        """Returns q(z|x), batch shape ``(B,)``."""
+        return Encoded(self, rows)
+
+    def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Encoded:
+        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
+        rows = x if isinstance(x, Rows) else Rows(as_tensor(x), unlabelled(given))
+        return self.infer(self.accepts(rows))
+
+    def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Decoded:
+        """Returns p(x|z) for z of shape ``(*, B, D)``."""
+        return Decoded(self, as_tensor(z, "z"), unlabelled(given))
+
+    def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
+        """Returns log p(x|z), shape ``(*, B)``, nats, differentiable in z."""
+        return self.decode(z, **rows.given).log_prob(rows.x)
+
+    def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
+        """Returns log p(x, z), shape ``(*, B)``, nats, differentiable in z."""
+        size = z.shape[:-1].numel()
+        x = rows.x.expand(*z.shape[:-1], *self._event_shape).reshape(size, *self._event_shape)
+        known = self._known(z.reshape(size, -1))
+        with evaluating(self):
+            trace = self._trace(self.model, x, tiled(rows.given, size), known)
+        names = (*self.structure.latent, *self.structure.observed)
+        return log_probs(trace, names, size).reshape(z.shape[:-1])
+
+    @torch.no_grad()
+    def draw_weighted(self, rows: Rows, count: int) -> WeightedDraws:
+        """Draws z from the guide, with what their importance weights are made of."""
+        from pyro_vae.programs.weigh import draw_weighted
+
+        with evaluating(self):
+            return draw_weighted(self, rows, positive_integer("count", count))
+
+    @torch.no_grad()
+    def simulate(self, size: int | Given, count: int = 1) -> Rows:
+        """Draws z from the prior and then x: ``count`` data sets, one after the other."""
+        given: Given = {} if isinstance(size, int) else size
+        prior = self.prior_at(given)
+        shape = (count, size) if isinstance(size, int) else (count, *prior.batch_shape)
+        with evaluating(self):
+            x = self.run_model(prior.sample(shape[: len(shape) - len(prior.batch_shape)]), given)
+        return Rows(x.flatten(0, 1), cast(Given, tiled(given, len(x.flatten(0, 1)))))
+
+    @torch.no_grad()
+    def replicate(self, rows: Rows, count: int) -> Tensor:
+        """Draws z from q(z|x) and then x: shape ``(count, B, *event_shape)``."""
+        with evaluating(self):
+            return self.decode(self.infer(rows).sample((count,)), **rows.given).sample()
+
+    def hidden(self, x: Tensor, given: Given) -> Tensor:
+        """Hides the entries of replicates that are hidden in the data."""
+        mask = given.get("mask")
+        return x if mask is None or mask.shape != x.shape[-mask.ndim :] else x.where(mask, 0.0)
+
+    def conditions(self, given: Mapping[str, Any], size: int) -> Given:
+        """Returns what goes with ``size`` observations that are to be simulated, checked."""
+        checked = self.like(given)
+        for name, value in Rows(torch.empty(0), checked).tensors().items():
+            if len(value) != size:
+                raise expected(name, f"a row for each of {size} observations", value)
+        return checked
+
+    def like(self, given: Mapping[str, Any]) -> Given:
+        """Returns what goes with data that are to be simulated like some observed ones."""
+        checked = unlabelled(given)
+        for name in checked.keys() - self.takes:
+            raise expected(name, "None, as neither program takes it", checked.get(name))
+        moved = tree_map(lambda each: _to(each, self.device, self.dtype), dict(checked))
+        return cast(Given, moved)
+
+    def state_to_write(self) -> dict[str, Tensor]:
+        """Returns all that a file must have: parameters, buffers, and one observation.
+
+        The observation is simulated; what goes with it, if anything, is that of the first that
+        came. Parameters of Pyro are made when programs first run, which they do on it.
+        """
+        self.structure  # noqa: B018 - refuses a program without data
+        assert self._example is not None
+        given = self._example.given
+        with undisturbed(self, 0, self.device):
+            example = Rows(self.simulate(given if given else 1).x, given)
+        leaves = {"x": example.x.long() if self._integers else example.x} | example.tensors()
+        state = {name: tensor.clone() for name, tensor in self.state_dict().items()}
+        return state | {f"{_EXAMPLE}{name}": tensor.clone() for name, tensor in leaves.items()}
+
+    def ready_for(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
+        """Runs the programs on the observation of a file, and returns the file's parameters."""
+        known = {n.removeprefix(_EXAMPLE): t for n, t in state.items() if n.startswith(_EXAMPLE)}
+        if self._structure is None and "x" in known:
+            x = known.pop("x")
+            names = [name for name in ("cond", "mask", "labels") if name in known]
+            beside: dict[str, Any] = {name: known.pop(name) for name in names}
+            given = given_of({**beside, "covariates": known})
+            self.accepts(Rows(x, given))
+        return {name: tensor for name, tensor in state.items() if not name.startswith(_EXAMPLE)}
+
+    def spec(self) -> dict[str, Any]:
+        """Returns what describes the pair: no file has its code, and none is run because of one."""
+        return {
+            "model": self.model.name,
+            "guide": self.guide.name,
+            "observed": list(self.observed),
+            "plate": self.plate,
+            "shapes": {name: list(shape) for name, shape in self._shapes.items()},
+        }
+
+    def take_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
+        """Takes over what :meth:`joined` learnt of each observed site, from :meth:`spec`."""
+        self._shapes = {name: torch.Size(shapes[name]) for name in self.observed if name in shapes}
+
+    def __repr__(self) -> str:
+        return f"Program({self.model.name}, {self.guide.name})"
+
+    def fixed(self, count: int, seed: int = 0) -> Sequence[Program]:
+        """Returns one program for each draw of the global latents; itself where there are none."""
+        if not self.structure.globals:
+            return (self,)
+        raise NotImplementedError
+
+
+_EXAMPLE = "example."  # of what is no parameter, in a file
+_FIRST = 16  # rows that the sites are learnt from
+
+
+def _to(value: Tensor, device: torch.device, dtype: torch.dtype) -> Tensor:
+    return value.to(device, dtype) if value.is_floating_point() else value.to(device)

@@ -1,0 +1,348 @@
+"""Any Pyro pair is fitted and judged as a VAE is, and with a VAE's own numbers."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from linear import LinearGaussian
+from torch import Tensor, nn
+
+import pyro_vae as pv
+from pyro_vae.criticism import calibrate, check, pit
+from pyro_vae.evaluation import ais
+from pyro_vae.programs.protocol import is_amortized
+
+
+@pytest.fixture(scope="module")
+def linear() -> LinearGaussian:
+    return LinearGaussian(dim=6, latent=2, columns="correlated", factor=1.2, dtype=torch.float64)
+
+
+@pytest.fixture(scope="module")
+def x(linear: LinearGaussian) -> Tensor:
+    torch.manual_seed(0)
+    return linear.marginal.sample((30,))
+
+
+def _linear_program(scale: float = 0.8) -> pv.Program:
+    """z ~ N(0, 1), x = (z, 2 z) + noise, written with plain functions: p(x) is normal."""
+    slope = torch.tensor([1.0, 2.0])
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("items", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            pyro.sample("x", dist.Normal(z[..., None] * slope, 0.5).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        weight = pyro.param("weight", torch.tensor([0.1, 0.3]))
+        spread = pyro.param("spread", torch.tensor(scale), constraint=dist.constraints.positive)
+        with pyro.plate("items", len(x)):
+            pyro.sample("z", dist.Normal(x @ weight, spread))
+
+    return pv.Program(model, guide, plate="items")
+
+
+class _Mixed:
+    """A class, a number that depends on it, and two observed sites."""
+
+    def __init__(self) -> None:
+        torch.manual_seed(1)
+        self.net, self.decoder = nn.Linear(3, 3), nn.Linear(1, 3)
+
+    def model(self, x: Tensor, y: Tensor) -> None:
+        pyro.module("decoder", self.decoder)
+        with pyro.plate("data", len(x)):
+            k = pyro.sample("k", dist.Categorical(torch.tensor([0.4, 0.6])))
+            z = pyro.sample("z", dist.Normal(k.float() * 2 - 1, 1.0))
+            pyro.sample("x", dist.Normal(self.decoder(z[..., None]), 1.0).to_event(1), obs=x)
+            pyro.sample("y", dist.Poisson((0.3 * z).exp()), obs=y)
+
+    def guide(self, x: Tensor, y: Tensor) -> None:
+        pyro.module("net", self.net)
+        with pyro.plate("data", len(x)):
+            a, loc, raw = self.net(x).unbind(-1)
+            k = pyro.sample("k", dist.Categorical(logits=torch.stack([a, -a], -1)))
+            pyro.sample("z", dist.Normal(loc + 0.3 * k, nn.functional.softplus(raw) + 0.3))
+
+
+@pytest.fixture(scope="module")
+def mixed() -> tuple[pv.Program, Tensor]:
+    pair = _Mixed()
+    program = pv.Program(pair.model, pair.guide, observed=("x", "y"))
+    generator = torch.Generator().manual_seed(2)
+    sites = {
+        "x": torch.randn(60, 3, generator=generator),
+        "y": torch.poisson(torch.ones(60), generator),
+    }
+    data = program.joined(sites)
+    program.initialize(data)
+    return program, data
+
+
+def test_both_are_programs(linear: LinearGaussian) -> None:
+    assert is_amortized(linear.vae)
+    assert is_amortized(_linear_program())
+    assert not is_amortized(linear.vae.model)
+
+
+@pytest.mark.parametrize("proposal", ["guide", "defensive"])
+def test_a_wrapped_vae_has_its_numbers(linear: LinearGaussian, x: Tensor, proposal: Any) -> None:
+    program = pv.Program(linear.vae.model, linear.vae.guide)
+    theirs = pv.evaluate(linear.vae, x, num_samples=300, proposal=proposal)
+    ours = pv.evaluate(program, x, num_samples=300, proposal=proposal)
+    for name in ("log_marginal", "mcse", "reconstruction", "kl", "k_hat", "ess"):
+        assert np.allclose(getattr(ours, name), getattr(theirs, name), rtol=1e-6, atol=1e-6), name
+    assert ours.active_units == theirs.active_units
+    assert ours.kl_estimator == theirs.kl_estimator
+    pv.compare({"a": ours, "b": theirs})
+
+
+def test_annealing_has_its_numbers(linear: LinearGaussian, x: Tensor) -> None:
+    program = pv.Program(linear.vae.model, linear.vae.guide)
+    options = {"num_chains": 4, "num_temperatures": 8}
+    theirs, ours = (ais(each, x[:5], **options) for each in (linear.vae, program))
+    assert np.allclose(ours.log_marginal, theirs.log_marginal, atol=1e-6)
+
+
+def test_checks_of_a_wrapped_vae_are_its_checks(linear: LinearGaussian, x: Tensor) -> None:
+    program = pv.Program(linear.vae.model, linear.vae.guide)
+    theirs, ours = (pit(each, x) for each in (linear.vae, program))
+    assert np.array_equal(ours.values, theirs.values)
+    theirs_too, ours_too = (pit(each, x, condition_on="rest") for each in (linear.vae, program))
+    assert np.allclose(ours_too.ess, theirs_too.ess, rtol=1e-6)
+    ranks = [calibrate(each, num_simulations=40).ranks for each in (linear.vae, program)]
+    assert np.array_equal(*ranks)
+    rows = [check(each, x).rows for each in (linear.vae, program)]
+    assert [row.statistic for row in rows[0]] == [row.statistic for row in rows[1]]
+    assert np.allclose([r.observed for r in rows[0]], [r.observed for r in rows[1]], atol=1e-6)
+
+
+def test_the_fit_of_plain_functions_is_right() -> None:
+    """log p(x) is known, and the guide comes near the posterior, which is normal."""
+    program = _linear_program()
+    exact = torch.distributions.MultivariateNormal(
+        torch.zeros(2), torch.tensor([[1.25, 2.0], [2.0, 4.25]])
+    )
+    torch.manual_seed(3)
+    data = exact.sample((400,))
+    run = pv.fit(program, data[:300], epochs=60, lr=0.03, seed=0, device="cpu", compile=False)
+    assert run.vae is program
+    assert dict(program.named_parameters())["own.own.spread"].exp().item() == pytest.approx(
+        21**-0.5, abs=0.03
+    )
+    scores = pv.evaluate(program, data[300:], num_samples=2000)
+    error = np.sqrt((scores.mcse**2).sum()) / 100
+    truth = exact.log_prob(data[300:]).mean().item()
+    assert abs(scores.log_marginal.mean() - truth) < 3 * error + 1e-6
+    assert check(program, data[300:]).num_failed == 0
+
+
+def test_discrete_and_dependent_latents_of_two_observed_sites(
+    mixed: tuple[pv.Program, Tensor],
+) -> None:
+    """p(x, y) is a sum over k of an integral over z, here by a fine grid."""
+    program, data = mixed
+    assert list(program.space) == ["k", "z"]
+    assert program.base_measure == "mixed"
+    scores = pv.evaluate(program, data[:8], num_samples=4000)
+    grid = torch.linspace(-9.0, 9.0, 2001).double()
+    mu = nn.functional.linear(grid[:, None].float(), *program.own.networks["decoder"].parameters())
+    likelihood = dist.Normal(mu[:, None], 1.0).to_event(1).log_prob(data[:8, :3])
+    likelihood = likelihood + dist.Poisson((0.3 * grid[:, None]).exp()).log_prob(data[:8, 3])
+    prior = torch.stack(
+        [p * dist.Normal(2 * k - 1.0, 1.0).log_prob(grid).exp() for k, p in ((0, 0.4), (1, 0.6))]
+    ).sum(0)
+    exact = ((likelihood.exp() * prior[:, None]).sum(0) * (grid[1] - grid[0])).log()
+    off = (scores.log_marginal - exact.detach().numpy()) / scores.mcse
+    assert np.abs(off).max() < 3.5
+
+
+def test_every_judgement_takes_it(mixed: tuple[pv.Program, Tensor]) -> None:
+    program, data = mixed
+    assert pit(program, data).values.shape == (60, 4)
+    assert calibrate(program, num_simulations=30).names[:2] == ("z[0]", "z[1]")
+    assert check(program, data).num_data == 60
+    tree = pv.to_datatree(program, data[:5], num_draws=3)
+    assert dict(tree["posterior"].sizes) == {"chain": 1, "draw": 3, "data": 5, "latent": 2}
+    predicted = pv.prior_predictive(program, size=4, num_draws=2)
+    assert predicted["prior_predictive"]["x"].shape == (1, 2, 4, 4)
+    assert program.simulate(7).x.shape == (7, 4)
+    assert program.replicate(program.accepts(pv.data.Rows(data[:3])), 2).shape == (2, 3, 4)
+
+
+def test_latents_without_gradients_are_named(mixed: tuple[pv.Program, Tensor]) -> None:
+    with pytest.raises(ValueError, match="`vae`: expected a latent on all real vectors"):
+        ais(*mixed)
+
+
+def test_two_pairs_of_equal_names_share_nothing() -> None:
+    first, second = _linear_program(), _linear_program(0.3)
+    data = torch.randn(20, 2, generator=torch.Generator().manual_seed(0))
+    for program in (first, second):
+        program.initialize(data)
+    kept = second.state_dict()["own.own.spread"].clone()
+    pv.fit(first, data, epochs=2, seed=0, device="cpu")
+    assert torch.equal(second.state_dict()["own.own.spread"], kept)
+    assert not torch.equal(first.state_dict()["own.own.spread"], kept)
+
+
+def _guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+
+
+def _given(z: Tensor, x: Tensor) -> None:
+    pyro.sample("x", dist.Normal(z[..., None], 1.0).expand([len(x), 2]).to_event(1), obs=x)
+
+
+def _sorted(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        _given(z - z.mean(), x)
+
+
+def _subsampled(x: Tensor) -> None:
+    with pyro.plate("data", len(x), subsample_size=len(x) - 1) as index:
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        _given(z, x[index])
+
+
+def _ragged(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        _given(z, x)
+        for i in range(len(x)):
+            pyro.sample(f"w{i}", dist.Normal(0.0, 1.0), infer={"is_auxiliary": True}, obs=z)
+
+
+def _factored(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        pyro.factor("penalty", -z)
+        _given(z, x)
+
+
+def _with_length(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0).expand([7]).to_event(1))
+        _given(z[..., 0], x)
+
+
+def _outside(x: Tensor) -> None:
+    z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+    with pyro.plate("data", len(x)):
+        _given(z.expand(len(x)), x)
+
+
+def _mixing_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal((x - x.mean(0)).sum(-1), 1.0))
+
+
+def _plain(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        _given(pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0)), x)
+
+
+@pytest.mark.parametrize(
+    ("model", "guide", "words"),
+    [
+        (_sorted, _guide, r"`model`: expected rows that are independent: .* of row 0"),
+        (_plain, _mixing_guide, r"`guide`: expected rows that are independent: .* of row 0"),
+        (_subsampled, _guide, r"`model`: expected the plate of 'z' without `subsample`"),
+        (_factored, _guide, r"`model`: .*a factor, 'penalty'"),
+        (_ragged, _guide, r"`model`: expected `observed` to name every observed site.*'w0'"),
+        (_outside, _guide, r"`model`: expected a latent site in the plate 'data'"),
+        (_plain, lambda x: None, r"`guide`: .*none of 'z'"),
+    ],
+)
+def test_what_cannot_be_judged_by_row_is_named(model: Any, guide: Any, words: str) -> None:
+    program = pv.Program(model, guide)
+    data = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    with pytest.raises(ValueError, match=words) as caught:
+        pv.evaluate(program, data, num_samples=5)
+    assert "\n" not in str(caught.value)
+
+
+def test_batch_normalisation_is_refused_in_a_fit() -> None:
+    net = nn.Sequential(nn.Linear(2, 4), nn.BatchNorm1d(4), nn.Linear(4, 1))
+
+    def guide(x: Tensor) -> None:
+        pyro.module("net", net)
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(net(x)[:, 0], 1.0))
+
+    program = pv.Program(_plain, guide)
+    data = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    pv.evaluate(program, data, num_samples=5)  # its statistics stay as they are
+    with pytest.raises(ValueError, match="`net`: expected no batch normalisation .*'1'"):
+        pv.fit(program, data, epochs=1, device="cpu")
+
+
+def test_a_program_without_data_says_so() -> None:
+    with pytest.raises(ValueError, match="`program`: expected a program that has seen data"):
+        calibrate(_linear_program(), num_simulations=5)
+
+
+def test_data_are_checked(mixed: tuple[pv.Program, Tensor]) -> None:
+    program, data = mixed
+    with pytest.raises(ValueError, match=r"`x`: expected a tensor of shape \(N, 4\)"):
+        pv.evaluate(program, data[:, :3])
+    with pytest.raises(ValueError, match="`cond`: expected None, as neither program takes it"):
+        pv.evaluate(program, data, cond=torch.zeros(60, 2))
+    unseen = data.clone()
+    unseen[0, 0] = torch.nan
+    with pytest.raises(ValueError, match="`x`: expected finite numbers, got '1 that are not'"):
+        pv.evaluate(program, unseen)
+
+
+def test_a_run_is_saved_and_loaded(tmp_path: Path) -> None:
+    program, data = _linear_program(), torch.randn(40, 2)
+    run = pv.fit(program, data, epochs=2, seed=0, device="cpu", out=tmp_path / "run")
+    again = pv.load(run.out, program=_linear_program(0.1))
+    scores = [pv.evaluate(each, data, num_samples=20) for each in (program, again)]
+    assert np.array_equal(scores[0].log_marginal, scores[1].log_marginal)
+    assert calibrate(again, num_simulations=5).names[0] == "z[0]"
+    with pytest.raises(ValueError, match=r"`program`: expected the pair, as no file has its code"):
+        pv.load(run.out)
+    finished = pv.fit(
+        _linear_program(), data, epochs=2, seed=0, device="cpu", out=run.out, resume=True
+    )
+    assert finished.history == run.history
+
+
+def test_a_saved_pair_of_two_sites_is_loaded(
+    mixed: tuple[pv.Program, Tensor], tmp_path: Path
+) -> None:
+    program, data = mixed
+    pv.save(program, tmp_path / "saved")
+    pair = _Mixed()
+    nn.init.zeros_(pair.net.weight)
+    again = pv.load(
+        tmp_path / "saved", program=pv.Program(pair.model, pair.guide, observed=("x", "y"))
+    )
+    scores = [pv.evaluate(each, data, num_samples=20) for each in (program, again)]
+    assert np.array_equal(scores[0].log_marginal, scores[1].log_marginal)
+
+
+def test_an_interrupted_fit_goes_on_to_the_same_parameters(tmp_path: Path) -> None:
+    data = torch.randn(40, 2, generator=torch.Generator().manual_seed(0))
+    options: dict[str, Any] = {"epochs": 4, "batch_size": 10, "seed": 0, "device": "cpu"}
+    whole = pv.fit(_linear_program(), data, **options)
+
+    def stop(line: Any) -> None:
+        if line["epoch"] == 2:
+            raise RuntimeError
+
+    out = tmp_path / "run"
+    with pytest.raises(RuntimeError):
+        pv.fit(_linear_program(), data, **options, out=out, checkpoint_every=3, on_epoch=stop)
+    resumed = pv.fit(_linear_program(), data, **options, out=out, checkpoint_every=3, resume=True)
+    for name, tensor in whole.vae.state_dict().items():
+        assert torch.equal(tensor, resumed.vae.state_dict()[name]), name
