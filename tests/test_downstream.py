@@ -160,7 +160,7 @@ def test_one_hot_latents_and_images() -> None:
         ({"test": torch.ones(2, 3), "test_labels": [0, 1]}, "`test`: expected a tensor of shape"),
         ({"x": torch.ones(6, 3)}, "`x`: expected a tensor of shape"),
         ({"seed": -1}, "`seed`: expected an integer >= 0"),
-        ({"vae": 3}, "`vae`: expected a VAE, got 3"),
+        ({"vae": 3}, "`vae`: expected a VAE, or a Program, got 3"),
     ],
 )
 def test_wrong_probes(options: dict[str, Any], words: str) -> None:
@@ -187,7 +187,7 @@ def test_wrong_probes(options: dict[str, Any], words: str) -> None:
         ),
         ({"num_samples": 0}, "`num_samples`: expected a positive integer, got 0"),
         ({"seed": True}, "`seed`: expected an integer >= 0"),
-        ({"vae": "x"}, "`vae`: expected a VAE, got 'x'"),
+        ({"vae": "x"}, "`vae`: expected a VAE, or a Program, got 'x'"),
     ],
 )
 def test_wrong_anomalies(options: dict[str, Any], words: str) -> None:

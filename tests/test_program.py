@@ -15,8 +15,10 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.criticism import calibrate, check, pit
-from pyro_vae.evaluation import ais
+from pyro_vae.evaluation import ais, gaps
+from pyro_vae.evaluation.global_latents import evaluate_globals
 from pyro_vae.programs.protocol import is_amortized
+from pyro_vae.report import page
 
 
 @pytest.fixture(scope="module")
@@ -105,7 +107,7 @@ def test_a_wrapped_vae_has_its_numbers(linear: LinearGaussian, x: Tensor, propos
 
 def test_annealing_has_its_numbers(linear: LinearGaussian, x: Tensor) -> None:
     program = pv.Program(linear.vae.model, linear.vae.guide)
-    options = {"num_chains": 4, "num_temperatures": 8}
+    options: dict[str, Any] = {"num_chains": 4, "num_temperatures": 8}
     theirs, ours = (ais(each, x[:5], **options) for each in (linear.vae, program))
     assert np.allclose(ours.log_marginal, theirs.log_marginal, atol=1e-6)
 
@@ -117,7 +119,7 @@ def test_checks_of_a_wrapped_vae_are_its_checks(linear: LinearGaussian, x: Tenso
     theirs_too, ours_too = (pit(each, x, condition_on="rest") for each in (linear.vae, program))
     assert np.allclose(ours_too.ess, theirs_too.ess, rtol=1e-6)
     ranks = [calibrate(each, num_simulations=40).ranks for each in (linear.vae, program)]
-    assert np.array_equal(*ranks)
+    assert np.array_equal(ranks[0], ranks[1])
     rows = [check(each, x).rows for each in (linear.vae, program)]
     assert [row.statistic for row in rows[0]] == [row.statistic for row in rows[1]]
     assert np.allclose([r.observed for r in rows[0]], [r.observed for r in rows[1]], atol=1e-6)
@@ -240,9 +242,28 @@ def _outside(x: Tensor) -> None:
         _given(z.expand(len(x)), x)
 
 
+def _outside_guide(x: Tensor) -> None:
+    pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+
+
 def _mixing_guide(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         pyro.sample("z", dist.Normal((x - x.mean(0)).sum(-1), 1.0))
+
+
+def _counted(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+        for i in range(int(x[0, 0] < x.mean())):
+            z = pyro.sample(f"w{i}", dist.Normal(z, 1.0))
+        _given(z, x)
+
+
+def _counted_guide(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(x.mean(-1), 1.0))
+        for i in range(int(x[0, 0] < x.mean())):
+            pyro.sample(f"w{i}", dist.Normal(x[:, 0], 1.0))
 
 
 def _plain(x: Tensor) -> None:
@@ -258,7 +279,8 @@ def _plain(x: Tensor) -> None:
         (_subsampled, _guide, r"`model`: expected the plate of 'z' without `subsample`"),
         (_factored, _guide, r"`model`: .*a factor, 'penalty'"),
         (_ragged, _guide, r"`model`: expected `observed` to name every observed site.*'w0'"),
-        (_outside, _guide, r"`model`: expected a latent site in the plate 'data'"),
+        (_counted, _counted_guide, r"`model`: expected the same sites whatever the data are.*'w0'"),
+        (_outside, _outside_guide, r"`model`: expected a latent site in the plate 'data'"),
         (_plain, lambda x: None, r"`guide`: .*none of 'z'"),
     ],
 )
@@ -304,16 +326,15 @@ def test_data_are_checked(mixed: tuple[pv.Program, Tensor]) -> None:
 
 def test_a_run_is_saved_and_loaded(tmp_path: Path) -> None:
     program, data = _linear_program(), torch.randn(40, 2)
-    run = pv.fit(program, data, epochs=2, seed=0, device="cpu", out=tmp_path / "run")
-    again = pv.load(run.out, program=_linear_program(0.1))
+    out = tmp_path / "run"
+    run = pv.fit(program, data, epochs=2, seed=0, device="cpu", out=out)
+    again = pv.load(out, program=_linear_program(0.1))
     scores = [pv.evaluate(each, data, num_samples=20) for each in (program, again)]
     assert np.array_equal(scores[0].log_marginal, scores[1].log_marginal)
     assert calibrate(again, num_simulations=5).names[0] == "z[0]"
     with pytest.raises(ValueError, match=r"`program`: expected the pair, as no file has its code"):
-        pv.load(run.out)
-    finished = pv.fit(
-        _linear_program(), data, epochs=2, seed=0, device="cpu", out=run.out, resume=True
-    )
+        pv.load(out)
+    finished = pv.fit(_linear_program(), data, epochs=2, seed=0, device="cpu", out=out, resume=True)
     assert finished.history == run.history
 
 
@@ -346,3 +367,100 @@ def test_an_interrupted_fit_goes_on_to_the_same_parameters(tmp_path: Path) -> No
     resumed = pv.fit(_linear_program(), data, **options, out=out, checkpoint_every=3, resume=True)
     for name, tensor in whole.vae.state_dict().items():
         assert torch.equal(tensor, resumed.vae.state_dict()[name]), name
+
+
+class _Shared:
+    """Random intercept w of all, z of each: x_i = w + z_i + noise, in four equal entries."""
+
+    def model(self, x: Tensor) -> None:
+        w = pyro.sample("w", dist.Normal(torch.tensor(0.0), 3.0))
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal((w + z).expand(len(x), 4), 1.0).to_event(1), obs=x)
+
+    def __init__(self) -> None:
+        self.globals = pyro.infer.autoguide.AutoNormal(
+            pyro.poutine.block(self.model, expose=["w"]), init_scale=0.5
+        )
+
+    def guide(self, x: Tensor) -> None:
+        w = self.globals(x)["w"]
+        scale = pyro.param("scale", torch.tensor(0.5), constraint=dist.constraints.positive)
+        with pyro.plate("data", len(x)):
+            z = 0.8 * (x.mean(-1, keepdim=True) - w)
+            pyro.sample("z", dist.Normal(z, scale).to_event(1))
+
+
+def test_global_latents_are_fitted_once_and_averaged_over() -> None:
+    """The posterior of w is normal and known, and so is p(x_new | data)."""
+    pair = _Shared()
+    program = pv.Program(pair.model, pair.guide)
+    torch.manual_seed(0)
+    data = 2.0 + torch.randn(50, 1) + torch.randn(50, 4)
+    pv.fit(program, data[:40], epochs=80, batch_size=10, lr=0.03, seed=0, device="cpu")
+    # Sufficient are the means of each row, with variance 1 + 1/4 about w.
+    precision = 1 / 9 + 40 / 1.25
+    mean = data[:40].mean().item() * 40 / 1.25 / precision
+    drawn = torch.stack([each._globals["w"] for each in program.fixed(400)])
+    assert drawn.mean().item() == pytest.approx(mean, abs=0.06)
+    assert drawn.std().item() == pytest.approx(precision**-0.5, rel=0.2)  # not that of a batch
+    with pytest.raises(ValueError, match=r"each of `program.fixed\(S\)`, got 'one with w'"):
+        pv.evaluate(program, data[40:], num_samples=5)
+    found = evaluate_globals(program, data[40:], num_globals=50, num_samples=400)
+    covariance = torch.eye(4) + 1 + drawn.var()
+    exact = torch.distributions.MultivariateNormal(drawn.mean().expand(4), covariance)
+    off = (found.log_marginal - exact.log_prob(data[40:]).numpy()) / found.mcse
+    assert np.abs(off).max() < 3.5
+    assert pit(program.fixed(1)[0], data[40:]).values.shape == (10, 4)
+
+
+def test_gaps_of_a_plain_guide_are_those_of_the_vae(linear: LinearGaussian, x: Tensor) -> None:
+    program = pv.Program(linear.vae.model, linear.vae.guide)
+    found = gaps(program, x[:4], num_steps=200, num_samples=500)
+    exact = linear.gap - linear.best_gap
+    assert np.abs(found.amortisation - exact).max() < 0.05
+    assert np.abs(found.approximation - linear.best_gap).max() < 0.05
+
+
+def test_gaps_of_a_guide_of_dependent_sites_are_refused(
+    mixed: tuple[pv.Program, Tensor],
+) -> None:
+    with pytest.raises(ValueError, match="`vae`: expected a guide whose sites depend on x alone"):
+        gaps(*mixed)
+
+
+def test_sequences_under_masks_are_judged() -> None:
+    """Steps beyond the length of a sequence have no density, and nothing is drawn of them."""
+
+    def model(x: Tensor, mask: Tensor) -> None:
+        z = torch.zeros(len(x))
+        with pyro.plate("data", len(x)):
+            for t in range(x.shape[1]):
+                with pyro.poutine.mask(mask=mask[:, t]):
+                    z = pyro.sample(f"z{t}", dist.Normal(0.8 * z, 1.0))
+            states = torch.stack([z], -1)
+            with pyro.poutine.mask(mask=mask[:, -1]):
+                pyro.sample("x", dist.Normal(states.expand(x.shape), 1.0).to_event(1), obs=x)
+
+    def guide(x: Tensor, mask: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            for t in range(x.shape[1]):
+                with pyro.poutine.mask(mask=mask[:, t]):
+                    pyro.sample(f"z{t}", dist.Normal(0.5 * x[:, t], 1.0))
+
+    program = pv.Program(model, guide)
+    data = torch.randn(6, 3, generator=torch.Generator().manual_seed(0))
+    mask = torch.arange(3) < torch.tensor([1, 2, 3, 3, 3, 3])[:, None]
+    scores = pv.evaluate(program, data, mask=mask, num_samples=300)
+    assert list(program.space) == ["z0", "z1", "z2"]
+    assert scores.log_marginal[0] == pytest.approx(0.0, abs=4 * scores.mcse[0] + 1e-6)
+    longest = dist.MultivariateNormal(torch.zeros(3), torch.eye(3) + 1 + 0.8**2 + 0.8**4)
+    off = (scores.log_marginal[2:] - longest.log_prob(data[2:]).numpy()) / scores.mcse[2:]
+    assert np.abs(off).max() < 4
+
+
+def test_the_page_is_made_of_it(mixed: tuple[pv.Program, Tensor]) -> None:
+    program, data = mixed
+    text = page(program, pv.data.load(data), num_samples=20)
+    assert "_Mixed.model" in text
+    assert "Traversals move z through the decoder of a VAE: not here." in text

@@ -279,6 +279,9 @@ class _Sampled(_Bound):
 
     def __init__(self, vae: Amortized, rows: Rows, num_particles: int, num_samples: int) -> None:
         super().__init__(vae, rows, num_particles, num_samples)
+        if self.start.numel() == 0:
+            what = "a guide whose sites depend on x alone, by parameters of each observation"
+            raise expected("vae", what, "another")
         if not vae.guide_at(self.start, rows).has_rsample:
             what = "a guide with reparameterised draws, or one of one-hot latents"
             raise expected("vae", what, type(vae.guide_at(self.start, rows)).__name__)

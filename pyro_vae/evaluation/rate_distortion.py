@@ -161,9 +161,9 @@ def rate_distortion(
         >>> found.rate.shape, found.summary()["largest_mutual_information"] == math.log(5)
         ((5,), True)
     """
-    seed = check_arguments(vae, seed)
     if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE, whose q(z|x) of all data are had at once", vae)
+        raise expected("vae", "a VAE", vae)
+    seed = check_arguments(vae, seed)
     num_samples = positive_integer("num_samples", num_samples)
     data = rows_of(vae, x, given)
     if len(data) < 2:

@@ -211,6 +211,14 @@ class ELBO(Objective):
         """
         return terms_of(*self._all_terms(model, guide, args, kwargs))
 
+    @torch.no_grad()
+    def totals(
+        self, model: Program, guide: Program, *args: Any, **kwargs: Any
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the two halves of the ELBO summed over the batch, whatever plates there are."""
+        observed, latents = self._all_terms(model, guide, args, kwargs)
+        return total(observed), total(latents)
+
     def _all_terms(
         self, model: Program, guide: Program, args: Any, kwargs: Any
     ) -> tuple[list[Term], list[Term]]:

@@ -178,6 +178,11 @@ class Composition(nn.Module):
         """Returns what goes with data that are to be simulated like some observed ones."""
         return simulated_given(self, given)
 
+    @property
+    def has_globals(self) -> bool:
+        """Whether there are latent variables that all observations share: none."""
+        return False
+
     def fixed(self, count: int, seed: int = 0) -> Sequence[Self]:
         """Returns the model itself, as it has no global latents."""
         return (self,)

@@ -10,11 +10,11 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
-import torch
+from pyro.nn import PyroModule
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
 from torch import Tensor, nn
-from torch.distributions import transform_to
+from torch.distributions import constraints, transform_to
 
 __all__ = ["Half", "Parameters", "networks_of"]
 
@@ -37,19 +37,20 @@ class Parameters(nn.Module):
         self.networks = nn.ModuleDict({n.replace(".", "_"): m for n, m in networks.items()})
         self.own = nn.ParameterDict()
         self.pair = f"program{next(_pairs)}"
+        self.met: dict[str, nn.Parameter] = {}  # all that either program has declared
 
     def of(self, name: str, make: Callable[[], Tensor]) -> nn.Parameter:
         """Returns the unconstrained parameter of a name, made at its first use."""
         key = name.replace(".", "/")
         if key not in self.own:
             made = make()
-            known = {id(each) for each in self.parameters()}
             if isinstance(made, nn.Parameter):
-                if id(made) in known:
+                if any(made is each for each in self.parameters()):
                     return made
                 self.own[key] = made
             else:
-                self.own[key] = nn.Parameter(made.detach().clone())
+                beside = next(self.parameters(), made)
+                self.own[key] = nn.Parameter(made.clone().to(beside.device))
         found: nn.Parameter = self.own[key]
         return found
 
@@ -60,10 +61,10 @@ class _Own(Messenger):
     No handler outside sees them: what is trained is declared to these by unique names.
     """
 
-    def __init__(self, parameters: Parameters, plate: str) -> None:
+    def __init__(self, half: Half, share: float) -> None:
         super().__init__()
-        self._parameters = parameters
-        self._plate = plate
+        self._share = share
+        self._parameters, self._plate, self._known = half.parameters, half.plate, half.met
         self.met: dict[str, nn.Parameter] = {}
 
     def _pyro_param(self, msg: Any) -> None:
@@ -79,33 +80,29 @@ class _Own(Messenger):
         msg["done"] = msg["stop"] = True
 
     def _of_store(self, name: str, msg: Any) -> None:
-        constraint = msg["kwargs"].get("constraint", torch.distributions.constraints.real)
-        transform = transform_to(constraint)
+        constraint = msg["kwargs"].get("constraint", constraints.real)
         given = msg["args"][1] if len(msg["args"]) > 1 else msg["kwargs"].get("init_tensor")
+        plain = constraint is constraints.real
 
         def make() -> Tensor:
             if given is None:
                 raise ValueError(f"`model`: expected a first value of the parameter {name!r}")
             first = given() if callable(given) and not isinstance(given, Tensor) else given
-            if (
-                isinstance(first, nn.Parameter)
-                and constraint is torch.distributions.constraints.real
-            ):
-                return first
-            unconstrained: Tensor = transform.inv(first.detach())
+            if plain and isinstance(first, nn.Parameter):
+                return first  # that of a module
+            unconstrained: Tensor = transform_to(constraint).inv(first.detach())
             return unconstrained
 
-        leaf = given if isinstance(given, nn.Parameter) and self._reaches(given) else None
-        leaf = self._parameters.of(name, make) if leaf is None else leaf
+        leaf = self._known.get(name)
+        if leaf is None or (isinstance(given, nn.Parameter) and given is not leaf):
+            leaf = self._parameters.of(name, make)
         self.met[name] = leaf
-        msg["value"] = (
-            leaf if constraint is torch.distributions.constraints.real else transform(leaf)
-        )
-
-    def _reaches(self, leaf: nn.Parameter) -> bool:
-        return any(leaf is each for each in self._parameters.parameters())
+        msg["value"] = leaf if plain else transform_to(constraint)(leaf)
 
     def _pyro_sample(self, msg: Any) -> None:
+        if self._share != 1 and all(f.name != self._plate for f in msg["cond_indep_stack"]):
+            # What all observations share is to count once in a pass, not once a batch.
+            msg["scale"] = msg["scale"] * self._share
         # Objectives know the plate of the observations by its name.
         if self._plate != "data":
             msg["cond_indep_stack"] = tuple(
@@ -126,6 +123,7 @@ class Half:
     """
 
     max_plate_nesting: float = float("inf")
+    num_data: int | None = None  # observations of a fit, of which a call has a share
 
     def __init__(
         self,
@@ -136,8 +134,8 @@ class Half:
         plate: str,
     ) -> None:
         self.program, self.role = program, role
-        self._parameters, self._arguments, self._plate = parameters, arguments, plate
-        self._met: dict[str, nn.Parameter] = {}
+        self.parameters, self._arguments, self.plate = parameters, arguments, plate
+        self.met: dict[str, nn.Parameter] = {}
         self.takes = frozenset(_taken(program))
 
     @property
@@ -149,23 +147,28 @@ class Half:
         self._register()
         args, kwargs = self._arguments(x)
         beside = {name: value for name, value in given.items() if name in self.takes}
-        own = _Own(self._parameters, self._plate)
+        share = 1.0 if self.num_data is None else len(x) / self.num_data
+        own = _Own(self, share)
         # Parameters of a PyroModule belong to the module, not to the store of all programs.
+        for module in self.parameters.networks.modules():
+            if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
+                module._pyro_context.param_state = {"params": {}, "constraints": {}}
         with pyro.settings.context(module_local_params=True), own:
             result = self.program(*args, **kwargs, **beside)
-        if own.met.keys() - self._met.keys():
-            self._met |= own.met
-            self._register()
+        self.met |= own.met
+        self._register()  # what a PyroModule hides from the store while it runs is there again
         return result
 
     def _register(self) -> None:
         """Declares what is trained, by names that are unique, to whoever trains it."""
-        for name, parameter in self._met.items():
+        known = self.parameters.met
+        known |= {f"{self.parameters.pair}.{self.role}.{n}": leaf for n, leaf in self.met.items()}
+        for name, parameter in known.items():
             if parameter.requires_grad:
-                pyro.param(f"{self._parameters.pair}.{self.role}.{name}", parameter)
+                pyro.param(name, parameter)
 
     def __getstate__(self) -> dict[str, Any]:
-        for parameter in self._met.values():
+        for parameter in self.parameters.met.values():
             parameter.__dict__.pop("unconstrained", None)  # a weak reference, which is not copied
         return self.__dict__
 

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack, cast
 
 import torch
@@ -11,11 +13,21 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 from torch.utils._pytree import tree_map
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, undisturbed
-from pyro_vae.data.rows import Conditions, Given, GivenLike, Numbers, Rows, RowsLike, given_of
+from pyro_vae.data.rows import (
+    Conditions,
+    ConditionsLike,
+    Given,
+    GivenLike,
+    Numbers,
+    Rows,
+    RowsLike,
+    given_of,
+)
 from pyro_vae.distributions import same_support
 from pyro_vae.programs.accept import as_tensor, unlabelled
+from pyro_vae.programs.family import Family
 from pyro_vae.programs.requirements import (
     check_independence,
     check_sizes,
@@ -44,6 +56,10 @@ class Program(Pair):
 
     With several observed sites, both are called with them by name, ``model(x=..., y=...)``, and the
     data are one array, the sites flattened side by side: see :meth:`joined`.
+
+    Latent sites outside the plate are global: all observations share them. In a fit, a batch of B
+    among N has B / N of their divergence. Verbs judge the program at draws of them, see
+    :meth:`fixed`.
 
     Parameters belong to the pair, whatever their names are, and are saved with it. They are those
     of the modules that it reaches, and of ``pyro.param``.
@@ -185,7 +201,9 @@ class Program(Pair):
         Raises:
             ValueError: As :meth:`accepts`.
         """
-        self.accepts(Rows(as_tensor(x_train, "x_train"), unlabelled(given)), "x_train")
+        rows = self.accepts(Rows(as_tensor(x_train, "x_train"), unlabelled(given)), "x_train")
+        for half in (self.model, self.guide):
+            half.num_data = len(rows)
 
     def _check_values(self, rows: Rows, argument: str) -> None:
         x = rows.x
@@ -230,8 +248,7 @@ class Program(Pair):
             self._example = rows[:1]
             with undisturbed(self, 0, self.device), torch.no_grad():
                 check_sizes(self, rows, structure)
-                if not structure.globals:
-                    check_independence(self, rows)
+                check_independence(self.fixed(1)[0], rows)
         except BaseException as error:
             self._structure = None
             if isinstance(error, ValueError) and "Trace Shapes:" in str(error):
@@ -244,11 +261,22 @@ class Program(Pair):
         return Latent(self, cast(Given, given), (sizes[0],) if sizes else ())
 
     def features(self, rows: Rows) -> Tensor:
-        """Returns nothing for each row: what q(z|x) is made of is known to the guide alone."""
-        return rows.x.new_empty(len(rows), 0)
+        """Returns the unconstrained parameters of q(z|x), ``(B, P)``.
 
-    def guide_at(self, features: Tensor, rows: Rows) -> Encoded:
-        """Returns q(z|x), batch shape ``(B,)``."""
+        There are none, P = 0, where sites depend on each other's draws, are discrete or of a kind
+        that its parameters do not make: what q(z|x) is made of is then known to the guide alone.
+        """
+        self.structure  # noqa: B018 - refuses a program without data
+        if not self._family:
+            return rows.x.new_empty(len(rows), 0)
+        zeros = rows.x.new_zeros(len(rows), self.space.event_shape.numel())
+        trace = self._trace(self.guide, rows.x, rows.given, self._known(zeros))
+        return torch.cat([m.numbers(trace.nodes[m.local.name]["fn"]) for m in self._family], 1)
+
+    def guide_at(self, features: Tensor, rows: Rows) -> Encoded | Family:
+        """Returns q(z|x), batch shape ``(B,)``, from what :meth:`features` returned."""
+        if features.shape[-1] > 0:
+            return Family(self._family, self.space, features)
         return Encoded(self, rows)
 
     def infer(self, rows: Rows) -> Encoded:
@@ -349,6 +377,32 @@ class Program(Pair):
             self.accepts(Rows(x, given))
         return {name: tensor for name, tensor in state.items() if not name.startswith(_EXAMPLE)}
 
+    @torch.no_grad()
+    def sample(self, n: int, *, seed: int | None = None, **given: Unpack[ConditionsLike]) -> Tensor:
+        """Draws z from the prior and then x: shape ``(n, *event_shape)``.
+
+        Args:
+            n: How many.
+            seed: The same seed draws the same; None draws from torch's generators.
+            **given: What goes with each, as :meth:`conditions` takes it.
+        """
+        n = positive_integer("n", n)
+        checked = self.conditions(given, n)
+        with undisturbed(self, None if seed is None else check_seed("seed", seed), self.device):
+            return self.simulate(checked or n).x
+
+    @torch.no_grad()
+    def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
+        """Returns E[x|z] at z = E[z|x], same shape as ``x``.
+
+        Raises:
+            NotImplementedError: If p(x|z) has no mean in closed form.
+        """
+        rows = x if isinstance(x, Rows) else Rows(as_tensor(x), unlabelled(given))
+        rows = self.accepts(rows)
+        with evaluating(self):
+            return self.decode(self.infer(rows).mean, **rows.given).mean
+
     def spec(self) -> dict[str, Any]:
         """Returns what describes the pair: no file has its code, and none is run because of one."""
         return {
@@ -366,11 +420,33 @@ class Program(Pair):
     def __repr__(self) -> str:
         return f"Program({self.model.name}, {self.guide.name})"
 
+    @property
+    def has_globals(self) -> bool:
+        """Whether there are latent variables that all observations share."""
+        return bool(self.structure.globals)
+
     def fixed(self, count: int, seed: int = 0) -> Sequence[Program]:
-        """Returns one program for each draw of the global latents; itself where there are none."""
-        if not self.structure.globals:
+        """Returns one program for each draw of the global latents; itself where there are none.
+
+        Args:
+            count: Draws of the guide, S.
+            seed: Of these.
+
+        Returns:
+            Programs of the same parameters, each at a draw. What verbs find of one is of that draw.
+        """
+        if not (names := self.structure.globals):
             return (self,)
-        raise NotImplementedError
+        assert self._example is not None
+        x, given, found = self._example.x, self._example.given, []
+        with undisturbed(self, check_seed("seed", seed), self.device), torch.no_grad():
+            for _ in range(positive_integer("count", count)):
+                trace = self._trace(self.guide, x, given, {})
+                one = copy.copy(self)  # with the same parameters
+                one._globals = {name: trace.nodes[name]["value"].clone() for name in names}
+                one._structure = replace(self.structure, globals=())
+                found.append(one)
+        return tuple(found)
 
 
 _EXAMPLE = "example."  # of what is no parameter, in a file

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
-from pyro_vae.data.rows import Conditions, Given, GivenLike, Numbers, Rows, RowsLike
+from pyro_vae.data.rows import Conditions, ConditionsLike, Given, GivenLike, Numbers, Rows, RowsLike
 from pyro_vae.distributions import Space
 from pyro_vae.programs.weigh import WeightedDraws
 
@@ -56,6 +56,10 @@ class Amortized(Protocol):
         """The names of :class:`pyro_vae.data.Given` that the program has a use for."""
 
     @property
+    def has_globals(self) -> bool:
+        """Whether there are latent variables that all observations share, see :meth:`fixed`."""
+
+    @property
     def is_ignorable(self) -> bool:
         """Whether there is no model of what is missing."""
 
@@ -85,6 +89,12 @@ class Amortized(Protocol):
 
     def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Any:
         """Returns p(x|z) for z of shape ``(*, B, *space.event_shape)``."""
+
+    def sample(self, n: int, *, seed: int | None = None, **given: Unpack[ConditionsLike]) -> Tensor:
+        """Draws z from the prior and then x: shape ``(n, *event_shape)``."""
+
+    def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
+        """Returns E[x|z] at z = E[z|x]."""
 
     def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
         """Returns log p(x|z), shape ``(*, B)``, nats, differentiable in z."""

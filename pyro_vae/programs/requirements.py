@@ -29,6 +29,7 @@ __all__ = [
 ]
 
 _LOOKED_AT = 8  # rows that a pair is tried with
+_ALONE = 4  # of them by themselves, which what depends on data differs for
 _TOLERANCE = {torch.float64: 1e-6}
 _ROUNDED = 1e-5  # of densities in less than double precision, whose sums depend on the batch
 
@@ -150,7 +151,7 @@ def check_sizes(program: Program, rows: Rows, structure: Structure) -> None:
     """
     few = rows[torch.arange(min(len(rows), _LOOKED_AT))]
     twice = few[torch.arange(2 * len(few)) % len(few)]
-    for tried in (few, twice, few[:1]):
+    for tried in (few, twice, *few[:_ALONE].batches(1)):
         found = program.look(tried)
         both = ((structure.latent, found.latent), (structure.observed, found.observed))
         for ours, theirs in both:

@@ -6,6 +6,7 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import suppress
 from typing import Any
 
+import pyro
 import torch
 from pyro import poutine
 from pyro.distributions.util import scale_and_mask
@@ -17,6 +18,7 @@ from pyro_vae._errors import expected
 from pyro_vae._untouched import evaluating
 from pyro_vae.data.rows import Conditions, Rows
 from pyro_vae.distributions import Space
+from pyro_vae.programs.family import family_of
 from pyro_vae.programs.owned import Half, Parameters, networks_of
 from pyro_vae.programs.requirements import Structure, Whole, structure_of
 from pyro_vae.programs.sites import Means, Values, by_row, entry_log_probs, log_probs, samples
@@ -65,6 +67,7 @@ class Pair(nn.Module):
         self._integers = False
         self._globals: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
+        self._family: tuple[Any, ...] = ()
         self._entries_are_independent = self._guide_has_rsample = False
 
     @property
@@ -81,7 +84,14 @@ class Pair(nn.Module):
 
     @property
     def space(self) -> Space:
-        """Where z lives: the latent sites of an observation, each a vector."""
+        """Where z lives: the latent sites of an observation, each a vector.
+
+        Raises:
+            ValueError: If there are global latents, which are to be fixed first.
+        """
+        if names := self.structure.globals:
+            what = "one at a draw of its global latents, each of `program.fixed(S)`"
+            raise expected("program", what, f"one with {', '.join(names)}")
         return Space({name: local.as_vector for name, local in self.structure.latent.items()})
 
     @property
@@ -131,15 +141,18 @@ class Pair(nn.Module):
         Raises:
             ValueError: If the pair is not what can be judged row by row.
         """
-        with torch.no_grad(), evaluating(self):
+        # An AutoGuide runs the model for itself when it is first called: no trace of that is left.
+        with pyro.get_param_store().scope(), torch.no_grad(), evaluating(self):
             with Whole("guide"):
                 guided = self._trace(self.guide, rows.x, rows.given, {})
             known = {site["name"]: site["value"] for site in samples(guided)}
             with Whole("model"):
                 modelled = self._trace(self.model, rows.x, rows.given, known)
+            again = self._trace(self.guide, rows.x, rows.given, {})
         found = structure_of(modelled, guided, self.observed, self.plate, len(rows))
         seen = [modelled.nodes[name] for name in found.observed]
         self._entries_are_independent = all(entry_log_probs(site) is not None for site in seen)
+        self._family = family_of(guided, again, found.latent)
         self._guide_has_rsample = all(guided.nodes[name]["fn"].has_rsample for name in found.latent)
         return found
 
@@ -228,6 +241,14 @@ class Pair(nn.Module):
         found = {name: entry_log_probs(trace.nodes[name]) for name in self.observed}
         known = {name: each for name, each in found.items() if each is not None}
         return self._x_of(known, z.shape[:-1].numel()).reshape(*z.shape[:-1], *self._event_shape)
+
+    def prior_site(self, given: Conditions, size: int) -> Mapping[str, Any]:
+        """Returns the model's site of the only latent of ``size`` observations."""
+        (name,) = self.structure.latent
+        x = self._placeholder(size)
+        known = self._known(x.new_zeros(size, self.space.event_shape.numel()))  # nothing is drawn
+        site: Mapping[str, Any] = self._trace(self.model, x, tiled(given, size), known).nodes[name]
+        return site
 
     def divergence(self, rows: Rows) -> Tensor:
         """Returns KL(q(z|x) || p(z)), shape ``(B,)``, of one latent site in closed form.

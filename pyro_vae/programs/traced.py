@@ -7,9 +7,10 @@ from typing import TYPE_CHECKING, Any, ClassVar
 import torch
 from pyro.distributions import TorchDistribution
 from torch import Tensor
-from torch.distributions.kl import register_kl
+from torch.distributions.kl import kl_divergence, register_kl
 
 from pyro_vae.data.rows import Given, Rows
+from pyro_vae.programs.family import Family
 
 if TYPE_CHECKING:
     from pyro_vae.programs.running import Pair
@@ -162,6 +163,16 @@ class Entries(_OfProgram):
     def log_prob(self, value: Tensor) -> Tensor:
         z, given = self.decoded.z, self.decoded.given
         return self.program.entry_densities(z, given, value)
+
+
+@register_kl(Family, Latent)
+def _kl_family(q: Family, p: Latent) -> Tensor:
+    """Of a single latent site, whose distribution depends on no other draw."""
+    if len(q.sites) > 1:
+        raise NotImplementedError
+    (site,) = q.sites.values()
+    (size,) = q.batch_shape
+    return kl_divergence(site, p.program.prior_site(p.given, size)["fn"])
 
 
 @register_kl(Encoded, Latent)

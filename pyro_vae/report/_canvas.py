@@ -20,7 +20,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.checkpoint import write_bytes
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = [
     "BAD",
@@ -66,9 +66,9 @@ def are_images(event_shape: Sequence[int]) -> bool:
     return len(event_shape) == 3 and event_shape[0] in (1, 3) and min(event_shape[1:]) > 1
 
 
-def limits(vae: VAE, reference: Tensor) -> tuple[float, float]:
+def limits(vae: Amortized, reference: Tensor) -> tuple[float, float]:
     """What is black and what is white."""
-    if vae.likelihood.support is constraints.boolean:
+    if vae.x_support is constraints.boolean:
         return 0.0, 1.0
     seen = reference[~reference.isnan()]
     return (seen.min().item(), seen.max().item()) if len(seen) else (0.0, 1.0)

@@ -16,7 +16,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import variance_by_site
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.report._canvas import are_images, as_png, limits, tiles
 from pyro_vae.report.pictures import SCATTERED, held_out, latent_means
 
@@ -32,7 +32,7 @@ ACTIVE = 0.01  # as `evaluate` counts active units
 class Findings:
     """What the sections of a page are about, each thing computed once."""
 
-    vae: VAE
+    vae: Amortized
     data: Dataset
     history: Mapping[str, Sequence[float]] | None
     recorded: Mapping[str, Any] | None
@@ -107,7 +107,7 @@ class Findings:
         """What the checks found, or why there are none."""
         if len(self.given) < _CHECKED:
             return f"There are {len(self.given)} held-out observations; checks need {_CHECKED}."
-        if self.vae.missingness is not None:
+        if not self.vae.is_ignorable:
             return _OWN_MASKS
         return check(
             self.vae, self.given, num_draws=self.num_draws, seed=self.seed,
@@ -117,7 +117,7 @@ class Findings:
     @cached_property
     def calibration(self) -> Calibration | str:
         """Whether the guide is the posterior, or why that is not known."""
-        if self.vae.missingness is not None:
+        if not self.vae.is_ignorable:
             return _OWN_MASKS
         return calibrate(
             self.vae,

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack
+from typing import Unpack, cast
 
 import numpy as np
 import torch
@@ -17,9 +17,9 @@ from torch.distributions import constraints
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike
+from pyro_vae.data.rows import Conditions, ConditionsLike, GivenLike, Numbers, Rows, RowsLike
 from pyro_vae.distributions import same_support
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report import _panels as panels
@@ -42,7 +42,7 @@ SCATTERED = 5000  # more dots hide each other
 
 
 def pictures(
-    vae: VAE, data: Dataset, history: Mapping[str, Sequence[float]], folder: str | Path
+    vae: Amortized, data: Dataset, history: Mapping[str, Sequence[float]], folder: str | Path
 ) -> list[Path]:
     """Draws all pictures of a run: samples, reconstructions, latents and curves.
 
@@ -78,7 +78,7 @@ def held_out(data: Dataset) -> Split:
 
 @torch.no_grad()
 def samples(
-    vae: VAE,
+    vae: Amortized,
     path: str | Path,
     *,
     num_samples: int = 64,
@@ -105,7 +105,7 @@ def samples(
     beside: Tensor | None = as_tensor(reference)
     if not are_images(vae.event_shape):
         return _marginals(vae.sample(num_samples, **given), beside, path)
-    prior = vae.prior(given.get("cond")).expand((num_samples,))
+    prior = vae.prior_at(cast(Conditions, given)).expand((num_samples,))
     means = vae.decode(prior.sample(), **given).mean
     columns = math.ceil(math.sqrt(num_samples))
     rows = math.ceil(num_samples / columns)
@@ -118,7 +118,7 @@ def samples(
 
 @torch.no_grad()
 def reconstructions(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     path: str | Path,
     *,
@@ -163,7 +163,7 @@ def reconstructions(
 
 @torch.no_grad()
 def latent(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     path: str | Path,
     *,
@@ -191,7 +191,7 @@ def latent(
     shown = rows_of(vae, x, given)[:SCATTERED]
     labels = None if color_by is None else as_tensor(color_by)[:SCATTERED].cpu()
     means = latent_means(vae, shown)
-    if same_support(vae.prior.support, constraints.one_hot):
+    if same_support(vae.space.support, constraints.one_hot):
         groups, classes = means.shape[1:]
         rows = groups if groups > 1 or labels is None else len(labels.unique())
         size = (max(5.5, 0.32 * classes + 2.5), min(8.0, 0.28 * rows + 1.6))
@@ -224,15 +224,15 @@ def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
     return write(figure, path)
 
 
-def latent_means(vae: VAE, rows: Rows) -> Tensor:
+def latent_means(vae: Amortized, rows: Rows) -> Tensor:
     """Returns E[z|x] of rows that the model accepted, ``(N, *prior.event_shape)``, on the CPU.
 
     Raises:
         ValueError: If latents are neither vectors nor one-hot.
     """
-    one_hot = same_support(vae.prior.support, constraints.one_hot)
-    if not one_hot and len(vae.prior.event_shape) != 1:
-        raise expected("vae", "vectors or one-hot latents", vae.prior.event_shape)
+    one_hot = same_support(vae.space.support, constraints.one_hot)
+    if not one_hot and len(vae.space.event_shape) != 1:
+        raise expected("vae", "vectors or one-hot latents", vae.space.event_shape)
     batches = rows.batches(observations_at_once(vae, rows.x))
     return torch.cat([vae.encode(batch.x, **batch.given).mean for batch in batches]).cpu()
 

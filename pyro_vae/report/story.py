@@ -14,7 +14,7 @@ from pyro_vae._html import Html, tag
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation._common import check_arguments
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections import (
     calibration,
@@ -50,7 +50,7 @@ _SECTIONS: Sequence[tuple[str, str, Callable[[Findings], Html | None]]] = (
 
 
 def page(
-    vae: VAE,
+    vae: Amortized,
     data: Dataset,
     *,
     history: Mapping[str, Sequence[float]] | None = None,
@@ -107,7 +107,7 @@ def page(
         seed,
         progress,
     )
-    with undisturbed(vae, seed, vae.initialized.device), torch.no_grad():
+    with undisturbed(vae, seed, vae.device), torch.no_grad():
         return _document(findings)
 
 

@@ -69,6 +69,8 @@ class Health:
     @torch.no_grad()
     def _certain(self) -> float:
         """The share of features that vary in the data, and not at all given z."""
+        if self.vae.has_globals:
+            return 0.0  # p(x|z) is that of a draw of what observations share
         varies = self.rows.x.var(0, correction=0)
         try:
             z = self.vae.encode(self.rows.x, **self.rows.given).mean

@@ -51,8 +51,23 @@ def bound(vae: Amortized, objective: Importance, rows: Rows) -> float:
     return total / len(rows)
 
 
+def _shared(vae: Amortized, rows: Rows) -> tuple[float, float]:
+    """The two halves of the ELBO an observation, where some latents belong to none."""
+    reconstruction = kl = 0.0
+    with undisturbed(vae, _SEED, rows.x.device), torch.no_grad():
+        for batch in rows.batches(MONITORED):
+            halves = ELBO().totals(vae.model, vae.guide, batch.x, **batch.given)
+            reconstruction += halves[0].item() / len(rows)
+            kl += halves[1].item() / len(rows)
+    return reconstruction, kl
+
+
 def monitor(vae: Amortized, objective: object, rows: Rows, prefix: str = "") -> dict[str, float]:
     """Returns the bound and its two terms, means over some rows, in nats, for the history."""
+    if vae.has_globals:
+        reconstruction, kl = _shared(vae, rows)
+        values = {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
+        return {f"{prefix}{name}": value for name, value in values.items()}
     terms = _terms(vae, objective, rows)
     return {
         f"{prefix}elbo": terms.elbo.mean().item(),

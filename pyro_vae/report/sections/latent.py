@@ -19,7 +19,7 @@ def section(findings: Findings) -> Html:
     means = findings.means
     labels = None if findings.labels is None else findings.labels[: len(means)]
     size = f"{len(means):,} {findings.split} observations"
-    if same_support(findings.vae.prior.support, constraints.one_hot):
+    if same_support(findings.vae.space.support, constraints.one_hot):
         rows = means.shape[1] if means.shape[1] > 1 or labels is None else len(labels.unique())
         width = min(9.0, max(3.6, 0.3 * means.shape[2] + 2))
         with chart(width, min(8.0, max(2.0, 0.26 * rows + 0.9))) as (figure, axes):

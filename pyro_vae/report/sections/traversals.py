@@ -12,6 +12,7 @@ from torch.distributions import constraints
 
 from pyro_vae._html import Html, join, tag
 from pyro_vae.distributions import same_support
+from pyro_vae.programs import VAE
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
@@ -27,14 +28,17 @@ _REACH = 3.0
 
 def section(findings: Findings) -> Html:
     """Returns traversals of single units and interpolations between data."""
+    vae = findings.vae
+    if not isinstance(vae, VAE):
+        return caption("Traversals move z through the decoder of a VAE: not here.")
     kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
-    if not any(same_support(findings.vae.prior.support, kind) for kind in kinds):
+    if not any(same_support(vae.space.support, kind) for kind in kinds):
         return caption("Traversals are drawn where z is one vector or one-hot: not here.")
-    return join(*_traversals(findings), *_interpolations(findings))
+    return join(*_traversals(findings, vae), *_interpolations(findings, vae))
 
 
-def _traversals(findings: Findings) -> list[Html]:
-    vae, support = findings.vae, findings.vae.prior.support
+def _traversals(findings: Findings, vae: VAE) -> list[Html]:
+    support = vae.space.support
     order = findings.variances.argsort(descending=True)
     units = order[findings.variances[order] > ACTIVE][:_UNITS]
     if len(units) == 0:
@@ -69,12 +73,12 @@ def _traversals(findings: Findings) -> list[Html]:
     ]
 
 
-def _interpolations(findings: Findings) -> list[Html]:
-    x, support = findings.x, findings.vae.prior.support
+def _interpolations(findings: Findings, vae: VAE) -> list[Html]:
+    x, support = findings.x, vae.space.support
     pairs = _pairs(findings)
     if len(pairs) == 0:
         return []
-    path = interpolations(findings.vae, *(findings.rows[pairs[:, i]] for i in (0, 1)))
+    path = interpolations(vae, *(findings.rows[pairs[:, i]] for i in (0, 1)))
     shown = "E[x | z], from dark to bright,"
     if findings.images:
         first, second = (x[pairs[:, i], None] for i in (0, 1))
