@@ -266,6 +266,12 @@ def _counted_guide(x: Tensor) -> None:
             pyro.sample(f"w{i}", dist.Normal(x[:, 0], 1.0))
 
 
+def _reading(x: Tensor) -> None:
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(x[:, 0], 1.0))
+        _given(z, x)
+
+
 def _plain(x: Tensor) -> None:
     with pyro.plate("data", len(x)):
         _given(pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0)), x)
@@ -280,6 +286,7 @@ def _plain(x: Tensor) -> None:
         (_factored, _guide, r"`model`: .*a factor, 'penalty'"),
         (_ragged, _guide, r"`model`: expected `observed` to name every observed site.*'w0'"),
         (_counted, _counted_guide, r"`model`: expected the same sites whatever the data are.*'w0'"),
+        (_reading, _guide, r"`model`: expected a distribution of 'z' that does not read x"),
         (_outside, _outside_guide, r"`model`: expected a latent site in the plate 'data'"),
         (_plain, lambda x: None, r"`guide`: .*none of 'z'"),
     ],
@@ -380,7 +387,7 @@ class _Shared:
 
     def __init__(self) -> None:
         self.globals = pyro.infer.autoguide.AutoNormal(
-            pyro.poutine.block(self.model, expose=["w"]), init_scale=0.5
+            pyro.poutine.block(self.model, expose=["w"]), init_scale=0.25
         )
 
     def guide(self, x: Tensor) -> None:
@@ -397,13 +404,14 @@ def test_global_latents_are_fitted_once_and_averaged_over() -> None:
     program = pv.Program(pair.model, pair.guide)
     torch.manual_seed(0)
     data = 2.0 + torch.randn(50, 1) + torch.randn(50, 4)
-    pv.fit(program, data[:40], epochs=80, batch_size=10, lr=0.03, seed=0, device="cpu")
+    options: dict[str, Any] = {"batch_size": 10, "lr": 0.03, "schedule": "cosine", "seed": 0}
+    pv.fit(program, data[:40], epochs=120, device="cpu", **options)
     # Sufficient are the means of each row, with variance 1 + 1/4 about w.
     precision = 1 / 9 + 40 / 1.25
     mean = data[:40].mean().item() * 40 / 1.25 / precision
     drawn = torch.stack([each._globals["w"] for each in program.fixed(400)])
     assert drawn.mean().item() == pytest.approx(mean, abs=0.06)
-    assert drawn.std().item() == pytest.approx(precision**-0.5, rel=0.2)  # not that of a batch
+    assert drawn.std().item() == pytest.approx(precision**-0.5, rel=0.25)  # of a batch: 0.35
     with pytest.raises(ValueError, match=r"each of `program.fixed\(S\)`, got 'one with w'"):
         pv.evaluate(program, data[40:], num_samples=5)
     found = evaluate_globals(program, data[40:], num_globals=50, num_samples=400)
@@ -464,3 +472,20 @@ def test_the_page_is_made_of_it(mixed: tuple[pv.Program, Tensor]) -> None:
     text = page(program, pv.data.load(data), num_samples=20)
     assert "_Mixed.model" in text
     assert "Traversals move z through the decoder of a VAE: not here." in text
+
+
+def test_a_model_that_predicts_each_entry_from_the_last_is_scored_and_not_simulated() -> None:
+    def model(x: Tensor) -> None:
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            before = torch.stack([torch.zeros(len(x)), x[:, 0]], -1)
+            pyro.sample("x", dist.Normal(z[..., None] + before, 1.0).to_event(1), obs=x)
+
+    program = pv.Program(model, _guide)
+    data = torch.randn(12, 2, generator=torch.Generator().manual_seed(0))
+    scores = pv.evaluate(program, data, num_samples=2000)
+    steps = torch.stack([data[:, 0], data[:, 1] - data[:, 0]], -1)
+    exact = dist.MultivariateNormal(torch.zeros(2), torch.eye(2) + 1).log_prob(steps)
+    assert np.abs((scores.log_marginal - exact.numpy()) / scores.mcse).max() < 4
+    with pytest.raises(ValueError, match="a distribution of 'x' that does not read x, to simulate"):
+        check(program, data.repeat(3, 1))

@@ -162,14 +162,13 @@ def posterior_draws(
     if num_proposals is None:
         num_proposals = max(_FEWEST_PROPOSALS, _PROPOSALS_A_DRAW * num_draws)
     num_proposals = positive_integer("num_proposals", num_proposals)
+    rows = rows_of(vae, x, given)
     if method == "nuts":
         check_ignorable(vae, '`method="importance"`')
+        check_unbounded(vae, instead='`method="importance"`')
         if num_draws % num_chains:
             what = f"a multiple of num_chains = {num_chains}"
             raise expected("num_draws", what, num_draws)
-    rows = rows_of(vae, x, given)
-    if method == "nuts":
-        check_unbounded(vae, instead='`method="importance"`')
     with undisturbed(vae, seed, rows.x.device):
         if method == "guide":
             with torch.no_grad():

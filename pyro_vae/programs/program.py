@@ -31,6 +31,7 @@ from pyro_vae.programs.family import Family
 from pyro_vae.programs.requirements import (
     check_independence,
     check_sizes,
+    reads_itself,
     refuse_batch_norm,
 )
 from pyro_vae.programs.running import Pair, tiled
@@ -248,7 +249,9 @@ class Program(Pair):
             self._example = rows[:1]
             with undisturbed(self, 0, self.device), torch.no_grad():
                 check_sizes(self, rows, structure)
-                check_independence(self.fixed(1)[0], rows)
+                one = self.fixed(1)[0]
+                check_independence(one, rows)
+                self._reads_itself = reads_itself(one, rows)
         except BaseException as error:
             self._structure = None
             if isinstance(error, ValueError) and "Trace Shapes:" in str(error):

@@ -24,6 +24,7 @@ __all__ = [
     "Whole",
     "check_independence",
     "check_sizes",
+    "reads_itself",
     "refuse_batch_norm",
     "structure_of",
 ]
@@ -187,6 +188,30 @@ def check_independence(program: Program, rows: Rows) -> None:
         _compare(role, before[:half], after[:half], "beside other rows")
         alone = _densities(program, role, some[:1], z[:1])
         _compare(role, before[:1], alone, "alone")
+
+
+def reads_itself(program: Program, rows: Rows) -> str:
+    """Returns the name of an observed site whose distribution depends on the x that it is given.
+
+    So does that of each step of a sequence that is predicted from the steps before. Such a model
+    has a density, and is not simulated by one run.
+
+    Raises:
+        ValueError: If that of a latent site does, which is then no p(z).
+    """
+    some = rows[torch.arange(min(len(rows), _LOOKED_AT))]
+    z = program.infer(some).sample()
+    other = Rows(some.x.roll(1, 0), some.given)
+    first, second = (program.run_at(z, each) for each in (some, other))
+    for name in (*program.structure.latent, *program.structure.observed):
+        value = first.nodes[name]["value"]
+        before, after = (trace.nodes[name]["fn"].log_prob(value) for trace in (first, second))
+        if torch.allclose(before, after, rtol=_ROUNDED, atol=_ROUNDED, equal_nan=True):
+            continue
+        if name in program.structure.observed:
+            return name
+        raise expected("model", f"a distribution of {name!r} that does not read x", "one that does")
+    return ""
 
 
 def _densities(program: Program, role: str, rows: Rows, z: Tensor) -> Tensor:

@@ -68,6 +68,7 @@ class Pair(nn.Module):
         self._globals: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._family: tuple[Any, ...] = ()
+        self._reads_itself = ""  # the observed site whose distribution depends on x
         self._entries_are_independent = self._guide_has_rsample = False
 
     @property
@@ -180,6 +181,10 @@ class Pair(nn.Module):
         parts = self.space.split(z)
         return {name: local.value(parts[name]) for name, local in self.structure.latent.items()}
 
+    def run_at(self, z: Tensor, rows: Rows) -> poutine.Trace:
+        """Runs the model on rows at z, ``(B, D)``."""
+        return self._trace(self.model, rows.x, rows.given, self._known(z))
+
     def run_prior(self, shape: Sequence[int], given: Conditions) -> Tensor:
         """Draws z: ``(*shape, D)``, the last of ``shape`` that of what goes with observations."""
         shape = torch.Size(shape)
@@ -189,6 +194,9 @@ class Pair(nn.Module):
 
     def run_model(self, z: Tensor, given: Conditions) -> Tensor:
         """Draws x given z, ``(*, D)``: shape ``(*, *event_shape)``."""
+        if self._reads_itself:
+            what = f"a distribution of {self._reads_itself!r} that does not read x, to simulate it"
+            raise expected("model", what, "one that does")
         shape = z.shape[:-1]
         size = shape.numel()
         known, beside = self._known(z.reshape(size, -1)), tiled(given, size)
