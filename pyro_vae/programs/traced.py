@@ -172,7 +172,7 @@ def _kl_family(q: Family, p: Latent) -> Tensor:
         raise NotImplementedError
     (site,) = q.sites.values()
     (size,) = q.batch_shape
-    return kl_divergence(site, p.program.prior_site(p.given, size)["fn"])
+    return torch.as_tensor(kl_divergence(site, p.program.prior_site(p.given, size)["fn"]))
 
 
 @register_kl(Encoded, Latent)
