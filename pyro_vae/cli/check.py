@@ -9,8 +9,8 @@ from rich.console import Console
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
-from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.new_data import add_data, data_of
+from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.runs import as_device, only_condition
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check

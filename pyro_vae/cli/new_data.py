@@ -18,12 +18,13 @@ from pyro_vae.cli.runs import (
     recorded_data,
     recorded_schema,
     recorded_source,
+    recorded_table,
 )
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.dataset import SPLITS, Split
 from pyro_vae.programs import VAE
 
-__all__ = ["add_data", "data_of", "recorded_like"]
+__all__ = ["add_data", "add_unseen", "data_of", "read_as_before", "recorded_like"]
 
 _LOADED_BY = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
@@ -39,6 +40,12 @@ def add_data(parser: Parser) -> None:
         help="A file of data that the run has never seen, with columns of the same names in any "
         "order, all of which count as test data; or the same data, where they have moved.",
     )
+    add_unseen(parser)
+    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+
+
+def add_unseen(parser: Parser) -> None:
+    """Adds the option of what becomes of levels that the run does not know."""
     parser.add_argument(
         "--unseen",
         type=Literal["refuse", "missing"],
@@ -46,12 +53,9 @@ def add_data(parser: Parser) -> None:
         help="Whether a level of new data that was never seen in training is refused, or counts as "
         "missing, of a run with --missing.",
     )
-    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
 
 
-def data_of(
-    folder: Path, vae: VAE, split: Split, options: Namespace
-) -> tuple[Dataset, bool]:
+def data_of(folder: Path, vae: VAE, split: Split, options: Namespace) -> tuple[Dataset, bool]:
     """Loads the data of a run, or new ones, whose test set is all of them.
 
     Args:
@@ -75,10 +79,26 @@ def data_of(
     except ValueError:
         pass  # They are others, and what is wrong with these is another thing.
     moved: dict[str, Any] = {} if root is None else {"root": root}
+    moved |= read_as_before(folder, source, like)
     data = load(source, like=like, unseen=options.unseen, **moved)
     size = sum(len(data.split(each)) for each in SPLITS)
     print(f"{data.name}: {size:,} observations that are not the data of the run", file=sys.stderr)
     return data, False
+
+
+def read_as_before(folder: Path, source: str, like: Dataset) -> dict[str, Any]:
+    """Returns how a text is read for a run from before there were schemas; nothing for others.
+
+    Args:
+        folder: The run folder.
+        source: The text.
+        like: What is known of the data of the run.
+    """
+    if like.schema is not None or source in data_room.NAMES:
+        return {}
+    recorded = recorded_source(folder, None)[1]
+    how = recorded_table(folder, Path(source).expanduser(), recorded)[1]
+    return {"header": how["header"]} if "header" in how else {}
 
 
 def recorded_like(folder: Path, vae: VAE) -> Dataset:
@@ -111,5 +131,5 @@ def recorded_like(folder: Path, vae: VAE) -> Dataset:
         names=names,
         size_unit=unit,
         schema=schema,
-        options=options | ({"words": ()} if schema is not None else {}),
+        options=options | {"words": () if schema else recorded["words"] or vae.likelihood.words},
     )

@@ -33,6 +33,7 @@ _ROLE_OF: Mapping[str, Role] = {
     "size_factor": "size factor",
     "covariates": "covariate",
     "split": "group",
+    "time": "time",
 }
 
 
@@ -43,7 +44,7 @@ def _check_taken(name: str, role: Role) -> None:
     """Refuses a role that a schema gives a column, and that nobody has asked to be used."""
     if role == "weight":
         raise expected(f"schema: {name}", "another role, as no objective takes weights", role)
-    if role not in ("", "label", "group"):
+    if role not in ("", "label", "group", "time"):
         what = f"`{_OPTION_OF[role]}` to name the column, too, as that is its role"
         raise expected(f"schema: {name}", what, role)
 
@@ -88,11 +89,12 @@ class Table:
         empty = pd.Series(np.full(len(self.frame), np.nan), index=self.frame.index)
         columns = [self.frame.iloc[:, own[n]] if n in own else empty for n in names]
         frame = pd.concat(columns, axis=1).set_axis(list(names), axis=1)
-        where: Where = _in_frame
-        if self.where is not _in_frame:
 
-            def where(row: int, position: int) -> tuple[str, object]:
-                return self.where(row, own[names[position]])
+        def where(row: int, position: int) -> tuple[str, object]:
+            at = own[names[position]]
+            if self.where is not _in_frame:
+                return self.where(row, at)
+            return f"{_in_frame(row, at)[0]} ({names[position]})", self.frame.iloc[row, at]
 
         return replace(self, frame=frame, named=True, where=where)
 

@@ -36,7 +36,7 @@ from pyro_vae.data.readers.first_rows import Header
 from pyro_vae.data.rows import Numbers
 from pyro_vae.data.schema import Schema, SchemaLike
 from pyro_vae.data.serving import beside, served
-from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
+from pyro_vae.data.splitting import HeldOut, held_out, split_column, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
 # Options that new data are loaded by, too.
@@ -144,8 +144,10 @@ def load(
             observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
         split: How rows are held out where the source has no such split: ``random``; ``blocks``,
             the last rows for the test and those before them for validation, of data in the order of
-            time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
-            which is then no part of x: rows of a group are in one split.
+            time, whose neighbours are near-copies; ``column NAME``, by the groups of a column: rows
+            of a group are in one split; or ``time NAME``, by the numbers or dates of a column: the
+            test rows are later than those for validation, and these than those for training. Such a
+            column is no part of x.
         words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
@@ -206,8 +208,8 @@ def load(
     seed = check_seed("seed", seed)
     known = columns_by_name("covariates", covariates)
     wanted = _columns(cond, size_factor, known)
-    if (group := group_column(split)) is not None:
-        wanted["split"] = [group]
+    if (by := split_column(split)) is not None:
+        wanted[by[0]] = [by[1]]
     if isinstance(labels, str):
         label, labels = labels, None
     how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
@@ -228,8 +230,8 @@ def load(
     rows = held_out(raw, split, seed)
     parts = _split(raw, {"validation": validation, "test": test}, rows)
     served_as = served(raw, parts, top, binarize, missing, seed)
-    if group is not None:
-        raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
+    if by is not None:
+        raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != by[1]})
     found = beside(raw, parts, size_factor, known)
     served_as |= {"step": step_in_order(raw), "schema": raw.schema}
     options = {name: given[name] for name in _KEPT} | {"label": label} | how.given()

@@ -44,7 +44,7 @@ Kind = Literal[
     "real", "positive", "count", "proportion", "binary", "category", "ordinal", "angle", "time",
     "id", "ignore",
 ]  # fmt: skip
-Role = Literal["", "label", "condition", "size factor", "covariate", "weight", "group"]
+Role = Literal["", "label", "condition", "size factor", "covariate", "weight", "group", "time"]
 Level: TypeAlias = str | int | float | bool
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
