@@ -36,8 +36,8 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         "probe",
         "RUN --label NAME",
-        "Predicts labels, which the model never saw, from latent means, by nearest neighbours and by "
-        "logistic regression: cross-validated accuracies, beside those of the data as they are, "
+        "Predicts labels, which the model never saw, from latent means, by nearest neighbours and "
+        "by logistic regression: cross-validated accuracies, beside those of the data as they are, "
         "and of as many principal components as z has dimensions.",
     )
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
