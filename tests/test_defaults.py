@@ -48,6 +48,10 @@ CALLED: dict[str, tuple[Callable[..., Any], ...]] = {
 OTHERS = {
     ("check", "num_draws", calibrate): "of the check; a calibration ranks among fewer",
     ("compare", "max_data", check): "of the data that are scored; a check takes fewer yet",
+    **{
+        (verb, "split", pv.data.load): "which data are looked at; there, how rows are held out"
+        for verb in ("evaluate", "check", "compare", "anomalies", "probe", "rate-distortion")
+    },
     ("select", "seed", pv.fit): "of the selection, which has one for each fit",
     ("select", "seed", pv.VAE): "of the selection, which seeds the weights of each",
 }

@@ -42,7 +42,7 @@ def table(size: int, seed: int) -> pd.DataFrame:
 def known(**options: object) -> pv.data.Dataset:
     first = table(60, 0)
     first.loc[3, "visits"] = None
-    return pv.data.load(first, kinds=KINDS, **{**LOADED, **options})  # type: ignore[arg-type]
+    return pv.data.load(first, **{**LOADED, "kinds": KINDS, **options})  # type: ignore[arg-type]
 
 
 def test_columns_are_taken_by_name_in_the_units_of_the_training_data() -> None:

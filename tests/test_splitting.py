@@ -78,8 +78,8 @@ def test_groups_of_any_size_come_near_the_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "says"),
     [
-        ("last", r"`split`: expected random, blocks or `column NAME`, got 'last'"),
-        ("column ", r"`split`: expected random, blocks or `column NAME`"),
+        ("last", r"`split`: expected random, blocks, `column NAME` or `time NAME`, got 'last'"),
+        ("column ", r"`split`: expected random, blocks, `column NAME` or `time NAME`"),
         ("column nobody", r"`split`: .*nobody"),
         ("column b", r"`split`: expected more groups than splits, got '4 rows of one'"),
     ],
@@ -147,13 +147,14 @@ def test_groups_and_times_have_short_options(
     argv = ["fit", str(path), "--drop", "b", *small, "--json"]
     for option, split in (("--group", "column subject"), ("--split", "random")):
         value = "subject" if option == "--group" else split
-        assert main([*argv, option, value, "--out", option]) == 0
+        run = option.strip("-")
+        assert main([*argv, option, value, "--out", run]) == 0
         said = capsys.readouterr()
-        record = json.loads(Path(option, "data.json").read_text())
+        record = json.loads(Path(run, "data.json").read_text())
         assert record["options"].get("split", "random") == split
         copies = "observations equal training observations" in said.err
         assert copies == (split == "random"), said.err
-        assert main(["evaluate", option, "--num-samples", "5", "--json"]) == 0
+        assert main(["evaluate", run, "--num-samples", "5", "--json"]) == 0
         scores = json.loads(said.out)["scores"]
         assert json.loads(capsys.readouterr().out)["log_marginal"] == scores["log_marginal"]
     assert main([*argv, "--group", "subject", "--split", "blocks", "--out", "c"]) == 2

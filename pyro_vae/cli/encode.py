@@ -91,9 +91,10 @@ def _content(
     if suffix == ".npz":
         content = io.BytesIO()
         # Words are of a fixed length in a file without pickles.
-        arrays = {name: np.asarray(values) for name, values in beside.items()}
+        arrays: dict[str, Any] = {name: np.asarray(values) for name, values in beside.items()}
         arrays = {n: a.astype(np.str_) if a.dtype == object else a for n, a in arrays.items()}
-        np.savez(content, **({"loc": loc, "scale": scale} | arrays))
+        arrays |= {"loc": loc, "scale": scale}
+        np.savez(content, **arrays)
         return content.getvalue()
     named: dict[str, Any] = dict(beside)
     for part, values in (("", loc), (" scale", scale)):

@@ -122,7 +122,6 @@ def run(argv: list[str]) -> None:
             checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
         vae, objective = build_model(options, parts, data)
-        _say_copies(data)
         given = {"device": device, "labels": labels, **training_options(options)}
         fitted, scores = _fit(vae, objective, data, options, given, progress)
         summary = scores.summary() if scores else recorded_scores(out)
@@ -142,6 +141,7 @@ def run(argv: list[str]) -> None:
             print(f"{out} is finished: these are its scores", file=sys.stderr)
         else:
             progress.finish(write)
+            _say_copies(data)
         # Reported with the folder at hand: an interrupt then knows that the run is written.
         seconds = time.perf_counter() - began
         if options.json:

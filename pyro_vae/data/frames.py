@@ -53,6 +53,12 @@ def _in_frame(row: int, position: int) -> tuple[str, object]:
     return f"row {row}, column {position + 1}", math.nan
 
 
+def _cell(frame: pd.DataFrame, row: int, position: int) -> object:
+    """A cell as Python has it, whose value an error shows."""
+    cell = frame.iloc[row, position]
+    return cell.item() if isinstance(cell, np.generic) else cell
+
+
 @dataclass(frozen=True)
 class Table:
     """A table as a reader found it.
@@ -94,7 +100,7 @@ class Table:
             at = own[names[position]]
             if self.where is not _in_frame:
                 return self.where(row, at)
-            return f"{_in_frame(row, at)[0]} ({names[position]})", self.frame.iloc[row, at]
+            return f"{_in_frame(row, at)[0]} ({names[position]})", _cell(self.frame, row, at)
 
         return replace(self, frame=frame, named=True, where=where)
 
@@ -309,7 +315,7 @@ class _Reader:
     def _where(self, row: int, position: int) -> tuple[str, object]:
         """Where an entry of a frame is, and what is there."""
         place, _ = _in_frame(row, position)
-        return f"{place} ({self.names[position]})", self.table.frame.iloc[row, position]
+        return f"{place} ({self.names[position]})", _cell(self.table.frame, row, position)
 
     def _check_finite(self, cells: Cells, at: int) -> None:
         """Refuses infinite numbers; ``at`` is where in x the column would be."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import logging
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import fields, replace
 from typing import Any
@@ -73,7 +74,7 @@ def in_words(error: ValueError, like: Dataset) -> ValueError:
     if text.endswith(MISSING):
         way = "; a model that is fitted with `missing` (--missing) takes it"
         return ValueError(text.removesuffix(MISSING) + way)
-    if "expected one of " in text and like.schema is not None and like.options.get("missing"):
+    if re.search(r"expected one of .*, in row \d", text) and like.options.get("missing"):
         return ValueError(f"{text}; `unseen` (--unseen missing) takes it for missing")
     return error
 

@@ -250,7 +250,7 @@ def _load_like(
     """New data as others were loaded, see `like` of :func:`load`."""
     own = dict.fromkeys(_KEPT) | {"cond": "", "label": None} | dict(like.options)
     known = columns_by_name("covariates", own["covariates"])
-    wanted = _columns(own["cond"], own["size_factor"], known)
+    wanted = _columns(own["cond"] or "", own["size_factor"], known)
     missing = bool(own["missing"])
     aside = tuple(each for names in wanted.values() for each in names)
     others = (own["label"], own["key"], own["layers"], size_of(own["resize"]))
