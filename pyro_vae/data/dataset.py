@@ -136,6 +136,9 @@ class Dataset:
         step: How far apart rows of the source are that follow one another, of what random pairs
             are; NaN where that is not known.
         schema: What the columns of a table are, and how x is decoded to one; None for other data.
+        places: For each split, where in the source its observations are, counted from 0.
+        options: How they were loaded, by the names of arguments of :func:`~pyro_vae.data.load`, as
+            data that are loaded ``like`` these are.
 
     Example:
         >>> from pyro_vae.data import load
@@ -166,6 +169,8 @@ binarize='threshold')
     coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     schema: Schema | None = None
+    places: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
 
     def __post_init__(self) -> None:
         for split in SPLITS:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -13,11 +15,22 @@ from pyro_vae.data.cells import Cells
 from pyro_vae.data.fields import EXACT, FINE, ULP
 from pyro_vae.data.schema import Field
 
-__all__ = ["all_numbers", "beside", "encoded", "labels_of"]
+__all__ = ["Unseen", "all_numbers", "beside", "encoded", "labels_of"]
+
+Unseen: TypeAlias = Literal["refuse", "missing"]
+"""What becomes of a level that the training data do not have."""
+
+log = logging.getLogger("pyro_vae")
+_NAMED = 6  # levels, in a line
 
 
 def encoded(
-    field: Field, cells: Cells, place: Callable[[int], str], *, checked: bool = True
+    field: Field,
+    cells: Cells,
+    place: Callable[[int], str],
+    *,
+    checked: bool = True,
+    unseen: Unseen = "refuse",
 ) -> np.ndarray:
     """Returns a column as x has it, float32 of shape ``(N,)``; NaN where an entry is missing.
 
@@ -26,12 +39,13 @@ def encoded(
         cells: What it holds.
         place: Where the entry of a row is, for errors.
         checked: Whether numbers that are not of the kind, or that float32 would merge, are refused.
+        unseen: Whether a level that the field does not have is refused, or missing.
 
     Raises:
         ValueError: If it holds what the field does not know, or float32 would merge its numbers.
     """
     if field.levels:
-        return _places(field, cells, place)
+        return _places(field, cells, place, unseen)
     values = cells.values
     if not isinstance(values, np.ndarray):
         values = _as_numbers(field, cells)
@@ -72,7 +86,7 @@ def _as_numbers(field: Field, cells: Cells) -> np.ndarray:
     return numbers.to_numpy(dtype=np.float64)
 
 
-def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarray:
+def _places(field: Field, cells: Cells, place: Callable[[int], str], unseen: Unseen) -> np.ndarray:
     """The places of levels, NaN where one is missing."""
     import pandas as pd
 
@@ -85,8 +99,10 @@ def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarr
         lacking = values.isna().to_numpy()
         if (unknown := (codes < 0) & ~lacking).any():
             row = int(unknown.argmax())
-            raise _unknown_level(texts.iloc[row], map(str, field.levels), place(row))
-        return np.where(lacking, np.nan, codes).astype(np.float32)
+            if unseen == "refuse":
+                raise _unknown_level(texts.iloc[row], map(str, field.levels), place(row))
+            _taken_for_missing(field, texts[unknown].tolist())
+        return np.where(codes < 0, np.nan, codes).astype(np.float32)
     numbers = cells.values
     numbers = _as_numbers(field, cells) if isinstance(numbers, pd.Series) else numbers.astype(float)
     levels = np.array([float(level) for level in field.levels])
@@ -94,8 +110,19 @@ def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarr
     places = np.searchsorted(levels[order], numbers).clip(0, len(levels) - 1)
     if (unknown := (levels[order][places] != numbers) & ~lacking).any():
         row = int(unknown.argmax())
-        raise _unknown_level(f"{numbers[row]:g}", [f"{level:g}" for level in levels], place(row))
-    return np.where(lacking, np.nan, order[places]).astype(np.float32)
+        if unseen == "refuse":
+            known = [f"{level:g}" for level in levels]
+            raise _unknown_level(f"{numbers[row]:g}", known, place(row))
+        _taken_for_missing(field, [f"{number:g}" for number in numbers[unknown]])
+    return np.where(lacking | unknown, np.nan, order[places]).astype(np.float32)
+
+
+def _taken_for_missing(field: Field, unknown: Sequence[str]) -> None:
+    """Says which levels are taken for missing, and in how many cells."""
+    names = sorted(set(unknown))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(map(repr, names[:_NAMED])) + more
+    log.warning("%s: took %s for missing in %s cells", field.name, shown, f"{len(unknown):,}")
 
 
 def _written(values: np.ndarray) -> list[str | None]:
@@ -141,22 +168,23 @@ def _check_held(field: Field, values: np.ndarray, held: np.ndarray) -> None:
         raise ValueError(f"{expected('data', f'{what} in {field.name}', got)}; {hint}")
 
 
-def labels_of(field: Field, cells: Cells, place: Callable[[int], str]) -> Tensor:
+def labels_of(
+    field: Field, cells: Cells, place: Callable[[int], str], unseen: Unseen = "refuse"
+) -> Tensor:
     """Returns labels as integers, shape ``(N,)``, -1 where one is missing.
 
     Raises:
         ValueError: If they are neither levels nor whole numbers.
     """
     if field.levels:
-        places = _places(field, cells, place)
-    else:
-        places = cells.values
-        whole = (
-            isinstance(places, np.ndarray)
-            and not (places != np.round(places))[~cells.lacking].any()
-        )
-        if not whole:
-            raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
+        places = _places(field, cells, place, unseen)
+        return torch.from_numpy(np.where(np.isnan(places), -1, places).astype(np.int64))
+    places = cells.values
+    whole = (
+        isinstance(places, np.ndarray) and not (places != np.round(places))[~cells.lacking].any()
+    )
+    if not whole:
+        raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
     return torch.from_numpy(np.where(cells.lacking, -1, places).astype(np.int64))
 
 

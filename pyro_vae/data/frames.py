@@ -14,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.cells import Cells, Where, cells_of
-from pyro_vae.data.encoding import all_numbers, beside, encoded, labels_of
+from pyro_vae.data.encoding import Unseen, all_numbers, beside, encoded, labels_of
 from pyro_vae.data.fields import described, kind_of, of_counts
 from pyro_vae.data.inference import Found
 from pyro_vae.data.raw import MISSING, Raw, as_values
@@ -23,7 +23,7 @@ from pyro_vae.data.schema import Field, Role, Schema, SchemaLike, overrides
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["NUMBERS", "Table", "from_frame", "is_frame"]
+__all__ = ["NUMBERS", "Table", "as_table", "from_frame", "is_frame"]
 
 NUMBERS = "numbers"
 """In place of a schema: each column of x is the numbers that it holds, and nothing is inferred."""
@@ -33,6 +33,7 @@ _ROLE_OF: Mapping[str, Role] = {
     "size_factor": "size factor",
     "covariates": "covariate",
     "split": "group",
+    "time": "time",
 }
 
 
@@ -43,13 +44,19 @@ def _check_taken(name: str, role: Role) -> None:
     """Refuses a role that a schema gives a column, and that nobody has asked to be used."""
     if role == "weight":
         raise expected(f"schema: {name}", "another role, as no objective takes weights", role)
-    if role not in ("", "label", "group"):
+    if role not in ("", "label", "group", "time"):
         what = f"`{_OPTION_OF[role]}` to name the column, too, as that is its role"
         raise expected(f"schema: {name}", what, role)
 
 
 def _in_frame(row: int, position: int) -> tuple[str, object]:
     return f"row {row}, column {position + 1}", math.nan
+
+
+def _cell(frame: pd.DataFrame, row: int, position: int) -> object:
+    """A cell as Python has it, whose value an error shows."""
+    cell = frame.iloc[row, position]
+    return cell.item() if isinstance(cell, np.generic) else cell
 
 
 @dataclass(frozen=True)
@@ -68,6 +75,35 @@ class Table:
     notes: tuple[str, ...] = ()
     where: Where = field(default=_in_frame)
 
+    @property
+    def names(self) -> list[str]:
+        """What its columns are called, no two alike; counted where they have no names."""
+        given = [str(name) for name in self.frame.columns]
+        if not self.named:
+            return [f"column {i + 1}" for i in range(len(given))]
+        return _unique(given, [])
+
+    def reordered(self, names: Sequence[str]) -> Table:
+        """Returns the table of some columns, in another order; empty ones where it has none.
+
+        Args:
+            names: Of its columns, and of others.
+        """
+        import pandas as pd
+
+        own = {name: position for position, name in enumerate(self.names)}
+        empty = pd.Series(np.full(len(self.frame), np.nan), index=self.frame.index)
+        columns = [self.frame.iloc[:, own[n]] if n in own else empty for n in names]
+        frame = pd.concat(columns, axis=1).set_axis(list(names), axis=1)
+
+        def where(row: int, position: int) -> tuple[str, object]:
+            at = own[names[position]]
+            if self.where is not _in_frame:
+                return self.where(row, at)
+            return f"{_in_frame(row, at)[0]} ({names[position]})", _cell(self.frame, row, at)
+
+        return replace(self, frame=frame, named=True, where=where)
+
 
 def is_frame(data: object) -> bool:
     """Returns whether it is a table of pandas, which is not imported to see that it is none."""
@@ -85,6 +121,7 @@ def from_frame(
     words: Sequence[Sequence[str]] = (),
     missing: bool = False,
     always: bool = False,
+    unseen: Unseen = "refuse",
 ) -> Raw:
     """Returns what a table holds: x, what lies beside it, labels, and the schema of its columns.
 
@@ -101,11 +138,12 @@ def from_frame(
         words: For each column of x, in order, its levels, if it has some; one list for every one.
         missing: Whether entries of x may be missing.
         always: Whether a table of numbers without names has a schema, too.
+        unseen: Whether a level that the schema does not have is refused, or missing.
 
     Raises:
         ValueError: If a column cannot be read, lacks a value, or an option names none.
     """
-    table = data if isinstance(data, Table) else _table(data)
+    table = as_table(data)
     wanted = {option: list(names) for option, names in (wanted or {}).items() if names}
     dropped = [each.strip() for each in drop.split(",")] if isinstance(drop, str) else list(drop)
     dropped = [each for each in dropped if each]
@@ -113,14 +151,21 @@ def from_frame(
     plain = isinstance(schema, str) and schema == NUMBERS
     if not always and not asked and (schema is None or plain) and _is_array(table):
         return Raw({"train": _array(table, missing)})
-    reader = _Reader(table, plain, wanted, dropped, label)
+    reader = _Reader(table, plain, wanted, dropped, label, unseen)
     known = {} if plain else overrides(None if plain else schema, kinds, reader.names)
     return reader.read(known, words, missing)
 
 
-def _table(frame: pd.DataFrame) -> Table:
+def as_table(frame: pd.DataFrame | Table) -> Table:
+    """Returns a table of pandas as one of a reader.
+
+    Raises:
+        ValueError: If its columns have several names each.
+    """
     import pandas as pd
 
+    if isinstance(frame, Table):
+        return frame
     if isinstance(frame.columns, pd.MultiIndex):
         raise expected("data", "columns of one name each", list(frame.columns[:2]))
     default = isinstance(frame.columns, pd.RangeIndex) and frame.columns.equals(
@@ -168,8 +213,9 @@ class _Reader:
         wanted: Mapping[str, Sequence[str]],
         dropped: Sequence[str],
         label: str | None,
+        unseen: Unseen,
     ) -> None:
-        self.plain, self.notes = plain, list(table.notes)
+        self.plain, self.notes, self.unseen = plain, list(table.notes), unseen
         given = [str(name) for name in table.frame.columns]
         if not table.named:
             given = [f"column {i + 1}" for i in range(len(given))]
@@ -269,7 +315,7 @@ class _Reader:
     def _where(self, row: int, position: int) -> tuple[str, object]:
         """Where an entry of a frame is, and what is there."""
         place, _ = _in_frame(row, position)
-        return f"{place} ({self.names[position]})", self.table.frame.iloc[row, position]
+        return f"{place} ({self.names[position]})", _cell(self.table.frame, row, position)
 
     def _check_finite(self, cells: Cells, at: int) -> None:
         """Refuses infinite numbers; ``at`` is where in x the column would be."""
@@ -323,7 +369,7 @@ class _Reader:
         x = np.empty((len(self.table.frame), len(schema.x)), dtype=np.float32)
         for i, each in enumerate(schema.x):
             place = partial(self._place, positions[each.name])
-            x[:, i] = encoded(each, cells[each.name], place, checked=checked)
+            x[:, i] = encoded(each, cells[each.name], place, checked=checked, unseen=self.unseen)
             if (bad := np.isinf(x[:, i])).any():
                 row = int(bad.argmax())
                 value = float(cells[each.name].values[row])
@@ -335,7 +381,7 @@ class _Reader:
         for each in schema.columns:
             if each.role == "label":
                 place = partial(self._place, positions[each.name])
-                labels["train"] = labels_of(each, cells[each.name], place)
+                labels["train"] = labels_of(each, cells[each.name], place, self.unseen)
             elif each.role and each.role != "weight":
                 values, of_words[each.name] = beside(cells[each.name])
                 aside[each.name] = {"train": torch.from_numpy(values)}

@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.dataset import SPLITS, Dataset, Split
 
-__all__ = ["DataReport", "inspect"]
+__all__ = ["DataReport", "copies", "inspect"]
 
 _CLOSE = 0.5  # of the distance of random pairs
 
@@ -87,7 +88,7 @@ class DataReport:
             lines.append(
                 f"  neighbours in order are {self.step:.2g} times as far apart as random pairs: of "
                 "a time series, --split blocks keeps near-copies out of the test set; of groups, "
-                "--split 'column NAME'"
+                "--group COLUMN"
             )
         lines += [f"  {name}: {what}" for name, what in self.columns.items()]
         lines += [f"  {warning}" for warning in self.warnings]
@@ -119,7 +120,6 @@ def inspect(data: Dataset) -> DataReport:
     seen = {split: x[~x.isnan()] for split, x in filled.items()}
     still = (data.train == data.train[:1]).all(0).nonzero()
     rows = {split: _digests(x) for split, x in splits.items()}
-    known = set(rows["train"])
     counts = {split: Counter(each) for split, each in rows.items()}
     return DataReport(
         name=data.name,
@@ -135,7 +135,7 @@ def inspect(data: Dataset) -> DataReport:
         constant=[tuple(index) for index in still[:10].tolist()],
         num_constant=len(still),
         duplicates={s: sum(n for n in each.values() if n > 1) for s, each in counts.items()},
-        in_train={s: sum(row in known for row in rows[s]) for s in SPLITS if s != "train"},
+        in_train=_copies(rows),
         classes={
             split: dict(sorted(Counter(labels.tolist()).items()))
             for split, labels in data.labels.items()
@@ -148,6 +148,23 @@ def inspect(data: Dataset) -> DataReport:
         },
         warnings=data.schema.warnings if data.schema else (),
     )
+
+
+def copies(data: Dataset) -> dict[str, int]:
+    """Returns how many observations of the other splits a training observation equals.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.data import load
+        >>> copies(load(torch.ones(20, 3)))
+        {'validation': 2, 'test': 2}
+    """
+    return _copies({split: _digests(data.split(split)) for split in SPLITS})
+
+
+def _copies(rows: Mapping[Split, Sequence[bytes]]) -> dict[str, int]:
+    known = set(rows["train"])
+    return {s: sum(row in known for row in rows[s]) for s in SPLITS if s != "train"}
 
 
 def _digests(x: Tensor) -> list[bytes]:

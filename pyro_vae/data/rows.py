@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from pyro_vae._errors import expected
 from pyro_vae.data.protocols import Container
 
 __all__ = [
@@ -23,6 +24,9 @@ __all__ = [
     "RowsLike",
     "given_of",
 ]
+
+NO_WEIGHTS = "none, as no objective takes weights of observations: each counts alike"
+"""What an error about weights says, which are never dropped in silence."""
 
 Numbers: TypeAlias = Tensor | np.ndarray | list[Any] | Container
 """What becomes a tensor: one, an array, a list of numbers or of lists of them, or a container."""
@@ -155,7 +159,10 @@ def given_of(values: Mapping[str, Any]) -> Given:
 
     Raises:
         TypeError: If a name is none of :class:`Given`.
+        ValueError: If there are weights.
     """
+    if values.get("weights") is not None:
+        raise expected("weights", NO_WEIGHTS, values["weights"])
     if unknown := values.keys() - Given.__optional_keys__:
         raise TypeError(f"got an unexpected keyword argument '{min(unknown)}'")
     present = {

@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import yaml
 
 from pyro_vae._errors import expected, is_number, unknown_name
+from pyro_vae.data.rows import NO_WEIGHTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ Kind = Literal[
     "real", "positive", "count", "proportion", "binary", "category", "ordinal", "angle", "time",
     "id", "ignore",
 ]  # fmt: skip
-Role = Literal["", "label", "condition", "size factor", "covariate", "weight", "group"]
+Role = Literal["", "label", "condition", "size factor", "covariate", "weight", "group", "time"]
 Level: TypeAlias = str | int | float | bool
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -378,6 +379,8 @@ def _checked(name: str, spec: object, argument: str = "schema") -> dict[str, Any
                 raise expected(f"{argument}: {name}", f"a number for {key}", value)
         elif not isinstance(value, str):
             raise expected(f"{argument}: {name}", f"a text for {key}", value)
+    if given.get("kind") == "weight":
+        raise expected(f"{argument}: {name}", f"{NO_WEIGHTS} (--drop {name})", "weight")
     if "kind" in given and given["kind"] not in KINDS:
         raise unknown_name(f"{argument}: {name}", given["kind"], KINDS)
     return given

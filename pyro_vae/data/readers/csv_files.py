@@ -330,7 +330,7 @@ def header_of_words(path: Path) -> Header:
 def fill_csv(
     path: Path, values: Mapping[int, Mapping[int, float | str]], how: Reading | None = None
 ) -> bytes:
-    """The content of a `.csv` file with numbers or words in some of its cells, all else as it is.
+    """The content of a text with numbers or words in some of its cells, all else as it is.
 
     Args:
         path: The file.
@@ -340,7 +340,8 @@ def fill_csv(
     how = how or Reading()
     text, named = _Text(path, how), read_csv(path, how).named
     encoding = "utf-8" if text.encoding == "utf-8-sig" else text.encoding
-    content = path.read_bytes()
+    packed = path.read_bytes()
+    content = gzip.decompress(packed) if text.compression == "gzip" else packed
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     lines: list[str] = []
 
@@ -362,7 +363,8 @@ def fill_csv(
             csv.writer(filled, delimiter=text.sep, lineterminator=end).writerow(cells)
         else:
             filled.write(line)
-    return mark + filled.getvalue().encode(encoding)
+    content = mark + filled.getvalue().encode(encoding)
+    return gzip.compress(content, mtime=0) if text.compression == "gzip" else content
 
 
 def _cell(value: float | str, how: Reading) -> str:
