@@ -34,12 +34,16 @@ def run(argv: list[str]) -> None:
     add_options(parser)
     parser.add_argument(
         "--proposal",
-        type=Literal["guide", "defensive"],
+        type=Literal["auto", "guide", "defensive"],
         default=default_of(evaluate, "proposal"),
-        help="Where z is drawn: guide, or defensive, a mixture of guide and prior.",
+        help="Where z is drawn: guide, or defensive, a mixture of guide and prior; auto sums a "
+        "discrete latent of few states.",
     )
     parser.add_argument(
-        "--smooth", action="store_true", help="Smooth the largest weights by a Pareto distribution."
+        "--smooth",
+        action="store_true",
+        help="Smooth the largest weights by a Pareto distribution; where k-hat is high, --proposal "
+        "defensive helps more.",
     )
     parser.add_argument(
         "--max_memory", type=str | None, help="For the draws, such as 512MiB; little if none."
@@ -105,7 +109,10 @@ def run(argv: list[str]) -> None:
     if options.json:
         print(json.dumps(summary))
     else:
-        Console(highlight=False).print(scores_table(summary, len(rows)))
+        console = Console(highlight=False)
+        console.print(scores_table(summary, len(rows)))
+        for note in summary["notes"]:
+            console.print(note)
 
 
 def add_options(parser: Parser) -> None:

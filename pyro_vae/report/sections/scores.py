@@ -21,7 +21,8 @@ def section(findings: Findings) -> Html:
     measure = summary["base_measure"]
     known = np.isfinite(scores.k_hat)
     rows = [
-        (f"log p(x), {summary['num_samples']:,} importance samples",
+        (f"log p(x), summed over {summary['num_samples']:,} states" if scores.is_exact
+         else f"log p(x), {summary['num_samples']:,} importance samples",
          number(summary["log_marginal"]), number(summary["standard_error"]),
          number(summary["mcse"], 3)),
         *((title, number(summary[key]), "", "") for key, title in (
@@ -47,7 +48,7 @@ def section(findings: Findings) -> Html:
                     f"k-hat is above {threshold:.2f} for {percent(share)} of the "
                     "observations. There the guide is too narrow or in the wrong place: log p(x) "
                     "is likely to be too low, and its Monte Carlo error too small to be trusted. A "
-                    "richer guide or more samples help.",
+                    "richer guide, a defensive proposal or more samples help.",
                     class_="note warning" if share > 0.1 else "note",
                 )
             )
@@ -61,7 +62,7 @@ def section(findings: Findings) -> Html:
             charts.append(image(as_svg(figure), "Histogram of k-hat"))
     gap = scores.log_marginal - scores.elbo
     with chart() as (figure, axes):
-        panels.gaps(axes, scores.log_marginal, gap, scores.k_hat > scores.k_hat_threshold)
+        panels.gaps(axes, scores.log_marginal, gap, scores.unreliable)
         charts.append(image(as_svg(figure), "Gap of the guide against log p(x)"))
     size = len(scores.log_marginal)
     some = (
