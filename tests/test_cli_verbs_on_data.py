@@ -121,6 +121,19 @@ def test_words_have_their_most_probable_level_and_its_probability(
     assert "nothing beside DATA" in fails(*argv, "--data", "t.csv")
 
 
+def test_words_that_the_run_does_not_know_stay_as_they_are(fitted: Path, fails: Fails) -> None:
+    """They are no evidence, and no gap either: fails when one is filled."""
+    own = table()
+    own.loc[[1, 5], "job"] = "pilot"  # the second lacks its height
+    own.to_csv("t.csv", index=False)
+    argv = ["impute", str(fitted), "t.csv", "--num-samples", "20", "--out", "f.csv"]
+    assert "got 'pilot', in row 3, column 3 (job); `unseen` (--unseen missing)" in fails(*argv)
+    assert main([*argv, "--unseen", "missing"]) == 0
+    filled = pd.read_csv("f.csv")
+    assert filled.job[[1, 5]].tolist() == ["pilot", "pilot"]
+    assert not filled.isna().any(axis=None)
+
+
 def _model(shift: float = 0.0) -> VAE:
     networks = {"encoder": pv.networks.MLP((4,)), "decoder": pv.networks.MLP((4,))}
     parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,), scale=1.0)

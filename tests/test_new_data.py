@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import logging
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import numpy as np
@@ -14,6 +15,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.cli import main
+from pyro_vae.data.likeness import in_order
+from pyro_vae.data.raw import Raw
 
 Fails = Callable[..., str]
 
@@ -133,6 +136,19 @@ def test_arrays_come_as_they_did(tmp_path: Path) -> None:
     np.savez(tmp_path / "t.npz", train=images[:20], test=images[20:])
     split = pv.data.load(tmp_path / "t.npz", like=train)
     assert (len(split.train), len(split.validation), len(split.test)) == (20, 0, 20)
+
+
+def test_names_of_entries_are_put_in_order() -> None:
+    """Of arrays with names of their own, as of tables; fails when entries stay where they were."""
+    x = torch.arange(12.0).reshape(4, 3)
+    like = replace(pv.data.load(x, test=0.25, validation=0), names=["a", "b", "c"])
+    raw = Raw({"train": x}, names=["c", "d", "a"])
+    with pytest.raises(ValueError, match="got 'none called b'; a model that is fitted with"):
+        in_order(raw, like)
+    masked = replace(like, options={"missing": True})
+    found = in_order(raw, masked).splits["train"]
+    assert torch.equal(found[:, [0, 2]], x[:, [2, 0]])
+    assert found[:, 1].isnan().all()
 
 
 @pytest.fixture(scope="module")

@@ -134,6 +134,9 @@ def test_later_rows_are_held_out(form: str, tmp_path: Path) -> None:
     assert [len(each) for each in found] == [84, 12, 24]
     assert float(found[0].max()) < float(found[1].min())
     assert float(found[1].max()) < float(found[2].min())
+    words = _table(tmp_path / "words.csv", words=True)
+    with pytest.raises(ValueError, match="`split`: expected numbers or dates in subject, by which"):
+        load(words, split="time subject")
 
 
 def test_groups_and_times_have_short_options(
@@ -144,16 +147,18 @@ def test_groups_and_times_have_short_options(
     path = _table(tmp_path / "t.csv", words=True)
     small = ["--latent-dim", "2", "--encoder.hidden", "[4]", "--decoder.hidden", "[4]"]
     small += ["--epochs", "1", "--num-samples", "5", "--compile", "false", "--device", "cpu"]
-    argv = ["fit", str(path), "--drop", "b", *small, "--json"]
-    for option, split in (("--group", "column subject"), ("--split", "random")):
-        value = "subject" if option == "--group" else split
+    argv = ["fit", str(path), *small, "--json"]
+    ways = {"--group": "column subject", "--time": "time b", "--split": "random"}
+    for option, split in ways.items():
+        value = split.split()[-1]
+        argv = [*argv, "--drop", "b"] if option == "--split" else argv
         run = option.strip("-")
         assert main([*argv, option, value, "--out", run]) == 0
         said = capsys.readouterr()
         record = json.loads(Path(run, "data.json").read_text())
         assert record["options"].get("split", "random") == split
         copies = "observations equal training observations" in said.err
-        assert copies == (split == "random"), said.err
+        assert copies == (option != "--group"), said.err
         assert main(["evaluate", run, "--num-samples", "5", "--json"]) == 0
         scores = json.loads(said.out)["scores"]
         assert json.loads(capsys.readouterr().out)["log_marginal"] == scores["log_marginal"]

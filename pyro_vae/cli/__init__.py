@@ -15,7 +15,7 @@ __all__ = ["entry", "main"]
 
 _VERBS = {
     "inspect": "Show what the columns of a table are; write it as a schema.",
-    "fit": "Fit a VAE; write the model, its scores and pictures to a folder.",
+    "fit": "Fit a VAE; write model, scores and pictures to a folder.",
     "evaluate": "Score a run on held-out data.",
     "check": "Compare held-out data with what a run simulates.",
     "compare": "Rank runs by log p(x) of the same held-out data.",
@@ -24,14 +24,14 @@ _VERBS = {
     "impute": "Fill the missing cells of a table, given the others.",
     "encode": "Write the latent means and scales of data, a row each.",
     "anomalies": "Rank rows by how unlikely they are, with a p-value each.",
-    "probe": "Predict labels from latent means, beside the data and their PCA.",
+    "probe": "Predict labels from latent means, and from the data.",
     "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
     "report": "Write one HTML page about a run.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
 
-A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective, then evaluated and
-criticised.
+A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective,
+then evaluated and criticised.
 
 commands:
 {"".join(f"  {verb:<15} {what}{chr(10)}" for verb, what in _VERBS.items())}

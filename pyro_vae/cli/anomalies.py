@@ -81,6 +81,10 @@ def run(argv: list[str]) -> None:
         held_out = vae.uses(
             recorded_data(folder, options.split, None, options.data_root).rows(options.split)
         )
+    if options.split == "train":
+        print(
+            "the model has seen the training data: their p-values are no chances", file=sys.stderr
+        )
     if rows.mask is not None:
         print(
             "rows lack entries: log p(x) is of those that are observed, more for fewer of them",

@@ -23,6 +23,8 @@ from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_source
 from pyro_vae.cli.table_files import TABLES, WRITTEN, content_of, named_columns, read_like
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.frames import Table
+from pyro_vae.data.likeness import reading_like
+from pyro_vae.data.readers import Reading
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
 from pyro_vae.programs import VAE
@@ -53,6 +55,19 @@ class _Source:
         names = [] if self.table is None else self.table.names
         found = [names.index(name) for name in self.data.names]
         return found or list(range(self.data.event_shape.numel()))
+
+    def written(self) -> Tensor:
+        """Returns which entries that the model takes for missing are words of others, as x is."""
+        import pandas as pd
+
+        x, fields = self.rows.x, self.data.schema.x if self.data.schema is not None else ()
+        found, where = torch.zeros_like(x, dtype=torch.bool), self.where
+        empty = {word.lower() for word in reading_like(Reading(), self.data).missing_words}
+        for row, entry in x.isnan().nonzero().tolist() if self.table is not None else []:
+            cell = self.table.frame.iat[row, where[entry]] if self.table is not None else None
+            if fields and fields[entry].levels and not pd.isna(cell):
+                found[row, entry] = str(cell).strip().lower() not in empty
+        return found
 
 
 def run(argv: list[str]) -> None:
@@ -97,6 +112,8 @@ def run(argv: list[str]) -> None:
             modes = _modes(vae, rows[lacking], at)
         if count is None and at:
             drawn[:, lacking] = drawn[:, lacking].index_copy(2, torch.tensor(at), modes[None].to(x))
+    if options.unseen == "missing":
+        mask |= source.written()  # what is there stays there, whatever the model takes it for
     _write(outs, source, drawn, mask, vae.likelihood.words)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}

@@ -10,7 +10,7 @@ import torch
 from jsonargparse import Namespace
 
 from pyro_vae import data as data_room
-from pyro_vae.checkpoint import read_json
+from pyro_vae.checkpoint import check_kinds, read_json
 from pyro_vae.cli.parsing import Parser, default_of
 from pyro_vae.cli.runs import (
     READING,
@@ -19,6 +19,7 @@ from pyro_vae.cli.runs import (
     recorded_schema,
     recorded_source,
     recorded_table,
+    recorded_unit,
 )
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.dataset import SPLITS, Split
@@ -113,9 +114,9 @@ def recorded_like(folder: Path, vae: VAE) -> Dataset:
     """
     path = folder / "data.json"
     source, recorded = recorded_source(folder, None)
-    record = {"size_unit": 1.0, "names": []} | read_json(path)
-    unit: Any = record["size_unit"]
-    names: Any = record["names"]
+    record: dict[str, Any] = {"names": []} | read_json(path)
+    check_kinds(path, record, {"names": list})
+    unit = 1.0 if recorded["size_factor"] is None else recorded_unit(folder)
     schema = recorded_schema(folder)
     none = torch.empty(0, *vae.event_shape)
     options = {name: recorded[name] for name in _LOADED_BY if name in recorded}
@@ -128,7 +129,7 @@ def recorded_like(folder: Path, vae: VAE) -> Dataset:
         support=vae.likelihood.support,
         binarize=recorded["binarize"],
         columns=() if vae.cond_size is None else recorded_columns(folder, vae.cond_size),
-        names=names,
+        names=record["names"],
         size_unit=unit,
         schema=schema,
         options=options | {"words": () if schema else recorded["words"] or vae.likelihood.words},

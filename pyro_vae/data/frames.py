@@ -382,6 +382,9 @@ class _Reader:
             if each.role == "label":
                 place = partial(self._place, positions[each.name])
                 labels["train"] = labels_of(each, cells[each.name], place, self.unseen)
+            elif each.role == "time" and cells[each.name].form not in ("numbers", "dates"):
+                what = f"numbers or dates in {each.name}, by which rows are held out"
+                raise expected("split", what, cells[each.name].form)
             elif each.role and each.role != "weight":
                 values, of_words[each.name] = beside(cells[each.name])
                 aside[each.name] = {"train": torch.from_numpy(values)}

@@ -12,13 +12,13 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import RowsLike
+from pyro_vae.data.rows import Numbers, RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import rows_of
+from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe", "probe_features"]
@@ -258,7 +258,7 @@ def probe(
 
 
 def probe_features(
-    features: Mapping[str, np.ndarray],
+    features: Mapping[str, Numbers],
     labels: ArrayLike | Tensor,
     *,
     components: int | None = None,
@@ -293,10 +293,14 @@ def probe_features(
     from sklearn.decomposition import PCA
     from sklearn.preprocessing import StandardScaler
 
-    folds = positive_integer("folds", folds)
+    folds, seed = positive_integer("folds", folds), check_seed("seed", seed)
     neighbours = positive_integer("neighbours", neighbours)
     found: dict[str, Probes] = {}
-    for name, x in features.items():
+    for name, given in features.items():
+        values = as_tensor(given, f"features: {name}")
+        if not isinstance(values, Tensor) or values.ndim != 2:
+            raise expected(f"features: {name}", "numbers of shape (N, D)", given)
+        x = values.detach().cpu().double().numpy()
         known = _checked_labels(labels, len(x), True, folds, neighbours)
         found[name] = _probed(x, known, None, None, folds, neighbours, seed, [StandardScaler()])
         if components is not None:
