@@ -205,8 +205,9 @@ def load(
         raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
     beside = _beside(raw, parts, size_factor, known)
     return Dataset(
-        name=name, source=source, step=step_in_order(raw), schema=raw.schema, **served, **beside
-    )
+        name=name, source=source, step=step_in_order(raw), schema=raw.schema,
+        classes=tuple(raw.classes), **served, **beside,
+    )  # fmt: skip
 
 
 def _columns(
@@ -225,7 +226,8 @@ def _with_labels(raw: Raw, labels: Numbers | None) -> Raw:
         return raw
     if raw.top is not None or set(raw.splits) != {"train"}:
         raise expected("labels", "None where the data bring their own splits", labels)
-    return replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
+    own: dict[Split, Tensor] = {"train": as_labels(labels, len(raw.splits["train"]))}
+    return replace(raw, labels=own, classes=())
 
 
 def _served(

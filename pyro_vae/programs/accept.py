@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae._errors import expected
+from pyro_vae.data.axes import Axes, keep_axes
 from pyro_vae.data.containers import Contents, contents_or_value, is_container
-from pyro_vae.data.dataset import Axes, keep_axes
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood

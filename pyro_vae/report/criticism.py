@@ -149,17 +149,13 @@ def _verdict(axes: Axes, found: Checks | None) -> None:
     failed = [row for row in found.rows if row.failed]
     total = sum(row.calibrated for row in found.rows)
     axes.set_title(f"checks failed: {len(failed)} of {total}", fontsize=10, loc="left")
-    lines = [_label(row) for row in failed[:_NAMED]]
+    lines = [row.title for row in failed[:_NAMED]]
     if len(failed) > _NAMED:
         lines.append(f"and {len(failed) - _NAMED} more")
     axes.text(
         0, 0.98, "\n".join(lines) or "none", va="top", fontsize=9, linespacing=1.5,
         color=BAD if failed else "#1f2328", transform=axes.transAxes,
     )  # fmt: skip
-
-
-def _label(row: Row) -> str:
-    return f"{row.statistic}, {row.where}" if row.where else row.statistic
 
 
 def intervals(axes: Axes, rows: Sequence[Row]) -> None:
@@ -173,7 +169,7 @@ def intervals(axes: Axes, rows: Sequence[Row]) -> None:
         marker = "o" if abs(place) < _FAR else (">" if place > 0 else "<")
         axes.plot(place, i, marker, color=colour, ms=6, clip_on=False)
         # Above its line: beside it, long names would leave no space for what they name.
-        axes.text(-_FAR, i - 0.3, _label(row), color=colour, va="center", fontsize=8.5)
+        axes.text(-_FAR, i - 0.3, row.title, color=colour, va="center", fontsize=8.5)
     axes.set(xlim=(-_FAR, _FAR), ylim=(len(rows) - 0.4, -0.7), yticks=[])
     axes.set_xticks([-1, 0, 1], ["2.5 %", "middle", "97.5 %"])
     axes.spines[["top", "right", "left"]].set_visible(False)
