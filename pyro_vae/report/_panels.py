@@ -218,10 +218,9 @@ def k_hats(axes: Axes, k_hat: np.ndarray, threshold: float) -> None:
     for side, colour in ((edges[:-1] < threshold - step / 2, HELD_OUT), (None, BAD)):
         chosen = ~(edges[:-1] < threshold - step / 2) if side is None else side
         axes.bar(edges[:-1][chosen], heights[chosen], step * 0.92, align="edge", color=colour)
-    axes.axvline(threshold, color=BAD, lw=1, ls="--", label=f"threshold {threshold:.2f}")
-    axes.set(title="k-hat of the importance weights", xlabel="k-hat", ylabel="observations")
-    axes.set_ylim(0, 1.22 * heights.max())  # space for the legend
-    axes.legend(loc="upper right")
+    axes.axvline(threshold, color=BAD, lw=1, ls="--")
+    axes.set(title="k-hat of the importance weights", ylabel="observations")
+    axes.set(xlabel=f"k-hat (dashed: threshold {threshold:.2f})", ylim=0)
 
 
 def gaps(axes: Axes, log_marginal: np.ndarray, gap: np.ndarray, untrusted: np.ndarray) -> None:
@@ -244,12 +243,10 @@ def log_marginals(axes: Axes, log_marginal: np.ndarray) -> None:
     """Histogram of log p(x) over data, with their mean."""
     heights, edges = np.histogram(log_marginal, min(40, 5 + len(log_marginal) // 8))
     axes.stairs(heights, edges, fill=True, color=TRAIN)
-    axes.set_ylim(0, 1.22 * heights.max())
     mean = log_marginal.mean()
-    label = f"mean {mean:.2f}".replace("-", "−")
-    axes.axvline(mean, color=HELD_OUT, lw=1.3, label=label)
-    axes.set(title="log p(x) of held-out data", xlabel="nats", ylabel="observations")
-    axes.legend(loc="upper left")
+    axes.axvline(mean, color=HELD_OUT, lw=1.3)
+    label = f"nats (line: mean {mean:.2f})".replace("-", "−")
+    axes.set(title="log p(x) of held-out data", xlabel=label, ylabel="observations", ylim=0)
 
 
 def correlation(axes: Axes, matrix: np.ndarray, title: str, names: Sequence[str] = ()) -> None:

@@ -22,7 +22,16 @@ from pyro_vae.distributions import by_entry
 from pyro_vae.programs import VAE
 from pyro_vae.report._canvas import HELD_OUT, INK, TRAIN
 
-__all__ = ["Scaled", "are_columns", "axis_of", "lines_height", "marginal", "moved", "observed"]
+__all__ = [
+    "Scaled",
+    "are_columns",
+    "axis_of",
+    "farthest",
+    "lines_height",
+    "marginal",
+    "moved",
+    "observed",
+]
 
 _BINS = 30
 _BARS = 10  # levels that have a bar of their own
@@ -195,6 +204,11 @@ class Scaled:
         """Returns values of x, ``(*, D)``, in standard deviations of the data from their mean."""
         return (self._turned(x.detach().cpu().double()) - self.centre) / self.scale
 
+    def in_deviations(self, x: Tensor) -> Tensor:
+        """Returns the columns of x, of words one a level, in standard deviations of the data."""
+        centre, scale = self.of_expanded
+        return (self.expanded(self._turned(x.detach().cpu().double())) - centre) / scale
+
     def _turned(self, x: Tensor) -> Tensor:
         """Puts angles on the half circles around the mean direction of the data."""
         for index, middle in self.middles.items():
@@ -285,8 +299,19 @@ def observed(
     axes.tick_params(axis="y", length=0)
 
 
-def moved(axes: Axes, names: Sequence[str], lines: Tensor, positions: Sequence[float],
-          cmap: str) -> None:  # fmt: skip
+def farthest(lines: Tensor) -> float:
+    """Where panels of lines, of shape ``(*, lines)``, end that are to compare; 1 at least."""
+    return max(1.0, float(lines.abs().max().clamp(max=_FAR)))
+
+
+def moved(
+    axes: Axes,
+    names: Sequence[str],
+    lines: Tensor,
+    positions: Sequence[float],
+    cmap: str,
+    reach: float,
+) -> None:
     """How the columns move along a path: a line a column, a dot a step, coloured by position.
 
     Args:
@@ -295,6 +320,7 @@ def moved(axes: Axes, names: Sequence[str], lines: Tensor, positions: Sequence[f
         lines: Scaled expectations, shape ``(S, lines)``.
         positions: Along the path, S of them.
         cmap: What colours them.
+        reach: Where the panel ends.
     """
     kept = list(range(len(names)))
     if len(names) > _ROWS:
@@ -308,11 +334,10 @@ def moved(axes: Axes, names: Sequence[str], lines: Tensor, positions: Sequence[f
         axes.plot([min(places), max(places)], [i, i], color=TRAIN, lw=1, zorder=1)
         axes.scatter(places, [i] * len(places), c=colours, s=20, lw=0, zorder=2)
     axes.axvline(0, color=TRAIN, lw=0.8, ls=":", zorder=0)
-    reach = max(1.0, float(lines[:, kept].abs().max().clamp(max=_FAR)))
     axes.set(xlim=(-1.08 * reach, 1.08 * reach), ylim=(len(kept) - 0.4, -0.6))
     axes.set_yticks(range(len(kept)), [_cut(names[line]) for line in kept], fontsize=8)
     axes.set_xlabel("standard deviations of the data")
-    axes.xaxis.set_major_locator(MaxNLocator(5))
+    axes.xaxis.set_major_locator(MaxNLocator(5, steps=[1, 2, 5, 10]))
     axes.spines[["top", "right", "left"]].set_visible(False)
     axes.tick_params(axis="y", length=0)
 

@@ -40,7 +40,7 @@ def section(findings: Findings) -> Html:
         captioned(
             picture,
             "Where the data lie among what the model simulates: grey, the middle 95 % of simulated "
-            "data sets; a dot, the data observed; an arrow, far outside. Red ones reject the "
+            "data sets; a dot, the data observed; an arrow, far outside. Orange ones reject the "
             "model. Of a statistic of many entries the one farthest out is shown, which lies "
             "outside the grey more often than one in twenty; the p-values in the table allow for "
             "that.",

@@ -64,7 +64,7 @@ def section(findings: Findings) -> Html:
     some = f"The first {PANELS} of {dim}, each" if dim > PANELS else "Each"
     parts = [
         captioned(
-            tag("div", *charts, class_="panels small"),
+            tag("div", *charts, class_="panels medium"),
             f"{some} {what}: grey, the held-out data; blue, {len(drawn):,} draws of the model. "
             "Where the blue line leaves the grey shape, or a blue bar a grey one, the model puts "
             "too much or too little there; look at the tails and at zero first.",
@@ -82,7 +82,7 @@ def _pairs(findings: Findings, drawn: Tensor) -> Html:
     reference, charts = findings.scaled.reference, []
     for first, second, _ in associations(reference, findings.entries, _PAIRS):
         with blank(5.4, 2.6) as figure:
-            draw_pair(figure, first, second, reference, drawn)
+            draw_pair(figure, first, second, reference, drawn[: len(reference)])
             charts.append(image(as_svg(figure), f"{first.name} and {second.name}"))
     return captioned(
         tag("div", *charts, class_="panels wide"),
@@ -116,7 +116,7 @@ def _correlations(findings: Findings, seen: np.ndarray, drawn: np.ndarray) -> Ht
             panels.correlation(axes, matrix, title, names)
             charts.append(image(as_svg(figure), f"Correlations: {title}"))
     return captioned(
-        tag("div", *charts, class_="panels"),
+        tag("div", *charts, class_="panels wide" if names else "panels"),
         f"Correlations between {what}. What is left on the right, beyond noise, is dependence that "
         "the model misses: z has too few dimensions, or the likelihood, independent given z, "
         "cannot carry it.",

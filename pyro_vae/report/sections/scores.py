@@ -73,7 +73,7 @@ def section(findings: Findings) -> Html:
             f"{some} {findings.split} observations, one by one. A long tail on the left of "
             "log p(x) holds observations unlike those that the model was fitted to; they are "
             "shown below. The gap is what the guide loses, log p(x) less ELBO: high dots are "
-            "observations whose posterior it misses, red ones those whose k-hat is too high.",
+            "observations whose posterior it misses, orange ones those whose k-hat is too high.",
         )
     )
     return join(*parts, _extremes(findings))

@@ -17,7 +17,7 @@ from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
 from pyro_vae.report._panels import class_name
-from pyro_vae.report._tables import lines_height, moved
+from pyro_vae.report._tables import farthest, lines_height, moved
 from pyro_vae.report.findings import ACTIVE, Findings
 from pyro_vae.report.traversals import interpolated, traversed
 
@@ -145,7 +145,7 @@ def _paths(
             if lines is None:
                 panels.family(axes, row, positions, cmap)
             else:
-                moved(axes, names, lines[i], positions, cmap)
+                moved(axes, names, lines[i], positions, cmap, farthest(lines))
             axes.set_title(title)
             charts.append(image(as_svg(figure), f"E[x | z] along {title}"))
     return tag("div", *charts, class_="panels")
