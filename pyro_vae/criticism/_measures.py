@@ -99,9 +99,10 @@ class Statistic:
             unit = "days" if entry.kind == "date" else entry.unit
             numbers = [entry.spread(value) for value in values]
             return numbers, unit, tuple(map(figure, numbers))
-        numbers = entry.numbers(np.asarray(values), wrapped=False).tolist()
         if entry.kind == "level":
+            numbers = [entry.between(value) for value in values]
             return numbers, "", tuple(map(figure, numbers))
+        numbers = entry.numbers(np.asarray(values), wrapped=False).tolist()
         return numbers, entry.unit, tuple(map(entry.text, numbers))
 
 

@@ -98,8 +98,19 @@ class Entry:
             return (turned - self.field.start) % turn + self.field.start
         return x + self.field.offset
 
+    def between(self, place: float) -> float:
+        """Returns a mean of places of levels as one of these levels, where they are numbers."""
+        if self.words:
+            return place
+        levels = [float(level) for level in self.levels]
+        return float(np.interp(place, range(len(levels)), levels))
+
     def spread(self, value: float) -> float:
         """Returns a difference of values of x in the unit of the table."""
+        if self.kind == "level" and len(self.levels) > 1:
+            return value * (self.between(len(self.levels) - 1) - self.between(0)) / (
+                len(self.levels) - 1
+            )
         return value * self._degrees if self.kind == "angle" else value
 
     def text(self, number: float) -> str:

@@ -360,5 +360,5 @@ def _made(entry: Entry, mean: float, probabilities: Tensor | None) -> str:
         place = int(probabilities.argmax())
         return f"{_short(entry.levels[place])} ({float(probabilities[place]):.0%})"
     if entry.kind == "level" and not entry.words:
-        return figure(mean)
+        return figure(entry.between(mean))
     return entry.write(mean)
