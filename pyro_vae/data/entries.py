@@ -108,8 +108,10 @@ class Entry:
     def spread(self, value: float) -> float:
         """Returns a difference of values of x in the unit of the table."""
         if self.kind == "level" and len(self.levels) > 1:
-            return value * (self.between(len(self.levels) - 1) - self.between(0)) / (
-                len(self.levels) - 1
+            return (
+                value
+                * (self.between(len(self.levels) - 1) - self.between(0))
+                / (len(self.levels) - 1)
             )
         return value * self._degrees if self.kind == "angle" else value
 

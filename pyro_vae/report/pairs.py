@@ -24,7 +24,7 @@ from pyro_vae.programs.accept import as_tensor
 from pyro_vae.report._canvas import HELD_OUT, TRAIN, write
 from pyro_vae.report._tables import axis_of
 
-__all__ = ["associations", "draw_pair", "pairs"]
+__all__ = ["associations", "correlations", "draw_pair", "pairs"]
 
 _DOTS = 500  # more hide each other
 _OFTEN = 3  # pairs that one column is in
@@ -45,9 +45,7 @@ def associations(
         count: How many pairs there are to be; a column is in three of them at most.
     """
     expanded = Expanded(reference, entries)
-    values = np.ma.masked_invalid(expanded(reference.cpu().double()).numpy())
-    with np.errstate(invalid="ignore", divide="ignore"):
-        matrix = np.abs(np.ma.filled(np.ma.corrcoef(values.T), np.nan))
+    matrix = np.abs(correlations(expanded(reference.cpu().double()).numpy()))
     strength: dict[tuple[int, int], float] = {}
     at = [each.index for each in expanded.of]
     for i, j in combinations(range(len(at)), 2):
@@ -67,6 +65,29 @@ def associations(
             used[each] = used.get(each, 0) + 1
         chosen.append((entries[pair[0]], entries[pair[1]], strength[pair]))
     return chosen
+
+
+def correlations(x: np.ndarray) -> np.ndarray:
+    """Returns correlations of columns, of each pair by the rows that have both.
+
+    Args:
+        x: Shape ``(N, D)``, NaN where an entry is hidden.
+
+    Returns:
+        Shape ``(D, D)``; NaN where a column does not vary.
+    """
+    seen = (~np.isnan(x)).astype(np.float64)
+    count = seen.sum(0).clip(1)
+    centred = np.where(seen > 0, x - np.nansum(x, 0) / count, 0.0)
+    both = seen.T @ seen
+    with np.errstate(invalid="ignore", divide="ignore"):
+        mean = centred.T @ seen / both  # of the one column, where the other is there, too
+        variance = np.square(centred).T @ seen / both - mean**2
+        covariance = centred.T @ centred / both - mean * mean.T
+        # What rounding leaves of a constant is no variance.
+        variance[variance < 1e-12 * np.square(centred).max(0)[:, None]] = np.nan
+        found: np.ndarray = (covariance / np.sqrt(variance * variance.T)).clip(-1, 1)
+    return found
 
 
 @torch.no_grad()

@@ -13,8 +13,8 @@ from pyro_vae.report._canvas import as_svg, blank, chart
 from pyro_vae.report._elements import captioned, image
 from pyro_vae.report._tables import marginal
 from pyro_vae.report.findings import Findings
-from pyro_vae.report.pairs import associations, draw_pair
-from pyro_vae.report.pictures import PANELS
+from pyro_vae.report.pairs import associations, correlations, draw_pair
+from pyro_vae.report.pictures import PANELS, visible
 
 __all__ = ["section"]
 
@@ -48,17 +48,13 @@ def section(findings: Findings) -> Html:
         )
     count = max(1000, min(len(x), 4000))
     conditions = cycled(findings.rows.conditions, count)
-    drawn = vae.sample(count, **conditions).cpu().flatten(1).numpy()
-    seen = x.cpu().flatten(1).numpy()
-    if (mask := findings.rows.mask) is not None:
-        hidden = ~mask.cpu().flatten(1).numpy()
-        seen = np.ma.masked_array(seen, hidden)
+    drawn = vae.sample(count, **conditions).cpu().flatten(1).double().numpy()
+    seen = visible(findings.rows).cpu().flatten(1).double().numpy()
     dim = seen.shape[1]
     charts = []
     for i, entry in enumerate(findings.entries[:PANELS]):
         with chart(2.9, 2.1) as (figure, axes):
-            observed = np.ma.compressed(seen[:, i]).astype(np.float64)
-            marginal(axes, entry, drawn[:, i].astype(np.float64), observed)
+            marginal(axes, entry, drawn[:, i], seen[~np.isnan(seen[:, i]), i])
             charts.append(image(as_svg(figure), f"Marginal of {entry.name}"))
     what = "column" if findings.columns else "entry of x"
     some = f"The first {PANELS} of {dim}, each" if dim > PANELS else "Each"
@@ -92,24 +88,17 @@ def _pairs(findings: Findings, drawn: Tensor) -> Html:
     )
 
 
-def _correlation(seen: np.ndarray) -> np.ndarray:
-    """Correlations of columns, each pair of what is observed of both."""
-    return np.asarray(np.ma.filled(np.ma.corrcoef(seen.T), np.nan))
-
-
 def _correlations(findings: Findings, seen: np.ndarray, drawn: np.ndarray) -> Html:
     charts, names, what = [], list[str](), "entries"
     if findings.columns:
         what = "columns"
         expanded = findings.scaled.expanded
         names = list(expanded.names)
-        hidden = np.ma.filled(seen.astype(np.float64), np.nan)
-        seen = np.ma.masked_invalid(expanded(torch.from_numpy(hidden)).numpy())
+        seen = expanded(torch.from_numpy(seen)).numpy()
         drawn = expanded(torch.from_numpy(drawn)).numpy()
         if len(names) > _NAMES:
             names = []
-    with np.errstate(invalid="ignore", divide="ignore"):  # a constant entry has no correlation
-        both = {"Held-out data": _correlation(seen), "Draws of the model": np.corrcoef(drawn.T)}
+    both = {"Held-out data": correlations(seen), "Draws of the model": correlations(drawn)}
     both["Model less data"] = both["Draws of the model"] - both["Held-out data"]
     for title, matrix in both.items():
         with chart(*((4.4, 4.0) if names else (3.4, 2.8))) as (figure, axes):
