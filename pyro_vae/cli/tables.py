@@ -165,7 +165,7 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     table.add_column("failed", justify="right", no_wrap=True)
     table.add_column("which")
     for name, found in checks.items():
-        failed = [row.statistic for row in found.rows if row.failed]
+        failed = [escape(row.title) for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
         table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
     return table
@@ -181,8 +181,7 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("statistic", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    table.add_column("what", overflow="fold")
     for name in ("observed", "replicates", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -205,9 +204,8 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
     lines: list[Text | Table] = [table]
     for row in checks.rows:
         if row.failed:
-            where = f" at {row.where}" if row.where else ""
             what = row.advice or "the model does not reproduce it"
-            lines.append(Text.assemble((f"✗ {row.statistic}{where}", "bold"), f": {what}"))
+            lines.append(Text.assemble((f"✗ {row.title}", "bold"), f": {what}"))
     lines += [
         Text.assemble(("✗ guide", "bold"), f": {sentence}") for sentence in calibration.advice
     ]
@@ -239,10 +237,8 @@ def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
 def _check_cells(row: Row) -> list[str]:
     verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
     return [
-        row.statistic,
-        escape(row.where),
-        f"{row.observed:.3g}",
-        f"{row.low:.3g} to {row.high:.3g}",
+        escape(row.title),
+        *row.texts,
         f"{row.p_value:.3f}" if row.p_value >= 0.0005 else "<.001",
         verdict,
     ]

@@ -391,12 +391,19 @@ class _Reader:
         return Raw(
             {"train": torch.from_numpy(x)},
             labels=labels,
+            classes=_classes(schema),
             label_names=[each.name for each in schema if each.role == "label"] or ("label",),
             names=[each.name for each in schema.x] if self.table.named or not self.plain else (),
             aside=aside,
             words={name: words for name, words in of_words.items() if words},
             schema=None if self.plain else schema,
         )
+
+
+def _classes(schema: Schema) -> tuple[str, ...]:
+    """What the labels 0, 1, ... are called, if these are places of levels."""
+    found = next((each for each in schema if each.role == "label"), None)
+    return () if found is None else tuple(map(str, found.levels))
 
 
 def _unique(names: Sequence[str], notes: list[str]) -> list[str]:

@@ -38,6 +38,7 @@ class DataReport:
             pairs are, see :func:`pyro_vae.data.splitting.step_in_order`.
         columns: Of a table, the kind of each column and why.
         warnings: What was decided while a table was read.
+        names: Of the columns of x, where they have names.
     """
 
     name: str
@@ -54,6 +55,7 @@ class DataReport:
     step: float
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Returns it ready for JSON."""
@@ -73,7 +75,9 @@ class DataReport:
                 line += f", {len(self.classes[split])} classes"
             lines.append(line)
         if self.num_constant:
-            where = ", ".join(str(list(index)) for index in self.constant)
+            where = ", ".join(
+                self.names[index[0]] if self.names else str(list(index)) for index in self.constant
+            )
             more = ", ..." if self.num_constant > len(self.constant) else ""
             lines.append(f"  {self.num_constant} features are constant in training: {where}{more}")
         for split, count in self.duplicates.items():
@@ -147,6 +151,7 @@ def inspect(data: Dataset) -> DataReport:
             for each in data.schema or ()
         },
         warnings=data.schema.warnings if data.schema else (),
+        names=tuple(data.names) if len(data.names) == data.event_shape.numel() else (),
     )
 
 

@@ -19,7 +19,15 @@ from pyro_vae.data.frames import Table
 from pyro_vae.data.raw import MISSING, Raw
 from pyro_vae.data.readers.csv_files import Reading
 
-__all__ = ["as_known", "check_alone", "check_unseen", "in_order", "in_words", "reading_like"]
+__all__ = [
+    "as_known",
+    "check_alone",
+    "check_unseen",
+    "in_classes",
+    "in_order",
+    "in_words",
+    "reading_like",
+]
 
 log = logging.getLogger("pyro_vae")
 _NAMED = 6  # columns, in a line
@@ -105,6 +113,21 @@ def as_known(table: Table, like: Dataset, beside: Mapping[str, Sequence[str]]) -
     left_out = [field.name for field in schema or () if not field.in_x]
     _compare(names, x, [*kept, *left_out], like)
     return table.reordered(kept)
+
+
+def in_classes(raw: Raw, like: Dataset) -> Raw:
+    """Returns data whose labels count the classes of other data, -1 for one that those lack."""
+    known, own = list(like.classes), list(raw.classes)
+    if not own or not known or own == known:
+        return raw
+    if strange := [name for name in own if name not in known]:
+        log.warning("labels that %s lack are taken as unknown: %s", like.name, _more(strange))
+    at = torch.tensor([known.index(name) if name in known else -1 for name in own])
+    labels = {
+        split: torch.where(label >= 0, at[label.clamp_min(0)], -1)
+        for split, label in raw.labels.items()
+    }
+    return replace(raw, labels=labels, classes=tuple(known))
 
 
 def in_order(raw: Raw, like: Dataset) -> Raw:

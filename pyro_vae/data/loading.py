@@ -23,6 +23,7 @@ from pyro_vae.data.likeness import (
     as_known,
     check_alone,
     check_unseen,
+    in_classes,
     in_order,
     in_words,
     reading_like,
@@ -233,7 +234,7 @@ def load(
     if by is not None:
         raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != by[1]})
     found = beside(raw, parts, size_factor, known)
-    served_as |= {"step": step_in_order(raw), "schema": raw.schema}
+    served_as |= {"step": step_in_order(raw), "schema": raw.schema, "classes": tuple(raw.classes)}
     options = {name: given[name] for name in _KEPT} | {"label": label} | how.given()
     return Dataset(name=name, source=source, options=options, **served_as, **found)
 
@@ -263,6 +264,7 @@ def _load_like(
     except ValueError as error:
         raise in_words(error, like) from None
     raw = in_order(in_layout(with_columns(raw, wanted), own["layout"]), like)
+    raw = in_classes(raw, like)
     raw = replace(raw, top=top_of(raw)) if own["rescale"] else raw
     top = raw.top if raw.top is not None and not own["levels"] else 1
     of: dict[Split, Split] = {split: split for split in raw.splits}
@@ -273,7 +275,8 @@ def _load_like(
     }
     served_as = served(raw, parts, top, like.binarize, missing, seed) | {"support": like.support}
     found = beside(raw, parts, own["size_factor"], known, like)
-    return Dataset(name=name, source=source, schema=like.schema, options=own, **served_as, **found)
+    return Dataset(name=name, source=source, schema=like.schema, options=own, classes=like.classes,
+                   **served_as, **found)  # fmt: skip
 
 
 def _columns(
@@ -292,7 +295,8 @@ def _with_labels(raw: Raw, labels: Numbers | None) -> Raw:
         return raw
     if raw.top is not None or set(raw.splits) != {"train"}:
         raise expected("labels", "None where the data bring their own splits", labels)
-    return replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
+    own: dict[Split, Tensor] = {"train": as_labels(labels, len(raw.splits["train"]))}
+    return replace(raw, labels=own, classes=())
 
 
 def _read(

@@ -45,6 +45,7 @@ class Raw:
         image: Whether x are images, channels first, whatever their sizes.
         aside: Columns that are no part of x and may be asked for, as those of ``columns``.
         schema: What the columns of a table are; None for what is no table.
+        classes: What the labels 0, 1, ... are called, where they have names.
     """
 
     splits: Mapping[Split, Tensor]
@@ -65,6 +66,7 @@ class Raw:
     image: bool = False
     aside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
     schema: Schema | None = None
+    classes: Sequence[str] = ()
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:

@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
 from pyro_vae._errors import expected
+from pyro_vae.data.axes import axes_of, keep_axes
 from pyro_vae.data.protocols import Container
 
 __all__ = [
@@ -116,7 +117,10 @@ class Rows:
     def to(self, device: torch.device | str) -> Rows:
         """Returns the same rows on a device."""
         moved = tree_map(lambda each: each.to(device), dict(self.given))
-        return Rows(self.x.to(device), cast(Given, moved))
+        x = self.x.to(device)
+        if x is not self.x:
+            keep_axes(x, axes_of(self.x))
+        return Rows(x, cast(Given, moved))
 
     def without(self, *names: str) -> Rows:
         """Returns the rows without some of what goes with them."""

@@ -66,7 +66,8 @@ class Field:
         levels: What the numbers 0, 1, ... of x stand for; empty where x holds numbers.
         offset: What is subtracted from its numbers before float32 holds them, in their unit.
         unit: Of an angle ``degrees`` or ``radians``; of a time the pandas alias of what its days
-            are rounded to when they become dates again; empty for numbers as they are.
+            are rounded to when they become dates again; of other numbers what they are measured in,
+            as axes have it; empty if that is not known.
         format: How its dates are written, as for ``strptime``; empty if they are no text.
         start: Of an angle, the lowest number of its circle, in its unit.
         zone: The time zone of its times.

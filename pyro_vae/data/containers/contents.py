@@ -111,6 +111,7 @@ def raw_of(parts: Mapping[Split, Contents], asked: Asked) -> Raw:
         coords=dict(first.coords),
         index={split: each.index for split, each in parts.items() if each.index is not None},
         image=first.image,
+        classes=tuple(words.get("label", ())) if labels else (),
     )
 
 

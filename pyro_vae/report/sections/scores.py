@@ -74,7 +74,7 @@ def section(findings: Findings) -> Html:
             f"{some} {findings.split} observations, one by one. A long tail on the left of "
             "log p(x) holds observations unlike those that the model was fitted to; they are "
             "shown below. The gap is what the guide loses, log p(x) less ELBO: high dots are "
-            "observations whose posterior it misses, red ones those whose k-hat is too high.",
+            "observations whose posterior it misses, orange ones those whose k-hat is too high.",
         )
     )
     return join(*parts, _extremes(findings))
@@ -89,16 +89,18 @@ def _extremes(findings: Findings) -> Html:
         return Html("")
     parts = []
     for title, chosen in (("Least likely", order[:count]), ("Most likely", order[::-1][:count])):
-        x, reconstructed = findings.reconstructed(torch.as_tensor(chosen.copy()))
+        index = torch.as_tensor(chosen.copy()).to(findings.x.device)
         first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
         if findings.images:
-            shown = pairs(findings, x, reconstructed)
+            shown = pairs(findings, *findings.reconstructed(index))
             parts.append(tag("div", tag("h4", f"{title}: log p(x) {first} to {last}"), *shown))
         else:
             titles = [f"{title}: {number(log_marginal[i], 1)}" for i in chosen]
-            parts.extend(lines(x, reconstructed, titles))
+            parts.extend(lines(findings, index, titles))
     return captioned(
-        tag("div", *parts, class_="panels wide" if findings.images else "panels"),
+        tag(
+            "div", *parts, class_="panels wide" if findings.images or findings.columns else "panels"
+        ),
         "The observations that the model finds least and most likely, with their reconstructions. "
         "Among the least likely look for mistakes in the data before you blame the model.",
     )
