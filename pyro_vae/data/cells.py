@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from pyro_vae._errors import expected
+from pyro_vae.data.extent import Extent, extent_of
 from pyro_vae.data.schema import Level
 from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS, in_order
 
@@ -79,13 +81,18 @@ class Cells:
     unit: str = ""
     warning: str = ""
 
+    @cached_property
+    def extent(self) -> Extent:
+        """Where its numbers lie, of a column that has some; looked for once."""
+        return extent_of(self.values)
+
     @property
     def lacking(self) -> np.ndarray:
         """Where nothing was observed, shape ``(N,)``."""
         if isinstance(self.values, np.ndarray):
-            return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(
-                len(self.values), dtype=bool
-            )  # fmt: skip
+            if self.extent.complete:
+                return np.zeros(len(self.values), dtype=bool)
+            return np.isnan(self.values)
         return self.values.isna().to_numpy()
 
 
@@ -160,13 +167,13 @@ def _numeric(column: pd.Series) -> Cells:
         return Cells("numbers", values, str(column.dtype))
     dtype = str(column.dtype)
     # No copy of what is there already, as a table may be large.
-    values = column.to_numpy() if dtype == "float64" else _floats(column)
-    if dtype == "float64" and np.isnan(values).any():
-        seen = values[~np.isnan(values)]
-        if len(seen) and np.isfinite(seen).all() and (seen == np.round(seen)).all():
-            # Whole numbers of which some are missing, which pandas reads as others.
-            dtype = str(pd.Int64Dtype())
-    return Cells("numbers", values, dtype)
+    cells = Cells("numbers", column.to_numpy() if dtype == "float64" else _floats(column), dtype)
+    extent = cells.extent
+    some = extent.observed and not extent.complete
+    if dtype == "float64" and some and extent.finite and extent.whole:
+        # Whole numbers of which some are missing, which pandas reads as others.
+        return replace(cells, dtype=str(pd.Int64Dtype()))
+    return cells
 
 
 def _categorical(column: pd.Series, name: str) -> Cells:

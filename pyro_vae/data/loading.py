@@ -23,7 +23,7 @@ from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.frames import NUMBERS, Table, from_frame, is_frame
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
-from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
+from pyro_vae.data.raw import Raw, as_labels, as_values, holds, with_columns
 from pyro_vae.data.readers import SUFFIXES, Reading, read_file
 from pyro_vae.data.readers.csv_files import Compression
 from pyro_vae.data.readers.first_rows import Header
@@ -338,7 +338,7 @@ def _read(
     else:
         _refuse_arrays(asked)
     if isinstance(data, Table) or is_frame(data):
-        raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
+        raw = from_frame(data, wanted=wanted, missing=asked.missing, keep=source is None, **columns)
         if raw.schema is not None and not isinstance(columns["schema"], Schema):
             _report(raw.schema)
         if source is None:
@@ -431,6 +431,6 @@ def _support(splits: Mapping[Split, Tensor]) -> constraints.Constraint:
     """The narrowest support, of those that likelihoods of discrete or bounded data have."""
     candidates = (constraints.boolean, constraints.nonnegative_integer, constraints.unit_interval)
     for support in candidates:
-        if all((support.check(x) | x.isnan()).all() for x in splits.values()):
+        if all(holds(support, x) for x in splits.values()):
             return support
     return constraints.real

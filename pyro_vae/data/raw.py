@@ -10,12 +10,14 @@ from typing import Any
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.schema import Schema
 
 _EXACT = 2**24  # float32 holds every smaller integer
+_PIECE = 2**18  # entries that are checked at once
 _FEWEST = 64  # different numbers, between the smallest and the largest of an entry
 # What an error about an entry that is not there suggests.
 MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
@@ -196,6 +198,24 @@ def _check_apart(array: np.ndarray, of: str) -> None:
             f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
         )
         raise expected("data", what, float(high[where]))
+
+
+def holds(support: Constraint, x: Tensor) -> bool:
+    """Returns whether all entries that are there are in the support of an entry.
+
+    They are looked at in pieces, up to the first that is not.
+
+    Args:
+        support: One that has no dimensions of an event.
+        x: Shape ``(N, *event_shape)``, NaN where an entry is missing.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> holds(constraints.boolean, torch.tensor([[0.0, math.nan], [1.0, 0.0]]))
+        True
+    """
+    rows = max(1, _PIECE // max(1, x[:1].numel()))
+    return all(bool((support.check(each) | each.isnan()).all()) for each in x.split(rows))
 
 
 def as_labels(y: Any, size: int) -> Tensor:
