@@ -224,7 +224,11 @@ class _Texts:
     def __init__(self, column: pd.Series, name: str, position: int, where: Where) -> None:
         import pandas as pd
 
-        self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        try:
+            self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        except TypeError:  # lists and other objects that cannot be compared
+            error = expected("data", f"numbers, words or dates in {name}", column.iloc[0])
+            raise ValueError(f"{error}; `drop` (--drop {name}) leaves it out") from None
         self.objects = list(unique)
         self.texts = [str(each).strip() for each in self.objects]
         self.name, self.position, self.where = name, position, where
@@ -281,7 +285,9 @@ class _Texts:
             dates = self._some_dates(missing | spelled)
             if dates is not None:
                 return dates
-        if in_order(texts) is None and not (numeric.any() and self._recur(numeric, rest)):
+        # Many levels of a scale are bands such as 25-34, or amounts such as $25.
+        scale = len(texts) <= _FEW_LEVELS and in_order(texts) is not None
+        if not scale and not (numeric.any() and self._recur(numeric, rest)):
             self._refuse_signs(rest, texts)
             if numeric.any() and not self._differ(numeric, rest):
                 raise self._no_number(rest)
@@ -381,9 +387,11 @@ class _Texts:
 
     def _differ(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
         """Whether numbers among words are words, as nearly all cells are, or differ."""
-        size = int(self.sizes[numeric | rest].sum())
-        share = float(self.sizes[rest].sum()) / size
+        size, words = int(self.sizes[numeric | rest].sum()), int(self.sizes[rest].sum())
+        share = words / size
         unique = int((numeric | rest).sum()) > _NEARLY_UNIQUE * size and share > _SOME
+        # What recurs among numbers that differ is a mark, which someone is asked about.
+        unique &= int(rest.sum()) > _NEARLY_UNIQUE * words
         return size >= _FEW_LEVELS and (unique or share > _MOST)
 
     def _are_codes(self, numeric: np.ndarray) -> bool:

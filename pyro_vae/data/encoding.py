@@ -123,7 +123,7 @@ def _check_held(field: Field, values: np.ndarray, extent: Extent) -> None:
     """Refuses numbers that are not of the kind, or that float32 would merge."""
     low, high = float(extent.low), float(extent.high)
     with np.errstate(over="ignore"):
-        overflow = np.isinf(np.float32([low, high])).any()
+        overflow = bool(np.isinf(np.array([low, high], dtype=np.float32)).any())
     if not extent.observed or overflow:
         return
     what, got = "", low

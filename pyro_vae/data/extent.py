@@ -91,8 +91,9 @@ def extent_of(values: np.ndarray) -> Extent:
                 parts &= ~np.isnan(piece)
             if parts.any():
                 at_part = start + int(parts.argmax())
-    ends = (math.nan, math.nan) if low is None or high is None else (low.item(), high.item())
-    return Extent(len(values), *ends, at_low, at_high, at_part, complete)
+    if low is None or high is None:
+        return Extent(len(values), math.nan, math.nan, -1, -1, -1, complete)
+    return Extent(len(values), low.item(), high.item(), at_low, at_high, at_part, complete)
 
 
 def spread_above(extent: Extent, bound: float) -> bool:

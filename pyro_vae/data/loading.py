@@ -23,7 +23,7 @@ from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
 from pyro_vae.data.frames import NUMBERS, Table, from_frame, is_frame
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
-from pyro_vae.data.raw import Raw, as_labels, as_values, holds, with_columns
+from pyro_vae.data.raw import Raw, as_labels, as_values, holds, no_data, with_columns
 from pyro_vae.data.readers import SUFFIXES, Reading, read_file
 from pyro_vae.data.readers.csv_files import Compression
 from pyro_vae.data.readers.first_rows import Header
@@ -352,7 +352,7 @@ def _read(
     _refuse(how, columns)
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=asked.missing)}), name, source
-    raise expected("data", "a known name, a path, an array or a tensor", data)
+    raise no_data(data)
 
 
 def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
@@ -143,7 +143,9 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         hint = "" if array.dtype != object else "; `.astype(float)` makes numbers of objects"
         raise ValueError(f"{error}{hint}")
     if array.ndim < 2:
-        raise expected("data", f"at least two dimensions (data by event){of}", array)
+        error = expected("data", f"at least two dimensions (data by event){of}", array)
+        hint = "; `x[:, None]` makes each number an observation" if array.ndim == 1 else ""
+        raise ValueError(f"{error}{hint}")
     if 0 in array.shape:
         raise expected("data", f"at least one observation with at least one entry{of}", array)
     if isinstance(array, Tensor):
@@ -164,6 +166,19 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
+
+
+def no_data(x: object) -> ValueError:
+    """Returns the error about what is no data, with the way to some where there is one."""
+    way = ""
+    if isinstance(x, Mapping):
+        way = "; `pd.DataFrame(data)` makes a table of columns"
+    elif isinstance(x, bytes | bytearray | memoryview):
+        way = "; `np.frombuffer(data, np.uint8).reshape(N, ...)` makes an array of bytes"
+    elif isinstance(x, Iterator):
+        way = "; `list(data)` makes rows of what it yields"
+    error = expected("data", "a known name, a path, an array or a tensor", x)
+    return ValueError(f"{error}{way}")
 
 
 def refuse_unreadable(x: Tensor, argument: str) -> None:

@@ -186,7 +186,8 @@ def read_csv(path: Path, how: Reading) -> Table:
     (line, first), *rest = records
     for at, cells in rest:
         if len(cells) != len(first):
-            raise expected("data", f"{len(first)} cells in row {at}", len(cells))
+            error = expected("data", f"{len(first)} cells in row {at}", len(cells))
+            raise ValueError(f"{error}{_hint_of_titles(how, records)}")
     rows = [cells for _, cells in records]
     named = how.header != "none"
     if how.header == "infer":
@@ -209,6 +210,15 @@ def read_csv(path: Path, how: Reading) -> Table:
     if len(frame) and frame.iloc[:, -1].isna().any():
         _check_lengths(text, len(first), line)
     return Table(frame, named=named, notes=tuple(notes), where=where)
+
+
+def _hint_of_titles(how: Reading, records: Sequence[tuple[int, list[str]]]) -> str:
+    """How a text is read whose first records are a title above its names, if they look so."""
+    sizes = [len(cells) for _, cells in records]
+    start = next((at for at, size in enumerate(sizes) if size == sizes[-1]), 0)
+    if how.header != "infer" or len(set(sizes[start:])) > 1 or not 0 < start < len(sizes) - 1:
+        return ""
+    return f"; `header` (--header {start}) takes row {records[start][0]} for names"
 
 
 def _before(how: Reading, named: bool) -> int:
