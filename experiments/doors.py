@@ -222,7 +222,7 @@ def _written(path: Path, rows: int, mixed: bool) -> Path:
 def timed(sizes: dict[str, tuple[int, bool]], rounds: int) -> dict[str, Any]:
     """Medians of each tool for each table, in turns."""
     found: dict[str, dict[str, list[list[float]]]] = {}
-    with tempfile.TemporaryDirectory(dir=common.HERE.parent) as folder:
+    with tempfile.TemporaryDirectory() as folder:
         small = _written(Path(folder) / "small.csv", BLOCK, True)
         for table, (rows, mixed) in sizes.items():
             path = _written(Path(folder) / "t.csv", rows, mixed)
@@ -232,7 +232,8 @@ def timed(sizes: dict[str, tuple[int, bool]], rounds: int) -> dict[str, Any]:
                     command = [sys.executable, "-c", READING, tool, str(small), str(path)]
                     done = subprocess.run(command, capture_output=True, text=True, check=True)
                     own[tool].append([float(each) for each in done.stdout.split()])
-            print(table, {tool: statistics.median(e[1] for e in own[tool]) for tool in TOOLS})
+            shown = {tool: statistics.median(e[1] for e in own[tool]) for tool in TOOLS}
+            print(table, shown, {tool: own[tool][0][2] for tool in TOOLS}, flush=True)
     medians = {
         table: {
             tool: dict(zip(("seconds", "of the processor", "bytes"),

@@ -18,12 +18,20 @@ import pandas as pd
 import pytest
 import torch
 
+from pyro_vae import report
 from pyro_vae.cli import main
 from pyro_vae.data import load
 
 N = 60
 X = np.random.default_rng(0).normal(size=(N, 3)).round(3)
+SMALL = ["--epochs", "1", "--latent-dim", "2", "--num-samples", "5", "--compile", "false"]
+SMALL += ["--encoder.hidden", "[4]", "--decoder.hidden", "[4]"]
 TEXT = pd.DataFrame(X, columns=list("abc")).to_csv(index=False)
+
+
+@pytest.fixture(autouse=True)
+def _no_pictures(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(report, "pictures", lambda *args: [])
 
 
 def _loaded(data: Any, **options: Any) -> torch.Tensor:
@@ -156,11 +164,7 @@ def test_the_command_line_fits_a_zarr_folder(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "run")
-    small = ["--epochs", "1", "--latent-dim", "2", "--num-samples", "5", "--compile", "false"]
-    networks = ["--encoder.hidden", "[4]", "--decoder.hidden", "[4]"]
-    assert (
-        main(["fit", str(folder), "--likelihood", "Normal", "--out", out, *small, *networks]) == 0
-    )
+    assert main(["fit", str(folder), "--likelihood", "Normal", "--out", out, *SMALL]) == 0
     assert main(["evaluate", out, "--num-samples", "5", "--json"]) == 0
     capsys.readouterr()
 
