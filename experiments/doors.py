@@ -1,7 +1,7 @@
 """All that people have data in: read right, or refused in a line that names what helps.
 
     python experiments/doors.py             # results/doors.json: every form of data
-    python experiments/doors.py --timing    # results/doors_timing.json: some minutes
+    python experiments/doors.py --timing    # results/doors_timing.json, of the tables it names
     python experiments/doors.py --table     # results/doors.md and doors_timing.md of both
 
 The packages of ``pip install '.[data]' sparse`` hold some of it. A form is read as it comes, with
@@ -37,7 +37,7 @@ import pandas as pd
 import pyro_vae as pv
 
 ROUNDING = 2.0**-23
-ROWS, ROUNDS, WIDTH, BLOCK = (10_000, 100_000, 1_000_000), 5, 100, 10_000
+ROWS, ROUNDS, WIDTH, BLOCK = (10_000, 100_000, 1_000_000), 3, 100, 10_000
 TOOLS = ("pandas.read_csv", "polars.read_csv", "pv.data.load")
 
 
@@ -152,6 +152,7 @@ def tried() -> list[dict[str, str]]:
         for name, (make, options, wanted) in cases.items():
             with tempfile.TemporaryDirectory() as folder:
                 came, note = judged(make, options, wanted, Path(folder))
+            note = note.replace(f"{folder}/", "")
             rows.append({"group": group, "form": name, "came": came, "note": note})
             if came not in ("right", "refused"):
                 print(f"{group}: {name}: {came}: {note}", flush=True)
@@ -219,30 +220,38 @@ def _written(path: Path, rows: int, mixed: bool) -> Path:
     return path
 
 
-def timed(sizes: dict[str, tuple[int, bool]], rounds: int) -> dict[str, Any]:
-    """Medians of each tool for each table, in turns."""
-    found: dict[str, dict[str, list[list[float]]]] = {}
+def timed(rows: int, mixed: bool, rounds: int) -> dict[str, dict[str, float]]:
+    """Medians of each tool for a table, in turns."""
+    own: dict[str, list[list[float]]] = {tool: [] for tool in TOOLS}
     with tempfile.TemporaryDirectory() as folder:
         small = _written(Path(folder) / "small.csv", BLOCK, True)
-        for table, (rows, mixed) in sizes.items():
-            path = _written(Path(folder) / "t.csv", rows, mixed)
-            own = found[table] = {tool: [] for tool in TOOLS}
-            for _ in range(rounds if rows < ROWS[-1] else min(rounds, 3)):
-                for tool in TOOLS:
-                    command = [sys.executable, "-c", READING, tool, str(small), str(path)]
-                    done = subprocess.run(command, capture_output=True, text=True, check=True)
-                    own[tool].append([float(each) for each in done.stdout.split()])
-            shown = {tool: statistics.median(e[1] for e in own[tool]) for tool in TOOLS}
-            print(table, shown, {tool: own[tool][0][2] for tool in TOOLS}, flush=True)
-    medians = {
-        table: {
-            tool: dict(zip(("seconds", "of the processor", "bytes"),
-                           map(statistics.median, zip(*each, strict=True)), strict=True))
-            for tool, each in own.items()
-        }
-        for table, own in found.items()
-    }  # fmt: skip
-    return {"tables": {t: {"rows": r, "mixed": m} for t, (r, m) in sizes.items()}, "found": medians}
+        path = _written(Path(folder) / "t.csv", rows, mixed)
+        for _ in range(rounds):
+            for tool in TOOLS:
+                command = [sys.executable, "-c", READING, tool, str(small), str(path)]
+                done = subprocess.run(command, capture_output=True, text=True, check=True)
+                own[tool].append([float(each) for each in done.stdout.split()])
+                print(tool, *own[tool][-1], flush=True)
+    names = ("seconds", "of the processor", "bytes")
+    return {
+        tool: dict(zip(names, map(statistics.median, zip(*each, strict=True)), strict=True))
+        for tool, each in own.items()
+    }
+
+
+def timing(names: list[str], smoke: bool) -> None:
+    """Times tables, all unless some are named, and keeps what is known of others."""
+    import polars
+
+    libraries = {"pandas": pd.__version__, "polars": polars.__version__}
+    for name, (rows, mixed) in _sizes(smoke).items():
+        if names and name not in names:
+            continue
+        found = {"rows": rows, "rounds": 1 if smoke else ROUNDS, "libraries": libraries}
+        found["tools"] = timed(rows, mixed, found["rounds"])
+        if not smoke:
+            known = [each["tables"] for each in common.read("doors_timing.json")]
+            common.write("doors_timing", {"tables": (known[0] if known else {}) | {name: found}})
 
 
 # --- Tables ---------------------------------------------------------------------------------------
@@ -266,40 +275,37 @@ def timing_table(result: dict[str, Any]) -> str:
     """A row for each table and tool, as Markdown."""
     lines = ["| table | reader | seconds | ÷ pandas | peak memory, MB | ÷ table in float64 |"]
     lines.append("|---|---|---:|---:|---:|---:|")
-    for name, tools in result["found"].items():
-        size = result["tables"][name]["rows"] * WIDTH * 8
-        for tool, own in tools.items():
-            times = own["of the processor"] / tools[TOOLS[0]]["of the processor"]
+    order = [name for name in _sizes(False) if name in result["tables"]]
+    for name in order:
+        found = result["tables"][name]
+        for tool, own in found["tools"].items():
+            times = own["of the processor"] / found["tools"][TOOLS[0]]["of the processor"]
             lines.append(
                 f"| {name} | `{tool}` | {own['of the processor']:.2f} | {times:.2f} "
-                f"| {own['bytes'] / 1e6:,.0f} | {own['bytes'] / size:.2f} |"
+                f"| {own['bytes'] / 1e6:,.0f} | {own['bytes'] / (8 * WIDTH * found['rows']):.2f} |"
             )
-    cpu, versions = result["environment"]["cpu"], result["libraries"]
-    of = ", ".join(f"{name} {number}" for name, number in versions.items())
-    note = f"Medians, seconds of the processor on one thread; {of}; {cpu}. x alone is half of a "
-    return "\n".join(lines) + f"\n\n{note}table in float64.\n"
+    libraries = result["tables"][order[0]]["libraries"]
+    of = ", ".join(f"{name} {number}" for name, number in libraries.items())
+    note = f"Medians of {ROUNDS} rounds, seconds of the processor on one thread of a shared machine"
+    note += f"; {of}; {result['environment']['cpu']}. x in float32 is half of a table in float64."
+    return "\n".join(lines) + f"\n\n{note}\n"
 
 
 def _sizes(smoke: bool) -> dict[str, tuple[int, bool]]:
     if smoke:
         return {"10,000 × 100 numbers": (ROWS[0], False)}
     sizes = {f"{rows:,} × {WIDTH} numbers": (rows, False) for rows in ROWS}
-    return sizes | {f"{ROWS[1]:,} × {WIDTH} mixed": (ROWS[1], True)}
+    return sizes | {f"{ROWS[1]:,} × {WIDTH}, mixed": (ROWS[1], True)}
 
 
 def main() -> None:
     """Runs what was asked for."""
     parser = common.Parser(__doc__, table="the tables of docs/data.md")
-    parser.add_argument("--timing", action="store_true", help="time and memory")
+    parser.add_argument("--timing", nargs="*", help="time and memory, of all tables or some")
     options = parser.options()
     began = time.perf_counter()
-    if options.timing:
-        result = timed(_sizes(options.smoke), 1 if options.smoke else ROUNDS)
-        import polars
-
-        result["libraries"] = {"pandas": pd.__version__, "polars": polars.__version__}
-        if not options.smoke:
-            common.write("doors_timing", result)
+    if options.timing is not None:
+        timing(options.timing, options.smoke)
     elif not options.table:
         rows = tried()
         came = Counter(row["came"] for row in rows)
