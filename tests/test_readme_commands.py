@@ -21,6 +21,7 @@ from sklearn.datasets import load_iris
 from pyro_vae import report
 from pyro_vae.cli import main
 from pyro_vae.data import loading
+from pyro_vae.training.recipe import SMALL_DATA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
@@ -130,8 +131,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     return tmp_path
 
 
-def test_the_commands_run_in_one_session(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_commands_run_in_one_session(
+    folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     """In the order of the session: later ones use the runs of earlier ones."""
+    monkeypatch.setitem(SMALL_DATA, "epochs", 10)  # of what is run as it is printed
     for printed, run in SESSION.items():
         words = shlex.split(run.format(printed))
         try:
@@ -152,7 +156,8 @@ def test_the_commands_run_in_one_session(folder: Path, capsys: pytest.CaptureFix
 def test_the_commands_of_the_table_of_parts_run(
     folder: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    """On the tables that ``experiments/parts.py --data`` writes."""
+    """On the tables that ``experiments/parts.py --data`` writes; and iris, with all its epochs."""
+    assert main(["fit", "iris.csv", "--cond", "species"]) == 0
     monkeypatch.syspath_prepend(str(ROOT / "experiments"))
     import parts
 
