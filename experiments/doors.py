@@ -143,9 +143,9 @@ def tried() -> list[dict[str, str]]:
 
     groups = {
         "text, first row": files.HEADERS, "text, signs": files.SIGNS,
-        "text, missing": files.MISSING, "text, columns": files.COLUMNS, "files": files.FILES,
+        "text, missing": files.MISSING, "text, columns": files.COLUMNS | files.ROLES, "files": files.FILES,
         "arrays and images in files": files.ARRAYS, "tables": objects.TABLES,
-        "containers": objects.CONTAINERS, "arrays and others": objects.OTHERS,
+        "containers": objects.CONTAINERS | objects.DATA_SETS, "arrays and others": objects.OTHERS,
     }  # fmt: skip
     rows = []
     for group, cases in groups.items():

@@ -392,6 +392,8 @@ COLUMNS: dict[str, Case] = {
         {},
         Gives(kinds={"zip_code": "category"}, table=table(zip_code=np.arange(N) % 4 * 100 + 11)),
     ),
+}
+ROLES: dict[str, Case] = {
     "lists in cells": (
         given(lambda: table(w=[[1, 2]] * N)),
         {},

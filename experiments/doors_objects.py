@@ -163,6 +163,9 @@ CONTAINERS: dict[str, Case] = {
     ),
     "a .zarr folder of several arrays": (lambda f: _zarr(f, u=X, v=X4), {}, refused("--key")),
     "a .zarr folder, one chosen": (lambda f: _zarr(f, u=X, v=X4), {"key": "v"}, Gives(X4)),
+}
+
+DATA_SETS: dict[str, Case] = {
     "TensorDataset": (given(TensorDataset(torch.tensor(X))), {}, Gives(X)),
     "TensorDataset with labels": (
         given(TensorDataset(torch.tensor(X), torch.tensor(CLASSES))),
