@@ -145,7 +145,8 @@ def tried() -> list[dict[str, str]]:
         "text, first row": files.HEADERS, "text, signs": files.SIGNS,
         "text, missing": files.MISSING, "text, columns": files.COLUMNS | files.ROLES, "files": files.FILES,
         "arrays and images in files": files.ARRAYS, "tables": objects.TABLES,
-        "containers": objects.CONTAINERS | objects.DATA_SETS, "arrays and others": objects.OTHERS,
+        "containers": objects.CONTAINERS | objects.DATA_SETS,
+        "arrays and others": objects.OTHERS,
     }  # fmt: skip
     rows = []
     for group, cases in groups.items():
