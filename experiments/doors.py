@@ -143,7 +143,8 @@ def tried() -> list[dict[str, str]]:
 
     groups = {
         "text, first row": files.HEADERS, "text, signs": files.SIGNS,
-        "text, missing": files.MISSING, "text, columns": files.COLUMNS | files.ROLES, "files": files.FILES,
+        "text, missing": files.MISSING, "text, columns": files.COLUMNS | files.ROLES,
+        "files": files.FILES,
         "arrays and images in files": files.ARRAYS, "tables": objects.TABLES,
         "containers": objects.CONTAINERS | objects.DATA_SETS,
         "arrays and others": objects.OTHERS,
@@ -153,7 +154,7 @@ def tried() -> list[dict[str, str]]:
         for name, (make, options, wanted) in cases.items():
             with tempfile.TemporaryDirectory() as folder:
                 came, note = judged(make, options, wanted, Path(folder))
-            note = note.replace(f"{folder}/", "")
+            note = note.replace(f"{folder}/", "").replace(folder, "FOLDER")
             rows.append({"group": group, "form": name, "came": came, "note": note})
             if came not in ("right", "refused"):
                 print(f"{group}: {name}: {came}: {note}", flush=True)
