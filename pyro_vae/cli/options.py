@@ -94,12 +94,13 @@ def add_reading(parser: Parser) -> None:
     """Adds how files of arrays, and images, are read."""
     group = parser.add_argument_group("how files are read")
     group.add_argument(
-        "--key", type=str | None, help="Which of several arrays of an .npz or .h5 file is x."
+        "--key", type=str | None, help="Which of several arrays of an .npz, .h5 or .zarr file is x."
     )
     group.add_argument(
         "--layers",
         type=str | None,
-        help="The layer of an .h5ad file that is x, in place of its X.",
+        help="The layer of an .h5ad file, or of AnnData in a .zarr folder, that is x, in place of "
+        "its X.",
     )
     group.add_argument(
         "--layout",

@@ -7,12 +7,14 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from pyro_vae._errors import expected
+from pyro_vae.data.extent import Extent, extent_of
 from pyro_vae.data.schema import Level
 from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS, in_order
 
@@ -79,13 +81,18 @@ class Cells:
     unit: str = ""
     warning: str = ""
 
+    @cached_property
+    def extent(self) -> Extent:
+        """Where its numbers lie, of a column that has some; looked for once."""
+        return extent_of(self.values)
+
     @property
     def lacking(self) -> np.ndarray:
         """Where nothing was observed, shape ``(N,)``."""
         if isinstance(self.values, np.ndarray):
-            return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(
-                len(self.values), dtype=bool
-            )  # fmt: skip
+            if self.extent.complete:
+                return np.zeros(len(self.values), dtype=bool)
+            return np.isnan(self.values)
         return self.values.isna().to_numpy()
 
 
@@ -160,13 +167,13 @@ def _numeric(column: pd.Series) -> Cells:
         return Cells("numbers", values, str(column.dtype))
     dtype = str(column.dtype)
     # No copy of what is there already, as a table may be large.
-    values = column.to_numpy() if dtype == "float64" else _floats(column)
-    if dtype == "float64" and np.isnan(values).any():
-        seen = values[~np.isnan(values)]
-        if len(seen) and np.isfinite(seen).all() and (seen == np.round(seen)).all():
-            # Whole numbers of which some are missing, which pandas reads as others.
-            dtype = str(pd.Int64Dtype())
-    return Cells("numbers", values, dtype)
+    cells = Cells("numbers", column.to_numpy() if dtype == "float64" else _floats(column), dtype)
+    extent = cells.extent
+    some = extent.observed and not extent.complete
+    if dtype == "float64" and some and extent.finite and extent.whole:
+        # Whole numbers of which some are missing, which pandas reads as others.
+        return replace(cells, dtype=str(pd.Int64Dtype()))
+    return cells
 
 
 def _categorical(column: pd.Series, name: str) -> Cells:
@@ -217,7 +224,11 @@ class _Texts:
     def __init__(self, column: pd.Series, name: str, position: int, where: Where) -> None:
         import pandas as pd
 
-        self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        try:
+            self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        except TypeError:  # lists and other objects that cannot be compared
+            error = expected("data", f"numbers, words or dates in {name}", column.iloc[0])
+            raise ValueError(f"{error}; `drop` (--drop {name}) leaves it out") from None
         self.objects = list(unique)
         self.texts = [str(each).strip() for each in self.objects]
         self.name, self.position, self.where = name, position, where
@@ -274,7 +285,9 @@ class _Texts:
             dates = self._some_dates(missing | spelled)
             if dates is not None:
                 return dates
-        if in_order(texts) is None and not (numeric.any() and self._recur(numeric, rest)):
+        # Many levels of a scale are bands such as 25-34, or amounts such as $25.
+        scale = len(texts) <= _FEW_LEVELS and in_order(texts) is not None
+        if not scale and not (numeric.any() and self._recur(numeric, rest)):
             self._refuse_signs(rest, texts)
             if numeric.any() and not self._differ(numeric, rest):
                 raise self._no_number(rest)
@@ -374,9 +387,11 @@ class _Texts:
 
     def _differ(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
         """Whether numbers among words are words, as nearly all cells are, or differ."""
-        size = int(self.sizes[numeric | rest].sum())
-        share = float(self.sizes[rest].sum()) / size
+        size, words = int(self.sizes[numeric | rest].sum()), int(self.sizes[rest].sum())
+        share = words / size
         unique = int((numeric | rest).sum()) > _NEARLY_UNIQUE * size and share > _SOME
+        # What recurs among numbers that differ is a mark, which someone is asked about.
+        unique &= int(rest.sum()) > _NEARLY_UNIQUE * words
         return size >= _FEW_LEVELS and (unique or share > _MOST)
 
     def _are_codes(self, numeric: np.ndarray) -> bool:

@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.cells import Cells
+from pyro_vae.data.extent import Extent, extent_of, spread_above
 from pyro_vae.data.fields import EXACT, FINE, ULP
 from pyro_vae.data.schema import Field
 
@@ -60,7 +61,8 @@ def encoded(
     with np.errstate(over="ignore"):  # what overflows float32 is infinite, and refused as such
         held: np.ndarray = values.astype(np.float32)
     if checked:
-        _check_held(field, values, held)
+        same = values is cells.values
+        _check_held(field, values, cells.extent if same else extent_of(values))
     return held
 
 
@@ -144,28 +146,37 @@ def _less(values: np.ndarray, offset: float) -> np.ndarray:
     return values.astype(np.float64) - offset
 
 
-def _check_held(field: Field, values: np.ndarray, held: np.ndarray) -> None:
+def _check_held(field: Field, values: np.ndarray, extent: Extent) -> None:
     """Refuses numbers that are not of the kind, or that float32 would merge."""
-    seen = values[~np.isnan(values)].astype(np.float64)
-    if len(seen) == 0 or not np.isfinite(held[~np.isnan(held)]).all():
+    low, high = float(extent.low), float(extent.high)
+    with np.errstate(over="ignore"):
+        overflow = bool(np.isinf(np.array([low, high], dtype=np.float32)).any())
+    if not extent.observed or overflow:
         return
-    low, high = float(seen.min()), float(seen.max())
     what, got = "", low
-    if field.kind == "binary" and not np.isin(seen, (0, 1)).all():
+    if field.kind == "binary" and not np.isin(values[~np.isnan(values)], (0, 1)).all():
         what = "two values"
     elif field.kind == "proportion" and (low < 0 or high > 1):
         what, got = "shares in [0, 1]", low if low < 0 else high
     elif (field.kind in ("positive", "count") and low < 0) or (
-        field.kind == "count" and (seen != np.round(seen)).any()
+        field.kind == "count" and not extent.whole
     ):
         what = "whole numbers from 0" if field.kind == "count" else "amounts, none below 0,"
     elif field.kind == "count" and high >= EXACT:
         what, got = "integers below 2**24, which float32 holds exactly,", high
-    elif high > low and max(-low, high) * ULP > FINE * float(seen.std()) and not field.offset:
+    elif high > low and not field.offset and _merged(values, extent):
         what, got = "numbers that float32 can tell apart", high
     if what:
         hint = f"`kinds` (--kind {field.name}=real) takes any number, less an offset if need be"
         raise ValueError(f"{expected('data', f'{what} in {field.name}', got)}; {hint}")
+
+
+def _merged(values: np.ndarray, extent: Extent) -> bool:
+    """Whether float32 rounds numbers by more than a part of their standard deviation."""
+    spread = extent.largest * ULP / FINE
+    if spread_above(extent, spread):
+        return False
+    return bool(spread > float(values[~np.isnan(values)].astype(np.float64).std()))
 
 
 def labels_of(

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae.data.cells import Cells
+from pyro_vae.data.extent import distinct_of, spread_above
 from pyro_vae.data.inference import Found, kind_of_numbers, kind_of_words
 from pyro_vae.data.schema import Field, Kind
 from pyro_vae.data.vocabulary import in_order
@@ -43,7 +44,7 @@ def kind_of(name: str, cells: Cells) -> tuple[Found, list[Any]]:
         return Found(kind, f"{len(words)} categories {order}"), list(cells.levels)
     if cells.form == "words":
         return kind_of_words(name, cells.values)
-    values = _some(cells.values)
+    values = _some(cells)
     if cells.form == "truths":
         seen = np.unique(values[~np.isnan(values)])
         if len(seen) < 2:
@@ -63,21 +64,20 @@ def kind_of(name: str, cells: Cells) -> tuple[Found, list[Any]]:
     return found, _numbered(found.kind, cells.values) if whole else []
 
 
-def _some(values: np.ndarray) -> np.ndarray:
+def _some(cells: Cells) -> np.ndarray:
     """Values of a column, not too many, in order, with those that decide what it can be."""
+    values: np.ndarray = cells.values
     if len(values) <= _SAMPLE:
         return values
-    which = np.zeros(len(values), dtype=bool)
-    which[:: len(values) // _SAMPLE] = True
-    if values.dtype.kind == "f":
-        if np.isnan(values).all():
-            return values[:1]
-        which[[np.nanargmin(values), np.nanargmax(values)]] = True
-        parts = (values != np.round(values)) & ~np.isnan(values)
-        which[int(parts.argmax())] = True
-    else:
-        which[[values.argmin(), values.argmax()]] = True
-    return values[which]
+    extent = cells.extent
+    if not extent.observed:
+        return values[:1]
+    step = len(values) // _SAMPLE
+    which = np.arange(0, len(values), step)
+    # Where all are whole, the first one is in the sample anyway.
+    ends = {extent.at_low, extent.at_high, max(extent.at_part, 0)}
+    others = sorted(each for each in ends if each % step)
+    return values[np.insert(which, which.searchsorted(others), others)]
 
 
 def _date(days: float) -> str:
@@ -94,7 +94,7 @@ def _counts_rows(values: np.ndarray) -> bool:
 def _numbered(kind: str, values: np.ndarray) -> list[Any]:
     """The levels of a column of numbers: those between others are there in an order of integers."""
     seen = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    distinct = np.unique(seen)
+    distinct, _ = distinct_of(seen)
     if not (distinct == np.round(distinct)).all():
         return [float(value) for value in distinct]
     if kind == "binary" or len(distinct) == 0:
@@ -137,7 +137,7 @@ def described(
             degrees = float(np.nanmax(np.abs(cells.values))) > 2 * np.pi * (1 + 1e-6)
         unit, half = ("degrees", 180.0) if degrees else ("radians", math.pi)
         return replace(made, unit=unit, start=-half if np.nanmin(cells.values) < 0 else 0.0)
-    return _centred(made, cells.values, forced=forced)
+    return _centred(made, cells, forced=forced)
 
 
 def _told(made: Field, cells: Cells) -> Field:
@@ -158,13 +158,15 @@ def _forced_levels(name: str, cells: Cells, kind: str) -> list[Any]:
     return in_order(words, name) or words
 
 
-def _centred(made: Field, values: np.ndarray, *, forced: bool) -> Field:
+def _centred(made: Field, cells: Cells, *, forced: bool) -> Field:
     """The field of numbers, less an offset where float32 would merge some of them."""
-    seen = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-    if len(seen) == 0 or (values.dtype.kind == "f" and not np.isfinite(seen).all()):
+    values, extent = cells.values, cells.extent
+    if not (extent.observed and extent.finite):
         return made
-    low, high = seen.min(), seen.max()
-    largest = max(abs(float(low)), abs(float(high)))
+    low, high, largest = extent.low, extent.high, extent.largest
+    if largest < EXACT and spread_above(extent, largest * ULP / FINE):
+        return made  # which saves a look at all of them
+    seen = values if extent.complete else values[~np.isnan(values)]
     spread = float(np.std(seen.astype(np.float64) - float(low)))
     whole = values.dtype.kind in "iu" or bool((seen[:1000] == np.round(seen[:1000])).all())
     merged = largest * ULP > FINE * spread or (

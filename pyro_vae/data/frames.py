@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["NUMBERS", "Table", "as_table", "from_frame", "is_frame"]
 
+_TOGETHER = 16  # columns that are written to rows at once: of these, a line of the cache
 NUMBERS = "numbers"
 """In place of a schema: each column of x is the numbers that it holds, and nothing is inferred."""
 
@@ -59,7 +60,7 @@ def _cell(frame: pd.DataFrame, row: int, position: int) -> object:
     return cell.item() if isinstance(cell, np.generic) else cell
 
 
-@dataclass(frozen=True)
+@dataclass
 class Table:
     """A table as a reader found it.
 
@@ -122,6 +123,7 @@ def from_frame(
     missing: bool = False,
     always: bool = False,
     unseen: Unseen = "refuse",
+    keep: bool = True,
 ) -> Raw:
     """Returns what a table holds: x, what lies beside it, labels, and the schema of its columns.
 
@@ -139,6 +141,8 @@ def from_frame(
         missing: Whether entries of x may be missing.
         always: Whether a table of numbers without names has a schema, too.
         unseen: Whether a level that the schema does not have is refused, or missing.
+        keep: Whether the frame of a reader that finds entries without it is left as it is; else it
+            is emptied while x is made of it, so that a large table is there once.
 
     Raises:
         ValueError: If a column cannot be read, lacks a value, or an option names none.
@@ -153,7 +157,7 @@ def from_frame(
         return Raw({"train": _array(table, missing)})
     reader = _Reader(table, plain, wanted, dropped, label, unseen)
     known = {} if plain else overrides(None if plain else schema, kinds, reader.names)
-    return reader.read(known, words, missing)
+    return reader.read(known, words, missing, keep or table.where is _in_frame)
 
 
 def as_table(frame: pd.DataFrame | Table) -> Table:
@@ -220,6 +224,7 @@ class _Reader:
         if not table.named:
             given = [f"column {i + 1}" for i in range(len(given))]
         self.names = _unique(given, self.notes)
+        self.size = len(table.frame)
         self.table = table if table.where is not _in_frame else replace(table, where=self._where)
         self.dropped, self.roles = set(dropped), dict[str, Role]()
         options = {**wanted, "label": [label] if label else [], "drop": dropped}
@@ -237,10 +242,14 @@ class _Reader:
                     self.roles[name] = _ROLE_OF.get(option, "label")
 
     def read(
-        self, known: Mapping[str, dict[str, Any]], words: Sequence[Sequence[str]], missing: bool
+        self,
+        known: Mapping[str, dict[str, Any]],
+        words: Sequence[Sequence[str]],
+        missing: bool,
+        keep: bool,
     ) -> Raw:
         """Returns what the table holds; see :func:`from_frame`."""
-        if len(self.table.frame) == 0:
+        if self.size == 0:
             what = "at least one observation with at least one entry"
             raise expected("data", what, self.table.frame)
         levels = self._levels(words, known)
@@ -267,6 +276,8 @@ class _Reader:
         inferred = [each.name not in known and each.name not in levels for each in fields]
         fields = of_counts(fields, inferred)
         fields = self._something(fields, cells, inferred)
+        if not keep:
+            self.table.frame = self.table.frame.iloc[:, :0]
         # Columns that are known come in the order in which they are known.
         order = {name: at for at, name in enumerate(known)} if complete else {}
         fields.sort(key=lambda each: order.get(each.name, len(order)))
@@ -320,8 +331,8 @@ class _Reader:
     def _check_finite(self, cells: Cells, at: int) -> None:
         """Refuses infinite numbers; ``at`` is where in x the column would be."""
         values = cells.values
-        if isinstance(values, np.ndarray) and (bad := np.isinf(values)).any():
-            row = int(bad.argmax())
+        if isinstance(values, np.ndarray) and not cells.extent.finite:
+            row = int(np.isinf(values).argmax())
             raise expected("data", f"a finite float32 value at index {(row, at)}", values[row])
 
     def _field(self, name: str, cells: Cells, role: Role, own: Mapping[str, Any]) -> Field:
@@ -359,22 +370,29 @@ class _Reader:
             raise expected("data", what, why)
         return kept
 
-    def _raw(
-        self, schema: Schema, cells: Mapping[str, Cells], missing: bool, *, checked: bool
-    ) -> Raw:
+    def _raw(self, schema: Schema, cells: dict[str, Cells], missing: bool, *, checked: bool) -> Raw:
         positions = {name: i for i, name in enumerate(self.names)}
         if not missing:
             at = [positions[each.name] for each in schema.x]
             _check_complete(self.table, at, lambda i: cells[self.names[i]].lacking)
-        x = np.empty((len(self.table.frame), len(schema.x)), dtype=np.float32)
-        for i, each in enumerate(schema.x):
-            place = partial(self._place, positions[each.name])
-            x[:, i] = encoded(each, cells[each.name], place, checked=checked, unseen=self.unseen)
-            if (bad := np.isinf(x[:, i])).any():
-                row = int(bad.argmax())
-                value = float(cells[each.name].values[row])
-                raise expected("data", f"a finite float32 value at index {(row, i)}", value)
-        x[np.isnan(x)] = math.nan  # of all that are called so, the same bits for a fingerprint
+        x = np.empty((self.size, len(schema.x)), dtype=np.float32)
+        for start in range(0, len(schema.x), _TOGETHER):
+            some = schema.x[start : start + _TOGETHER]
+            rows = np.empty((len(some), self.size), dtype=np.float32)
+            for i, each in enumerate(some):
+                place = partial(self._place, positions[each.name])
+                rows[i] = encoded(
+                    each, cells[each.name], place, checked=checked, unseen=self.unseen
+                )
+                if (bad := np.isinf(rows[i])).any():
+                    row = int(bad.argmax())
+                    value = float(cells[each.name].values[row])
+                    where = (row, start + i)
+                    raise expected("data", f"a finite float32 value at index {where}", value)
+                del cells[each.name]  # of a large table, what is in x is held once
+            # Of all that are called NaN, the same bits for a fingerprint.
+            rows[np.isnan(rows)] = math.nan
+            x[:, start : start + _TOGETHER] = rows.T
         aside: dict[str, Any] = {}
         of_words: dict[str, list[str]] = {}
         labels: dict[Any, Tensor] = {}

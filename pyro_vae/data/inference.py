@@ -7,11 +7,13 @@ the last word through a schema.
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from typing import TYPE_CHECKING
 
 import numpy as np
 from scipy.special import gammaln
 
+from pyro_vae.data.extent import distinct_of, extent_of
 from pyro_vae.data.schema import Kind
 from pyro_vae.data.vocabulary import evidence, in_order, parts_of_name
 
@@ -44,19 +46,34 @@ class _Numbers:
     """The observed values of a column of numbers, and what there is to know about them."""
 
     values: np.ndarray
-    distinct: np.ndarray
-    counts: np.ndarray
     whole: bool
     low: float
     high: float
 
     @classmethod
     def of(cls, values: np.ndarray) -> _Numbers:
-        seen = values[~np.isnan(values)] if values.dtype.kind == "f" else values
-        distinct, counts = np.unique(seen, return_counts=True)
-        whole = seen.dtype.kind in "iu" or bool((distinct == np.round(distinct)).all())
-        low, high = (float(distinct[0]), float(distinct[-1])) if len(distinct) else (0.0, 0.0)
-        return cls(seen, distinct, counts, whole, low, high)
+        extent = extent_of(values)
+        seen = values if extent.complete else values[~np.isnan(values)]
+        low, high = (float(extent.low), float(extent.high)) if extent.observed else (0.0, 0.0)
+        return cls(seen, extent.whole, low, high)
+
+    @cached_property
+    def _levels(self) -> tuple[np.ndarray, np.ndarray]:
+        return distinct_of(self.values)
+
+    @property
+    def distinct(self) -> np.ndarray:
+        return self._levels[0]
+
+    @property
+    def counts(self) -> np.ndarray:
+        return self._levels[1]
+
+    @property
+    def two(self) -> bool:
+        """Whether there are two different numbers, which takes no sorting to see."""
+        ends = (self.values == self.low) | (self.values == self.high)
+        return self.low < self.high and bool(ends.all())
 
     def __len__(self) -> int:
         return len(self.values)
@@ -94,7 +111,7 @@ def kind_of_numbers(name: str, values: np.ndarray, *, counter: bool = False) -> 
     x, hint = _Numbers.of(values), evidence(name)
     if len(x) == 0:
         return Found("ignore", "never observed")
-    if x.levels == 1:
+    if x.low == x.high:
         return Found("ignore", f"constant, always {x.low:g}")
     for rule in (_two, _identifier, _time, _angle):
         if (found := rule(name, x, hint, counter)) is not None:
@@ -103,8 +120,10 @@ def kind_of_numbers(name: str, values: np.ndarray, *, counter: bool = False) -> 
 
 
 def _two(name: str, x: _Numbers, hint: str, counter: bool) -> Found | None:
+    if not x.two:
+        return None
     recurring = len(x) >= _FEW and int(x.counts.min()) >= 2
-    if x.levels == 2 and (recurring or set(x.distinct.tolist()) == {0, 1}):
+    if recurring or set(x.distinct.tolist()) == {0, 1}:
         return Found("binary", f"two values, {x.low:g} and {x.high:g}")
     return None
 

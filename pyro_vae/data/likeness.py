@@ -121,7 +121,8 @@ def in_classes(raw: Raw, like: Dataset) -> Raw:
     if not own or not known or own == known:
         return raw
     if strange := [name for name in own if name not in known]:
-        log.warning("labels that %s lack are taken as unknown: %s", like.name, _more(strange))
+        log.warning("labels that %s lack are taken as unknown: %s", like.name,
+                    ", ".join(strange[:_NAMED]) + _more(strange))  # fmt: skip
     at = torch.tensor([known.index(name) if name in known else -1 for name in own])
     labels = {
         split: torch.where(label >= 0, at[label.clamp_min(0)], -1)

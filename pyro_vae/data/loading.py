@@ -30,7 +30,7 @@ from pyro_vae.data.likeness import (
 )
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
-from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
+from pyro_vae.data.raw import Raw, as_labels, as_values, no_data, with_columns
 from pyro_vae.data.readers import SUFFIXES, Reading, read_file
 from pyro_vae.data.readers.csv_files import Compression
 from pyro_vae.data.readers.first_rows import Header
@@ -116,10 +116,11 @@ def load(
             container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
             or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
-            `.xlsx` file, or of a folder of images. An `.npz` or `.h5` file holds its splits under
-            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
-            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
-            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
+            `.xlsx` file, or of a `.zarr` folder or one of images. An `.npz`, `.h5` or `.zarr` file
+            holds its splits under `train`, `validation` (or `valid`) and `test`, or one array under
+            `x`, `data` or its only key; labels may be under `y` or `labels`, which entries are
+            observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
+            else there is, is refused.
             Folders in a folder of images are classes. A table holds numbers, words, truth values or
             dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
@@ -330,7 +331,8 @@ def _read(
     if isinstance(data, Table) or is_frame(data):
         table = as_table(data) if like is None else as_known(as_table(data), like, wanted)
         missing = asked.missing
-        raw = from_frame(table, wanted=wanted, missing=missing, unseen=unseen, **columns)
+        keep = source is None
+        raw = from_frame(table, wanted=wanted, missing=missing, unseen=unseen, keep=keep, **columns)
         if raw.schema is not None and not isinstance(columns["schema"], Schema):
             _report(raw.schema)
         if source is None:
@@ -346,7 +348,7 @@ def _read(
         _refuse(how, columns)
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=asked.missing)}), name, source
-    raise expected("data", "a known name, a path, an array or a tensor", data)
+    raise no_data(data)
 
 
 def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:

@@ -13,7 +13,7 @@ from torch.distributions import constraints
 from pyro_vae._errors import expected
 from pyro_vae.data.columns import Column
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
-from pyro_vae.data.raw import Raw
+from pyro_vae.data.raw import Raw, holds
 
 __all__ = ["beside", "served"]
 
@@ -143,6 +143,6 @@ def _support(splits: Mapping[Split, Tensor]) -> constraints.Constraint:
     """The narrowest support, of those that likelihoods of discrete or bounded data have."""
     candidates = (constraints.boolean, constraints.nonnegative_integer, constraints.unit_interval)
     for support in candidates:
-        if all((support.check(x) | x.isnan()).all() for x in splits.values()):
+        if all(holds(support, x) for x in splits.values()):
             return support
     return constraints.real

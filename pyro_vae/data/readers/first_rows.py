@@ -38,14 +38,13 @@ def check_separator(lines: Sequence[str], sep: str) -> None:
         ValueError: If all lines have the same number of cells with another separator, more than
             one, and not with this one.
     """
+    own = {len(cells) for cells in csv.reader(lines, delimiter=sep)}
+    if len(own) == 1 and own != {1}:
+        return
     counts = {
         each: [len(cells) for cells in csv.reader(lines, delimiter=each)] for each in _SEPARATORS
     }
-    if sep not in counts:
-        counts[sep] = [len(cells) for cells in csv.reader(lines, delimiter=sep)]
-    alike = {each: set(found) for each, found in counts.items()}
-    if len(alike[sep]) == 1 and alike[sep] != {1}:
-        return
+    alike = {each: set(found) for each, found in counts.items()} | {sep: own}
     others = [s for s, found in alike.items() if s != sep and len(found) == 1 and found != {1}]
     if not others and len(alike[sep]) > 1:
         return  # what is ragged is refused where it is
