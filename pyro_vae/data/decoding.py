@@ -37,7 +37,6 @@ def decoded(fields: Sequence[Field], x: Tensor, *, means: bool = False) -> pd.Da
 
 
 def _column(field: Field, values: np.ndarray, means: bool) -> pd.Series:
-    import pandas as pd
 
     if field.levels:
         numbers = _are_numbers(field) and not isinstance(field.levels[0], bool)
@@ -87,7 +86,9 @@ def _angles(field: Field, values: np.ndarray, means: bool) -> np.ndarray:
     """Angles in their unit, from the lowest number of their circle."""
     turn = 360.0 if field.unit == "degrees" else 2 * np.pi
     angles = values * turn / (2 * np.pi)
-    if field.decimals >= 0 and not means:  # before a circle ends: of whole degrees, 359.9 is 0 or 360
+    if (
+        field.decimals >= 0 and not means
+    ):  # before a circle ends: of whole degrees, 359.9 is 0 or 360
         angles = angles.round(field.decimals)
     return (angles - field.start) % turn + field.start
 

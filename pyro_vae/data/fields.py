@@ -36,9 +36,7 @@ _FEWEST_ROWS = 3  # of which numbers in order are no chance
 _WIDE = 20  # columns from which on a table is of counts, if a quarter of them are
 
 
-def kind_of(
-    name: str, cells: Cells, others: Collection[str] = ()
-) -> tuple[Found, list[Any]]:
+def kind_of(name: str, cells: Cells, others: Collection[str] = ()) -> tuple[Found, list[Any]]:
     """Returns the kind of a column by its name and values, and its levels in order, if any.
 
     Args:
@@ -209,7 +207,7 @@ def _decimals(values: np.ndarray) -> int:
 
 def _rounded(made: Field, values: np.ndarray) -> Field:
     """The field of numbers, with a warning where whole ones are no longer what they were."""
-    if not len(values) or made.decimals != 0 and made.dtype.lower().startswith("float"):
+    if not len(values) or (made.decimals != 0 and made.dtype.lower().startswith("float")):
         return made
     ends = float(np.nanmin(values)), float(np.nanmax(values))
     largest = max(abs(end - made.offset) for end in ends)

@@ -14,7 +14,7 @@ import numpy as np
 from scipy.special import gammaln
 
 from pyro_vae.data.schema import Kind
-from pyro_vae.data.vocabulary import evidence, in_order, is_logarithm, parts_of_name
+from pyro_vae.data.vocabulary import evidence, has_id, in_order, is_logarithm, parts_of_name
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -27,10 +27,12 @@ _CODES = 40  # levels of codes, where the name says so
 _MOST_LEVELS = 1000  # of words
 _TEXT = 5  # words of a cell from which on it is text
 _EXACT = 2**24  # float32 holds every smaller integer
+_ROUND = 0.95  # of amounts, multiples of 10
 _RARE = 2  # the lowest of counts that are never 0
 _DAYS = 31  # of a month
 _YEARS = 1800, 2100
 _FIRST_YEAR, _LAST_YEAR = 1000, 2200  # that a name of times allows for
+_AFTER_DATES = 22_000_000  # as 20261129 writes one
 _LARGEST_LOG = 25.0  # e to it is 7e10
 _EPOCH = 6e8, 2.3e9  # seconds from 1970: 1989 to 2042
 
@@ -131,6 +133,8 @@ def _identifier(name: str, x: _Numbers, hint: str, counter: bool) -> Found | Non
         return Found("id", f"a name of identifiers, {x.levels:,} of them")
     if hint == "category" and coded and x.levels <= 0.5 * len(x):
         return Found("id", f"a name of codes, {x.levels:,} of them, more than {_CODES}")
+    if not hint and has_id(name) and x.levels > _CODES:
+        return Found("id", f"a name of identifiers, {x.levels:,} of them")
     if hint == "id" and x.low >= 0:
         return Found("category", f"identifiers by their name, {x.levels} of them")
     digits = len(f"{x.low:.0f}"), len(f"{x.high:.0f}")
@@ -152,7 +156,8 @@ def _time(name: str, x: _Numbers, hint: str, counter: bool) -> Found | None:
         return Found("time", f"years, {x.span}")
     if parts & {"year", "yr"} and x.whole and x.low >= 0 and x.high <= 99:
         return Found("time", f"years of two digits, {x.span}")
-    if parts & {"year", "yr", "date"} and x.low >= 0 and x.levels > 2:
+    of_one = any(part.isdigit() for part in parts)  # what there was in a year that is named
+    if parts & {"year", "yr", "date"} and not of_one and x.low >= 0 and x.high < _AFTER_DATES:
         return Found("time", f"dates by their name, {x.span}")
     if not x.whole:
         return None
@@ -201,6 +206,8 @@ def _whole(x: _Numbers, hint: str) -> Found:
         return Found("real", f"an interval scale by its name, {x.span}")
     if hint == "count" and x.high < _EXACT:
         return Found("count", f"counts by their name, {x.span}")
+    if hint == "positive" and small and x.low == 0:
+        return Found("count", f"whole units by their name, {x.span}")
     if hint == "positive" or (hint == "count" and x.low > 0):
         some = ", some of them 0" if x.low == 0 else ""
         return Found("positive", f"amounts by their name, {x.span}{some}")
@@ -212,6 +219,8 @@ def _whole(x: _Numbers, hint: str) -> Found:
         if _like_counts(x):
             return Found("count", f"whole numbers {x.span}, spread as counts are")
         return Found("ordinal", f"levels {x.span}, not spread as counts are")
+    if x.low == 0 and x.levels > 3 and float((x.values % 10 == 0).mean()) > _ROUND:
+        return Found("positive", f"whole amounts {x.span}, most of them round, some of them 0")
     if x.low == 0 and x.dispersion >= 0.8 and x.high < _EXACT:
         return Found("count", f"whole numbers from 0, up to {x.high:,.0f}")
     if x.low == 0:

@@ -9,6 +9,7 @@ __all__ = [
     "MISSING_WORDS",
     "MISSING_WORDS_OF_NUMBERS",
     "evidence",
+    "has_id",
     "in_order",
     "is_logarithm",
     "parts_of_name",
@@ -21,9 +22,9 @@ MISSING_WORDS_OF_NUMBERS = ("?", "null", "n/a", "#n/a", "-", "--", ".", "none", 
 """What, in small letters, can be nothing else among numbers."""
 
 _OF_NAMES: Mapping[str, str] = {
-    "id": "id ids uid uuid guid key index idx rownames rowname rowid rownum unnamed ssn isbn iban "
-    "email url phone barcode sku name names surname firstname lastname ticket filename obs case "
-    "caseid patient patid participant respondent student nr",
+    "id": "id ids uid uuid guid key index idx rownames rowname rowid rownum unnamed ssn isbn "
+    "iban email url phone barcode sku name names surname firstname lastname ticket filename obs "
+    "case caseid idno idnum patient patid participant respondent student nr",
     "time": "date datetime timestamp year yr years_of epoch created updated yearbuilt built",
     "angle": "angle bearing heading azimuth azm phase theta phi psi winddir direction dir aspect "
     "hue dihedral orientation wd",
@@ -31,30 +32,31 @@ _OF_NAMES: Mapping[str, str] = {
     "real": "temp temperature tmp tmin tmax tmean tavg atemp dewpoint celsius fahrenheit lat lon "
     "lng long latitude longitude ph log ln logit zscore z diff difference change delta anomaly "
     "return returns residual balance elevation altitude iq utc score scores test exam gpa sat "
-    "verbal math reading attitude cor corr correlation cov covariance polity coord easting northing "
-    "growth",
-    "count": "count counts cnt num number nof qty quantity visits visitors children kids siblings "
-    "sibsp parch births deaths cases clicks views goals accidents bedrooms bathrooms rooms beds "
-    "baths doors cylinders cyl gears gear carb carburetors calls orders purchases members "
-    "registered casual users riders rentals hits votes reviews likes followers pregnancies "
-    "population people persons events claims admissions arrests trips employees students citations "
-    "papers articles publications words letters pages tokens floors stories dependents parity "
-    "awards wins losses assists rebounds rings freq frequency fatalities injuries injured wounded "
-    "killed incidents offenses crimes homicides murders suicides failures errors defects docvis "
-    "cigs cigarettes npreg nkids bdrms runs walks rbi doubles triples homeruns saves seeds eggs "
-    "flowers colonies insects tickets apps applications enroll enrollment pop",
-    "positive": "age income salary wage wages earnings pay price cost fare fee amount amt revenue "
-    "sales sale profit loan debt tax premium charges charge budget expense expenses weight wt mass "
-    "height length width breadth depth thickness diameter radius perimeter area size sqft volume "
-    "displacement disp engine duration time minutes seconds hours days months years tenure distance "
-    "dist mileage miles km speed velocity horsepower hp power wattage mpg qsec acceleration "
-    "pressure bp trestbps chol cholesterol glucose insulin bmi triceps carat gdp calories sodium "
-    "sugar sugars fat protein fiber carbs vitamins dose concentration density intensity rate "
-    "thalach consumption energy rainfall precipitation rain snow wind windspeed humidity gain loss "
-    "hours_per_week fnlwgt value worth turnover capital dbh ht hgt wgt bwt lwt glu len conc gnp cpi "
-    "unem unemp unemployment output labor labour yield exper experience los gestation skin skull "
-    "tail wing chest waist hip kwh voltage current strength load force lifetime futime stime "
-    "waiting ratio crime poverty",
+    "verbal math reading attitude cor corr correlation cov covariance polity coord easting "
+    "northing growth",
+    "count": "count counts cnt num number nof qty quantity visits visitors children kids "
+    "siblings sibsp parch births deaths cases clicks views goals accidents bedrooms bathrooms "
+    "rooms beds baths doors cylinders cyl gears gear carb carburetors calls orders purchases "
+    "members registered casual users riders rentals hits votes reviews likes followers "
+    "pregnancies population people persons events claims admissions arrests trips employees "
+    "students citations papers articles publications words letters pages tokens floors stories "
+    "dependents parity awards wins losses assists rebounds rings freq frequency fatalities "
+    "injuries injured wounded killed incidents offenses crimes homicides murders suicides "
+    "failures errors defects docvis cigs cigarettes npreg nkids bdrms runs walks rbi doubles "
+    "triples homeruns saves seeds eggs flowers colonies insects tickets apps applications enroll "
+    "enrollment pop",
+    "positive": "age income salary wage wages earnings pay price cost fare fee amount amt "
+    "revenue sales sale profit loan debt tax premium charges charge budget expense expenses "
+    "weight wt mass height length width breadth depth thickness diameter radius perimeter area "
+    "size sqft volume displacement disp engine duration time minutes seconds hours days months "
+    "years tenure distance dist mileage miles km speed velocity horsepower hp power wattage mpg "
+    "qsec acceleration pressure bp trestbps chol cholesterol glucose insulin bmi triceps carat "
+    "gdp calories sodium sugar sugars fat protein fiber carbs vitamins dose concentration density "
+    "intensity rate thalach consumption energy rainfall precipitation rain snow wind windspeed "
+    "humidity gain loss hours_per_week fnlwgt value worth turnover capital dbh ht hgt wgt bwt lwt "
+    "glu len conc gnp cpi unem unemp unemployment output labor labour yield exper experience los "
+    "gestation skin skull tail wing chest waist hip kwh voltage current strength load force "
+    "lifetime futime stime waiting ratio crime poverty",
     "ordinal": "rating rank quality grade level stage severity satisfaction likert mood agree "
     "agreement degree priority importance stars tier pclass frequency_of size_class weekday "
     "dayofweek dow hour hr quarter condition cond overallqual score_class month mnth",
@@ -69,7 +71,8 @@ _OF_NAMES: Mapping[str, str] = {
 }  # fmt: skip
 _KIND_OF = {word: kind for kind, words in _OF_NAMES.items() for word in words.split()}
 _SHORTEST = 2  # letters of a name
-_NO_IDS = {"acid", "aid", "bid", "fluid", "grid", "humid", "lipid", "liquid", "paid", "solid", "void"}
+_HEADS = ("category", "step", "ordinal")  # kinds that the last word of a name alone speaks for
+_NO_IDS = "acid aid bid covid fluid grid humid kid lipid liquid mid paid rapid solid void wid"
 _COUNTING = {"num", "number", "n", "nr", "no", "count", "nof", "total", "cnt"}
 
 _SCALES: Sequence[Sequence[str]] = [
@@ -204,10 +207,26 @@ def evidence(name: str) -> str:
         return "real"
     if "".join(parts) in _KIND_OF:
         return _KIND_OF["".join(parts)]
-    found = next((_KIND_OF[part] for part in reversed(parts) if part in _KIND_OF), "")
-    if not found and parts and len(parts[-1]) > 2 and parts[-1].endswith("id"):
-        return "" if parts[-1] in _NO_IDS else "id"
-    return found
+    words = [part for part in parts if not part.isdigit()]
+    known = [part for part in reversed(words) if part in _KIND_OF]
+    if not known:
+        return ""
+    found = _KIND_OF[known[0]]
+    # The season of a porch is no season, and the 42nd week of something no week.
+    if found in _HEADS and known[0] != words[-1] and "of" not in words:
+        return ""
+    return "" if found == "step" and len(words) < len(parts) else found
+
+
+def has_id(name: str) -> bool:
+    """Returns whether a name ends in an id that is no part of a word.
+
+    Example:
+        >>> has_id("schoolid"), has_id("paid"), has_id("id")
+        (True, False, False)
+    """
+    last = (parts_of_name(name) or [""])[-1]
+    return len(last) > 2 and last.endswith("id") and last not in _NO_IDS.split()
 
 
 def is_logarithm(name: str, others: Collection[str]) -> bool:
@@ -217,6 +236,8 @@ def is_logarithm(name: str, others: Collection[str]) -> bool:
         >>> is_logarithm("lwage", []), is_logarithm("lavg", ["avg"]), is_logarithm("lake", [])
         (True, True, False)
     """
+    if name[:2] == "ln" and len(name) > _SHORTEST:
+        return True
     rest = name[1:]
     if name[:1] != "l" or len(rest) < _SHORTEST:
         return False
