@@ -268,7 +268,7 @@ class _Texts:
                 if numeric.any():
                     what, first = f"words alone or numbers alone in {self.name}", others.argmax()
                     raise expected("cond", what, self.texts[int(first)])
-                return self._words(missing)
+                return self._words(missing, known=self.texts)  # conditions have no blanks
             if others.any():
                 raise self._no_number(others)
             return self._numbers(numeric, missing)
@@ -342,12 +342,12 @@ class _Texts:
         self,
         missing: np.ndarray,
         spelled: np.ndarray | None = None,
-        known: Sequence[str] = (),
+        known: Collection[str] = (),
     ) -> Cells:
         """Words, as they are written unless blanks around them are all that tells two apart."""
         import pandas as pd
 
-        shared = Counter(self.texts)
+        shared, known = Counter(self.texts), frozenset(known)
         # A separator such as ", " leaves a blank before each word.
         apart = all(text[:1] == " " for text, gone in zip(self.written, missing, strict=True)
                     if not gone)  # fmt: skip

@@ -32,6 +32,7 @@ _RARE = 2  # the lowest of counts that are never 0
 _DAYS = 31  # of a month
 _YEARS = 1800, 2100
 _FIRST_YEAR, _LAST_YEAR = 1000, 2200  # that a name of times allows for
+_YEARS_OF_TIMES = 1700, 2100  # that a name of times and of durations allows for
 _AFTER_DATES = 22_000_000  # as 20261129 writes one
 _LARGEST_LOG = 25.0  # e to it is 7e10
 _EPOCH = 6e8, 2.3e9  # seconds from 1970: 1989 to 2042
@@ -152,7 +153,8 @@ def _time(name: str, x: _Numbers, hint: str, counter: bool) -> Found | None:
         return Found("time", "seconds since 1970")
     if says and 1e3 * _EPOCH[0] <= x.low and x.high <= 1e3 * _EPOCH[1]:
         return Found("time", "milliseconds since 1970")
-    if says and x.low >= _FIRST_YEAR and x.high <= _LAST_YEAR:
+    first, last = (_FIRST_YEAR, _LAST_YEAR) if hint == "time" else _YEARS_OF_TIMES
+    if says and first <= x.low and x.high <= last:
         return Found("time", f"years, {x.span}")
     if parts & {"year", "yr"} and x.whole and x.low >= 0 and x.high <= 99:
         return Found("time", f"years of two digits, {x.span}")
