@@ -257,8 +257,8 @@ class _Texts:
         # Cells of blanks look empty, and may be an answer.
         blank = np.array([text != "" == text.strip() for text in self.written], dtype=bool)
         if levels or as_words:
-            known = [str(level) for level in levels]
-            return self._words(missing & ~np.isin(self.texts, known), blank, known)
+            listed = [str(level) for level in levels]
+            return self._words(missing & ~np.isin(self.texts, listed), blank, listed)
         if format:
             return self._as_dates(format, missing, blank)
         numeric = np.array([bool(_NUMBER.fullmatch(text)) for text in self.texts], dtype=bool)
