@@ -131,11 +131,12 @@ def excused(field: pv.data.Field, found: pd.Series, true: pd.Series, turn: float
     if family(true.dtype) in "iufbM":
         return ""
     numbers = pd.to_numeric(true.astype(str).str.rstrip("% "), errors="coerce")
-    if field.warning and same_numbers(found, numbers / 100).all():
+    if field.warning and family(found.dtype) == "f" and same_numbers(found, numbers / 100).all():
         return "reported as percentages"
-    if same(found, true.map(lambda text: text.strip() if isinstance(text, str) else text), 0).all():
+    stripped = true.map(lambda text: text.strip() if isinstance(text, str) else text)
+    if same(found, stripped, 0).all():
         return "stripped"
-    if field.warning and same(found, true.where(found.notna()), 0).all():
+    if field.warning and same(found, stripped.where(found.notna()), 0).all():
         return "reported as missing"
     return ""
 

@@ -150,6 +150,10 @@ def test_an_infinite_value_is_named_with_its_column(value: float, tmp_path: Path
     [
         (["3+", "1", "0", "2"], ["0", "1", "2", "3+"]),
         (["1", "<1", "5+", "do not watch"], ["do not watch", "<1", "1", "5+"]),
+        (["1945-", "1935-", "1955-"], ["1935-", "1945-", "1955-"]),
+        (["25+", "24-"], ["24-", "25+"]),
+        (["24h", "48h"], None),
+        (["low", "high"], None),
         (["10mg", "5mg", "20mg"], ["5mg", "10mg", "20mg"]),
         ([str(i) for i in range(10)] + ["136A"], None),
         (["1.5.2", "2+", "3"], None),
@@ -176,7 +180,7 @@ def test_the_index_that_pandas_writes_is_no_part_of_x(rows: int, tmp_path: Path)
     "text",
     [
         "rownames,country,1999,2000\n1,A,745,2666\n2,B,37737,80488\n3,C,212258,213766\n",
-        "rownames,1970,1971,1972\n" + "".join(f"c{i},{i % 4},{i},{i + 1}\n" for i in range(20)),
+        "rownames,1970,1971,1973\n" + "".join(f"c{i},{i % 4},{i},{i + 1}\n" for i in range(20)),
     ],
 )
 def test_a_header_of_words_and_years_is_one(

@@ -168,7 +168,7 @@ _NEED_NAME = {"a,b,c,d,e,f,g": ("grade", "rating", "class", "band", "mark"),
 _AMOUNT = r"\d[\d,]*(?:\.\d+)?"
 _BAND = re.compile(
     rf"^\s*(?P<below>[<≤]=?|under |below |up to )?\s*\$?(?P<low>{_AMOUNT})\s*[kK]?\s*"
-    rf"(?:(?P<to>-|–|to)\s*\$?(?P<high>{_AMOUNT})\s*[kK]?)?(?P<above>\+| ?and over| ?or more)?"
+    rf"(?:(?P<to>-|–|to)\s*\$?(?P<high>{_AMOUNT})\s*[kK]?)?(?P<above>[+–-]| ?and over| ?or more)?"
     rf"\s*(?P<unit>[a-zA-Z%$]*)\s*$|^\s*(?P<over>[>≥]=?|over |above |more than )\s*\$?"
     rf"(?P<least>{_AMOUNT})\s*[kK]?\s*[a-zA-Z%$]*\s*$"
 )
@@ -254,9 +254,9 @@ def in_order(words: Sequence[str], name: str = "") -> list[str] | None:
         ['<18', '18-24', '25-34', '65+']
     """
     plain = {word: " ".join(word.lower().replace("_", " ").split()) for word in words}
-    if len(set(plain.values())) < max(len(words), _FEWEST):
+    if len(set(plain.values())) < len(words):
         return None
-    for scale in _SCALES:
+    for scale in _SCALES if len(words) >= _FEWEST else ():
         places = {level: at for at, level in enumerate(scale)}
         needed = _NEED_NAME.get(",".join(scale))
         if needed and not set(needed) & set(parts_of_name(name)):
@@ -280,6 +280,8 @@ def _bands(words: Sequence[str], plain: Mapping[str, str]) -> list[str] | None:
     marked = any(band[mark] for band in bands.values() for mark in marks)
     # A letter after some of the numbers alone, as in 89A, makes codes of them.
     if len(units) > 1 or not (marked or all(band["unit"] for band in bands.values())):
+        return None
+    if len(words) < _FEWEST and not all(any(b[mark] for mark in marks) for b in bands.values()):
         return None
     return nothing + sorted(bands, key=lambda word: _edge(bands[word]))
 

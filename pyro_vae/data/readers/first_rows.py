@@ -199,13 +199,13 @@ def _in_steps(columns: Sequence[_Column]) -> bool:
 
 
 def _are_years(columns: Sequence[_Column]) -> bool:
-    """Whether the first cells are years in equal steps, and what is below them are none."""
+    """Whether the first cells are years in order, of which some may lack, above other numbers."""
     years = [int(each.first) if _WHOLE.fullmatch(each.first) else 0 for each in columns]
     if len(years) < 2 or min(years) < _YEARS[0] or max(years) > _YEARS[1]:
         return False
     steps = np.diff(years)
     values = np.concatenate([each.numbers for each in columns])
-    if len(values) == 0 or not steps[0] or (steps != steps[0]).any():
+    if len(values) == 0 or not ((steps > 0).all() or (steps < 0).all()):
         return False
     return bool(((values >= _YEARS[0]) & (values <= _YEARS[1])).mean() < _SOME)
 
