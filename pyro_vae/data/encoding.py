@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.cells import Cells
 from pyro_vae.data.extent import Extent, extent_of, spread_above
-from pyro_vae.data.fields import EXACT, FINE, ULP
+from pyro_vae.data.fields import DAYS_OF, EXACT, FINE, ULP
 from pyro_vae.data.schema import Field
 
 __all__ = ["Unseen", "all_numbers", "beside", "encoded", "labels_of"]
@@ -23,6 +23,8 @@ Unseen: TypeAlias = Literal["refuse", "missing"]
 
 log = logging.getLogger("pyro_vae")
 _NAMED = 6  # levels, in a line
+
+_NO_DAY = 1e-9  # days that float64 is off, of what is a whole number of a unit
 
 
 def encoded(
@@ -56,6 +58,8 @@ def encoded(
         # The float32 of π is above it: a little less than a turn stays on the circle.
         angles = (turns - np.floor(turns + 0.5)) * 2 * np.pi * (1 - 2 * ULP)
         return angles.astype(np.float32)
+    if cells.form == "dates" and field.unit in DAYS_OF and field.zone in ("", "UTC"):
+        values = _to_unit(values, DAYS_OF[field.unit])
     if field.offset:
         values = _less(values, field.offset)
     with np.errstate(over="ignore"):  # what overflows float32 is infinite, and refused as such
@@ -144,6 +148,12 @@ def _less(values: np.ndarray, offset: float) -> np.ndarray:
     if values.dtype.kind == "i" and isinstance(offset, int):
         return (values - offset).astype(np.float64)
     return values.astype(np.float64) - offset
+
+
+def _to_unit(days: np.ndarray, unit: float) -> np.ndarray:
+    """Days that are whole numbers of a unit: a float32 near the middle of two might be either."""
+    rounded = np.round(days / unit) * unit
+    return np.where(np.abs(rounded - days) > _NO_DAY, rounded, days)
 
 
 def _check_held(field: Field, values: np.ndarray, extent: Extent) -> None:

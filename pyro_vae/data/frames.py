@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.cells import Cells, Where, cells_of
 from pyro_vae.data.encoding import Unseen, all_numbers, beside, encoded, labels_of
-from pyro_vae.data.fields import described, kind_of, of_counts
+from pyro_vae.data.fields import described, is_nameless, kind_of, of_counts
 from pyro_vae.data.inference import Found
 from pyro_vae.data.raw import MISSING, Raw, as_values
 from pyro_vae.data.schema import Field, Role, Schema, SchemaLike, overrides
@@ -225,6 +225,7 @@ class _Reader:
             given = [f"column {i + 1}" for i in range(len(given))]
         self.names = _unique(given, self.notes)
         self.size = len(table.frame)
+        self.written = table.where is not _in_frame
         self.table = table if table.where is not _in_frame else replace(table, where=self._where)
         self.dropped, self.roles = set(dropped), dict[str, Role]()
         options = {**wanted, "label": [label] if label else [], "drop": dropped}
@@ -268,7 +269,7 @@ class _Reader:
                 continue
             read = self._cells(name, position, role, own)
             if not role:
-                self._check_finite(read, sum(each.in_x for each in fields))
+                self._check_finite(name, read, position)
             found = replace(self._field(name, read, role, own), role=role)
             fields.append(found)
             if found.role or found.in_x:
@@ -317,6 +318,7 @@ class _Reader:
             format=str(own.get("format", "")),
             levels=() if groups or all_numbers(levels) else levels,
             numbers="dtype" in own and not levels,
+            written=self.written,
             as_words=not groups and (coded or own.get("kind") in ("id", "ignore")),
         )
 
@@ -328,12 +330,20 @@ class _Reader:
         place, _ = _in_frame(row, position)
         return f"{place} ({self.names[position]})", _cell(self.table.frame, row, position)
 
-    def _check_finite(self, cells: Cells, at: int) -> None:
-        """Refuses infinite numbers; ``at`` is where in x the column would be."""
+    def _check_finite(self, name: str, cells: Cells, position: int) -> None:
+        """Refuses infinite numbers."""
         values = cells.values
         if isinstance(values, np.ndarray) and not cells.extent.finite:
             row = int(np.isinf(values).argmax())
-            raise expected("data", f"a finite float32 value at index {(row, at)}", values[row])
+            raise self._infinite(name, row, position, float(values[row]))
+
+    def _infinite(self, name: str, row: int, position: int, value: float) -> ValueError:
+        place = self._place(position, row)
+        hint = (
+            f"; `drop` (--drop {name}) leaves the column out, `na_values` (--na-values {value:g}) "
+            "of a file takes it for missing"
+        )
+        return ValueError(f"{expected('data', f'a finite float32 value in {place}', value)}{hint}")
 
     def _field(self, name: str, cells: Cells, role: Role, own: Mapping[str, Any]) -> Field:
         """The field of a column, of which something or nothing is known."""
@@ -341,7 +351,7 @@ class _Reader:
             return Field.from_spec(name, own)
         if self.plain and not role and "levels" not in own:
             return Field(name, "real", cells.dtype, reason="numbers as they are")
-        found, levels = kind_of(name, cells)
+        found, levels = kind_of(name, cells, self.names)
         if "kind" in own or "levels" in own:
             leveled = found.kind if found.kind in ("category", "ordinal", "binary") else "ordinal"
             kind = own.get("kind", leveled)
@@ -358,7 +368,8 @@ class _Reader:
             return fields
         kept = list(fields)
         for i, each in enumerate(fields):
-            if inferred[i] and not each.role and each.name not in self.dropped:
+            own = inferred[i] and not each.role and each.name not in self.dropped
+            if own and not is_nameless(each.name):
                 read = self._cells(each.name, i, "", {})
                 if read.form == "numbers" and not read.lacking.all():
                     why = f"{each.reason}; kept, as x would have no column"
@@ -387,8 +398,7 @@ class _Reader:
                 if (bad := np.isinf(rows[i])).any():
                     row = int(bad.argmax())
                     value = float(cells[each.name].values[row])
-                    where = (row, start + i)
-                    raise expected("data", f"a finite float32 value at index {where}", value)
+                    raise self._infinite(each.name, row, positions[each.name], value)
                 del cells[each.name]  # of a large table, what is in x is held once
             # Of all that are called NaN, the same bits for a fingerprint.
             rows[np.isnan(rows)] = math.nan

@@ -71,6 +71,8 @@ class Field:
         format: How its dates are written, as for ``strptime``; empty if they are no text.
         start: Of an angle, the lowest number of its circle, in its unit.
         zone: The time zone of its times.
+        decimals: How many digits its numbers have after the decimal point, to which they are
+            rounded when they are decoded; -1 for numbers as float32 has them.
         role: What it is used for beside x; empty for a part of x.
         reason: What about its name or its values calls for its kind.
         warning: What a person should know about how it was read; empty for nothing.
@@ -92,6 +94,7 @@ class Field:
     format: str = ""
     start: float = 0.0
     zone: str = ""
+    decimals: int = -1
     role: Role = ""
     reason: str = ""
     warning: str = ""
@@ -246,7 +249,8 @@ class Schema:
         Args:
             x: Values as the model has them, shape ``(N, number of columns of x)``; NaN where an
                 entry is missing. Places between two levels become the nearer one.
-            means: Whether whole numbers and 0/1 are left between two of them, as means are.
+            means: Whether whole numbers, those with few decimals and 0/1 are left between two of
+                them, as means are.
 
         Raises:
             ValueError: If it has another shape.
@@ -378,6 +382,9 @@ def _checked(name: str, spec: object, argument: str = "schema") -> dict[str, Any
         elif key in ("offset", "start"):
             if not is_number(value):
                 raise expected(f"{argument}: {name}", f"a number for {key}", value)
+        elif key == "decimals":
+            if not isinstance(value, int) or isinstance(value, bool) or value < -1:
+                raise expected(f"{argument}: {name}", "a whole number from -1 for decimals", value)
         elif not isinstance(value, str):
             raise expected(f"{argument}: {name}", f"a text for {key}", value)
     if given.get("kind") == "weight":
