@@ -152,11 +152,26 @@ def iterated(table: Table, x: np.ndarray, model: Any, setting: Setting, seed: in
         return numbers.decoded(imputer.fit_transform(numbers.x))
 
 
-# Linear maps are a factor analysis with columns of any kind.
+# As it comes out of the box; and a factor analysis with normal columns for all numbers.
 VAES: tuple[Setting, ...] = tuple(
-    {"latent": 8, "hidden": hidden, "decay": 0.1, "draws": 20, "batch": 64, "lr": 1e-2}
-    for hidden in ((64, 64), ())
+    {"latent": latent, "hidden": hidden, "numbers": numbers}
+    | {"decay": 0.1, "draws": 20, "batch": 64, "lr": 1e-2}
+    for latent, hidden, numbers in ((8, (64, 64), "suggested"), (16, (), "Normal"))
 )
+
+
+def likelihood(data: pv.data.Dataset, numbers: str) -> pv.likelihoods.Likelihood:
+    """What suits the columns of a table, or a family of one name for all that hold numbers."""
+    suggested = pv.likelihoods.suggest(data)
+    if numbers == "suggested":
+        return suggested.build(data.event_shape)
+    columns = [
+        {"class": numbers} if field.kind not in (*NOMINAL, *ORDINAL, "angle") else each.likelihood
+        for field, each in zip(data.schema.x, suggested.columns, strict=True)
+    ]
+    alike = [(dict(each), len(list(run))) for each, run in itertools.groupby(columns)]
+    joined = [each | ({"event_shape": [size]} if size > 1 else {}) for each, size in alike]
+    return pv.likelihoods.Mixed(data.event_shape, joined)
 
 
 def fitted(table: Table, x: np.ndarray, setting: Setting, seed: int) -> pv.VAE:
@@ -168,7 +183,7 @@ def fitted(table: Table, x: np.ndarray, setting: Setting, seed: int) -> pv.VAE:
     vae = pv.VAE(
         pv.priors.Normal(setting["latent"]),
         pv.guides.Normal(setting["latent"]),
-        pv.likelihoods.suggest(data).build(data.event_shape),
+        likelihood(data, setting["numbers"]),
         pv.networks.MLP(setting["hidden"]),
         pv.networks.MLP(setting["hidden"]),
         seed=seed,
@@ -220,7 +235,7 @@ METHODS: dict[str, tuple[Method, tuple[Setting, ...]]] = {
     "forests": (
         forests,
         tuple(
-            {"max_iter": 3, "n_estimators": 50, "max_features": 1 / 3, "min_samples_leaf": leaf}
+            {"max_iter": 3, "n_estimators": 30, "max_features": 1 / 3, "min_samples_leaf": leaf}
             for leaf in (1, 5)
         ),
     ),
