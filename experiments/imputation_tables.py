@@ -275,7 +275,8 @@ def cell(table: Table, rate: float, mask: int, method: str, setting: int) -> dic
     hidden, began = table.holes(rate, mask), time.perf_counter()
     filled = function(table, np.where(hidden, np.nan, table.x), settings[setting], mask)
     each = errors(table, filled, hidden)
-    return {"errors": each, "error": average(each), "seconds": time.perf_counter() - began}
+    known = [None if math.isnan(error) else error for error in each]
+    return {"errors": known, "error": average(each), "seconds": time.perf_counter() - began}
 
 
 def run(minutes: float | None) -> None:
@@ -368,7 +369,7 @@ class Shown:
             own = [k in KINDS[kind] if KINDS[kind] else k not in others for k in kinds]
             lines = [self.lines[name, method, mask]["errors"] for mask in self.masks[name]]
             if lines and any(own):
-                averages.append(float(np.nanmean(np.array(lines)[:, own])))
+                averages.append(float(np.nanmean(np.array(lines, dtype=float)[:, own])))
         return averages
 
     def everywhere(self) -> tuple[list[str], list[int]]:
