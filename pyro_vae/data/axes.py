@@ -4,12 +4,13 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from dataclasses import dataclass, field
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from torch import Tensor
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae.data.schema import Schema
+if TYPE_CHECKING:
+    from pyro_vae.data.schema import Schema
 
 __all__ = ["Axes", "axes_of", "keep_axes"]
 
