@@ -191,6 +191,7 @@ def load(
             not finite numbers of the right shape, or an option does not fit the source.
 
     Example:
+        >>> import torch
         >>> data = load("digits")
         >>> data.test.shape, data.support
         (torch.Size([360, 1, 8, 8]), Boolean())
