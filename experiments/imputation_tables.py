@@ -429,13 +429,15 @@ def markdown(done: dict[str, Any]) -> str:
     for rate in RATES:
         shown = Shown(done, rate)
         tables, masks = shown.everywhere()
+        if not tables:
+            continue
         lines += [f"| error × 1,000, {rate:.0%} missing | {heads} |"]
         lines += ["|---|" + "---:|" * len(METHODS)]
         for name in tables:
             about = shown.tables[name]
             size = f"{name} ({about['rows']:,} × {len(about['kinds'])})"
             lines.append(row(size, {m: shown.of(name, m) for m in METHODS}))
-        if tables and masks:
+        if masks:
             whole = {m: shown.average(tables, m, masks) for m in METHODS}
             lines.append(row(f"average of {len(tables)} tables", whole))
         for kind in (kind for kind in KINDS if shown.of_kind(OURS, kind)):
