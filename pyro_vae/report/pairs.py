@@ -174,7 +174,8 @@ def _dots(
     named = zip(panels, both, ("data", "model"), (TRAIN, HELD_OUT), strict=True)
     for axes, (across, up), label, colour in named:
         chosen = slice(None, None, max(1, len(across) // _DOTS))
-        axes.scatter(across[chosen], up[chosen], s=9, alpha=0.6, lw=0, color=colour,
+        size = min(28.0, max(9.0, 2000 / max(1, len(across))))
+        axes.scatter(across[chosen], up[chosen], s=size, alpha=0.75, lw=0, color=colour,
                      rasterized=True)  # fmt: skip
         axes.set_title(label, loc="left")
         axis_of(axes.xaxis, first)
