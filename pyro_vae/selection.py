@@ -301,9 +301,8 @@ class _CrossValidation:
     def __post_init__(self) -> None:
         self.failed: dict[int, Failed] = {}
         shape = (len(self.settings), self.seeds, len(self.fold))
-        names = ("log_marginal", "mcse", "k_hat")
+        names = ("log_marginal", "mcse", "unreliable")
         self.columns = {name: np.full(shape, math.nan) for name in names}
-        self.k_hat_threshold = math.nan
 
     def fit(self, i: int, s: int, k: int) -> None:
         """Fits setting ``i`` with seed ``s`` to all but fold ``k``, and scores it there."""
@@ -322,9 +321,10 @@ class _CrossValidation:
             reason = f"fold {k + 1}, held-out log p(x) is not finite"
             self.failed[i] = Failed(self.settings[i], reason)
             return
-        self.k_hat_threshold = scores.k_hat_threshold
         for name, column in self.columns.items():
             column[i, s, rows] = getattr(scores, name)
+        if scores.summary()["k_hat_above_threshold"] is None:
+            self.columns["unreliable"][i, s, rows] = math.nan  # too few draws to know
 
     def selection(self, sizes: Sequence[int], began: float) -> Selection:
         """Returns what the scores come to.
@@ -344,7 +344,7 @@ class _CrossValidation:
         settings, sizes = [self.settings[i] for i in kept], [sizes[i] for i in kept]
         pool = self.pool
         return Selection(
-            candidates=_candidates(settings, sizes, self.fold, self.k_hat_threshold, **columns),
+            candidates=_candidates(settings, sizes, self.fold, **columns),
             log_marginal=columns["log_marginal"],
             fold=self.fold,
             num_samples=self.num_samples,
@@ -444,10 +444,9 @@ def _candidates(
     settings: Sequence[dict[str, Any]],
     sizes: Sequence[int],
     fold: np.ndarray,
-    k_hat_threshold: float,
     log_marginal: np.ndarray,
     mcse: np.ndarray,
-    k_hat: np.ndarray,
+    unreliable: np.ndarray,
 ) -> tuple[Candidate, ...]:
     """What follows from scores of shape ``(candidates, seeds, N)``."""
     by_observation = log_marginal.mean(1)
@@ -457,7 +456,7 @@ def _candidates(
     for i, setting in enumerate(settings):
         difference = by_observation[i] - by_observation[order[0]]
         means = log_marginal[i].mean(1)
-        known = k_hat[i][~np.isnan(k_hat[i])]
+        known = unreliable[i][~np.isnan(unreliable[i])]
         candidates.append(
             Candidate(
                 arguments=setting,
@@ -471,9 +470,7 @@ def _candidates(
                 seed_means=tuple(means.tolist()),
                 spread=float(means.std(ddof=1)) if len(means) > 1 else None,
                 num_parameters=sizes[i],
-                k_hat_above_threshold=(
-                    float((known > k_hat_threshold).mean()) if len(known) else None
-                ),
+                k_hat_above_threshold=float(known.mean()) if len(known) else None,
             )
         )
     return tuple(candidates)

@@ -213,6 +213,25 @@ def test_a_classifier_finds_what_is_unlike_the_rest() -> None:
     assert area == pytest.approx(found.auc)
 
 
+@pytest.mark.parametrize("size", [8, 20, 26])
+def test_a_classifier_sees_in_few_data_what_is_far_from_replicates(size: int) -> None:
+    """A hundred standard deviations. Fails, at an area of one half, with leaves of 20 rows."""
+    torch.manual_seed(0)
+    found = classify(torch.randn(size, 3) + 100, torch.randn(2 * size, 3))
+    assert found.auc == 1.0
+    assert found.p_value < 0.01
+
+
+def test_a_classifier_of_few_data_has_its_level() -> None:
+    """300 tries of 20 data like their replicates: 5 % reject, within three binomial errors."""
+    tries, rejected = 300, 0
+    for seed in range(tries):
+        torch.manual_seed(seed)
+        found = classify(torch.randn(20, 3), torch.randn(40, 3), seed=seed)
+        rejected += found.p_value < 0.05
+    assert rejected / tries < 0.05 + 3 * math.sqrt(0.05 * 0.95 / tries)
+
+
 def test_the_most_telling_examples_are_indices_of_the_data() -> None:
     vae = _linear("Normal")
     x = vae.sample(200)

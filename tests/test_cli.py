@@ -141,7 +141,7 @@ def test_evaluate_gives_the_scores_of_the_fit(
     assert validation["log_marginal"] != fitted["log_marginal"]
 
 
-def test_data_that_moved_are_found_and_data_that_changed_are_refused(
+def test_data_that_moved_are_found_and_others_are_new(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
     values = np.random.default_rng(0).normal(size=(50, 4)).astype(np.float32)
@@ -158,10 +158,13 @@ def test_data_that_moved_are_found_and_data_that_changed_are_refused(
     assert "expected an existing file" in fails(*evaluate)
     assert main([*evaluate, "--data", "moved.npy"]) == 0
     assert json.loads(capsys.readouterr().out)["log_marginal"] == scores["log_marginal"]
-    np.save("changed.npy", values + 1)
-    assert "expected the test data of the run, fingerprint" in fails(
-        *evaluate, "--data", "changed.npy"
-    )
+    np.save("values.npy", values + 1)
+    assert "expected the test data of the run, fingerprint" in fails(*evaluate)
+    assert main([*evaluate, "--data", "values.npy"]) == 0
+    said = capsys.readouterr()
+    assert "values.npy: 50 observations that are not the data of the run" in said.err
+    new = pv.evaluate(pv.load("run"), values + 1, num_samples=20).summary()
+    assert json.loads(said.out)["log_marginal"] == new["log_marginal"]
     Path("run/data.json").unlink()
     assert "a file data.json in it" in fails(*evaluate)
 
@@ -518,7 +521,7 @@ def test_check_tells_a_poor_guide_from_a_bad_model(
     x = vae.sample(100) * spread
     held = SimpleNamespace(name="made up", rows=lambda name: Rows(x))
     monkeypatch.setattr("pyro_vae.cli.check.checkpoint.load", lambda *_, **__: vae)
-    monkeypatch.setattr("pyro_vae.cli.check.recorded_data", lambda *_: held)
+    monkeypatch.setattr("pyro_vae.cli.check.data_of", lambda *_: (held, True))
     assert main(["check", "run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())
     assert ("✓ model: 0 of" in shown) == (spread == 1)

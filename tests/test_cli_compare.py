@@ -100,7 +100,14 @@ def test_fits_of_one_model_are_taken_together(capsys: pytest.CaptureFixture[str]
 def test_the_tables_show_what_is_compared(capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["compare", "runs/three", "runs/two", "runs/three-again", *_FEW]) == 0
     printed = capsys.readouterr()
-    for words in ("360 test observations of digits", "1. ", "3. ", "± data", "± seeds", "fits"):
+    for words in (
+        "360 test observations of digits",
+        "1. ",
+        "interval",
+        "± data",
+        "± seeds",
+        "fits",
+    ):
         assert words in printed.out
     assert "three-again" in printed.err, "the bar names the run"
 

@@ -204,20 +204,20 @@ def test_all_tables_are_written_or_none(fitted: Path, monkeypatch: pytest.Monkey
 @pytest.mark.parametrize(
     ("argv", "words"),
     [
-        ("RUN", "`--out`: expected a file that ends in .csv, got None"),
-        ("RUN --out f.npy", "`--out`: expected a file that ends in .csv, got 'f.npy'"),
-        ("RUN --out f.npz", "`--out`: expected a file that ends in .csv, got 'f.npz'"),
+        ("RUN", "`--out`: expected a file that ends in .csv or .parquet or .xlsx, got None"),
+        ("RUN --out f.npy", "ends in .csv or .parquet or .xlsx, got 'f.npy'"),
+        ("RUN --out f.npz", "ends in .csv or .parquet or .xlsx, got 'f.npz'"),
         ("RUN --out taken.csv", "`--out`: expected a path that does not exist yet"),
         ("RUN --out taken.csv --num-imputations 0", "`--num-imputations`: expected a positive"),
         ("RUN --out many.csv --num-imputations 3", "not exist yet, got 'many-2.csv'"),
         ("RUN --out f.csv --num-samples 0", "`--num-samples`: expected a positive integer"),
         ("RUN --out f.csv --seed -1", "`--seed`: expected"),
-        ("RUN digits --out f.csv", "`DATA`: expected a file that ends in .csv or .npy"),
+        ("RUN digits --out f.csv", "`DATA`: expected a file that ends in .csv or .tsv or .gz"),
         ("RUN nothing.csv --out f.csv", "`data`: expected an existing file"),
-        ("RUN order.csv --out f.csv", "`DATA`: expected columns ['a', 'b', 'c'] as the run"),
+        ("RUN lacks.csv --out f.csv", "`DATA`: expected columns ['a', 'b', 'c'] as the run"),
         ("RUN words.csv --out f.csv", "`kind`: expected one of cat, dog, fox, got 'dgo' (did you"),
         ("RUN numbers.csv --out f.csv", "`kind`: expected one of cat, dog, fox, got 'numbers'"),
-        ("RUN less.csv --out f.csv", "`cond`: expected one of a, size, b, c, got 'kind'"),
+        ("RUN less.csv --out f.csv", "expected a column kind, which goes with x (`cond`)"),
         (
             "RUN sizes.csv --out f.csv",
             "`size_factor`: expected a value for each observation in size",
@@ -229,7 +229,7 @@ def test_all_tables_are_written_or_none(fitted: Path, monkeypatch: pytest.Monkey
 def test_a_mistake_is_one_line(argv: str, words: str, fitted: Path, fails: Fails) -> None:
     Path("taken.csv").write_text("not to be touched")
     Path("many-2.csv").write_text("not to be touched")
-    Path("order.csv").write_text("b,kind,size,a,c\n1,cat,9,2,\n")
+    Path("lacks.csv").write_text("b,kind,size,c\n1,cat,9,\n")
     Path("words.csv").write_text(f"{HEADER}\n1,dgo,9,2,\n")
     Path("numbers.csv").write_text(f"{HEADER}\n1,2,9,2,\n")
     Path("less.csv").write_text("a,size,b,c\n1,9,2,\n")

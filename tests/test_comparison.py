@@ -34,6 +34,7 @@ def _scores(
     mcse: float = 0.1,
     k_hat: float = 0.2,
     num_samples: int = 1000,
+    tenth: float = 0.0,
     **measure: Any,
 ) -> Scores:
     same = np.ones_like(log_marginal)
@@ -44,6 +45,7 @@ def _scores(
         kl=same,
         k_hat=k_hat * same,
         ess=same,
+        log_marginal_tenth=log_marginal - tenth,
         active_units=2,
         num_samples=num_samples,
         estimator="importance weighting",
@@ -175,7 +177,7 @@ def test_the_summary_is_plain_json() -> None:
     assert summary["base_measure"] == _MEASURE
     rows: dict[str, Mapping[str, Any]] = {row["name"]: row for row in summary["runs"]}
     assert rows["worst"]["difference_mcse"] is None
-    assert rows["worst"]["k_hat_above_threshold"] is None
+    assert rows["worst"]["k_hat_above_threshold"] == 1.0, "its effective numbers are 1"
     assert rows["middle"]["k_hat_above_threshold"] == 1.0
     assert rows["best"]["k_hat_median"] == pytest.approx(0.2)
 
@@ -271,4 +273,4 @@ def test_a_single_observation_has_no_error() -> None:
     assert [run.difference for run in comparison.runs] == [0.0, -1.0]
     assert [run.difference_standard_error for run in comparison.runs] == [None, None]
     assert isinstance(comparison, Comparison)
-    assert "2. a  log p(x) 0.00, difference -1.00 ± - over data" in repr(comparison)
+    assert "1. a  log p(x) 0.00, difference -1.00 ± - over data" in repr(comparison)

@@ -332,7 +332,7 @@ WRONG: dict[str, tuple[Callable[[], Any], str]] = {
     "sparse tensor": (lambda: torch.from_numpy(X).to_sparse(), r"a sparse one .*`.to_dense\(\)`"),
     "words in a table": (
         lambda: pd.DataFrame(X, columns=NAMES).assign(s=BATCH),
-        "a column of numbers as s .`cond='s'` of `pv.data.load` takes words",
+        "a column of numbers as s, got .*; `pv.data.load.frame.` makes numbers of words",
     ),
     "dates in a table": (
         lambda: pd.DataFrame({"t": pd.date_range("2020", periods=SIZE)}),

@@ -15,7 +15,16 @@ from pyro_vae.cli import _VERBS
 from pyro_vae.cli.fit import DEFAULT_PARTS
 from pyro_vae.cli.parsing import ROLES, Parser
 from pyro_vae.criticism import calibrate, check
-from pyro_vae.evaluation import ais, compare, evaluate, gaps
+from pyro_vae.evaluation import (
+    ais,
+    compare,
+    evaluate,
+    gaps,
+    outliers,
+    probe,
+    probe_features,
+    rate_distortion,
+)
 from pyro_vae.report import page, samples
 from pyro_vae.selection import select
 from pyro_vae.training.recipe import SHORT_FITS, SMALL_DATA, Recipe
@@ -23,18 +32,26 @@ from pyro_vae.training.recipe import SHORT_FITS, SMALL_DATA, Recipe
 CALLED: dict[str, tuple[Callable[..., Any], ...]] = {
     "fit": (pv.fit, pv.VAE, evaluate, pv.data.load),
     "inspect": (pv.data.load,),
-    "evaluate": (evaluate, ais, gaps),
-    "check": (check, calibrate),
-    "compare": (evaluate, check, compare),
+    "evaluate": (evaluate, ais, gaps, pv.data.load),
+    "check": (check, calibrate, pv.data.load),
+    "compare": (evaluate, check, compare, pv.data.load),
     "select": (select, pv.fit, pv.VAE, pv.data.load),
     "sample": (pv.VAE.sample, samples),
     "impute": (pv.VAE.impute,),
-    "report": (page,),
+    "encode": (pv.data.load,),
+    "anomalies": (outliers, pv.data.load),
+    "probe": (probe, probe_features, pv.data.load),
+    "rate-distortion": (rate_distortion, pv.data.load),
+    "report": (page, pv.data.load),
 }
 # Options that are called like an argument, and are something else.
 OTHERS = {
     ("check", "num_draws", calibrate): "of the check; a calibration ranks among fewer",
     ("compare", "max_data", check): "of the data that are scored; a check takes fewer yet",
+    **{
+        (verb, "split", pv.data.load): "which data are looked at; there, how rows are held out"
+        for verb in ("evaluate", "check", "compare", "anomalies", "probe", "rate-distortion")
+    },
     ("select", "seed", pv.fit): "of the selection, which has one for each fit",
     ("select", "seed", pv.VAE): "of the selection, which seeds the weights of each",
 }
@@ -56,7 +73,7 @@ class _Seen(Exception):
 
 
 def _parser(verb: str, monkeypatch: pytest.MonkeyPatch) -> Parser:
-    module = import_module(f"pyro_vae.cli.{verb}")
+    module = import_module(f"pyro_vae.cli.{verb.replace('-', '_')}")
 
     def stop(parser: Parser, *args: Any) -> None:
         raise _Seen(parser)

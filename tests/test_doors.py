@@ -162,7 +162,11 @@ def _labelled(g: _Given) -> Any:
         neighbours=g.i(2), seed=g.i(1),
     )  # fmt: skip
     right = ev.accuracy(vae, g.binary, g.labels)
-    return [found.accuracy, right]
+    features = {"x": g.plain}
+    others = ev.probe_features(
+        features, g.labels, components=g.i(2), folds=g.i(2), neighbours=g.i(2), seed=g.i(1)
+    )
+    return [found.accuracy, right, {name: each.summary() for name, each in others.items()}]
 
 
 def _gaps(g: _Given) -> Any:
@@ -263,8 +267,11 @@ VERBS: dict[str, Callable[[_Given], Any]] = {
     "bdmc": _bdmc,
     "gaps": _gaps,
     "posterior_draws": _posterior,
-    "probe and accuracy": _labelled,
+    "probe and accuracy, probe_features": _labelled,
     "anomalies": _anomalies,
+    "outliers": lambda g: ev.outliers(
+        _plain(), g.plain, reference=g.plain, num_samples=g.i(5), seed=g.i(1)
+    ).summary(),
     "rate_distortion": lambda g: ev.rate_distortion(
         _counts(), g.x, num_samples=g.i(2), seed=g.i(1), **g.beside
     ).summary(),

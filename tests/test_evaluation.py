@@ -33,6 +33,8 @@ _KEYS = {
     "active_units",
     "num_samples",
     "estimator",
+    "bias",
+    "notes",
     "base_measure",
 }
 
@@ -224,7 +226,7 @@ def test_enumeration_is_brute_force_and_bounds_importance_weighting() -> None:
     exact = enumerate_log_prob(vae, x)
     torch.testing.assert_close(exact.double(), brute.log(), rtol=0, atol=1e-5)
 
-    scores = pv.evaluate(vae, x, num_samples=10_000)
+    scores = pv.evaluate(vae, x, num_samples=10_000, proposal="guide")
     error = scores.log_marginal - exact.double().numpy()
     assert (np.abs(error) < 3 * scores.mcse).mean() > 0.97
     assert abs(error.mean()) < 3 * scores.summary()["mcse"]
@@ -374,7 +376,7 @@ def test_summary_of_real_data_has_no_bits_and_of_few_draws_no_tail() -> None:
     vae, x, _ = _linear_gaussian(1.2, size=1)
     summary = pv.evaluate(vae, x, num_samples=1).summary()
     assert set(summary) == _KEYS
-    unknown = ("mcse", "standard_error", "k_hat_median", "k_hat_above_threshold")
+    unknown = ("mcse", "standard_error", "k_hat_median", "k_hat_above_threshold", "bias")
     assert [name for name, value in summary.items() if value is None] == list(unknown)
 
 
@@ -406,7 +408,10 @@ def test_base_measure_of_data_from_elsewhere() -> None:
         ("`x`: expected a tensor of shape \\(N, 4\\)", {"x": [[1.0, 0.0], [1.0]]}),
         ("`x`: expected at least one observation", {"x": torch.ones(0, 4)}),
         ("`vae`: expected a VAE", {"vae": nn.Linear(4, 4)}),
-        ("`proposal`: expected one of guide, defensive.*'defensive'", {"proposal": "defensve"}),
+        (
+            "`proposal`: expected one of auto, guide, defensive.*'defensive'",
+            {"proposal": "defensve"},
+        ),
         ("`smooth`: expected True or False, got 'yes'", {"smooth": "yes"}),
         ("`max_memory`: expected a positive integer, got 0", {"max_memory": 0}),
         ("`max_memory`: expected at least [0-9,]+ bytes for this, got 1000", {"max_memory": 1000}),

@@ -241,7 +241,10 @@ def test_a_run_draws_at_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str
     for message, argv in (
         (f"`species`: expected {known}, got 'setos' (did you mean 'setosa'?)", [*draw, "setos"]),
         (f"`--cond`: expected a value for species ({known}), got None", draw[:-1]),
-        ("the words of the run's", ["evaluate", out, "--data", str(tmp_path / "others.csv")]),
+        (
+            f"`species`: expected {known}, got 'xetosa' (did you mean 'setosa'?)",
+            ["evaluate", out, "--data", str(tmp_path / "others.csv")],
+        ),
     ):
         argv = [a if a != drawn else str(tmp_path / "new.npy") for a in argv]
         assert main(argv) == 2

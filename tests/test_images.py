@@ -50,7 +50,7 @@ def test_a_folder_of_images_is_levels_with_its_folders_as_labels(folder: Path) -
     words = load(folder, cond="label").columns[0].words
     assert tuple(words) == ("cat", "dog")
     assert pv.likelihoods.suggest(data).likelihood == {"class": "DiscretizedLogistic",
-                                                       "levels": int(COLOUR.max()) + 1}  # fmt: skip
+                                                       "levels": 256}  # fmt: skip
     shares = load(folder, rescale=True, validation=0, test=0)
     assert torch.equal(shares.train, data.train / 255)
     assert shares.transform == "x / 255"
@@ -118,6 +118,7 @@ def test_images_of_several_sizes_are_refused_or_resized(folder: Path) -> None:
         ),
         (lambda f: (f / "train").mkdir(), {}, r"folders train, validation and test, got \['cat'"),
         (lambda f: None, {"key": "x"}, "`key`: expected None with a folder"),
+        (lambda f: None, {"layout": "channels-last"}, "`layout`: expected None with pictures"),
         (lambda f: None, {"resize": 0}, "`resize`: expected a positive integer"),
         (lambda f: None, {"resize": (1, 2, 3)}, "`resize`: expected a size"),
     ],
@@ -229,6 +230,9 @@ def test_bytes_are_levels_unless_they_are_rescaled() -> None:
     assert data.support is constraints.nonnegative_integer
     found = pv.likelihoods.suggest(data).likelihood
     assert found == {"class": "DiscretizedLogistic", "levels": 256}
+    some = load(BYTES.clip(0, 200))  # in which the highest bytes do not happen to be
+    assert pv.likelihoods.suggest(some).likelihood["levels"] == 256
+    assert pv.likelihoods.suggest(load(BYTES // 16)).likelihood["levels"] == 16
     shares = load(BYTES, rescale=True)
     assert torch.equal(shares.test, data.test / 255)
     assert shares.support is constraints.unit_interval

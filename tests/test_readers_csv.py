@@ -116,7 +116,7 @@ def test_words_that_spell_missing_are_taken_for_it(
     path.write_text(f"a,b\n1.5,{word}\n" + "".join(f"{i}.5,{i * i % 7}.25\n" for i in range(30)))
     data = load(path, missing=True)
     assert int(data.train.isnan().sum()) == 1
-    assert f"b: took {word!r} for missing in 1 cells; `na_values` (--na-values)" in caplog.text
+    assert f"b: took {word!r} for missing in 1 cell; `na_values` (--na-values)" in caplog.text
     caplog.clear()
     assert int(load(path, missing=True, na_values=[word]).train.isnan().sum()) == 1
     assert "took" not in caplog.text

@@ -14,7 +14,6 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import report
-from pyro_vae.report import _panels as panels
 from pyro_vae.report import criticism
 
 _HISTORY = {
@@ -129,17 +128,6 @@ def test_one_hot_latents_are_shown_by_their_use(groups: int, classes: int, tmp_p
     path = report.latent(vae, data.test, tmp_path / "a.png", color_by=data.labels["test"])
     blue = matplotlib.image.imread(path)
     assert ((blue[..., 2] - blue[..., 0]) > 0.2).mean() > 0.1  # even use is half way up the scale
-
-
-@pytest.mark.parametrize("high", [0, 1, 4, 200])
-def test_bins_of_counts_end_where_the_counts_do(high: int) -> None:
-    """Fails when there are as many empty bins beyond as there may be bins."""
-    axes = matplotlib.pyplot.figure().subplots()
-    panels.marginal(axes, np.arange(high + 1.0).repeat(9), None, "x[0]")
-    edges = axes.patches[0].get_data().edges
-    assert edges[0] == -0.5
-    assert edges[-2] < high + 0.5 <= edges[-1]
-    matplotlib.pyplot.close()
 
 
 def test_binary_latents_are_scattered_by_their_means(tmp_path: Path) -> None:

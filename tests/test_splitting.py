@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -77,8 +78,8 @@ def test_groups_of_any_size_come_near_the_share(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("split", "says"),
     [
-        ("last", r"`split`: expected random, blocks or `column NAME`, got 'last'"),
-        ("column ", r"`split`: expected random, blocks or `column NAME`"),
+        ("last", r"`split`: expected random, blocks, `column NAME` or `time NAME`, got 'last'"),
+        ("column ", r"`split`: expected random, blocks, `column NAME` or `time NAME`"),
         ("column nobody", r"`split`: .*nobody"),
         ("column b", r"`split`: expected more groups than splits, got '4 rows of one'"),
     ],
@@ -117,3 +118,49 @@ def test_a_run_finds_its_groups_again(tmp_path: Path, capsys: pytest.CaptureFixt
     main(["evaluate", str(out), "--num-samples", "5", "--json"])
     assert "scores" in capsys.readouterr().out
     assert pv.load(out).event_shape == (2,)
+
+
+@pytest.mark.parametrize("form", ["dates", "numbers"])
+def test_later_rows_are_held_out(form: str, tmp_path: Path) -> None:
+    """Dates as people write them, not as letters sort; rows of one time are in one split."""
+    days = np.random.default_rng(0).permutation(np.repeat(np.arange(60), 2))
+    dates = pd.Timestamp("2020-01-25") + pd.to_timedelta(days, "D")
+    when = dates.strftime("%d.%m.%Y") if form == "dates" else days / 2
+    path = tmp_path / "t.csv"
+    pd.DataFrame({"a": days + 0.25, "when": when, "b": days[::-1]}).to_csv(path, index=False)
+    data = load(path, split="time when", test=0.2, validation=0.1)
+    assert list(data.names) == ["a", "b"]
+    found = [data.split(split)[:, 0] for split in ("train", "validation", "test")]
+    assert [len(each) for each in found] == [84, 12, 24]
+    assert float(found[0].max()) < float(found[1].min())
+    assert float(found[1].max()) < float(found[2].min())
+    words = _table(tmp_path / "words.csv", words=True)
+    with pytest.raises(ValueError, match="`split`: expected numbers or dates in subject, by which"):
+        load(words, split="time subject")
+
+
+def test_groups_and_times_have_short_options(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """They are the long ones, and so are recorded; copies across splits are reported."""
+    monkeypatch.chdir(tmp_path)
+    path = _table(tmp_path / "t.csv", words=True)
+    small = ["--latent-dim", "2", "--encoder.hidden", "[4]", "--decoder.hidden", "[4]"]
+    small += ["--epochs", "1", "--num-samples", "5", "--compile", "false", "--device", "cpu"]
+    argv = ["fit", str(path), *small, "--json"]
+    ways = {"--group": "column subject", "--time": "time b", "--split": "random"}
+    for option, split in ways.items():
+        value = split.split()[-1]
+        argv = [*argv, "--drop", "b"] if option == "--split" else argv
+        run = option.strip("-")
+        assert main([*argv, option, value, "--out", run]) == 0
+        said = capsys.readouterr()
+        record = json.loads(Path(run, "data.json").read_text())
+        assert record["options"].get("split", "random") == split
+        copies = "observations equal training observations" in said.err
+        assert copies == (option != "--group"), said.err
+        assert main(["evaluate", run, "--num-samples", "5", "--json"]) == 0
+        scores = json.loads(said.out)["scores"]
+        assert json.loads(capsys.readouterr().out)["log_marginal"] == scores["log_marginal"]
+    assert main([*argv, "--group", "subject", "--split", "blocks", "--out", "c"]) == 2
+    assert "`--group`: expected nothing beside --split 'blocks'" in capsys.readouterr().err

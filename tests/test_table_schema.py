@@ -93,9 +93,8 @@ def test_what_is_missing_stays_missing_in_nullable_dtypes() -> None:
     back = schema.decode(schema.encode(table))
     assert back.isna().to_numpy().tolist() == table.isna().to_numpy().tolist()
     dtypes = {name: str(dtype) for name, dtype in back.dtypes.items()}
-    assert dtypes["visits"] == "Int64"
+    assert dtypes["visits"] == dtypes["quality"] == "float64", "as they were"
     assert dtypes["member"] == "boolean"
-    assert dtypes["quality"] == "Int64"
     assert dtypes["since"].startswith("datetime64")
     kept = ~table.isna().any(axis=1)
     assert back["visits"][kept].tolist() == table["visits"][kept].tolist()
@@ -275,3 +274,21 @@ def test_a_table_is_inspected(
     data = pv.data.load("t.csv", schema="s.yaml")
     assert "job" not in data.names
     assert "Unnamed: 0" not in data.names
+
+
+def test_weights_are_refused_wherever_they_may_be_given(
+    tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """In one line; fails when they are dropped in silence, or pass for a mistake."""
+    says = "no objective takes weights of observations"
+    with pytest.raises(ValueError, match=f"`kinds: income`: .*{says}.*--drop income"):
+        pv.data.load(_table(), kinds="income=weight")
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
+    x, weights = torch.ones(5, 4), torch.ones(5)
+    for verb in (pv.evaluate, pv.criticism.check, pv.evaluation.rate_distortion):
+        with pytest.raises(ValueError, match=f"`weights`: .*{says}"):
+            verb(vae, x, weights=weights)  # type: ignore[operator]
+    with pytest.raises(TypeError, match="unexpected keyword argument 'weights'"):
+        pv.fit(vae, x, weights=weights)  # type: ignore[call-arg]
+    assert main(["fit", "digits", "--weight", "income"]) == 2
+    assert says in capsys.readouterr().err

@@ -6,6 +6,7 @@ import sys
 from collections.abc import Callable
 from importlib import import_module
 from importlib.metadata import version
+from types import ModuleType
 
 from pyro_vae._errors import out_of_memory, unknown_name
 from pyro_vae._signals import Interrupted, raising
@@ -13,23 +14,27 @@ from pyro_vae._signals import Interrupted, raising
 __all__ = ["entry", "main"]
 
 _VERBS = {
-    "inspect": "Show what the columns of a table are, and why; write it as a schema.",
-    "fit": "Fit a VAE to data; write the model, its scores and pictures to a run folder.",
+    "inspect": "Show what the columns of a table are; write it as a schema.",
+    "fit": "Fit a VAE; write model, scores and pictures to a folder.",
     "evaluate": "Score a run on held-out data.",
-    "check": "Compare held-out data with what a run simulates: what does it not reproduce?",
-    "compare": "Rank runs by log p(x) of the same held-out data: paired differences, errors.",
+    "check": "Compare held-out data with what a run simulates.",
+    "compare": "Rank runs by log p(x) of the same held-out data.",
     "select": "Cross-validate options of fit on held-out log p(x).",
     "sample": "Draw from a run.",
     "impute": "Fill the missing cells of a table, given the others.",
+    "encode": "Write the latent means and scales of data, a row each.",
+    "anomalies": "Rank rows by how unlikely they are, with a p-value each.",
+    "probe": "Predict labels from latent means, and from the data.",
+    "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
     "report": "Write one HTML page about a run.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
 
-A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective, then evaluated and
-criticised.
+A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective,
+then evaluated and criticised.
 
 commands:
-{"".join(f"  {verb:<10} {what}{chr(10)}" for verb, what in _VERBS.items())}
+{"".join(f"  {verb:<15} {what}{chr(10)}" for verb, what in _VERBS.items())}
 options:
   -h, --help Show this message; pyro-vae COMMAND --help explains a command.
   --version  Show the version.
@@ -59,7 +64,7 @@ def main(argv: list[str] | None = None) -> int:
         if verb not in _VERBS:
             raise unknown_name("command", verb, _VERBS)
         with raising():
-            run: Callable[[list[str]], int | None] = import_module(f"pyro_vae.cli.{verb}").run
+            run: Callable[[list[str]], int | None] = _module(verb).run
             return run(rest) or 0
     except SystemExit as done:  # argparse leaves this way after printing help
         return int(done.code or 0)
@@ -73,6 +78,10 @@ def main(argv: list[str] | None = None) -> int:
         if not out_of_memory(error):
             raise
         return _fail(f"out of memory: {error}", 2)
+
+
+def _module(verb: str) -> ModuleType:
+    return import_module(f"pyro_vae.cli.{verb.replace('-', '_')}")
 
 
 def _fail(message: str, code: int) -> int:

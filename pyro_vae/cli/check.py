@@ -9,8 +9,9 @@ from rich.console import Console
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
+from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, only_condition, recorded_data
+from pyro_vae.cli.runs import as_device, only_condition
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
@@ -65,14 +66,13 @@ def run(argv: list[str]) -> int:
         help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=default_of(check, "seed"), help="Of the draws.")
-    parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
-    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    add_data(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
-    data = recorded_data(folder, options.split, options.data, options.data_root)
+    data, _ = data_of(folder, vae, options.split, options)
     data = only_condition(folder, vae, data, options.split, options.cond)
     rows = vae.uses(data.rows(options.split))
     if len(rows) == 0:

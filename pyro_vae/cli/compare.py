@@ -63,7 +63,7 @@ def run(argv: list[str]) -> None:
     models, held_out = {}, {}
     for name, folder in folders.items():
         models[name] = checkpoint.load(folder, device=as_device(options.device))
-        held_out[name] = load_held_out(folder, options)
+        held_out[name] = load_held_out(folder, models[name], options)
     measures = {
         name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()
     }

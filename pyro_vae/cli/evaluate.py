@@ -10,13 +10,15 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae import checkpoint
+from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, held_out, recorded_data
+from pyro_vae.cli.runs import as_device, held_out
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import ais, evaluate, gaps
 from pyro_vae.evaluation._memory import as_bytes
+from pyro_vae.programs import VAE
 
 __all__ = ["add_options", "load_held_out", "run"]
 
@@ -32,12 +34,16 @@ def run(argv: list[str]) -> None:
     add_options(parser)
     parser.add_argument(
         "--proposal",
-        type=Literal["guide", "defensive"],
+        type=Literal["auto", "guide", "defensive"],
         default=default_of(evaluate, "proposal"),
-        help="Where z is drawn: guide, or defensive, a mixture of guide and prior.",
+        help="Where z is drawn: guide, or defensive, a mixture of guide and prior; auto sums a "
+        "discrete latent of few states.",
     )
     parser.add_argument(
-        "--smooth", action="store_true", help="Smooth the largest weights by a Pareto distribution."
+        "--smooth",
+        action="store_true",
+        help="Smooth the largest weights by a Pareto distribution; where k-hat is high, --proposal "
+        "defensive helps more.",
     )
     parser.add_argument(
         "--max_memory", type=str | None, help="For the draws, such as 512MiB; little if none."
@@ -67,7 +73,7 @@ def run(argv: list[str]) -> None:
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
-    rows, measure = load_held_out(folder, options)
+    rows, measure = load_held_out(folder, vae, options)
     with live() as monitor:
         scores = evaluate(
             vae,
@@ -103,7 +109,10 @@ def run(argv: list[str]) -> None:
     if options.json:
         print(json.dumps(summary))
     else:
-        Console(highlight=False).print(scores_table(summary, len(rows)))
+        console = Console(highlight=False)
+        console.print(scores_table(summary, len(rows)))
+        for note in summary["notes"]:
+            console.print(note)
 
 
 def add_options(parser: Parser) -> None:
@@ -121,13 +130,12 @@ def add_options(parser: Parser) -> None:
     parser.add_argument(
         "--seed", type=int, default=default_of(evaluate, "seed"), help="Of the draws."
     )
-    parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
-    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    add_data(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
 
 
-def load_held_out(folder: Path, options: Namespace) -> tuple[Rows, dict[str, Any]]:
+def load_held_out(folder: Path, vae: VAE, options: Namespace) -> tuple[Rows, dict[str, Any]]:
     """Returns the data of a run that the options ask for, and their base measure."""
-    data = recorded_data(folder, options.split, options.data, options.data_root)
+    data, _ = data_of(folder, vae, options.split, options)
     return held_out(data, options.split, options.max_data)

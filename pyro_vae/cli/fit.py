@@ -18,6 +18,7 @@ from rich.console import Console
 from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae.cli.options import add_given, add_reading, add_splits, add_tables, split_of
 from pyro_vae.cli.parsing import (
     ROLES,
     Parser,
@@ -41,16 +42,15 @@ from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.frames import NUMBERS
-from pyro_vae.data.pixels import Layout
+from pyro_vae.data.inspection import copies
 from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.evaluation import Scores, accuracy, evaluate
-from pyro_vae.missingness.missingness import words
 from pyro_vae.programs import VAE
 from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
 
-__all__ = ["DEFAULT_PARTS", "add_tables", "build_model", "fit_parser", "run", "training_options"]
+__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
 
 DEFAULT_PARTS = {
     "likelihood": "Bernoulli",
@@ -97,11 +97,11 @@ def run(argv: list[str]) -> None:
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
     parts, parser = _parser(argv, config)
-    options = parse(parser, argv, config)
+    options = split_of(parse(parser, argv, config))
     if (found := suggested(argv, config, options)) is not None:
         config["likelihood"] = found[0]
         parts, parser = _parser(argv, config)
-        options = parse(parser, argv, config)
+        options = split_of(parse(parser, argv, config))
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
     default = Path("runs") / Path(options.data).stem
@@ -141,6 +141,7 @@ def run(argv: list[str]) -> None:
             print(f"{out} is finished: these are its scores", file=sys.stderr)
         else:
             progress.finish(write)
+            _say_copies(data)
         # Reported with the folder at hand: an interrupt then knows that the run is written.
         seconds = time.perf_counter() - began
         if options.json:
@@ -159,6 +160,16 @@ def run(argv: list[str]) -> None:
             console.print(f"  {file}", soft_wrap=True)
 
 
+def _say_copies(data: Dataset) -> None:
+    """Says how many held-out observations are training data, too."""
+    found = [f"{count:,} {split}" for split, count in copies(data).items() if count]
+    if found:
+        what = f"{' and '.join(found)} observations equal training observations: scores flatter"
+        print(
+            f"{what}; --group COLUMN keeps rows that belong together in one split", file=sys.stderr
+        )
+
+
 def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:
     """The class for each role, and the parser of their options and of the verb's own."""
     parts = parts_of(argv, config, DEFAULT_PARTS)
@@ -172,6 +183,7 @@ def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Pa
         help="Give the model the classes of so many training observations, as many of each class; "
         "it needs one categorical latent. Their weight is --objective.label-weight.",
     )
+    add_splits(parser)
     _add_checkpoints(parser)
     return parts, parser
 
@@ -199,7 +211,8 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         type=str,
         default=default_of(load, "split"),
         help="How rows are held out: random; blocks, the last ones of data in the order of time; "
-        "or 'column NAME', whole groups of a column of a .csv file, which x is then without.",
+        "'column NAME', whole groups of a column, which x is then without; or 'time NAME', those "
+        "of later times by a column.",
     )
     parser.add_argument(
         "--num_samples",
@@ -215,8 +228,8 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         "scales are in the units of the data all the same.",
     )
     add_tables(parser)
-    _add_given(parser)
-    _add_reading(parser)
+    add_given(parser)
+    add_reading(parser)
     if "dim" in _arguments(parts["prior"]):
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
     for role, follows in _following(parts).items():
@@ -232,128 +245,6 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     if "parts" in _arguments(parts["prior"]) & _arguments(parts["guide"]):
         parser.set_optional("guide.parts", [])  # they follow from the prior's
     return parser
-
-
-def _add_given(parser: Parser) -> None:
-    group = parser.add_argument_group("what goes with each observation")
-    group.add_argument(
-        "--cond",
-        type=str | None,
-        help="Columns to condition model and guide on, with commas between them: label, or digit "
-        "of the sets of digits; columns of a .csv file by name, which x is then without. Integers "
-        "and words, 1000 different ones at most, become one-hot vectors; other numbers are "
-        "standardised.",
-    )
-    group.add_argument(
-        "--size_factor",
-        type=str | None,
-        help="The column of a .csv file that is each observation's size factor, which multiplies "
-        "the mean of a likelihood of counts; divided by its own mean.",
-    )
-    group.add_argument(
-        "--covariate",
-        type=str | None,
-        help="What else a likelihood needs to know of each observation, by the names that it "
-        "declares, as NAME=COLUMN with commas between several: columns of a .csv file, as they "
-        "are.",
-    )
-    group.add_argument(
-        "--missing",
-        action="store_true",
-        help="Entries may be missing: empty cells, NA and nan of a .csv file, NaN of an array. The "
-        "likelihood is of the others, and the encoder sees the mean of the data in their place.",
-    )
-    group.add_argument(
-        "--show_mask",
-        action="store_true",
-        help="With --missing, let the encoder also see which entries those are.",
-    )
-    group.add_argument(
-        "--missingness",
-        type=Literal[tuple(words())] | None,
-        help="With --missing, model which entries are missing, too, for those that are not missing "
-        "at random: self-masking, each depending on its own value. Use it with --show-mask and "
-        "--objective IWAE.",
-    )
-
-
-def _add_reading(parser: Parser) -> None:
-    group = parser.add_argument_group("how files are read")
-    group.add_argument(
-        "--key", type=str | None, help="Which of several arrays of an .npz or .h5 file is x."
-    )
-    group.add_argument(
-        "--layers",
-        type=str | None,
-        help="The layer of an .h5ad file that is x, in place of its X.",
-    )
-    group.add_argument(
-        "--layout",
-        type=Layout | None,
-        help="Where arrays of images have their channels, which are served first; by default where "
-        "a size is 1, 3 or 4.",
-    )
-    group.add_argument(
-        "--resize",
-        type=int | None,
-        help="Height and width that the images of a folder are given, by averaging.",
-    )
-    group.add_argument(
-        "--rescale",
-        action="store_true",
-        help="Divide integer levels 0 to 255 by the top level, to be from 0 to 1.",
-    )
-
-
-def add_tables(parser: Parser) -> None:
-    """Adds the options of how a table is read, and of what is known of its columns."""
-    group = parser.add_argument_group("tables")
-    group.add_argument(
-        "--schema",
-        type=str | None,
-        help="A YAML or JSON file with what is known of columns, as inspect writes one: a mapping "
-        "from names to kinds, or to mappings; or 'numbers', to take all columns for numbers. What "
-        "else there is to know is inferred from names and values.",
-    )
-    group.add_argument(
-        "--kind",
-        type=str | None,
-        help="Kinds of some columns, such as income=positive,mood=ordinal, of real, positive, "
-        "count, proportion, binary, category, ordinal, angle, time, id and ignore.",
-    )
-    group.add_argument(
-        "--drop",
-        type=str,
-        default=default_of(load, "drop"),
-        help="Columns that x is without, with commas between them.",
-    )
-    group.add_argument("--label", type=str | None, help="The column of labels.")
-    group.add_argument(
-        "--sep",
-        type=str | None,
-        help="What is between the cells of a text; by default a comma, in a .tsv file a tab.",
-    )
-    group.add_argument(
-        "--decimal", type=str, default=default_of(load, "decimal"), help="The decimal point."
-    )
-    group.add_argument("--thousands", type=str | None, help="What groups digits.")
-    group.add_argument(
-        "--na_values",
-        type=str,
-        default=default_of(load, "na_values"),
-        help="What else means that an entry is missing, with commas between several; besides empty "
-        "cells, NA and nan.",
-    )
-    group.add_argument(
-        "--header",
-        type=str,
-        default=default_of(load, "header"),
-        help="The row that names the columns, from 0; none if there is none; infer, to go by the "
-        "first row and those below it.",
-    )
-    group.add_argument(
-        "--encoding", type=str, default=default_of(load, "encoding"), help="Of a text."
-    )
 
 
 def _add_checkpoints(parser: Parser) -> None:

@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
-import datetime
 import io
 import json
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -16,29 +16,58 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae.cli.filled import FILLED, filled_table
+from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import (
-    SEED,
-    as_device,
-    new_path,
-    recorded_columns,
-    recorded_source,
-    recorded_table,
-    recorded_unit,
-)
-from pyro_vae.data.containers import Asked
-from pyro_vae.data.frames import from_frame
-from pyro_vae.data.raw import Raw, with_columns
-from pyro_vae.data.readers import Reading, read_file
-from pyro_vae.data.readers.csv_files import fill_csv
-from pyro_vae.data.rows import Rows, given_of
+from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_source
+from pyro_vae.cli.table_files import TABLES, WRITTEN, content_of, named_columns, read_like
+from pyro_vae.data import Dataset, load
+from pyro_vae.data.frames import Table
+from pyro_vae.data.likeness import reading_like
+from pyro_vae.data.readers import Reading
+from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
 from pyro_vae.programs import VAE
 
 __all__ = ["run"]
 
-_SUFFIXES = (".csv", ".npy")
+_SUFFIXES = (*FILLED, ".npy")
 _DRAWS = 100  # of which the level drawn most often is taken for the most probable
+_MORE_DRAWS = 1000  # whose shares are probabilities: their error is at most 0.016
+_AT_ONCE = 256  # rows that are drawn so often
+
+
+@dataclass(frozen=True)
+class _Source:
+    """What is to be filled: where it is, as it was written, and as the model has it."""
+
+    path: Path
+    table: Table | None
+    data: Dataset
+
+    @property
+    def rows(self) -> Rows:
+        return self.data.rows("test")
+
+    @property
+    def where(self) -> list[int]:
+        """The column of the table that each entry of x is."""
+        names = [] if self.table is None else self.table.names
+        found = [names.index(name) for name in self.data.names]
+        return found or list(range(self.data.event_shape.numel()))
+
+    def written(self) -> Tensor:
+        """Returns which entries that the model takes for missing are words of others, as x is."""
+        import pandas as pd
+
+        x, fields = self.rows.x, self.data.schema.x if self.data.schema is not None else ()
+        found, where = torch.zeros_like(x, dtype=torch.bool), self.where
+        empty = {word.lower() for word in reading_like(Reading(), self.data).missing_words}
+        for row, entry in x.isnan().nonzero().tolist() if self.table is not None else []:
+            cell = self.table.frame.iat[row, where[entry]] if self.table is not None else None
+            if fields and fields[entry].levels and not pd.isna(cell):
+                found[row, entry] = str(cell).strip().lower() not in empty
+        return found
 
 
 def run(argv: list[str]) -> None:
@@ -47,33 +76,99 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option, the run, the table or the file are not what they should be.
     """
+    parser = _parser()
+    options = parse(parser, argv)
+    positive_integer("--num-samples", options.num_samples)
+    check_seed("--seed", options.seed)
+    folder, count = Path(options.run), options.num_imputations
+    if options.file is not None and options.data is not None:
+        raise expected("--data", "nothing beside DATA, which is the same", options.data)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    source = _source(folder, vae, options.file or options.data, options.unseen)
+    outs = _outs(options.out, source.path.suffix, count)
+    others = _probabilities_out(options.probabilities, source.data.schema)
+    rows, schema = source.rows, source.data.schema
+    x = rows.x
+    mask = ~x.isnan()
+    lacking = (~mask).flatten(1).any(1)
+    pyro.set_rng_seed(options.seed)
+    drawn = x.expand(count or 1, *x.shape).clone()
+    at = [] if schema is None else _of_levels(schema)
+    shares: dict[int, Tensor] = {}
+    if lacking.any():
+        filled = vae.impute(
+            x[lacking],
+            mask[lacking],
+            num_samples=options.num_samples,
+            num_imputations=count,
+            **rows[lacking].conditions,
+        )
+        drawn[:, lacking] = filled.to(x)
+        if others is not None and schema is not None:
+            sizes = {i: schema.x[i].num_levels for i in at}
+            shares = _shares(vae, rows[lacking], sizes)
+            modes = torch.stack([each.argmax(1) for each in shares.values()], 1)
+        elif count is None and at:
+            modes = _modes(vae, rows[lacking], at)
+        if count is None and at:
+            drawn[:, lacking] = drawn[:, lacking].index_copy(2, torch.tensor(at), modes[None].to(x))
+    if options.unseen == "missing":
+        mask |= source.written()  # what is there stays there, whatever the model takes it for
+    _write(outs, source, drawn, mask, vae.likelihood.words)
+    written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
+    written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
+    files = list(outs)
+    if others is not None:
+        content = _probabilities(source, shares, mask, lacking)
+        checkpoint.write_bytes(others, content_of(content, others.suffix))
+        written["probabilities"] = str(others)
+        files.append(others)
+    if options.json:
+        print(json.dumps(written))
+        return
+    print(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
+    for file in files:
+        print(f"  {file}")
+
+
+def _parser() -> Parser:
     parser = Parser(
         "impute",
         "RUN [DATA]",
-        "Fills the missing cells of a table, given the others: by their means, or by draws of what "
-        "they may have been. All other cells, and names, stay as they are.",
+        "Fills the missing cells of a table, given the others: by their means, words by the most "
+        "probable one, or by draws of what they may have been. All other cells, and names, stay as "
+        "they are.",
     )
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
     parser.add_argument(
-        "data",
+        "file",
         type=str | None,
         nargs="?",
-        help="A .csv file with the columns that the run was fitted to, where empty cells, NA and "
-        "nan are missing; or a .npy file, where NaN is. The data of the run if not given.",
+        help="A .csv, .tsv, .gz, .parquet or .xlsx file with the columns that the run was fitted "
+        "to, in any order, where empty cells, NA and nan are missing; or a .npy file, where NaN "
+        "is. The data of the run if not given.",
     )
+    parser.add_argument("--data", type=str | None, help="The same as DATA.")
+    add_unseen(parser)
     parser.add_argument(
         "--out",
         type=str | None,
-        help="The file to write, such as filled.csv, of the kind of DATA. With --num-imputations 3 "
-        "these are filled-1.csv to filled-3.csv; or one .npz file, whose array x has shape "
-        "(3, *shape of DATA).",
+        help="The file to write, such as filled.csv: .csv, .parquet, .xlsx, or what DATA is. With "
+        "--num-imputations 3 these are filled-1.csv to filled-3.csv; or one .npz file, whose array "
+        "x has shape (3, *shape of DATA).",
+    )
+    parser.add_argument(
+        "--probabilities",
+        type=str | None,
+        help="A .csv or .parquet file to write, too: how probable each level is in each cell of "
+        f"words that was missing, as shares of {_MORE_DRAWS:,} draws.",
     )
     parser.add_argument(
         "--num_imputations",
         type=int | None,
         help="Completed tables, each filled by draws, values that a cell can have (multiple "
-        "imputation); if not given, one that is filled by means, which of counts and classes are "
-        "no whole numbers.",
+        "imputation); if not given, one that is filled by means, which of counts are no whole "
+        "numbers.",
     )
     parser.add_argument(
         "--num_samples",
@@ -84,53 +179,31 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
-    options = parse(parser, argv)
-    positive_integer("--num-samples", options.num_samples)
-    check_seed("--seed", options.seed)
-    folder, count = Path(options.run), options.num_imputations
-    vae = checkpoint.load(folder, device=as_device(options.device))
-    found_by, recorded = recorded_source(folder, options.data)
+    return parser
+
+
+def _source(folder: Path, vae: VAE, source: str | None, unseen: Any) -> _Source:
+    """Reads what is to be filled, in the order of the file."""
+    found_by = recorded_source(folder, source)[0]
     path = Path(found_by).expanduser()
     if path.suffix not in _SUFFIXES:
         raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
-    outs = _outs(options.out, path.suffix, count)
-    known, reading = recorded_table(folder, path, recorded)
-    schema, how = known if isinstance(known, Schema) else None, Reading(**reading)
-    rows, where = _read(path, folder, vae, recorded, known, how)
-    x = rows.x
-    mask = ~x.isnan()
-    lacking = (~mask).flatten(1).any(1)
-    pyro.set_rng_seed(options.seed)
-    drawn = x.expand(count or 1, *x.shape).clone()
-    if lacking.any():
-        filled = vae.impute(
-            x[lacking],
-            mask[lacking],
-            num_samples=options.num_samples,
-            num_imputations=count,
-            **rows[lacking].conditions,
-        )
-        drawn[:, lacking] = filled.to(x)
-        if count is None and schema is not None and (at := _of_levels(schema)):
-            drawn[:, lacking] = drawn[:, lacking].index_copy(
-                2, torch.tensor(at), _modes(vae, rows[lacking], at)[None].to(x)
-            )
-    _write(outs, path, drawn, mask, where, vae.likelihood.words, schema, how)
-    written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
-    written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
-    if options.json:
-        print(json.dumps(written))
-        return
-    print(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
-    for out in outs:
-        print(f"  {out}")
+    like = recorded_like(folder, vae)
+    like = replace(like, options={**like.options, "missing": True})
+    how = read_as_before(folder, found_by, like)
+    table = read_like(found_by, replace(like, options={**like.options, **how}))
+    if table is not None and like.names and not set(like.names) <= set(table.names):
+        raise expected("DATA", f"columns {list(like.names)} as the run has them", table.names)
+    what: Any = path if table is None else table
+    return _Source(path, table, load(what, like=like, unseen=unseen))
 
 
 def _outs(path: str | None, suffix: str, count: int | None) -> list[Path]:
     """The files to write, none of which is there."""
     if count is not None:
         positive_integer("--num-imputations", count)
-    known = [suffix] if count is None else [suffix, ".npz"]
+    known = list(dict.fromkeys([suffix] if suffix == ".npy" else [suffix, *WRITTEN]))
+    known = known if count is None else [*known, ".npz"]
     if path is None or Path(path).suffix not in known:
         raise expected("--out", f"a file that ends in {' or '.join(known)}", path)
     out = Path(path)
@@ -140,41 +213,15 @@ def _outs(path: str | None, suffix: str, count: int | None) -> list[Path]:
     return [new_path(str(each), each) for each in numbered]
 
 
-def _read(
-    path: Path,
-    folder: Path,
-    vae: VAE,
-    recorded: dict[str, Any],
-    schema: Schema | str,
-    how: Reading,
-) -> tuple[Rows, list[int]]:
-    """Returns the rows in the order of the file, and the column of each entry of x."""
-    columns = [] if vae.cond_size is None else recorded_columns(folder, vae.cond_size)
-    names, size = [each.name for each in columns], recorded["size_factor"]
-    others: dict[str, str] = recorded["covariates"]
-    beside = {"cond": names, "size_factor": [] if size is None else [size]}
-    beside["covariates"] = list(others.values())
-    found = read_file(path, how, Asked(missing=True, key=recorded.get("key")))
-    if isinstance(found, Raw):
-        raw, every = found, []
-    else:
-        words = () if isinstance(schema, Schema) else vae.likelihood.words
-        raw = from_frame(found, schema=schema, words=words, wanted=beside, missing=True)
-        every = list(map(str, found.frame.columns)) if found.named else []
-    taken = with_columns(raw, beside)
-    known = checkpoint.read_json(folder / "data.json").get("names")
-    there = [name for name in every if name in taken.names]
-    if known and there and there != known:
-        raise expected("DATA", f"columns {known} as the run has them", there)
-    values = {name: of_split["train"] for name, of_split in taken.columns.items()}
-    encoded = [each.encode(values[each.name], raw.words.get(each.name, ())) for each in columns]
-    covariates = {} if size is None else {"size_factor": values[size] / recorded_unit(folder)}
-    covariates |= {name: values[column] for name, column in others.items()}
-    cond = torch.cat(encoded, 1) if encoded else None
-    where = [every.index(name) for name in taken.names if every]
-    x = taken.splits["train"]
-    given = given_of({"cond": cond, "covariates": covariates})
-    return Rows(x, given), where or list(range(x.shape[1]))
+def _probabilities_out(path: str | None, schema: Schema | None) -> Path | None:
+    """The file of probabilities, which is not there."""
+    if path is None:
+        return None
+    if schema is None or not _of_levels(schema):
+        raise expected("--probabilities", "nothing, as the run has no columns of words", path)
+    if Path(path).suffix not in TABLES:
+        raise expected("--probabilities", f"a file that ends in {' or '.join(TABLES)}", path)
+    return new_path(path, Path(path))
 
 
 def _of_levels(schema: Schema) -> list[int]:
@@ -188,15 +235,45 @@ def _modes(vae: VAE, rows: Rows, at: list[int]) -> Tensor:
     return draws[..., at].mode(0).values
 
 
+def _shares(vae: VAE, rows: Rows, sizes: Mapping[int, int]) -> dict[int, Tensor]:
+    """How often each level of some columns is drawn, shape ``(N, levels)`` each."""
+    found: dict[int, list[Tensor]] = {column: [] for column in sizes}
+    for part in rows.batches(_AT_ONCE):
+        draws = vae.impute(part.x, ~part.x.isnan(), num_imputations=_MORE_DRAWS, **part.conditions)
+        for column, size in sizes.items():
+            levels = torch.arange(size, device=draws.device)
+            drawn = draws[..., column].round()
+            found[column].append((drawn[..., None] == levels).float().mean(0).cpu())
+    return {column: torch.cat(each) for column, each in found.items()}
+
+
+def _probabilities(
+    source: _Source, shares: Mapping[int, Tensor], mask: Tensor, lacking: Tensor
+) -> Any:
+    """A line for each level of each cell that was missing."""
+    import pandas as pd
+
+    assert source.data.schema is not None  # it has columns of words
+    fields, rows = source.data.schema.x, lacking.nonzero().flatten().tolist()
+    named = [] if source.table is None else named_columns(source.table, source.data)
+    lines: list[dict[str, Any]] = []
+    for i, row in enumerate(rows):
+        known = {name: column.iloc[row] for name, column in named}
+        for entry, each in shares.items():
+            if not mask[row, entry]:
+                cell = known | {"row": row + 1, "column": fields[entry].name}
+                pairs = zip(fields[entry].levels, each[i].tolist(), strict=True)
+                lines += [cell | {"level": str(v), "probability": p} for v, p in pairs]
+    columns = [*(name for name, _ in named), "row", "column", "level", "probability"]
+    return pd.DataFrame(lines, columns=columns)
+
+
 def _write(
     outs: list[Path],
-    path: Path,
+    source: _Source,
     drawn: Tensor,
     mask: Tensor,
-    where: list[int],
     words: Sequence[Sequence[str]],
-    schema: Schema | None,
-    how: Reading,
 ) -> None:
     """Writes a completed table to each file, or all of them to one; all files or none."""
     outs[0].parent.mkdir(parents=True, exist_ok=True)
@@ -208,7 +285,7 @@ def _write(
     written: list[Path] = []
     try:
         for out, x in zip(outs, drawn, strict=True):
-            checkpoint.write_bytes(out, _content(path, x, mask, where, words, schema, how))
+            checkpoint.write_bytes(out, _content(out, source, x, mask, words))
             written.append(out)
     except BaseException:
         for out in written:
@@ -217,35 +294,12 @@ def _write(
 
 
 def _content(
-    path: Path,
-    x: Tensor,
-    mask: Tensor,
-    where: list[int],
-    words: Sequence[Sequence[str]],
-    schema: Schema | None,
-    how: Reading,
+    out: Path, source: _Source, x: Tensor, mask: Tensor, words: Sequence[Sequence[str]]
 ) -> bytes:
-    if path.suffix == ".npy":
+    if source.table is None:
         content = io.BytesIO()
         np.save(content, x.numpy())
         return content.getvalue()
-    values: dict[int, dict[int, float | str]] = {}
-    if schema is not None:
-        table = schema.decode(x, means=True)
-        for row, entry in (~mask).nonzero().tolist():
-            cell = table.iat[row, entry]
-            number = isinstance(cell, float) or getattr(cell, "dtype", None) == np.float64
-            values.setdefault(row, {})[where[entry]] = float(cell) if number else _text(cell)
-        return fill_csv(path, values, how)
-    for row, entry in (~mask).nonzero().tolist():
-        value, known = x[row, entry].item(), words[entry] if words else ()
-        # Between two levels there is no word: the nearer one.
-        filled = known[round(value)] if known else value
-        values.setdefault(row, {})[where[entry]] = filled
-    return fill_csv(path, values, how)
-
-
-def _text(cell: object) -> str:
-    """A word, a whole number, a truth value or a date as a file has it."""
-    text = cell.isoformat() if isinstance(cell, datetime.datetime) else str(cell)
-    return text.removesuffix("T00:00:00")
+    return filled_table(
+        out.suffix, source.path, source.table, source.data, x, ~mask, source.where, words
+    )

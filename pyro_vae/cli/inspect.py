@@ -7,7 +7,7 @@ from pathlib import Path
 
 from pyro_vae._errors import expected
 from pyro_vae.checkpoint import write_bytes
-from pyro_vae.cli.fit import add_tables
+from pyro_vae.cli.options import add_tables
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.runs import READING, new_path
 from pyro_vae.data.frames import Table, from_frame

@@ -21,6 +21,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.checkpoint import of_known_schema
+from pyro_vae.data.rows import NO_WEIGHTS
 from pyro_vae.distributions import same_support
 
 __all__ = [
@@ -381,6 +382,8 @@ def _mistake(message: str, parser: Parser) -> ValueError:
 
 def _unknown_option(flag: str, parser: Parser) -> ValueError:
     role = flag[2:].partition(".")[0]
+    if role in ("weight", "weights"):
+        return expected(flag, NO_WEIGHTS, "one")
     if role not in ROLES:
         return unknown_name("option", flag, parser.flags())
     name = parser.get_default(f"{role}.class")

@@ -10,18 +10,18 @@ from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
 from pyro_vae.cli.runs import (
     as_device,
     new_path,
     only_condition,
     recorded_config,
-    recorded_data,
     recorded_scores,
 )
 from pyro_vae.cli.tables import live
 from pyro_vae.programs import VAE
-from pyro_vae.report import page
+from pyro_vae.report import held_out, page
 from pyro_vae.training import read_engine, read_history
 
 __all__ = ["run"]
@@ -60,8 +60,7 @@ def run(argv: list[str]) -> None:
         help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=default_of(page, "seed"), help="Of all draws.")
-    parser.add_argument("--data", type=str | None, help="The same data, where they have moved.")
-    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+    add_data(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
@@ -80,14 +79,15 @@ def run(argv: list[str]) -> None:
         reason = f"{type(error).__name__} {error}".splitlines()[0]
         raise expected(str(folder / "config.yaml"), "the options of fit", reason) from None
     split = summary["base_measure"]["split"]
-    data = recorded_data(folder, split, options.data, options.data_root)
+    data, own = data_of(folder, vae, split, options)
+    split = split if own else held_out(data)
     data = only_condition(folder, vae, data, split, options.cond)
     with live() as monitor:
         content = page(
             vae,
             data,
             history=history,
-            summary=summary if options.cond is None else None,
+            summary=summary if own and options.cond is None else None,
             settings=settings,
             name=folder.resolve().name,
             num_samples=options.num_samples,

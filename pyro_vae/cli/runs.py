@@ -338,7 +338,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     if found != known:
         raise ValueError(
             f"`--data`: expected the {split} data of the run, fingerprint {known[:12]}, "
-            f"got {data.name} with {found[:12]}"
+            f"got {data.name} with {found[:12]}; with `--data FILE` others count as new data"
         )
     for name, tensor in data.rows(split).tensors().items():
         if fingerprint(tensor) != prints.get(f"{split} {name}"):

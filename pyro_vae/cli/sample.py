@@ -67,7 +67,8 @@ def run(argv: list[str]) -> None:
     out = new_path(options.out, folder / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
-    schema = recorded_schema(folder) if out.suffix in _TABLES else None
+    known = recorded_schema(folder)
+    schema = known if out.suffix in _TABLES else None
     if out.suffix in _TABLES and schema is None:
         what = "a .png or .npy file, as the run is of no table with names of columns"
         raise expected("--out", what, options.out)
@@ -81,7 +82,7 @@ def run(argv: list[str]) -> None:
     pyro.set_rng_seed(options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        report.samples(vae, out, num_samples=options.num_samples, **given)
+        report.samples(vae, out, num_samples=options.num_samples, columns=known, **given)
     else:
         content = io.BytesIO()
         drawn = vae.sample(options.num_samples, **given)

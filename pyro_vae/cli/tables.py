@@ -17,6 +17,7 @@ from rich.text import Text
 from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.evaluation import Comparison
 from pyro_vae.evaluation.comparison import RankedModel, RankedRun
+from pyro_vae.evaluation.scores import EXACT
 from pyro_vae.selection import Candidate, Selection
 
 __all__ = [
@@ -123,6 +124,8 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     table.add_column("± over data", justify="right")
     table.add_column("± Monte Carlo", justify="right")
     samples = f"{summary['num_samples']:,} importance samples"
+    if summary["estimator"] == EXACT:
+        samples = f"summed over {summary['num_samples']:,} states"
     table.add_row(
         f"log p(x), {samples}",
         _number(summary["log_marginal"]),
@@ -162,7 +165,7 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     table.add_column("failed", justify="right", no_wrap=True)
     table.add_column("which")
     for name, found in checks.items():
-        failed = [row.statistic for row in found.rows if row.failed]
+        failed = [escape(row.title) for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
         table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
     return table
@@ -178,8 +181,7 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
-    table.add_column("statistic", no_wrap=True)
-    table.add_column("where", overflow="fold")
+    table.add_column("what", overflow="fold")
     for name in ("observed", "replicates", "p"):
         table.add_column(name, justify="right", no_wrap=True)
     table.add_column("verdict", no_wrap=True)
@@ -202,9 +204,8 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
     lines: list[Text | Table] = [table]
     for row in checks.rows:
         if row.failed:
-            where = f" at {row.where}" if row.where else ""
             what = row.advice or "the model does not reproduce it"
-            lines.append(Text.assemble((f"✗ {row.statistic}{where}", "bold"), f": {what}"))
+            lines.append(Text.assemble((f"✗ {row.title}", "bold"), f": {what}"))
     lines += [
         Text.assemble(("✗ guide", "bold"), f": {sentence}") for sentence in calibration.advice
     ]
@@ -236,10 +237,8 @@ def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
 def _check_cells(row: Row) -> list[str]:
     verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
     return [
-        row.statistic,
-        escape(row.where),
-        f"{row.observed:.3g}",
-        f"{row.low:.3g} to {row.high:.3g}",
+        escape(row.title),
+        *row.texts,
         f"{row.p_value:.3f}" if row.p_value >= 0.0005 else "<.001",
         verdict,
     ]
@@ -249,20 +248,20 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     """Tables of a comparison: of its runs, and of models that were fitted more than once."""
     table = Table(
         title=_title(comparison.base_measure, comparison.size),
-        caption="nats per observation; a difference is to the best; ± is one standard error",
+        caption="nats per observation; a difference is to the best; ± is one standard error; "
+        "interval: of the difference, 95 % for all pairs together, with the bias of importance "
+        "weighting; runs of one rank cannot be told apart",
     )
     table.add_column("run", overflow="fold")
-    columns = ("log p(x)", "difference", "± data", "± Monte Carlo", "k-hat", "too high")
-    for name in columns:
-        table.add_column(name, justify="right")
+    for name in ("log p(x)", "difference", "± data", "interval", "k-hat high"):
+        table.add_column(name, justify="right", no_wrap=name == "interval")
     for run in comparison.runs:
         share = run.k_hat_above_threshold
         table.add_row(
             f"{run.rank}. {run.name}",
             _number(run.log_marginal),
-            *_difference(run),
-            _number(run.difference_mcse if run.rank > 1 else None, 3),
-            _number(run.k_hat_median),
+            *_difference(run, best=run is comparison.runs[0]),
+            _interval(run) if run is not comparison.runs[0] else "-",
             "-" if share is None else f"{share:.0%}",
         )
     yield table
@@ -280,8 +279,8 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
             str(len(model.runs)),
             _number(model.log_marginal),
             _number(model.spread),
-            *_difference(model),
-            _number(model.difference_spread if model.rank > 1 else None),
+            *_difference(model, best=model is comparison.models[0]),
+            _number(model.difference_spread if model is not comparison.models[0] else None),
         )
     yield table
 
@@ -300,7 +299,11 @@ def selection_table(selection: Selection) -> Group:
     for name in [*columns, "sd, seeds"] if several else columns:
         table.add_column(name, justify="right")
     for each in selection.candidates:
-        cells = [f"{each.num_parameters:,}", _number(each.log_marginal), *_difference(each)]
+        cells = [
+            f"{each.num_parameters:,}",
+            _number(each.log_marginal),
+            *_difference(each, best=each.rank == 1),
+        ]
         cells.append("-" if each.rank == 1 else _number(each.difference_fold_error))
         style = "bold" if each is selection.chosen else None
         if several:
@@ -316,10 +319,14 @@ def selection_table(selection: Selection) -> Group:
     return Group(table, *reasons, Text(verdict))
 
 
-def _difference(row: RankedRun | RankedModel | Candidate) -> tuple[str, str]:
-    if row.rank == 1:
+def _difference(row: RankedRun | RankedModel | Candidate, *, best: bool) -> tuple[str, str]:
+    if best:
         return "-", "-"
     return _number(row.difference), _number(row.difference_standard_error)
+
+
+def _interval(row: RankedRun) -> str:
+    return f"{_number(row.difference_low)} to {_number(row.difference_high)}"
 
 
 def _title(measure: Mapping[str, Any], size: int) -> str:

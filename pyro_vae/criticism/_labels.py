@@ -11,7 +11,7 @@ from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
-from pyro_vae.data.dataset import axes_of
+from pyro_vae.data.axes import axes_of
 from pyro_vae.distributions import same_support
 from pyro_vae.programs import Amortized
 

@@ -12,16 +12,19 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
-from pyro_vae.criticism.statistics import Statistic, default_statistics, entries
+from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
+from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Checks", "check", "compare", "holm"]
@@ -83,7 +86,7 @@ class Checks:
         }
 
     def __repr__(self) -> str:
-        failed = [f"  {row.statistic} {row.where}: {row.advice}" for row in self.rows if row.failed]
+        failed = [f"  {row.title}: {row.advice}" for row in self.rows if row.failed]
         verdict = f"{self.num_failed} of {sum(row.calibrated for row in self.rows)} failed"
         return "\n".join([f"Checks({verdict} at {self.level:g})", *failed])
 
@@ -168,18 +171,23 @@ def check(
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     max_data = positive_integer("max_data", max_data)
+    x = x if isinstance(x, Rows) else as_tensor(x)
+    entries = entries_of(vae, x)
     data, described = measured(vae, x, given, base_measure)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
     with undisturbed(vae, seed, data.x.device):
         order = torch.randperm(len(data))[:max_data].to(data.x.device)
         data = data[order]
-        asked = default_statistics(vae, **data.given) if statistics is None else _named(statistics)
-        plan = _Plan(vae, data.given, asked, num_draws, level)
+        if statistics is None:
+            asked = default_statistics(vae, entries=entries, **data.given)
+        else:
+            asked = _named(statistics)
+        plan = _Plan(vae, data.given, asked, entries, num_draws, level)
         rows, classifier = _rows(vae, data, order, plan, seed, progress)
         units = collapsed_units(vae, data)
     return Checks(
-        rows=_verdict(vae, rows, level),
+        rows=_verdict(vae, rows, entries, level),
         level=level,
         num_draws=plan.num_draws,
         num_data=len(data),
@@ -198,12 +206,13 @@ class _Plan:
         vae: Amortized,
         given: Given,
         asked: Sequence[Statistic],
+        entries: tuple[Entry, ...],
         num_draws: int | None,
         level: float,
     ) -> None:
         self.asked = asked
         self.latent = latent_statistics(vae, **given)
-        halves = halve(vae, entries(vae.event_shape), given)
+        halves = halve(vae, entries, given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         self.residual = () if self.halves is None else residual_statistics(self.halves)
@@ -330,17 +339,22 @@ def rows_of(
     for statistic, one, chunks in zip(statistics, observed, columns, strict=True):
         many = torch.cat(chunks)
         p_value, worst = compare(one[0], many)
-        low, high = many[:, worst].quantile(many.new_tensor(_INTERVAL)).tolist()
+        ends = many[:, worst].quantile(many.new_tensor(_INTERVAL)).tolist()
+        numbers, unit, shown = statistic.in_units(worst, [one[0, worst].item(), *ends])
         yield Row(
             statistic=statistic.name,
             where=statistic.column(worst, one.shape[1]),
-            observed=one[0, worst].item(),
-            low=low,
-            high=high,
+            observed=numbers[0],
+            low=numbers[1],
+            high=numbers[2],
             p_value=p_value,
             conditioned_on=conditioned_on,
             calibrated=calibrated,
             note=note,
+            entries=tuple(each.name for each in statistic.about(worst)),
+            title=statistic.title(worst),
+            unit=unit,
+            shown=shown,
         )
 
 
@@ -414,14 +428,18 @@ def holm(p_values: Sequence[float]) -> list[float]:
     return adjusted
 
 
-def _verdict(vae: Amortized, rows: Sequence[Row], level: float) -> tuple[Row, ...]:
+def _verdict(
+    vae: Amortized, rows: Sequence[Row], entries: Sequence[Entry], level: float
+) -> tuple[Row, ...]:
     """Corrects the rows of the verdict for their number, and gives advice on those that fail."""
     tried = [row for row in rows if row.calibrated]
+    known = {each.name: each for each in entries if each.named}
     judged = []
     for row, adjusted in zip(tried, holm([row.p_value for row in tried]), strict=True):
         failed = adjusted <= level
         higher = row.observed > (row.low + row.high) / 2
-        advice = advise(vae, row.statistic, observed_is_higher=higher) if failed else ""
+        about = [known[name] for name in row.entries if name in known]
+        advice = advise(vae, row.statistic, higher, about) if failed else ""
         judged.append(replace(row, adjusted=adjusted, failed=failed, advice=advice))
     return (*judged, *(row for row in rows if not row.calibrated))
 

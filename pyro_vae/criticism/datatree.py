@@ -12,12 +12,14 @@ from typing import Any, Unpack, get_args
 import numpy as np
 import torch
 import xarray
+from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.checkpoint import model_spec
 from pyro_vae.criticism._draws import Recorder, pairs_at_once, record_posterior, record_prior
 from pyro_vae.criticism._labels import Coords, Dims, Labels, as_they_came, constant, storage
+from pyro_vae.data.axes import axes_of
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, measured
 from pyro_vae.evaluation.posterior import Method, PosteriorDraws, posterior_draws
@@ -113,7 +115,8 @@ def to_datatree(
 
     Returns:
         The tree. Its attributes hold the model, the objective, the base measure of the data, the
-        seed and versions, what is no string or number as JSON.
+        seed and versions, what is no string or number as JSON; of a table also the schema, by which
+        :meth:`pyro_vae.data.Schema.decode` makes a table of x.
 
     Raises:
         ValueError: If the data do not suit the model, an option is not what it should be, or the
@@ -133,11 +136,15 @@ def to_datatree(
     chosen = chosen_groups(groups)
     path = None if out is None else _new_file(out)
     x = x if isinstance(x, Rows) else as_tensor(x)
-    dims, coords = as_they_came(x.x if isinstance(x, Rows) else x, dims, coords)
+    came = x.x if isinstance(x, Rows) else x
+    dims, coords = as_they_came(came, dims, coords)
+    schema = axes_of(came).schema if isinstance(came, Tensor) else None
     data, measure = measured(vae, x, given, base_measure)
     constants = _constants(constant_data or {}, data)
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
     noted = _noted(vae, measure, seed, objective)
+    if schema is not None:
+        noted["schema"] = json.dumps(schema.spec())
     share = 0.5 if isinstance(posterior, str) and posterior != "guide" else 0.0
     corrected = _corrected(vae, data, posterior, num_draws, seed, _part(progress, 0.0, share))
     method = "guide" if corrected is None else corrected.method

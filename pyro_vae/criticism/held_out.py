@@ -15,15 +15,17 @@ from torch import Tensor
 from pyro_vae._deprecated import renamed_argument, renamed_property
 from pyro_vae._errors import expected, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._labels import Labels
 from pyro_vae.criticism._replicates import draw_prior, prior_of
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import Bands, bands, ecdf, how_uneven, uniformity
+from pyro_vae.data.entries import counted
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import by_entry
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable
 from pyro_vae.programs import Amortized
-from pyro_vae.programs.accept import rows_of
+from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, observations_at_once
 
 __all__ = ["PIT", "pit"]
@@ -64,6 +66,7 @@ class PIT:
         condition_on: ``nothing`` or ``rest``.
         level: Probability of any false alarm, at most.
         dims: Names of the dimensions of one observation.
+        entries: Names of the entries of one observation, flattened; ``x[3]`` where they have none.
     """
 
     values: np.ndarray
@@ -74,6 +77,7 @@ class PIT:
     condition_on: ConditionOn
     level: float
     dims: tuple[str, ...]
+    entries: tuple[str, ...] = ()
 
     given = renamed_property("given", "condition_on")
 
@@ -120,9 +124,8 @@ class PIT:
         grouped: dict[str, list[str]] = {}
         columns = self.values.reshape(len(self.values), -1)
         for k in np.flatnonzero(self.failed):
-            index = ",".join(map(str, np.unravel_index(k, self.failed.shape)))
             seen = columns[~np.isnan(columns[:, k]), k]
-            grouped.setdefault(how_uneven(seen), []).append(f"x[{index}]")
+            grouped.setdefault(how_uneven(seen), []).append(self._names[k])
         return tuple(
             _SENTENCES[kind].format(
                 where=", ".join(names[:_NAMED])
@@ -130,6 +133,10 @@ class PIT:
             )
             for kind, names in grouped.items()
         )
+
+    @property
+    def _names(self) -> tuple[str, ...]:
+        return self.entries or counted(self.p_values.shape)
 
     @property
     def note(self) -> str:
@@ -160,6 +167,7 @@ class PIT:
             "note": self.note,
             "worst": {
                 "index": [int(i) for i in worst],
+                "entry": self._names[int(np.argmin(self.p_values))],
                 "p_value": float(self.p_values[worst]),
                 "adjusted": float(self.adjusted[worst]) if self.trusted[worst] else None,
             },
@@ -172,10 +180,12 @@ class PIT:
         Dimension ``draw`` counts the data.
         """
         dims, shape = ("chain", "draw", *self.dims), (1, *self.values.shape)
+        coords: dict[str, Any] = {d: np.arange(n) for d, n in zip(dims, shape, strict=True)}
+        if len(self.dims) == 1 and self.entries and not self.entries[0].startswith("x["):
+            coords[self.dims[0]] = list(self.entries)
         dataset = xarray.Dataset(
             {"x": (dims, self.values[None])},
-            # ArviZ finds the panel of an entry by its coordinates.
-            coords={dim: np.arange(size) for dim, size in zip(dims, shape, strict=True)},
+            coords=coords,  # ArviZ finds the panel of an entry by its coordinates
             attrs={"conditioned_on": self.conditioned_on, "num_draws": self.num_draws},
         )
         return xarray.DataTree.from_dict({"pit": dataset})
@@ -254,6 +264,8 @@ def pit(
     total = positive_integer("num_draws", total)
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
+    x = x if isinstance(x, Rows) else as_tensor(x)
+    entries = tuple(each.name for each in entries_of(vae, x))
     data = rows_of(vae, x, given)
     values, ess, done = [], [], 0
     with undisturbed(vae, seed, data.x.device):
@@ -280,6 +292,7 @@ def pit(
         condition_on=condition_on,
         level=level,
         dims=Labels(vae, None, None).event["x"],
+        entries=entries,
     )
 
 

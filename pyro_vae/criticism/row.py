@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyro_vae._html import Html, shown, tag
+from pyro_vae.data.entries import figure
 
 __all__ = ["Row", "rows_shown"]
 
@@ -31,6 +32,11 @@ class Row:
         failed: Whether it rejects the model.
         advice: What to swap then, one sentence.
         note: Why it is not to be trusted, if it is not.
+        entries: Names of the entries of x that it is about; empty if it is about all of them.
+        title: What was asked, in words: ``mean of income``.
+        unit: Of the values, where it is known: that of the column.
+        shown: The observed value and both ends as a table has them: dates, levels, numbers; empty
+            where nothing is known of them but the numbers.
     """
 
     statistic: str
@@ -45,12 +51,30 @@ class Row:
     failed: bool = False
     advice: str = ""
     note: str = ""
+    entries: tuple[str, ...] = ()
+    title: str = ""
+    unit: str = ""
+    shown: tuple[str, ...] = ()
+
+    def __post_init__(self) -> None:
+        if not self.title:
+            where = f", {self.where}" if self.where else ""
+            object.__setattr__(self, "title", f"{self.statistic}{where}")
+
+    @property
+    def texts(self) -> tuple[str, str]:
+        """The observed value, and where the replicated ones are, as people write them."""
+        numbers = (self.observed, self.low, self.high)
+        observed, low, high = self.shown or tuple(figure(each) for each in numbers)
+        unit = "°" if self.unit == "degrees" else f" {self.unit}" if self.unit else ""
+        return f"{observed}{unit}", f"{low} to {high}{unit}"
 
     def summary(self) -> dict[str, Any]:
         """Returns everything, ready for JSON: what is not finite is None."""
+        found = asdict(self) | {"entries": list(self.entries), "shown": list(self.shown)}
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
-            for name, value in asdict(self).items()
+            for name, value in found.items()
         }
 
 
@@ -60,17 +84,16 @@ def rows_shown(title: str, rows: Sequence[Row], notes: Sequence[str]) -> Html:
     shown_rows = [row for i, row in enumerate(rows) if i in kept]
     if left := len(rows) - len(kept):
         notes = [*notes, f"{left:,} more, with larger p-values"]
-    head = ["statistic", "where", "verdict", "observed", "replicates, 95 %", "p", "adjusted p"]
+    head = ["what", "verdict", "observed", "replicates, 95 %", "p", "adjusted p"]
     cells: list[list[object]] = []
     for row in shown_rows:
         verdict = "failed" if row.failed else "passed" if row.calibrated else "not judged"
-        ends = f"{row.low:.3g} to {row.high:.3g}"
         adjusted = f"{row.adjusted:.3g}" if row.calibrated else "–"
         judged = tag("strong", verdict) if row.failed else verdict
-        numbers = [f"{row.observed:.3g}", ends, f"{row.p_value:.3g}", adjusted]
-        cells.append([row.statistic, row.where, judged, *numbers])
+        numbers = [*row.texts, f"{row.p_value:.3g}", adjusted]
+        cells.append([row.title, judged, *numbers])
     if several := len({row.conditioned_on for row in rows}) > 1:
-        head.insert(2, "given")
+        head.insert(1, "given")
         for row, line in zip(shown_rows, cells, strict=True):
-            line.insert(2, row.conditioned_on)
-    return shown(title, head, cells, notes=notes, text=3 + several)
+            line.insert(1, row.conditioned_on)
+    return shown(title, head, cells, notes=notes, text=2 + several)

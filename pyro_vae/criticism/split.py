@@ -11,8 +11,9 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae.criticism._measures import Statistic, kurtosis
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
-from pyro_vae.criticism.statistics import Statistic, kurtosis
+from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.distributions import MAX_ENUMERATED, by_entry, same_support
 from pyro_vae.evaluation._common import states_of
@@ -42,14 +43,14 @@ class Halves:
 
     Attributes:
         given: Shape ``event_shape``, True where z is inferred from.
-        tested: Names of the others.
+        tested: The others.
     """
 
     given: Tensor
-    tested: tuple[str, ...]
+    tested: tuple[Entry, ...]
 
 
-def halve(vae: Amortized, names: tuple[str, ...], given: Given) -> Halves | str:
+def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given) -> Halves | str:
     """Gives the first half of the features and tests the rest; or returns why it cannot."""
     size = vae.event_shape.numel()
     if size < 2:
@@ -62,18 +63,20 @@ def halve(vae: Amortized, names: tuple[str, ...], given: Given) -> Halves | str:
         name = type(vae.likelihood).__name__ if isinstance(vae, Composition) else "the model"
         return f"{name} does not factorise over the entries of x"
     first = torch.arange(size, device=vae.device) < size // 2
-    return Halves(first.reshape(vae.event_shape), names[size // 2 :])
+    return Halves(first.reshape(vae.event_shape), entries[size // 2 :])
 
 
 def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
     """Statistics of residuals ``(R, N, D)``: (x - E[x | half]) / sd[x | half]."""
-    names = halves.tested
+    names = tuple(each.name for each in halves.tested)
+    of = tuple((each,) for each in halves.tested)
     chosen = [
-        Statistic("residual mean", lambda e: e.mean(1), names),
-        Statistic("residual spread", lambda e: e.square().mean(1).sqrt(), names),
+        Statistic("residual mean", lambda e: e.mean(1), names, of),
+        Statistic("residual spread", lambda e: e.square().mean(1).sqrt(), names, of),
         Statistic("residual tails", kurtosis),
     ]
-    if len(names) > 1:
+    # The columns of a table are in no order, in which some would be side by side.
+    if len(names) > 1 and all(each.field is None for each in halves.tested):
         chosen.append(
             Statistic("residual neighbours", lambda e: (e[..., 1:] * e[..., :-1]).mean((1, 2)))
         )

@@ -13,6 +13,8 @@ from pyro_vae._errors import expected
 
 __all__ = ["TwoSample", "classify"]
 
+_LEAF = 20  # rows of a leaf, at least, where there are enough of them
+
 
 @dataclass(frozen=True, eq=False, repr=False)
 class TwoSample:
@@ -86,9 +88,15 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
     if min(len(x), len(replicates)) < 4:
         raise expected("x", "at least 4 observations and 4 replicates", x)
     if classifier is None:
-        # No early stopping: it would set data apart of which there are few.
+        # No early stopping: it would set data apart of which there are few. And leaves that hold
+        # 20 rows, as they do unless told, could not part 10 data from as many replicates.
+        fewest = min(len(x), len(replicates)) // 2
         classifier = HistGradientBoostingClassifier(
-            max_iter=50, max_leaf_nodes=15, early_stopping=False, random_state=seed
+            max_iter=50,
+            max_leaf_nodes=15,
+            min_samples_leaf=max(1, min(_LEAF, fewest // 2)),
+            early_stopping=False,
+            random_state=seed,
         )
     generator = np.random.default_rng(seed)
     learned, tested = [], []

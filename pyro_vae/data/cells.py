@@ -6,13 +6,16 @@ Only the different texts of a column are looked at one by one, never all of its 
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Callable, Collection, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import cached_property
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 
 import numpy as np
 
 from pyro_vae._errors import expected
+from pyro_vae.data.extent import Extent, extent_of
 from pyro_vae.data.schema import Level
 from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS, in_order
 
@@ -32,15 +35,17 @@ _WITH_SIGNS = re.compile(r"[^\w\s]{0,2}\s?[+-]?\d[\d,. ]*\s?([^\W\d]{1,3}|[^\w\s
 _FORMATS = (
     "%Y-%m-%d", "ISO8601", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%d %b %Y",
     "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%b %Y",
-    "%B %Y", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%y",
+    "%B %Y", "%Y %b", "%Y %B", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%y",
 )  # fmt: skip
 _DATE = re.compile(
     r"\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})"
     r"( \d{1,2}:\d{2}.*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}|[A-Za-z]{3,9} (\d{1,2},? )?\d{4}"
+    r"|\d{4} [A-Za-z]{3,9}"
 )
 _MANY = 10  # rows from which on digits of one length with zeros before them are codes
 _LONG = 16  # digits, of which float64 loses some
 _FEW_LEVELS, _RECURRING, _NEARLY_UNIQUE, _MOST, _SOME = 20, 3, 0.5, 0.9, 0.05
+_SHOWN = 5  # texts in a warning
 _DAY = 86_400 * 10**9  # nanoseconds
 _RESOLUTIONS = {
     "D": _DAY,
@@ -79,13 +84,18 @@ class Cells:
     unit: str = ""
     warning: str = ""
 
+    @cached_property
+    def extent(self) -> Extent:
+        """Where its numbers lie, of a column that has some; looked for once."""
+        return extent_of(self.values)
+
     @property
     def lacking(self) -> np.ndarray:
         """Where nothing was observed, shape ``(N,)``."""
         if isinstance(self.values, np.ndarray):
-            return np.isnan(self.values) if self.values.dtype.kind == "f" else np.zeros(
-                len(self.values), dtype=bool
-            )  # fmt: skip
+            if self.extent.complete:
+                return np.zeros(len(self.values), dtype=bool)
+            return np.isnan(self.values)
         return self.values.isna().to_numpy()
 
 
@@ -101,6 +111,7 @@ def cells_of(
     levels: Collection[Level] = (),
     as_words: bool = False,
     numbers: bool = False,
+    written: bool = False,
 ) -> Cells:
     """Returns a column as what it holds.
 
@@ -115,6 +126,8 @@ def cells_of(
         levels: Words that are known to be levels.
         as_words: Whether numbers among words are words.
         numbers: Whether digits with zeros before them are numbers, and no codes.
+        written: Whether pandas read it from a text, where whole numbers of which one is missing are
+            floats, too.
 
     Raises:
         ValueError: If it is of a dtype that cannot be read, or mixes numbers and words.
@@ -128,7 +141,7 @@ def cells_of(
         own = "bool" if isinstance(dtype, np.dtype) else "boolean"
         return Cells("truths", _floats(column), own, levels=(False, True))
     if pd.api.types.is_numeric_dtype(dtype) and dtype.kind in "iuf":
-        return _numeric(column)
+        return _numeric(column, written)
     if isinstance(dtype, pd.PeriodDtype):
         column, dtype = (changed := column.dt.to_timestamp()), changed.dtype
     if pd.api.types.is_datetime64_any_dtype(dtype):
@@ -152,7 +165,7 @@ def _floats(column: pd.Series) -> np.ndarray:
     return column.to_numpy(dtype=np.float64, na_value=np.nan)
 
 
-def _numeric(column: pd.Series) -> Cells:
+def _numeric(column: pd.Series, written: bool) -> Cells:
     import pandas as pd
 
     if column.dtype.kind in "iu" and not column.isna().any():
@@ -160,13 +173,14 @@ def _numeric(column: pd.Series) -> Cells:
         return Cells("numbers", values, str(column.dtype))
     dtype = str(column.dtype)
     # No copy of what is there already, as a table may be large.
-    values = column.to_numpy() if dtype == "float64" else _floats(column)
-    if dtype == "float64" and np.isnan(values).any():
-        seen = values[~np.isnan(values)]
-        if len(seen) and np.isfinite(seen).all() and (seen == np.round(seen)).all():
-            # Whole numbers of which some are missing, which pandas reads as others.
-            dtype = str(pd.Int64Dtype())
-    return Cells("numbers", values, dtype)
+    cells = Cells("numbers", column.to_numpy() if dtype == "float64" else _floats(column), dtype)
+    extent = cells.extent
+    some = extent.observed and not extent.complete
+    if written and dtype == "float64" and some and extent.finite and extent.whole:
+        # Whole numbers of which some are missing, which pandas reads as others. A frame's own
+        # floats stay floats, whatever they hold.
+        return replace(cells, dtype=str(pd.Int64Dtype()))
+    return cells
 
 
 def _categorical(column: pd.Series, name: str) -> Cells:
@@ -187,28 +201,36 @@ def _dates(column: pd.Series, format: str = "", warning: str = "") -> Cells:
     )  # fmt: skip
 
 
-def _nanoseconds(column: pd.Series) -> tuple[np.ndarray, np.ndarray]:
-    """Nanoseconds since 1970, in UTC where there is a zone, and where one is missing."""
-    if getattr(column.dt, "tz", None) is not None:
-        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-    return column.astype("datetime64[ns]").astype("int64").to_numpy(), column.isna().to_numpy()
+def _ticks(column: pd.Series) -> tuple[np.ndarray, int]:
+    """Whole numbers of a unit since 1970, of dates without a zone, and the nanoseconds of it.
+
+    Int64 holds nanoseconds of the years 1678 to 2261 alone: earlier and later dates are in
+    microseconds.
+    """
+    import pandas as pd
+
+    try:
+        return column.astype("datetime64[ns]").astype("int64").to_numpy(), 1
+    except pd.errors.OutOfBoundsDatetime:
+        return column.astype("datetime64[us]").astype("int64").to_numpy(), 1000
 
 
 def days_of(column: pd.Series) -> np.ndarray:
-    """Returns the days since 1970 of dates, NaN where one is missing."""
-    nanoseconds, lacking = _nanoseconds(column)
-    return np.where(lacking, np.nan, nanoseconds / _DAY)
+    """Returns the days since 1970 of dates, in UTC where there is a zone, NaN where one is none."""
+    if getattr(column.dt, "tz", None) is not None:
+        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
+    ticks, size = _ticks(column)
+    return np.where(column.isna().to_numpy(), np.nan, ticks / (_DAY // size))
 
 
 def resolution_of(column: pd.Series) -> str:
     """Returns the pandas alias of the largest unit that all dates are whole numbers of."""
-    nanoseconds, lacking = _nanoseconds(column)
     if getattr(column.dt, "tz", None) is not None:
         # Midnight is one of the zone, whose offset from UTC may be a part of a day.
-        own = column.dt.tz_localize(None).astype("datetime64[ns]").astype("int64").to_numpy()
-        nanoseconds = own
-    seen = nanoseconds[~lacking]
-    return next((u for u, size in _RESOLUTIONS.items() if not (seen % size).any()), "ns")
+        column = column.dt.tz_localize(None)
+    ticks, size = _ticks(column)
+    seen = ticks[~column.isna().to_numpy()]
+    return next((u for u, own in _RESOLUTIONS.items() if not (seen % (own // size)).any()), "ns")
 
 
 class _Texts:
@@ -217,9 +239,14 @@ class _Texts:
     def __init__(self, column: pd.Series, name: str, position: int, where: Where) -> None:
         import pandas as pd
 
-        self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        try:
+            self.codes, unique = pd.factorize(column.astype(object), use_na_sentinel=True)
+        except TypeError:  # lists and other objects that cannot be compared
+            error = expected("data", f"numbers, words or dates in {name}", column.iloc[0])
+            raise ValueError(f"{error}; `drop` (--drop {name}) leaves it out") from None
         self.objects = list(unique)
-        self.texts = [str(each).strip() for each in self.objects]
+        self.written = [str(each) for each in self.objects]
+        self.texts = [text.strip() for text in self.written]
         self.name, self.position, self.where = name, position, where
         self.sizes = np.bincount(self.codes[self.codes >= 0], minlength=len(self.texts))
 
@@ -239,10 +266,13 @@ class _Texts:
         lower = [text.lower() for text in self.texts]
         empty = {each.lower() for each in MISSING_WORDS}
         missing = np.array([text in empty for text in lower], dtype=bool)
+        # Cells of blanks look empty, and may be an answer.
+        blank = np.array([text != "" == text.strip() for text in self.written], dtype=bool)
         if levels or as_words:
-            return self._words(missing & ~np.isin(self.texts, [str(v) for v in levels]))
+            listed = [str(level) for level in levels]
+            return self._words(missing & ~np.isin(self.texts, listed), blank, listed)
         if format:
-            return self._as_dates(format, missing)
+            return self._as_dates(format, missing, blank)
         numeric = np.array([bool(_NUMBER.fullmatch(text)) for text in self.texts], dtype=bool)
         others = ~(numeric | missing)
         if plain or words:
@@ -250,35 +280,37 @@ class _Texts:
                 if numeric.any():
                     what, first = f"words alone or numbers alone in {self.name}", others.argmax()
                     raise expected("cond", what, self.texts[int(first)])
-                return self._words(missing)
+                return self._words(missing, known=self.texts)  # conditions have no blanks
             if others.any():
                 raise self._no_number(others)
             return self._numbers(numeric, missing)
         if not others.any():
             codes = not numbers and self._are_codes(numeric)
-            return self._words(missing) if codes else self._numbers(numeric, missing)
+            return self._words(missing, blank) if codes else self._numbers(numeric, missing, blank)
         spelled = np.array([text in MISSING_WORDS_OF_NUMBERS for text in lower], dtype=bool)
         if numeric.any() and not (others & ~spelled).any():
-            return self._numbers(numeric, missing | spelled, spelled & others)
+            return self._numbers(numeric, missing | spelled, (spelled & others) | blank)
         # Words may be "none", which is something among words.
         spelled &= np.array([text not in ("none", "nil", "missing") for text in lower], dtype=bool)
         rest = others & ~spelled
         if not rest.any():
-            return self._numbers(numeric, missing | spelled, spelled)
+            return self._numbers(numeric, missing | spelled, spelled | blank)
         texts = [self.texts[i] for i in np.flatnonzero(rest | numeric)]
         if all(_PERCENT.fullmatch(text) for text in texts):
             shares = [float(t.rstrip("% ")) / 100 if p else np.nan for t, p in self._marked(rest)]
             what = "percentages are shares of 1"
             return Cells("numbers", self._each(np.array(shares)), "float64", warning=what)
         if not numeric.any() and all(_DATE.fullmatch(text) for text in texts):
-            dates = self._some_dates(missing | spelled)
+            dates = self._some_dates(missing | spelled, spelled | blank)
             if dates is not None:
                 return dates
-        if in_order(texts) is None and not (numeric.any() and self._recur(numeric, rest)):
+        # Many levels of a scale are bands such as 25-34, or amounts such as $25.
+        scale = len(texts) <= _FEW_LEVELS and in_order(texts) is not None
+        if not scale and not (numeric.any() and self._recur(numeric, rest)):
             self._refuse_signs(rest, texts)
             if numeric.any() and not self._differ(numeric, rest):
                 raise self._no_number(rest)
-        return self._words(missing | spelled, spelled)
+        return self._words(missing | spelled, spelled | blank)
 
     def _marked(self, which: np.ndarray) -> list[tuple[str, bool]]:
         return list(zip(self.texts, which.tolist(), strict=True))
@@ -316,25 +348,44 @@ class _Texts:
         whole = all(
             re.fullmatch(r"[+-]?\d+", text) for text, is_one in self._marked(numeric) if is_one
         )
-        warning = self._taken_for_missing(spelled) if spelled is not None else ""
+        warning = self._taken_for_missing(spelled)
         dtype = "float64" if not whole else "Int64" if np.isnan(cells).any() else "int64"
         return Cells("numbers", cells, dtype, warning=warning)
 
-    def _words(self, missing: np.ndarray, spelled: np.ndarray | None = None) -> Cells:
+    def _words(
+        self,
+        missing: np.ndarray,
+        spelled: np.ndarray | None = None,
+        known: Collection[str] = (),
+    ) -> Cells:
+        """Words, as they are written unless blanks around them are all that tells two apart."""
         import pandas as pd
 
-        kept = [*(None if gone else text for text, gone in self._marked(missing)), None]
-        values = pd.Series(np.array(kept, dtype=object)[self.codes], dtype=object)
-        some = spelled is not None and spelled.any()
-        warning = self._taken_for_missing(spelled) if some else ""
+        shared, known = Counter(self.texts), frozenset(known)
+        # A separator such as ", " leaves a blank before each word.
+        apart = all(text[:1] == " " for text, gone in zip(self.written, missing, strict=True)
+                    if not gone)  # fmt: skip
+        kept: list[str | None] = []
+        merged = []
+        for written, text, gone in zip(self.written, self.texts, missing.tolist(), strict=True):
+            own = text if apart or shared[text] > 1 or text in known else written
+            kept.append(None if gone else written if written in known else own)
+            if not gone and shared[text] > 1 and kept[-1] != written and not apart:
+                merged.append(f"{written!r} for {text!r}")
+        values = pd.Series(np.array([*kept, None], dtype=object)[self.codes], dtype=object)
+        took = f"took {', '.join(merged[:_SHOWN])}, without its blanks" if merged else ""
+        warning = "; ".join(filter(None, (self._taken_for_missing(spelled), took)))
         return Cells("words", values, "str", warning=warning)
 
-    def _taken_for_missing(self, spelled: Any) -> str:
-        words = ", ".join(repr(text) for text, is_one in self._marked(spelled) if is_one)
+    def _taken_for_missing(self, spelled: np.ndarray | None) -> str:
+        """What a person should know of texts that were taken for missing, if there are some."""
+        if spelled is None or not spelled.any():
+            return ""
+        texts = [text for text, is_one in zip(self.written, spelled, strict=True) if is_one]
+        words = ", ".join(map(repr, texts[:_SHOWN])) + (", …" if len(texts) > _SHOWN else "")
         count = int(self.sizes[spelled].sum())
-        return (
-            f"took {words} for missing in {count:,} cells; `na_values` (--na-values) says what is"
-        )
+        cells = "1 cell" if count == 1 else f"{count:,} cells"
+        return f"took {words} for missing in {cells}; `na_values` (--na-values) says what is"
 
     def _no_number(self, bad: np.ndarray) -> ValueError:
         """The error about the first text that is no number."""
@@ -374,9 +425,11 @@ class _Texts:
 
     def _differ(self, numeric: np.ndarray, rest: np.ndarray) -> bool:
         """Whether numbers among words are words, as nearly all cells are, or differ."""
-        size = int(self.sizes[numeric | rest].sum())
-        share = float(self.sizes[rest].sum()) / size
+        size, words = int(self.sizes[numeric | rest].sum()), int(self.sizes[rest].sum())
+        share = words / size
         unique = int((numeric | rest).sum()) > _NEARLY_UNIQUE * size and share > _SOME
+        # What recurs among numbers that differ is a mark, which someone is asked about.
+        unique &= int(rest.sum()) > _NEARLY_UNIQUE * words
         return size >= _FEW_LEVELS and (unique or share > _MOST)
 
     def _are_codes(self, numeric: np.ndarray) -> bool:
@@ -388,7 +441,7 @@ class _Texts:
         zeros = any(text[0] == "0" for text in texts) and len(sizes) == 1 and sizes != {1}
         return (zeros and len(texts) > 1 and len(self.codes) >= _MANY) or max(sizes) >= _LONG
 
-    def _as_dates(self, format: str, missing: np.ndarray) -> Cells:
+    def _as_dates(self, format: str, missing: np.ndarray, spelled: np.ndarray) -> Cells:
         """Dates that are known to be written in a format."""
         import pandas as pd
 
@@ -398,9 +451,10 @@ class _Texts:
         except (ValueError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise expected("data", f"dates written as {format} in {self.name}", reason) from None
-        return _dates(dates.reindex(self.codes).reset_index(drop=True), format)
+        dates = dates.reindex(self.codes).reset_index(drop=True)
+        return _dates(dates, format, self._taken_for_missing(spelled))
 
-    def _some_dates(self, missing: np.ndarray) -> Cells | None:
+    def _some_dates(self, missing: np.ndarray, spelled: np.ndarray) -> Cells | None:
         """Dates in one of the usual formats, if all are; None if they are in none.
 
         Raises:
@@ -420,7 +474,7 @@ class _Texts:
         else:
             fitting = [each for each in _FORMATS if _parses(texts[:50], each)]
             fitting = [each for each in fitting if len(texts) <= 50 or _parses(texts, each)][:1]
-        return self._as_dates(fitting[0], missing) if fitting else None
+        return self._as_dates(fitting[0], missing, spelled) if fitting else None
 
 
 def _with_zone(texts: Sequence[str]) -> bool:

@@ -16,6 +16,7 @@ from torch.utils.weak import WeakTensorKeyDictionary
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae._html import shown
+from pyro_vae.data.axes import Axes, keep_axes
 from pyro_vae.data.columns import Column
 from pyro_vae.data.rows import Given, Rows, given_of
 from pyro_vae.data.schema import Schema
@@ -29,36 +30,6 @@ _NAMED = 8  # entries, in a notebook
 # and a data set that nobody holds is freed.
 _descriptions: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
 _fingerprints: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-_axes: WeakTensorKeyDictionary = WeakTensorKeyDictionary()
-
-
-@dataclasses.dataclass(frozen=True)
-class Axes:
-    """What the dimensions of some observations are called, and the places along them.
-
-    Attributes:
-        dims: Names of the dimensions of one observation; empty where they have none.
-        coords: Labels along these dimensions, by name.
-        names: Of the entries of one observation, of a table.
-        index: Labels of the observations; None where they are counted.
-    """
-
-    dims: tuple[str, ...] = ()
-    coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
-    names: tuple[str, ...] = ()
-    index: Any = None
-
-
-def keep_axes(x: Tensor, axes: Axes) -> None:
-    """Notes what the dimensions of a tensor are called, as long as there is the tensor."""
-    if axes.dims or axes.names or axes.index is not None:
-        _axes[x] = axes
-
-
-def axes_of(x: Tensor) -> Axes:
-    """Returns what is known of the dimensions of a tensor, which is recognised by identity."""
-    found: Axes = _axes.get(x, Axes())
-    return found
 
 
 def fingerprint(x: Tensor) -> str:
@@ -136,6 +107,10 @@ class Dataset:
         step: How far apart rows of the source are that follow one another, of what random pairs
             are; NaN where that is not known.
         schema: What the columns of a table are, and how x is decoded to one; None for other data.
+        places: For each split, where in the source its observations are, counted from 0.
+        options: How they were loaded, by the names of arguments of :func:`~pyro_vae.data.load`, as
+            data that are loaded ``like`` these are.
+        classes: What the labels 0, 1, ... are called, where they have names.
 
     Example:
         >>> from pyro_vae.data import load
@@ -166,12 +141,14 @@ binarize='threshold')
     coords: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     index: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     schema: Schema | None = None
+    places: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
+    options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
+    classes: Sequence[str] = ()
 
     def __post_init__(self) -> None:
         for split in SPLITS:
             _descriptions[self.split(split)] = self._describe(split)
-            axes = tuple(self.dims), self.coords, tuple(self.names), self.index.get(split)
-            keep_axes(self.split(split), Axes(*axes))
+            keep_axes(self.split(split), self.axes(split))
 
     @property
     def event_shape(self) -> torch.Size:
@@ -187,6 +164,11 @@ binarize='threshold')
         if name not in SPLITS:
             raise unknown_name("split", name, SPLITS)
         return getattr(self, name)
+
+    def axes(self, split: Split) -> Axes:
+        """What the dimensions of a split, and its columns, are called."""
+        named = tuple(self.dims), self.coords, tuple(self.names)
+        return Axes(*named, self.index.get(split), self.schema)
 
     def rows(self, split: Split) -> Rows:
         """The observations of a split with what goes with each of them.

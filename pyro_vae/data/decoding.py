@@ -17,6 +17,8 @@ if TYPE_CHECKING:
 __all__ = ["decoded"]
 
 _NANOSECONDS = 86_400 * 10**9  # of a day
+_DAYS_OF_NS = 106_000  # which nanoseconds in int64 hold, from 1970 on and before
+_YEARS = -719_162.0, 2_932_896.0  # days from 1970 to the years 1 and 9999
 
 
 def decoded(fields: Sequence[Field], x: Tensor, *, means: bool = False) -> pd.DataFrame:
@@ -35,7 +37,6 @@ def decoded(fields: Sequence[Field], x: Tensor, *, means: bool = False) -> pd.Da
 
 
 def _column(field: Field, values: np.ndarray, means: bool) -> pd.Series:
-    import pandas as pd
 
     if field.levels:
         numbers = _are_numbers(field) and not isinstance(field.levels[0], bool)
@@ -43,7 +44,7 @@ def _column(field: Field, values: np.ndarray, means: bool) -> pd.Series:
             return _between(field, values)
         return _levels(field, values)
     if field.kind == "angle":
-        return pd.Series(_angles(field, values))
+        return _numbers(field, _angles(field, values, means), means)
     values = values + field.offset
     if field.kind == "time" and field.unit:
         return _dates(field, values)
@@ -81,17 +82,25 @@ def _levels(field: Field, values: np.ndarray) -> pd.Series:
     return pd.Series(words[np.where(lacking, len(field.levels), places)]).infer_objects()
 
 
-def _angles(field: Field, values: np.ndarray) -> np.ndarray:
+def _angles(field: Field, values: np.ndarray, means: bool) -> np.ndarray:
+    """Angles in their unit, from the lowest number of their circle."""
     turn = 360.0 if field.unit == "degrees" else 2 * np.pi
-    return (values * turn / (2 * np.pi) - field.start) % turn + field.start
+    angles = values * turn / (2 * np.pi)
+    if (
+        field.decimals >= 0 and not means
+    ):  # before a circle ends: of whole degrees, 359.9 is 0 or 360
+        angles = angles.round(field.decimals)
+    return (angles - field.start) % turn + field.start
 
 
 def _dates(field: Field, days: np.ndarray) -> pd.Series:
     import pandas as pd
 
     lacking = np.isnan(days)
-    nanoseconds = (np.where(lacking, 0.0, days) * _NANOSECONDS).round().astype(np.int64)
-    dates = pd.Series(nanoseconds.astype("datetime64[ns]")).mask(lacking)
+    days = np.where(lacking, 0.0, days).clip(*_YEARS)
+    size, unit = (1000, "us") if np.abs(days).max(initial=0.0) > _DAYS_OF_NS else (1, "ns")
+    ticks = (days * (_NANOSECONDS // size)).round().astype(np.int64)
+    dates = pd.Series(ticks.astype(f"datetime64[{unit}]")).mask(lacking)
     if field.zone:
         dates = dates.dt.tz_localize("UTC").dt.tz_convert(field.zone)
         return dates.dt.tz_localize(None).dt.round(field.unit).dt.tz_localize(
@@ -105,8 +114,10 @@ def _numbers(field: Field, values: np.ndarray, means: bool) -> pd.Series:
 
     kind = field.dtype.lower()
     whole = kind.startswith(("int", "uint", "bool"))
-    if whole and means and field.kind != "time":
-        return pd.Series(values)
+    if means and field.kind != "time":
+        return pd.Series(values) if whole else _as_dtype(values, field.dtype)
+    if field.decimals >= 0 and not whole:
+        values = values.round(field.decimals)
     return _as_dtype(values, field.dtype)
 
 

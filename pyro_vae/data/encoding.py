@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Iterable, Sequence
+from typing import Literal, TypeAlias
 
 import numpy as np
 import torch
@@ -10,14 +12,28 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.cells import Cells
-from pyro_vae.data.fields import EXACT, FINE, ULP
+from pyro_vae.data.extent import Extent, extent_of, spread_above
+from pyro_vae.data.fields import DAYS_OF, EXACT, FINE, ULP
 from pyro_vae.data.schema import Field
 
-__all__ = ["all_numbers", "beside", "encoded", "labels_of"]
+__all__ = ["Unseen", "all_numbers", "beside", "encoded", "labels_of"]
+
+Unseen: TypeAlias = Literal["refuse", "missing"]
+"""What becomes of a level that the training data do not have."""
+
+log = logging.getLogger("pyro_vae")
+_NAMED = 6  # levels, in a line
+
+_NO_DAY = 1e-9  # days that float64 is off, of what is a whole number of a unit
 
 
 def encoded(
-    field: Field, cells: Cells, place: Callable[[int], str], *, checked: bool = True
+    field: Field,
+    cells: Cells,
+    place: Callable[[int], str],
+    *,
+    checked: bool = True,
+    unseen: Unseen = "refuse",
 ) -> np.ndarray:
     """Returns a column as x has it, float32 of shape ``(N,)``; NaN where an entry is missing.
 
@@ -26,12 +42,13 @@ def encoded(
         cells: What it holds.
         place: Where the entry of a row is, for errors.
         checked: Whether numbers that are not of the kind, or that float32 would merge, are refused.
+        unseen: Whether a level that the field does not have is refused, or missing.
 
     Raises:
         ValueError: If it holds what the field does not know, or float32 would merge its numbers.
     """
     if field.levels:
-        return _places(field, cells, place)
+        return _places(field, cells, place, unseen)
     values = cells.values
     if not isinstance(values, np.ndarray):
         values = _as_numbers(field, cells)
@@ -41,12 +58,15 @@ def encoded(
         # The float32 of π is above it: a little less than a turn stays on the circle.
         angles = (turns - np.floor(turns + 0.5)) * 2 * np.pi * (1 - 2 * ULP)
         return angles.astype(np.float32)
+    if cells.form == "dates" and field.unit in DAYS_OF and field.zone in ("", "UTC"):
+        values = _to_unit(values, DAYS_OF[field.unit])
     if field.offset:
         values = _less(values, field.offset)
     with np.errstate(over="ignore"):  # what overflows float32 is infinite, and refused as such
         held: np.ndarray = values.astype(np.float32)
     if checked:
-        _check_held(field, values, held)
+        same = values is cells.values
+        _check_held(field, values, cells.extent if same else extent_of(values))
     return held
 
 
@@ -72,7 +92,7 @@ def _as_numbers(field: Field, cells: Cells) -> np.ndarray:
     return numbers.to_numpy(dtype=np.float64)
 
 
-def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarray:
+def _places(field: Field, cells: Cells, place: Callable[[int], str], unseen: Unseen) -> np.ndarray:
     """The places of levels, NaN where one is missing."""
     import pandas as pd
 
@@ -85,8 +105,10 @@ def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarr
         lacking = values.isna().to_numpy()
         if (unknown := (codes < 0) & ~lacking).any():
             row = int(unknown.argmax())
-            raise _unknown_level(texts.iloc[row], map(str, field.levels), place(row))
-        return np.where(lacking, np.nan, codes).astype(np.float32)
+            if unseen == "refuse":
+                raise _unknown_level(texts.iloc[row], map(str, field.levels), place(row))
+            _taken_for_missing(field, texts[unknown].tolist())
+        return np.where(codes < 0, np.nan, codes).astype(np.float32)
     numbers = cells.values
     numbers = _as_numbers(field, cells) if isinstance(numbers, pd.Series) else numbers.astype(float)
     levels = np.array([float(level) for level in field.levels])
@@ -94,8 +116,19 @@ def _places(field: Field, cells: Cells, place: Callable[[int], str]) -> np.ndarr
     places = np.searchsorted(levels[order], numbers).clip(0, len(levels) - 1)
     if (unknown := (levels[order][places] != numbers) & ~lacking).any():
         row = int(unknown.argmax())
-        raise _unknown_level(f"{numbers[row]:g}", [f"{level:g}" for level in levels], place(row))
-    return np.where(lacking, np.nan, order[places]).astype(np.float32)
+        if unseen == "refuse":
+            known = [f"{level:g}" for level in levels]
+            raise _unknown_level(f"{numbers[row]:g}", known, place(row))
+        _taken_for_missing(field, [f"{number:g}" for number in numbers[unknown]])
+    return np.where(lacking | unknown, np.nan, order[places]).astype(np.float32)
+
+
+def _taken_for_missing(field: Field, unknown: Sequence[str]) -> None:
+    """Says which levels are taken for missing, and in how many cells."""
+    names = sorted(set(unknown))
+    more = f" and {len(names) - _NAMED} more" if len(names) > _NAMED else ""
+    shown = ", ".join(map(repr, names[:_NAMED])) + more
+    log.warning("%s: took %s for missing in %s cells", field.name, shown, f"{len(unknown):,}")
 
 
 def _written(values: np.ndarray) -> list[str | None]:
@@ -117,46 +150,62 @@ def _less(values: np.ndarray, offset: float) -> np.ndarray:
     return values.astype(np.float64) - offset
 
 
-def _check_held(field: Field, values: np.ndarray, held: np.ndarray) -> None:
+def _to_unit(days: np.ndarray, unit: float) -> np.ndarray:
+    """Days that are whole numbers of a unit: a float32 near the middle of two might be either."""
+    rounded = np.round(days / unit) * unit
+    return np.where(np.abs(rounded - days) > _NO_DAY, rounded, days)
+
+
+def _check_held(field: Field, values: np.ndarray, extent: Extent) -> None:
     """Refuses numbers that are not of the kind, or that float32 would merge."""
-    seen = values[~np.isnan(values)].astype(np.float64)
-    if len(seen) == 0 or not np.isfinite(held[~np.isnan(held)]).all():
+    low, high = float(extent.low), float(extent.high)
+    with np.errstate(over="ignore"):
+        overflow = bool(np.isinf(np.array([low, high], dtype=np.float32)).any())
+    if not extent.observed or overflow:
         return
-    low, high = float(seen.min()), float(seen.max())
     what, got = "", low
-    if field.kind == "binary" and not np.isin(seen, (0, 1)).all():
+    if field.kind == "binary" and not np.isin(values[~np.isnan(values)], (0, 1)).all():
         what = "two values"
     elif field.kind == "proportion" and (low < 0 or high > 1):
         what, got = "shares in [0, 1]", low if low < 0 else high
     elif (field.kind in ("positive", "count") and low < 0) or (
-        field.kind == "count" and (seen != np.round(seen)).any()
+        field.kind == "count" and not extent.whole
     ):
         what = "whole numbers from 0" if field.kind == "count" else "amounts, none below 0,"
     elif field.kind == "count" and high >= EXACT:
         what, got = "integers below 2**24, which float32 holds exactly,", high
-    elif high > low and max(-low, high) * ULP > FINE * float(seen.std()) and not field.offset:
+    elif high > low and not field.offset and _merged(values, extent):
         what, got = "numbers that float32 can tell apart", high
     if what:
         hint = f"`kinds` (--kind {field.name}=real) takes any number, less an offset if need be"
         raise ValueError(f"{expected('data', f'{what} in {field.name}', got)}; {hint}")
 
 
-def labels_of(field: Field, cells: Cells, place: Callable[[int], str]) -> Tensor:
+def _merged(values: np.ndarray, extent: Extent) -> bool:
+    """Whether float32 rounds numbers by more than a part of their standard deviation."""
+    spread = extent.largest * ULP / FINE
+    if spread_above(extent, spread):
+        return False
+    return bool(spread > float(values[~np.isnan(values)].astype(np.float64).std()))
+
+
+def labels_of(
+    field: Field, cells: Cells, place: Callable[[int], str], unseen: Unseen = "refuse"
+) -> Tensor:
     """Returns labels as integers, shape ``(N,)``, -1 where one is missing.
 
     Raises:
         ValueError: If they are neither levels nor whole numbers.
     """
     if field.levels:
-        places = _places(field, cells, place)
-    else:
-        places = cells.values
-        whole = (
-            isinstance(places, np.ndarray)
-            and not (places != np.round(places))[~cells.lacking].any()
-        )
-        if not whole:
-            raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
+        places = _places(field, cells, place, unseen)
+        return torch.from_numpy(np.where(np.isnan(places), -1, places).astype(np.int64))
+    places = cells.values
+    whole = (
+        isinstance(places, np.ndarray) and not (places != np.round(places))[~cells.lacking].any()
+    )
+    if not whole:
+        raise expected("label", f"words or whole numbers in {field.name}", str(field.kind))
     return torch.from_numpy(np.where(cells.lacking, -1, places).astype(np.int64))
 
 

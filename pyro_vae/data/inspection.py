@@ -5,13 +5,14 @@ from __future__ import annotations
 import dataclasses
 import hashlib
 from collections import Counter
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from torch import Tensor
 
-from pyro_vae.data.dataset import SPLITS, Dataset
+from pyro_vae.data.dataset import SPLITS, Dataset, Split
 
-__all__ = ["DataReport", "inspect"]
+__all__ = ["DataReport", "copies", "inspect"]
 
 _CLOSE = 0.5  # of the distance of random pairs
 
@@ -37,6 +38,7 @@ class DataReport:
             pairs are, see :func:`pyro_vae.data.splitting.step_in_order`.
         columns: Of a table, the kind of each column and why.
         warnings: What was decided while a table was read.
+        names: Of the columns of x, where they have names.
     """
 
     name: str
@@ -53,6 +55,7 @@ class DataReport:
     step: float
     columns: dict[str, str] = dataclasses.field(default_factory=dict)
     warnings: tuple[str, ...] = ()
+    names: tuple[str, ...] = ()
 
     def summary(self) -> dict[str, Any]:
         """Returns it ready for JSON."""
@@ -72,7 +75,9 @@ class DataReport:
                 line += f", {len(self.classes[split])} classes"
             lines.append(line)
         if self.num_constant:
-            where = ", ".join(str(list(index)) for index in self.constant)
+            where = ", ".join(
+                self.names[index[0]] if self.names else str(list(index)) for index in self.constant
+            )
             more = ", ..." if self.num_constant > len(self.constant) else ""
             lines.append(f"  {self.num_constant} features are constant in training: {where}{more}")
         for split, count in self.duplicates.items():
@@ -87,7 +92,7 @@ class DataReport:
             lines.append(
                 f"  neighbours in order are {self.step:.2g} times as far apart as random pairs: of "
                 "a time series, --split blocks keeps near-copies out of the test set; of groups, "
-                "--split 'column NAME'"
+                "--group COLUMN"
             )
         lines += [f"  {name}: {what}" for name, what in self.columns.items()]
         lines += [f"  {warning}" for warning in self.warnings]
@@ -119,7 +124,6 @@ def inspect(data: Dataset) -> DataReport:
     seen = {split: x[~x.isnan()] for split, x in filled.items()}
     still = (data.train == data.train[:1]).all(0).nonzero()
     rows = {split: _digests(x) for split, x in splits.items()}
-    known = set(rows["train"])
     counts = {split: Counter(each) for split, each in rows.items()}
     return DataReport(
         name=data.name,
@@ -135,7 +139,7 @@ def inspect(data: Dataset) -> DataReport:
         constant=[tuple(index) for index in still[:10].tolist()],
         num_constant=len(still),
         duplicates={s: sum(n for n in each.values() if n > 1) for s, each in counts.items()},
-        in_train={s: sum(row in known for row in rows[s]) for s in SPLITS if s != "train"},
+        in_train=_copies(rows),
         classes={
             split: dict(sorted(Counter(labels.tolist()).items()))
             for split, labels in data.labels.items()
@@ -147,7 +151,25 @@ def inspect(data: Dataset) -> DataReport:
             for each in data.schema or ()
         },
         warnings=data.schema.warnings if data.schema else (),
+        names=tuple(data.names) if len(data.names) == data.event_shape.numel() else (),
     )
+
+
+def copies(data: Dataset) -> dict[str, int]:
+    """Returns how many observations of the other splits a training observation equals.
+
+    Example:
+        >>> import torch
+        >>> from pyro_vae.data import load
+        >>> copies(load(torch.ones(20, 3)))
+        {'validation': 2, 'test': 2}
+    """
+    return _copies({split: _digests(data.split(split)) for split in SPLITS})
+
+
+def _copies(rows: Mapping[Split, Sequence[bytes]]) -> dict[str, int]:
+    known = set(rows["train"])
+    return {s: sum(row in known for row in rows[s]) for s in SPLITS if s != "train"}
 
 
 def _digests(x: Tensor) -> list[bytes]:

@@ -10,28 +10,41 @@ from dataclasses import replace
 from pathlib import Path
 from typing import Any, get_args
 
-import numpy as np
-import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vae._errors import check_seed, expected, unknown_name
-from pyro_vae.data.columns import Column, columns_by_name
+from pyro_vae.data.columns import columns_by_name
 from pyro_vae.data.containers import Asked, from_container
 from pyro_vae.data.containers.tables import index_of
 from pyro_vae.data.dataset import SPLITS, Binarize, Dataset, Split
-from pyro_vae.data.frames import NUMBERS, Table, from_frame, is_frame
+from pyro_vae.data.encoding import Unseen
+from pyro_vae.data.frames import NUMBERS, Table, as_table, from_frame, is_frame
+from pyro_vae.data.likeness import (
+    as_known,
+    check_alone,
+    check_unseen,
+    in_classes,
+    in_order,
+    in_words,
+    reading_like,
+)
 from pyro_vae.data.named import NAMES, read_named
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
-from pyro_vae.data.raw import Raw, as_labels, as_values, with_columns
+from pyro_vae.data.raw import Raw, as_labels, as_values, no_data, with_columns
 from pyro_vae.data.readers import SUFFIXES, Reading, read_file
 from pyro_vae.data.readers.csv_files import Compression
 from pyro_vae.data.readers.first_rows import Header
 from pyro_vae.data.rows import Numbers
 from pyro_vae.data.schema import Schema, SchemaLike
-from pyro_vae.data.splitting import HeldOut, group_column, held_out, step_in_order
+from pyro_vae.data.serving import beside, served
+from pyro_vae.data.splitting import HeldOut, held_out, split_column, step_in_order
 
 ROOT = Path("~/.cache/pyro-vae")
+# Options that new data are loaded by, too.
+_KEPT = (
+    "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
+    "resize", "rescale",
+)  # fmt: skip
 
 log = logging.getLogger("pyro_vae")
 _NAMED = 6  # columns that are left out, in a line
@@ -70,6 +83,8 @@ def load(
     rescale: bool = False,
     seed: int = 0,
     download: bool = True,
+    like: Dataset | None = None,
+    unseen: Unseen = "refuse",
 ) -> Dataset:
     """Load a named set, an array, a container or a file as a `Dataset` of float32 tensors.
 
@@ -101,10 +116,11 @@ def load(
             container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
             or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
-            `.xlsx` file, or of a folder of images. An `.npz` or `.h5` file holds its splits under
-            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
-            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
-            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
+            `.xlsx` file, or of a `.zarr` folder or one of images. An `.npz`, `.h5` or `.zarr` file
+            holds its splits under `train`, `validation` (or `valid`) and `test`, or one array under
+            `x`, `data` or its only key; labels may be under `y` or `labels`, which entries are
+            observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
+            else there is, is refused.
             Folders in a folder of images are classes. A table holds numbers, words, truth values or
             dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
@@ -130,8 +146,10 @@ def load(
             observed, instead of an error; :attr:`Dataset.mask` then marks where there is one.
         split: How rows are held out where the source has no such split: ``random``; ``blocks``,
             the last rows for the test and those before them for validation, of data in the order of
-            time, whose neighbours are near-copies; or ``column NAME``, by the groups of a column,
-            which is then no part of x: rows of a group are in one split.
+            time, whose neighbours are near-copies; ``column NAME``, by the groups of a column: rows
+            of a group are in one split; or ``time NAME``, by the numbers or dates of a column: the
+            test rows are later than those for validation, and these than those for training. Such a
+            column is no part of x.
         words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
@@ -160,18 +178,32 @@ def load(
         rescale: Whether integer levels 0 to 255 are divided by the top level, to be from 0 to 1.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
+        like: Data that a model was fitted to, and these are new ones of the same kind: they are
+            read as those were, by the same schema, with columns by name in any order, conditions,
+            size factors and covariates in the same units, and all are the test set, unless they
+            bring splits of their own. A column that is not there is unobserved where entries may be
+            missing, else refused. All other options but those of reading are those of that data.
+        unseen: Whether a level that the data `like` which these are do not have is refused, or
+            taken for ``missing``.
 
     Raises:
         ValueError: If the name is unknown, files are missing and cannot be downloaded, values are
             not finite numbers of the right shape, or an option does not fit the source.
 
     Example:
+        >>> import torch
         >>> data = load("digits")
         >>> data.test.shape, data.support
         (torch.Size([360, 1, 8, 8]), Boolean())
         >>> load(torch.randn(100, 3), validation=0.2)
         Dataset('array', train=70, validation=20, test=10, event_shape=(3,), binarize='none')
     """
+    given = dict(locals())
+    check_unseen(unseen, like)
+    if like is not None:
+        check_alone(load, given)
+        how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
+        return _load_like(data, like, reading_like(how, like), unseen, root, download, seed)
     if binarize is not None and binarize not in get_args(Binarize):
         raise unknown_name("binarize", binarize, get_args(Binarize))
     if levels and binarize not in (None, "none"):
@@ -179,8 +211,8 @@ def load(
     seed = check_seed("seed", seed)
     known = columns_by_name("covariates", covariates)
     wanted = _columns(cond, size_factor, known)
-    if (group := group_column(split)) is not None:
-        wanted["split"] = [group]
+    if (by := split_column(split)) is not None:
+        wanted[by[0]] = [by[1]]
     if isinstance(labels, str):
         label, labels = labels, None
     how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
@@ -200,13 +232,53 @@ def load(
     top = raw.top if raw.top is not None and not levels else 1
     rows = held_out(raw, split, seed)
     parts = _split(raw, {"validation": validation, "test": test}, rows)
-    served = _served(raw, parts, top, binarize, missing, seed)
-    if group is not None:
-        raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != group})
-    beside = _beside(raw, parts, size_factor, known)
-    return Dataset(
-        name=name, source=source, step=step_in_order(raw), schema=raw.schema, **served, **beside
-    )
+    served_as = served(raw, parts, top, binarize, missing, seed)
+    if by is not None:
+        raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != by[1]})
+    found = beside(raw, parts, size_factor, known)
+    served_as |= {"step": step_in_order(raw), "schema": raw.schema, "classes": tuple(raw.classes)}
+    options = {name: given[name] for name in _KEPT} | {"label": label} | how.given()
+    return Dataset(name=name, source=source, options=options, **served_as, **found)
+
+
+def _load_like(
+    data: Any,
+    like: Dataset,
+    how: Reading,
+    unseen: Unseen,
+    root: str | os.PathLike[str] | None,
+    download: bool,
+    seed: int,
+) -> Dataset:
+    """New data as others were loaded, see `like` of :func:`load`."""
+    own = dict.fromkeys(_KEPT) | {"cond": "", "label": None} | dict(like.options)
+    known = columns_by_name("covariates", own["covariates"])
+    wanted = _columns(own["cond"] or "", own["size_factor"], known)
+    missing = bool(own["missing"])
+    aside = tuple(each for names in wanted.values() for each in names)
+    others = (own["label"], own["key"], own["layers"], size_of(own["resize"]))
+    columns: dict[str, Any] = {"schema": NUMBERS, "words": own["words"] or ()}
+    if like.schema is not None:
+        columns = {"schema": like.schema}
+    try:
+        asked = Asked("data", missing, aside, *others)
+        raw, name, source = _read(data, root, download, how, wanted, columns, asked, like, unseen)
+    except ValueError as error:
+        raise in_words(error, like) from None
+    raw = in_order(in_layout(with_columns(raw, wanted), own["layout"]), like)
+    raw = in_classes(raw, like)
+    raw = replace(raw, top=top_of(raw)) if own["rescale"] else raw
+    top = raw.top if raw.top is not None and not own["levels"] else 1
+    of: dict[Split, Split] = {split: split for split in raw.splits}
+    of = {"test": "train"} if set(of) == {"train"} else of
+    parts: dict[Split, tuple[Split, Tensor | slice]] = {
+        split: (of[split], slice(None)) if split in of else ("train", slice(0, 0))
+        for split in SPLITS
+    }
+    served_as = served(raw, parts, top, like.binarize, missing, seed) | {"support": like.support}
+    found = beside(raw, parts, own["size_factor"], known, like)
+    return Dataset(name=name, source=source, schema=like.schema, options=own, classes=like.classes,
+                   **served_as, **found)  # fmt: skip
 
 
 def _columns(
@@ -225,91 +297,8 @@ def _with_labels(raw: Raw, labels: Numbers | None) -> Raw:
         return raw
     if raw.top is not None or set(raw.splits) != {"train"}:
         raise expected("labels", "None where the data bring their own splits", labels)
-    return replace(raw, labels={"train": as_labels(labels, len(raw.splits["train"]))})
-
-
-def _served(
-    raw: Raw,
-    parts: Mapping[Split, tuple[Split, Tensor | slice]],
-    top: int,
-    binarize: Binarize,
-    missing: bool,
-    seed: int,
-) -> dict[str, Any]:
-    """Each split of x as it is served, its labels and its mask, and what describes them."""
-    splits = {split: raw.splits[of][rows].contiguous() for split, (of, rows) in parts.items()}
-    splits = {split: x / top if top > 1 else x.float() for split, x in splits.items()}
-    if binarize != "none":
-        splits = _binarized(splits, binarize, seed)
-    mask: dict[str, Tensor] = {split: ~x.isnan() for split, x in splits.items()} if missing else {}
-    labels = {
-        split: raw.labels[of][rows] if of in raw.labels else None
-        for split, (of, rows) in parts.items()
-    }
-    return {
-        "train": splits["train"],
-        "validation": splits["validation"],
-        "test": splits["test"],
-        "labels": labels,
-        "support": constraints.boolean if binarize != "none" else _support(splits),
-        "binarize": binarize,
-        "transform": f"x / {top}" if top > 1 and binarize == "none" else "none",
-        "names": raw.names,
-        "dims": raw.dims,
-        "coords": raw.coords,
-        "index": {
-            split: raw.index[of][rows if isinstance(rows, slice) else rows.numpy()]
-            for split, (of, rows) in parts.items()
-            if of in raw.index
-        },
-        "mask": {} if all(bool(seen.all()) for seen in mask.values()) else mask,
-    }
-
-
-def _beside(
-    raw: Raw,
-    parts: Mapping[Split, tuple[Split, Tensor | slice]],
-    size_factor: str | None,
-    covariates: Mapping[str, str],
-) -> dict[str, Any]:
-    """Conditions and covariates of each split, of the columns beside x."""
-    found: dict[str, Any] = {}
-    values = {
-        name: {split: column[of][rows] for split, (of, rows) in parts.items()}
-        for name, column in raw.columns.items()
-    }
-    names = [name for name in values if name not in (size_factor, *covariates.values())]
-    if names:
-        found["columns"] = columns = [
-            Column.of(
-                name,
-                values[name]["train"],
-                torch.cat(list(values[name].values())),
-                raw.words.get(name, ()),
-            )
-            for name in names
-        ]
-        found["cond"] = {
-            split: torch.cat([each.encode(values[each.name][split]) for each in columns], 1)
-            for split in parts
-        }
-    if size_factor is not None:
-        sizes = values[size_factor]
-        lowest = min(float(size.min()) for size in sizes.values() if len(size))
-        if lowest <= 0:
-            raise expected("size_factor", f"positive numbers in {size_factor}", lowest)
-        found["size_unit"] = unit = float(sizes["train"].double().mean())
-        found["covariates"] = {
-            split: {"size_factor": (size / unit).float()} for split, size in sizes.items()
-        }
-    if covariates:
-        sized = found.get("covariates", {})
-        found["covariates"] = {
-            split: sized.get(split, {})
-            | {name: values[column][split].float() for name, column in covariates.items()}
-            for split in parts
-        }
-    return found
+    own: dict[Split, Tensor] = {"train": as_labels(labels, len(raw.splits["train"]))}
+    return replace(raw, labels=own, classes=())
 
 
 def _read(
@@ -320,13 +309,16 @@ def _read(
     wanted: Mapping[str, Sequence[str]],
     columns: Mapping[str, Any],
     asked: Asked,
+    like: Dataset | None = None,
+    unseen: Unseen = "refuse",
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     name, source = "array", None
     if isinstance(data, str) and data in NAMES:
         folder = Path(ROOT if root is None else root).expanduser()
-        _refuse(how, columns)
-        _refuse_arrays(asked)
+        if like is None:
+            _refuse(how, columns)
+            _refuse_arrays(asked)
         return read_named(data, folder, download), data, data
     if isinstance(data, str | os.PathLike):
         path = Path(data).expanduser()
@@ -335,10 +327,13 @@ def _read(
         data, name, source = read_file(path, how, asked), path.name, str(path.resolve())
     elif (found := from_container(data, asked)) is not None:
         data = found
-    else:
+    elif like is None:
         _refuse_arrays(asked)
     if isinstance(data, Table) or is_frame(data):
-        raw = from_frame(data, wanted=wanted, missing=asked.missing, **columns)
+        table = as_table(data) if like is None else as_known(as_table(data), like, wanted)
+        missing = asked.missing
+        keep = source is None
+        raw = from_frame(table, wanted=wanted, missing=missing, unseen=unseen, keep=keep, **columns)
         if raw.schema is not None and not isinstance(columns["schema"], Schema):
             _report(raw.schema)
         if source is None:
@@ -347,12 +342,14 @@ def _read(
             raw = replace(raw, index={"train": index})
         return raw, name, source
     if isinstance(data, Raw):
-        _refuse(how, {**columns, "label": None})
+        if like is None:
+            _refuse(how, {**columns, "label": None})
         return data, name, source
-    _refuse(how, columns)
+    if like is None:
+        _refuse(how, columns)
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=asked.missing)}), name, source
-    raise expected("data", "a known name, a path, an array or a tensor", data)
+    raise no_data(data)
 
 
 def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
@@ -405,32 +402,3 @@ def _split(
         raise expected("data", "enough data to leave some for training (see `test`)", size)
     parts["train"] = "train", rows.take(len(rows.left)) if len(rows.left) < size else slice(None)
     return {split: parts[split] for split in SPLITS}
-
-
-def _binarized(
-    splits: Mapping[Split, Tensor], binarize: Binarize, seed: int
-) -> dict[Split, Tensor]:
-    """Grey values in [0, 1] as 0 and 1, but for training data to be drawn afresh in each batch."""
-    for x in splits.values():
-        seen = x[~x.isnan()]
-        if len(seen) and not (seen.min() >= 0 and seen.max() <= 1):
-            bounds = [seen.min().item(), seen.max().item()]
-            error = expected("data", "values in [0, 1] to be made binary", bounds)
-            raise ValueError(f"{error}; `rescale` (--rescale) divides levels by 255")
-    if binarize == "threshold":
-        return {split: (x > 0.5).float().where(~x.isnan(), x) for split, x in splits.items()}
-    drawn = dict(splits)
-    for split in ("validation", "test"):
-        x = splits[split]
-        uniform = np.random.RandomState([seed, SPLITS.index(split)]).random_sample(tuple(x.shape))
-        drawn[split] = (torch.from_numpy(uniform).to(x.device) < x).float().where(~x.isnan(), x)
-    return drawn
-
-
-def _support(splits: Mapping[Split, Tensor]) -> constraints.Constraint:
-    """The narrowest support, of those that likelihoods of discrete or bounded data have."""
-    candidates = (constraints.boolean, constraints.nonnegative_integer, constraints.unit_interval)
-    for support in candidates:
-        if all((support.check(x) | x.isnan()).all() for x in splits.values()):
-            return support
-    return constraints.real

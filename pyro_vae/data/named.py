@@ -28,6 +28,8 @@ from pyro_vae.data.raw import Raw
 from pyro_vae.data.readers.numpy_files import arrays_of
 
 _AMAT = "http://www.cs.toronto.edu/~larocheh/public/datasets/binarized_mnist"
+_CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Shirt", "Sneaker",
+            "Bag", "Ankle boot")  # fmt: skip
 _TIMEOUT = 30.0  # seconds; torchvision opens its addresses without one
 _BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error)
 _DIGIT = ("digit", "label")
@@ -93,6 +95,7 @@ def _mnist_like(
     validation: int = 10_000,
     transposed: bool = False,
     options: Mapping[str, str] | None = None,
+    classes: Sequence[str] = (),
 ) -> Raw:
     """A set in MNIST's file format; the last `validation` training images are held out."""
     from torchvision import datasets
@@ -123,6 +126,7 @@ def _mnist_like(
         label_names=_DIGIT if name == "mnist" else ("label",),
         top=255,
         binarize=True,
+        classes=classes,
     )
 
 
@@ -190,6 +194,7 @@ def _cifar10(root: Path, download: bool) -> Raw:
         splits={k: torch.from_numpy(s.data).movedim(-1, 1) for k, s in _pair(train, test)},
         labels={k: torch.tensor(s.targets) for k, s in _pair(train, test)},
         top=255,
+        classes=tuple(getattr(train, "classes", ())),
     )
 
 
@@ -263,7 +268,9 @@ def _read_amat(path: Path) -> np.ndarray:
 _READERS: Mapping[str, Callable[[Path, bool], Raw]] = {
     "digits": _digits,
     "mnist": partial(_mnist_like, name="mnist", torch_name="MNIST"),
-    "fashion_mnist": partial(_mnist_like, name="fashion_mnist", torch_name="FashionMNIST"),
+    "fashion_mnist": partial(
+        _mnist_like, name="fashion_mnist", torch_name="FashionMNIST", classes=_CLOTHES
+    ),
     "kmnist": partial(_mnist_like, name="kmnist", torch_name="KMNIST"),
     "emnist": partial(
         _mnist_like,

@@ -128,6 +128,8 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
     if layout is not None and layout not in get_args(Layout):
         raise unknown_name("layout", layout, get_args(Layout))
     shape = tuple(raw.splits["train"].shape[1:])
+    if raw.image and layout is not None:
+        raise expected("layout", "None with pictures, whose channels are known", layout)
     if raw.image:
         return raw
     if layout in ("channels-last", "no-channels") and len(shape) != 2 + (layout != "no-channels"):

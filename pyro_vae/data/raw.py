@@ -3,19 +3,21 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.schema import Schema
 
 _EXACT = 2**24  # float32 holds every smaller integer
+_PIECE = 2**18  # entries that are checked at once
 _FEWEST = 64  # different numbers, between the smallest and the largest of an entry
 # What an error about an entry that is not there suggests.
 MISSING = "; `missing` (--missing) takes it for an entry that nobody observed"
@@ -45,6 +47,7 @@ class Raw:
         image: Whether x are images, channels first, whatever their sizes.
         aside: Columns that are no part of x and may be asked for, as those of ``columns``.
         schema: What the columns of a table are; None for what is no table.
+        classes: What the labels 0, 1, ... are called, where they have names.
     """
 
     splits: Mapping[Split, Tensor]
@@ -65,6 +68,7 @@ class Raw:
     image: bool = False
     aside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
     schema: Schema | None = None
+    classes: Sequence[str] = ()
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:
@@ -141,7 +145,9 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         hint = "" if array.dtype != object else "; `.astype(float)` makes numbers of objects"
         raise ValueError(f"{error}{hint}")
     if array.ndim < 2:
-        raise expected("data", f"at least two dimensions (data by event){of}", array)
+        error = expected("data", f"at least two dimensions (data by event){of}", array)
+        hint = "; `x[:, None]` makes each number an observation" if array.ndim == 1 else ""
+        raise ValueError(f"{error}{hint}")
     if 0 in array.shape:
         raise expected("data", f"at least one observation with at least one entry{of}", array)
     if isinstance(array, Tensor):
@@ -162,6 +168,19 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
     if not _is_floating(array) and values.abs().max() >= _EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
+
+
+def no_data(x: object) -> ValueError:
+    """Returns the error about what is no data, with the way to some where there is one."""
+    way = ""
+    if isinstance(x, Mapping):
+        way = "; `pd.DataFrame(data)` makes a table of columns"
+    elif isinstance(x, bytes | bytearray | memoryview):
+        way = "; `np.frombuffer(data, np.uint8).reshape(N, ...)` makes an array of bytes"
+    elif isinstance(x, Iterator):
+        way = "; `list(data)` makes rows of what it yields"
+    error = expected("data", "a known name, a path, an array or a tensor", x)
+    return ValueError(f"{error}{way}")
 
 
 def refuse_unreadable(x: Tensor, argument: str) -> None:
@@ -196,6 +215,24 @@ def _check_apart(array: np.ndarray, of: str) -> None:
             f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
         )
         raise expected("data", what, float(high[where]))
+
+
+def holds(support: Constraint, x: Tensor) -> bool:
+    """Returns whether all entries that are there are in the support of an entry.
+
+    They are looked at in pieces, up to the first that is not.
+
+    Args:
+        support: One that has no dimensions of an event.
+        x: Shape ``(N, *event_shape)``, NaN where an entry is missing.
+
+    Example:
+        >>> from torch.distributions import constraints
+        >>> holds(constraints.boolean, torch.tensor([[0.0, math.nan], [1.0, 0.0]]))
+        True
+    """
+    rows = max(1, _PIECE // max(1, x[:1].numel()))
+    return all(bool((support.check(each) | each.isnan()).all()) for each in x.split(rows))
 
 
 def as_labels(y: Any, size: int) -> Tensor:

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import TreeSpec, tree_flatten, tree_map, tree_unflatten
 
+from pyro_vae._errors import expected
+from pyro_vae.data.axes import axes_of, keep_axes
 from pyro_vae.data.protocols import Container
 
 __all__ = [
@@ -23,6 +25,9 @@ __all__ = [
     "RowsLike",
     "given_of",
 ]
+
+NO_WEIGHTS = "none, as no objective takes weights of observations: each counts alike"
+"""What an error about weights says, which are never dropped in silence."""
 
 Numbers: TypeAlias = Tensor | np.ndarray | list[Any] | Container
 """What becomes a tensor: one, an array, a list of numbers or of lists of them, or a container."""
@@ -112,7 +117,10 @@ class Rows:
     def to(self, device: torch.device | str) -> Rows:
         """Returns the same rows on a device."""
         moved = tree_map(lambda each: each.to(device), dict(self.given))
-        return Rows(self.x.to(device), cast(Given, moved))
+        x = self.x.to(device)
+        if x is not self.x:
+            keep_axes(x, axes_of(self.x))
+        return Rows(x, cast(Given, moved))
 
     def without(self, *names: str) -> Rows:
         """Returns the rows without some of what goes with them."""
@@ -155,7 +163,10 @@ def given_of(values: Mapping[str, Any]) -> Given:
 
     Raises:
         TypeError: If a name is none of :class:`Given`.
+        ValueError: If there are weights.
     """
+    if values.get("weights") is not None:
+        raise expected("weights", NO_WEIGHTS, values["weights"])
     if unknown := values.keys() - Given.__optional_keys__:
         raise TypeError(f"got an unexpected keyword argument '{min(unknown)}'")
     present = {

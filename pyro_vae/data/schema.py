@@ -33,6 +33,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 import yaml
 
 from pyro_vae._errors import expected, is_number, unknown_name
+from pyro_vae.data.rows import NO_WEIGHTS
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -44,7 +45,7 @@ Kind = Literal[
     "real", "positive", "count", "proportion", "binary", "category", "ordinal", "angle", "time",
     "id", "ignore",
 ]  # fmt: skip
-Role = Literal["", "label", "condition", "size factor", "covariate", "weight", "group"]
+Role = Literal["", "label", "condition", "size factor", "covariate", "weight", "group", "time"]
 Level: TypeAlias = str | int | float | bool
 
 KINDS: tuple[Kind, ...] = get_args(Kind)
@@ -65,10 +66,13 @@ class Field:
         levels: What the numbers 0, 1, ... of x stand for; empty where x holds numbers.
         offset: What is subtracted from its numbers before float32 holds them, in their unit.
         unit: Of an angle ``degrees`` or ``radians``; of a time the pandas alias of what its days
-            are rounded to when they become dates again; empty for numbers as they are.
+            are rounded to when they become dates again; of other numbers what they are measured in,
+            as axes have it; empty if that is not known.
         format: How its dates are written, as for ``strptime``; empty if they are no text.
         start: Of an angle, the lowest number of its circle, in its unit.
         zone: The time zone of its times.
+        decimals: How many digits its numbers have after the decimal point, to which they are
+            rounded when they are decoded; -1 for numbers as float32 has them.
         role: What it is used for beside x; empty for a part of x.
         reason: What about its name or its values calls for its kind.
         warning: What a person should know about how it was read; empty for nothing.
@@ -90,6 +94,7 @@ class Field:
     format: str = ""
     start: float = 0.0
     zone: str = ""
+    decimals: int = -1
     role: Role = ""
     reason: str = ""
     warning: str = ""
@@ -244,7 +249,8 @@ class Schema:
         Args:
             x: Values as the model has them, shape ``(N, number of columns of x)``; NaN where an
                 entry is missing. Places between two levels become the nearer one.
-            means: Whether whole numbers and 0/1 are left between two of them, as means are.
+            means: Whether whole numbers, those with few decimals and 0/1 are left between two of
+                them, as means are.
 
         Raises:
             ValueError: If it has another shape.
@@ -376,8 +382,13 @@ def _checked(name: str, spec: object, argument: str = "schema") -> dict[str, Any
         elif key in ("offset", "start"):
             if not is_number(value):
                 raise expected(f"{argument}: {name}", f"a number for {key}", value)
+        elif key == "decimals":
+            if not isinstance(value, int) or isinstance(value, bool) or value < -1:
+                raise expected(f"{argument}: {name}", "a whole number from -1 for decimals", value)
         elif not isinstance(value, str):
             raise expected(f"{argument}: {name}", f"a text for {key}", value)
+    if given.get("kind") == "weight":
+        raise expected(f"{argument}: {name}", f"{NO_WEIGHTS} (--drop {name})", "weight")
     if "kind" in given and given["kind"] not in KINDS:
         raise unknown_name(f"{argument}: {name}", given["kind"], KINDS)
     return given

@@ -1,4 +1,4 @@
-"""Which rows are held out: at random, the last ones, or whole groups."""
+"""Which rows are held out: at random, the last ones, whole groups, or those of later times."""
 
 from __future__ import annotations
 
@@ -9,9 +9,9 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.data.raw import Raw
 
-__all__ = ["HeldOut", "group_column", "held_out", "step_in_order"]
+__all__ = ["HeldOut", "held_out", "split_column", "step_in_order"]
 
-_COLUMN = "column "
+_OPTIONS = {"column": "split", "time": "time"}
 _LOOKED_AT = 2000  # pairs of rows
 
 
@@ -42,16 +42,25 @@ class HeldOut:
         return taken.sort().values if self._in_order else taken
 
 
-def group_column(split: str) -> str | None:
-    """Returns the column whose groups stay together, of ``column NAME``.
+def split_column(split: str) -> tuple[str, str] | None:
+    """Returns what rows are held out by, of ``column NAME`` and ``time NAME``.
+
+    Returns:
+        The option that asks for a column beside x, ``split`` for groups and ``time`` for times,
+        and its name; None if rows are held out by themselves.
 
     Raises:
         ValueError: If it is no way to split rows.
+
+    Example:
+        >>> split_column("column patient"), split_column("time visit"), split_column("random")
+        (('split', 'patient'), ('time', 'visit'), None)
     """
-    if isinstance(split, str) and split.startswith(_COLUMN) and split[len(_COLUMN) :].strip():
-        return split[len(_COLUMN) :].strip()
+    how, _, name = split.partition(" ") if isinstance(split, str) else ("", "", "")
+    if how in _OPTIONS and name.strip():
+        return _OPTIONS[how], name.strip()
     if split not in ("random", "blocks"):
-        raise expected("split", "random, blocks or `column NAME`", split)
+        raise expected("split", "random, blocks, `column NAME` or `time NAME`", split)
     return None
 
 
@@ -59,8 +68,8 @@ def held_out(raw: Raw, split: str, seed: int) -> HeldOut:
     """Returns what hands out the rows of a source.
 
     Args:
-        raw: The source, with the column of groups beside it.
-        split: ``random``, ``blocks`` or ``column NAME``.
+        raw: The source, with the column of groups or of times beside it.
+        split: ``random``, ``blocks``, ``column NAME`` or ``time NAME``.
         seed: Of the order of rows or groups.
 
     Raises:
@@ -73,9 +82,12 @@ def held_out(raw: Raw, split: str, seed: int) -> HeldOut:
         return HeldOut(torch.arange(size).flip(0), in_order=True)
     # NumPy promises that this generator's stream never changes, so that fingerprints last.
     random = np.random.RandomState(seed)
-    if (name := group_column(split)) is None:
+    if (by := split_column(split)) is None:
         return HeldOut(torch.from_numpy(random.permutation(size)))
+    option, name = by
     groups = raw.columns[name]["train"].unique(return_inverse=True)[1]
+    if option == "time":  # the latest first, and rows of one time together
+        return HeldOut((-groups).argsort(stable=True), groups, in_order=True)
     place = torch.from_numpy(random.permutation(int(groups.max()) + 1))
     return HeldOut(place[groups].argsort(stable=True), groups)
 

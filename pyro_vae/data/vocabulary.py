@@ -3,9 +3,17 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 
-__all__ = ["MISSING_WORDS", "MISSING_WORDS_OF_NUMBERS", "evidence", "in_order", "parts_of_name"]
+__all__ = [
+    "MISSING_WORDS",
+    "MISSING_WORDS_OF_NUMBERS",
+    "evidence",
+    "has_id",
+    "in_order",
+    "is_logarithm",
+    "parts_of_name",
+]
 
 MISSING_WORDS = ("", "NA", "na", "Na", "nA", "NaN", "nan", "NAN", "Nan", "<NA>")
 """What is a missing entry wherever it stands, as it always was."""
@@ -14,40 +22,57 @@ MISSING_WORDS_OF_NUMBERS = ("?", "null", "n/a", "#n/a", "-", "--", ".", "none", 
 """What, in small letters, can be nothing else among numbers."""
 
 _OF_NAMES: Mapping[str, str] = {
-    "id": "id ids uid uuid guid key index idx rownames rowname rowid rownum unnamed ssn isbn iban "
-    "email url phone barcode sku name names surname firstname lastname ticket filename",
+    "id": "id ids uid uuid guid key index idx rownames rowname rowid rownum unnamed ssn isbn "
+    "iban email url phone barcode sku name names surname firstname lastname ticket filename obs "
+    "case caseid idno idnum patient patid participant respondent student nr",
     "time": "date datetime timestamp year yr years_of epoch created updated yearbuilt built",
     "angle": "angle bearing heading azimuth azm phase theta phi psi winddir direction dir aspect "
     "hue dihedral orientation wd",
     "proportion": "proportion prop share fraction frac probability prob likelihood percentile",
     "real": "temp temperature tmp tmin tmax tmean tavg atemp dewpoint celsius fahrenheit lat lon "
     "lng long latitude longitude ph log ln logit zscore z diff difference change delta anomaly "
-    "return returns residual balance elevation altitude pc iq utc",
-    "count": "count counts cnt num number nr nof qty quantity visits visitors children kids "
+    "return returns residual balance elevation altitude iq utc score scores test exam gpa sat "
+    "verbal math reading attitude cor corr correlation cov covariance polity coord easting "
+    "northing growth",
+    "count": "count counts cnt num number nof qty quantity visits visitors children kids "
     "siblings sibsp parch births deaths cases clicks views goals accidents bedrooms bathrooms "
     "rooms beds baths doors cylinders cyl gears gear carb carburetors calls orders purchases "
     "members registered casual users riders rentals hits votes reviews likes followers "
     "pregnancies population people persons events claims admissions arrests trips employees "
     "students citations papers articles publications words letters pages tokens floors stories "
-    "dependents parity awards wins losses assists rebounds rings",
-    "positive": "age income salary wage wages earnings pay price cost fare fee amount amt revenue "
-    "sales sale profit loan debt tax premium charges charge budget expense expenses weight wt "
-    "mass height length width breadth depth thickness diameter radius perimeter area size sqft "
-    "volume displacement disp engine duration time minutes seconds hours days months years tenure "
-    "distance dist mileage miles km speed velocity horsepower hp power wattage mpg qsec "
-    "acceleration pressure bp trestbps chol cholesterol glucose insulin bmi triceps carat gdp "
-    "calories sodium sugar sugars fat protein fiber carbs vitamins dose concentration density "
-    "intensity frequency rate thalach consumption energy rainfall precipitation rain snow wind "
-    "windspeed humidity gain loss hours_per_week fnlwgt value worth turnover capital",
+    "dependents parity awards wins losses assists rebounds rings freq frequency fatalities "
+    "injuries injured wounded killed incidents offenses crimes homicides murders suicides "
+    "failures errors defects docvis cigs cigarettes npreg nkids bdrms runs walks rbi doubles "
+    "triples homeruns saves seeds eggs flowers colonies insects tickets apps applications enroll "
+    "enrollment pop",
+    "positive": "age income salary wage wages earnings pay price cost fare fee amount amt "
+    "revenue sales sale profit loan debt tax premium charges charge budget expense expenses "
+    "weight wt mass height length width breadth depth thickness diameter radius perimeter area "
+    "size sqft volume displacement disp engine duration time minutes seconds hours days months "
+    "years tenure distance dist mileage miles km speed velocity horsepower hp power wattage mpg "
+    "qsec acceleration pressure bp trestbps chol cholesterol glucose insulin bmi triceps carat "
+    "gdp calories sodium sugar sugars fat protein fiber carbs vitamins dose concentration density "
+    "intensity rate thalach consumption energy rainfall precipitation rain snow wind windspeed "
+    "humidity gain loss hours_per_week fnlwgt value worth turnover capital dbh ht hgt wgt bwt lwt "
+    "glu len conc gnp cpi unem unemp unemployment output labor labour yield exper experience los "
+    "gestation skin skull tail wing chest waist hip kwh voltage current strength load force "
+    "lifetime futime stime waiting ratio crime poverty",
     "ordinal": "rating rank quality grade level stage severity satisfaction likert mood agree "
-    "agreement education edu degree priority importance stars tier pclass frequency_of size_class "
-    "month mnth weekday dayofweek dow hour hr quarter condition cond overallqual score_class",
+    "agreement degree priority importance stars tier pclass frequency_of size_class weekday "
+    "dayofweek dow hour hr quarter condition cond overallqual score_class month mnth",
     "category": "code type class cls kind category cat group cluster region zip zipcode postcode "
-    "postal state country city species target label sex gender race ethnicity color colour job "
+    "postal state country species target label sex gender race ethnicity color colour job "
     "occupation department dept origin season weather weathersit brand model_name district cp "
-    "restecg thal diagnosis",
+    "restecg thal diagnosis plot block site tree replicate rep litter brood batch lot pool farm "
+    "firm county treatment treat trt diet variety genotype strain method machine operator rater "
+    "judge team status station subject subj",
+    "step": "day week wk wave period round trial session visit occasion episode",
+    "schooling": "education educ edu schooling motheduc fatheduc",
 }  # fmt: skip
 _KIND_OF = {word: kind for kind, words in _OF_NAMES.items() for word in words.split()}
+_SHORTEST = 2  # letters of a name
+_HEADS = ("category", "step", "ordinal")  # kinds that the last word of a name alone speaks for
+_NO_IDS = "acid aid bid covid fluid grid humid kid lipid liquid mid paid rapid solid void wid"
 _COUNTING = {"num", "number", "n", "nr", "no", "count", "nof", "total", "cnt"}
 
 _SCALES: Sequence[Sequence[str]] = [
@@ -140,12 +165,15 @@ _SCALES: Sequence[Sequence[str]] = [
 # Letters alone are a scale only where a name says so: blood groups are letters, too.
 _NEED_NAME = {"a,b,c,d,e,f,g": ("grade", "rating", "class", "band", "mark"),
               "i,ii,iii,iv,v": ("stage", "class", "grade", "level", "type")}  # fmt: skip
+_AMOUNT = r"\d[\d,]*(?:\.\d+)?"
 _BAND = re.compile(
-    r"^\s*(?P<below>[<≤]=?|under |below |up to )?\s*\$?(?P<low>\d[\d,.]*)\s*[kK]?\s*"
-    r"(?:(?:-|–|to)\s*\$?(?P<high>\d[\d,.]*)\s*[kK]?)?(?P<above>\+| ?and over| ?or more)?"
-    r"\s*[a-zA-Z%$]*\s*$|^\s*(?P<over>[>≥]=?|over |above |more than )\s*\$?(?P<least>\d[\d,.]*)"
-    r"\s*[kK]?\s*[a-zA-Z%$]*\s*$"
-)  # fmt: skip
+    rf"^\s*(?P<below>[<≤]=?|under |below |up to )?\s*\$?(?P<low>{_AMOUNT})\s*[kK]?\s*"
+    rf"(?:(?P<to>-|–|to)\s*\$?(?P<high>{_AMOUNT})\s*[kK]?)?(?P<above>[+–-]| ?and over| ?or more)?"
+    rf"\s*(?P<unit>[a-zA-Z%$]*)\s*$|^\s*(?P<over>[>≥]=?|over |above |more than )\s*\$?"
+    rf"(?P<least>{_AMOUNT})\s*[kK]?\s*[a-zA-Z%$]*\s*$"
+)
+_NOTHING = re.compile(r"(none|no|never|nothing|do not|does not|did not|don't)\b.*")
+_MOST_BANDS = 25
 _FEWEST = 3  # levels of a scale
 
 
@@ -161,10 +189,11 @@ def parts_of_name(name: str) -> list[str]:
 
 
 def evidence(name: str) -> str:
-    """Returns the kind that the name of a column speaks for, if it speaks for one.
+    """Returns what the name of a column speaks for, if for anything.
 
-    The last word that says something counts, as it is what the others are about, but for words of
-    counting, which come first, and of the logarithm.
+    A kind, or ``step``, a place in a sequence of days or rounds, or ``schooling``, in years or
+    levels. The last word that says something counts, as it is what the others are about, but for
+    words of counting, which come first, and of the logarithm.
 
     Example:
         >>> evidence("birth_year"), evidence("customer_id"), evidence("num_rooms"), evidence("x3")
@@ -174,11 +203,45 @@ def evidence(name: str) -> str:
     if parts and parts[0] in _COUNTING and (len(parts) > 1 or parts[0] != "no"):
         # "number" alone counts things, "n" of one letter may be anything.
         return "count" if len(parts) > 1 or parts[0] in ("count", "cnt") else ""
-    if parts and parts[0] in ("log", "ln"):
+    if {"log", "ln", "log10", "logit"} & set(parts) or (parts[:1] == ["pc"] and len(parts) == 2):
         return "real"
     if "".join(parts) in _KIND_OF:
         return _KIND_OF["".join(parts)]
-    return next((_KIND_OF[part] for part in reversed(parts) if part in _KIND_OF), "")
+    words = [part for part in parts if not part.isdigit()]
+    known = [part for part in reversed(words) if part in _KIND_OF]
+    if not known:
+        return ""
+    found = _KIND_OF[known[0]]
+    # The season of a porch is no season, and the 42nd week of something no week.
+    if found in _HEADS and known[0] != words[-1] and "of" not in words:
+        return ""
+    return "" if found == "step" and len(words) < len(parts) else found
+
+
+def has_id(name: str) -> bool:
+    """Returns whether a name ends in an id that is no part of a word.
+
+    Example:
+        >>> has_id("schoolid"), has_id("paid"), has_id("id")
+        (True, False, False)
+    """
+    last = (parts_of_name(name) or [""])[-1]
+    return len(last) > 2 and last.endswith("id") and last not in _NO_IDS.split()
+
+
+def is_logarithm(name: str, others: Collection[str]) -> bool:
+    """Returns whether a name is that of an amount, or of another column, after an l.
+
+    Example:
+        >>> is_logarithm("lwage", []), is_logarithm("lavg", ["avg"]), is_logarithm("lake", [])
+        (True, True, False)
+    """
+    if name[:2] == "ln" and len(name) > _SHORTEST:
+        return True
+    rest = name[1:]
+    if name[:1] != "l" or len(rest) < _SHORTEST:
+        return False
+    return rest in others or _KIND_OF.get(rest) in ("positive", "count")
 
 
 def in_order(words: Sequence[str], name: str = "") -> list[str] | None:
@@ -191,25 +254,41 @@ def in_order(words: Sequence[str], name: str = "") -> list[str] | None:
         ['<18', '18-24', '25-34', '65+']
     """
     plain = {word: " ".join(word.lower().replace("_", " ").split()) for word in words}
-    if len(set(plain.values())) < max(len(words), _FEWEST):
+    if len(set(plain.values())) < len(words):
         return None
-    for scale in _SCALES:
+    for scale in _SCALES if len(words) >= _FEWEST else ():
         places = {level: at for at, level in enumerate(scale)}
         needed = _NEED_NAME.get(",".join(scale))
         if needed and not set(needed) & set(parts_of_name(name)):
             continue
         if all(each in places for each in plain.values()):
             return sorted(words, key=lambda word: places[plain[word]])
-    bands = {word: _BAND.match(word) for word in words}
-    if all(bands.values()) and any(not re.fullmatch(r"[\d.,\s]+", word) for word in words):
-        return sorted(words, key=lambda word: _edge(bands[word]))
-    return None
+    return _bands(words, plain)
 
 
-def _edge(band: re.Match[str] | None) -> tuple[float, float]:
+def _bands(words: Sequence[str], plain: Mapping[str, str]) -> list[str] | None:
+    """Bands of numbers in order, such as 0, 1, 2, 3+, below them one word for none of them."""
+    found = {word: _BAND.match(word) for word in words}
+    nothing = [word for word, band in found.items() if band is None]
+    bands = {word: band for word, band in found.items() if band is not None}
+    if len(words) > _MOST_BANDS or len(bands) < 2 or len(nothing) > 1:
+        return None
+    if nothing and not _NOTHING.fullmatch(plain[nothing[0]]):
+        return None
+    units = {band["unit"] for band in bands.values() if band["unit"]}
+    marks = ("below", "to", "above", "over")
+    marked = any(band[mark] for band in bands.values() for mark in marks)
+    # A letter after some of the numbers alone, as in 89A, makes codes of them.
+    if len(units) > 1 or not (marked or all(band["unit"] for band in bands.values())):
+        return None
+    if len(words) < _FEWEST and not all(any(b[mark] for mark in marks) for b in bands.values()):
+        return None
+    return nothing + sorted(bands, key=lambda word: _edge(bands[word]))
+
+
+def _edge(band: re.Match[str]) -> tuple[float, float]:
     """Where a band of numbers begins, to sort by."""
-    assert band is not None
     if band["over"] is not None:
-        return float(band["least"].replace(",", "").rstrip(".")), 1.0
-    low = float(band["low"].replace(",", "").rstrip("."))
+        return float(band["least"].replace(",", "")), 1.0
+    low = float(band["low"].replace(",", ""))
     return (low, -1.0) if band["below"] else (low, 1.0 if band["above"] else 0.0)

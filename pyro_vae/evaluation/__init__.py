@@ -3,10 +3,18 @@
 from pyro_vae.evaluation.annealing import Annealed, ais
 from pyro_vae.evaluation.bidirectional import Bidirectional, bdmc
 from pyro_vae.evaluation.comparison import Comparison, compare
-from pyro_vae.evaluation.downstream import Anomalies, Probes, accuracy, anomalies, probe
+from pyro_vae.evaluation.downstream import (
+    Anomalies,
+    Probes,
+    accuracy,
+    anomalies,
+    probe,
+    probe_features,
+)
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.evaluation.outliers import Outliers, outliers
 from pyro_vae.evaluation.posterior import PosteriorDraws, posterior_draws
 from pyro_vae.evaluation.rate_distortion import RateDistortion, rate_distortion
 from pyro_vae.evaluation.scores import Scores
@@ -17,6 +25,7 @@ __all__ = [
     "Bidirectional",
     "Comparison",
     "Gaps",
+    "Outliers",
     "PosteriorDraws",
     "Probes",
     "RateDistortion",
@@ -29,7 +38,9 @@ __all__ = [
     "enumerate_log_prob",
     "evaluate",
     "gaps",
+    "outliers",
     "posterior_draws",
     "probe",
+    "probe_features",
     "rate_distortion",
 ]

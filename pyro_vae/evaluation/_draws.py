@@ -34,8 +34,8 @@ __all__ = ["BLOCK", "Draws", "Proposal"]
 
 log = logging.getLogger("pyro_vae")
 
-Proposal = Literal["guide", "defensive"]
-PROPOSALS = ("guide", "defensive")
+Proposal = Literal["auto", "guide", "defensive"]
+PROPOSALS = ("auto", "guide", "defensive")
 BLOCK = 512  # draws gathered before they are summed: few small operations, and few megabytes
 _FROM_PRIOR = 0.2  # share of a defensive mixture; Hesterberg (1995) has 0.1 to 0.5
 # Multiplications and additions in the decoder for which a compiler's tens of seconds pay.

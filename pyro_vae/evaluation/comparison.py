@@ -9,6 +9,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+from scipy import special
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.evaluation.scores import Scores
@@ -34,6 +35,8 @@ _PARTS = (
     "dim",
 )
 _ALARMING = 0.1  # share of data whose weights are too heavy-tailed for an error to be believed
+_LEVEL = 0.05  # of all intervals together
+_ABOVE = special.ndtri(1 - _LEVEL)  # standard errors to the bound of a bias
 
 
 @dataclass(frozen=True)
@@ -45,6 +48,9 @@ class _Ranked:
     difference: float
     difference_standard_error: float | None
     difference_mcse: float | None
+    bias_bound: float | None
+    difference_low: float | None
+    difference_high: float | None
 
 
 @dataclass(frozen=True)
@@ -53,13 +59,19 @@ class RankedRun(_Ranked):
 
     Attributes:
         name: What the caller called it.
-        rank: 1 for the best.
+        rank: One more than there are runs whose interval of the difference says they are better:
+            runs that cannot be told apart may share a rank.
         log_marginal: Mean log p(x).
         standard_error: Its error as an estimate for data to come; None for a single observation.
         difference: ``log_marginal`` minus that of the best, at most 0.
         difference_standard_error: Its error over data, paired; None for a single observation.
         difference_mcse: Its Monte Carlo error on these data, as if the runs' draws were
             independent; None if unknown. It is part of ``difference_standard_error`` already.
+        bias_bound: How much too low ``log_marginal`` may be by importance weighting, at most; None
+            if unknown.
+        difference_low: Where the difference to the best begins, for data to come: an interval of
+            95 % for all pairs together, wider by the bounds of the biases; None if unknown.
+        difference_high: Where it ends.
         k_hat_median: Median Pareto shape of the importance weights; None if unknown.
         k_hat_90: The shape that a tenth of the data exceed.
         k_hat_above_threshold: Share of data whose shape is too high.
@@ -80,12 +92,15 @@ class RankedModel(_Ranked):
 
     Attributes:
         name: What the caller called it.
-        rank: 1 for the best.
+        rank: As that of a run.
         log_marginal: Mean log p(x), over runs and data.
         standard_error: Its error over data.
         difference: ``log_marginal`` minus that of the best model, at most 0.
         difference_standard_error: Its error over data, paired.
         difference_mcse: Its Monte Carlo error.
+        bias_bound: The mean of those of its runs.
+        difference_low: As that of a run, given the fits.
+        difference_high: Likewise.
         runs: Names of the runs.
         spread: Standard deviation of a run's mean log p(x) over the runs; None for one run.
         difference_spread: Error of the difference over seeds, from both models' spreads; None
@@ -128,6 +143,20 @@ class Comparison:
             notes.append(
                 "The runs were scored differently: fewer draws give a lower log p(x) on average."
             )
+        best = self.runs[0]
+        tied = [run for run in self.runs[1:] if run.rank == best.rank]
+        if tied:
+            names = ", ".join(run.name for run in tied)
+            bounds = [run.bias_bound for run in (best, *tied) if run.bias_bound is not None]
+            wide = max(bounds, default=0.0)
+            error = max(run.difference_standard_error or 0.0 for run in tied)
+            why = (
+                f"importance weighting may have cost up to {wide:.2g} nats: more draws, "
+                '`proposal="defensive"` or `ais` say more.'
+                if wide > error
+                else "more data say more."
+            )
+            notes.append(f"{best.name} cannot be told from {names} by these scores; {why}")
         return notes
 
     def summary(self) -> dict[str, Any]:
@@ -149,6 +178,8 @@ class Comparison:
                 f"  {row.rank}. {row.name}  log p(x) {row.log_marginal:.2f}, difference "
                 f"{row.difference:.2f} ± {_shown(row.difference_standard_error)} over data"
             )
+            if row.difference_low is not None and row is not self.runs[0]:
+                lines[-1] += f", {row.difference_low:.2f} to {row.difference_high:.2f}"
             if isinstance(row, RankedModel):
                 lines[-1] += f", ± {_shown(row.difference_spread)} over seeds"
         return "\n".join(lines)
@@ -200,8 +231,14 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
 
     That error is of the difference as an estimate for data to come, given the two fits. How much
     a fit owes to its seed is another matter: give the runs of one model a common name in
-    ``groups``, and their spread stands beside it. Errors of the same order as the difference leave
-    the ranking open; so does a normal approximation on few data.
+    ``groups``, and their spread stands beside it.
+
+    Importance weighting makes log p(x) too low, by more the worse the guide, which no error over
+    data covers: two guides of one and the same model differ by many of them. So each mean has a
+    bound of its bias, from what ten times the draws have gained (see
+    :attr:`~pyro_vae.evaluation.Scores.bias`), and the interval of each difference is Student's, of
+    95 % for all pairs of runs together (Bonferroni), wider by those bounds. Only runs whose
+    interval leaves out 0 are ranked one above the other.
 
     References:
         Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC
@@ -249,8 +286,9 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
                 f"{np.sum(~np.isfinite(column))} of {len(column)} that are not",
             )
     squares = {name: each.mcse**2 for name, each in scores.items()}
+    biases = {name: _bias_bound(each.bias) for name, each in scores.items()}
     runs = []
-    for row in _rank(columns, squares):
+    for row in _rank(columns, squares, biases):
         own = scores[row["name"]]
         summary, known = own.summary(), own.k_hat[~np.isnan(own.k_hat)]
         runs.append(
@@ -266,7 +304,7 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
     first, *_ = scores.values()
     return Comparison(
         runs=tuple(runs),
-        models=_models(columns, squares, groups or {}),
+        models=_models(columns, squares, biases, groups or {}),
         size=len(first.log_marginal),
         base_measure=dict(first.base_measure),
     )
@@ -275,6 +313,7 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
 def _models(
     columns: Mapping[str, np.ndarray],
     squares: Mapping[str, np.ndarray],
+    biases: Mapping[str, float],
     groups: Mapping[str, str],
 ) -> tuple[RankedModel, ...]:
     members: dict[str, list[str]] = {}
@@ -293,7 +332,8 @@ def _models(
         else math.nan
         for name, runs in members.items()
     }
-    ranked = _rank(means, errors)
+    bounds = {name: float(np.mean([biases[run] for run in runs])) for name, runs in members.items()}
+    ranked = _rank(means, errors, bounds)
     best = ranked[0]["name"]
     models = []
     for row in ranked:
@@ -310,24 +350,54 @@ def _models(
     return tuple(models)
 
 
+def _bias_bound(bias: np.ndarray) -> float:
+    """A bound of the mean of a bias: never below 0, and NaN where it is not known."""
+    if not bias.any():
+        return 0.0
+    error = standard_error(bias)
+    bound = math.nan if error is None else float(bias.mean()) + _ABOVE * error
+    return bound if math.isnan(bound) else max(0.0, bound)
+
+
 def _rank(
-    columns: Mapping[str, np.ndarray], squares: Mapping[str, np.ndarray]
+    columns: Mapping[str, np.ndarray],
+    squares: Mapping[str, np.ndarray],
+    biases: Mapping[str, float],
 ) -> list[dict[str, Any]]:
-    """What every row has, the best first; ``squares`` are the columns' Monte Carlo variances."""
+    """What every row has, the best first.
+
+    Args:
+        columns: log p(x) of the same data, by name.
+        squares: Their Monte Carlo variances.
+        biases: Bounds of how much too low their means are.
+    """
     order = sorted(columns, key=lambda name: -columns[name].mean())
     best, rows = order[0], []
+    size, pairs = len(columns[best]), len(order) * (len(order) - 1) / 2
+    critical = special.stdtrit(size - 1, 1 - _LEVEL / (2 * pairs)) if size > 1 else math.nan
+
+    def interval(one: str, other: str) -> tuple[float, float]:
+        difference = columns[one] - columns[other]
+        mean, error = difference.mean(), standard_error(difference)
+        margin = math.nan if error is None else critical * error
+        return mean - margin - biases[other], mean + margin + biases[one]
+
     for i, name in enumerate(order):
         difference = columns[name] - columns[best]
         variance = squares[name] + squares[best] if i > 0 else np.zeros_like(difference)
+        low, high = interval(name, best) if i > 0 else (0.0, 0.0)
         rows.append(
             {
                 "name": name,
-                "rank": i + 1,
+                "rank": 1 + sum(bool(interval(name, other)[1] < 0) for other in order[:i]),
                 "log_marginal": float(columns[name].mean()),
                 "standard_error": standard_error(columns[name]),
                 "difference": float(difference.mean()),
                 "difference_standard_error": standard_error(difference),
                 "difference_mcse": _finite(math.sqrt(variance.sum()) / len(variance)),
+                "bias_bound": _finite(biases[name]),
+                "difference_low": _finite(low),
+                "difference_high": _finite(high),
             }
         )
     return rows

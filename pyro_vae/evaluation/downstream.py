@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
@@ -12,16 +12,16 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import RowsLike
+from pyro_vae.data.rows import Numbers, RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import VAE, Amortized
-from pyro_vae.programs.accept import rows_of
+from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
-__all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe"]
+__all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe", "probe_features"]
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -243,6 +243,101 @@ def probe(
         >>> found.num_data, sorted(found.accuracy)
         (360, ['linear', 'majority', 'neighbours'])
     """
+    seed = check_arguments(vae, seed)
+    folds = positive_integer("folds", folds)
+    neighbours = positive_integer("neighbours", neighbours)
+    known = _checked_labels(labels, len(rows_of(vae, x, {})), test is None, folds, neighbours)
+    if (test is None) != (test_labels is None):
+        raise expected("test_labels", "labels for `test`, both or neither", test_labels)
+    means = _means(vae, x, "x", seed)
+    if test is None:
+        return _probed(means, known, None, None, folds, neighbours, seed)
+    held_out = _means(vae, test, "test", seed)
+    truth = _labels("test_labels", test_labels, len(held_out))
+    return _probed(means, known, held_out, truth, folds, neighbours, seed)
+
+
+def probe_features(
+    features: Mapping[str, Numbers],
+    labels: ArrayLike | Tensor,
+    *,
+    components: int | None = None,
+    folds: int = 5,
+    neighbours: int = 10,
+    seed: int = 0,
+) -> dict[str, Probes]:
+    """Classifies data by features of other kinds, as :func:`probe` does by latent means.
+
+    Args:
+        features: Arrays of shape ``(N, D)`` by name, which are standardised.
+        labels: Integers, shape ``(N,)``.
+        components: Of each array, classify by so many principal components, too; they are those of
+            the data that the classifiers are fitted to.
+        folds: Of the cross-validation, stratified.
+        neighbours: How many neighbours vote.
+        seed: Of the folds.
+
+    Returns:
+        Accuracies by the names of features, and by ``PCA of NAME``.
+
+    Raises:
+        ValueError: If labels do not suit the data or are all the same, or an option is not what it
+            should be.
+
+    Example:
+        >>> rng = np.random.default_rng(0)
+        >>> found = probe_features({"x": rng.normal(size=(40, 3))}, np.arange(40) % 2, components=2)
+        >>> sorted(found), found["x"].num_data
+        (['PCA of x', 'x'], 40)
+    """
+    from sklearn.decomposition import PCA
+    from sklearn.preprocessing import StandardScaler
+
+    folds, seed = positive_integer("folds", folds), check_seed("seed", seed)
+    neighbours = positive_integer("neighbours", neighbours)
+    found: dict[str, Probes] = {}
+    for name, given in features.items():
+        values = as_tensor(given, f"features: {name}")
+        if not isinstance(values, Tensor) or values.ndim != 2:
+            raise expected(f"features: {name}", "numbers of shape (N, D)", given)
+        x = values.detach().cpu().double().numpy()
+        known = _checked_labels(labels, len(x), True, folds, neighbours)
+        found[name] = _probed(x, known, None, None, folds, neighbours, seed, [StandardScaler()])
+        if components is not None:
+            size = min(positive_integer("components", components), x.shape[1])
+            steps = [StandardScaler(), PCA(size, random_state=seed)]
+            found[f"PCA of {name}"] = _probed(x, known, None, None, folds, neighbours, seed, steps)
+    return found
+
+
+def _checked_labels(
+    labels: Any, size: int, crossed: bool, folds: int, neighbours: int
+) -> np.ndarray:
+    """Returns labels of so many data, enough of each for what is to be done with them."""
+    known = _labels("labels", labels, size)
+    counts = np.unique(known, return_counts=True)[1]
+    if len(counts) < 2:
+        raise expected("labels", "at least two different ones", labels)
+    if crossed and not 2 <= folds <= np.min(counts):
+        what = f"2 to {np.min(counts)}, the number of data of the rarest label"
+        raise expected("folds", what, folds)
+    smallest = size if not crossed else size - math.ceil(size / folds)
+    if neighbours > smallest:
+        raise expected("neighbours", f"at most {smallest}, the data there are", neighbours)
+    return known
+
+
+def _probed(
+    x: np.ndarray,
+    known: np.ndarray,
+    held_out: np.ndarray | None,
+    truth: np.ndarray | None,
+    folds: int,
+    neighbours: int,
+    seed: int,
+    steps: Sequence[Any] = (),
+) -> Probes:
+    """Classifies data by features, cross-validated or held out."""
     # Slow to import, and few need it.
     from sklearn.linear_model import LogisticRegression
     from sklearn.model_selection import StratifiedKFold, cross_val_predict
@@ -250,43 +345,25 @@ def probe(
     from sklearn.pipeline import make_pipeline
     from sklearn.preprocessing import StandardScaler
 
-    seed = check_arguments(vae, seed)
-    folds = positive_integer("folds", folds)
-    neighbours = positive_integer("neighbours", neighbours)
-    known = _labels("labels", labels, len(rows_of(vae, x, {})))
-    counts = np.unique(known, return_counts=True)[1]
-    if len(counts) < 2:
-        raise expected("labels", "at least two different ones", labels)
-    if (test is None) != (test_labels is None):
-        raise expected("test_labels", "labels for `test`, both or neither", test_labels)
-    if test is None and not 2 <= folds <= np.min(counts):
-        what = f"2 to {np.min(counts)}, the number of data of the rarest label"
-        raise expected("folds", what, folds)
-    smallest = len(known) if test is not None else len(known) - math.ceil(len(known) / folds)
-    if neighbours > smallest:
-        raise expected("neighbours", f"at most {smallest}, the data there are", neighbours)
-
-    means = _means(vae, x, "x", seed)
     classifiers = {
-        "neighbours": KNeighborsClassifier(neighbours),
-        "linear": make_pipeline(StandardScaler(), LogisticRegression(max_iter=5000)),
+        "neighbours": make_pipeline(*steps, KNeighborsClassifier(neighbours)),
+        "linear": make_pipeline(*steps, StandardScaler(), LogisticRegression(max_iter=5000)),
     }
     values, counted = np.unique(known, return_counts=True)
-    if test is None:
+    crossed = held_out is None or truth is None
+    if held_out is None or truth is None:
         truth = known
         splits = StratifiedKFold(folds, shuffle=True, random_state=seed)
-        answers = {k: cross_val_predict(c, means, known, cv=splits) for k, c in classifiers.items()}
+        answers = {k: cross_val_predict(c, x, known, cv=splits) for k, c in classifiers.items()}
     else:
-        held_out = _means(vae, test, "test", seed)
-        truth = _labels("test_labels", test_labels, len(held_out))
-        answers = {k: c.fit(means, known).predict(held_out) for k, c in classifiers.items()}
+        answers = {k: c.fit(x, known).predict(held_out) for k, c in classifiers.items()}
     answers["majority"] = np.full(len(truth), values[np.argmax(counted)])
     accuracy = {name: float((each == truth).mean()) for name, each in answers.items()}
     return Probes(
         accuracy=accuracy,
         standard_error={k: math.sqrt(p * (1 - p) / len(truth)) for k, p in accuracy.items()},
         num_data=len(truth),
-        method=f"{folds}-fold cross-validated" if test is None else "held out",
+        method=f"{folds}-fold cross-validated" if crossed else "held out",
     )
 
 

@@ -3,19 +3,22 @@
 from __future__ import annotations
 
 import math
-from typing import Unpack
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, Unpack
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
-from pyro_vae.data.rows import GivenLike, RowsLike
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
+from pyro_vae.distributions import MAX_ENUMERATED
 from pyro_vae.evaluation._common import check_ignorable, states_of
+from pyro_vae.evaluation._draws import Draws
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
-__all__ = ["enumerate_log_prob"]
+__all__ = ["enumerate_log_prob", "enumerated", "is_summed"]
 
 
 @torch.no_grad()
@@ -53,9 +56,89 @@ def enumerate_log_prob(vae: Amortized, x: RowsLike, **given: Unpack[GivenLike]) 
     for batch in rows.batches(observations_at_once(vae, rows.x)):
         prior = vae.prior_at(batch.given)
         total = batch.x.new_full((len(batch),), -math.inf)
-        for chunk in states_of(prior, batch).split(draws_at_once(vae, batch.x)):
-            log_likelihood = vae.decode(chunk, **batch.given).log_prob(batch.x)
-            joint = log_likelihood + prior.log_prob(chunk)
-            total = torch.logaddexp(total, joint.logsumexp(0))
+        for _, log_likelihood, log_prior in _terms(vae, prior, batch, draws_at_once(vae, batch.x)):
+            total = torch.logaddexp(total, (log_likelihood + log_prior).logsumexp(0))
         log_probs.append(total)
     return torch.cat(log_probs)
+
+
+class Enumerated(NamedTuple):
+    """Exact scores of N observations, float64 on the CPU.
+
+    Attributes:
+        log_marginal: log p(x), shape ``(N,)``.
+        reconstruction: E_q[log p(x|z)], shape ``(N,)``.
+        kl: KL(q(z|x) || p(z)), shape ``(N,)``.
+        mean: E[z|x] by the guide, shape ``(N, *event_shape)``.
+        num_states: Joint states of the latent.
+    """
+
+    log_marginal: Tensor
+    reconstruction: Tensor
+    kl: Tensor
+    mean: Tensor
+    num_states: int
+
+
+def is_summed(vae: Amortized, rows: Rows, most: int) -> bool:
+    """Returns whether the latent is discrete and has no more joint states than ``most``."""
+    if not vae.is_ignorable or not vae.space.support.is_discrete:
+        return False
+    return bool(_number_of_states(vae, rows) <= min(most, MAX_ENUMERATED))
+
+
+def _number_of_states(vae: Amortized, rows: Rows) -> int:
+    number: int = vae.prior_at(rows[:1].given).num_states
+    return number
+
+
+def enumerated(
+    vae: Amortized,
+    rows: Rows,
+    max_memory: int | None,
+    progress: Callable[[float], None] | None,
+) -> Enumerated:
+    """Scores rows that the model accepted, by sums over all states of its latent.
+
+    Args:
+        vae: The model, in evaluation mode.
+        rows: The rows.
+        max_memory: As :func:`~pyro_vae.evaluation.evaluate` takes it.
+        progress: Called with the fraction that is done.
+    """
+    num_states = _number_of_states(vae, rows)
+    # The plan of as many draws is that of the states.
+    plan = Draws(vae, rows, num_states, "guide", max_memory)
+    columns, means = [], []
+    for i, batch in enumerate(plan.batches):
+        prior, guide = vae.prior_at(batch.given), vae.infer(batch)
+        total = torch.full((len(batch),), -math.inf, dtype=torch.float64)
+        reconstruction = kl = torch.zeros(len(batch), dtype=torch.float64)
+        for z, log_likelihood, log_prior in _terms(vae, prior, batch, plan.counts[False][0]):
+            terms = (log_likelihood, log_prior, guide.log_prob(z))
+            likelihood, p, q = (each.cpu().double() for each in terms)
+            total = torch.logaddexp(total, (likelihood + p).logsumexp(0))
+            reconstruction = reconstruction + _expected(q, likelihood)
+            kl = kl + _expected(q, q - p)
+        columns.append(torch.stack([total, reconstruction, kl]))
+        means.append(guide.mean.cpu().double())
+        if progress is not None:
+            progress((i + 1) / len(plan.batches))
+    log_marginal, reconstruction, kl = torch.cat(columns, 1)
+    return Enumerated(log_marginal, reconstruction, kl, torch.cat(means), num_states)
+
+
+def _expected(log_prob: Tensor, values: Tensor) -> Tensor:
+    """The sum over states of values times their probabilities; of what cannot be, nothing."""
+    terms = log_prob.exp() * values
+    return torch.where(log_prob == -math.inf, 0.0, terms).sum(0)
+
+
+def _terms(
+    vae: Amortized, prior: Any, rows: Rows, at_once: int
+) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+    """Yields states of the latent, log p(x|z) and log p(z), ``(K, B)`` each, a chunk at a time."""
+    for z in states_of(prior, rows).split(at_once):
+        log_prior = prior.log_prob(z)
+        log_likelihood = vae.decode(z, **rows.given).log_prob(rows.x)
+        yield z, log_likelihood, log_prior.expand_as(log_likelihood)

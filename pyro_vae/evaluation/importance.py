@@ -6,22 +6,25 @@ import math
 from collections.abc import Callable, Mapping
 from typing import Any, Unpack
 
+import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import GivenLike, RowsLike
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import Space, closed_kl
 from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
+from pyro_vae.evaluation.enumeration import enumerated, is_summed
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
-from pyro_vae.evaluation.scores import Scores
+from pyro_vae.evaluation.scores import EXACT, Scores
 from pyro_vae.programs import Amortized
 
 __all__ = ["evaluate"]
 
 _ACTIVE = 0.01  # variance of the posterior mean, Burda et al. (2016), section 5.3
+_PARTS = 10  # of the draws, each of which estimates log p(x), too
 
 
 @torch.no_grad()
@@ -30,7 +33,7 @@ def evaluate(
     x: RowsLike,
     *,
     num_samples: int = 1000,
-    proposal: Proposal = "guide",
+    proposal: Proposal = "auto",
     smooth: bool = False,
     max_memory: int | None = None,
     seed: int = 0,
@@ -43,17 +46,19 @@ def evaluate(
     .. math:: \log \hat p(x) = \log \frac1S \sum_s w_s, \quad
         w_s = \frac{p(x \mid z_s) \, p(z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
-    Discrete latents are drawn as they are, never relaxed. Memory does not grow with
+    A discrete latent of no more than ``num_samples`` joint states is not drawn but summed, which
+    costs less and has no error. Else it is drawn as it is, never relaxed. Memory does not grow with
     ``num_samples``, but for the sqrt(S) largest weights of a batch. The model and the caller's
     random state stay as they were. Where there is enough work for it to pay, the draws are one
     compiled graph, with the same numbers on a CPU.
 
     A ``defensive`` proposal is a mixture, :math:`\frac45 q(z \mid x) + \frac15 p(z)`, which bounds
-    each weight by 5 p(x|z), for guides that miss a part of the posterior. ELBO, reconstruction and
-    KL remain those of the guide.
+    each weight by 5 p(x|z): for guides that miss a part of the posterior, which is what k-hat warns
+    of. ELBO, reconstruction and KL remain those of the guide.
 
-    Smoothed weights have less variance where the tail is heavy, for a small bias; their error is
-    that of the smoothed weights, as if they were independent.
+    Smoothed weights vary less where the tail is heavy, but each is at most the largest that was
+    drawn: the estimate stays too low, and its error, that of the smoothed weights as if they were
+    independent, does not cover that. Where k-hat is high a defensive proposal or more draws help.
 
     References:
         Importance Weighted Autoencoders (Burda et al., 2016), https://arxiv.org/abs/1509.00519
@@ -67,7 +72,8 @@ def evaluate(
         x: Data, shape ``(N, *event_shape)``: a tensor, an array, or
             :class:`~pyro_vae.data.Rows`, which bring with them what the model needs to know.
         num_samples: Draws of z for each observation, S.
-        proposal: Where they are drawn: ``guide`` or ``defensive``.
+        proposal: Where they are drawn: ``guide`` or ``defensive``; ``auto`` sums a small discrete
+            latent, and draws any other from the guide.
         smooth: Whether to smooth the largest weights by a generalised Pareto distribution.
         max_memory: Bytes to take at once beside the model, the data and the scores; None takes
             what is fastest, some megabytes for a small network.
@@ -98,6 +104,11 @@ def evaluate(
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
     rows, described = measured(vae, x, given, base_measure)
+    if proposal == "auto":
+        if not smooth and is_summed(vae, rows, num_samples):
+            with undisturbed(vae, seed, rows.x.device):
+                return _summed(vae, rows, max_memory, described, progress)
+        proposal = "guide"
     with undisturbed(vae, seed, rows.x.device):
         draws = Draws(vae, rows, num_samples, proposal, max_memory)
     columns, means, kl_estimators = [], [], set()
@@ -118,6 +129,32 @@ def evaluate(
         num_samples=num_samples,
         estimator=f"importance weighting, draws of {origin}{smoothed}",
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
+        base_measure=described,
+    )
+
+
+def _summed(
+    vae: Amortized,
+    rows: Rows,
+    max_memory: int | None,
+    described: dict[str, Any],
+    progress: Callable[[float], None] | None,
+) -> Scores:
+    """Scores a model whose latent has few enough states to list."""
+    found = enumerated(vae, rows, max_memory, progress)
+    size = len(found.log_marginal)
+    return Scores(
+        log_marginal=found.log_marginal.numpy(),
+        mcse=np.zeros(size),
+        reconstruction=found.reconstruction.numpy(),
+        kl=found.kl.numpy(),
+        k_hat=np.full(size, math.nan),
+        ess=np.full(size, math.nan),
+        log_marginal_tenth=found.log_marginal.numpy(),
+        active_units=_active_units(found.mean, vae.space),
+        num_samples=found.num_states,
+        estimator=EXACT,
+        kl_estimator="analytic",
         base_measure=described,
     )
 
@@ -154,10 +191,14 @@ class _Sums:
         self.log_square = zeros - math.inf  # log of the sum of their squares
         self.log_likelihood = zeros
         self.log_ratio = zeros  # of guide to prior
+        self.parts = zeros.expand(_PARTS, size) - math.inf  # log of the sum of every tenth weight
         self.largest = zeros.new_empty(0, size)
         self.kept = tail_length(num_samples) + 1
 
     def update(self, log_weights: Tensor, log_likelihood: Tensor, log_ratio: Tensor) -> None:
+        first = [(part - self.count) % _PARTS for part in range(_PARTS)]
+        parts = torch.stack([log_weights[start::_PARTS].logsumexp(0) for start in first])
+        self.parts = torch.logaddexp(self.parts, parts)
         self.count += len(log_weights)
         self.log_weight = torch.logaddexp(self.log_weight, log_weights.logsumexp(0))
         self.log_square = torch.logaddexp(self.log_square, (2 * log_weights).logsumexp(0))
@@ -194,7 +235,17 @@ def _columns(guide: _Sums, prior: _Sums, kl: Tensor | None, smooth: bool) -> dic
         "kl": guide.log_ratio / guide.count if kl is None else kl.cpu().double(),
         "k_hat": k_hat(largest),
         "ess": count / mean_square,
+        "log_marginal_tenth": _of_a_tenth(guide, prior),
     }
+
+
+def _of_a_tenth(*strata: _Sums) -> Tensor:
+    """What a tenth of the draws gives of log p(x), the mean over the ten parts of them."""
+    counts = sum(torch.tensor([len(range(part, each.count, _PARTS)) for part in range(_PARTS)])
+                 for each in strata)  # fmt: skip
+    parts = torch.stack([each.parts for each in strata]).logsumexp(0)
+    known = (parts - torch.as_tensor(counts, dtype=torch.float64)[:, None].log()).mean(0)
+    return torch.where(known.isfinite(), known, math.nan)
 
 
 def _variance(stratum: _Sums, log_weight: Tensor) -> Tensor:

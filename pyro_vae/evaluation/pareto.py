@@ -7,9 +7,9 @@ import math
 import torch
 from torch import Tensor
 
-__all__ = ["k_hat", "k_hat_threshold", "smooth_tail", "tail_length"]
+__all__ = ["SHORTEST_TAIL", "k_hat", "k_hat_threshold", "smooth_tail", "tail_length"]
 
-_SHORTEST = 6  # of fewer weights the lowest quarter is none
+SHORTEST_TAIL = 6  # of fewer weights the lowest quarter is none
 
 
 def tail_length(num_samples: int) -> int:
@@ -81,7 +81,7 @@ def smooth_tail(largest: Tensor) -> Tensor:
 def _fit(largest: Tensor) -> tuple[Tensor, Tensor]:
     """Returns shape and scale, the scale beside a largest weight of one."""
     size = len(largest) - 1
-    if size < _SHORTEST:
+    if size < SHORTEST_TAIL:
         unfit = largest.new_full((largest.shape[1],), math.nan)
         return unfit, unfit
     quartile = size - int(size / 4 + 0.5)  # the lowest quarter of the tail lies below it

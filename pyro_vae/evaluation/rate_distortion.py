@@ -30,7 +30,9 @@ _ESTIMATED = (
     "mutual_information",
     "mutual_information_upper",
     "marginal_kl",
+    "marginal_kl_lower",
 )
+_WITHIN = 1.96  # standard errors beyond the two ends of a bracket
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -51,6 +53,8 @@ class RateDistortion:
             in expectation for the distribution behind the data.
         marginal_kl: KL(q(z) || p(z)), of the mean of q(z|x) over these data: too high in
             expectation for the distribution behind the data.
+        marginal_kl_lower: The same, each z compared with the q of all other data: too low in
+            expectation for the distribution behind the data.
         active_units: As in :class:`~pyro_vae.evaluation.Scores`.
         num_samples: Draws of z for each observation.
         rate_estimator: ``analytic`` or ``sampled``.
@@ -63,6 +67,7 @@ class RateDistortion:
     mutual_information: np.ndarray
     mutual_information_upper: np.ndarray
     marginal_kl: np.ndarray
+    marginal_kl_lower: np.ndarray
     active_units: int
     num_samples: int
     rate_estimator: Literal["analytic", "sampled"]
@@ -73,8 +78,12 @@ class RateDistortion:
 
         The errors ``X_standard_error`` are those of data and of draws together. To first order
         they need nothing for the shared q(z): an observation added to a mixture moves the
-        divergence from it only through its own term. ``largest_mutual_information`` is log N;
-        ``bits_per_dim``, of the ELBO, is there for discrete data only.
+        divergence from it only through its own term. They say nothing of the bias, which may be
+        many of them: for the distribution behind the data, information and marginal KL have a
+        bracket each, ``X_low`` to ``X_high``, from an estimate that is too low in expectation to
+        another that is too high, each 1.96 standard errors further.
+        ``largest_mutual_information`` is log N; ``bits_per_dim``, of the ELBO, is there for
+        discrete data only.
         """
         size = len(self.rate)
         values: dict[str, float] = {"elbo": -(self.rate + self.distortion).mean()}
@@ -82,6 +91,13 @@ class RateDistortion:
             each = getattr(self, name)
             values[name] = each.mean()
             values[f"{name}_standard_error"] = each.std(ddof=1) / math.sqrt(size)
+        ends = {
+            "mutual_information": ("mutual_information", "mutual_information_upper"),
+            "marginal_kl": ("marginal_kl_lower", "marginal_kl"),
+        }
+        for name, (low, high) in ends.items():
+            values[f"{name}_low"] = values[low] - _WITHIN * values[f"{low}_standard_error"]
+            values[f"{name}_high"] = values[high] + _WITHIN * values[f"{high}_standard_error"]
         values["largest_mutual_information"] = math.log(size)
         if self.base_measure["measure"] == "counting":
             values["bits_per_dim"] = -values["elbo"] / (self.base_measure["dim"] * math.log(2))
@@ -104,7 +120,7 @@ class RateDistortion:
             f"  rate         {shown['rate']} ({self.rate_estimator})\n"
             f"  information  {shown['mutual_information']} to {shown['mutual_information_upper']}, "
             f"log N is {known['largest_mutual_information']:.4g}\n"
-            f"  marginal KL  {shown['marginal_kl']}\n"
+            f"  marginal KL  {shown['marginal_kl_lower']} to {shown['marginal_kl']}\n"
             f"  units        {self.active_units} active"
         )
 
@@ -204,27 +220,23 @@ def _information(
         own = torch.arange(start, min(start + rows, size), device=features.device)
         q = vae.guide_family(features[own])
         prior = vae.prior(None if cond is None else cond[own])
-        sums = torch.zeros(3, len(own), dtype=torch.float64)
+        sums = torch.zeros(4, len(own), dtype=torch.float64)
         for _ in range(num_samples):
             z = q.sample()
             log_own, log_prior = (each.log_prob(z).cpu().double() for each in (q, prior))
             log_others = torch.full_like(log_own, -math.inf)
             for left in column_starts:
-                against = vae.guide_family(features[left : left + _COLUMNS])
-                log_q = against.log_prob(z.unsqueeze(1))
+                theirs = vae.guide_family(features[left : left + _COLUMNS])
+                log_q = theirs.log_prob(z.unsqueeze(1))
                 inside = (own >= left) & (own < left + _COLUMNS)
                 log_q[inside, own[inside] - left] = -math.inf  # its own term is known
                 log_others = torch.logaddexp(log_others, log_q.logsumexp(1).cpu().double())
             log_all = torch.logaddexp(log_others, log_own) - math.log(size)
-            sums += torch.stack(
-                [
-                    log_own - log_all,
-                    log_own - (log_others - math.log(size - 1)),
-                    log_all - log_prior,
-                ]
-            )
+            log_others -= math.log(size - 1)
+            information = [log_own - log_all, log_own - log_others]
+            divergence = [log_all - log_prior, log_others - log_prior]
+            sums += torch.stack(information + divergence)
         terms.append(sums / num_samples)
         if progress is not None:
             progress((int(own[-1]) + 1) / size)
-    names = ("mutual_information", "mutual_information_upper", "marginal_kl")
-    return dict(zip(names, torch.cat(terms, 1), strict=True))
+    return dict(zip(_ESTIMATED[2:], torch.cat(terms, 1), strict=True))

@@ -293,7 +293,9 @@ def _candidates(
     all_columns = torch.ones(x.shape[1], dtype=torch.bool)
     few, scale = tops < _ORDINAL, {} if image else {"scale": "per-dimension"}
     if kind == "counts" and image and tops.max() < _LEVELS:
-        levels = int(tops.max()) + 1
+        top = int(tops.max())
+        # Bytes, of which some level may not be there yet.
+        levels = _LEVELS if top >= _LEVELS // 2 else top + 1
         return [({"class": "DiscretizedLogistic", "levels": levels}, all_columns)]
     families = [({"class": name}, all_columns) for name in _FAMILIES.get(kind, ())]
     if kind == "counts":

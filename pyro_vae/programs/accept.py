@@ -12,8 +12,8 @@ from torch import Tensor, nn
 from torch.utils._pytree import tree_leaves
 
 from pyro_vae._errors import expected
+from pyro_vae.data.axes import Axes, axes_of, keep_axes
 from pyro_vae.data.containers import Contents, contents_or_value, is_container
-from pyro_vae.data.dataset import Axes, keep_axes
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
@@ -275,25 +275,33 @@ def _batch(vae: Composition, x: Tensor, argument: str) -> Tensor:
 
 def _observations(vae: Composition, x: Tensor, argument: str, mask: Tensor | None) -> Tensor:
     """Returns observations on the device of the model, all in the support of its likelihood."""
+    names = axes_of(x).names
     if mask is not None:
         x = torch.where(mask.to(x.device), x, vae.model.filler.to(x))
     bad = ~x.isfinite()
     if bad.any():
-        raise _outside(vae, x, bad | ~vae.likelihood.support.check(x), argument, mask)
+        bad = bad | ~vae.likelihood.support.check(x)
+        raise _outside(vae, x, bad, argument, mask, names)
     x = x.to(vae.initialized.device)
     if (bad := ~vae.likelihood.support.check(x)).any():
-        raise _outside(vae, x, bad, argument, mask)
+        raise _outside(vae, x, bad, argument, mask, names)
     return x
 
 
 def _outside(
-    vae: Composition, x: Tensor, bad: Tensor, argument: str, mask: Tensor | None
+    vae: Composition,
+    x: Tensor,
+    bad: Tensor,
+    argument: str,
+    mask: Tensor | None,
+    names: tuple[str, ...] = (),
 ) -> ValueError:
     """Says what is outside the support, and which likelihood would take it."""
     where = bad.nonzero()[0].tolist()
     entry = vae.likelihood.entry(where[1:])
     family = f"{type(entry).__name__}, {entry.support}"
-    got = f"{x[bad][0].item():g} at index {where}, {int(bad.sum())} bad in all"
+    of = f" of {names[where[1]]}" if len(names) == x.shape[1:].numel() else ""
+    got = f"{x[bad][0].item():g} at index {where}{of}, {int(bad.sum())} bad in all"
     seen = x if mask is None else torch.where(mask.to(x.device), x, torch.nan)
     fits = what_fits(vae.likelihood, seen, bad)
     if x[bad].isnan().any():  # no family takes it

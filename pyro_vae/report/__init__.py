@@ -2,6 +2,7 @@
 
 from pyro_vae.report.choice import choice
 from pyro_vae.report.criticism import calibration, checks, side_by_side
+from pyro_vae.report.pairs import pairs
 from pyro_vae.report.pictures import (
     curves,
     held_out,
@@ -22,6 +23,7 @@ __all__ = [
     "interpolations",
     "latent",
     "page",
+    "pairs",
     "pictures",
     "reconstructions",
     "samples",

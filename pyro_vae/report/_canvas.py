@@ -24,11 +24,14 @@ from pyro_vae.programs import Amortized
 
 __all__ = [
     "BAD",
+    "CLASSES",
     "HELD_OUT",
+    "INK",
     "TRAIN",
     "are_images",
     "as_png",
     "as_svg",
+    "blank",
     "chart",
     "grid",
     "limits",
@@ -37,7 +40,11 @@ __all__ = [
     "write",
 ]
 
-TRAIN, HELD_OUT, BAD = "#9aa0a6", "#1a5fb4", "#b3361e"
+# Of Okabe and Ito (2008, https://jfly.uni-koeln.de/color/): people who confuse red and green tell
+# them apart.
+TRAIN, HELD_OUT, BAD = "#999999", "#0072B2", "#D55E00"
+CLASSES = (HELD_OUT, "#E69F00", "#009E73", "#CC79A7", "#56B4E9", BAD, "#F0E442", "#000000")
+INK = "#1f2328"
 _DPI = 150
 _GAP = 0.82  # grey between images, or white strokes would run into each other
 # Text stays text, in the fonts of the page; widths are computed with the widest of them.
@@ -119,10 +126,16 @@ def write(figure: Figure, path: str | Path) -> Path:
 
 
 @contextmanager
+def blank(width: float, height: float) -> Iterator[Figure]:
+    """An empty figure in the style of the page, of a size in inches."""
+    with rc_context(_PAGE_STYLE):
+        yield Figure(figsize=(width, height), layout="constrained")
+
+
+@contextmanager
 def chart(width: float = 3.6, height: float = 2.5) -> Iterator[tuple[Figure, Axes]]:
     """A figure of one panel in the style of the page, of a size in inches."""
-    with rc_context(_PAGE_STYLE):
-        figure = Figure(figsize=(width, height), layout="constrained")
+    with blank(width, height) as figure:
         yield figure, figure.subplots()
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -10,6 +11,7 @@ from torch import Tensor
 from pyro_vae._html import Html, tag
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._tables import lines_height, observed
 from pyro_vae.report.findings import Findings
 
 __all__ = ["caption", "captioned", "image", "lines", "pairs"]
@@ -46,12 +48,24 @@ def pairs(findings: Findings, x: Tensor, reconstructed: Tensor) -> list[Html]:
     ]
 
 
-def lines(x: Tensor, reconstructed: Tensor, titles: Sequence[str] | None = None) -> list[Html]:
-    """Panels of vectors ``(N, *event_shape)`` as dots, and of their reconstructions as lines."""
+def lines(findings: Findings, index: Any, titles: Sequence[str] | None = None) -> list[Html]:
+    """Panels of some observations and their reconstructions, dots and lines.
+
+    Of a table a line for each column, named; of a sequence one line along its entries.
+    """
+    x, reconstructed = findings.reconstructed(index)
+    levels: dict[int, Tensor] = {}
+    if findings.columns:
+        levels = findings.scaled.probabilities(findings.vae, findings.rows[index])
+    size = (5.6, lines_height(len(findings.entries))) if findings.columns else (3.6, 2.0)
     charts = []
     for i in range(len(x)):
-        with chart(3.6, 2.0) as (figure, axes):
-            panels.line(axes, x[i], reconstructed[i])
+        with chart(*size) as (figure, axes):
+            if findings.columns:
+                own = {at: each[i] for at, each in levels.items()}
+                observed(axes, findings.scaled, x[i], reconstructed[i], own)
+            else:
+                panels.line(axes, x[i], reconstructed[i])
             axes.set_title("" if titles is None else titles[i])
             charts.append(image(as_svg(figure), "An observation and its reconstruction"))
     return charts

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-__all__ = ["number", "p_value", "percent", "short"]
+__all__ = ["number", "p_value", "percent"]
 
 
 def number(value: float | None, digits: int = 2) -> str:
@@ -12,11 +12,6 @@ def number(value: float | None, digits: int = 2) -> str:
     if value is None or not math.isfinite(value):
         return "–"
     return f"{value:.{digits}f}".replace("-", "−")
-
-
-def short(value: float) -> str:
-    """A number of four significant digits."""
-    return "–" if math.isnan(value) else f"{value:.4g}".replace("-", "−")
 
 
 def p_value(value: float) -> str:

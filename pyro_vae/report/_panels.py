@@ -12,11 +12,12 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.report._canvas import BAD, HELD_OUT, TRAIN
+from pyro_vae.report._canvas import BAD, CLASSES, HELD_OUT, TRAIN
 
 __all__ = [
     "CURVES",
     "best_epoch",
+    "class_name",
     "correlation",
     "curve",
     "family",
@@ -24,7 +25,6 @@ __all__ = [
     "k_hats",
     "line",
     "log_marginals",
-    "marginal",
     "scatter",
     "spread",
     "usage",
@@ -77,27 +77,6 @@ def _leave_out_the_start(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
     axes.set_ylim(low - margin, high + margin)
 
 
-def marginal(axes: Axes, drawn: np.ndarray, reference: np.ndarray | None, title: str) -> None:
-    """Histograms of one entry of x, the model's as a line over that of the data."""
-    values = {"model": (drawn, HELD_OUT)}
-    if reference is not None:
-        values = {"data": (reference, TRAIN)} | values
-    both = np.concatenate([x for x, _ in values.values()])
-    low, high = both.min(), both.max()
-    count = min(30, math.ceil(3 * min(len(x) for x, _ in values.values()) ** (1 / 3)))
-    if np.all(both == np.round(both)):  # each bin takes in as many integers as any other
-        width = math.ceil((high - low + 1) / count)
-        bins = np.arange(low - 0.5, high + 0.5 + width, width)
-    else:
-        bins = np.linspace(low, high if high > low else low + 1, count + 1)
-    for label, (x, colour) in values.items():
-        heights, edges = np.histogram(x, bins, density=True)
-        axes.stairs(heights, edges, fill=label == "data", color=colour, label=label, lw=1.5)
-    axes.set_title(title)
-    axes.set_yticks([])
-    axes.spines[["top", "right", "left"]].set_visible(False)
-
-
 def line(axes: Axes, x: Tensor, reconstructed: Tensor) -> None:
     """The entries of one observation as dots, its reconstruction as a line."""
     axes.plot(x.flatten().cpu(), ".", color=TRAIN, ms=7, label="data")
@@ -123,10 +102,17 @@ def _entries(axes: Axes) -> None:
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def scatter(axes: Axes, means: Tensor, labels: Tensor | None, *, beside: bool = True) -> None:
+def scatter(
+    axes: Axes,
+    means: Tensor,
+    labels: Tensor | None,
+    classes: Sequence[str] = (),
+    *,
+    beside: bool = True,
+) -> None:
     """Latent means in the plane of their first two principal components, if they have more.
 
-    Their legend stands beside them, or below.
+    Their legend stands beside them, or below; in it labels have the names of their classes.
     """
     names = [f"E[z{i} | x]" for i in range(means.shape[1])]
     points = means
@@ -145,14 +131,15 @@ def scatter(axes: Axes, means: Tensor, labels: Tensor | None, *, beside: bool = 
         points[:, 1] = torch.linspace(0, 1, len(means))  # spread out, to see how many there are
         axes.set_yticks([])
     size = min(60, max(5, 6000 / len(means)))
-    for label, chosen, colour in _classes(labels, len(means)):
+    for label, chosen, colour in _classes(labels, len(means), classes):
         across, up = points[chosen].T
         axes.scatter(
             across, up, s=size, alpha=0.75, lw=0, color=colour, label=label, rasterized=True
         )
     if labels is not None and len(labels.unique()) <= _LEGEND:
         place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title": "label"}
-        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": 10}
+        columns = 4 if classes else 10  # words are longer than numbers
+        below = {"loc": "upper center", "bbox_to_anchor": (0.5, -0.14), "ncols": columns}
         axes.legend(
             frameon=False,
             markerscale=7 / math.sqrt(size),
@@ -162,33 +149,48 @@ def scatter(axes: Axes, means: Tensor, labels: Tensor | None, *, beside: bool = 
     axes.spines[["top", "right"]].set_visible(False)
 
 
-def _classes(labels: Tensor | None, size: int) -> list[tuple[str, Tensor, object]]:
+def class_name(label: int, classes: Sequence[str]) -> str:
+    """What a label is called: -1 stands for one that is missing."""
+    if label < 0:
+        return "none"
+    return classes[label] if label < len(classes) else str(label)
+
+
+def _classes(
+    labels: Tensor | None, size: int, names: Sequence[str]
+) -> list[tuple[str, Tensor, object]]:
     """For each label its name, the data that have it, and a colour."""
     if labels is None:
         return [("", torch.ones(size, dtype=torch.bool), HELD_OUT)]
     found = labels.unique().tolist()
-    palette = colormaps["tab10" if len(found) <= 10 else "tab20"]
-    if len(found) > _LEGEND:
-        palette = colormaps["turbo"].resampled(len(found))
-    return [(str(label), labels == label, palette(i)) for i, label in enumerate(found)]
+    colours: list[object] = list(CLASSES)
+    if len(found) > len(CLASSES):
+        palette = colormaps["tab10" if len(found) <= 10 else "tab20"]
+        if len(found) > _LEGEND:
+            palette = colormaps["turbo"].resampled(len(found))
+        colours = [palette(i) for i in range(len(found))]
+    return [
+        (class_name(label, names), labels == label, colours[i]) for i, label in enumerate(found)
+    ]
 
 
-def usage(axes: Axes, q: Tensor, labels: Tensor | None) -> None:
+def usage(axes: Axes, q: Tensor, labels: Tensor | None, classes: Sequence[str] = ()) -> None:
     """Heat map of the mean of q(z|x), of shape ``(N, groups, classes)``.
 
     A row is a group; if there is one group only, a label.
     """
     rows, what, groups = q.mean(0), "group", q.shape[1]
-    ticks = list(range(groups))
+    ticks = [str(group) for group in range(groups)]
     if groups == 1 and labels is not None:
-        ticks, what = labels.unique().tolist(), "label"
-        rows = torch.stack([q[labels == label, 0].mean(0) for label in ticks])
+        found, what = labels.unique().tolist(), "label"
+        ticks = [class_name(label, classes) for label in found]
+        rows = torch.stack([q[labels == label, 0].mean(0) for label in found])
     vmax = max(rows.max().item(), 2 / q.shape[2])  # even use is half way up the scale
     image = axes.imshow(rows.numpy(), cmap="Blues", vmin=0, vmax=vmax, aspect="auto")
     axes.figure.colorbar(image, ax=axes, label="mean of q(z | x)")
     axes.set(xlabel="class", ylabel=what)
     if len(rows) <= 30:
-        axes.set_yticks(range(len(rows)), [str(tick) for tick in ticks])
+        axes.set_yticks(range(len(rows)), ticks)
     if q.shape[2] <= 30:
         axes.set_xticks(range(q.shape[2]))
 
@@ -217,10 +219,9 @@ def k_hats(axes: Axes, k_hat: np.ndarray, threshold: float) -> None:
     for side, colour in ((edges[:-1] < threshold - step / 2, HELD_OUT), (None, BAD)):
         chosen = ~(edges[:-1] < threshold - step / 2) if side is None else side
         axes.bar(edges[:-1][chosen], heights[chosen], step * 0.92, align="edge", color=colour)
-    axes.axvline(threshold, color=BAD, lw=1, ls="--", label=f"threshold {threshold:.2f}")
-    axes.set(title="k-hat of the importance weights", xlabel="k-hat", ylabel="data")
-    axes.set_ylim(0, 1.22 * heights.max())  # space for the legend
-    axes.legend(loc="upper right")
+    axes.axvline(threshold, color=BAD, lw=1, ls="--")
+    axes.set(title="k-hat of the importance weights", ylabel="observations")
+    axes.set(xlabel=f"k-hat (dashed: threshold {threshold:.2f})", ylim=0)
 
 
 def gaps(axes: Axes, log_marginal: np.ndarray, gap: np.ndarray, untrusted: np.ndarray) -> None:
@@ -243,19 +244,21 @@ def log_marginals(axes: Axes, log_marginal: np.ndarray) -> None:
     """Histogram of log p(x) over data, with their mean."""
     heights, edges = np.histogram(log_marginal, min(40, 5 + len(log_marginal) // 8))
     axes.stairs(heights, edges, fill=True, color=TRAIN)
-    axes.set_ylim(0, 1.22 * heights.max())
     mean = log_marginal.mean()
-    label = f"mean {mean:.2f}".replace("-", "−")
-    axes.axvline(mean, color=HELD_OUT, lw=1.3, label=label)
-    axes.set(title="log p(x) of held-out data", xlabel="nats", ylabel="data")
-    axes.legend(loc="upper left")
+    axes.axvline(mean, color=HELD_OUT, lw=1.3)
+    label = f"nats (line: mean {mean:.2f})".replace("-", "−")
+    axes.set(title="log p(x) of held-out data", xlabel=label, ylabel="observations", ylim=0)
 
 
-def correlation(axes: Axes, matrix: np.ndarray, title: str) -> None:
-    """Heat map of correlations, or of their differences."""
+def correlation(axes: Axes, matrix: np.ndarray, title: str, names: Sequence[str] = ()) -> None:
+    """Heat map of correlations, or of their differences, of columns that have names or none."""
     image = axes.imshow(matrix, cmap="RdBu_r", vmin=-1, vmax=1)
     axes.figure.colorbar(image, ax=axes, shrink=0.9)
     axes.set_title(title)
-    axes.set(xlabel="entry of x")
+    if names:
+        axes.set_xticks(range(len(names)), names, rotation=90, fontsize=7)
+        axes.set_yticks(range(len(names)), names, fontsize=7)
+        return
+    axes.set(xlabel="entry of x", ylabel="entry of x")
     for axis in (axes.xaxis, axes.yaxis):
         axis.set_major_locator(MaxNLocator(integer=True))

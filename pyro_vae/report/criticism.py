@@ -14,13 +14,15 @@ from torch import Tensor
 
 from pyro_vae._errors import expected
 from pyro_vae.criticism import Calibration, Checks, Row
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.two_sample import TwoSample
-from pyro_vae.data.rows import RowsLike
-from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import rows_of
+from pyro_vae.data.rows import Rows, RowsLike
+from pyro_vae.programs import Amortized
+from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.report._canvas import (
     BAD,
     HELD_OUT,
+    INK,
     TRAIN,
     are_images,
     limits,
@@ -28,6 +30,7 @@ from pyro_vae.report._canvas import (
     tiles,
     write,
 )
+from pyro_vae.report._tables import Scaled, are_columns
 
 __all__ = ["calibration", "checks", "coverage", "intervals", "ranks", "roc", "side_by_side"]
 
@@ -76,7 +79,7 @@ def calibration(found: Calibration, path: str | Path) -> Path:
 
 @torch.no_grad()
 def side_by_side(
-    runs: Mapping[str, tuple[VAE, RowsLike]],
+    runs: Mapping[str, tuple[Amortized, RowsLike]],
     path: str | Path,
     *,
     found: Mapping[str, Checks] | None = None,
@@ -84,7 +87,7 @@ def side_by_side(
     """Draws runs one above the other: data, draws of x, and the checks that failed.
 
     Images are shown as they are. Vectors are dots in the plane of the first two principal
-    components of their data.
+    components of their data, the columns of a table in standard deviations.
 
     Args:
         runs: For each name the model and held-out data ``(N, *event_shape)``, or rows of them.
@@ -105,7 +108,12 @@ def side_by_side(
     for i, (name, (vae, x)) in enumerate(runs.items()):
         seen = rows_of(vae, x, {})
         drawn = vae.sample(len(seen[:_POINTS]), **seen[:_POINTS].conditions)
-        _pair([rows[i, 0], rows[i, 1]], vae, seen.x, drawn)
+        entries = entries_of(vae, x if isinstance(x, Rows) else as_tensor(x))
+        shown = (seen.x, drawn)
+        if are_columns(entries, vae.event_shape):
+            scaled = Scaled(seen.x, entries)
+            shown = (scaled.in_deviations(seen.x), scaled.in_deviations(drawn))
+        _pair([rows[i, 0], rows[i, 1]], vae, *shown)
         rows[i, 0].set_title(f"{name}: data", fontsize=10, loc="left")
         rows[i, 1].set_title("draws of x", fontsize=10, loc="left")
         if found is not None:
@@ -113,7 +121,7 @@ def side_by_side(
     return write(figure, path)
 
 
-def _pair(axes: Sequence[Axes], vae: VAE, x: Tensor, drawn: Tensor) -> None:
+def _pair(axes: Sequence[Axes], vae: Amortized, x: Tensor, drawn: Tensor) -> None:
     if are_images(vae.event_shape):
         black_white = limits(vae, x)
         for each, images in zip(axes, (x, drawn), strict=True):
@@ -149,17 +157,13 @@ def _verdict(axes: Axes, found: Checks | None) -> None:
     failed = [row for row in found.rows if row.failed]
     total = sum(row.calibrated for row in found.rows)
     axes.set_title(f"checks failed: {len(failed)} of {total}", fontsize=10, loc="left")
-    lines = [_label(row) for row in failed[:_NAMED]]
+    lines = [row.title for row in failed[:_NAMED]]
     if len(failed) > _NAMED:
         lines.append(f"and {len(failed) - _NAMED} more")
     axes.text(
         0, 0.98, "\n".join(lines) or "none", va="top", fontsize=9, linespacing=1.5,
-        color=BAD if failed else "#1f2328", transform=axes.transAxes,
+        color=BAD if failed else INK, transform=axes.transAxes,
     )  # fmt: skip
-
-
-def _label(row: Row) -> str:
-    return f"{row.statistic}, {row.where}" if row.where else row.statistic
 
 
 def intervals(axes: Axes, rows: Sequence[Row]) -> None:
@@ -173,7 +177,8 @@ def intervals(axes: Axes, rows: Sequence[Row]) -> None:
         marker = "o" if abs(place) < _FAR else (">" if place > 0 else "<")
         axes.plot(place, i, marker, color=colour, ms=6, clip_on=False)
         # Above its line: beside it, long names would leave no space for what they name.
-        axes.text(-_FAR, i - 0.3, _label(row), color=colour, va="center", fontsize=8.5)
+        weight = "bold" if row.failed else "normal"
+        axes.text(-_FAR, i - 0.3, row.title, color=INK, va="center", fontsize=8.5, weight=weight)
     axes.set(xlim=(-_FAR, _FAR), ylim=(len(rows) - 0.4, -0.7), yticks=[])
     axes.set_xticks([-1, 0, 1], ["2.5 %", "middle", "97.5 %"])
     axes.spines[["top", "right", "left"]].set_visible(False)

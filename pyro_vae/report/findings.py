@@ -12,13 +12,16 @@ from torch import Tensor
 
 from pyro_vae._html import Html, tag
 from pyro_vae.criticism import Calibration, Checks, calibrate, check
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.data import Dataset
+from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import variance_by_site
 from pyro_vae.programs import Amortized
 from pyro_vae.report._canvas import are_images, as_png, limits, tiles
-from pyro_vae.report.pictures import SCATTERED, held_out, latent_means
+from pyro_vae.report._tables import Scaled, are_columns
+from pyro_vae.report.pictures import SCATTERED, held_out, latent_means, visible
 
 __all__ = ["ACTIVE", "Findings"]
 
@@ -66,13 +69,27 @@ class Findings:
     def reconstructed(self, index: Any) -> tuple[Tensor, Tensor]:
         """Returns some of the data, NaN where they are hidden, and their reconstructions."""
         rows = self.rows[index]
-        x = rows.x if rows.mask is None else rows.x.where(rows.mask, torch.nan)
-        return x, self.vae.reconstruct(rows.x, **rows.given)
+        return visible(rows), self.vae.reconstruct(rows.x, **rows.given)
 
     @cached_property
     def labels(self) -> Tensor | None:
         labels = self.data.labels[held_out(self.data)]
         return None if labels is None else labels.cpu()
+
+    @cached_property
+    def entries(self) -> tuple[Entry, ...]:
+        """What the entries of x are called."""
+        return entries_of(self.vae, self.data.axes(held_out(self.data)))
+
+    @cached_property
+    def columns(self) -> bool:
+        """Whether x are rows of a table, whose columns have names and are in no order."""
+        return are_columns(self.entries, self.vae.event_shape)
+
+    @cached_property
+    def scaled(self) -> Scaled:
+        """The columns, in standard deviations of the held-out data from their means."""
+        return Scaled(visible(self.rows), self.entries)
 
     @cached_property
     def images(self) -> bool:

@@ -15,15 +15,20 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
+from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Conditions, ConditionsLike, GivenLike, Numbers, Rows, RowsLike
+from pyro_vae.data.schema import Schema
 from pyro_vae.distributions import same_support
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import are_images, grid, limits, show, tiles, write
+from pyro_vae.report._tables import Scaled, are_columns, lines_height, marginal, observed
+from pyro_vae.report.pairs import pairs
 
 __all__ = [
     "PANELS",
@@ -51,7 +56,7 @@ def pictures(
         data: What it was fitted to.
         history: That of the run.
         folder: Where to write ``samples.png``, ``reconstructions.png``, ``latent.png`` and
-            ``curves.png``; must exist.
+            ``curves.png``, and of a table ``pairs.png``; must exist.
 
     Returns:
         The paths written.
@@ -62,12 +67,23 @@ def pictures(
     x, given = data.split(split), rows.given
     count = 64 if are_images(vae.event_shape) else 1000
     beside = rows[torch.arange(count) % len(x)].conditions
-    return [
-        samples(vae, folder / "samples.png", num_samples=count, reference=x, **beside),
-        reconstructions(vae, x, folder / "reconstructions.png", name=name, **given),
-        latent(vae, x, folder / "latent.png", color_by=labels, name=name, **given),
+    columns = data.schema or (data.names or None)
+    paths = [
+        samples(
+            vae, folder / "samples.png", num_samples=count, reference=x, columns=columns, **beside
+        ),
+        reconstructions(
+            vae, x, folder / "reconstructions.png", name=name, columns=columns, **given
+        ),
+        latent(
+            vae, x, folder / "latent.png", color_by=labels, classes=data.classes, name=name, **given
+        ),
         curves(history, folder / "curves.png"),
     ]
+    if columns is not None and len(vae.event_shape) == 1 and vae.event_shape[0] > 1:
+        path = folder / "pairs.png"
+        paths.append(pairs(vae, x, path, columns=columns, **rows.conditions))
+    return paths
 
 
 def held_out(data: Dataset) -> Split:
@@ -83,12 +99,13 @@ def samples(
     *,
     num_samples: int = 64,
     reference: Numbers | None = None,
+    columns: Schema | Sequence[str] | None = None,
     **given: Unpack[ConditionsLike],
 ) -> Path:
     """Draws samples from the prior.
 
     Of images the means E[x|z] are shown, since independent noise in each pixel hides the shape;
-    of vectors the marginals of x itself.
+    of vectors the marginals of x itself: histograms of numbers and dates, bars of words.
 
     Args:
         vae: The model.
@@ -96,6 +113,7 @@ def samples(
         num_samples: Number of draws.
         reference: Data ``(N, *event_shape)``, which set the grey scale of images and stand beside
             the marginals of vectors; NaN where they are missing.
+        columns: What the columns of x are, or their names; as the reference has them if not given.
         **given: What goes with each draw.
 
     Returns:
@@ -104,14 +122,15 @@ def samples(
     num_samples = positive_integer("num_samples", num_samples)
     beside: Tensor | None = as_tensor(reference)
     if not are_images(vae.event_shape):
-        return _marginals(vae.sample(num_samples, **given), beside, path)
+        entries = entries_of(vae, beside if columns is None else columns)
+        return _marginals(vae.sample(num_samples, **given), beside, entries, path)
     prior = vae.prior_at(cast(Conditions, given)).expand((num_samples,))
     means = vae.decode(prior.sample(), **given).mean
-    columns = math.ceil(math.sqrt(num_samples))
-    rows = math.ceil(num_samples / columns)
-    figure = Figure(figsize=(0.7 * columns, 0.7 * rows + 0.5), layout="constrained")
+    across = math.ceil(math.sqrt(num_samples))
+    rows = math.ceil(num_samples / across)
+    figure = Figure(figsize=(0.7 * across, 0.7 * rows + 0.5), layout="constrained")
     axes = figure.subplots()
-    show(axes, tiles(means, columns, limits(vae, means if beside is None else beside)))
+    show(axes, tiles(means, across, limits(vae, means if beside is None else beside)))
     axes.set_title("Drawn from the prior: E[x | z], z ~ p(z)", fontsize=11)
     return write(figure, path)
 
@@ -123,39 +142,50 @@ def reconstructions(
     path: str | Path,
     *,
     name: str = "data",
+    columns: Schema | Sequence[str] | None = None,
     **given: Unpack[GivenLike],
 ) -> Path:
     """Draws data above what the model makes of them, E[x|z] at z = E[z|x].
+
+    Of a table each column has a line, on which the data and the reconstruction are dots.
 
     Args:
         vae: The model.
         x: Held-out data, shape ``(N, *event_shape)``.
         path: The PNG to write.
         name: What to call the data.
+        columns: What the columns of x are, or their names; as the data have them if not given.
         **given: What goes with them.
 
     Returns:
         The path.
     """
+    x = x if isinstance(x, Rows) else as_tensor(x)
+    entries = entries_of(vae, x if columns is None else columns)
     images = are_images(vae.event_shape)
-    rows = rows_of(vae, x, given)[: 30 if images else 6]
-    reconstructed, mask = vae.reconstruct(rows.x, **rows.given), rows.mask
-    x = rows.x if mask is None else rows.x.where(mask, math.nan)  # what is hidden is not drawn
+    every = rows_of(vae, x, given)
+    rows = every[: 30 if images else 6]
+    reconstructed = vae.reconstruct(rows.x, **rows.given)
+    x = visible(rows)
     title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
+    if are_columns(entries, vae.event_shape):
+        scaled = Scaled(visible(every), entries)
+        levels = scaled.probabilities(vae, rows)
+        return _observed(scaled, x, reconstructed, levels, path, title)
     if not images:
         return _lines(x, reconstructed, path, title)
-    columns = min(10, len(x))
-    starts = range(0, len(x) - columns + 1, columns)
-    figure = Figure(figsize=(0.75 * columns + 1, 1.55 * len(starts) + 0.5), layout="constrained")
+    across = min(10, len(x))
+    starts = range(0, len(x) - across + 1, across)
+    figure = Figure(figsize=(0.75 * across + 1, 1.55 * len(starts) + 0.5), layout="constrained")
     black_white = limits(vae, x)
     all_axes = figure.subplots(2 * len(starts), squeeze=False)[:, 0]
     for i, start in enumerate(starts):
-        chosen = slice(start, start + columns)
+        chosen = slice(start, start + across)
         for axes, shown, label in (
             (all_axes[2 * i], x[chosen], "data"),
             (all_axes[2 * i + 1], reconstructed[chosen], "reconstruction"),
         ):
-            show(axes, tiles(shown, columns, black_white))
+            show(axes, tiles(shown, across, black_white))
             axes.text(-0.01, 0.5, label, transform=axes.transAxes, ha="right", va="center")
     figure.suptitle(title, fontsize=11)
     return write(figure, path)
@@ -168,6 +198,7 @@ def latent(
     path: str | Path,
     *,
     color_by: Numbers | None = None,
+    classes: Sequence[str] = (),
     name: str = "data",
     **given: Unpack[GivenLike],
 ) -> Path:
@@ -182,6 +213,7 @@ def latent(
         x: Held-out data, shape ``(N, *event_shape)``.
         path: The PNG to write.
         color_by: Integers ``(N,)`` that colour the data; the model never saw them.
+        classes: What the integers 0, 1, ... are called, if they have names.
         name: What to call the data.
         **given: What goes with them.
 
@@ -192,17 +224,17 @@ def latent(
     labels = None if color_by is None else as_tensor(color_by)[:SCATTERED].cpu()
     means = latent_means(vae, shown)
     if same_support(vae.space.support, constraints.one_hot):
-        groups, classes = means.shape[1:]
+        groups, states = means.shape[1:]
         rows = groups if groups > 1 or labels is None else len(labels.unique())
-        size = (max(5.5, 0.32 * classes + 2.5), min(8.0, 0.28 * rows + 1.6))
+        size = (max(5.5, 0.32 * states + 2.5), min(8.0, 0.28 * rows + 1.6))
         figure = Figure(figsize=size, layout="constrained")
         axes = figure.subplots()
-        panels.usage(axes, means, labels)
+        panels.usage(axes, means, labels, classes)
         axes.set_title(f"Use of the latent classes by {len(shown):,} {name}", fontsize=11)
     else:
         figure = Figure(figsize=(7, 5.6), layout="constrained")
         axes = figure.subplots()
-        panels.scatter(axes, means, labels)
+        panels.scatter(axes, means, labels, classes)
         axes.set_title(f"Latent means E[z | x] of {len(shown):,} {name}", fontsize=11)
     return write(figure, path)
 
@@ -237,19 +269,48 @@ def latent_means(vae: Amortized, rows: Rows) -> Tensor:
     return torch.cat([vae.encode(batch.x, **batch.given).mean for batch in batches]).cpu()
 
 
-def _marginals(drawn: Tensor, reference: Tensor | None, path: str | Path) -> Path:
-    model = drawn.cpu().flatten(1).numpy()
-    data = None if reference is None else reference.cpu().flatten(1).numpy()
+def visible(rows: Rows) -> Tensor:
+    """Returns x of rows, NaN where it is hidden: that is not drawn."""
+    return rows.x if rows.mask is None else rows.x.where(rows.mask, math.nan)
+
+
+def _marginals(
+    drawn: Tensor, reference: Tensor | None, entries: Sequence[Entry], path: str | Path
+) -> Path:
+    model = drawn.cpu().flatten(1).double().numpy()
+    data = None if reference is None else reference.cpu().flatten(1).double().numpy()
     dim = model.shape[1]
-    figure, all_axes = grid(min(dim, PANELS), (2.6, 2.0))
+    figure, all_axes = grid(min(dim, PANELS), (3.0, 2.3))
     for i, axes in enumerate(all_axes):
         seen = None if data is None else data[~np.isnan(data[:, i]), i]
-        panels.marginal(
-            axes, model[:, i], seen if seen is not None and len(seen) else None, f"x[{i}]"
-        )
+        marginal(axes, entries[i], model[:, i], seen)
     _legend_above(figure, all_axes[0])
-    some = f"the first {PANELS} of {dim} entries" if dim > PANELS else "each entry"
-    figure.suptitle(f"Marginal density of {some}: {len(drawn):,} draws of x", fontsize=11)
+    what = "column" if are_columns(entries, drawn.shape[1:]) else "entry"
+    some = f"the first {PANELS} of {dim} {what}s" if dim > PANELS else f"each {what}"
+    some = some.replace("entrys", "entries")
+    figure.suptitle(f"Marginal distribution of {some}: {len(drawn):,} draws of x", fontsize=11)
+    return write(figure, path)
+
+
+def _observed(
+    scaled: Scaled,
+    x: Tensor,
+    reconstructed: Tensor,
+    levels: dict[int, Tensor],
+    path: str | Path,
+    title: str,
+) -> Path:
+    rows = math.ceil(len(x) / 2)
+    size = (12, lines_height(len(scaled.entries)) * rows + 0.5)
+    figure = Figure(figsize=size, layout="constrained")
+    all_axes = figure.subplots(rows, 2, squeeze=False).flatten().tolist()
+    for unused in all_axes[len(x) :]:
+        unused.set_axis_off()
+    for i, axes in enumerate(all_axes[: len(x)]):
+        own = {index: each[i] for index, each in levels.items()}
+        observed(axes, scaled, x[i], reconstructed[i], own)
+    _legend_above(figure, all_axes[0])
+    figure.suptitle(title, fontsize=11)
     return write(figure, path)
 
 

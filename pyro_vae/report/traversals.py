@@ -5,7 +5,7 @@ from __future__ import annotations
 import torch
 from pyro.distributions.constraints import sphere
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.criticism._replicates import prior_of, repeated
@@ -14,7 +14,7 @@ from pyro_vae.distributions import same_support
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import as_tensor, rows_of
 
-__all__ = ["interpolations", "traversals"]
+__all__ = ["interpolated", "interpolations", "traversals", "traversed"]
 
 _POLE = 0.98  # at 1 nothing would be left of the other coordinates
 _DRAWS = 4000  # of a prior whose moments have no closed form
@@ -55,6 +55,14 @@ def traversals(
         >>> traversals(vae, torch.ones(4), torch.tensor([0, 3])).shape
         torch.Size([2, 7, 4])
     """
+    return traversed(vae, x, units, steps=steps, reach=reach).mean
+
+
+@torch.no_grad()
+def traversed(
+    vae: VAE, x: RowsLike, units: Numbers, *, steps: int = 7, reach: float = 3.0
+) -> Distribution:
+    """Returns p(x|z) along the paths of :func:`traversals`, batch shape ``(U, S)``."""
     start_at = as_tensor(x)
     rows = rows_of(vae, start_at[None] if isinstance(start_at, Tensor) else start_at, {})
     chosen, count = as_tensor(units), vae.prior.event_shape[0]
@@ -80,7 +88,7 @@ def traversals(
             others = torch.arange(len(start)).to(z.device) != unit
             rest = (1 - moved[:, :1].square()).sqrt()
             z[i] = torch.where(others, rest * _direction(torch.where(others, start, 0.0)), z[i])
-    return vae.decode(z, **repeated(rows.conditions, z.shape[1])).mean
+    return vae.decode(z, **repeated(rows.conditions, z.shape[1]))
 
 
 @torch.no_grad()
@@ -112,6 +120,12 @@ def interpolations(vae: VAE, first: RowsLike, second: RowsLike, *, steps: int = 
         >>> interpolations(vae, torch.ones(3, 4), torch.zeros(3, 4)).shape
         torch.Size([3, 8, 4])
     """
+    return interpolated(vae, first, second, steps=steps).mean.transpose(0, 1)
+
+
+@torch.no_grad()
+def interpolated(vae: VAE, first: RowsLike, second: RowsLike, *, steps: int = 8) -> Distribution:
+    """Returns p(x|z) along the paths of :func:`interpolations`, batch shape ``(S, P)``."""
     begin, end = rows_of(vae, first, {}, "first"), rows_of(vae, second, {}, "second")
     ends = _start(vae, begin)[:, None], _start(vae, end)[:, None]
     along = torch.linspace(0, 1, positive_integer("steps", steps)).to(ends[0])
@@ -124,7 +138,7 @@ def interpolations(vae: VAE, first: RowsLike, second: RowsLike, *, steps: int = 
         z = torch.lerp(ends[0], ends[1], along[None, :, None])
         if same_support(vae.prior.support, sphere):
             z = _direction(z)
-    return vae.decode(z.transpose(0, 1), **begin.conditions).mean.transpose(0, 1)
+    return vae.decode(z.transpose(0, 1), **begin.conditions)
 
 
 def _start(vae: VAE, rows: Rows) -> Tensor:

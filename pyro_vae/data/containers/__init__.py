@@ -53,6 +53,7 @@ READS: Mapping[str, Read] = {
     "pyarrow": read_table,
     "pyspark": read_table,
     "scipy": _of_array,
+    "sparse": _of_array,
     "torch": read_torch_set,
     "xarray": read_labelled,
     "zarr": _of_array,

@@ -111,6 +111,7 @@ def raw_of(parts: Mapping[Split, Contents], asked: Asked) -> Raw:
         coords=dict(first.coords),
         index={split: each.index for split, each in parts.items() if each.index is not None},
         image=first.image,
+        classes=tuple(words.get("label", ())) if labels else (),
     )
 
 
@@ -198,7 +199,10 @@ def array_of(value: Any, argument: str = "data") -> Any:
     try:
         if hasattr(value, "to_memory"):  # of a file, in AnnData's words
             value = value.to_memory()
-        return value.toarray() if hasattr(value, "toarray") else np.asarray(value)
+        for dense in ("toarray", "todense"):  # of SciPy; of arrays with more dimensions
+            if hasattr(value, dense):
+                value = getattr(value, dense)()
+        return np.asarray(value)
     except Exception as error:  # whatever a foreign object raises is not for a traceback
         reason = f"{type(value).__name__}, which NumPy cannot read: {error}".splitlines()[0]
         raise ValueError(f"`{argument}`: expected an array of numbers, got {reason}") from None

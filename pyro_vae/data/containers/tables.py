@@ -93,8 +93,9 @@ def _numbers(name: str, column: nw.Series[Any], argument: str = "data") -> np.nd
     """
     dtype = column.dtype
     if not (dtype.is_numeric() or dtype == nw.Boolean):
-        what = f"a column of numbers as {name} (`cond={name!r}` of `pv.data.load` takes words)"
-        raise expected(argument, what, str(dtype))
+        error = expected(argument, f"a column of numbers as {name}", str(dtype))
+        hint = f"`pv.data.load(frame)` makes numbers of words and dates, `drop={name!r}` is without"
+        raise ValueError(f"{error}; {hint}")
     if column.null_count() > 0 or dtype == nw.Decimal:
         column = column.cast(nw.Float64)
     values: np.ndarray = column.to_numpy()

@@ -21,6 +21,7 @@ from pyro_vae.data.readers.hdf5_files import read_h5ad, read_hdf5
 from pyro_vae.data.readers.images import read_images
 from pyro_vae.data.readers.numpy_files import read_npy, read_npz
 from pyro_vae.data.readers.parquet_files import read_parquet
+from pyro_vae.data.readers.zarr_folders import read_zarr
 
 __all__ = ["ARRAYS", "READERS", "SUFFIXES", "Reading", "read_file"]
 
@@ -28,6 +29,8 @@ READERS: Mapping[str, Callable[[Path, Reading], Table]] = {
     ".csv": read_csv,
     ".tsv": read_csv,
     ".gz": read_csv,
+    ".bz2": read_csv,
+    ".xz": read_csv,
     ".parquet": read_parquet,
     ".xlsx": read_excel,
 }
@@ -37,6 +40,7 @@ ARRAYS: Mapping[str, Callable[[Path, Asked], Raw]] = {
     ".h5": read_hdf5,
     ".hdf5": read_hdf5,
     ".h5ad": read_h5ad,
+    ".zarr": read_zarr,
 }
 SUFFIXES = (*ARRAYS, *READERS)
 
@@ -53,13 +57,14 @@ def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None
         ValueError: If there is no such file, or it is damaged.
     """
     asked = asked or Asked()
-    if path.is_dir():
+    if path.is_dir() and path.suffix != ".zarr":
         return read_images(path, asked)
     if path.suffix not in SUFFIXES:
         raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
-    if not path.is_file():
-        raise expected("data", "an existing file", str(path))
-    if asked.layers is not None and path.suffix != ".h5ad":
+    if not path.exists() or path.is_dir() != (path.suffix == ".zarr"):
+        what = "a folder, as Zarr writes one" if path.suffix == ".zarr" else "an existing file"
+        raise expected("data", what, str(path))
+    if asked.layers is not None and path.suffix not in (".h5ad", ".zarr"):
         raise expected("layers", f"None with a {path.suffix} file", asked.layers)
     if path.suffix in ARRAYS:
         return ARRAYS[path.suffix](path, asked)

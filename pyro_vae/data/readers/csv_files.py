@@ -178,14 +178,16 @@ def read_csv(path: Path, how: Reading) -> Table:
     if not records:
         what = "at least one observation with at least one entry"
         raise expected("data", what, str(path))
-    if how.header not in ("infer", "none"):
-        records = records[int(how.header) :]
-        if not records:
+    above = 0  # the line where the record ends that is before the first of these
+    if how.header not in ("infer", "none") and (start := int(how.header)) > 0:
+        if len(records) <= start:
             raise expected("header", "a row of the file", how.header)
+        above, records = records[start - 1][0], records[start:]
     (line, first), *rest = records
     for at, cells in rest:
         if len(cells) != len(first):
-            raise expected("data", f"{len(first)} cells in row {at}", len(cells))
+            error = expected("data", f"{len(first)} cells in row {at}", len(cells))
+            raise ValueError(f"{error}{_hint_of_titles(how, records)}")
     rows = [cells for _, cells in records]
     named = how.header != "none"
     if how.header == "infer":
@@ -200,15 +202,23 @@ def read_csv(path: Path, how: Reading) -> Table:
         if not name:
             names[i] = f"Unnamed: {i}"
             notes.append(f"column {i + 1} has no name: it is {names[i]!r} now")
-    skipped = line if named else 0
     below = rows[1:] if named else rows
-    frame = _read(text, how, len(first), skipped, _texts(below))
+    frame = _read(text, how, len(first), above, named, _texts(below))
     if named:
         frame.columns = names
     where = _where(text, names, int(named) if how.header == "infer" else _before(how, named))
     if len(frame) and frame.iloc[:, -1].isna().any():
         _check_lengths(text, len(first), line)
     return Table(frame, named=named, notes=tuple(notes), where=where)
+
+
+def _hint_of_titles(how: Reading, records: Sequence[tuple[int, list[str]]]) -> str:
+    """How a text is read whose first records are a title above its names, if they look so."""
+    sizes = [len(cells) for _, cells in records]
+    start = next((at for at, size in enumerate(sizes) if size == sizes[-1]), 0)
+    if how.header != "infer" or len(set(sizes[start:])) > 1 or not 0 < start < len(sizes) - 1:
+        return ""
+    return f"; `header` (--header {start}) takes row {records[start][0]} for names"
 
 
 def _before(how: Reading, named: bool) -> int:
@@ -232,8 +242,11 @@ def _texts(rows: Sequence[Sequence[str]]) -> list[int]:
     """The columns whose digits are codes: zeros stand before them, or float64 would lose some."""
     found = []
     for i, column in enumerate(zip(*rows, strict=True)):
-        seen = [cell.strip() for cell in column if cell.strip()]
-        if not seen or not seen[0].isdecimal() or not all(cell.isdecimal() for cell in seen):
+        start = next((cell for cell in map(str.strip, column) if cell), "")
+        if not start.isdecimal():
+            continue
+        seen = [cell for cell in map(str.strip, column) if cell]
+        if not all(cell.isdecimal() for cell in seen):
             continue
         sizes = {len(cell) for cell in seen}
         fixed = len(sizes) == 1 and len(seen) >= _MANY and sizes != {1}
@@ -243,19 +256,20 @@ def _texts(rows: Sequence[Sequence[str]]) -> list[int]:
 
 
 def _read(
-    text: _Text, how: Reading, width: int, skipped: int, as_text: Sequence[int]
+    text: _Text, how: Reading, width: int, above: int, named: bool, as_text: Sequence[int]
 ) -> pd.DataFrame:
-    """The columns of a file, numbered from 0."""
+    """The columns of a file, numbered from 0, without the lines above and the row of names."""
     import pandas as pd
 
     options: dict[str, Any] = {
         "sep": text.sep,
         "decimal": how.decimal,
         "thousands": how.thousands,
-        "header": None,
+        # As the header, names take less time than as a line to skip.
+        "header": 0 if named else None,
         "names": list(range(width)),
         "index_col": False,
-        "skiprows": skipped,
+        "skiprows": above or None,
         "keep_default_na": False,
         "na_values": how.missing_words,
         "encoding": text.encoding,
@@ -330,7 +344,7 @@ def header_of_words(path: Path) -> Header:
 def fill_csv(
     path: Path, values: Mapping[int, Mapping[int, float | str]], how: Reading | None = None
 ) -> bytes:
-    """The content of a `.csv` file with numbers or words in some of its cells, all else as it is.
+    """The content of a text with numbers or words in some of its cells, all else as it is.
 
     Args:
         path: The file.
@@ -340,7 +354,8 @@ def fill_csv(
     how = how or Reading()
     text, named = _Text(path, how), read_csv(path, how).named
     encoding = "utf-8" if text.encoding == "utf-8-sig" else text.encoding
-    content = path.read_bytes()
+    packed = path.read_bytes()
+    content = gzip.decompress(packed) if text.compression == "gzip" else packed
     mark = codecs.BOM_UTF8 if content.startswith(codecs.BOM_UTF8) else b""
     lines: list[str] = []
 
@@ -362,7 +377,8 @@ def fill_csv(
             csv.writer(filled, delimiter=text.sep, lineterminator=end).writerow(cells)
         else:
             filled.write(line)
-    return mark + filled.getvalue().encode(encoding)
+    content = mark + filled.getvalue().encode(encoding)
+    return gzip.compress(content, mtime=0) if text.compression == "gzip" else content
 
 
 def _cell(value: float | str, how: Reading) -> str:

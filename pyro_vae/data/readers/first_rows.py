@@ -24,6 +24,7 @@ _WHOLE = re.compile(r"[+-]?\d+")
 _COMMA = re.compile(r"[+-]?\d+,\d+")
 _FEWEST = 3  # columns from which on equal steps are no chance
 _SURELY = 5  # columns from which on they are none among whole numbers
+_YEARS, _SOME = (1700, 2100), 0.25  # and the share of numbers that may look like some
 _FAR = 3.0  # ranges of a column that a number is outside of
 
 
@@ -38,14 +39,13 @@ def check_separator(lines: Sequence[str], sep: str) -> None:
         ValueError: If all lines have the same number of cells with another separator, more than
             one, and not with this one.
     """
+    own = {len(cells) for cells in csv.reader(lines, delimiter=sep)}
+    if len(own) == 1 and own != {1}:
+        return
     counts = {
         each: [len(cells) for cells in csv.reader(lines, delimiter=each)] for each in _SEPARATORS
     }
-    if sep not in counts:
-        counts[sep] = [len(cells) for cells in csv.reader(lines, delimiter=sep)]
-    alike = {each: set(found) for each, found in counts.items()}
-    if len(alike[sep]) == 1 and alike[sep] != {1}:
-        return
+    alike = {each: set(found) for each, found in counts.items()} | {sep: own}
     others = [s for s, found in alike.items() if s != sep and len(found) == 1 and found != {1}]
     if not others and len(alike[sep]) > 1:
         return  # what is ragged is refused where it is
@@ -134,6 +134,8 @@ def names_in(rows: Sequence[Sequence[str]], path: str) -> bool:
         if any(each.first in each.rest for each in words):
             raise _unclear(first, path)
         return True
+    if words and _are_years(numbers):
+        return True
     if words:
         above_numbers = [each for each in words if each.numeric]
         alike = sum(each.alike for each in numbers)
@@ -193,6 +195,18 @@ def _in_steps(columns: Sequence[_Column]) -> bool:
         return True
     steps = np.diff(values)
     return len(values) >= _FEWEST and bool(np.ptp(steps) <= 1e-6 * np.abs(steps).max() and steps[0])
+
+
+def _are_years(columns: Sequence[_Column]) -> bool:
+    """Whether the first cells are years in order, of which some may lack, above other numbers."""
+    years = [int(each.first) if _WHOLE.fullmatch(each.first) else 0 for each in columns]
+    if len(years) < 2 or min(years) < _YEARS[0] or max(years) > _YEARS[1]:
+        return False
+    steps = np.diff(years)
+    values = np.concatenate([each.numbers for each in columns])
+    if len(values) == 0 or not ((steps > 0).all() or (steps < 0).all()):
+        return False
+    return bool(((values >= _YEARS[0]) & (values <= _YEARS[1])).mean() < _SOME)
 
 
 def _increasing(columns: Sequence[_Column]) -> bool:

@@ -16,7 +16,7 @@ from pyro_vae.data.containers import Asked, Contents, raw_of
 from pyro_vae.data.containers.keyed import parts_of
 from pyro_vae.data.raw import Raw
 
-__all__ = ["read_h5ad", "read_hdf5"]
+__all__ = ["annotated", "read_h5ad", "read_hdf5"]
 
 _SPARSE = ("csr_matrix", "csc_matrix")
 
@@ -48,13 +48,14 @@ def read_h5ad(path: Path, asked: Asked) -> Raw:
         raise expected("key", "None with an .h5ad file, of which `layers` is an array", asked.key)
     with _opened(path) as file:
         try:
-            contents = _annotated(file, asked)
+            contents = annotated(file, asked)
         except (KeyError, OSError, TypeError, AttributeError) as error:
             raise expected("data", "an .h5ad file of AnnData", f"{path}: {error}") from None
         return raw_of({"train": contents}, asked)
 
 
-def _annotated(file: Any, asked: Asked) -> Contents:
+def annotated(file: Any, asked: Asked) -> Contents:
+    """Returns what an annotated matrix in an open file holds, of HDF5 or of Zarr."""
     obs, var = file["obs"], file["var"]
     layers = list(file.get("layers", ()))
     place = "X"

@@ -9,7 +9,7 @@ from pyro_vae._html import Html, join, table, tag
 from pyro_vae.criticism import Row
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
-from pyro_vae.report._numbers import p_value, short
+from pyro_vae.report._numbers import p_value
 from pyro_vae.report.criticism import intervals
 from pyro_vae.report.findings import Findings
 
@@ -31,7 +31,7 @@ def section(findings: Findings) -> Html:
     )
     parts = [tag("p", verdict, class_="note warning" if failed else "note")]
     if failed:
-        points = [tag("li", tag("b", _place(row)), f": {row.advice}") for row in failed]
+        points = [tag("li", tag("b", row.title), f": {row.advice}") for row in failed]
         parts.append(tag("ul", *points))
     with chart(4.8, 0.38 * len(judged) + 0.5) as (figure, axes):
         intervals(axes, judged)
@@ -40,7 +40,7 @@ def section(findings: Findings) -> Html:
         captioned(
             picture,
             "Where the data lie among what the model simulates: grey, the middle 95 % of simulated "
-            "data sets; a dot, the data observed; an arrow, far outside. Red ones reject the "
+            "data sets; a dot, the data observed; an arrow, far outside. Orange ones reject the "
             "model. Of a statistic of many entries the one farthest out is shown, which lies "
             "outside the grey more often than one in twenty; the p-values in the table allow for "
             "that.",
@@ -72,10 +72,9 @@ def _table_of_checks(rows: Sequence[Row]) -> Html:
         verdict: object = "–" if math.isnan(row.adjusted) else "passes"
         cells.append(
             (
-                _place(row),
+                row.title,
                 row.conditioned_on,
-                short(row.observed),
-                f"{short(row.low)} to {short(row.high)}",
+                *row.texts,
                 p_value(row.p_value),
                 p_value(row.adjusted),
                 tag("span", "fails", class_="bad") if row.failed else verdict,
@@ -83,7 +82,3 @@ def _table_of_checks(rows: Sequence[Row]) -> Html:
         )
     head = ("statistic", "replicates", "observed", "simulated, 95 %", "p", "p, Holm", "verdict")
     return table(head, cells, text=2)
-
-
-def _place(row: Row) -> str:
-    return f"{row.statistic}, {row.where}" if row.where else row.statistic

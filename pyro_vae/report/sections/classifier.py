@@ -23,7 +23,6 @@ def section(findings: Findings) -> Html | None:
         curve = image(as_svg(figure), "ROC of the classifier")
     count = 10 if findings.images else 3
     index = torch.as_tensor(found.index[:count].copy()).to(findings.x.device)
-    x, reconstructed = findings.reconstructed(index)
     parts = [
         captioned(
             curve,
@@ -38,7 +37,7 @@ def section(findings: Findings) -> Html | None:
         "they have in common is what the model lacks."
     )
     if findings.images:
-        shown = tag("div", *pairs(findings, x, reconstructed))
+        shown = tag("div", *pairs(findings, *findings.reconstructed(index)))
     else:
-        shown = tag("div", *lines(x, reconstructed))
+        shown = tag("div", *lines(findings, index))
     return tag("div", *parts, captioned(shown, caption), class_="panels wide")

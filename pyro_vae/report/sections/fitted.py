@@ -7,12 +7,15 @@ from collections.abc import Iterator
 from importlib.metadata import version
 
 from pyro_vae._html import Html, tag
+from pyro_vae.criticism._entries import likelihood_of
 from pyro_vae.part import Part
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.pictures import held_out
 
 __all__ = ["section"]
+
+_NAMED = 40  # columns that are listed
 
 
 def section(findings: Findings) -> Html:
@@ -30,9 +33,9 @@ def section(findings: Findings) -> Html:
         *((what, tag("code", part)) for what, part in _parts(vae).items()),
         ("parameters", f"{parameters:,}"),
         *((what, tag("code", value)) for what, value in findings.settings.items()),
-        ("data", f"{data.name}: {sizes}; one observation has shape {tuple(data.event_shape)}"),
+        ("data", f"{data.name}: {sizes}; {_observation(findings)}"),
         *_beside(findings),
-        ("base measure", f"{vae.base_measure}{f'; {treated}' if treated else ''}"),
+        ("base measure", f"{_measure(findings)}{f'; {treated}' if treated else ''}"),
         ("fingerprint", tag("code", f"{measure['fingerprint'][:16]} ({findings.split} data)")),
         ("page made with", _versions()),
     ]
@@ -75,6 +78,27 @@ def _beside(findings: Findings) -> Iterator[tuple[str, str]]:
         missing = 1 - float(rows.mask.double().mean())
         modelled = "" if vae.is_ignorable else ", and of which entries those are"
         yield "missing", f"{missing:.0%} of the entries; log p(x) is of what is observed{modelled}"
+
+
+def _observation(findings: Findings) -> str:
+    """What one observation is: the columns of a table, or a shape."""
+    if not findings.columns:
+        return f"one observation has shape {tuple(findings.data.event_shape)}"
+    kinds = [f" ({each.field.kind})" if each.field else "" for each in findings.entries]
+    shown = [f"{e.title}{kind}" for e, kind in zip(findings.entries, kinds, strict=True)]
+    more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
+    return f"{len(shown)} columns: {', '.join(shown[:_NAMED])}{more}"
+
+
+def _measure(findings: Findings) -> str:
+    """What densities are taken against, of columns that differ by their names."""
+    vae = findings.vae
+    if not isinstance(vae, VAE) or vae.likelihood.measure != "mixed" or not findings.columns:
+        return vae.base_measure
+    likelihoods = {each.name: likelihood_of(vae, each) for each in findings.entries}
+    counting = [name for name, own in likelihoods.items() if own and own.measure == "counting"]
+    masks = "" if vae.is_ignorable else ", and for the mask"
+    return f"mixed, counting in {', '.join(counting)}{masks}"
 
 
 def _row(*cells: object) -> Html:

@@ -15,10 +15,12 @@ __all__ = ["header"]
 def header(findings: Findings) -> Html:
     """Returns the name of the run, what it was fitted to and judged by, and its main figures."""
     summary = findings.summary
+    name, size = findings.data.name, len(findings.data.train)
     lead = (
-        f"Fitted to {len(findings.data.train):,} training observations of {findings.data.name}; "
-        f"judged by {len(findings.x):,} {findings.split} observations, "
-        f"which {_role_of_split(findings)}."
+        f"Fitted to {size:,} training observations of {name}; judged by {len(findings.x):,} "
+        f"{findings.split} observations, which {_role_of_split(findings)}."
+        if size > 0
+        else f"Judged by {len(findings.x):,} observations of {name}, which it never saw."
     )
     figures = [
         ("log p(x), nats an observation", number(summary["log_marginal"]),

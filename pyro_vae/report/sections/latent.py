@@ -23,7 +23,7 @@ def section(findings: Findings) -> Html:
         rows = means.shape[1] if means.shape[1] > 1 or labels is None else len(labels.unique())
         width = min(9.0, max(3.6, 0.3 * means.shape[2] + 2))
         with chart(width, min(8.0, max(2.0, 0.26 * rows + 0.9))) as (figure, axes):
-            panels.usage(axes, means, labels)
+            panels.usage(axes, means, labels, findings.data.classes)
             picture = image(as_svg(figure), "How often each latent class is used")
         return captioned(
             picture,
@@ -31,7 +31,7 @@ def section(findings: Findings) -> Html:
             "classes never used; a row that is all one colour carries nothing about x.",
         )
     with chart(4.7, 4.4) as (figure, axes):
-        panels.scatter(axes, means, labels, beside=False)
+        panels.scatter(axes, means, labels, findings.data.classes, beside=False)
         latent = image(as_svg(figure), "Map of latent means")
     with chart() as (figure, axes):
         panels.spread(axes, findings.variances, ACTIVE)

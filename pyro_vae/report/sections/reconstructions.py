@@ -12,15 +12,27 @@ __all__ = ["section"]
 def section(findings: Findings) -> Html:
     """Returns some held-out data and their reconstructions."""
     try:
-        x, reconstructed = findings.reconstructed(slice(30 if findings.images else 6))
+        return _reconstructions(findings)
     except NotImplementedError:
         return caption("p(x | z) has no mean in closed form: reconstructions are left out.")
+
+
+def _reconstructions(findings: Findings) -> Html:
+    if findings.columns:
+        return captioned(
+            tag("div", *lines(findings, slice(6)), class_="panels wide"),
+            "A line a column: grey, the held-out data; blue, E[x | z] at z = E[z | x], both in "
+            "standard deviations of the data from their mean. At the right, both as the table has "
+            "them; of words the most probable one, with its probability. What stays at the mean "
+            "is left to the noise of the likelihood.",
+        )
     if not findings.images:
         return captioned(
-            tag("div", *lines(x, reconstructed), class_="panels"),
+            tag("div", *lines(findings, slice(6)), class_="panels"),
             "Dots, held-out data; line, E[x | z] at z = E[z | x]. Structure that the line passes "
             "by is left to the noise of the likelihood.",
         )
+    x, reconstructed = findings.reconstructed(slice(30))
     return captioned(
         tag("div", *pairs(findings, x, reconstructed), class_="panels"),
         "Upper rows, held-out data; lower rows, E[x | z] at z = E[z | x]. Detail that is lost is "

@@ -3,17 +3,23 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
+from torch import Tensor
 
 from pyro_vae._html import Html, join, tag
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
 from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.report._canvas import as_svg, blank, chart
 from pyro_vae.report._elements import captioned, image
+from pyro_vae.report._tables import marginal
 from pyro_vae.report.findings import Findings
-from pyro_vae.report.pictures import PANELS
+from pyro_vae.report.pairs import associations, correlations, draw_pair
+from pyro_vae.report.pictures import PANELS, visible
 
 __all__ = ["section"]
 
+_NAMES = 30  # columns whose names can be read beside each other
+_PAIRS = 6
 _CORRELATED = 60  # entries whose correlations can be distinguished in a picture
 
 
@@ -42,49 +48,65 @@ def section(findings: Findings) -> Html:
         )
     count = max(1000, min(len(x), 4000))
     conditions = cycled(findings.rows.conditions, count)
-    drawn = vae.sample(count, **conditions).cpu().flatten(1).numpy()
-    seen = x.cpu().flatten(1).numpy()
-    if (mask := findings.rows.mask) is not None:
-        hidden = ~mask.cpu().flatten(1).numpy()
-        seen = np.ma.masked_array(seen, hidden)
+    drawn = vae.sample(count, **conditions).cpu().flatten(1).double().numpy()
+    seen = visible(findings.rows).cpu().flatten(1).double().numpy()
     dim = seen.shape[1]
     charts = []
-    for i in range(min(dim, PANELS)):
-        with chart(2.4, 1.6) as (figure, axes):
-            observed = np.ma.compressed(seen[:, i])
-            panels.marginal(axes, drawn[:, i], observed, f"x[{i}]")
-            charts.append(image(as_svg(figure), f"Marginal of x[{i}]"))
-    some = f"The first {PANELS} of {dim} entries" if dim > PANELS else "Each entry"
+    for i, entry in enumerate(findings.entries[:PANELS]):
+        with chart(2.9, 2.1) as (figure, axes):
+            marginal(axes, entry, drawn[:, i], seen[~np.isnan(seen[:, i]), i])
+            charts.append(image(as_svg(figure), f"Marginal of {entry.name}"))
+    what = "column" if findings.columns else "entry of x"
+    some = f"The first {PANELS} of {dim}, each" if dim > PANELS else "Each"
     parts = [
         captioned(
-            tag("div", *charts, class_="panels small"),
-            f"{some} of x: grey, the held-out data; blue, {len(drawn):,} draws of the model. "
-            "Where the blue line leaves the grey shape, the model puts too much or too little "
-            "there; look at the tails and at zero first.",
+            tag("div", *charts, class_="panels medium"),
+            f"{some} {what}: grey, the held-out data; blue, {len(drawn):,} draws of the model. "
+            "Where the blue line leaves the grey shape, or a blue bar a grey one, the model puts "
+            "too much or too little there; look at the tails and at zero first.",
         )
     ]
+    if findings.columns and dim >= 2:
+        parts.append(_pairs(findings, torch.from_numpy(drawn)))
     if 2 <= dim <= _CORRELATED:
-        parts.append(_correlations(seen, drawn))
+        parts.append(_correlations(findings, seen, drawn))
     return join(*parts)
 
 
-def _correlation(seen: np.ndarray) -> np.ndarray:
-    """Correlations of columns, each pair of what is observed of both."""
-    return np.asarray(np.ma.filled(np.ma.corrcoef(seen.T), np.nan))
+def _pairs(findings: Findings, drawn: Tensor) -> Html:
+    """The columns that go together most."""
+    reference, charts = findings.scaled.reference, []
+    for first, second, _ in associations(reference, findings.entries, _PAIRS):
+        with blank(5.4, 2.6) as figure:
+            draw_pair(figure, first, second, reference, drawn[: len(reference)])
+            charts.append(image(as_svg(figure), f"{first.name} and {second.name}"))
+    return captioned(
+        tag("div", *charts, class_="panels wide"),
+        "The pairs of columns that are associated most in the held-out data: grey, the data; blue, "
+        "draws of the model. At each word: the median, the quartiles (thick), and the 5th and 95th "
+        "percentiles (thin). In tables of shares each column adds up to 100 %.",
+    )
 
 
-def _correlations(seen: np.ndarray, drawn: np.ndarray) -> Html:
-    charts = []
-    with np.errstate(invalid="ignore", divide="ignore"):  # a constant entry has no correlation
-        both = {"Held-out data": _correlation(seen), "Draws of the model": np.corrcoef(drawn.T)}
+def _correlations(findings: Findings, seen: np.ndarray, drawn: np.ndarray) -> Html:
+    charts, names, what = [], list[str](), "entries"
+    if findings.columns:
+        what = "columns"
+        expanded = findings.scaled.expanded
+        names = list(expanded.names)
+        seen = expanded(torch.from_numpy(seen)).numpy()
+        drawn = expanded(torch.from_numpy(drawn)).numpy()
+        if len(names) > _NAMES:
+            names = []
+    both = {"Held-out data": correlations(seen), "Draws of the model": correlations(drawn)}
     both["Model less data"] = both["Draws of the model"] - both["Held-out data"]
     for title, matrix in both.items():
-        with chart(3.4, 2.8) as (figure, axes):
-            panels.correlation(axes, matrix, title)
+        with chart(*((4.4, 4.0) if names else (3.4, 2.8))) as (figure, axes):
+            panels.correlation(axes, matrix, title, names)
             charts.append(image(as_svg(figure), f"Correlations: {title}"))
     return captioned(
-        tag("div", *charts, class_="panels"),
-        "Correlations between entries. What is left on the right, beyond noise, is dependence that "
+        tag("div", *charts, class_="panels wide" if names else "panels"),
+        f"Correlations between {what}. What is left on the right, beyond noise, is dependence that "
         "the model misses: z has too few dimensions, or the likelihood, independent given z, "
         "cannot carry it.",
     )

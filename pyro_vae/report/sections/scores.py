@@ -21,7 +21,8 @@ def section(findings: Findings) -> Html:
     measure = summary["base_measure"]
     known = np.isfinite(scores.k_hat)
     rows = [
-        (f"log p(x), {summary['num_samples']:,} importance samples",
+        (f"log p(x), summed over {summary['num_samples']:,} states" if scores.is_exact
+         else f"log p(x), {summary['num_samples']:,} importance samples",
          number(summary["log_marginal"]), number(summary["standard_error"]),
          number(summary["mcse"], 3)),
         *((title, number(summary[key]), "", "") for key, title in (
@@ -47,7 +48,7 @@ def section(findings: Findings) -> Html:
                     f"k-hat is above {threshold:.2f} for {percent(share)} of the "
                     "observations. There the guide is too narrow or in the wrong place: log p(x) "
                     "is likely to be too low, and its Monte Carlo error too small to be trusted. A "
-                    "richer guide or more samples help.",
+                    "richer guide, a defensive proposal or more samples help.",
                     class_="note warning" if share > 0.1 else "note",
                 )
             )
@@ -61,7 +62,7 @@ def section(findings: Findings) -> Html:
             charts.append(image(as_svg(figure), "Histogram of k-hat"))
     gap = scores.log_marginal - scores.elbo
     with chart() as (figure, axes):
-        panels.gaps(axes, scores.log_marginal, gap, scores.k_hat > scores.k_hat_threshold)
+        panels.gaps(axes, scores.log_marginal, gap, scores.unreliable)
         charts.append(image(as_svg(figure), "Gap of the guide against log p(x)"))
     size = len(scores.log_marginal)
     some = (
@@ -73,7 +74,7 @@ def section(findings: Findings) -> Html:
             f"{some} {findings.split} observations, one by one. A long tail on the left of "
             "log p(x) holds observations unlike those that the model was fitted to; they are "
             "shown below. The gap is what the guide loses, log p(x) less ELBO: high dots are "
-            "observations whose posterior it misses, red ones those whose k-hat is too high.",
+            "observations whose posterior it misses, orange ones those whose k-hat is too high.",
         )
     )
     return join(*parts, _extremes(findings))
@@ -88,16 +89,18 @@ def _extremes(findings: Findings) -> Html:
         return Html("")
     parts = []
     for title, chosen in (("Least likely", order[:count]), ("Most likely", order[::-1][:count])):
-        x, reconstructed = findings.reconstructed(torch.as_tensor(chosen.copy()))
+        index = torch.as_tensor(chosen.copy()).to(findings.x.device)
         first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
         if findings.images:
-            shown = pairs(findings, x, reconstructed)
+            shown = pairs(findings, *findings.reconstructed(index))
             parts.append(tag("div", tag("h4", f"{title}: log p(x) {first} to {last}"), *shown))
         else:
             titles = [f"{title}: {number(log_marginal[i], 1)}" for i in chosen]
-            parts.extend(lines(x, reconstructed, titles))
+            parts.extend(lines(findings, index, titles))
     return captioned(
-        tag("div", *parts, class_="panels wide" if findings.images else "panels"),
+        tag(
+            "div", *parts, class_="panels wide" if findings.images or findings.columns else "panels"
+        ),
         "The observations that the model finds least and most likely, with their reconstructions. "
         "Among the least likely look for mistakes in the data before you blame the model.",
     )

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import numpy as np
 import torch
@@ -16,8 +17,10 @@ from pyro_vae.programs import VAE
 from pyro_vae.report import _panels as panels
 from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
+from pyro_vae.report._panels import class_name
+from pyro_vae.report._tables import farthest, lines_height, moved
 from pyro_vae.report.findings import ACTIVE, Findings
-from pyro_vae.report.traversals import interpolations, traversals
+from pyro_vae.report.traversals import interpolated, traversed
 
 __all__ = ["section"]
 
@@ -45,8 +48,8 @@ def _traversals(findings: Findings, vae: VAE) -> list[Html]:
         return []
     # The observation in the middle: as typical as any.
     middle = findings.scores.log_marginal.argsort()[len(findings.scores.log_marginal) // 2]
-    traversed = traversals(vae, findings.rows[middle : middle + 1], units, reach=_REACH)
-    span = _REACH * np.linspace(-1, 1, traversed.shape[1])
+    decoded = traversed(vae, findings.rows[middle : middle + 1], units, reach=_REACH)
+    span = _REACH * np.linspace(-1, 1, decoded.batch_shape[1])
     titles = [f"z{unit}" for unit in units.tolist()]
     some = "Each latent unit"
     if len(units) < len(order):
@@ -60,11 +63,10 @@ def _traversals(findings: Findings, vae: VAE) -> list[Html]:
         what = f"moves along the sphere from one of its poles to the other{coloured}"
     else:
         what = f"moves from −{_REACH:g} to {_REACH:g} standard deviations of the prior{coloured}"
+    cmap = "tab10" if support.is_discrete else "coolwarm"
     return [
         tag("h3", "Traversals: one latent unit at a time"),
-        _paths(
-            findings, traversed, titles, list(span), "tab10" if support.is_discrete else "coolwarm"
-        ),
+        _paths(findings, decoded.mean, _scaled(findings, decoded), titles, list(span), cmap),
         caption(
             f"{some} {what}, the others staying where the observation of median log p(x) has them. "
             "A row without change is a unit that does nothing here; a row that changes one thing "
@@ -78,7 +80,9 @@ def _interpolations(findings: Findings, vae: VAE) -> list[Html]:
     pairs = _pairs(findings)
     if len(pairs) == 0:
         return []
-    path = interpolations(vae, *(findings.rows[pairs[:, i]] for i in (0, 1)))
+    ends = (findings.rows[pairs[:, i]] for i in (0, 1))
+    decoded = interpolated(vae, *ends)
+    path = decoded.mean.transpose(0, 1)
     shown = "E[x | z], from dark to bright,"
     if findings.images:
         first, second = (x[pairs[:, i], None] for i in (0, 1))
@@ -86,7 +90,11 @@ def _interpolations(findings: Findings, vae: VAE) -> list[Html]:
         shown = "The outermost are held-out data themselves, between them E[x | z]"
     titles = [""] * len(pairs)
     if findings.labels is not None:
-        titles = [f"{a}→{b}" for a, b in findings.labels[pairs].tolist()]
+        names = findings.data.classes
+        named = [
+            [class_name(each, names) for each in pair] for pair in findings.labels[pairs].tolist()
+        ]
+        titles = [f"{a}→{b}" for a, b in named]
     if support.is_discrete:
         moves = "while z changes one latent variable after another."
     elif same_support(support, sphere):
@@ -95,7 +103,14 @@ def _interpolations(findings: Findings, vae: VAE) -> list[Html]:
         moves = "while z moves along a straight line."
     return [
         tag("h3", "Interpolations: from one observation to another"),
-        _paths(findings, path, titles, list(range(path.shape[1])), "viridis"),
+        _paths(
+            findings,
+            path,
+            _scaled(findings, decoded, 1),
+            titles,
+            list(range(path.shape[1])),
+            "viridis",
+        ),
         caption(
             f"{shown} {moves} Every step should look like an observation; a blur half way is a "
             "hole in latent space."
@@ -103,20 +118,38 @@ def _interpolations(findings: Findings, vae: VAE) -> list[Html]:
     ]
 
 
+def _scaled(findings: Findings, decoded: Any, across: int = 0) -> Tensor | None:
+    """E[x|z] along paths as columns of a table are drawn, ``(paths, S, lines)``; else None."""
+    if not findings.columns:
+        return None
+    levels = findings.scaled.of_levels(decoded, findings.x[0])
+    lines = findings.scaled.expectations(decoded.mean, levels)
+    return lines.transpose(0, across)
+
+
 def _paths(
-    findings: Findings, means: Tensor, titles: Sequence[str], positions: list[float], cmap: str
+    findings: Findings,
+    means: Tensor,
+    lines: Tensor | None,
+    titles: Sequence[str],
+    positions: list[float],
+    cmap: str,
 ) -> Html:
-    """Each path a strip of images, or a panel of lines."""
+    """Each path a strip of images, or a panel of lines; of a table, a line a column."""
     if findings.images:
         strips = [
             tag("div", tag("span", title), findings.tiles(row, len(row), title), class_="strip")
             for title, row in zip(titles, means, strict=True)
         ]
         return tag("div", *strips, class_="panels wide")
-    charts = []
-    for title, row in zip(titles, means, strict=True):
-        with chart(3.6, 2.0) as (figure, axes):
-            panels.family(axes, row, positions, cmap)
+    charts, names = [], findings.scaled.expanded.names if lines is not None else ()
+    for i, (title, row) in enumerate(zip(titles, means, strict=True)):
+        size = (3.6, 2.0) if lines is None else (3.8, lines_height(len(names)))
+        with chart(*size) as (figure, axes):
+            if lines is None:
+                panels.family(axes, row, positions, cmap)
+            else:
+                moved(axes, names, lines[i], positions, cmap, farthest(lines))
             axes.set_title(title)
             charts.append(image(as_svg(figure), f"E[x | z] along {title}"))
     return tag("div", *charts, class_="panels")

@@ -1,0 +1,148 @@
+"""``pyro-vae anomalies``: rows by how unlikely they are, among held-out ones."""
+
+from __future__ import annotations
+
+import json
+import sys
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import expected, positive_integer
+from pyro_vae.cli.new_data import add_data, data_of, recorded_like
+from pyro_vae.cli.parsing import Parser, default_of, parse
+from pyro_vae.cli.runs import as_device, new_path, recorded_data
+from pyro_vae.cli.table_files import TABLES, content_of, names_of_rows
+from pyro_vae.cli.tables import live
+from pyro_vae.data.dataset import Split
+from pyro_vae.evaluation import Outliers, outliers
+
+__all__ = ["run"]
+
+_TOP = 10  # rows that are shown
+_NAMES = 3  # columns that name a row
+
+
+def run(argv: list[str]) -> None:
+    """Ranks rows by -log p(x).
+
+    Raises:
+        ValueError: If an option, the run, the data or the file are not what they should be.
+    """
+    parser = Parser(
+        "anomalies",
+        "RUN",
+        "Ranks rows by -log p(x), with its error and a p-value of each among the held-out data of "
+        "the run: those of --data, or these themselves.",
+    )
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument(
+        "--split", type=Split, default="test", help="Which data of the run are the held-out ones."
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="A .csv or .parquet file to write all rows to, the most unlikely first.",
+    )
+    parser.add_argument("--top", type=int, default=_TOP, help="How many rows to show.")
+    parser.add_argument(
+        "--num_samples",
+        type=int,
+        default=default_of(outliers, "num_samples"),
+        help="Importance samples for each observation.",
+    )
+    parser.add_argument(
+        "--seed", type=int, default=default_of(outliers, "seed"), help="Of the draws."
+    )
+    add_data(parser)
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
+    options = parse(parser, argv)
+    positive_integer("--top", options.top)
+    if options.out is not None and Path(options.out).suffix not in TABLES:
+        raise expected("--out", f"a file that ends in {' or '.join(TABLES)}", options.out)
+    out = None if options.out is None else new_path(options.out, Path())
+    folder = Path(options.run)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    like = recorded_like(folder, vae)
+    data, own = data_of(folder, vae, options.split, options)
+    split: Split = options.split if own else "test"
+    rows = vae.uses(data.rows(split))
+    if len(rows) == 0:
+        raise expected("--split", f"a split that {data.name} has", split)
+    held_out = None
+    if not own:
+        held_out = vae.uses(
+            recorded_data(folder, options.split, None, options.data_root).rows(options.split)
+        )
+    if options.split == "train":
+        print(
+            "the model has seen the training data: their p-values are no chances", file=sys.stderr
+        )
+    if rows.mask is not None:
+        print(
+            "rows lack entries: log p(x) is of those that are observed, more for fewer of them",
+            file=sys.stderr,
+        )
+    with live() as monitor:
+        found = outliers(
+            vae,
+            rows,
+            reference=held_out,
+            num_samples=options.num_samples,
+            seed=options.seed,
+            progress=monitor.evaluating("anomalies"),
+        )
+    named = names_of_rows(folder, data, like, options.data, split)
+    if out is not None:
+        out.parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(out, content_of(_ranked(found, named), out.suffix))
+    top = _ranked(found, named).head(options.top)
+    if options.json:
+        lines = json.loads(top.to_json(orient="records", date_format="iso"))
+        print(
+            json.dumps(found.summary() | {"rows": lines, "out": None if out is None else str(out)})
+        )
+        return
+    Console(highlight=False).print(_table(found, top, data.name))
+    if out is not None:
+        print(f"Wrote {out}")
+
+
+def _ranked(found: Outliers, named: dict[str, Any]) -> Any:
+    """All rows, the most unlikely first."""
+    import pandas as pd
+
+    columns = named | {
+        "surprise": -found.log_marginal,
+        "mcse": found.mcse,
+        "p_value": found.p_value,
+    }
+    return pd.DataFrame(columns).iloc[found.order].reset_index(drop=True)
+
+
+def _table(found: Outliers, top: Any, name: str) -> Table:
+    """The most unlikely rows, as a person sees them."""
+    size, reference = len(found.log_marginal), len(found.reference)
+    table = Table(
+        title=f"{size:,} rows of {escape(name)}, by -log p(x)",
+        caption=f"p among {reference:,} held-out observations; {found.discoveries():,} rows are "
+        "outliers at a false discovery rate of 5%",
+        box=box.SIMPLE_HEAD,
+    )
+    names = [each for each in top.columns if each not in ("surprise", "mcse", "p_value")][:_NAMES]
+    for each in names:
+        table.add_column(escape(str(each)))
+    for each in ("-log p(x), nats", "± Monte Carlo", "p"):
+        table.add_column(each, justify="right")
+    for _, row in top.iterrows():
+        error = "-" if np.isnan(row["mcse"]) else f"{row['mcse']:.2g}"
+        figures = (f"{row['surprise']:.2f}", error, f"{row['p_value']:.2g}")
+        table.add_row(*(escape(str(row[each])) for each in names), *figures)
+    return table

@@ -1,0 +1,105 @@
+"""``pyro-vae encode``: latent means and scales of data, a row each."""
+
+from __future__ import annotations
+
+import io
+import json
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae import checkpoint
+from pyro_vae._errors import check_seed, expected
+from pyro_vae._untouched import undisturbed
+from pyro_vae.cli.new_data import add_data, data_of, recorded_like
+from pyro_vae.cli.parsing import Parser, parse
+from pyro_vae.cli.runs import SEED, as_device, new_path
+from pyro_vae.cli.table_files import TABLES, beside_rows, content_of, rows_in_order
+from pyro_vae.data.rows import Rows
+from pyro_vae.programs import VAE
+from pyro_vae.programs.weigh import observations_at_once
+
+__all__ = ["run"]
+
+_SUFFIXES = (*TABLES, ".npz")
+
+
+def run(argv: list[str]) -> None:
+    """Writes the mean and the scale of q(z|x) of each observation.
+
+    Raises:
+        ValueError: If an option, the run, the data or the file are not what they should be.
+    """
+    parser = Parser(
+        "encode",
+        "RUN",
+        "Writes the latent means and scales of data, those of q(z|x), a row for each observation. "
+        "Of a table, columns that name rows go along: ids, labels, conditions.",
+    )
+    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="The file to write, such as z.csv or z.parquet, with columns z[0], z[1], ... and "
+        "z[0] scale, ...; or z.npz, with arrays loc and scale. In the order of the data; without "
+        "--data, of the data of the run, with a column split.",
+    )
+    parser.add_argument("--seed", type=int, default=SEED, help="Of draws, if the guide needs some.")
+    add_data(parser)
+    parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument("--json", action="store_true", help="Print one JSON object.")
+    options = parse(parser, argv)
+    check_seed("--seed", options.seed)
+    if options.out is None or Path(options.out).suffix not in _SUFFIXES:
+        raise expected("--out", f"a file that ends in {', '.join(_SUFFIXES)}", options.out)
+    out = new_path(options.out, Path())
+    folder = Path(options.run)
+    vae = checkpoint.load(folder, device=as_device(options.device))
+    like = recorded_like(folder, vae)
+    data, own = data_of(folder, vae, "train", options)
+    sizes, places = rows_in_order(data)
+    found = [_latents(vae, data.rows(split), options.seed) for split, _ in sizes]
+    order = places.argsort()
+    loc, scale = (torch.cat(each)[order].numpy() for each in zip(*found, strict=True))
+    beside = beside_rows(folder, data, like, options.data, own=own)
+    out.parent.mkdir(parents=True, exist_ok=True)
+    checkpoint.write_bytes(out, _content(out.suffix, vae, loc, scale, beside))
+    written = {"out": str(out), "rows": len(loc), "shape": list(loc.shape[1:])}
+    print(json.dumps(written) if options.json else f"Wrote {len(loc):,} rows to {out}")
+
+
+@torch.no_grad()
+def _latents(vae: VAE, rows: Rows, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns means and standard deviations of q(z|x), shape ``(N, *z)`` each."""
+    means, variances = [], []
+    with undisturbed(vae, seed, vae.initialized.device):
+        for batch in rows.batches(observations_at_once(vae, rows.x)):
+            q = vae.encode(batch)
+            means.append(q.mean.cpu())
+            variances.append(q.variance.cpu().expand_as(means[-1]))
+    return torch.cat(means), torch.cat(variances).sqrt()
+
+
+def _content(
+    suffix: str, vae: VAE, loc: np.ndarray, scale: np.ndarray, beside: dict[str, Any]
+) -> bytes:
+    import pandas as pd
+
+    if suffix == ".npz":
+        content = io.BytesIO()
+        # Words are of a fixed length in a file without pickles.
+        arrays: dict[str, Any] = {name: np.asarray(values) for name, values in beside.items()}
+        arrays = {n: a.astype(np.str_) if a.dtype == object else a for n, a in arrays.items()}
+        arrays |= {"loc": loc, "scale": scale}
+        np.savez(content, **arrays)
+        return content.getvalue()
+    named: dict[str, Any] = dict(beside)
+    for part, values in (("", loc), (" scale", scale)):
+        for name, each in vae.prior.space.split(torch.from_numpy(values)).items():
+            for index in np.ndindex(*each.shape[1:]):
+                where = ",".join(map(str, index))
+                named[f"{name}[{where}]{part}"] = each[(slice(None), *index)].numpy()
+    return content_of(pd.DataFrame(named), suffix)

@@ -1,0 +1,136 @@
+"""Which data a verb looks at: those of the run, where they are now, or others that it never saw."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from jsonargparse import Namespace
+
+from pyro_vae import data as data_room
+from pyro_vae.checkpoint import check_kinds, read_json
+from pyro_vae.cli.parsing import Parser, default_of
+from pyro_vae.cli.runs import (
+    READING,
+    recorded_columns,
+    recorded_data,
+    recorded_schema,
+    recorded_source,
+    recorded_table,
+    recorded_unit,
+)
+from pyro_vae.data import Dataset, load
+from pyro_vae.data.dataset import SPLITS, Split
+from pyro_vae.programs import VAE
+
+__all__ = ["add_data", "add_unseen", "data_of", "read_as_before", "recorded_like"]
+
+_LOADED_BY = (
+    "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
+    "resize", "rescale", *READING,
+)  # fmt: skip
+
+
+def add_data(parser: Parser) -> None:
+    """Adds the options of where the data are."""
+    parser.add_argument(
+        "--data",
+        type=str | None,
+        help="A file of data that the run has never seen, with columns of the same names in any "
+        "order, all of which count as test data; or the same data, where they have moved.",
+    )
+    add_unseen(parser)
+    parser.add_argument("--data_root", type=str | None, help="Folder of downloaded data sets.")
+
+
+def add_unseen(parser: Parser) -> None:
+    """Adds the option of what becomes of levels that the run does not know."""
+    parser.add_argument(
+        "--unseen",
+        type=Literal["refuse", "missing"],
+        default=default_of(load, "unseen"),
+        help="Whether a level of new data that was never seen in training is refused, or counts as "
+        "missing, of a run with --missing.",
+    )
+
+
+def data_of(folder: Path, vae: VAE, split: Split, options: Namespace) -> tuple[Dataset, bool]:
+    """Loads the data of a run, or new ones, whose test set is all of them.
+
+    Args:
+        folder: The run folder.
+        vae: Its model.
+        split: The split that will be used.
+        options: Those of :func:`add_data`.
+
+    Returns:
+        The data, and whether they are those of the run.
+
+    Raises:
+        ValueError: If there are none, or they are not what the run knows.
+    """
+    source, root = options.data, options.data_root
+    if source is None:
+        return recorded_data(folder, split, source, root), True
+    like = recorded_like(folder, vae)
+    try:
+        return recorded_data(folder, split, source, root), True
+    except ValueError:
+        pass  # They are others, and what is wrong with these is another thing.
+    moved: dict[str, Any] = {} if root is None else {"root": root}
+    moved |= read_as_before(folder, source, like)
+    data = load(source, like=like, unseen=options.unseen, **moved)
+    size = sum(len(data.split(each)) for each in SPLITS)
+    print(f"{data.name}: {size:,} observations that are not the data of the run", file=sys.stderr)
+    return data, False
+
+
+def read_as_before(folder: Path, source: str, like: Dataset) -> dict[str, Any]:
+    """Returns how a text is read for a run from before there were schemas; nothing for others.
+
+    Args:
+        folder: The run folder.
+        source: The text.
+        like: What is known of the data of the run.
+    """
+    if like.schema is not None or source in data_room.NAMES:
+        return {}
+    recorded = recorded_source(folder, None)[1]
+    how = recorded_table(folder, Path(source).expanduser(), recorded)[1]
+    return {"header": how["header"]} if "header" in how else {}
+
+
+def recorded_like(folder: Path, vae: VAE) -> Dataset:
+    """Returns what is known of the data of a run, without any of them.
+
+    Args:
+        folder: The run folder.
+        vae: Its model.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
+    path = folder / "data.json"
+    source, recorded = recorded_source(folder, None)
+    record: dict[str, Any] = {"names": []} | read_json(path)
+    check_kinds(path, record, {"names": list})
+    unit = 1.0 if recorded["size_factor"] is None else recorded_unit(folder)
+    schema = recorded_schema(folder)
+    none = torch.empty(0, *vae.event_shape)
+    options = {name: recorded[name] for name in _LOADED_BY if name in recorded}
+    return Dataset(
+        name=source if source in data_room.NAMES else Path(source).name,
+        train=none,
+        validation=none.clone(),
+        test=none.clone(),
+        labels=dict.fromkeys(SPLITS),
+        support=vae.likelihood.support,
+        binarize=recorded["binarize"],
+        columns=() if vae.cond_size is None else recorded_columns(folder, vae.cond_size),
+        names=record["names"],
+        size_unit=unit,
+        schema=schema,
+        options=options | {"words": () if schema else recorded["words"] or vae.likelihood.words},
+    )
