@@ -398,7 +398,9 @@ def markdown(done: list[dict[str, Any]]) -> str:
     above = max(each["k-hat above 0.7"] for each in vaes)
     lines += ["", "The VAE less the best of the others, paired: " + ", ".join(words) + "."]
     lines += [f"Its log p(x) takes {MORE_DRAWS:,} draws, which gain at most {bias:.2f} nats over"]
-    lines += [f"{MORE_DRAWS // 10}; k-hat is above 0.7 for at most {above:.0%} of the rows, so that"]
+    lines += [
+        f"{MORE_DRAWS // 10}; k-hat is above 0.7 for at most {above:.0%} of the rows, so that"
+    ]
     lines += ["what is still missing counts against the VAE."]
     return "\n".join([*lines, "", *anomalies(done)]) + "\n"
 
