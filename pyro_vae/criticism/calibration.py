@@ -330,11 +330,10 @@ def calibrate(
         # A quantity that is the same for every z, such as a uniform log p(z), tests nothing.
         kept = torch.cat(ranks)[:, varied]
         uniform = torch.rand(kept.shape, dtype=torch.float64)
-    names = [name for name, each in zip(_names(vae, draws), varied, strict=True) if each]
     pit = ((kept + uniform) / (num_draws + 1)).numpy()
     tested = uniformity(pit, min(_MAX_BINS, num_draws + 1))
     return Calibration(
-        names=tuple(names),
+        names=tuple(name for name, each in zip(_names(vae, draws), varied, strict=True) if each),
         ranks=kept.numpy(),
         pit=pit,
         p_values=tested.p_value,

@@ -172,8 +172,8 @@ def check(
         raise expected("level", "a number between 0 and 1", level)
     max_data = positive_integer("max_data", max_data)
     x = x if isinstance(x, Rows) else as_tensor(x)
-    entries = entries_of(vae, x)
     data, described = measured(vae, x, given, base_measure)
+    entries = entries_of(vae, x)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
     with undisturbed(vae, seed, data.x.device):

@@ -133,26 +133,16 @@ def to_datatree(
     check_ignorable(vae, "evaluation.posterior_draws, or impute")
     num_draws = _checked_draws(num_draws, posterior)
     max_memory = positive_integer("max_memory", max_memory)
-    chosen = chosen_groups(groups)
-    path = None if out is None else _new_file(out)
+    chosen, path = chosen_groups(groups), None if out is None else _new_file(out)
     x = x if isinstance(x, Rows) else as_tensor(x)
-    came = x.x if isinstance(x, Rows) else x
-    dims, coords = as_they_came(came, dims, coords)
-    schema = axes_of(came).schema if isinstance(came, Tensor) else None
+    dims, coords = as_they_came(x.x if isinstance(x, Rows) else x, dims, coords)
     data, measure = measured(vae, x, given, base_measure)
     constants = _constants(constant_data or {}, data)
     labels = Labels(vae, dims, coords, {name: v.shape[1:] for name, v in constants.items()})
-    noted = _noted(vae, measure, seed, objective)
-    if schema is not None:
-        noted["schema"] = json.dumps(schema.spec())
     share = 0.5 if isinstance(posterior, str) and posterior != "guide" else 0.0
     corrected = _corrected(vae, data, posterior, num_draws, seed, _part(progress, 0.0, share))
-    method = "guide" if corrected is None else corrected.method
-    attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
-    num_chains = (None if corrected is None else corrected.num_chains) or 1
-    sizes, hides = (num_draws, len(data)), data.mask is not None
-    recorder = recorder_of(vae, labels, *sizes, chosen, attrs, num_chains, hides=hides)
-    _add_arrays(recorder, vae, data, constants, corrected, chosen)
+    noted = _noted(vae, x, measure, seed, objective)
+    recorder = _recorder(vae, data, labels, constants, noted, corrected, num_draws, chosen)
     return _recorded(recorder, vae, data, corrected, path, seed, max_memory, _part(progress, share))
 
 
@@ -167,8 +157,29 @@ def _checked_draws(num_draws: int | None, posterior: Method | PosteriorDraws) ->
     return positive_integer("num_draws", num_draws)
 
 
+def _recorder(
+    vae: Amortized,
+    data: Rows,
+    labels: Labels,
+    constants: Mapping[str, np.ndarray],
+    noted: Mapping[str, Any],
+    corrected: PosteriorDraws | None,
+    num_draws: int,
+    chosen: Sequence[str],
+) -> Recorder:
+    """Returns what takes the draws, with what is no draw in it already."""
+    method = "guide" if corrected is None else corrected.method
+    attrs = {group: {"draws": method} for group in _OF_Z} | {"/": noted}
+    num_chains = (None if corrected is None else corrected.num_chains) or 1
+    sizes, hides = (num_draws, len(data)), data.mask is not None
+    recorder = recorder_of(vae, labels, *sizes, chosen, attrs, num_chains, hides=hides)
+    _add_arrays(recorder, vae, data, constants, corrected, chosen)
+    return recorder
+
+
 def _noted(
     vae: Amortized,
+    x: Any,
     measure: Mapping[str, Any],
     seed: int,
     objective: str | None,
@@ -178,6 +189,10 @@ def _noted(
         "seed": seed,
         "base_measure": json.dumps(measure),
     }
+    came = x.x if isinstance(x, Rows) else x
+    schema = axes_of(came).schema if isinstance(came, Tensor) else None
+    if schema is not None:
+        noted["schema"] = json.dumps(schema.spec())
     return noted if objective is None else noted | {"objective": objective}
 
 

@@ -265,8 +265,8 @@ def pit(
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     x = x if isinstance(x, Rows) else as_tensor(x)
-    entries = tuple(each.name for each in entries_of(vae, x))
     data = rows_of(vae, x, given)
+    entries = tuple(each.name for each in entries_of(vae, x))
     values, ess, done = [], [], 0
     with undisturbed(vae, seed, data.x.device):
         for batch in data.batches(observations_at_once(vae, data.x)):

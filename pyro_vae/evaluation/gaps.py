@@ -186,10 +186,9 @@ def gaps(
     known = _known(log_marginal, mcse, len(data))
 
     kind = _Enumerated if vae.space.support.is_discrete else _Sampled
-    size = kind.batch_size(vae, data[:1], num_particles, num_samples)
     columns, features, done = [], [], 0
     with undisturbed(vae, seed, data.x.device), torch.enable_grad():
-        for batch in data.batches(size):
+        for batch in data.batches(kind.batch_size(vae, data[:1], num_particles, num_samples)):
             bound = kind(vae, batch, num_particles, num_samples)
             rounds = [bound.start]
             for steps in (num_steps - num_steps // 2, num_steps // 2):

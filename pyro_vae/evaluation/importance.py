@@ -106,8 +106,7 @@ def evaluate(
     rows, described = measured(vae, x, given, base_measure)
     if proposal == "auto":
         if not smooth and is_summed(vae, rows, num_samples):
-            with undisturbed(vae, seed, rows.x.device):
-                return _summed(vae, rows, max_memory, described, progress)
+            return _summed(vae, rows, max_memory, seed, described, progress)
         proposal = "guide"
     with undisturbed(vae, seed, rows.x.device):
         draws = Draws(vae, rows, num_samples, proposal, max_memory)
@@ -121,27 +120,33 @@ def evaluate(
             kl_estimators.add("sampled" if kl is None else "analytic")
             columns.append(_columns(strata[False], strata[True], kl, smooth))
             means.append(guide.mean.cpu().double())
-    origin = "the guide" if proposal == "guide" else "a mixture of guide and prior"
-    smoothed = ", Pareto smoothed" if smooth else ""
     return Scores(
         **{name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]},
         active_units=_active_units(torch.cat(means), vae.space),
         num_samples=num_samples,
-        estimator=f"importance weighting, draws of {origin}{smoothed}",
+        estimator=_estimator(proposal, smooth),
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
         base_measure=described,
     )
+
+
+def _estimator(proposal: Proposal, smooth: bool) -> str:
+    """Says what draws and weights there are."""
+    origin = "the guide" if proposal == "guide" else "a mixture of guide and prior"
+    return f"importance weighting, draws of {origin}{', Pareto smoothed' if smooth else ''}"
 
 
 def _summed(
     vae: Amortized,
     rows: Rows,
     max_memory: int | None,
+    seed: int,
     described: dict[str, Any],
     progress: Callable[[float], None] | None,
 ) -> Scores:
     """Scores a model whose latent has few enough states to list."""
-    found = enumerated(vae, rows, max_memory, progress)
+    with undisturbed(vae, seed, rows.x.device):
+        found = enumerated(vae, rows, max_memory, progress)
     size = len(found.log_marginal)
     return Scores(
         log_marginal=found.log_marginal.numpy(),

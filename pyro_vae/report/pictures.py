@@ -161,9 +161,9 @@ def reconstructions(
         The path.
     """
     x = x if isinstance(x, Rows) else as_tensor(x)
+    every = rows_of(vae, x, given)
     entries = entries_of(vae, x if columns is None else columns)
     images = are_images(vae.event_shape)
-    every = rows_of(vae, x, given)
     rows = every[: 30 if images else 6]
     reconstructed = vae.reconstruct(rows.x, **rows.given)
     x = visible(rows)
