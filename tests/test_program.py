@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -14,8 +15,12 @@ from linear import LinearGaussian
 from torch import Tensor, nn
 
 import pyro_vae as pv
+from pyro_vae import report
 from pyro_vae.criticism import calibrate, check, pit
-from pyro_vae.evaluation import ais, gaps
+from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism.advice import advise
+from pyro_vae.data.axes import Axes, keep_axes
+from pyro_vae.evaluation import ais, enumerate_log_prob, gaps, outliers
 from pyro_vae.evaluation.global_latents import evaluate_globals
 from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.report import page
@@ -489,3 +494,56 @@ def test_a_model_that_predicts_each_entry_from_the_last_is_scored_and_not_simula
     assert np.abs((scores.log_marginal - exact.numpy()) / scores.mcse).max() < 4
     with pytest.raises(ValueError, match="a distribution of 'x' that does not read x, to simulate"):
         check(program, data.repeat(3, 1))
+
+
+def test_small_discrete_latents_of_a_program_are_drawn() -> None:
+    """Those of a VAE are summed: draws of the same pair come within their errors of that."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.priors.Categorical(2, 3), pv.guides.GumbelSoftmax(2, 3), pv.likelihoods.Bernoulli((4,))
+    )
+    x = vae.sample(20, seed=1)
+    vae.initialize(x)
+    program = pv.Program(vae.model, vae.guide)
+    summed, drawn = (pv.evaluate(each, x, num_samples=3000) for each in (vae, program))
+    assert summed.num_samples == 9
+    assert drawn.estimator == "importance weighting, draws of the guide"
+    assert (np.abs(drawn.log_marginal - summed.log_marginal) < 4 * drawn.mcse).all()
+    with pytest.raises(ValueError, match="`vae`: expected a VAE; of a program nobody has listed"):
+        enumerate_log_prob(program, x)
+    with pytest.raises(ValueError, match="`vae`: expected a latent of at most 65,536 joint states"):
+        gaps(program, x[:2], num_steps=2)
+
+
+def test_columns_of_a_program_are_called_by_their_names(tmp_path: Path) -> None:
+    program = _linear_program()
+    x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0)) + 3
+    keep_axes(x, Axes(names=("height", "weight")))
+    assert pit(program, x).summary()["worst"]["entry"] in ("height", "weight")
+    failed = [row for row in check(program, x).rows if row.failed]
+    means = [row for row in failed if row.statistic == "mean"]
+    assert means
+    assert means[0].entries[0] in ("height", "weight")
+    above = "lies above the model here: fit longer, or a richer decoder"
+    assert means[0].advice == f"{means[0].entries[0]} {above}"
+    spread = advise(program, "spread", True, entries_of(program, x)[:1])
+    assert spread[:45] == "height varies more than the likelihood does: "
+    for name, drawn in (
+        ("samples", report.samples(program, tmp_path / "samples.png", reference=x)),
+        ("lines", report.reconstructions(program, x, tmp_path / "lines.png")),
+        ("pairs", report.pairs(program, x, tmp_path / "pairs.png")),
+    ):
+        assert drawn.name == f"{name}.png"
+        assert drawn.stat().st_size > 0
+    columns = {name: column.numpy() for name, column in zip(("height", "weight"), x.T, strict=True)}
+    text = page(program, pv.data.load(pd.DataFrame(columns)), num_samples=20)
+    assert "2 columns: height" in text
+
+
+def test_outliers_are_those_of_the_vae(linear: LinearGaussian, x: Tensor) -> None:
+    program = pv.Program(linear.vae.model, linear.vae.guide)
+    theirs, ours = (
+        outliers(each, x[:10], reference=x[10:], num_samples=50) for each in (linear.vae, program)
+    )
+    assert np.array_equal(ours.p_value, theirs.p_value)
+    assert np.allclose(ours.log_marginal, theirs.log_marginal, atol=1e-6)

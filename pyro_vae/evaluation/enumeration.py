@@ -16,6 +16,7 @@ from pyro_vae.evaluation._common import check_ignorable, states_of
 from pyro_vae.evaluation._draws import Draws
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
+from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
 __all__ = ["enumerate_log_prob", "enumerated", "is_summed"]
@@ -52,6 +53,8 @@ def enumerate_log_prob(vae: Amortized, x: RowsLike, **given: Unpack[GivenLike]) 
     check_ignorable(vae)
     if not vae.space.support.is_discrete:
         raise expected("vae", "a discrete latent, whose states can be listed", vae.space)
+    if not isinstance(vae, Composition):
+        raise expected("vae", "a VAE; of a program nobody has listed the states: `evaluate`", vae)
     rows, log_probs = rows_of(vae, x, given), []
     for batch in rows.batches(observations_at_once(vae, rows.x)):
         prior = vae.prior_at(batch.given)

@@ -46,8 +46,8 @@ def evaluate(
     .. math:: \log \hat p(x) = \log \frac1S \sum_s w_s, \quad
         w_s = \frac{p(x \mid z_s) \, p(z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
-    A discrete latent of no more than ``num_samples`` joint states is not drawn but summed, which
-    costs less and has no error. Else it is drawn as it is, never relaxed. Memory does not grow with
+    A VAE's discrete latent of no more than ``num_samples`` joint states is summed, which costs less
+    and has no error. Any other is drawn as it is, never relaxed. Memory does not grow with
     ``num_samples``, but for the sqrt(S) largest weights of a batch. The model and the caller's
     random state stay as they were. Where there is enough work for it to pay, the draws are one
     compiled graph, with the same numbers on a CPU.
