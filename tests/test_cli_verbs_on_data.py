@@ -114,7 +114,7 @@ def test_words_have_their_most_probable_level_and_its_probability(
     assert list(found.columns) == ["patient_id", "kind", "row", "column", "level", "probability"]
     assert sorted(set(found.row - 1)) == lacking.to_numpy().nonzero()[0].tolist()
     wide = found.pivot(index="row", columns="level", values="probability")
-    np.testing.assert_allclose(wide.sum(1), 1.0)
+    np.testing.assert_allclose(wide.sum(axis=1), 1.0)
     assert wide.idxmax(1).tolist() == filled.job[lacking].tolist()
     assert (found.patient_id == [f"p{row - 1}" for row in found.row]).all()
     assert "ends in .csv or .parquet" in fails(*argv[:-1], "g.csv", "--probabilities", "p.txt")
