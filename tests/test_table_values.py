@@ -238,3 +238,16 @@ def test_kinds_by_names_and_values(name: str, values: np.ndarray, kind: str) -> 
 def test_a_logarithm_of_another_column_is_real() -> None:
     values = np.exp(0.5 * R.normal(size=N))
     assert kind_of_numbers("lquux", values, others=["quux", "lquux"]).kind == "real"
+
+
+@pytest.mark.parametrize(
+    ("name", "low", "high", "kind"),
+    [("hue", 0.48, 1.71, "positive"), ("phase", 0.0, 6.2, "angle"), ("theta", -3.1, 3.1, "angle")],
+)
+def test_a_name_of_directions_needs_values_of_all_of_them(
+    name: str, low: float, high: float, kind: str
+) -> None:
+    """The hue of a wine is a ratio. Fails when less than half a turn is taken for directions."""
+    values = np.random.default_rng(0).uniform(low, high, 200)
+    frame = pd.DataFrame({name: values, "length": values + 4})
+    assert Schema.infer(frame)[name].kind == kind

@@ -203,7 +203,9 @@ def _angle(name: str, x: _Numbers, hint: str, counter: bool) -> Found | None:
     if hint != "angle" or x.levels <= 2:
         return None
     turn = 2 * np.pi * (1 + 1e-6)
-    if -turn / 2 <= x.low and x.high <= turn and x.high - x.low <= turn and not x.whole:
+    # Less than half a turn may as well be a ratio, as the hue of a wine is.
+    wide = turn / 2 < x.high - x.low <= turn
+    if -turn / 2 <= x.low and x.high <= turn and wide and not x.whole:
         return Found("angle", f"directions in radians, {x.span}")
     if x.low >= -180 and x.high <= 360 and x.high - x.low <= 360 and x.high > 10:
         return Found("angle", f"directions in degrees, {x.span}")
