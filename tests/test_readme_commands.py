@@ -66,6 +66,7 @@ OTHERS = {
     "inspect --out": "an option by itself, of the command before it",
     "python experiments/parts.py --data": "run by the slow test",
     OF_CELLS: "run by tests/test_end_to_end.py",
+    "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }
 

@@ -97,7 +97,7 @@ def default_of(function: Callable[..., Any], argument: str) -> Any:
     Example:
         >>> from pyro_vae.evaluation import evaluate
         >>> default_of(evaluate, "proposal")
-        'guide'
+        'auto'
     """
     return inspect.signature(function).parameters[argument].default
 

@@ -167,7 +167,7 @@ _NEED_NAME = {"a,b,c,d,e,f,g": ("grade", "rating", "class", "band", "mark"),
               "i,ii,iii,iv,v": ("stage", "class", "grade", "level", "type")}  # fmt: skip
 _AMOUNT = r"\d[\d,]*(?:\.\d+)?"
 _BAND = re.compile(
-    rf"^\s*(?P<below>[<≤]=?|under |below |up to )?\s*\$?(?P<low>{_AMOUNT})\s*[kK]?\s*"
+    rf"^\s*(?P<below>[<≤]=?|under |below |up to )?\s*(?P<sign>\$)?(?P<low>{_AMOUNT})\s*[kK]?\s*"
     rf"(?:(?P<to>-|–|to)\s*\$?(?P<high>{_AMOUNT})\s*[kK]?)?(?P<above>[+–-]| ?and over| ?or more)?"
     rf"\s*(?P<unit>[a-zA-Z%$]*)\s*$|^\s*(?P<over>[>≥]=?|over |above |more than )\s*\$?"
     rf"(?P<least>{_AMOUNT})\s*[kK]?\s*[a-zA-Z%$]*\s*$"
@@ -279,7 +279,8 @@ def _bands(words: Sequence[str], plain: Mapping[str, str]) -> list[str] | None:
     marks = ("below", "to", "above", "over")
     marked = any(band[mark] for band in bands.values() for mark in marks)
     # A letter after some of the numbers alone, as in 89A, makes codes of them.
-    if len(units) > 1 or not (marked or all(band["unit"] for band in bands.values())):
+    measured = all(band["unit"] or band["sign"] for band in bands.values())
+    if len(units) > 1 or not (marked or measured):
         return None
     if len(words) < _FEWEST and not all(any(b[mark] for mark in marks) for b in bands.values()):
         return None

@@ -373,7 +373,7 @@ def _rank(
     """
     order = sorted(columns, key=lambda name: -columns[name].mean())
     best, rows = order[0], []
-    size, pairs = len(columns[best]), len(order) * (len(order) - 1) / 2
+    size, pairs = len(columns[best]), max(1, len(order) * (len(order) - 1) // 2)
     critical = special.stdtrit(size - 1, 1 - _LEVEL / (2 * pairs)) if size > 1 else math.nan
 
     def interval(one: str, other: str) -> tuple[float, float]:
