@@ -183,6 +183,7 @@ def test_anomalies_are_ranked_with_their_names(
     assert main(["anomalies", str(fitted), "--num-samples", "20", "--top", "3"]) == 0
     out = capsys.readouterr().out
     assert "8 rows of t.csv" in out
+    assert ".0 " not in out.replace("± ", ""), "rows and ids are whole numbers"
     assert max(map(len, out.splitlines())) <= 80
 
 

@@ -141,8 +141,10 @@ def _table(found: Outliers, top: Any, name: str) -> Table:
         table.add_column(escape(str(each)))
     for each in ("-log p(x), nats", "± Monte Carlo", "p"):
         table.add_column(each, justify="right")
-    for _, row in top.iterrows():
-        error = "-" if np.isnan(row["mcse"]) else f"{row['mcse']:.2g}"
-        figures = (f"{row['surprise']:.2f}", error, f"{row['p_value']:.2g}")
-        table.add_row(*(escape(str(row[each])) for each in names), *figures)
+    # By columns: a row of several kinds would have its whole numbers as fractions.
+    for row in zip(*(top[each] for each in top.columns), strict=True):
+        cells = dict(zip(top.columns, row, strict=True))
+        error = "-" if np.isnan(cells["mcse"]) else f"{cells['mcse']:.2g}"
+        figures = (f"{cells['surprise']:.2f}", error, f"{cells['p_value']:.2g}")
+        table.add_row(*(escape(str(cells[each])) for each in names), *figures)
     return table
