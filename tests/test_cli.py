@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -496,6 +497,9 @@ def test_the_console_script(digits: Path) -> None:
     assert failed.stderr.count("\n") == 1
 
 
+_FIRST = ["verdict", "size", "effect", "p"]
+
+
 def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(digits), "--strict", "--json"]) == 1, "one epoch is not enough"
     result = json.loads(capsys.readouterr().out)
@@ -505,7 +509,18 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "180 validation observations of digits" in shown
     assert "z ~ p(z)" in shown
-    assert all(len(line) <= 80 for line in shown.splitlines())
+    lines = shown.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    head = next(i for i, line in enumerate(lines) if line.split()[:4] == _FIRST)
+    cells = [line.split() for line in lines[head + 1 :] if line.strip().startswith("failed")]
+    assert cells
+    for cell in cells:  # what matters is never cut
+        assert cell[1] in ("negligible", "small", "moderate", "large")
+        assert re.fullmatch(r"[+-]\d+\.\d\d", cell[2])
+        assert re.fullmatch(r"(≤0\.\d{4}|<\.001|0\.\d{3})", cell[3])
+    assert re.search(
+        r"A classifier tells draws from data: AUC 0\.\d\d \[0\.\d\d, \d\.\d\d\]\.", shown
+    )
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0])
@@ -529,8 +544,11 @@ def test_check_tells_a_poor_guide_from_a_bad_model(
     assert ("the scale of the guide is too small in z[0], z[1]" in shown) == (factor < 1)
     assert shown.count("swap guides.Normal for guides.LowRankNormal") == (factor < 1)
     assert ("nothing is held against the model" in shown) == (factor < 1 and spread == 1)
-    assert main(["check", "run", "--strict", "--json"]) == int(factor < 1 or spread > 1)
+    assert main(["check", "--strict", "run", "--json"]) == int(spread > 1)
     result = json.loads(capsys.readouterr().out)
+    for strict, code in (("guide", factor < 1), ("all", factor < 1 or spread > 1)):
+        assert main(["check", "run", f"--strict={strict}", "--json"]) == int(code)
+        capsys.readouterr()
     assert (result["num_failed"] > 0) == (spread > 1)
     assert (result["calibration"]["num_failed"] > 0) == (factor < 1)
     assert len(result["calibration"]["rows"]) == result["calibration"]["num_quantities"] == 6

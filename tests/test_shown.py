@@ -157,7 +157,7 @@ def test_checks_show_how_large_an_effect_is() -> None:
     read = _read(checks)
     assert read.lines[0][2:4] == ["size", "effect, sd"]
     assert read.lines[1][2:4] == ["moderate", "-0.60 [-0.75, -0.45]"]
-    assert "mean, x[0] (moderate, -0.60 sd): a richer decoder" in repr(checks)
+    assert "mean, x[0] (moderate, -0.60 [-0.75, -0.45] sd): a richer decoder" in repr(checks)
 
 
 def test_a_calibration_is_a_table_of_its_ranks() -> None:

@@ -98,7 +98,7 @@ class Row:
     @property
     def named(self) -> str:
         """The title, and how large the effect is, if that is known."""
-        size = f" ({self.severity}, {self.effect:+.2f} sd)" if self.severity else ""
+        size = f" ({self.severity}, {self.effect_text} sd)" if self.severity else ""
         return f"{self.title}{size}"
 
     def summary(self) -> dict[str, Any]:
