@@ -4,18 +4,22 @@ from __future__ import annotations
 
 import json
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
+from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, only_condition
+from pyro_vae.cli.runs import as_device, only_condition, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
+from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
+from pyro_vae.programs import VAE
+from pyro_vae.training.run import Run
 
 __all__ = ["run"]
 
@@ -68,6 +72,12 @@ def run(argv: list[str]) -> int:
         help="Of a run with conditions: look at data of this one alone, such as 3 or setosa.",
     )
     parser.add_argument("--seed", type=int, default=default_of(check, "seed"), help="Of the draws.")
+    parser.add_argument(
+        "--refits",
+        type=int | None,
+        help="Refit the run to so many simulated data sets, each by a quarter of its epochs, to "
+        "tell failures that the error of a fit explains from those that the family is wrong for.",
+    )
     add_data(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
@@ -75,7 +85,8 @@ def run(argv: list[str]) -> int:
     options = parse(parser, ["--strict=model" if each == "--strict" else each for each in argv])
     folder = Path(options.run)
     vae = checkpoint.load(folder, device=as_device(options.device))
-    data, _ = data_of(folder, vae, options.split, options)
+    data, own = data_of(folder, vae, options.split, options)
+    known = _refits(folder, vae, data if own else None, options)
     data = only_condition(folder, vae, data, options.split, options.cond)
     rows = vae.uses(data.rows(options.split))
     if len(rows) == 0:
@@ -89,6 +100,7 @@ def run(argv: list[str]) -> int:
             seed=options.seed,
             max_data=options.max_data,
             progress=monitor.evaluating("check"),
+            **known,
         )
         calibration = calibrate(
             vae,
@@ -104,3 +116,20 @@ def run(argv: list[str]) -> int:
     failed = {"model": checks.num_failed, "guide": calibration.num_failed}
     failed["all"] = sum(failed.values())
     return int(options.strict is not None and failed[options.strict] > 0)
+
+
+def _refits(folder: Path, vae: VAE, data: Dataset | None, options: Namespace) -> dict[str, Any]:
+    """Returns how `check` refits the run, if it is to, and what the run was fitted to.
+
+    Args:
+        folder: The run folder.
+        vae: Its model.
+        data: Its data, or None if others are looked at.
+        options: Those of the command.
+    """
+    if options.refits is None:
+        return {}
+    if data is None:
+        data = recorded_data(folder, "train", None, options.data_root)
+    train = vae.uses(data.rows("train"))
+    return {"refit": Run.read(vae, folder).refit, "refits": options.refits, "train": train}

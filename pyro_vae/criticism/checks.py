@@ -15,18 +15,20 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._ranks import compare, holm
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
-from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.effects import Spread, effects_of, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
-from pyro_vae.criticism.row import Row, rows_shown
+from pyro_vae.criticism.row import Row
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
+from pyro_vae.criticism.verdict import Checks, judged
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
-from pyro_vae.programs import Amortized
+from pyro_vae.programs import Amortized, Refit
 from pyro_vae.programs.accept import as_tensor
+from pyro_vae.programs.accept import rows_of as rows_given
+from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Checks", "check", "compare", "holm"]
@@ -40,75 +42,8 @@ _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
 _SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
 _REPLICATES = 2  # for each observation that a classifier sees
 _INTERVAL = (0.025, 0.975)
-
-
-@dataclass(frozen=True, repr=False)
-class Checks:
-    """What :func:`check` returns.
-
-    A p-value says whether chance explains what is observed, and falls as data grow; the effect
-    size of a row says how far off the model is, and its ``severity`` says so in a word.
-
-    Attributes:
-        rows: The checks, those of the verdict first, in the order of their effects.
-        level: Probability of any false alarm, at most.
-        num_draws: Replicated data sets behind each p-value.
-        num_data: Data in each.
-        latent: Units of the latent space and which collapsed, see
-            :func:`pyro_vae.criticism.latent.collapsed_units`.
-        classifier: How well a classifier separates replicates from data; ``index`` counts in ``x``.
-        skipped: What could not be checked, and why.
-        base_measure: Which data these are.
-    """
-
-    rows: tuple[Row, ...]
-    level: float
-    num_draws: int
-    num_data: int
-    latent: dict[str, Any]
-    classifier: TwoSample
-    skipped: dict[str, str]
-    base_measure: dict[str, Any]
-
-    @property
-    def num_failed(self) -> int:
-        """How many checks reject the model."""
-        return sum(row.failed for row in self.rows)
-
-    @property
-    def headline(self) -> str:
-        """How well a classifier tells draws from data, in a sentence."""
-        found = self.classifier
-        able = "tells" if found.auc_low > 0.5 else "cannot tell"
-        area = f"AUC {found.auc:.2f} [{found.auc_low:.2f}, {found.auc_high:.2f}]"
-        return f"a classifier {able} draws from data: {area}"
-
-    def summary(self) -> dict[str, Any]:
-        """Returns everything, ready for JSON: what is not finite is None."""
-        return {
-            "headline": self.headline,
-            "num_failed": self.num_failed,
-            "num_checks": sum(row.calibrated for row in self.rows),
-            "level": self.level,
-            "num_draws": self.num_draws,
-            "num_data": self.num_data,
-            "rows": [row.summary() for row in self.rows],
-            "latent": self.latent,
-            "classifier": self.classifier.summary(),
-            "skipped": self.skipped,
-            "base_measure": self.base_measure,
-        }
-
-    def __repr__(self) -> str:
-        failed = [f"  {row.named}: {row.advice}" for row in self.rows if row.failed]
-        verdict = f"{self.num_failed} of {sum(row.calibrated for row in self.rows)} failed"
-        return "\n".join([f"Checks({verdict} at {self.level:g}; {self.headline})", *failed])
-
-    def _repr_html_(self) -> str:
-        title, *advice = repr(self).splitlines()
-        size = f"{self.num_data:,} observations, {self.num_draws:,} simulated data sets of as many"
-        missed = [f"not checked: {what}: {why}" for what, why in self.skipped.items()]
-        return rows_shown(title, self.rows, [*advice, size, *missed])
+_REFITS, _FEWEST_REFITS = 20, 5
+_REFIT_DRAWS = 100  # replicates of a refit, of which mean and spread are taken, no p-value
 
 
 @torch.no_grad()
@@ -123,6 +58,9 @@ def check(
     max_data: int = 1000,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    refit: Refit | None = None,
+    refits: int | None = None,
+    train: RowsLike | None = None,
     **given: Unpack[GivenLike],
 ) -> Checks:
     r"""Compares held-out data with data sets that the model simulates.
@@ -145,6 +83,12 @@ def check(
     Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
     data, and their p-values gather around one half even under a true model.
 
+    A model fails for its family, or for its fit alone. With ``refit`` each check that failed has a
+    ``cause``: the effects of refits to data that the model simulates say how much a fit of the
+    right family errs; see :mod:`pyro_vae.criticism.refitted`. Refits that start where the fit
+    ended, as those of ``Run.refit`` do, have the error of finite data; what a fit that was too
+    short left undone, refits that start afresh have, too.
+
     References:
         Bayesian data analysis (Gelman et al., 2013), chapter 6, http://www.stat.columbia.edu/~gelman/book/
         Population predictive checks (Moran et al., 2024), https://arxiv.org/abs/1908.00882
@@ -166,6 +110,10 @@ def check(
         max_data: Of more data, so many chosen at random are looked at.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from.
         progress: Called now and then with the fraction that is done.
+        refit: From rows and a seed to a program fitted to them, such as ``Run.refit``.
+        refits: How many refits, 5 at least; 20 if not given.
+        train: What the model was fitted to: refits are to as many, and are given the same. As many
+            as x, if not given.
         **given: What goes with the data. Replicates are given the same, and hide what a mask hides;
             the classifier sees conditions and covariates beside x.
 
@@ -187,23 +135,33 @@ def check(
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     max_data = positive_integer("max_data", max_data)
+    num_refits = _num_refits(refit, refits)
     x = x if isinstance(x, Rows) else as_tensor(x)
     data, described = measured(vae, x, given, base_measure)
+    fitted = data if train is None else rows_given(vae, train, {})
     entries = entries_of(vae, x)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
     with undisturbed(vae, seed, data.x.device):
         order = torch.randperm(len(data))[:max_data].to(data.x.device)
         data = data[order]
-        if statistics is None:
-            asked = default_statistics(vae, entries=entries, **data.given)
-        else:
-            asked = _named(statistics)
-        plan = _Plan(vae, data.given, asked, entries, num_draws, level)
-        rows, classifier = _rows(vae, data, order, plan, seed, progress)
+        asked = None if statistics is None else _named(statistics)
+        plan = _Plan(vae, data.given, asked, entries)
+        plan.num_draws = _enough(num_draws, plan.num_tests, level)
+        counts = _counts(vae, data, plan.num_draws)
+        seen = _counts(vae, data, min(plan.num_draws, _GUIDE_DRAWS))
+        tick = _Progress(progress, len(counts) + len(seen) + 2 + num_refits)
+        spreads = spreads_of(plan.asked, data.x[None], seed)
+        rows, classifier = _judged(vae, data, order, plan, spreads, seed, tick)
+        rows += _from_guide(vae, data, plan.asked, spreads, seen, tick)
         units = collapsed_units(vae, data)
+    effects = []
+    for k in range(num_refits):
+        assert refit is not None  # or there would be none
+        effects.append(_of_refit(vae, data, fitted, refit, asked, entries, seed + 1 + 2 * k))
+        tick()
     return Checks(
-        rows=_verdict(vae, rows, entries, level),
+        rows=judged(vae, rows, entries, level, effects),
         level=level,
         num_draws=plan.num_draws,
         num_data=len(data),
@@ -211,6 +169,7 @@ def check(
         classifier=classifier,
         skipped=plan.skipped,
         base_measure=described,
+        refits=num_refits,
     )
 
 
@@ -221,35 +180,35 @@ class _Plan:
         self,
         vae: Amortized,
         given: Given,
-        asked: Sequence[Statistic],
+        asked: Sequence[Statistic] | None,
         entries: tuple[Entry, ...],
-        num_draws: int | None,
-        level: float,
     ) -> None:
-        self.asked = asked
+        self.asked = default_statistics(vae, entries=entries, **given) if asked is None else asked
         self.latent = latent_statistics(vae, **given)
         halves = halve(vae, entries, given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         self.residual = () if self.halves is None else residual_statistics(self.halves)
-        num_tests = len(asked) + len(self.latent) + len(self.residual) + 1
-        self.num_draws = _enough(num_draws, num_tests, level)
+        self.num_tests = len(self.asked) + len(self.latent) + len(self.residual) + 1
+        self.num_draws = _REFIT_DRAWS
 
 
-def _rows(
+def _counts(vae: Amortized, data: Rows, num_draws: int) -> list[int]:
+    """Chunks of replicates of data."""
+    return chunk_sizes(num_draws, draws_at_once(vae, data.x))
+
+
+def _judged(
     vae: Amortized,
     data: Rows,
     order: Tensor,
     plan: _Plan,
+    spreads: Sequence[Spread],
     seed: int,
-    progress: Callable[[float], None] | None,
+    tick: Callable[[], None],
 ) -> tuple[list[Row], TwoSample]:
-    """Makes every check of the plan; ``order`` is where the data were found."""
-    counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data.x))
-    guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data.x))
-    tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
-    spreads = spreads_of(plan.asked, data.x[None], seed)
-    rows = [*_population(vae, data, plan, spreads, counts, seed, tick)]
+    """Makes the checks that the verdict rests on; ``order`` is where the data were found."""
+    rows = [*_population(vae, data, plan, spreads, seed, tick)]
     classifier = _classify(vae, data, order, seed)
     rows.append(_classifier_row(classifier))
     tick()
@@ -262,22 +221,62 @@ def _rows(
         drawn = [values(residual, e) for e in each]
         rows += rows_of(residual, found, drawn, HALF, calibrated=not note, note=note)
     tick()
-    rows += _from_guide(vae, data, plan.asked, spreads, guide_counts, tick)
     return rows, classifier
 
 
-def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
+def _of_refit(
+    vae: Amortized,
+    data: Rows,
+    fitted: Rows,
+    refit: Refit,
+    asked: Sequence[Statistic] | None,
+    entries: tuple[Entry, ...],
+    seed: int,
+) -> list[float]:
+    """Returns the effects of the checks of a refit, whose family is true.
+
+    Args:
+        vae: The model, which simulates what is fitted to and what is held out.
+        data: What the model is checked against.
+        fitted: What it was fitted to.
+        refit: From rows and a seed to a fitted program.
+        asked: Statistics; the default ones of the refit if None.
+        entries: The entries of x.
+        seed: Of what is simulated and of the refit; the next one is that of its checks.
+    """
+    with undisturbed(vae, seed, data.x.device):
+        simulated = Rows(_drawn(vae, len(fitted), fitted), fitted.given)
+        held_out = Rows(_drawn(vae, len(data), data), data.given)
+    with torch.enable_grad():
+        twin = refit(simulated, seed)
+    if not is_amortized(twin):
+        raise expected("refit", "a function that returns a fitted program", twin)
+    with undisturbed(twin, seed + 1, data.x.device):
+        plan = _Plan(twin, data.given, asked, entries)
+        spreads = spreads_of(plan.asked, held_out.x[None], seed)
+        order = torch.arange(len(data))
+        rows, _ = _judged(twin, held_out, order, plan, spreads, seed, lambda: None)
+    return [row.effect for row in rows]
+
+
+def _drawn(vae: Amortized, size: int, like: Rows) -> Tensor:
+    """Draws so many observations, given what goes with others, over and over."""
     drawn: list[Tensor] = []
+    for count in chunk_sizes(size, draws_at_once(vae, like[:1].x)):
+        given = cycled(like.given, count, sum(map(len, drawn)))
+        drawn.append(simulate(vae, 1, count, given)[0])
+    return torch.cat(drawn)
+
+
+def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
     beside = [each.to(data.x).reshape(len(data), -1) for each in known]
-    for count in chunk_sizes(size, draws_at_once(vae, data[:1].x)):
-        given = cycled(data.given, count, sum(map(len, drawn)))
-        drawn.append(simulate(vae, 1, count, given)[0])
+    drawn = _drawn(vae, size, data)
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
     real = torch.cat([data.x.flatten(1), *beside], 1)
-    made = torch.cat([torch.cat(drawn).flatten(1), *(each[index] for each in beside)], 1)
+    made = torch.cat([drawn.flatten(1), *(each[index] for each in beside)], 1)
     found = classify(real, made, seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
@@ -319,13 +318,12 @@ def _population(
     data: Rows,
     plan: _Plan,
     spreads: Sequence[Spread],
-    counts: Sequence[int],
     seed: int,
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
     asked, latent, replicated = plan.asked, plan.latent, []
-    for count in counts:
+    for count in _counts(vae, data, plan.num_draws):
         x = simulate(vae, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
@@ -411,27 +409,6 @@ def rows_of(
         )
 
 
-def _verdict(
-    vae: Amortized, rows: Sequence[Row], entries: Sequence[Entry], level: float
-) -> tuple[Row, ...]:
-    """Corrects the rows of the verdict for their number, and gives advice on those that fail."""
-    tried = [row for row in rows if row.calibrated]
-    known = {each.name: each for each in entries if each.named}
-    judged = []
-    for row, adjusted in zip(tried, holm([row.p_value for row in tried]), strict=True):
-        failed = adjusted <= level
-        higher = row.observed > (row.low + row.high) / 2
-        about = [known[name] for name in row.entries if name in known]
-        advice = advise(vae, row.statistic, higher, about) if failed else ""
-        judged.append(replace(row, adjusted=adjusted, failed=failed, advice=advice))
-    others = (row for row in rows if not row.calibrated)
-    return (*_by_effect(judged), *_by_effect(others))
-
-
-def _by_effect(rows: Iterable[Row]) -> list[Row]:
-    return sorted(rows, key=lambda row: -abs(row.effect))
-
-
 def _named(
     statistics: Sequence[Statistic | Callable[[Tensor], Tensor]],
 ) -> tuple[Statistic, ...]:
@@ -460,6 +437,22 @@ def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
         what = f"at least {needed}, since {num_tests} tests at {level:g} are corrected for"
         raise expected("num_draws", what, num_draws)
     return num_draws
+
+
+def _num_refits(refit: Refit | None, refits: int | None) -> int:
+    if refit is None:
+        if refits is not None:
+            what = "a function from rows and a seed to a fitted program, such as `Run.refit`"
+            raise expected("refit", f"{what}, beside refits={refits!r}", refit)
+        return 0
+    if not callable(refit):
+        raise expected("refit", "a function from rows and a seed to a fitted program", refit)
+    refits = _REFITS if refits is None else positive_integer("refits", refits)
+    if refits < _FEWEST_REFITS:
+        raise expected(
+            "refits", f"at least {_FEWEST_REFITS}, of whose spread something is known", refits
+        )
+    return refits
 
 
 class _Progress:

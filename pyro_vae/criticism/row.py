@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
-from typing import Any
+from typing import Any, Literal
 
 from pyro_vae._html import Html, shown, tag
 from pyro_vae.criticism.effects import Severity, severity
@@ -46,6 +46,12 @@ class Row:
         effect_unit: ``sd of the data`` for a mean; ``sd per observation``, of what one observation
             contributes to the statistic, for others.
         columns: Of how many it is the one of the largest effect.
+        refit_low: Where the interval of 95 % begins of effects that refits have: what the error of
+            a fit alone may come to, of several columns its size. NaN without refits.
+        refit_high: Where it ends.
+        refit_p: Of an effect as far out by the error of a fit alone, before Holm's correction.
+        cause: Of a check that failed, with refits: ``family`` where no fit of the family would err
+            so much, ``fit`` where one may; empty otherwise.
     """
 
     statistic: str
@@ -69,6 +75,10 @@ class Row:
     effect_high: float = math.nan
     effect_unit: str = ""
     columns: int = 1
+    refit_low: float = math.nan
+    refit_high: float = math.nan
+    refit_p: float = math.nan
+    cause: Literal["", "fit", "family"] = ""
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -97,8 +107,9 @@ class Row:
 
     @property
     def named(self) -> str:
-        """The title, and how large the effect is, if that is known."""
-        size = f" ({self.severity}, {self.effect_text} sd)" if self.severity else ""
+        """The title, how large the effect is, and its cause, as far as they are known."""
+        cause = {"": "", "fit": ", as refits err", "family": ", beyond what refits err"}[self.cause]
+        size = f" ({self.severity}, {self.effect_text} sd{cause})" if self.severity else ""
         return f"{self.title}{size}"
 
     def summary(self) -> dict[str, Any]:
