@@ -311,7 +311,25 @@ def test_few_effective_draws_are_not_trusted() -> None:
     halved = [row for row in rows if row.conditioned_on == "z ~ p(z|half of x)"]
     assert halved
     assert all("effective draws" in row.note and not row.calibrated for row in halved)
+    assert all("the other checks stand" in row.note for row in halved)
     assert not any(row.failed for row in halved)
+
+
+def test_fewer_features_are_given_where_half_pin_z_down() -> None:
+    """Sixteen features of small noise do, and four leave z open; fails without a second split."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.priors.Normal(8),
+        pv.guides.Normal(8),
+        pv.likelihoods.Normal((32,), scale=0.02),
+        nn.Linear(32, 16),
+        nn.Linear(8, 32),
+    )
+    vae.decoder.weight.data.zero_()[8:] = torch.randn(24, 8)
+    rows = check(vae, vae.sample(40)).rows
+    (on,) = {row.conditioned_on for row in rows if row.statistic.startswith("residual")}
+    assert on in ("z ~ p(z|a quarter of x)", "z ~ p(z|an eighth of x)")
+    assert all(row.calibrated for row in rows if row.conditioned_on == on)
 
 
 def test_the_model_and_the_random_state_stay_as_they_were() -> None:

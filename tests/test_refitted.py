@@ -17,7 +17,7 @@ from pyro_vae.criticism import Checks, check
 from pyro_vae.criticism.refitted import fit_error
 from pyro_vae.data.rows import Rows
 
-TRAIN = 30
+TRAIN = 12
 
 
 def _model() -> pv.VAE:
@@ -49,7 +49,7 @@ def _fitted(x: Tensor) -> pv.VAE:
 
 
 def _checked(spoil: float, seed: int) -> tuple[Checks, _Refit]:
-    """Of data whose tails are heavier: a bias of 30 observations, checked on 300."""
+    """Of data whose tails are heavier: a bias of 12 observations, checked on 300."""
     torch.manual_seed(seed)
     x = _model().sample(TRAIN + 300)
     x *= 1 + spoil * (torch.rand_like(x) < 0.1)

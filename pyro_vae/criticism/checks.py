@@ -18,7 +18,7 @@ from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
 from pyro_vae.criticism.effects import Spread, effects_of, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.row import Row
-from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
+from pyro_vae.criticism.split import Halves, halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.criticism.verdict import Checks, judged
@@ -40,6 +40,11 @@ HALF = "z ~ p(z|half of x)"
 _FEWEST = 20  # observations: of fewer, correlations and tails are noise
 _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
 _SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
+_FEWER = {4: "a quarter", 8: "an eighth"}  # of the features, where half pin z down too sharply
+_TOO_SHARP = (
+    "the other checks stand; fewer latent units, or a likelihood of a wider scale, leave z "
+    "open enough to be drawn"
+)
 _REPLICATES = 2  # for each observation that a classifier sees
 _INTERVAL = (0.025, 0.975)
 _REFITS, _FEWEST_REFITS = 20, 5
@@ -185,11 +190,12 @@ class _Plan:
     ) -> None:
         self.asked = default_statistics(vae, entries=entries, **given) if asked is None else asked
         self.latent = latent_statistics(vae, **given)
+        self.entries = entries
         halves = halve(vae, entries, given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
-        self.residual = () if self.halves is None else residual_statistics(self.halves)
-        self.num_tests = len(self.asked) + len(self.latent) + len(self.residual) + 1
+        residual = () if self.halves is None else residual_statistics(self.halves)
+        self.num_tests = len(self.asked) + len(self.latent) + len(residual) + 1
         self.num_draws = _REFIT_DRAWS
 
 
@@ -213,15 +219,33 @@ def _judged(
     rows.append(_classifier_row(classifier))
     tick()
     if plan.halves is not None:
-        some, residual = data[:_SPLIT_DATA], plan.residual
-        z, note = infer(vae, some, plan.halves, plan.num_draws)
-        each = residuals(vae, some, plan.halves, z)
-        own = next(each)
-        found = _Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
-        drawn = [values(residual, e) for e in each]
-        rows += rows_of(residual, found, drawn, HALF, calibrated=not note, note=note)
+        rows += _residual(vae, data[:_SPLIT_DATA], plan, plan.halves, seed)
     tick()
     return rows, classifier
+
+
+def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int) -> Iterator[Row]:
+    """Tests features given others: half of them, or fewer where these leave too little of z open.
+
+    Of which there are too few draws, such rows are shown, and not in the verdict.
+    """
+    on = HALF
+    z, note = infer(vae, data, halves, plan.num_draws)
+    for share, name in _FEWER.items():
+        fewer = halve(vae, plan.entries, data.given, share) if note else "half of them will do"
+        if isinstance(fewer, str):
+            break
+        tried, still = infer(vae, data, fewer, plan.num_draws)
+        if not still:
+            z, note, halves, on = tried, still, fewer, f"z ~ p(z|{name} of x)"
+    if note:
+        note += f", and for fewer features than half of x, too: {_TOO_SHARP}"
+    residual = residual_statistics(halves)
+    each = residuals(vae, data, halves, z)
+    own = next(each)
+    found = _Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
+    drawn = [values(residual, e) for e in each]
+    yield from rows_of(residual, found, drawn, on, calibrated=not note, note=note)
 
 
 def _of_refit(

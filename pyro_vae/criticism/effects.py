@@ -70,11 +70,12 @@ class Spread:
     """How a statistic of the data observed varies over data like them.
 
     Attributes:
-        scale: Its standard deviation, shape ``(S,)``.
+        scale: Its standard deviation, shape ``(S,)``. None where each row has its place, so that
+            there are no halves of them: then that of replicates stands for it.
         size: How many observations it looks at.
     """
 
-    scale: Tensor
+    scale: Tensor | None
     size: int
 
 
@@ -149,14 +150,15 @@ def effects_of(observed: Tensor, replicated: Tensor, spread: Spread, rounding: f
         rounding: The relative error of values, below which nothing is a difference.
     """
     own, size = replicated.std(0), spread.size
+    varied = own if spread.scale is None else spread.scale
     floor = rounding * torch.maximum(observed.abs(), replicated.abs().amax(0))
     away = observed - replicated.mean(0)
     away = torch.where(away.abs() > floor, away, 0.0)
-    scale = ((spread.scale.square() + own.square()) / 2).sqrt()
+    scale = ((varied.square() + own.square()) / 2).sqrt()
     known = scale > floor
     scale = torch.where(known, scale * math.sqrt(size), 1.0)
     sizes = torch.where(known | (away == 0), away / scale, away.sign() * math.inf)
-    error = torch.maximum(spread.scale, own).square() + own.square() / len(replicated)
+    error = torch.maximum(varied, own).square() + own.square() / len(replicated)
     of_scale = (away / scale).square() * (1 / size + 1 / _HALVES) / 8
     half = torch.where(known, _TWO_SIDED * (error / scale.square() + of_scale).sqrt(), 0.0)
     return Effects(sizes, sizes - half, sizes + half)

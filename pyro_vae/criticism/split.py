@@ -50,11 +50,18 @@ class Halves:
     tested: tuple[Entry, ...]
 
 
-def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given) -> Halves | str:
-    """Gives the first half of the features and tests the rest; or returns why it cannot."""
+def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given, share: int = 2) -> Halves | str:
+    """Gives the first half of the features and tests the rest; or returns why it cannot.
+
+    Args:
+        vae: The model.
+        entries: The entries of x.
+        given: What goes with the data.
+        share: One feature in so many is given: fewer than half leave more of z open.
+    """
     size = vae.event_shape.numel()
-    if size < 2:
-        return "one feature cannot be halved"
+    if size < share:
+        return "one feature cannot be halved" if size < 2 else f"{size} features are too few"
     one = cycled(given, 1)
     if (
         by_entry(vae.decode(draw_prior(prior_of(vae, one), 2, 1), **one), len(vae.event_shape))
@@ -62,8 +69,8 @@ def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given) -> Halves | 
     ):
         name = type(vae.likelihood).__name__ if isinstance(vae, Composition) else "the model"
         return f"{name} does not factorise over the entries of x"
-    first = torch.arange(size, device=vae.device) < size // 2
-    return Halves(first.reshape(vae.event_shape), entries[size // 2 :])
+    first = torch.arange(size, device=vae.device) < size // share
+    return Halves(first.reshape(vae.event_shape), entries[size // share :])
 
 
 def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
