@@ -13,15 +13,17 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
+from pyro_vae.criticism.relations import relations
 from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.data.entries import Entry
-from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor
@@ -183,7 +185,7 @@ def check(
             asked = default_statistics(vae, entries=entries, **data.given)
         else:
             asked = _named(statistics)
-        plan = _Plan(vae, data.given, asked, entries, num_draws, level)
+        plan = _Plan(vae, data, order, asked, entries, num_draws, level)
         rows, classifier = _rows(vae, data, order, plan, seed, progress)
         units = collapsed_units(vae, data)
     return Checks(
@@ -204,19 +206,21 @@ class _Plan:
     def __init__(
         self,
         vae: Amortized,
-        given: Given,
+        data: Rows,
+        order: Tensor,
         asked: Sequence[Statistic],
         entries: tuple[Entry, ...],
         num_draws: int | None,
         level: float,
     ) -> None:
-        self.asked = asked
-        self.latent = latent_statistics(vae, **given)
-        halves = halve(vae, entries, given)
+        self.asked, self.entries = asked, entries
+        self.latent = latent_statistics(vae, **data.given)
+        halves = halve(vae, entries, data.given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         self.residual = () if self.halves is None else residual_statistics(self.halves)
-        num_tests = len(asked) + len(self.latent) + len(self.residual) + 1
+        self.relations = relations(vae, data, order, entries)
+        num_tests = 1 + sum(map(len, (asked, self.latent, self.relations, self.residual)))
         self.num_draws = _enough(num_draws, num_tests, level)
 
 
@@ -232,8 +236,8 @@ def _rows(
     counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data.x))
     guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data.x))
     tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
-    rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
-    classifier = _classify(vae, data, order, seed)
+    rows = [*_population(vae, data, plan, counts, tick)]
+    classifier = _classify(vae, data, order, plan, seed)
     rows.append(_classifier_row(classifier))
     tick()
     if plan.halves is not None:
@@ -246,7 +250,7 @@ def _rows(
     return rows, classifier
 
 
-def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
+def _classify(vae: Amortized, data: Rows, order: Tensor, plan: _Plan, seed: int) -> TwoSample:
     drawn: list[Tensor] = []
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
@@ -256,8 +260,10 @@ def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample
         drawn.append(simulate(vae, 1, count, given)[0])
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
-    real = torch.cat([data.x.flatten(1), *beside], 1)
-    made = torch.cat([torch.cat(drawn).flatten(1), *(each[index] for each in beside)], 1)
+    x = torch.cat([data.x, *drawn]).flatten(1)
+    seen = Expanded(x, plan.entries)(x)  # levels without an order are seen one by one
+    real = torch.cat([seen[: len(data)], *beside], 1)
+    made = torch.cat([seen[len(data) :], *(each[index] for each in beside)], 1)
     found = classify(real, made, seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
@@ -278,22 +284,28 @@ def _classifier_row(found: TwoSample) -> Row:
 def _population(
     vae: Amortized,
     data: Rows,
-    asked: Sequence[Statistic],
-    latent: Sequence[Statistic],
+    plan: _Plan,
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
+
+    def all_values(x: Tensor, z: Tensor) -> list[Tensor]:
+        both = torch.cat([x.flatten(2), z.flatten(2).to(x)], -1)
+        of_x, of_z = values(plan.asked, x), values(plan.latent, z)
+        return [*of_x, *of_z, *values(plan.relations, both)]
+
     replicated = []
     for count in counts:
         x = simulate(vae, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
-        replicated.append([*values(asked, x), *values(latent, z)])
+        replicated.append(all_values(x, z))
         tick()
     z = vae.encode(data.x, **data.given).sample()
-    observed = [*values(asked, data.x[None]), *values(latent, z[None])]
-    yield from rows_of([*asked, *latent], observed, replicated, PRIOR, calibrated=True)
+    observed = all_values(data.x[None], z[None])
+    statistics = [*plan.asked, *plan.latent, *plan.relations]
+    yield from rows_of(statistics, observed, replicated, PRIOR, calibrated=True)
 
 
 def _from_guide(
