@@ -13,6 +13,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.criticism import Checks, Statistic, check, default_statistics
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.checks import compare, holm
 from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.split import halve, infer
@@ -253,8 +254,8 @@ def test_half_of_the_features_give_the_exact_posterior() -> None:
     vae = _linear("Normal")
     vae.decoder[0].weight.data.normal_()
     x = vae.sample(50)
-    halves = halve(vae, tuple("abcdef"), {})
-    assert halves.tested == ("d", "e", "f")
+    halves = halve(vae, entries_of(vae, list("abcdef")), {})
+    assert [each.name for each in halves.tested] == ["d", "e", "f"]
     z, note = infer(vae, Rows(x), halves, 900)
     assert note == ""
     mean, covariance = _exact_half(vae, x, halves.given)
@@ -270,7 +271,7 @@ def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:
         pv.priors.Categorical(1, 3), pv.guides.GumbelSoftmax(1, 3), pv.likelihoods.Poisson((4,))
     )
     x = vae.sample(30)
-    z, note = infer(vae, Rows(x), halve(vae, tuple("abcd"), {}), 20_000)
+    z, note = infer(vae, Rows(x), halve(vae, entries_of(vae, list("abcd")), {}), 20_000)
     assert note == ""
     with torch.no_grad():
         entries = vae.decode(torch.eye(3)[:, None, None]).base_dist.log_prob(x)

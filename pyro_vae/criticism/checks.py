@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -12,18 +12,21 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._ranks import compare, holm
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
-from pyro_vae.criticism.effects import Spread, effects_of, from_auc, spreads_of
+from pyro_vae.criticism.effects import Spread, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
+from pyro_vae.criticism.relations import relations
 from pyro_vae.criticism.row import Row
 from pyro_vae.criticism.split import Halves, halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.criticism.verdict import Checks, judged
 from pyro_vae.data.entries import Entry
-from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
 from pyro_vae.programs import Amortized, Refit
 from pyro_vae.programs.accept import as_tensor
@@ -46,7 +49,6 @@ _TOO_SHARP = (
     "open enough to be drawn"
 )
 _REPLICATES = 2  # for each observation that a classifier sees
-_INTERVAL = (0.025, 0.975)
 _REFITS, _FEWEST_REFITS = 20, 5
 _REFIT_DRAWS = 100  # replicates of a refit, of which mean and spread are taken, no p-value
 
@@ -151,7 +153,7 @@ def check(
         order = torch.randperm(len(data))[:max_data].to(data.x.device)
         data = data[order]
         asked = None if statistics is None else _named(statistics)
-        plan = _Plan(vae, data.given, asked, entries)
+        plan = _Plan(vae, data, order, asked, entries)
         plan.num_draws = _enough(num_draws, plan.num_tests, level)
         counts = _counts(vae, data, plan.num_draws)
         seen = _counts(vae, data, min(plan.num_draws, _GUIDE_DRAWS))
@@ -163,7 +165,7 @@ def check(
     effects = []
     for k in range(num_refits):
         assert refit is not None  # or there would be none
-        effects.append(_of_refit(vae, data, fitted, refit, asked, entries, seed + 1 + 2 * k))
+        effects.append(_of_refit(vae, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k))
         tick()
     return Checks(
         rows=judged(vae, rows, entries, level, effects),
@@ -184,18 +186,20 @@ class _Plan:
     def __init__(
         self,
         vae: Amortized,
-        given: Given,
+        data: Rows,
+        order: Tensor,
         asked: Sequence[Statistic] | None,
         entries: tuple[Entry, ...],
     ) -> None:
+        given, self.entries = data.given, entries
         self.asked = default_statistics(vae, entries=entries, **given) if asked is None else asked
         self.latent = latent_statistics(vae, **given)
-        self.entries = entries
         halves = halve(vae, entries, given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         residual = () if self.halves is None else residual_statistics(self.halves)
-        self.num_tests = len(self.asked) + len(self.latent) + len(residual) + 1
+        self.relations = relations(vae, data, order, entries)
+        self.num_tests = 1 + sum(map(len, (self.asked, self.latent, self.relations, residual)))
         self.num_draws = _REFIT_DRAWS
 
 
@@ -215,7 +219,7 @@ def _judged(
 ) -> tuple[list[Row], TwoSample]:
     """Makes the checks that the verdict rests on; ``order`` is where the data were found."""
     rows = [*_population(vae, data, plan, spreads, seed, tick)]
-    classifier = _classify(vae, data, order, seed)
+    classifier = _classify(vae, data, order, plan, seed)
     rows.append(_classifier_row(classifier))
     tick()
     if plan.halves is not None:
@@ -243,7 +247,7 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
     residual = residual_statistics(halves)
     each = residuals(vae, data, halves, z)
     own = next(each)
-    found = _Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
+    found = Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
     drawn = [values(residual, e) for e in each]
     yield from rows_of(residual, found, drawn, on, calibrated=not note, note=note)
 
@@ -251,6 +255,7 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
 def _of_refit(
     vae: Amortized,
     data: Rows,
+    order: Tensor,
     fitted: Rows,
     refit: Refit,
     asked: Sequence[Statistic] | None,
@@ -262,6 +267,7 @@ def _of_refit(
     Args:
         vae: The model, which simulates what is fitted to and what is held out.
         data: What the model is checked against.
+        order: Where these were found.
         fitted: What it was fitted to.
         refit: From rows and a seed to a fitted program.
         asked: Statistics; the default ones of the refit if None.
@@ -276,9 +282,8 @@ def _of_refit(
     if not is_amortized(twin):
         raise expected("refit", "a function that returns a fitted program", twin)
     with undisturbed(twin, seed + 1, data.x.device):
-        plan = _Plan(twin, data.given, asked, entries)
+        plan = _Plan(twin, held_out, order, asked, entries)
         spreads = spreads_of(plan.asked, held_out.x[None], seed)
-        order = torch.arange(len(data))
         rows, _ = _judged(twin, held_out, order, plan, spreads, seed, lambda: None)
     return [row.effect for row in rows]
 
@@ -292,15 +297,17 @@ def _drawn(vae: Amortized, size: int, like: Rows) -> Tensor:
     return torch.cat(drawn)
 
 
-def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
+def _classify(vae: Amortized, data: Rows, order: Tensor, plan: _Plan, seed: int) -> TwoSample:
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
     beside = [each.to(data.x).reshape(len(data), -1) for each in known]
     drawn = _drawn(vae, size, data)
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
-    real = torch.cat([data.x.flatten(1), *beside], 1)
-    made = torch.cat([drawn.flatten(1), *(each[index] for each in beside)], 1)
+    x = torch.cat([data.x, drawn]).flatten(1)
+    seen = Expanded(x, plan.entries)(x)  # levels without an order are seen one by one
+    real = torch.cat([seen[: len(data)], *beside], 1)
+    made = torch.cat([seen[len(data) :], *(each[index] for each in beside)], 1)
     found = classify(real, made, seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
@@ -322,21 +329,6 @@ def _classifier_row(found: TwoSample) -> Row:
     )
 
 
-@dataclass(frozen=True)
-class _Found:
-    """Statistics of what is observed.
-
-    Attributes:
-        values: A table ``(1, S)`` for each.
-        spreads: How each varies over data like them.
-        dtype: Of what they were computed from, and rounded to.
-    """
-
-    values: Sequence[Tensor]
-    spreads: Sequence[Spread]
-    dtype: torch.dtype
-
-
 def _population(
     vae: Amortized,
     data: Rows,
@@ -346,18 +338,25 @@ def _population(
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
-    asked, latent, replicated = plan.asked, plan.latent, []
+
+    def all_values(x: Tensor, z: Tensor) -> list[Tensor]:
+        both = torch.cat([x.flatten(2), z.flatten(2).to(x)], -1)
+        of_x, of_z = values(plan.asked, x), values(plan.latent, z)
+        return [*of_x, *of_z, *values(plan.relations, both)]
+
+    replicated = []
     for count in _counts(vae, data, plan.num_draws):
         x = simulate(vae, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
-        replicated.append([*values(asked, x), *values(latent, z)])
+        replicated.append(all_values(x, z))
         tick()
     z = vae.encode(data.x, **data.given).sample()
-    observed = [*values(asked, data.x[None]), *values(latent, z[None])]
-    varied = [*spreads, *spreads_of(latent, z[None], seed)]
-    found = _Found(observed, varied, data.x.dtype)
-    yield from rows_of([*asked, *latent], found, replicated, PRIOR, calibrated=True)
+    placed = [Spread(None, len(data))] * len(plan.relations)  # of which each row has its place
+    varied = [*spreads, *spreads_of(plan.latent, z[None], seed), *placed]
+    found = Found(all_values(data.x[None], z[None]), varied, data.x.dtype)
+    statistics = [*plan.asked, *plan.latent, *plan.relations]
+    yield from rows_of(statistics, found, replicated, PRIOR, calibrated=True)
 
 
 def _from_guide(
@@ -373,64 +372,8 @@ def _from_guide(
         x = replicate(vae, guide.sample((count,)), data.given)
         replicated.append(values(asked, x))
         tick()
-    found = _Found(values(asked, data.x[None]), spreads, data.x.dtype)
+    found = Found(values(asked, data.x[None]), spreads, data.x.dtype)
     yield from rows_of(asked, found, replicated, GUIDE, calibrated=False)
-
-
-def values(statistics: Iterable[Statistic], x: Tensor) -> list[Tensor]:
-    """Returns one table ``(R, S)`` a statistic, in float64 on the CPU."""
-    return [statistic(x).cpu().double() for statistic in statistics]
-
-
-def rows_of(
-    statistics: Sequence[Statistic],
-    found: _Found,
-    replicated: Sequence[Sequence[Tensor]],
-    conditioned_on: str,
-    *,
-    calibrated: bool,
-    note: str = "",
-) -> Iterator[Row]:
-    """Compares each statistic.
-
-    Args:
-        statistics: What was asked.
-        found: Its values, of what is observed.
-        replicated: Chunks of replicates; in each a table ``(R, S)`` for each statistic.
-        conditioned_on: What the z of the replicates were drawn from.
-        calibrated: Whether a true model makes p uniform.
-        note: Why the rows are not to be trusted.
-    """
-    columns = zip(*replicated, strict=True)
-    observed = zip(found.values, found.spreads, strict=True)
-    rounding = 4 * torch.finfo(found.dtype).eps
-    for statistic, (one, spread), chunks in zip(statistics, observed, columns, strict=True):
-        many = torch.cat(chunks)
-        p_value = compare(one[0], many)
-        effects = effects_of(one[0], many, spread, rounding)
-        worst = effects.worst
-        ends = many[:, worst].quantile(many.new_tensor(_INTERVAL)).tolist()
-        numbers, unit, shown = statistic.in_units(worst, [one[0, worst].item(), *ends])
-        yield Row(
-            statistic=statistic.name,
-            where=statistic.column(worst, one.shape[1]),
-            observed=numbers[0],
-            low=numbers[1],
-            high=numbers[2],
-            p_value=p_value,
-            conditioned_on=conditioned_on,
-            calibrated=calibrated,
-            note=note,
-            entries=tuple(each.name for each in statistic.about(worst)),
-            title=statistic.title(worst),
-            unit=unit,
-            shown=shown,
-            effect=effects.size[worst].item(),
-            effect_low=effects.low[worst].item(),
-            effect_high=effects.high[worst].item(),
-            effect_unit="sd of the data" if statistic.name == "mean" else "sd per observation",
-            columns=one.shape[1],
-        )
 
 
 def _named(
