@@ -512,15 +512,14 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     lines = shown.splitlines()
     assert all(len(line) <= 80 for line in lines)
     head = next(i for i, line in enumerate(lines) if line.split()[:4] == _FIRST)
-    cells = [line.split() for line in lines[head + 1 :] if line.strip().startswith("failed")]
+    end = next(i for i, line in enumerate(lines) if "guide: ranks of" in line)
+    cells = [line.split() for line in lines[head:end] if line.strip().startswith("failed")]
     assert cells
     for cell in cells:  # what matters is never cut
         assert cell[1] in ("negligible", "small", "moderate", "large")
         assert re.fullmatch(r"[+-]\d+\.\d\d", cell[2])
         assert re.fullmatch(r"(≤0\.\d{4}|<\.001|0\.\d{3})", cell[3])
-    assert re.search(
-        r"A classifier tells draws from data: AUC 0\.\d\d \[0\.\d\d, \d\.\d\d\]\.", shown
-    )
+    assert re.search(r"A classifier tells draws from data: AUC \d\.\d\d \[0\.\d\d, ", shown)
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0])
