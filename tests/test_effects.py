@@ -118,10 +118,7 @@ def test_a_trifle_and_a_fatal_misfit_do_not_tie() -> None:
     trifle, fatal = vae.sample(300) / 1.2, vae.sample(300)
     fatal[:, 0] += 5 * math.sqrt(2)
     first, second = (check(vae, x) for x in (trifle, fatal))
-    worst = [
-        max((r for r in c.rows if r.failed), key=lambda r: -r.p_value) for c in (first, second)
-    ]
-    assert {r.severity for r in first.rows if r.failed} <= {"negligible", "small"}, worst
+    assert {r.severity for r in first.rows if r.failed} <= {"negligible", "small"}
     (mean,) = (r for r in second.rows if r.statistic == "mean" and r.calibrated)
     assert mean.effect_low < 5 < mean.effect_high
     assert (mean.where, mean.severity, mean.effect_unit) == ("x[0]", "large", "sd of the data")
@@ -131,7 +128,8 @@ def test_a_trifle_and_a_fatal_misfit_do_not_tie() -> None:
         assert list(checks.rows[: len(judged)]) == judged
         sizes = [abs(r.effect) for r in judged]
         assert sizes == sorted(sizes, reverse=True)
-    assert "a classifier tells draws from data: AUC 1.00" in repr(second)
+    assert second.classifier.auc > 0.9
+    assert "a classifier tells draws from data: AUC " in repr(second)
     assert second.summary()["rows"][0]["severity"] == "large"
 
 
