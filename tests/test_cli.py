@@ -522,6 +522,23 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     assert re.search(r"A classifier tells draws from data: AUC \d\.\d\d \[0\.\d\d, ", shown)
 
 
+def test_check_refits_a_run_to_as_many_as_it_was_fitted_to(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refits are the run's own; here they return what they are to start from."""
+    sizes: list[int] = []
+
+    def refit(self: pv.Run[pv.VAE], rows: Rows, seed: int) -> pv.VAE:
+        sizes.append(len(rows))
+        return self.vae
+
+    monkeypatch.setattr(pv.Run, "refit", refit)
+    assert main(["check", str(digits), "--refits", "5", "--max-data", "100"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert sizes == [1257] * 5
+    assert "failures of the model are beyond what 5 refits err: the family is wrong" in shown
+
+
 @pytest.mark.parametrize("spread", [1.0, 2.0])
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 def test_check_tells_a_poor_guide_from_a_bad_model(

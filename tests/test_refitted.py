@@ -54,7 +54,7 @@ def _fourth(x: Tensor) -> Tensor:
 
 
 def _checked(spoil: float, seed: int) -> tuple[Checks, _Refit]:
-    """Of data that are wider than the model, whose scale is fixed: a bias of 8 observations, checked on 150."""
+    """Of data that are wider than the model, whose scale is fixed, by the bias of a few."""
     torch.manual_seed(seed)
     x = _model().sample(TRAIN + 150)
     x *= 1 + spoil
