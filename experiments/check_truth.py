@@ -59,7 +59,7 @@ def true(likelihood: str, size: int = 200, features: int = 10, beside: str = "")
     networks = pv.networks.MLP((32,)), pv.networks.MLP(())
     vae = pv.VAE(
         pv.priors.Normal(2), pv.guides.Normal(2), part, *networks,
-        cond_size=3 * (beside == "conditions"),
+        cond_size=3 if beside == "conditions" else None,
     )  # fmt: skip
     for parameter in vae.decoder.parameters():
         parameter.data.normal_(std=0.5)
