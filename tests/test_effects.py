@@ -59,7 +59,8 @@ def test_halves_vary_as_much_as_data_do() -> None:
     ]
     sets = torch.randn(400, 100, 3)
     for statistic in (MEAN, *few):
-        found = torch.stack([spreads_of([statistic], x[None], seed=0)[0].scale for x in sets[:40]])
+        spreads = [spreads_of([statistic], x[None], seed=0)[0].scale for x in sets[:40]]
+        found = torch.stack([each for each in spreads if each is not None])
         truth = statistic(sets).double().std(0)
         assert (found.square().mean(0).sqrt() / truth - 1).abs().max() < 0.15, statistic.name
 
