@@ -83,14 +83,28 @@ def found() -> list[dict[str, object]]:
 
 def table() -> str:
     """Returns the table of all results as Markdown."""
-    lines = ["| data | likelihood | failed | which |", "|---|---|---:|---|"]
+    lines = [
+        "| data | likelihood | AUC, draws from data | failed | which, by the size of the effect |",
+        "|---|---|---|---:|---|",
+    ]
     for each in found():
         checks = each["checks"]
-        failed = [row["statistic"] for row in checks["rows"] if row["failed"]]
+        failed = [row for row in checks["rows"] if row["failed"]]
+        sizes = []
+        for size in ("large", "moderate", "small", "negligible"):
+            named = [_effect(row) for row in failed if row["severity"] == size]
+            sizes += [f"**{size}**: {', '.join(named)}"] * bool(named)
         count = f"{checks['num_failed']} of {checks['num_checks']}"
         name = LIKELIHOODS[each["likelihood"]][3]
-        lines.append(f"| {each['data']} | {name} | {count} | {', '.join(failed)} |")
+        area = checks["headline"].partition("AUC ")[2]
+        lines.append(f"| {each['data']} | {name} | {area} | {count} | {'; '.join(sizes)} |")
     return "\n".join(lines) + "\n"
+
+
+def _effect(row: dict[str, object]) -> str:
+    """The name of a statistic and its effect; infinite where nothing varies."""
+    effect = row["effect"]
+    return f"{row['statistic']} {'∞' if effect is None else format(effect, '+.1f')}"
 
 
 def picture() -> None:

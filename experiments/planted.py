@@ -38,6 +38,29 @@ def normal(size: int) -> Tensor:
     return 0.5 * torch.randn(size, FEATURES)
 
 
+def parity(size: int) -> Tensor:
+    """Binary features, of which the third is the parity of the first two in half of the rows."""
+    x = torch.bernoulli(location(size).sigmoid())
+    x[:, :3] = torch.randint(2, (size, 3)).float()
+    bound = torch.rand(size) < 0.5
+    x[bound, 2] = (x[bound, 0] + x[bound, 1]) % 2
+    return x
+
+
+def chain(size: int) -> Tensor:
+    """Latents of variance 1, correlated 0.7 with those of the row before."""
+    z = torch.randn(size, LATENT)
+    for i in range(1, size):
+        z[i] = 0.7 * z[i - 1] + 0.51**0.5 * z[i]
+    return z @ torch.randn(LATENT, FEATURES)
+
+
+def season(size: int) -> Tensor:
+    """A cycle of 50 rows, of amplitude 0.5 in each feature."""
+    cycle = torch.arange(size) * (2 * torch.pi / 50)
+    return 0.5 * torch.sin(cycle[:, None] + 2 * torch.pi * torch.rand(FEATURES))
+
+
 STUDENT = torch.distributions.StudentT(3.0)
 CASES: dict[str, tuple[str, str, Callable[[int], Tensor]]] = {
     "overdispersed": (
@@ -64,6 +87,26 @@ CASES: dict[str, tuple[str, str, Callable[[int], Tensor]]] = {
         "residual correlation 0.5 of neighbours",
         "Normal",
         lambda n: location(n) + autoregressive(n),
+    ),
+    "link": (
+        "logarithmic link, where the model's is softplus",
+        "Poisson",
+        lambda n: torch.poisson(torch.exp(0.5 + 0.5 * location(n))),
+    ),
+    "interaction": (
+        "a feature is the parity of two others in half of the rows",
+        "Bernoulli",
+        parity,
+    ),
+    "chain": (
+        "latents correlated 0.7 with those of the row before",
+        "Normal",
+        lambda n: chain(n) + normal(n),
+    ),
+    "season": (
+        "a cycle along the rows of amplitude 0.5",
+        "Normal",
+        lambda n: location(n) + season(n) + normal(n),
     ),
     "none-Poisson": ("none", "Poisson", lambda n: torch.poisson(rate(n))),
     "none-Normal": ("none", "Normal", lambda n: location(n) + normal(n)),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -496,6 +497,9 @@ def test_the_console_script(digits: Path) -> None:
     assert failed.stderr.count("\n") == 1
 
 
+_FIRST = ["verdict", "size", "effect", "p"]
+
+
 def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(digits), "--strict", "--json"]) == 1, "one epoch is not enough"
     result = json.loads(capsys.readouterr().out)
@@ -505,7 +509,34 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     shown = capsys.readouterr().out
     assert "180 validation observations of digits" in shown
     assert "z ~ p(z)" in shown
-    assert all(len(line) <= 80 for line in shown.splitlines())
+    lines = shown.splitlines()
+    assert all(len(line) <= 80 for line in lines)
+    head = next(i for i, line in enumerate(lines) if line.split()[:4] == _FIRST)
+    end = next(i for i, line in enumerate(lines) if "guide: ranks of" in line)
+    cells = [line.split() for line in lines[head:end] if line.strip().startswith("failed")]
+    assert cells
+    for cell in cells:  # what matters is never cut
+        assert cell[1] in ("negligible", "small", "moderate", "large")
+        assert re.fullmatch(r"[+-]\d+\.\d\d", cell[2])
+        assert re.fullmatch(r"(≤0\.\d{4}|<\.001|0\.\d{3})", cell[3])
+    assert re.search(r"A classifier tells draws from data: AUC \d\.\d\d \[0\.\d\d, ", shown)
+
+
+def test_check_refits_a_run_to_as_many_as_it_was_fitted_to(
+    digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Refits are the run's own; here they return what they are to start from."""
+    sizes: list[int] = []
+
+    def refit(self: pv.Run[pv.VAE], rows: Rows, seed: int) -> pv.VAE:
+        sizes.append(len(rows))
+        return self.vae
+
+    monkeypatch.setattr(pv.Run, "refit", refit)
+    assert main(["check", str(digits), "--refits", "5", "--max-data", "100"]) == 0
+    shown = " ".join(capsys.readouterr().out.split())
+    assert sizes == [1257] * 5
+    assert "failures of the model are beyond what 5 refits err" in shown
 
 
 @pytest.mark.parametrize("spread", [1.0, 2.0])
@@ -529,8 +560,11 @@ def test_check_tells_a_poor_guide_from_a_bad_model(
     assert ("the scale of the guide is too small in z[0], z[1]" in shown) == (factor < 1)
     assert shown.count("swap guides.Normal for guides.LowRankNormal") == (factor < 1)
     assert ("nothing is held against the model" in shown) == (factor < 1 and spread == 1)
-    assert main(["check", "run", "--strict", "--json"]) == int(factor < 1 or spread > 1)
+    assert main(["check", "--strict", "run", "--json"]) == int(spread > 1)
     result = json.loads(capsys.readouterr().out)
+    for strict, code in (("guide", factor < 1), ("all", factor < 1 or spread > 1)):
+        assert main(["check", "run", f"--strict={strict}", "--json"]) == int(code)
+        capsys.readouterr()
     assert (result["num_failed"] > 0) == (spread > 1)
     assert (result["calibration"]["num_failed"] > 0) == (factor < 1)
     assert len(result["calibration"]["rows"]) == result["calibration"]["num_quantities"] == 6

@@ -23,6 +23,7 @@ from torch.distributions import kl_divergence
 from torch.nn.functional import logsigmoid
 
 import pyro_vae as pv
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.split import Halves, halve, infer
 from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import LogitRelaxedBernoulli, PowerSpherical, SphericalUniform
@@ -548,7 +549,7 @@ def test_evaluation_and_criticism_take_them(space: str) -> None:
     assert tree["posterior"]["z"].dims == ("chain", "draw", "data", "latent")
     checks = pv.criticism.check(vae, x, level=0.5)
     assert len(checks.rows) > 3
-    halves = halve(vae, ("a", "b", "c", "d"), {})
+    halves = halve(vae, entries_of(vae, list("abcd")), {})
     assert isinstance(halves, Halves)
     with torch.no_grad():
         z, _ = infer(vae, Rows(x), halves, 20)

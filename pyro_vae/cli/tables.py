@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -177,35 +177,34 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
     table = Table(
         title=f"{checks.num_data:,} {measure['split'] or 'held-out'} observations of "
         f"{measure['data'] or 'an array'} against {checks.num_draws:,} simulated data sets",
-        caption="replicates: their central 95 %; verdict: after Holm's correction",
+        caption="verdict: after Holm's correction of p; effect: in sd; replicates: "
+        "their central 95 %",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
     )
+    # What matters comes first, and is never cut; what is long may take several lines.
+    for name in ("verdict", "size"):
+        table.add_column(name, no_wrap=True)
+    for name in ("effect", "p"):
+        table.add_column(name, no_wrap=True, justify="right")
     table.add_column("what", overflow="fold")
-    for name in ("observed", "replicates", "p"):
-        table.add_column(name, justify="right", no_wrap=True)
-    table.add_column("verdict", no_wrap=True)
+    table.add_column("data", no_wrap=True, justify="right")
+    table.add_column("replicates", overflow="fold", justify="right")
+    least = 1 / (checks.num_draws + 1)
     for conditioned_on in dict.fromkeys(row.conditioned_on for row in checks.rows):
         rows = [row for row in checks.rows if row.conditioned_on == conditioned_on]
-        table.add_section()
-        table.add_row(Text(conditioned_on, style="bold"))
-        for row in rows:
-            table.add_row(*_check_cells(row))
-    table.add_section()
-    table.add_row(Text("guide: ranks of true z", style="bold"))
+        _add_rows(table, conditioned_on, rows, least)
     ranks = calibration.rows()
     shown = sorted(ranks, key=lambda row: row.p_value)[:_MOST_RANKS]
-    for row in ranks:
-        if row in shown:
-            table.add_row(*_check_cells(row))
+    _add_rows(table, "guide: ranks of true z", [row for row in ranks if row in shown], 0.0)
     if len(ranks) > len(shown):
         left = sum(row.failed for row in ranks) - sum(row.failed for row in shown)
-        table.add_row(f"{len(ranks) - len(shown)} more: {left} failed")
+        table.add_row(*[""] * 4, f"{len(ranks) - len(shown)} more: {left} failed")
     lines: list[Text | Table] = [table]
     for row in checks.rows:
         if row.failed:
             what = row.advice or "the model does not reproduce it"
-            lines.append(Text.assemble((f"✗ {row.title}", "bold"), f": {what}"))
+            lines.append(Text.assemble((f"✗ {row.named}", "bold"), f": {what}"))
     lines += [
         Text.assemble(("✗ guide", "bold"), f": {sentence}") for sentence in calibration.advice
     ]
@@ -220,7 +219,14 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
     tried = sum(row.calibrated for row in checks.rows)
+    lines.append(Text(f"{checks.headline[0].upper()}{checks.headline[1:]}.", style="bold"))
     lines.append(_verdict("model", checks.num_failed, tried, checks.level))
+    if checks.refits and checks.num_failed:
+        beyond = (
+            f"{checks.num_family} of {checks.num_failed} beyond what {checks.refits} refits err"
+        )
+        short = "the family is wrong" if checks.num_family else "the fit alone may explain them"
+        lines.append(Text(f"Of the model's failures {beyond}: {short}."))
     lines.append(_verdict("guide", calibration.num_failed, len(ranks), calibration.level))
     if calibration.num_failed and not checks.num_failed:
         lines.append(Text("The fault is in q(z|x), and nothing is held against the model."))
@@ -234,14 +240,22 @@ def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
     return Text.assemble((f"{'✗' if failed else '✓'} {what}", "bold"), words)
 
 
-def _check_cells(row: Row) -> list[str]:
-    verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
-    return [
-        escape(row.title),
-        *row.texts,
-        f"{row.p_value:.3f}" if row.p_value >= 0.0005 else "<.001",
-        verdict,
-    ]
+def _add_rows(table: Table, title: str, rows: Sequence[Row], least: float) -> None:
+    """Adds a section; ``least`` is the smallest p-value that there could have been."""
+    table.add_section()
+    table.add_row(*[""] * 4, Text(title, style="bold"))
+    for row in rows:
+        verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
+        effect = f"{row.effect:+.2f}" if row.severity else ""
+        p_value = _p_value(row.p_value, least)
+        table.add_row(verdict, row.severity, effect, p_value, escape(row.title), *row.texts)
+
+
+def _p_value(value: float, least: float) -> str:
+    """Seven characters at most."""
+    if value < 0.0005 and value != least:
+        return "<.001"
+    return f"≤{value:.4f}" if value == least else f"{value:.3f}"
 
 
 def comparison_tables(comparison: Comparison) -> Iterator[Table]:

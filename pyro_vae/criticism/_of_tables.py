@@ -14,9 +14,9 @@ from pyro_vae.criticism import _measures as measures
 from pyro_vae.criticism._measures import Reads, Statistic
 from pyro_vae.data.entries import Entry
 
-__all__ = ["Expanded", "of_table"]
+__all__ = ["WORDS", "Expanded", "of_table"]
 
-_WORDS = 12  # levels of a column of words that are looked at one by one
+WORDS = 12  # levels of a column of words that are looked at one by one
 
 
 def of_table(
@@ -77,7 +77,7 @@ def of_table(
     distances: Callable[[Tensor], Tensor] = seen(measures.distances)
     if not logs:
         distances = _after(lambda x: table(x) / scale, measures.distances)
-    chosen.append(Statistic("distances", distances, ("mean", "spread")))
+    chosen.append(measures.nearest(distances))
     return tuple(chosen)
 
 
@@ -91,11 +91,12 @@ class Expanded:
         numeric: The entries that are as they are.
 
     Args:
-        reference: Values of x, shape ``(N, D)``, among which the commonest levels are sought.
-        entries: The entries of x.
+        reference: Values of x, shape ``(N, D)``, among which the commonest levels are sought; not
+            needed where none has more than twelve.
+        entries: The entries of x, or some of them, which alone are seen then.
     """
 
-    def __init__(self, reference: Tensor, entries: Sequence[Entry]) -> None:
+    def __init__(self, reference: Tensor | None, entries: Sequence[Entry]) -> None:
         self.numeric = [each for each in entries if not each.shares]
         self.of: list[Entry] = []
         names: list[str] = []
@@ -106,7 +107,10 @@ class Expanded:
                 names.append(f"{each.name} = {each.levels[1]}")
                 places = [1]
             elif each.shares:
-                places = _commonest(reference[:, each.index], len(each.levels))
+                places = [*range(len(each.levels))]
+                if len(places) > WORDS:
+                    assert reference is not None  # as its docstring demands
+                    places = _commonest(reference[:, each.index], len(places))
                 names += [
                     f"{each.name} = {each.levels[place]}" for place in places if place is not None
                 ]
@@ -117,11 +121,12 @@ class Expanded:
         self.names = tuple(names)
         self.places = tuple(place for _, place in self._take)
         self._plain = all(place is None for place in self.places)
+        self._index = [index for index, _ in self._take]
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the columns of ``x``, shape ``(*, N, D)``."""
         if self._plain:
-            return x
+            return x if self._index == [*range(x.shape[-1])] else x[..., self._index]
         return torch.stack([_level(x[..., index], place) for index, place in self._take], -1)
 
     def of_numbers(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:
@@ -139,7 +144,7 @@ def _level(values: Tensor, place: int | None) -> Tensor:
 def _commonest(places: Tensor, size: int) -> list[int | None]:
     """The levels of a column of words, the commonest alone where there are very many."""
     shares = torch.bincount(places[~places.isnan()].long().cpu(), minlength=size)
-    return sorted(shares.argsort(descending=True, stable=True)[:_WORDS].tolist())
+    return sorted(shares.argsort(descending=True, stable=True)[:WORDS].tolist())
 
 
 def _coded(entry: Entry) -> str:

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from dataclasses import dataclass, replace
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
@@ -12,19 +12,26 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._of_tables import Expanded
+from pyro_vae.criticism._ranks import compare, holm
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
-from pyro_vae.criticism.advice import advise
+from pyro_vae.criticism.effects import Spread, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
-from pyro_vae.criticism.row import Row, rows_shown
-from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
+from pyro_vae.criticism.relations import relations
+from pyro_vae.criticism.row import Row
+from pyro_vae.criticism.split import Halves, halve, infer, residual_statistics, residuals
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
+from pyro_vae.criticism.verdict import Checks, judged
 from pyro_vae.data.entries import Entry
-from pyro_vae.data.rows import Given, GivenLike, Rows, RowsLike
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
-from pyro_vae.programs import Amortized
+from pyro_vae.programs import Amortized, Refit
 from pyro_vae.programs.accept import as_tensor
+from pyro_vae.programs.accept import rows_of as rows_given
+from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.programs.weigh import chunk_sizes, draws_at_once, encoded
 
 __all__ = ["Checks", "check", "compare", "holm"]
@@ -36,65 +43,14 @@ HALF = "z ~ p(z|half of x)"
 _FEWEST = 20  # observations: of fewer, correlations and tails are noise
 _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
 _SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
+_FEWER = {4: "a quarter", 8: "an eighth"}  # of the features, where half pin z down too sharply
+_TOO_SHARP = (
+    "the other checks stand; fewer latent units, or a likelihood of a wider scale, leave z "
+    "open enough to be drawn"
+)
 _REPLICATES = 2  # for each observation that a classifier sees
-_INTERVAL = (0.025, 0.975)
-
-
-@dataclass(frozen=True, repr=False)
-class Checks:
-    """What :func:`check` returns.
-
-    Attributes:
-        rows: The checks, those of the verdict first.
-        level: Probability of any false alarm, at most.
-        num_draws: Replicated data sets behind each p-value.
-        num_data: Data in each.
-        latent: Units of the latent space and which collapsed, see
-            :func:`pyro_vae.criticism.latent.collapsed_units`.
-        classifier: How well a classifier separates replicates from data; ``index`` counts in ``x``.
-        skipped: What could not be checked, and why.
-        base_measure: Which data these are.
-    """
-
-    rows: tuple[Row, ...]
-    level: float
-    num_draws: int
-    num_data: int
-    latent: dict[str, Any]
-    classifier: TwoSample
-    skipped: dict[str, str]
-    base_measure: dict[str, Any]
-
-    @property
-    def num_failed(self) -> int:
-        """How many checks reject the model."""
-        return sum(row.failed for row in self.rows)
-
-    def summary(self) -> dict[str, Any]:
-        """Returns everything, ready for JSON: what is not finite is None."""
-        return {
-            "num_failed": self.num_failed,
-            "num_checks": sum(row.calibrated for row in self.rows),
-            "level": self.level,
-            "num_draws": self.num_draws,
-            "num_data": self.num_data,
-            "rows": [row.summary() for row in self.rows],
-            "latent": self.latent,
-            "classifier": self.classifier.summary(),
-            "skipped": self.skipped,
-            "base_measure": self.base_measure,
-        }
-
-    def __repr__(self) -> str:
-        failed = [f"  {row.title}: {row.advice}" for row in self.rows if row.failed]
-        verdict = f"{self.num_failed} of {sum(row.calibrated for row in self.rows)} failed"
-        return "\n".join([f"Checks({verdict} at {self.level:g})", *failed])
-
-    def _repr_html_(self) -> str:
-        title, *advice = repr(self).splitlines()
-        size = f"{self.num_data:,} observations, {self.num_draws:,} simulated data sets of as many"
-        missed = [f"not checked: {what}: {why}" for what, why in self.skipped.items()]
-        return rows_shown(title, self.rows, [*advice, size, *missed])
+_REFITS, _FEWEST_REFITS = 20, 5
+_REFIT_DRAWS = 100  # replicates of a refit, of which mean and spread are taken, no p-value
 
 
 @torch.no_grad()
@@ -109,6 +65,9 @@ def check(
     max_data: int = 1000,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    refit: Refit | None = None,
+    refits: int | None = None,
+    train: RowsLike | None = None,
     **given: Unpack[GivenLike],
 ) -> Checks:
     r"""Compares held-out data with data sets that the model simulates.
@@ -120,7 +79,9 @@ def check(
 
     with ties broken at random, so that p is uniform when the model is true. A statistic of many
     columns is one test, of the column that deviates most from its mean in units of its standard
-    deviation. The verdict corrects for the number of tests by Holm's procedure.
+    deviation. The verdict corrects for the number of tests by Holm's procedure. Many p-values are
+    the smallest that R replicates allow, so that rows are in the order of their effect sizes; see
+    :mod:`pyro_vae.criticism.effects`.
 
     Three kinds of checks are calibrated in this sense, and make the verdict: statistics of whole
     data sets, of x and of what the guide makes of x; a classifier that is to distinguish replicates
@@ -128,6 +89,12 @@ def check(
 
     Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
     data, and their p-values gather around one half even under a true model.
+
+    A model fails for its family, or for its fit alone. With ``refit`` each check that failed has a
+    ``cause``: the effects of refits to data that the model simulates say how much a fit of the
+    right family errs; see :mod:`pyro_vae.criticism.refitted`. Refits that start where the fit
+    ended, as those of ``Run.refit`` do, have the error of finite data; what a fit that was too
+    short left undone, refits that start afresh have, too.
 
     References:
         Bayesian data analysis (Gelman et al., 2013), chapter 6, http://www.stat.columbia.edu/~gelman/book/
@@ -142,7 +109,7 @@ def check(
         x: Held-out data, shape ``(N, *event_shape)``, at least 20. The model's own training data
             would be reproduced too well.
         num_draws: Replicated data sets, R; if not given as many as Holm's correction needs, at
-            least 40 a test at 5 %.
+            least 40 a test at 5 %. More of them allow smaller p-values.
         level: Probability of any false alarm.
         seed: Of the draws: the same seed gives the same checks.
         statistics: What to ask instead of :func:`pyro_vae.criticism.default_statistics`. A function
@@ -150,6 +117,10 @@ def check(
         max_data: Of more data, so many chosen at random are looked at.
         base_measure: Where data that are no split of a :class:`pyro_vae.data.Dataset` come from.
         progress: Called now and then with the fraction that is done.
+        refit: From rows and a seed to a program fitted to them, such as ``Run.refit``.
+        refits: How many refits, 5 at least; 20 if not given.
+        train: What the model was fitted to: refits are to as many, and are given the same. As many
+            as x, if not given.
         **given: What goes with the data. Replicates are given the same, and hide what a mask hides;
             the classifier sees conditions and covariates beside x.
 
@@ -171,23 +142,33 @@ def check(
     if not isinstance(level, float) or not 0 < level < 1:
         raise expected("level", "a number between 0 and 1", level)
     max_data = positive_integer("max_data", max_data)
+    num_refits = _num_refits(refit, refits)
     x = x if isinstance(x, Rows) else as_tensor(x)
     data, described = measured(vae, x, given, base_measure)
+    fitted = data if train is None else rows_given(vae, train, {})
     entries = entries_of(vae, x)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
     with undisturbed(vae, seed, data.x.device):
         order = torch.randperm(len(data))[:max_data].to(data.x.device)
         data = data[order]
-        if statistics is None:
-            asked = default_statistics(vae, entries=entries, **data.given)
-        else:
-            asked = _named(statistics)
-        plan = _Plan(vae, data.given, asked, entries, num_draws, level)
-        rows, classifier = _rows(vae, data, order, plan, seed, progress)
+        asked = None if statistics is None else _named(statistics)
+        plan = _Plan(vae, data, order, asked, entries)
+        plan.num_draws = _enough(num_draws, plan.num_tests, level)
+        counts = _counts(vae, data, plan.num_draws)
+        seen = _counts(vae, data, min(plan.num_draws, _GUIDE_DRAWS))
+        tick = _Progress(progress, len(counts) + len(seen) + 2 + num_refits)
+        spreads = spreads_of(plan.asked, data.x[None], seed)
+        rows, classifier = _judged(vae, data, order, plan, spreads, seed, tick)
+        rows += _from_guide(vae, data, plan.asked, spreads, seen, tick)
         units = collapsed_units(vae, data)
+    effects = []
+    for k in range(num_refits):
+        assert refit is not None  # or there would be none
+        effects.append(_of_refit(vae, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k))
+        tick()
     return Checks(
-        rows=_verdict(vae, rows, entries, level),
+        rows=judged(vae, rows, entries, level, effects),
         level=level,
         num_draws=plan.num_draws,
         num_data=len(data),
@@ -195,6 +176,7 @@ def check(
         classifier=classifier,
         skipped=plan.skipped,
         base_measure=described,
+        refits=num_refits,
     )
 
 
@@ -204,60 +186,128 @@ class _Plan:
     def __init__(
         self,
         vae: Amortized,
-        given: Given,
-        asked: Sequence[Statistic],
+        data: Rows,
+        order: Tensor,
+        asked: Sequence[Statistic] | None,
         entries: tuple[Entry, ...],
-        num_draws: int | None,
-        level: float,
     ) -> None:
-        self.asked = asked
+        given, self.entries = data.given, entries
+        self.asked = default_statistics(vae, entries=entries, **given) if asked is None else asked
         self.latent = latent_statistics(vae, **given)
         halves = halve(vae, entries, given)
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
-        self.residual = () if self.halves is None else residual_statistics(self.halves)
-        num_tests = len(asked) + len(self.latent) + len(self.residual) + 1
-        self.num_draws = _enough(num_draws, num_tests, level)
+        residual = () if self.halves is None else residual_statistics(self.halves)
+        self.relations = relations(vae, data, order, entries)
+        self.num_tests = 1 + sum(map(len, (self.asked, self.latent, self.relations, residual)))
+        self.num_draws = _REFIT_DRAWS
 
 
-def _rows(
+def _counts(vae: Amortized, data: Rows, num_draws: int) -> list[int]:
+    """Chunks of replicates of data."""
+    return chunk_sizes(num_draws, draws_at_once(vae, data.x))
+
+
+def _judged(
     vae: Amortized,
     data: Rows,
     order: Tensor,
     plan: _Plan,
+    spreads: Sequence[Spread],
     seed: int,
-    progress: Callable[[float], None] | None,
+    tick: Callable[[], None],
 ) -> tuple[list[Row], TwoSample]:
-    """Makes every check of the plan; ``order`` is where the data were found."""
-    counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data.x))
-    guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data.x))
-    tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
-    rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
-    classifier = _classify(vae, data, order, seed)
+    """Makes the checks that the verdict rests on; ``order`` is where the data were found."""
+    rows = [*_population(vae, data, plan, spreads, seed, tick)]
+    classifier = _classify(vae, data, order, plan, seed)
     rows.append(_classifier_row(classifier))
     tick()
     if plan.halves is not None:
-        some, residual = data[:_SPLIT_DATA], plan.residual
-        z, note = infer(vae, some, plan.halves, plan.num_draws)
-        each = (values(residual, e) for e in residuals(vae, some, plan.halves, z))
-        rows += rows_of(residual, next(each), list(each), HALF, calibrated=not note, note=note)
+        rows += _residual(vae, data[:_SPLIT_DATA], plan, plan.halves, seed)
     tick()
-    rows += _from_guide(vae, data, plan.asked, guide_counts, tick)
     return rows, classifier
 
 
-def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
+def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int) -> Iterator[Row]:
+    """Tests features given others: half of them, or fewer where these leave too little of z open.
+
+    Of which there are too few draws, such rows are shown, and not in the verdict.
+    """
+    on = HALF
+    z, note = infer(vae, data, halves, plan.num_draws)
+    for share, name in _FEWER.items():
+        fewer = halve(vae, plan.entries, data.given, share) if note else "half of them will do"
+        if isinstance(fewer, str):
+            break
+        tried, still = infer(vae, data, fewer, plan.num_draws)
+        if not still:
+            z, note, halves, on = tried, still, fewer, f"z ~ p(z|{name} of x)"
+    if note:
+        note += f", and for fewer features than half of x, too: {_TOO_SHARP}"
+    residual = residual_statistics(halves)
+    each = residuals(vae, data, halves, z)
+    own = next(each)
+    found = Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
+    drawn = [values(residual, e) for e in each]
+    yield from rows_of(residual, found, drawn, on, calibrated=not note, note=note)
+
+
+def _of_refit(
+    vae: Amortized,
+    data: Rows,
+    order: Tensor,
+    fitted: Rows,
+    refit: Refit,
+    asked: Sequence[Statistic] | None,
+    entries: tuple[Entry, ...],
+    seed: int,
+) -> list[float]:
+    """Returns the effects of the checks of a refit, whose family is true.
+
+    Args:
+        vae: The model, which simulates what is fitted to and what is held out.
+        data: What the model is checked against.
+        order: Where these were found.
+        fitted: What it was fitted to.
+        refit: From rows and a seed to a fitted program.
+        asked: Statistics; the default ones of the refit if None.
+        entries: The entries of x.
+        seed: Of what is simulated and of the refit; the next one is that of its checks.
+    """
+    with undisturbed(vae, seed, data.x.device):
+        simulated = Rows(_drawn(vae, len(fitted), fitted), fitted.given)
+        held_out = Rows(_drawn(vae, len(data), data), data.given)
+    with torch.enable_grad():
+        twin = refit(simulated, seed)
+    if not is_amortized(twin):
+        raise expected("refit", "a function that returns a fitted program", twin)
+    with undisturbed(twin, seed + 1, data.x.device):
+        plan = _Plan(twin, held_out, order, asked, entries)
+        spreads = spreads_of(plan.asked, held_out.x[None], seed)
+        rows, _ = _judged(twin, held_out, order, plan, spreads, seed, lambda: None)
+    return [row.effect for row in rows]
+
+
+def _drawn(vae: Amortized, size: int, like: Rows) -> Tensor:
+    """Draws so many observations, given what goes with others, over and over."""
     drawn: list[Tensor] = []
+    for count in chunk_sizes(size, draws_at_once(vae, like[:1].x)):
+        given = cycled(like.given, count, sum(map(len, drawn)))
+        drawn.append(simulate(vae, 1, count, given)[0])
+    return torch.cat(drawn)
+
+
+def _classify(vae: Amortized, data: Rows, order: Tensor, plan: _Plan, seed: int) -> TwoSample:
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
     beside = [each.to(data.x).reshape(len(data), -1) for each in known]
-    for count in chunk_sizes(size, draws_at_once(vae, data[:1].x)):
-        given = cycled(data.given, count, sum(map(len, drawn)))
-        drawn.append(simulate(vae, 1, count, given)[0])
+    drawn = _drawn(vae, size, data)
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
-    real = torch.cat([data.x.flatten(1), *beside], 1)
-    made = torch.cat([torch.cat(drawn).flatten(1), *(each[index] for each in beside)], 1)
+    x = torch.cat([data.x, drawn]).flatten(1)
+    seen = Expanded(x, plan.entries)(x)  # levels without an order are seen one by one
+    real = torch.cat([seen[: len(data)], *beside], 1)
+    made = torch.cat([seen[len(data) :], *(each[index] for each in beside)], 1)
     found = classify(real, made, seed=seed)
     return replace(found, index=order.cpu().numpy()[found.index])
 
@@ -272,34 +322,48 @@ def _classifier_row(found: TwoSample) -> Row:
         p_value=found.p_value,
         conditioned_on=PRIOR,
         calibrated=True,
+        effect=from_auc(min(max(found.auc, found.auc_low), found.auc_high)),
+        effect_low=from_auc(found.auc_low),
+        effect_high=from_auc(found.auc_high),
+        effect_unit="sd between normals of that area",
     )
 
 
 def _population(
     vae: Amortized,
     data: Rows,
-    asked: Sequence[Statistic],
-    latent: Sequence[Statistic],
-    counts: Sequence[int],
+    plan: _Plan,
+    spreads: Sequence[Spread],
+    seed: int,
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
+
+    def all_values(x: Tensor, z: Tensor) -> list[Tensor]:
+        both = torch.cat([x.flatten(2), z.flatten(2).to(x)], -1)
+        of_x, of_z = values(plan.asked, x), values(plan.latent, z)
+        return [*of_x, *of_z, *values(plan.relations, both)]
+
     replicated = []
-    for count in counts:
+    for count in _counts(vae, data, plan.num_draws):
         x = simulate(vae, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
-        replicated.append([*values(asked, x), *values(latent, z)])
+        replicated.append(all_values(x, z))
         tick()
     z = vae.encode(data.x, **data.given).sample()
-    observed = [*values(asked, data.x[None]), *values(latent, z[None])]
-    yield from rows_of([*asked, *latent], observed, replicated, PRIOR, calibrated=True)
+    placed = [Spread(None, len(data))] * len(plan.relations)  # of which each row has its place
+    varied = [*spreads, *spreads_of(plan.latent, z[None], seed), *placed]
+    found = Found(all_values(data.x[None], z[None]), varied, data.x.dtype)
+    statistics = [*plan.asked, *plan.latent, *plan.relations]
+    yield from rows_of(statistics, found, replicated, PRIOR, calibrated=True)
 
 
 def _from_guide(
     vae: Amortized,
     data: Rows,
     asked: Sequence[Statistic],
+    spreads: Sequence[Spread],
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
@@ -308,140 +372,8 @@ def _from_guide(
         x = replicate(vae, guide.sample((count,)), data.given)
         replicated.append(values(asked, x))
         tick()
-    yield from rows_of(asked, values(asked, data.x[None]), replicated, GUIDE, calibrated=False)
-
-
-def values(statistics: Iterable[Statistic], x: Tensor) -> list[Tensor]:
-    """Returns one table ``(R, S)`` a statistic, in float64 on the CPU."""
-    return [statistic(x).cpu().double() for statistic in statistics]
-
-
-def rows_of(
-    statistics: Sequence[Statistic],
-    observed: Sequence[Tensor],
-    replicated: Sequence[Sequence[Tensor]],
-    conditioned_on: str,
-    *,
-    calibrated: bool,
-    note: str = "",
-) -> Iterator[Row]:
-    """Compares each statistic.
-
-    Args:
-        statistics: What was asked.
-        observed: A table ``(1, S)`` for each.
-        replicated: Chunks of replicates; in each a table ``(R, S)`` for each statistic.
-        conditioned_on: What the z of the replicates were drawn from.
-        calibrated: Whether a true model makes p uniform.
-        note: Why the rows are not to be trusted.
-    """
-    columns = zip(*replicated, strict=True)
-    for statistic, one, chunks in zip(statistics, observed, columns, strict=True):
-        many = torch.cat(chunks)
-        p_value, worst = compare(one[0], many)
-        ends = many[:, worst].quantile(many.new_tensor(_INTERVAL)).tolist()
-        numbers, unit, shown = statistic.in_units(worst, [one[0, worst].item(), *ends])
-        yield Row(
-            statistic=statistic.name,
-            where=statistic.column(worst, one.shape[1]),
-            observed=numbers[0],
-            low=numbers[1],
-            high=numbers[2],
-            p_value=p_value,
-            conditioned_on=conditioned_on,
-            calibrated=calibrated,
-            note=note,
-            entries=tuple(each.name for each in statistic.about(worst)),
-            title=statistic.title(worst),
-            unit=unit,
-            shown=shown,
-        )
-
-
-def compare(observed: Tensor, replicated: Tensor) -> tuple[float, int]:
-    """Ranks how far out the observed values lie among all.
-
-    One column is ranked from both ends. Of several, each data set has two scores, the deviation
-    of its most deviant column, in standard deviations, and how far out its columns rank on the
-    whole, and the better rank of the two is ranked again: the first finds one bad entry of x, the
-    second many that are a little off. Observed and replicated are treated alike, which makes the
-    last rank uniform when they are exchangeable; ties are broken at random.
-
-    References:
-        Resampling-based multiple testing (Westfall and Young, 1993), section 2.3
-
-    Args:
-        observed: Values, shape ``(S,)``.
-        replicated: Values, shape ``(R, S)``.
-
-    Returns:
-        The p-value, one of 1 / (R + 1), ..., 1, and the column that deviates most.
-
-    Example:
-        >>> compare(torch.tensor([50.0]), torch.arange(99.0)[:, None])[0] > 0.9
-        True
-        >>> compare(torch.tensor([0.0, 9.0]), torch.randn(999, 2))
-        (0.001, 1)
-    """
-    pool = torch.cat([observed[None], replicated]).double()
-    # Of each value, how many more lie to one side of it than to the other: from 0 to R.
-    outside = (_rank(pool) - _rank(-pool)).abs()
-    if pool.shape[1] == 1:
-        score, worst = outside[:, 0], 0
-    else:
-        deviation = (pool - pool.mean(0)).abs()
-        scale = pool.std(0, correction=0)
-        # Rounding gives a constant column a spread of its own.
-        deviation = torch.where(scale > 1e-12 * pool.abs().amax(0), deviation / scale, 0.0)
-        worst = int(deviation[0].argmax())
-        extent = -torch.log1p(-outside / len(pool)).mean(1)
-        ranks = _rank(torch.stack([deviation.amax(1), extent], 1))
-        score = ranks.amax(1) + ranks.amin(1) / len(pool)
-    farther = int((score[1:] > score[0]).sum())
-    ties = int((score[1:] == score[0]).sum())
-    rank = farther + int(torch.randint(ties + 1, ()))
-    return (1 + rank) / len(pool), worst
-
-
-def _rank(pool: Tensor) -> Tensor:
-    """For each value, how many of its column are smaller."""
-    columns = pool.T.contiguous()
-    return torch.searchsorted(columns.sort(1).values, columns).T.double()
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for their number: reject those at or below the level.
-
-    References:
-        A simple sequentially rejective multiple test procedure (Holm, 1979),
-        https://www.jstor.org/stable/4615733
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for done, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - done) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
-
-
-def _verdict(
-    vae: Amortized, rows: Sequence[Row], entries: Sequence[Entry], level: float
-) -> tuple[Row, ...]:
-    """Corrects the rows of the verdict for their number, and gives advice on those that fail."""
-    tried = [row for row in rows if row.calibrated]
-    known = {each.name: each for each in entries if each.named}
-    judged = []
-    for row, adjusted in zip(tried, holm([row.p_value for row in tried]), strict=True):
-        failed = adjusted <= level
-        higher = row.observed > (row.low + row.high) / 2
-        about = [known[name] for name in row.entries if name in known]
-        advice = advise(vae, row.statistic, higher, about) if failed else ""
-        judged.append(replace(row, adjusted=adjusted, failed=failed, advice=advice))
-    return (*judged, *(row for row in rows if not row.calibrated))
+    found = Found(values(asked, data.x[None]), spreads, data.x.dtype)
+    yield from rows_of(asked, found, replicated, GUIDE, calibrated=False)
 
 
 def _named(
@@ -472,6 +404,22 @@ def _enough(num_draws: int | None, num_tests: int, level: float) -> int:
         what = f"at least {needed}, since {num_tests} tests at {level:g} are corrected for"
         raise expected("num_draws", what, num_draws)
     return num_draws
+
+
+def _num_refits(refit: Refit | None, refits: int | None) -> int:
+    if refit is None:
+        if refits is not None:
+            what = "a function from rows and a seed to a fitted program, such as `Run.refit`"
+            raise expected("refit", f"{what}, beside refits={refits!r}", refit)
+        return 0
+    if not callable(refit):
+        raise expected("refit", "a function from rows and a seed to a fitted program", refit)
+    refits = _REFITS if refits is None else positive_integer("refits", refits)
+    if refits < _FEWEST_REFITS:
+        raise expected(
+            "refits", f"at least {_FEWEST_REFITS}, of whose spread something is known", refits
+        )
+    return refits
 
 
 class _Progress:

@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 from torch.distributions import Independent, constraints
 
+from pyro_vae.criticism._measures import Statistic
+from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
-from pyro_vae.criticism.statistics import Statistic
+from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import GivenLike, Rows, given_of
 from pyro_vae.distributions import closed_kl, same_support
 from pyro_vae.distributions.joint import Joint, site_of
 from pyro_vae.evaluation._common import variance_by_site
-from pyro_vae.programs import Amortized
+from pyro_vae.programs import Amortized, Program
 from pyro_vae.programs.weigh import observations_at_once
 
-__all__ = ["collapsed_units", "latent_statistics"]
+__all__ = ["collapsed_units", "latent_entries", "latent_statistics"]
 
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)
 _ROWS = 150  # points between which distances are taken: the cost is quadratic
@@ -54,24 +57,27 @@ def latent_statistics(
     of_each = prior_of(vae, cycled(given_of(given), size))
     prior = draw_prior(of_each, 1, size)[0].flatten(1)
     names = _names(vae)
+    seen = Expanded(prior, latent_entries(vae))  # classes without an order are seen one by one
+    if seen.names != names:
+        prior, names = seen(prior), seen.names
     first, second, third = prior[:_ROWS], prior[_ROWS : 2 * _ROWS], prior[2 * _ROWS : 3 * _ROWS]
     within = torch.cdist(first, first).sum() / (len(first) * (len(first) - 1))
 
     def distance(z: Tensor) -> Tensor:
-        z = z.flatten(2)[:, :_ROWS]
+        z = seen(z.flatten(2))[:, :_ROWS]
         size = z.shape[1]
         own = torch.cdist(z, z).sum((-2, -1)) / (size * (size - 1))
         return (2 * torch.cdist(z, first.expand(len(z), -1, -1)).mean((-2, -1)) - own) - within
 
-    energy = Statistic("latent distance", distance)
+    energy = Statistic("latent distance", distance, rows=_ROWS)
     if vae.space.support.is_discrete:
-        return (Statistic("latent classes", lambda z: z.flatten(2).mean(1), names), energy)
+        return (Statistic("latent classes", lambda z: seen(z.flatten(2)).mean(1), names), energy)
 
     ordered = prior.sort(0).values
     thresholds = [ordered[round(level * (size - 1))] for level in _LEVELS]
 
     def marginals(z: Tensor) -> Tensor:
-        z = z.flatten(2)
+        z = seen(z.flatten(2))
         shares = [(z <= each).to(z.dtype).mean(1) for each in thresholds]
         return torch.cat([z.mean(1), z.std(1), *shares], -1)
 
@@ -80,14 +86,14 @@ def latent_statistics(
     reach = torch.cdist(third, second).amin(-1).quantile(_HOLE)
 
     def holes(z: Tensor) -> Tensor:
-        z = z.flatten(2)[:, :_ROWS]
+        z = seen(z.flatten(2))[:, :_ROWS]
         nearest = torch.cdist(second.expand(len(z), -1, -1), z).amin(-1)
         return (nearest > reach).to(z.dtype).mean(-1)
 
     return (
         Statistic("latent marginals", marginals, columns),
         energy,
-        Statistic("latent holes", holes),
+        Statistic("latent holes", holes, rows=_ROWS),
     )
 
 
@@ -148,6 +154,22 @@ def _kl_by_unit(guides: list[Any], priors: list[Any], shape: torch.Size) -> Tens
         parts.append(kl.cpu().double())
     mean = torch.cat(parts).mean(0)
     return mean if mean.shape == shape else None
+
+
+def latent_entries(vae: Amortized) -> tuple[Entry, ...]:
+    """Returns the entries of z: classes of a Pyro program that are in no order have levels."""
+    plain = tuple(Entry(name, i) for i, name in enumerate(_names(vae)))
+    if not isinstance(vae, Program):
+        return plain
+    sites = (local for local in vae.structure.latent.values() for _ in range(local.shape.numel()))
+    found = []
+    for entry, local in zip(plain, sites, strict=True):
+        if local.is_nominal:
+            support: Any = local.base_support
+            levels = tuple(map(str, range(int(support.upper_bound) + 1)))
+            entry = replace(entry, kind="level", levels=levels)
+        found.append(entry)
+    return tuple(found)
 
 
 def _names(vae: Amortized) -> tuple[str, ...]:

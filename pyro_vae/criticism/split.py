@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae.criticism._measures import Statistic, kurtosis
+from pyro_vae.criticism._of_tables import WORDS, Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, Rows
@@ -44,17 +45,26 @@ class Halves:
     Attributes:
         given: Shape ``event_shape``, True where z is inferred from.
         tested: The others.
+        columns: What is tested of them: levels without an order one by one.
     """
 
     given: Tensor
     tested: tuple[Entry, ...]
+    columns: Expanded
 
 
-def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given) -> Halves | str:
-    """Gives the first half of the features and tests the rest; or returns why it cannot."""
+def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given, share: int = 2) -> Halves | str:
+    """Gives the first half of the features and tests the rest; or returns why it cannot.
+
+    Args:
+        vae: The model.
+        entries: The entries of x.
+        given: What goes with the data.
+        share: One feature in so many is given: fewer than half leave more of z open.
+    """
     size = vae.event_shape.numel()
-    if size < 2:
-        return "one feature cannot be halved"
+    if size < share:
+        return "one feature cannot be halved" if size < 2 else f"{size} features are too few"
     one = cycled(given, 1)
     if (
         by_entry(vae.decode(draw_prior(prior_of(vae, one), 2, 1), **one), len(vae.event_shape))
@@ -62,21 +72,24 @@ def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given) -> Halves | 
     ):
         name = type(vae.likelihood).__name__ if isinstance(vae, Composition) else "the model"
         return f"{name} does not factorise over the entries of x"
-    first = torch.arange(size, device=vae.device) < size // 2
-    return Halves(first.reshape(vae.event_shape), entries[size // 2 :])
+    first = torch.arange(size, device=vae.device) < size // share
+    tested = entries[size // share :]
+    many = any(each.shares and len(each.levels) > WORDS for each in tested)
+    drawn = simulate(vae, 1, _EXPECTED, cycled(given, _EXPECTED))[0].flatten(1) if many else None
+    return Halves(first.reshape(vae.event_shape), tested, Expanded(drawn, tested))
 
 
 def residual_statistics(halves: Halves) -> tuple[Statistic, ...]:
     """Statistics of residuals ``(R, N, D)``: (x - E[x | half]) / sd[x | half]."""
-    names = tuple(each.name for each in halves.tested)
-    of = tuple((each,) for each in halves.tested)
+    names = halves.columns.names
+    of = tuple((each,) for each in halves.columns.of)
     chosen = [
         Statistic("residual mean", lambda e: e.mean(1), names, of),
         Statistic("residual spread", lambda e: e.square().mean(1).sqrt(), names, of),
         Statistic("residual tails", kurtosis),
     ]
     # The columns of a table are in no order, in which some would be side by side.
-    if len(names) > 1 and all(each.field is None for each in halves.tested):
+    if len(names) > 1 and all(each.field is None and not each.shares for each in halves.tested):
         chosen.append(
             Statistic("residual neighbours", lambda e: (e[..., 1:] * e[..., :-1]).mean((1, 2)))
         )
@@ -96,7 +109,8 @@ def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator
         z: Draws given the first half, shape ``(S, N, *prior.event_shape)``; the first hundred
             serve to centre and scale.
     """
-    tested = ~halves.given.flatten()
+    columns = halves.columns
+    tested = torch.tensor([each.index for each in columns.of], device=rows.x.device)
     seen = None if rows.mask is None else rows.mask.flatten(1)[:, tested]
 
     # Residuals have no units, but for the least scale.
@@ -104,7 +118,7 @@ def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator
 
     def replicate(draws: Tensor) -> Iterator[Tensor]:
         for chunk in draws.split(draws_at_once(vae, rows.x)):
-            yield in_units(vae.decode(chunk, **rows.given).sample()).flatten(2)[..., tested]
+            yield columns(in_units(vae.decode(chunk, **rows.given).sample()).flatten(2))
 
     def standardized(x: Tensor) -> Tensor:
         residual = (x - mean) / scale
@@ -116,7 +130,7 @@ def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator
     # all alike do not show that there is none.
     shrunk = (_REFERENCE * variance + variance.mean(0)) / (_REFERENCE + 1)
     scale = shrunk.sqrt().clamp_min(1e-3 * (1e-3 + mean.abs()))
-    yield standardized(in_units(rows.x).flatten(1)[:, tested])[None]
+    yield standardized(columns(in_units(rows.x).flatten(1)))[None]
     for drawn in replicate(z[_REFERENCE:]):
         yield standardized(drawn)
 
@@ -171,7 +185,11 @@ def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Te
 
 def _half_seen(vae: Amortized, rows: Rows, halves: Halves) -> Any:
     """The guide, of data whose other half is what the model expects on the whole."""
-    expectation = simulate(vae, 1, _EXPECTED, cycled(rows.given, _EXPECTED))[0].mean(0)
+    drawn = simulate(vae, 1, _EXPECTED, cycled(rows.given, _EXPECTED))[0]
+    expectation = drawn.mean(0)
+    for each in halves.tested:
+        if each.shares:  # levels have no mean: the commonest
+            expectation.view(-1)[each.index] = drawn.flatten(1)[:, each.index].mode().values
     return encoded(vae, torch.where(halves.given, rows.x, expectation), rows.given)
 
 

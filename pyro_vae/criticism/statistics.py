@@ -16,6 +16,7 @@ from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._measures import Statistic
 from pyro_vae.criticism._of_tables import of_table
 from pyro_vae.criticism._replicates import cycled, simulate
+from pyro_vae.criticism.relations import interactions
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import GivenLike
 from pyro_vae.distributions import AngleSupport
@@ -41,9 +42,10 @@ def default_statistics(
     correlations and distances on the circle. Thresholds are quantiles of the model's own draws, so
     that they do not depend on the data that are judged.
 
-    Of a table, levels that have no order are seen by their shares; columns are in no order, so that
-    there are no neighbours; totals are those of counts; and distances are those of standardised
-    columns.
+    Levels that have no order are seen by their shares, those of a table and those of a categorical
+    likelihood, but for the unnamed levels of images, which are grey values. Columns of a table are
+    in no order, so that there are no neighbours; totals are those of counts; and distances are
+    those of standardised columns. Mean products of three entries are asked of all data.
 
     Args:
         vae: The model.
@@ -61,11 +63,15 @@ def default_statistics(
     size, everything = positive_integer("size", size), vae.like(given)
     reference = simulate(vae, 1, size, cycled(everything, size))[0].flatten(1)
     known = tuple(entries_of(vae, None) if entries is None else entries)
+    triples = interactions(vae, reference, known)
     if isinstance(support, AngleSupport):
-        return _of_angles(reference, event_shape, known)
-    if any(each.field is not None for each in known):
-        return of_table(support, reference, known)
-    return _of_arrays(support, reference, event_shape, known)
+        return (*_of_angles(reference, event_shape, known), *triples)
+    if not any(each.field is not None or each.shares for each in known):
+        return (*_of_arrays(support, reference, event_shape, known), *triples)
+    of_columns = (*of_table(support, reference, known), *triples)
+    return tuple(
+        replace(each, function=measures.flat(each.function, event_shape)) for each in of_columns
+    )
 
 
 def _of_arrays(
@@ -111,7 +117,7 @@ def _of_arrays(
             )
         chosen.append(measures.totals(reference, event_shape))
     distances = seen(measures.flat(measures.distances, event_shape))
-    chosen.append(Statistic("distances", distances, ("mean", "spread")))
+    chosen.append(measures.nearest(distances))
     return tuple(chosen)
 
 
@@ -144,4 +150,4 @@ def _of_angles(
         correlations = measures.correlations(event_shape, names, entries)
         chosen.append(replace(correlations, function=lambda x: correlations.function(turned(x))))
     distances = measures.flat(lambda x: measures.distances(vectors(x)), event_shape)
-    return (*chosen, Statistic("distances", distances, ("mean", "spread")))
+    return (*chosen, measures.nearest(distances))

@@ -77,7 +77,7 @@ class Entry:
     @property
     def shares(self) -> bool:
         """Whether a mean of it says nothing but how often its levels are there."""
-        return self.kind == "level" and not self.ordered and self.field is not None
+        return self.kind == "level" and not self.ordered
 
     def numbers(self, x: np.ndarray, *, wrapped: bool = True) -> np.ndarray:
         """Returns values of x as the table has them: in its unit; dates as days since 1970.

@@ -12,7 +12,7 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine.messenger import Messenger
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Categorical, constraints
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.distributions import Site, by_entry, same_support
@@ -64,6 +64,7 @@ class Local:
         event_shape: Of the distribution.
         dtype: Of its values.
         support: Of its distribution.
+        is_nominal: Whether it is of classes whose numbers are in no order.
     """
 
     name: str
@@ -72,6 +73,7 @@ class Local:
     event_shape: torch.Size
     dtype: torch.dtype
     support: Constraint
+    is_nominal: bool = False
 
     @property
     def shape(self) -> torch.Size:
@@ -132,8 +134,17 @@ def local_of(site: Mapping[str, Any]) -> Local:
     batch = list(d.batch_shape)
     batch[dim] = 1
     value = site["value"]
+    entries = d
+    while hasattr(entries, "base_dist"):
+        entries = entries.base_dist
     return Local(
-        site["name"], dim, torch.Size(batch), d.event_shape, value.dtype, _support(d, value)
+        site["name"],
+        dim,
+        torch.Size(batch),
+        d.event_shape,
+        value.dtype,
+        _support(d, value),
+        isinstance(entries, Categorical),
     )
 
 

@@ -29,9 +29,10 @@ def section(findings: Findings) -> Html:
         f"model fails any. Each compares {found.num_data:,} {findings.split} observations with "
         f"{found.num_draws:,} data sets that the model simulates."
     )
-    parts = [tag("p", verdict, class_="note warning" if failed else "note")]
+    headline = tag("b", f"{found.headline[0].upper()}{found.headline[1:]}.")
+    parts = [tag("p", headline, " ", verdict, class_="note warning" if failed else "note")]
     if failed:
-        points = [tag("li", tag("b", row.title), f": {row.advice}") for row in failed]
+        points = [tag("li", tag("b", row.named), f": {row.advice}") for row in failed]
         parts.append(tag("ul", *points))
     with chart(4.8, 0.38 * len(judged) + 0.5) as (figure, axes):
         intervals(axes, judged)
@@ -47,6 +48,16 @@ def section(findings: Findings) -> Html:
         )
     )
     parts.append(_table_of_checks(judged))
+    parts.append(
+        tag(
+            "p",
+            "Effect: how far the observed value lies from simulated ones, in standard deviations: "
+            "of the data for a mean, of what one observation contributes for another statistic. "
+            "Chance explains a large p; a small effect is small however many data prove it: below "
+            "0.2 negligible, below 0.5 small, below 0.8 moderate (Cohen, 1988).",
+            class_="note",
+        )
+    )
     if shown:
         parts.append(
             tag(
@@ -73,12 +84,15 @@ def _table_of_checks(rows: Sequence[Row]) -> Html:
         cells.append(
             (
                 row.title,
-                row.conditioned_on,
-                *row.texts,
+                tag("span", "fails", class_="bad") if row.failed else verdict,
+                row.severity,
+                row.effect_text,
                 p_value(row.p_value),
                 p_value(row.adjusted),
-                tag("span", "fails", class_="bad") if row.failed else verdict,
+                *row.texts,
+                row.conditioned_on,
             )
         )
-    head = ("statistic", "replicates", "observed", "simulated, 95 %", "p", "p, Holm", "verdict")
-    return table(head, cells, text=2)
+    head = ("statistic", "verdict", "size", "effect, 95 %", "p", "p, Holm", "observed",
+            "simulated, 95 %", "replicates")  # fmt: skip
+    return table(head, cells, text=3)
