@@ -133,10 +133,18 @@ def excused(field: pv.data.Field, found: pd.Series, true: pd.Series, turn: float
     numbers = pd.to_numeric(true.astype(str).str.rstrip("% "), errors="coerce")
     if field.warning and family(found.dtype) == "f" and same_numbers(found, numbers / 100).all():
         return "reported as percentages"
-    stripped = true.map(lambda text: text.strip() if isinstance(text, str) else text)
-    if same(found, stripped, 0).all():
+    if field.format and "%y" in field.format and field.warning:
+        days = pd.to_datetime(true, format=field.format, errors="coerce")
+        late = days.dt.year >= 2030
+        if same_dates(found, days.mask(late, days - pd.DateOffset(years=100))).all():
+            return "reported as of 1930 to 2029"
+    stripped, plain = (
+        each.map(lambda text: text.strip() if isinstance(text, str) else text)
+        for each in (true, found)
+    )
+    if same(plain, stripped, 0).all():
         return "stripped"
-    if field.warning and same(found, stripped.where(found.notna()), 0).all():
+    if field.warning and same(plain, stripped.where(found.notna()), 0).all():
         return "reported as missing"
     return ""
 

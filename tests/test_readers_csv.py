@@ -166,6 +166,21 @@ def test_days_and_months_are_told_apart_or_asked_for(tmp_path: Path) -> None:
     assert known.schema.decode(known.train)["d"].dt.day.tolist()[:3] == [1, 2, 3]
 
 
+def test_years_of_two_digits_are_of_a_hundred_years_that_are_said(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The C library has 1969 to 2068, so that who was born in 1963 is not born yet."""
+    path = tmp_path / "t.csv"
+    years = ("63", "29", "30", "00", "99")
+    path.write_text("d,b\n" + "".join(f"{i + 13}/2/{years[i % 5]},{i}.5\n" for i in range(15)))
+    data = load(path)
+    assert data.schema is not None
+    found = data.schema.decode(data.train)["d"].dt
+    assert found.year.tolist()[:5] == [1963, 2029, 1930, 2000, 1999]
+    assert found.day.tolist()[:5] == [13, 14, 15, 16, 17]
+    assert "took years of two digits for years from 1930 to 2029" in caplog.text
+
+
 def test_two_columns_of_one_name_keep_apart(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:

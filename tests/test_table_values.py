@@ -225,6 +225,17 @@ KINDS: list[tuple[str, Any, str]] = [
     ("season_porch", 7 * R.integers(0, 30, N) + 2, "count"),
     ("phosphate", 50 * R.poisson(3, N), "positive"),
     ("years_abroad", COUNTED, "count"),
+    ("stateFedMales", R.integers(80_000, 90_000, N), "count"),
+    ("quuxes", R.integers(200, 900, N), "count"),
+    ("quuxes", 100 * R.integers(200, 900, N), "positive"),
+    ("gas", R.integers(200, 900, N), "positive"),
+    ("sfparks", R.integers(1, 7, N), "count"),
+    ("series", R.integers(1, 7, N), "ordinal"),
+    ("heights", R.integers(150, 200, N), "positive"),
+    ("agesq", COUNTED**2, "positive"),
+    ("numvisits", R.integers(20, 90, N), "count"),
+    ("laborshare", 0.3 + 0.3 * R.random(N), "proportion"),
+    ("testscore", R.integers(10, 29, N), "real"),
 ]
 
 

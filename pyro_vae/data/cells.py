@@ -15,6 +15,15 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias
 import numpy as np
 
 from pyro_vae._errors import expected
+from pyro_vae.data.dates import (
+    DATE,
+    FORMATS,
+    about_years,
+    days_of,
+    parsed,
+    parses,
+    resolution_of,
+)
 from pyro_vae.data.extent import Extent, extent_of
 from pyro_vae.data.schema import Level
 from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS, in_order
@@ -22,7 +31,7 @@ from pyro_vae.data.vocabulary import MISSING_WORDS, MISSING_WORDS_OF_NUMBERS, in
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Cells", "Where", "cells_of", "days_of", "resolution_of"]
+__all__ = ["Cells", "Where", "cells_of"]
 
 Where: TypeAlias = Callable[[int, int], tuple[str, object]]
 """Where the entry of a row and a column was written, and how."""
@@ -32,29 +41,10 @@ _PERCENT = re.compile(r"[+-]?\d+\.?\d*\s?%")
 _THOUSANDS = re.compile(r"[+-]?\d{1,3}(,\d{3})+(\.\d+)?")
 _COMMA = re.compile(r"[+-]?\d*,\d+")
 _WITH_SIGNS = re.compile(r"[^\w\s]{0,2}\s?[+-]?\d[\d,. ]*\s?([^\W\d]{1,3}|[^\w\s]{1,2})?")
-_FORMATS = (
-    "%Y-%m-%d", "ISO8601", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%d %b %Y",
-    "%d %B %Y", "%d-%b-%Y", "%d-%b-%y", "%b %d, %Y", "%B %d, %Y", "%b %d %Y", "%B %d %Y", "%b %Y",
-    "%B %Y", "%Y %b", "%Y %B", "%d.%m.%Y", "%d.%m.%Y %H:%M", "%d.%m.%Y %H:%M:%S", "%d.%m.%y",
-)  # fmt: skip
-_DATE = re.compile(
-    r"\d{4}[-/]\d{1,2}([-/]\d{1,2})?([T ]\d{1,2}:\d{2}.*)?|\d{1,2}[./-]\d{1,2}[./-](\d{4}|\d{2})"
-    r"( \d{1,2}:\d{2}.*)?|\d{1,2}[ -][A-Za-z]{3,9}[ -]\d{2,4}|[A-Za-z]{3,9} (\d{1,2},? )?\d{4}"
-    r"|\d{4} [A-Za-z]{3,9}"
-)
 _MANY = 10  # rows from which on digits of one length with zeros before them are codes
 _LONG = 16  # digits, of which float64 loses some
 _FEW_LEVELS, _RECURRING, _NEARLY_UNIQUE, _MOST, _SOME = 20, 3, 0.5, 0.9, 0.05
 _SHOWN = 5  # texts in a warning
-_DAY = 86_400 * 10**9  # nanoseconds
-_RESOLUTIONS = {
-    "D": _DAY,
-    "h": 3600 * 10**9,
-    "min": 60 * 10**9,
-    "s": 10**9,
-    "ms": 10**6,
-    "us": 10**3,
-}
 
 
 @dataclass(frozen=True)
@@ -201,38 +191,6 @@ def _dates(column: pd.Series, format: str = "", warning: str = "") -> Cells:
     )  # fmt: skip
 
 
-def _ticks(column: pd.Series) -> tuple[np.ndarray, int]:
-    """Whole numbers of a unit since 1970, of dates without a zone, and the nanoseconds of it.
-
-    Int64 holds nanoseconds of the years 1678 to 2261 alone: earlier and later dates are in
-    microseconds.
-    """
-    import pandas as pd
-
-    try:
-        return column.astype("datetime64[ns]").astype("int64").to_numpy(), 1
-    except pd.errors.OutOfBoundsDatetime:
-        return column.astype("datetime64[us]").astype("int64").to_numpy(), 1000
-
-
-def days_of(column: pd.Series) -> np.ndarray:
-    """Returns the days since 1970 of dates, in UTC where there is a zone, NaN where one is none."""
-    if getattr(column.dt, "tz", None) is not None:
-        column = column.dt.tz_convert("UTC").dt.tz_localize(None)
-    ticks, size = _ticks(column)
-    return np.where(column.isna().to_numpy(), np.nan, ticks / (_DAY // size))
-
-
-def resolution_of(column: pd.Series) -> str:
-    """Returns the pandas alias of the largest unit that all dates are whole numbers of."""
-    if getattr(column.dt, "tz", None) is not None:
-        # Midnight is one of the zone, whose offset from UTC may be a part of a day.
-        column = column.dt.tz_localize(None)
-    ticks, size = _ticks(column)
-    seen = ticks[~column.isna().to_numpy()]
-    return next((u for u, own in _RESOLUTIONS.items() if not (seen % (own // size)).any()), "ns")
-
-
 class _Texts:
     """The different texts of a column, how often each is there, and which cells have them."""
 
@@ -300,7 +258,7 @@ class _Texts:
             shares = [float(t.rstrip("% ")) / 100 if p else np.nan for t, p in self._marked(rest)]
             what = "percentages are shares of 1"
             return Cells("numbers", self._each(np.array(shares)), "float64", warning=what)
-        if not numeric.any() and all(_DATE.fullmatch(text) for text in texts):
+        if not numeric.any() and all(DATE.fullmatch(text) for text in texts):
             dates = self._some_dates(missing | spelled, spelled | blank)
             if dates is not None:
                 return dates
@@ -373,7 +331,8 @@ class _Texts:
             if not gone and shared[text] > 1 and kept[-1] != written and not apart:
                 merged.append(f"{written!r} for {text!r}")
         values = pd.Series(np.array([*kept, None], dtype=object)[self.codes], dtype=object)
-        took = f"took {', '.join(merged[:_SHOWN])}, without its blanks" if merged else ""
+        listed = ", ".join(merged[:_SHOWN]) + (", …" if len(merged) > _SHOWN else "")
+        took = f"took {listed}, without its blanks" if merged else ""
         warning = "; ".join(filter(None, (self._taken_for_missing(spelled), took)))
         return Cells("words", values, "str", warning=warning)
 
@@ -447,12 +406,13 @@ class _Texts:
 
         texts = pd.Series([None if gone else text for text, gone in self._marked(missing)])
         try:
-            dates = pd.to_datetime(texts, format=format, utc=_with_zone(self.texts) or None)
+            dates = parsed(texts, format)
         except (ValueError, TypeError) as error:
             reason = str(error).partition("\n")[0]
             raise expected("data", f"dates written as {format} in {self.name}", reason) from None
         dates = dates.reindex(self.codes).reset_index(drop=True)
-        return _dates(dates, format, self._taken_for_missing(spelled))
+        warnings = self._taken_for_missing(spelled), about_years(format)
+        return _dates(dates, format, "; ".join(filter(None, warnings)))
 
     def _some_dates(self, missing: np.ndarray, spelled: np.ndarray) -> Cells | None:
         """Dates in one of the usual formats, if all are; None if they are in none.
@@ -466,29 +426,15 @@ class _Texts:
             times = {0: "", 1: " %H:%M", 2: " %H:%M:%S"}
             time = times.get(numbered[3].count(":"), "")
             both = [f"%{a}{sign}%{b}{sign}{year}{time}" for a, b in (("d", "m"), ("m", "d"))]
-            fitting = [each for each in both if _parses(texts, each)]
+            fitting = [each for each in both if parses(texts, each)]
             if len(fitting) == 2:
                 what = f"dates in {self.name} of which one shows whether days or months come first"
                 hint = f"; write `format: '{both[0]}'` for it in `schema` (--schema FILE.yaml)"
                 raise ValueError(f"{expected('data', what, texts[0])}{hint}")
         else:
-            fitting = [each for each in _FORMATS if _parses(texts[:50], each)]
-            fitting = [each for each in fitting if len(texts) <= 50 or _parses(texts, each)][:1]
+            fitting = [each for each in FORMATS if parses(texts[:50], each)]
+            fitting = [each for each in fitting if len(texts) <= 50 or parses(texts, each)][:1]
         return self._as_dates(fitting[0], missing, spelled) if fitting else None
-
-
-def _with_zone(texts: Sequence[str]) -> bool:
-    return any(re.search(r":\d{2}.*(Z|[+-]\d{2}:?\d{2})$", text) for text in texts[:50])
-
-
-def _parses(texts: Sequence[str], format: str) -> bool:
-    import pandas as pd
-
-    try:
-        pd.to_datetime(pd.Series(texts), format=format, utc=_with_zone(texts) or None)
-    except (ValueError, TypeError):
-        return False
-    return True
 
 
 def _mostly(pattern: re.Pattern[str], texts: Sequence[str]) -> bool:

@@ -16,7 +16,14 @@ from scipy.special import gammaln
 
 from pyro_vae.data.extent import distinct_of, extent_of
 from pyro_vae.data.schema import Kind
-from pyro_vae.data.vocabulary import evidence, has_id, in_order, is_logarithm, parts_of_name
+from pyro_vae.data.vocabulary import (
+    evidence,
+    has_id,
+    in_order,
+    is_logarithm,
+    is_plural,
+    parts_of_name,
+)
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -29,6 +36,7 @@ _CODES = 40  # levels of codes, where the name says so
 _MOST_LEVELS = 1000  # of words
 _TEXT = 5  # words of a cell from which on it is text
 _EXACT = 2**24  # float32 holds every smaller integer
+_SUMS = ["n"], ["total"], ["tot"]  # whole numbers of whatever it is
 _ROUND = 0.95  # of amounts, multiples of 10
 _RARE = 2  # the lowest of counts that are never 0
 _DAYS = 31  # of a month
@@ -99,6 +107,10 @@ class _Numbers:
         return f"{self.low:.6g} to {self.high:.6g}"
 
     @property
+    def round_share(self) -> float:
+        return float((self.values % 10 == 0).mean())
+
+    @property
     def dispersion(self) -> float:
         mean = float(self.values.mean())
         return float(self.values.var()) / mean if mean > 0 else np.inf
@@ -128,7 +140,10 @@ def kind_of_numbers(
         if (found := rule(name, x, hint, counter)) is not None:
             return found
     if x.whole:
-        return _whole(x, hint)
+        # Things that are counted have names of many, and their numbers are not round.
+        many = is_plural(name) or parts_of_name(name)[-1:] in _SUMS
+        many = not hint and many and x.low >= 0 and x.high < _EXACT
+        return _whole(x, "count" if many and x.round_share <= _ROUND else hint)
     if x.high < _LARGEST_LOG and is_logarithm(name, others):
         return Found("real", "a logarithm by its name")
     return _fractions(x, hint)
@@ -242,7 +257,7 @@ def _whole(x: _Numbers, hint: str) -> Found:
         if _like_counts(x):
             return Found("count", f"whole numbers {x.span}, spread as counts are")
         return Found("ordinal", f"levels {x.span}, not spread as counts are")
-    if x.low == 0 and x.levels > 3 and float((x.values % 10 == 0).mean()) > _ROUND:
+    if x.low == 0 and x.levels > 3 and x.round_share > _ROUND:
         return Found("positive", f"whole amounts {x.span}, most of them round, some of them 0")
     if x.low == 0 and x.dispersion >= 0.8 and x.high < _EXACT:
         return Found("count", f"whole numbers from 0, up to {x.high:,.0f}")

@@ -12,6 +12,7 @@ __all__ = [
     "has_id",
     "in_order",
     "is_logarithm",
+    "is_plural",
     "parts_of_name",
 ]
 
@@ -33,7 +34,8 @@ _OF_NAMES: Mapping[str, str] = {
     "lng long latitude longitude ph log ln logit zscore z diff difference change delta anomaly "
     "return returns residual balance elevation altitude iq utc score scores test exam gpa sat "
     "verbal math reading attitude cor corr correlation cov covariance polity coord easting "
-    "northing growth",
+    "northing growth read reading write writing science satv satm verbal quant act gre toefl "
+    "pretest posttest temperature mintemp maxtemp meantemp avgtemp lowtemp hightemp",
     "count": "count counts cnt num number nof qty quantity visits visitors children kids "
     "siblings sibsp parch births deaths cases clicks views goals accidents bedrooms bathrooms "
     "rooms beds baths doors cylinders cyl gears gear carb carburetors calls orders purchases "
@@ -44,7 +46,16 @@ _OF_NAMES: Mapping[str, str] = {
     "injuries injured wounded killed incidents offenses crimes homicides murders suicides "
     "failures errors defects docvis cigs cigarettes npreg nkids bdrms runs walks rbi doubles "
     "triples homeruns saves seeds eggs flowers colonies insects tickets apps applications enroll "
-    "enrollment pop",
+    "enrollment pop boys girls males females men women babies adults drivers passengers seats "
+    "prisoners inmates firms companies patients soldiers voters jobs farms schools hospitals "
+    "strikes drinks beers cups trees shrubs fish birds species plants animals cells nodes tumors "
+    "seizures attacks relapses cones cars vehicles households houses families individuals "
+    "respondents subscribers viewers audience attendance spectators ballots electors votes staff "
+    "workers teachers guests residents inhabitants tourists migrants immigrants refugees games "
+    "familysize famsize hhsize engines times matches points penalties cites books courses cards "
+    "friends partners sibs breaks requests downloads installs messages emails posts comments bids "
+    "transactions shipments parcels units affected infected recovered hospitalizations captures "
+    "abundance enrol absences",
     "positive": "age income salary wage wages earnings pay price cost fare fee amount amt "
     "revenue sales sale profit loan debt tax premium charges charge budget expense expenses "
     "weight wt mass height length width breadth depth thickness diameter radius perimeter area "
@@ -56,7 +67,8 @@ _OF_NAMES: Mapping[str, str] = {
     "humidity gain loss hours_per_week fnlwgt value worth turnover capital dbh ht hgt wgt bwt lwt "
     "glu len conc gnp cpi unem unemp unemployment output labor labour yield exper experience los "
     "gestation skin skull tail wing chest waist hip kwh voltage current strength load force "
-    "lifetime futime stime waiting ratio crime poverty",
+    "lifetime futime stime waiting ratio crime poverty dollars dollar euros delay wait dur hrs yrs "
+    "yards",
     "ordinal": "rating rank quality grade level stage severity satisfaction likert mood agree "
     "agreement degree priority importance stars tier pclass frequency_of size_class weekday "
     "dayofweek dow hour hr quarter condition cond overallqual score_class month mnth",
@@ -72,6 +84,10 @@ _OF_NAMES: Mapping[str, str] = {
 _KIND_OF = {word: kind for kind, words in _OF_NAMES.items() for word in words.split()}
 _SHORTEST = 2  # letters of a name
 _HEADS = ("category", "step", "ordinal")  # kinds that the last word of a name alone speaks for
+# A word may run on into one of these, as in familysize; shorter ones end other words, too.
+_TAILS = ("count", "positive", "real", "proportion", "schooling")
+_LONG_TAIL, _SHORT_TAILS = 5, frozenset(["wage", "cost", "kids", "sibs", "size"])
+_NO_PLURALS = frozenset(["series", "news", "diabetes", "looks", "always"])
 _NO_IDS = "acid aid bid covid fluid grid humid kid lipid liquid mid paid rapid solid void wid"
 _COUNTING = {"num", "number", "n", "nr", "no", "count", "nof", "total", "cnt"}
 
@@ -210,12 +226,39 @@ def evidence(name: str) -> str:
     words = [part for part in parts if not part.isdigit()]
     known = [part for part in reversed(words) if part in _KIND_OF]
     if not known:
-        return ""
+        return _of_tail(words[-1]) if words else ""
     found = _KIND_OF[known[0]]
     # The season of a porch is no season, and the 42nd week of something no week.
     if found in _HEADS and known[0] != words[-1] and "of" not in words:
         return ""
     return "" if found == "step" and len(words) < len(parts) else found
+
+
+def _of_tail(word: str) -> str:
+    """What an unknown word speaks for: a plural, a square, or another one that runs on."""
+    if is_plural(word) and (of_one := _KIND_OF.get(word[:-1])) in ("positive", "real"):
+        return of_one
+    if word.endswith("sq") and _KIND_OF.get(word[:-2]) == "positive":
+        return "positive"
+    for size in range(len(word) - 1, _SHORTEST, -1):
+        tail = word[-size:]
+        long = size >= _LONG_TAIL or tail in _SHORT_TAILS
+        if long and _KIND_OF.get(tail) in _TAILS:
+            return _KIND_OF[tail]
+    return ""
+
+
+def is_plural(name: str) -> bool:
+    """Returns whether the last word of a name is a plural.
+
+    Example:
+        >>> is_plural("num_rooms"), is_plural("strikeOuts"), is_plural("gas"), is_plural("class")
+        (True, True, False, False)
+    """
+    last = next((part for part in reversed(parts_of_name(name)) if not part.isdigit()), "")
+    if last in _NO_PLURALS or last.endswith("ics"):
+        return False
+    return len(last) > 3 and last.endswith("s") and last[-2] not in "aiosu"
 
 
 def has_id(name: str) -> bool:
