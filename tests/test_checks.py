@@ -43,7 +43,7 @@ def _failed(checks: Checks) -> set[str]:
 def test_a_rank_is_uniform_when_all_are_alike() -> None:
     """Fails when ties are counted all on one side."""
     for values in (torch.randn(300, 100, 3), torch.randint(0, 3, (300, 100, 1)).double()):
-        p_values = [compare(one[0], one[1:])[0] for one in values]
+        p_values = [compare(one[0], one[1:]) for one in values]
         # p is one of 1/100, ..., 1: spread over the cells of that grid, it is uniform on [0, 1].
         spread = np.array(p_values) - np.random.default_rng(0).random(300) / 100
         assert kstest(spread, "uniform").pvalue > 0.01
@@ -54,11 +54,10 @@ def test_a_rank_sees_one_bad_column_and_many_slightly_bad_ones() -> None:
     one, many = torch.zeros(200), torch.full((200,), 1.5)
     one[7] = 6.0
     replicated = torch.randn(500, 200)
-    p_value, worst = compare(one, replicated)
-    assert p_value <= 2 / 501  # the best rank of either score may go to one other
-    assert worst == 7
-    assert compare(many, replicated)[0] <= 2 / 501
-    assert compare(replicated[0], replicated[1:])[0] > 0.01
+    # The best rank of either score may go to one other.
+    assert compare(one, replicated) <= 2 / 501
+    assert compare(many, replicated) <= 2 / 501
+    assert compare(replicated[0], replicated[1:]) > 0.01
 
 
 def test_holm_is_the_closed_bonferroni_test() -> None:
@@ -196,7 +195,7 @@ def test_user_functions_are_statistics() -> None:
     vae = _linear("Normal")
     both = [midrange, Statistic("one", lambda x: x[:, 0, :2])]
     rows = check(vae, vae.sample(50), statistics=both).rows
-    assert [r.statistic for r in rows[:2]] == ["midrange", "one"]
+    assert {r.statistic for r in rows} >= {"midrange", "one"}
     assert next(r.where for r in rows if r.statistic == "one") in ("[0]", "[1]")
 
 

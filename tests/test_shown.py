@@ -15,6 +15,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae._html import shown, tag
 from pyro_vae.criticism import Checks, Row, calibrate
+from pyro_vae.criticism.two_sample import TwoSample
 
 EVIL = "<script>alert(1)</script>"
 
@@ -127,9 +128,10 @@ def _row(name: str, p: float, **options: Any) -> Row:
 
 
 def _checks(*rows: Row) -> Checks:
-    unseen: Any = None
     skipped = {"latent holes": f"{EVIL} too few data"}
-    return Checks(rows, 0.05, 500, 40, {}, unseen, skipped, {})
+    some = np.zeros(2)
+    seen = TwoSample(0.63, 0.6, 0.01, 0.45, 0.55, some, some, some, some, 0.6, 0.66)
+    return Checks(rows, 0.05, 500, 40, {}, seen, skipped, {})
 
 
 def test_checks_are_a_table_of_their_rows() -> None:
@@ -146,6 +148,16 @@ def test_checks_are_a_table_of_their_rows() -> None:
     assert EVIL not in text
     for words in ("1 of 2 failed at 0.05", "a richer decoder", "40 observations", "too few data"):
         assert words in text
+    assert "a classifier tells draws from data: AUC 0.63 [0.60, 0.66]" in text
+
+
+def test_checks_show_how_large_an_effect_is() -> None:
+    effect = {"effect": -0.6, "effect_low": -0.75, "effect_high": -0.45}
+    checks = _checks(_row("mean", 0.001, failed=True, advice="a richer decoder", **effect))
+    read = _read(checks)
+    assert read.lines[0][2:4] == ["size", "effect, sd"]
+    assert read.lines[1][2:4] == ["moderate", "-0.60 [-0.75, -0.45]"]
+    assert "mean, x[0] (moderate, -0.60 sd): a richer decoder" in repr(checks)
 
 
 def test_a_calibration_is_a_table_of_its_ranks() -> None:

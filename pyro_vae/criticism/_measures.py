@@ -28,7 +28,8 @@ class Statistic:
     """A named function of whole data sets.
 
     However many columns it has it is one test, of the column that deviates most: so the number of
-    tests does not grow with the dimension of the data.
+    tests does not grow with the dimension of the data. It is called with N observations and with
+    half of them, in any order.
 
     Attributes:
         name: What a table calls it.
@@ -38,6 +39,7 @@ class Statistic:
         reads: For each column whether it is a value of its entry, or a difference of values, and
             so has its unit; empty where it has none.
         titles: What each column is in words; its name and that of the column where there are none.
+        rows: How many observations it looks at, the first; all of them if None.
 
     Example:
         >>> spread = Statistic("range", lambda x: x.amax(-2) - x.amin(-2))
@@ -51,6 +53,7 @@ class Statistic:
     of: tuple[tuple[Entry, ...], ...] = ()
     reads: tuple[Reads, ...] = ()
     titles: tuple[str, ...] = ()
+    rows: int | None = None
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the values, ``(R, S)``, of data sets ``(R, N, *event_shape)``.
@@ -260,6 +263,11 @@ def totals(reference: Tensor, event_shape: torch.Size) -> Statistic:
 
     columns = ("spread", *(f"share <= {value:.3g}" for value in thresholds[:, 0].tolist()))
     return Statistic("totals", flat(function, event_shape), columns)
+
+
+def nearest(function: Callable[[Tensor], Tensor]) -> Statistic:
+    """The statistic of :func:`distances`, or of a function that calls it."""
+    return Statistic("distances", function, ("mean", "spread"), rows=_ROWS)
 
 
 def distances(x: Tensor) -> Tensor:

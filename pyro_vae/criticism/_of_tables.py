@@ -77,7 +77,7 @@ def of_table(
     distances: Callable[[Tensor], Tensor] = seen(measures.distances)
     if not logs:
         distances = _after(lambda x: table(x) / scale, measures.distances)
-    chosen.append(Statistic("distances", distances, ("mean", "spread")))
+    chosen.append(measures.nearest(distances))
     return tuple(chosen)
 
 

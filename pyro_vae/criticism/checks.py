@@ -13,8 +13,10 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._ranks import compare, holm
 from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
 from pyro_vae.criticism.advice import advise
+from pyro_vae.criticism.effects import Spread, effects_of, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.split import halve, infer, residual_statistics, residuals
@@ -44,8 +46,11 @@ _INTERVAL = (0.025, 0.975)
 class Checks:
     """What :func:`check` returns.
 
+    A p-value says whether chance explains what is observed, and falls as data grow; the effect
+    size of a row says how far off the model is, and its ``severity`` says so in a word.
+
     Attributes:
-        rows: The checks, those of the verdict first.
+        rows: The checks, those of the verdict first, in the order of their effects.
         level: Probability of any false alarm, at most.
         num_draws: Replicated data sets behind each p-value.
         num_data: Data in each.
@@ -70,9 +75,18 @@ class Checks:
         """How many checks reject the model."""
         return sum(row.failed for row in self.rows)
 
+    @property
+    def headline(self) -> str:
+        """How well a classifier tells draws from data, in a sentence."""
+        found = self.classifier
+        able = "tells" if found.auc_low > 0.5 else "cannot tell"
+        area = f"AUC {found.auc:.2f} [{found.auc_low:.2f}, {found.auc_high:.2f}]"
+        return f"a classifier {able} draws from data: {area}"
+
     def summary(self) -> dict[str, Any]:
         """Returns everything, ready for JSON: what is not finite is None."""
         return {
+            "headline": self.headline,
             "num_failed": self.num_failed,
             "num_checks": sum(row.calibrated for row in self.rows),
             "level": self.level,
@@ -86,9 +100,9 @@ class Checks:
         }
 
     def __repr__(self) -> str:
-        failed = [f"  {row.title}: {row.advice}" for row in self.rows if row.failed]
+        failed = [f"  {row.named}: {row.advice}" for row in self.rows if row.failed]
         verdict = f"{self.num_failed} of {sum(row.calibrated for row in self.rows)} failed"
-        return "\n".join([f"Checks({verdict} at {self.level:g})", *failed])
+        return "\n".join([f"Checks({verdict} at {self.level:g}; {self.headline})", *failed])
 
     def _repr_html_(self) -> str:
         title, *advice = repr(self).splitlines()
@@ -120,7 +134,9 @@ def check(
 
     with ties broken at random, so that p is uniform when the model is true. A statistic of many
     columns is one test, of the column that deviates most from its mean in units of its standard
-    deviation. The verdict corrects for the number of tests by Holm's procedure.
+    deviation. The verdict corrects for the number of tests by Holm's procedure. Many p-values are
+    the smallest that R replicates allow, so that rows are in the order of their effect sizes; see
+    :mod:`pyro_vae.criticism.effects`.
 
     Three kinds of checks are calibrated in this sense, and make the verdict: statistics of whole
     data sets, of x and of what the guide makes of x; a classifier that is to distinguish replicates
@@ -142,7 +158,7 @@ def check(
         x: Held-out data, shape ``(N, *event_shape)``, at least 20. The model's own training data
             would be reproduced too well.
         num_draws: Replicated data sets, R; if not given as many as Holm's correction needs, at
-            least 40 a test at 5 %.
+            least 40 a test at 5 %. More of them allow smaller p-values.
         level: Probability of any false alarm.
         seed: Of the draws: the same seed gives the same checks.
         statistics: What to ask instead of :func:`pyro_vae.criticism.default_statistics`. A function
@@ -232,17 +248,21 @@ def _rows(
     counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data.x))
     guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data.x))
     tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
-    rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
+    spreads = spreads_of(plan.asked, data.x[None], seed)
+    rows = [*_population(vae, data, plan, spreads, counts, seed, tick)]
     classifier = _classify(vae, data, order, seed)
     rows.append(_classifier_row(classifier))
     tick()
     if plan.halves is not None:
         some, residual = data[:_SPLIT_DATA], plan.residual
         z, note = infer(vae, some, plan.halves, plan.num_draws)
-        each = (values(residual, e) for e in residuals(vae, some, plan.halves, z))
-        rows += rows_of(residual, next(each), list(each), HALF, calibrated=not note, note=note)
+        each = residuals(vae, some, plan.halves, z)
+        own = next(each)
+        found = _Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
+        drawn = [values(residual, e) for e in each]
+        rows += rows_of(residual, found, drawn, HALF, calibrated=not note, note=note)
     tick()
-    rows += _from_guide(vae, data, plan.asked, guide_counts, tick)
+    rows += _from_guide(vae, data, plan.asked, spreads, guide_counts, tick)
     return rows, classifier
 
 
@@ -272,19 +292,39 @@ def _classifier_row(found: TwoSample) -> Row:
         p_value=found.p_value,
         conditioned_on=PRIOR,
         calibrated=True,
+        effect=from_auc(min(max(found.auc, found.auc_low), found.auc_high)),
+        effect_low=from_auc(found.auc_low),
+        effect_high=from_auc(found.auc_high),
+        effect_unit="sd between normals of that area",
     )
+
+
+@dataclass(frozen=True)
+class _Found:
+    """Statistics of what is observed.
+
+    Attributes:
+        values: A table ``(1, S)`` for each.
+        spreads: How each varies over data like them.
+        dtype: Of what they were computed from, and rounded to.
+    """
+
+    values: Sequence[Tensor]
+    spreads: Sequence[Spread]
+    dtype: torch.dtype
 
 
 def _population(
     vae: Amortized,
     data: Rows,
-    asked: Sequence[Statistic],
-    latent: Sequence[Statistic],
+    plan: _Plan,
+    spreads: Sequence[Spread],
     counts: Sequence[int],
+    seed: int,
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
-    replicated = []
+    asked, latent, replicated = plan.asked, plan.latent, []
     for count in counts:
         x = simulate(vae, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
@@ -293,13 +333,16 @@ def _population(
         tick()
     z = vae.encode(data.x, **data.given).sample()
     observed = [*values(asked, data.x[None]), *values(latent, z[None])]
-    yield from rows_of([*asked, *latent], observed, replicated, PRIOR, calibrated=True)
+    varied = [*spreads, *spreads_of(latent, z[None], seed)]
+    found = _Found(observed, varied, data.x.dtype)
+    yield from rows_of([*asked, *latent], found, replicated, PRIOR, calibrated=True)
 
 
 def _from_guide(
     vae: Amortized,
     data: Rows,
     asked: Sequence[Statistic],
+    spreads: Sequence[Spread],
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
@@ -308,7 +351,8 @@ def _from_guide(
         x = replicate(vae, guide.sample((count,)), data.given)
         replicated.append(values(asked, x))
         tick()
-    yield from rows_of(asked, values(asked, data.x[None]), replicated, GUIDE, calibrated=False)
+    found = _Found(values(asked, data.x[None]), spreads, data.x.dtype)
+    yield from rows_of(asked, found, replicated, GUIDE, calibrated=False)
 
 
 def values(statistics: Iterable[Statistic], x: Tensor) -> list[Tensor]:
@@ -318,7 +362,7 @@ def values(statistics: Iterable[Statistic], x: Tensor) -> list[Tensor]:
 
 def rows_of(
     statistics: Sequence[Statistic],
-    observed: Sequence[Tensor],
+    found: _Found,
     replicated: Sequence[Sequence[Tensor]],
     conditioned_on: str,
     *,
@@ -329,16 +373,20 @@ def rows_of(
 
     Args:
         statistics: What was asked.
-        observed: A table ``(1, S)`` for each.
+        found: Its values, of what is observed.
         replicated: Chunks of replicates; in each a table ``(R, S)`` for each statistic.
         conditioned_on: What the z of the replicates were drawn from.
         calibrated: Whether a true model makes p uniform.
         note: Why the rows are not to be trusted.
     """
     columns = zip(*replicated, strict=True)
-    for statistic, one, chunks in zip(statistics, observed, columns, strict=True):
+    observed = zip(found.values, found.spreads, strict=True)
+    rounding = 4 * torch.finfo(found.dtype).eps
+    for statistic, (one, spread), chunks in zip(statistics, observed, columns, strict=True):
         many = torch.cat(chunks)
-        p_value, worst = compare(one[0], many)
+        p_value = compare(one[0], many)
+        effects = effects_of(one[0], many, spread, rounding)
+        worst = effects.worst
         ends = many[:, worst].quantile(many.new_tensor(_INTERVAL)).tolist()
         numbers, unit, shown = statistic.in_units(worst, [one[0, worst].item(), *ends])
         yield Row(
@@ -355,77 +403,12 @@ def rows_of(
             title=statistic.title(worst),
             unit=unit,
             shown=shown,
+            effect=effects.size[worst].item(),
+            effect_low=effects.low[worst].item(),
+            effect_high=effects.high[worst].item(),
+            effect_unit="sd of the data" if statistic.name == "mean" else "sd per observation",
+            columns=one.shape[1],
         )
-
-
-def compare(observed: Tensor, replicated: Tensor) -> tuple[float, int]:
-    """Ranks how far out the observed values lie among all.
-
-    One column is ranked from both ends. Of several, each data set has two scores, the deviation
-    of its most deviant column, in standard deviations, and how far out its columns rank on the
-    whole, and the better rank of the two is ranked again: the first finds one bad entry of x, the
-    second many that are a little off. Observed and replicated are treated alike, which makes the
-    last rank uniform when they are exchangeable; ties are broken at random.
-
-    References:
-        Resampling-based multiple testing (Westfall and Young, 1993), section 2.3
-
-    Args:
-        observed: Values, shape ``(S,)``.
-        replicated: Values, shape ``(R, S)``.
-
-    Returns:
-        The p-value, one of 1 / (R + 1), ..., 1, and the column that deviates most.
-
-    Example:
-        >>> compare(torch.tensor([50.0]), torch.arange(99.0)[:, None])[0] > 0.9
-        True
-        >>> compare(torch.tensor([0.0, 9.0]), torch.randn(999, 2))
-        (0.001, 1)
-    """
-    pool = torch.cat([observed[None], replicated]).double()
-    # Of each value, how many more lie to one side of it than to the other: from 0 to R.
-    outside = (_rank(pool) - _rank(-pool)).abs()
-    if pool.shape[1] == 1:
-        score, worst = outside[:, 0], 0
-    else:
-        deviation = (pool - pool.mean(0)).abs()
-        scale = pool.std(0, correction=0)
-        # Rounding gives a constant column a spread of its own.
-        deviation = torch.where(scale > 1e-12 * pool.abs().amax(0), deviation / scale, 0.0)
-        worst = int(deviation[0].argmax())
-        extent = -torch.log1p(-outside / len(pool)).mean(1)
-        ranks = _rank(torch.stack([deviation.amax(1), extent], 1))
-        score = ranks.amax(1) + ranks.amin(1) / len(pool)
-    farther = int((score[1:] > score[0]).sum())
-    ties = int((score[1:] == score[0]).sum())
-    rank = farther + int(torch.randint(ties + 1, ()))
-    return (1 + rank) / len(pool), worst
-
-
-def _rank(pool: Tensor) -> Tensor:
-    """For each value, how many of its column are smaller."""
-    columns = pool.T.contiguous()
-    return torch.searchsorted(columns.sort(1).values, columns).T.double()
-
-
-def holm(p_values: Sequence[float]) -> list[float]:
-    """Adjusts p-values for their number: reject those at or below the level.
-
-    References:
-        A simple sequentially rejective multiple test procedure (Holm, 1979),
-        https://www.jstor.org/stable/4615733
-
-    Example:
-        >>> holm([0.01, 0.04, 0.03])
-        [0.03, 0.06, 0.06]
-    """
-    order = sorted(range(len(p_values)), key=p_values.__getitem__)
-    adjusted, largest = [0.0] * len(p_values), 0.0
-    for done, i in enumerate(order):
-        largest = max(largest, min(1.0, (len(order) - done) * p_values[i]))
-        adjusted[i] = largest
-    return adjusted
 
 
 def _verdict(
@@ -441,7 +424,12 @@ def _verdict(
         about = [known[name] for name in row.entries if name in known]
         advice = advise(vae, row.statistic, higher, about) if failed else ""
         judged.append(replace(row, adjusted=adjusted, failed=failed, advice=advice))
-    return (*judged, *(row for row in rows if not row.calibrated))
+    others = (row for row in rows if not row.calibrated)
+    return (*_by_effect(judged), *_by_effect(others))
+
+
+def _by_effect(rows: Iterable[Row]) -> list[Row]:
+    return sorted(rows, key=lambda row: -abs(row.effect))
 
 
 def _named(

@@ -63,7 +63,7 @@ def latent_statistics(
         own = torch.cdist(z, z).sum((-2, -1)) / (size * (size - 1))
         return (2 * torch.cdist(z, first.expand(len(z), -1, -1)).mean((-2, -1)) - own) - within
 
-    energy = Statistic("latent distance", distance)
+    energy = Statistic("latent distance", distance, rows=_ROWS)
     if vae.space.support.is_discrete:
         return (Statistic("latent classes", lambda z: z.flatten(2).mean(1), names), energy)
 
@@ -87,7 +87,7 @@ def latent_statistics(
     return (
         Statistic("latent marginals", marginals, columns),
         energy,
-        Statistic("latent holes", holes),
+        Statistic("latent holes", holes, rows=_ROWS),
     )
 
 

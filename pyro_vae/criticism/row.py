@@ -8,6 +8,7 @@ from dataclasses import asdict, dataclass
 from typing import Any
 
 from pyro_vae._html import Html, shown, tag
+from pyro_vae.criticism.effects import Severity, severity
 from pyro_vae.data.entries import figure
 
 __all__ = ["Row", "rows_shown"]
@@ -21,7 +22,7 @@ class Row:
 
     Attributes:
         statistic: Its name.
-        where: The column that deviates most, such as an entry of x; empty if there is but one.
+        where: The column of the largest effect, such as an entry of x; empty if there is but one.
         observed: The value there.
         low: Where the central 95 % of the replicated values begin, there.
         high: Where they end.
@@ -37,6 +38,14 @@ class Row:
         unit: Of the values, where it is known: that of the column.
         shown: The observed value and both ends as a table has them: dates, levels, numbers; empty
             where nothing is known of them but the numbers.
+        effect: How far the observed value lies above the replicated ones, in ``effect_unit``,
+            whatever the number of data; see :mod:`pyro_vae.criticism.effects`. NaN where nothing
+            is replicated.
+        effect_low: Where its interval of 95 % begins, over data like these.
+        effect_high: Where it ends.
+        effect_unit: ``sd of the data`` for a mean; ``sd per observation``, of what one observation
+            contributes to the statistic, for others.
+        columns: Of how many it is the one of the largest effect.
     """
 
     statistic: str
@@ -55,6 +64,11 @@ class Row:
     title: str = ""
     unit: str = ""
     shown: tuple[str, ...] = ()
+    effect: float = math.nan
+    effect_low: float = math.nan
+    effect_high: float = math.nan
+    effect_unit: str = ""
+    columns: int = 1
 
     def __post_init__(self) -> None:
         if not self.title:
@@ -69,9 +83,28 @@ class Row:
         unit = "°" if self.unit == "degrees" else f" {self.unit}" if self.unit else ""
         return f"{observed}{unit}", f"{low} to {high}{unit}"
 
+    @property
+    def severity(self) -> Severity:
+        """The size of the effect in a word: negligible, small, moderate or large."""
+        return severity(self.effect)
+
+    @property
+    def effect_text(self) -> str:
+        """The effect and its interval, as people write them; empty where there is none."""
+        if math.isnan(self.effect):
+            return ""
+        return f"{self.effect:+.2f} [{self.effect_low:.2f}, {self.effect_high:.2f}]"
+
+    @property
+    def named(self) -> str:
+        """The title, and how large the effect is, if that is known."""
+        size = f" ({self.severity}, {self.effect:+.2f} sd)" if self.severity else ""
+        return f"{self.title}{size}"
+
     def summary(self) -> dict[str, Any]:
         """Returns everything, ready for JSON: what is not finite is None."""
         found = asdict(self) | {"entries": list(self.entries), "shown": list(self.shown)}
+        found["severity"] = self.severity
         return {
             name: None if isinstance(value, float) and not math.isfinite(value) else value
             for name, value in found.items()
@@ -84,16 +117,19 @@ def rows_shown(title: str, rows: Sequence[Row], notes: Sequence[str]) -> Html:
     shown_rows = [row for i, row in enumerate(rows) if i in kept]
     if left := len(rows) - len(kept):
         notes = [*notes, f"{left:,} more, with larger p-values"]
-    head = ["what", "verdict", "observed", "replicates, 95 %", "p", "adjusted p"]
+    sized = any(row.severity for row in rows)
+    effect = ["size", "effect, sd"] * sized
+    head = ["what", "verdict", *effect, "observed", "replicates, 95 %", "p", "adjusted p"]
     cells: list[list[object]] = []
     for row in shown_rows:
         verdict = "failed" if row.failed else "passed" if row.calibrated else "not judged"
         adjusted = f"{row.adjusted:.3g}" if row.calibrated else "–"
         judged = tag("strong", verdict) if row.failed else verdict
         numbers = [*row.texts, f"{row.p_value:.3g}", adjusted]
-        cells.append([row.title, judged, *numbers])
+        effect = [row.severity, row.effect_text] * sized
+        cells.append([row.title, judged, *effect, *numbers])
     if several := len({row.conditioned_on for row in rows}) > 1:
         head.insert(1, "given")
         for row, line in zip(shown_rows, cells, strict=True):
             line.insert(1, row.conditioned_on)
-    return shown(title, head, cells, notes=notes, text=2 + several)
+    return shown(title, head, cells, notes=notes, text=2 + several + sized)

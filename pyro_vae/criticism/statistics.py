@@ -111,7 +111,7 @@ def _of_arrays(
             )
         chosen.append(measures.totals(reference, event_shape))
     distances = seen(measures.flat(measures.distances, event_shape))
-    chosen.append(Statistic("distances", distances, ("mean", "spread")))
+    chosen.append(measures.nearest(distances))
     return tuple(chosen)
 
 
@@ -144,4 +144,4 @@ def _of_angles(
         correlations = measures.correlations(event_shape, names, entries)
         chosen.append(replace(correlations, function=lambda x: correlations.function(turned(x))))
     distances = measures.flat(lambda x: measures.distances(vectors(x)), event_shape)
-    return (*chosen, Statistic("distances", distances, ("mean", "spread")))
+    return (*chosen, measures.nearest(distances))

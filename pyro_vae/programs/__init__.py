@@ -5,8 +5,8 @@ r"""What is fitted and judged: the Pyro programs p(x, z) and q(z|x) of a variati
 """
 
 from pyro_vae.programs.program import Program
-from pyro_vae.programs.protocol import Amortized
+from pyro_vae.programs.protocol import Amortized, Refit
 from pyro_vae.programs.vae import VAE
 from pyro_vae.programs.view import View
 
-__all__ = ["VAE", "Amortized", "Program", "View"]
+__all__ = ["VAE", "Amortized", "Program", "Refit", "View"]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import itertools
@@ -38,6 +39,16 @@ class Parameters(nn.Module):
         self.own = nn.ParameterDict()
         self.pair = f"program{next(_pairs)}"
         self.met: dict[str, nn.Parameter] = {}  # all that either program has declared
+
+    def __deepcopy__(self, memo: dict[int, Any]) -> Parameters:
+        """Returns a copy with a name of its own, so that no two pairs share parameters."""
+        twin = type(self).__new__(type(self))
+        memo[id(self)] = twin
+        twin.__dict__ = copy.deepcopy(self.__dict__, memo)
+        twin.pair = f"program{next(_pairs)}"
+        renamed = ((name.partition(".")[2], leaf) for name, leaf in twin.met.items())
+        twin.met = {f"{twin.pair}.{name}": leaf for name, leaf in renamed}
+        return twin
 
     def of(self, name: str, make: Callable[[], Tensor]) -> nn.Parameter:
         """Returns the unconstrained parameter of a name, made at its first use."""
@@ -185,7 +196,7 @@ def networks_of(*programs: Callable[..., Any]) -> dict[str, nn.Module]:
     """Returns the modules that programs are, or reach by closures and globals, by name."""
     found: dict[str, nn.Module] = {}
     known: set[int] = set()
-    for role, program in zip(("model", "guide"), programs, strict=True):
+    for role, program in zip(("model", "guide"), programs, strict=False):
         for name, module in _reached(program, role, known):
             while name in found:
                 name += "_"

@@ -8,7 +8,7 @@ from dataclasses import replace
 from typing import Any, Unpack, cast
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import constraints
 from torch.distributions.constraints import Constraint
 
@@ -27,6 +27,7 @@ from pyro_vae.data.rows import (
 from pyro_vae.distributions import same_support
 from pyro_vae.programs.accept import as_tensor, unlabelled
 from pyro_vae.programs.family import Family
+from pyro_vae.programs.owned import networks_of
 from pyro_vae.programs.requirements import (
     check_independence,
     check_sizes,
@@ -308,6 +309,16 @@ class Program(Taker):
             "plate": self.plate,
             "shapes": {name: list(shape) for name, shape in self._shapes.items()},
         }
+
+    @property
+    def can_be_copied(self) -> bool:
+        """Whether a deep copy has all parameters for itself.
+
+        It has where both programs are modules, or reach none: a function is not copied, nor are the
+        networks that it reaches.
+        """
+        programs = (self.model.program, self.guide.program)
+        return all(isinstance(each, nn.Module) or not networks_of(each) for each in programs)
 
     def take_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
         """Takes over what :meth:`joined` learnt of each observed site, from :meth:`spec`."""

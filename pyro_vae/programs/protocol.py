@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
-from typing import Any, Protocol, TypeGuard, Unpack
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from typing import Any, Protocol, TypeAlias, TypeGuard, Unpack
 
 import torch
 from torch import Tensor, nn
@@ -13,7 +13,7 @@ from pyro_vae.data.rows import Conditions, ConditionsLike, Given, GivenLike, Num
 from pyro_vae.distributions import Space
 from pyro_vae.programs.weigh import WeightedDraws
 
-__all__ = ["Amortized", "is_amortized"]
+__all__ = ["Amortized", "Refit", "is_amortized"]
 
 
 class Amortized(Protocol):
@@ -146,6 +146,13 @@ class Amortized(Protocol):
 
     def to(self, *args: Any, **kwargs: Any) -> Any:
         """Moves it to a device or to a precision."""
+
+
+Refit: TypeAlias = Callable[[Rows, int], Amortized]
+"""From rows and a seed to a program that is fitted to them, such as :meth:`pyro_vae.Run.refit`.
+
+Who judges a program does not fit it, and takes such a function where it has to be fitted anew.
+"""
 
 
 def is_amortized(value: object) -> TypeGuard[Amortized]:

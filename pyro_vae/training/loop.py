@@ -237,6 +237,8 @@ class Loop(Generic[Fitted]):
             last_weights=last_weights,
             settings=self.start.settings,
             skipped=self.svi.skipped,
+            recipe=self.recipe,
+            objective=self.objective,
         )
 
     def _pass(self) -> dict[str, float]:

@@ -8,13 +8,16 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, Generic
 
+from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from torch import Tensor
 from typing_extensions import TypeVar
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected
+from pyro_vae.data.rows import Rows
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import named
+from pyro_vae.training.recipe import Recipe
 
 __all__ = ["Fitted", "Run", "read_engine", "read_history"]
 
@@ -52,6 +55,8 @@ class Run(Generic[Fitted]):
         last_weights: The weights at the last epoch.
         settings: What was fitted, to what and how, by which a run is known again.
         skipped: Steps left out, their loss not being finite.
+        recipe: How it was fitted; None if the run was read, see ``settings``.
+        objective: What was minimised, as it was at the last step; likewise.
     """
 
     vae: Fitted
@@ -65,6 +70,8 @@ class Run(Generic[Fitted]):
     last_weights: Mapping[str, Tensor] = field(default_factory=dict)
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: int = 0
+    recipe: Recipe | None = None
+    objective: PyroELBO | None = None
 
     @property
     def steps_per_second(self) -> float:
@@ -98,6 +105,59 @@ class Run(Generic[Fitted]):
         if self.out is not None:
             lines.append(f"  out         {self.out}")
         return "\n".join(lines)
+
+    def refit(self, rows: Rows, seed: int, *, epochs: int | None = None) -> Fitted:
+        """Fits a fresh copy of the program to other rows, by the recipe of the run.
+
+        It is what functions of :mod:`pyro_vae.evaluation` and :mod:`pyro_vae.criticism` take as
+        ``refit``, which do not train themselves: from rows and a seed to a fitted program. The copy
+        starts from the fitted weights, in the units of the first data, with a fresh optimiser and
+        any warm-up behind it. Nothing is logged or written; the program, the optimiser, Pyro's
+        parameter store and all generators stay as they were. Where validation rows chose the epoch
+        of the run, a tenth of the rows, 20 at least, chooses it again, unless that is more than a
+        fifth; ``patience`` has no effect.
+
+        Processes may each refit at the same time, threads may not: the parameter store is one.
+
+        Args:
+            rows: Observations of the same kind, with what went with those of the run: conditions,
+                masks, covariates, labels.
+            seed: Of all that the fit draws.
+            epochs: Passes over the rows; a quarter of those of the run, rounded up, if not given.
+
+        Returns:
+            The copy, in ``eval`` mode.
+
+        Raises:
+            ValueError: If the rows do not suit the program; a :class:`pyro_vae.Program` is a
+                function that reaches networks, which no copy has for itself; or the run was read
+                from files, which have neither an optimiser nor an objective of your own.
+
+        Example:
+            >>> import torch, pyro_vae as pv
+            >>> from pyro_vae.data import Rows
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+            >>> run = pv.fit(vae, torch.eye(4).repeat(8, 1), epochs=4, seed=0)
+            >>> other = run.refit(Rows(torch.ones(32, 4)), seed=1)
+            >>> bool(other.sample(500, seed=0).mean() > vae.sample(500, seed=0).mean())
+            True
+        """
+        from pyro_vae.training import refit  # which fits, and a fit returns a run
+
+        recipe, objective = self.recipe, self.objective
+        recipe = refit.recipe_of(self.settings) if recipe is None else recipe
+        if objective is None:
+            objective = refit.objective_of(self.settings, self.steps)
+        return refit.refitted(
+            self.vae,
+            rows,
+            seed,
+            objective=objective,
+            recipe=recipe,
+            epochs=epochs,
+            validates=self.best_epoch is not None,
+        )
 
     def write(self, folder: Path) -> None:
         """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""

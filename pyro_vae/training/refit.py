@@ -1,0 +1,162 @@
+"""A fresh copy of a fitted program, fitted to other rows."""
+
+from __future__ import annotations
+
+import copy
+import inspect
+import logging
+import math
+import warnings
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import fields, replace
+from typing import Any, cast
+
+import pyro
+from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
+from pyro.optim import PyroOptim
+
+from pyro_vae import objectives
+from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae.data.rows import Rows
+from pyro_vae.objectives import Objective
+from pyro_vae.programs import VAE, Program
+from pyro_vae.training.fit import fit
+from pyro_vae.training.recipe import Recipe
+from pyro_vae.training.run import Fitted
+
+__all__ = ["default_epochs", "objective_of", "recipe_of", "refitted"]
+
+_SHARE = 4  # of the epochs of the fit, one in so many: a warm start has little to go
+_HELD_OUT = 0.1  # of the rows, where validation rows chose the epoch of the fit, too
+_LEAST_HELD_OUT = 20  # rows that learned scales are calibrated by; of few rows none are held out
+_MOST_HELD_OUT = 0.2
+
+
+def default_epochs(recipe: Recipe) -> int:
+    """Returns the epochs of a refit: a quarter of those of the fit, rounded up.
+
+    Example:
+        >>> default_epochs(Recipe(epochs=30))
+        8
+    """
+    return math.ceil(recipe.epochs / _SHARE)
+
+
+def refitted(
+    vae: Fitted,
+    rows: Rows,
+    seed: int,
+    *,
+    objective: PyroELBO,
+    recipe: Recipe,
+    epochs: int | None,
+    validates: bool,
+) -> Fitted:
+    """Returns a copy of a program, fitted to other rows; see :meth:`pyro_vae.Run.refit`.
+
+    Args:
+        vae: The fitted program, which is left as it is.
+        rows: Observations, with what goes with them.
+        seed: Of all that the fit draws.
+        objective: What was minimised, as far as it came.
+        recipe: How.
+        epochs: Passes over the rows; :func:`default_epochs` if not given.
+        validates: Whether held-out rows choose the epoch, and calibrate learned scales.
+
+    Raises:
+        ValueError: If the rows do not suit the program, or it cannot be copied.
+    """
+    if not isinstance(rows, Rows):
+        raise expected("rows", "`pyro_vae.data.Rows`: x, and what goes with it", rows)
+    recipe = replace(
+        recipe,
+        epochs=default_epochs(recipe) if epochs is None else positive_integer("epochs", epochs),
+        seed=check_seed("seed", seed),
+        # A graph is compiled for each copy: only where there is enough work for it to pay.
+        compile=recipe.compile and "auto",
+        optim=_afresh(recipe.optim),
+        patience=None,
+    )
+    share = max(_HELD_OUT, _LEAST_HELD_OUT / max(len(rows), 1)) if validates else 1.0
+    twin, beside = _copied(vae), cast("dict[str, Any]", rows.given)
+    with pyro.get_param_store().scope(), _silently():
+        fit(
+            twin,
+            rows.x,
+            objective=copy.deepcopy(objective),
+            device=twin.device,
+            validation=share if share <= _MOST_HELD_OUT else None,
+            **beside,
+            **vars(recipe),
+        )
+    return twin
+
+
+def _copied(vae: Fitted) -> Fitted:
+    """Returns a copy that shares no parameter with what it is a copy of.
+
+    Raises:
+        ValueError: If a program is a function that reaches networks, which a copy of it reaches,
+            too.
+    """
+    if isinstance(vae, Program) and not vae.can_be_copied:
+        what = "a VAE, or a Program of modules; for others, a function from rows and a seed to one"
+        raise expected("program", f"{what} that is built and fitted anew", vae)
+    if not isinstance(vae, VAE | Program):
+        raise expected("program", "a VAE, or a Program", vae)
+    return copy.deepcopy(vae)
+
+
+def _afresh(optim: Any) -> Any:
+    """Returns an optimiser of Pyro's without what it remembers of the parameters it has moved."""
+    if not isinstance(optim, PyroOptim):
+        return optim
+    return PyroOptim(optim.pt_optim_constructor, optim.pt_optim_args, optim.pt_clip_args)
+
+
+@contextmanager
+def _silently() -> Iterator[None]:
+    """Inside it nothing is logged, and nobody is warned: whoever fitted first was."""
+    log = logging.getLogger("pyro_vae")
+    level = log.level
+    try:
+        log.setLevel(logging.CRITICAL + 1)
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore")
+            yield
+    finally:
+        log.setLevel(level)
+
+
+def recipe_of(settings: Mapping[str, Any]) -> Recipe:
+    """Returns the recipe that ``fit.json`` has recorded.
+
+    Raises:
+        ValueError: If the optimiser was one of the user's own, of which no file has the code.
+    """
+    known = {each.name: settings[each.name] for each in fields(Recipe) if each.name in settings}
+    if known.get("optim") is not None:
+        what = "None, as no file has the optimiser of a fit: `refit` of the run that `fit` returned"
+        raise expected("optim", what, known["optim"])
+    return Recipe(**known)
+
+
+def objective_of(settings: Mapping[str, Any], steps: int) -> PyroELBO:
+    """Returns the objective that ``fit.json`` has recorded, as after so many steps.
+
+    Raises:
+        ValueError: If it is none of the package's own.
+    """
+    recorded = dict(settings.get("objective", {}))
+    name = recorded.pop("class", None)
+    if name not in objectives.__all__:
+        what = "an objective of `pyro_vae.objectives`: `refit` of the run that `fit` returned"
+        raise expected("objective", what, name)
+    kind = getattr(objectives, name)
+    # How many observations there are is found anew.
+    asked = inspect.signature(kind).parameters.keys() - {"num_data"}
+    objective = kind(**{key: recorded[key] for key in asked & recorded.keys()})
+    assert isinstance(objective, Objective)
+    objective.step.fill_(steps)  # no warm-up for what is warm
+    return objective
