@@ -4,6 +4,8 @@ No inventory of another project is fetched unless ``DOCS_INTERSPHINX`` is set, s
 without a network.
 """
 
+from __future__ import annotations
+
 import os
 from importlib import metadata
 
