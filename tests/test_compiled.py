@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import itertools
+import logging
 from collections.abc import Callable
 from typing import Any
 
@@ -246,6 +247,8 @@ def test_the_first_run_validates() -> None:
 
 @pytest.mark.usefixtures("interpreted")
 def test_auto_compiles_where_it_pays(caplog: pytest.LogCaptureFixture) -> None:
+    """And says so to who asks, but warns of nothing, since nothing is wrong."""
+    caplog.set_level(logging.INFO, "pyro_vae")
     x = torch.rand(16, 6).bernoulli()
     _, short = small("auto", planned_steps=100)
     _, long = small("auto", planned_steps=10**7)
@@ -255,6 +258,7 @@ def test_auto_compiles_where_it_pays(caplog: pytest.LogCaptureFixture) -> None:
     assert "with 100 steps left, compiling would take longer than it saves" in caplog.text
     short.step(x[:5])
     assert caplog.text.count("compiling would take") == 1, "a smaller batch says it again"
+    assert all(each.levelno == logging.INFO for each in caplog.records)
 
 
 @pytest.mark.usefixtures("interpreted")

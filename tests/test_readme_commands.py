@@ -37,6 +37,7 @@ OF_CELLS = (
 # capitals a run folder of before.
 SESSION: Mapping[str, str] = {
     "fit digits": f"{{}} {SMALL} {FEW} --out runs/digits",
+    "report runs/digits": f"{{}} {FEW}",
     "evaluate RUN": f"evaluate runs/digits {FEW}",
     "sample RUN": "sample runs/digits",
     "fit digits --cond digit --prior Conditional": f"{{}} {SMALL} {FEW} --out runs/cond",
@@ -73,7 +74,7 @@ OTHERS = {
 
 def _tables() -> str:
     """The table of parts, whose commands are those of the experiment."""
-    text = PAGES[0].read_text(encoding="utf-8")
+    text = (ROOT / "docs" / "parts.md").read_text(encoding="utf-8")
     return re.findall(r"<!-- table parts -->\n(.*?)<!-- end -->", text, re.DOTALL)[0]
 
 

@@ -1,4 +1,4 @@
-"""What an editor says about the README's Python: nothing."""
+"""What an editor says about the Python of README and docs: nothing."""
 
 from __future__ import annotations
 
@@ -30,13 +30,18 @@ def arrays_and_lists_are_data() -> None:
 
 
 @pytest.fixture(scope="module")
-def program(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """The README's Python, and arrays as data, as one program in a folder of its own."""
-    text = (ROOT / "README.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
-    path = tmp_path_factory.mktemp("types") / "readme.py"
-    path.write_text("\n\n".join([*blocks, ARRAYS]), encoding="utf-8")
-    return path
+def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
+    """The Python of each page, and arrays as data, as programs in a folder of their own."""
+    folder, found = tmp_path_factory.mktemp("types"), []
+    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+        text = page.read_text(encoding="utf-8")
+        blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
+        if blocks:
+            found.append(folder / f"{page.stem.lower()}_page.py")
+            more = [ARRAYS] if page.stem == "README" else []
+            found[-1].write_text("\n\n".join([*blocks, *more]), encoding="utf-8")
+    assert len(found) > 5
+    return found
 
 
 def _run(*command: object) -> str:
@@ -47,28 +52,29 @@ def _run(*command: object) -> str:
     return done.stdout
 
 
-def _pyright(program: Path) -> list[str]:
-    config = {"typeCheckingMode": "basic", "include": [program.name], "pythonVersion": "3.11"}
-    (program.parent / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
-    options = ("--outputjson", "--pythonpath", sys.executable, "--project", program.parent)
+def _pyright(*programs: Path) -> list[str]:
+    folder, names = programs[0].parent, [program.name for program in programs]
+    config = {"typeCheckingMode": "basic", "include": names, "pythonVersion": "3.11"}
+    (folder / "pyrightconfig.json").write_text(json.dumps(config), encoding="utf-8")
+    options = ("--outputjson", "--pythonpath", sys.executable, "--project", folder)
     found = json.loads(_run("basedpyright", *options))
-    assert found["summary"]["filesAnalyzed"] == 1
+    assert found["summary"]["filesAnalyzed"] == len(programs)
     said = found["generalDiagnostics"]
     return [f"{each['range']['start']['line'] + 1}: {each['message']}" for each in said]
 
 
-def test_pyright_accepts_the_readme(program: Path) -> None:
-    """Fails when a public function returns what has not the attribute that the README uses."""
-    assert _pyright(program) == []
+def test_pyright_accepts_the_pages(programs: list[Path]) -> None:
+    """Fails when a public function returns what has not the attribute that a page uses."""
+    assert _pyright(*programs) == []
 
 
-def test_mypy_accepts_the_readme(program: Path) -> None:
+def test_mypy_accepts_the_pages(programs: list[Path]) -> None:
     """Strict, with this project's settings; nothing is said of the package, as once installed."""
     options = ("--follow-imports=silent", "--config-file", ROOT / "pyproject.toml")
-    assert _run("mypy", *options, program).startswith("Success")
+    assert _run("mypy", *options, *programs).startswith("Success")
 
 
-def test_pyright_refuses_what_is_wrong(program: Path, tmp_path: Path) -> None:
+def test_pyright_refuses_what_is_wrong(tmp_path: Path) -> None:
     """The checker sees types, not Any. Fails when public names are hidden from it."""
     wrong = tmp_path / "wrong.py"
     lines = [

@@ -21,7 +21,7 @@ from pyro_vae._errors import out_of_memory
 from pyro_vae.engine.captured import Captured, all_finite
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
-from pyro_vae.engine.errors import GraphMismatch, NotCapturable
+from pyro_vae.engine.errors import GraphMismatch, NotCapturable, NotWorthwhile
 from pyro_vae.engine.generators import draw_from, drawn_from
 from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.losses import refusal
@@ -282,14 +282,14 @@ class CompiledEngine:
             oldest = min(self._graphs[key], key=lambda captured: captured.used)
             self._graphs[key].remove(oldest)
 
-    def _refuse(self, key: Any, reason: str) -> None:
+    def _refuse(self, key: Any, reason: str, level: int = logging.WARNING) -> None:
         self._refused[key] = reason
-        self._say(reason)
+        self._say(reason, level)
 
-    def _say(self, reason: str) -> None:
+    def _say(self, reason: str, level: int = logging.WARNING) -> None:
         if reason not in self._said:
             self._said.add(reason)
-            log.warning("CompiledSVI runs eagerly: %s", reason)
+            log.log(level, "CompiledSVI runs eagerly: %s", reason)
 
     def _say_what_surrounds(self) -> None:
         if _PYRO_STACK:
@@ -353,7 +353,8 @@ class CompiledEngine:
                 for place in () if placed.stale else placed.places:
                     placed.refuse(place, str(reason))
             else:
-                self._refuse(key, str(reason))
+                right = isinstance(reason, NotWorthwhile)
+                self._refuse(key, str(reason), logging.INFO if right else logging.WARNING)
             return None, []
         self._watchdog.schedule(captured)
         self.captures += 1
@@ -377,6 +378,6 @@ class CompiledEngine:
             self._worthwhile = 0.5 * self._left * eager_seconds >= _COMPILE_SECONDS
         if not self._worthwhile:
             # One line, also where batches of several shapes ask.
-            raise NotCapturable(
+            raise NotWorthwhile(
                 f"with {self._left} steps left, compiling would take longer than it saves"
             )

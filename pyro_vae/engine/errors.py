@@ -4,11 +4,15 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["GraphMismatch", "NotCapturable", "NotReparameterised", "ReadsBack"]
+__all__ = ["GraphMismatch", "NotCapturable", "NotReparameterised", "NotWorthwhile", "ReadsBack"]
 
 
 class NotCapturable(Exception):
     """Why a program cannot be one graph, in one line."""
+
+
+class NotWorthwhile(NotCapturable):
+    """To compile it would take longer than it saves, so that there is nothing to be warned of."""
 
 
 class ReadsBack(NotCapturable):
