@@ -8,9 +8,11 @@ from __future__ import annotations
 import importlib.util
 import math
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
+import matplotlib.pyplot as plt
 import numpy as np
 import pyro
 import pytest
@@ -18,6 +20,8 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import Rows
+from pyro_vae.report._panels import line
+from pyro_vae.report.sections.fitted import _parts
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"
 sys.path.append(str(EXPERIMENTS))  # scripts, which import each other by name
@@ -30,7 +34,7 @@ script: Any = importlib.util.module_from_spec(_spec)
 assert _spec.loader is not None
 _spec.loader.exec_module(script)
 
-_EPOCHS = {"bayesian_decoder": 200}  # of one batch
+_EPOCHS = {"bayesian_decoder": 200, "deep_markov": 12}  # of one batch, and of many sites
 _QUICK = {"mixed_effects", "multi_view", "semi_supervised"}  # global, several sites, discrete
 
 
@@ -50,7 +54,7 @@ def test_importance_weighting_agrees_with_what_is_known(name: str) -> None:
     assert abs(off.sum()) < 3 * math.sqrt((scores.mcse**2).sum())
     assert (np.abs(off) < 3 * scores.mcse).mean() > 0.9
     if case.averaged is not None:
-        found = script.averaged(case, {"averaged": 30})
+        found = script.averaged(replace(case, held_out=held_out), {"averaged": 30})
         assert abs(found["errors"]) < 3
 
 
@@ -84,3 +88,25 @@ def test_shapes_of_an_example(name: str) -> None:
     if prior is not None:
         both = prior + one.log_likelihood(z, accepted)
         assert torch.allclose(one.log_joint(z, accepted), both, rtol=1e-4)
+
+
+def test_the_page_names_what_is_global_and_that_it_is_of_one_draw() -> None:
+    case = EXAMPLES["topics"].make()
+    case.program.initialize(case.train.x)
+    (one, *_) = case.program.fixed(1)
+    assert _parts(one)["global latents"] == "topics (3, 12): this page is of one draw of the guide"
+    other = EXAMPLES["multi_view"].make()
+    other.program.initialize(other.train.x)
+    assert "global latents" not in _parts(other.program)
+
+
+@pytest.mark.parametrize(("shape", "lines"), [((12, 3), 3), ((36,), 1), ((3, 12), 1), ((12, 9), 1)])
+def test_channels_of_a_series_are_a_line_each(shape: tuple[int, ...], lines: int) -> None:
+    """One line through all of them would go up and down with the channels."""
+    x = torch.arange(float(np.prod(shape))).reshape(shape)
+    _, axes = plt.subplots()
+    line(axes, x, x + 0.5)
+    drawn = [each.get_ydata() for each in axes.lines]
+    assert len(drawn) == 2 * lines
+    first = x[:, 0] if lines > 1 else x.flatten()
+    assert np.array_equal(drawn[0], first.numpy())

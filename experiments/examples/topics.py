@@ -33,7 +33,7 @@ class Topics:
 
     def __init__(self, topics: int, words: int, length: int) -> None:
         self.topics, self.words, self.length = topics, words, length
-        self.encoder = mlp(words, 2 * topics)
+        self.encoder = mlp(words, topics + topics**2)
         self.shared = AutoNormal(poutine.block(self.model, expose=["topics"]), init_scale=0.05)
 
     def model(self, x: Tensor) -> None:
@@ -46,12 +46,15 @@ class Topics:
             pyro.sample("x", dist.Multinomial(self.length, words), obs=x)
 
     def guide(self, x: Tensor) -> None:
-        """A network reads the shares of words."""
+        """A network reads the shares of words; entries of z depend on each other."""
         pyro.module("encoder", self.encoder)
         self.shared(x)
         with pyro.plate("data", len(x)):
-            loc, raw = self.encoder(x / self.length * self.words).chunk(2, -1)
-            pyro.sample("z", dist.Normal(loc, positive(raw)).to_event(1))
+            numbers = self.encoder(x / self.length * self.words)
+            loc, raw = numbers.split([self.topics, self.topics**2], -1)
+            raw = raw.unflatten(-1, (self.topics, self.topics))
+            tril = raw.tril(-1) + torch.diag_embed(positive(raw.diagonal(dim1=-2, dim2=-1)))
+            pyro.sample("z", dist.MultivariateNormal(loc, scale_tril=tril))
 
 
 def documents(count: int, topics: Tensor, length: int) -> Rows:
