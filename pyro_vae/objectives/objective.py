@@ -355,10 +355,14 @@ def plates(site: Site, value: Tensor, *, keep: Sequence[str] = ()) -> Tensor:
         ValueError: If the site is not in the plate ``data``.
     """
     frames = [frame for frame in site["cond_indep_stack"] if frame.dim is not None]
-    if not any(frame.name == "data" for frame in frames):
+    own = next((frame.dim for frame in frames if frame.name == "data"), None)
+    if own is None:
         raise expected("model", "every sample site inside a plate named `data`", site["name"])
+    taken = {frame.dim for frame in frames}
+    # To the right of `data` are places of plates that other sites are in, of size 1 at this one.
+    vacant = [dim for dim in range(own + 1, 0) if dim not in taken]
     others = [frame.dim for frame in frames if frame.name not in ("data", *keep)]
-    return value.sum(others) if others else value
+    return value.sum([*others, *vacant]) if others or vacant else value
 
 
 def per_particle(site: Site, value: Tensor) -> Tensor:

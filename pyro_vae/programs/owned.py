@@ -11,6 +11,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import Any
 
 import pyro
+import torch
 from pyro.nn import PyroModule
 from pyro.params.param_store import ParamStoreDict
 from pyro.poutine.messenger import Messenger
@@ -147,7 +148,10 @@ class Half:
         self.program, self.role = program, role
         self.parameters, self._arguments, self.plate = parameters, arguments, plate
         self.met: dict[str, nn.Parameter] = {}
-        self.takes = frozenset(_taken(program))
+        taken = _parameters(program)
+        everything = any(each.kind is each.VAR_KEYWORD for each in taken.values())
+        self.takes = frozenset(name for name in _GIVEN if everything or name in taken)
+        self._needs_mask = "mask" in taken and taken["mask"].default is taken["mask"].empty
 
     @property
     def name(self) -> str:
@@ -157,6 +161,8 @@ class Half:
     def __call__(self, x: Tensor, **given: Any) -> Any:
         self._register()
         args, kwargs = self._arguments(x)
+        if self._needs_mask and given.get("mask") is None:  # all is observed, and the program asks
+            given["mask"] = torch.ones_like(x, dtype=torch.bool)
         beside = {name: value for name, value in given.items() if name in self.takes}
         share = 1.0 if self.num_data is None else len(x) / self.num_data
         own = _Own(self, share)
@@ -164,7 +170,10 @@ class Half:
         for module in self.parameters.networks.modules():
             if isinstance(module, PyroModule) and not hasattr(module._pyro_context, "param_state"):
                 module._pyro_context.param_state = {"params": {}, "constraints": {}}
-        with pyro.settings.context(module_local_params=True), own:
+        # An AutoGuide first runs the model behind a block, through which nobody sees parameters:
+        # it has copies of them, never read again, which Pyro's validation would refuse.
+        local = {"module_local_params": True, "validate_poutine": False}
+        with pyro.settings.context(**local), own:
             result = self.program(*args, **kwargs, **beside)
         self.met |= own.met
         self._register()  # what a PyroModule hides from the store while it runs is there again
@@ -184,12 +193,10 @@ class Half:
         return self.__dict__
 
 
-def _taken(program: Callable[..., Any]) -> Iterator[str]:
-    """Yields what a program takes of all that may go with observations."""
+def _parameters(program: Callable[..., Any]) -> Mapping[str, inspect.Parameter]:
+    """Returns what a program is called with, by name."""
     function = program.forward if isinstance(program, nn.Module) else program
-    parameters = inspect.signature(function).parameters
-    everything = any(each.kind is each.VAR_KEYWORD for each in parameters.values())
-    yield from (name for name in _GIVEN if everything or name in parameters)
+    return inspect.signature(function).parameters
 
 
 def networks_of(*programs: Callable[..., Any]) -> dict[str, nn.Module]:

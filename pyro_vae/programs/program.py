@@ -332,6 +332,11 @@ class Program(Taker):
         """Whether there are latent variables that all observations share."""
         return bool(self.structure.globals)
 
+    @property
+    def drawn(self) -> dict[str, Tensor]:
+        """The draw of the global latents that it is at, by name; empty before :meth:`fixed`."""
+        return dict(self._globals)
+
     def fixed(self, count: int, seed: int = 0) -> Sequence[Program]:
         """Returns one program for each draw of the global latents; itself where there are none.
 

@@ -193,7 +193,11 @@ def entry_log_probs(site: Mapping[str, Any]) -> Tensor | None:
 
 
 class Values(Messenger):
-    """Gives sites the values that are known, and marks nothing as observed."""
+    """Gives sites the values that are known, and marks nothing as observed.
+
+    A latent under ``poutine.mask``, such as a state beyond the end of its sequence, has no density:
+    it is one number wherever it is hidden, so that nobody compares what programs happen to draw.
+    """
 
     def __init__(self, values: Mapping[str, Tensor]) -> None:
         super().__init__()
@@ -203,6 +207,19 @@ class Values(Messenger):
         if msg["name"] in self._values:
             msg["value"], msg["done"] = self._values[msg["name"]], True
             msg["is_observed"] = False
+
+    def _pyro_post_sample(self, msg: Any) -> None:
+        mask, value = msg["mask"], msg["value"]
+        if msg["is_observed"] or not isinstance(mask, Tensor) or site_is_subsample(msg):
+            return
+        mask = mask[(...,) + (None,) * len(msg["fn"].event_shape)]
+        if bool(mask.all()):
+            return
+        for number in (0, 1):
+            same = torch.full_like(value, number)
+            if bool(_support(msg["fn"], value).check(same).all()):
+                msg["value"] = torch.where(mask, value, same)
+                return
 
 
 class Means(Messenger):

@@ -49,6 +49,9 @@ class Taker(Pair):
             for each in value.values() if isinstance(value, Mapping) else (value,):
                 if not isinstance(each, Tensor) or each.ndim == 0 or len(each) != len(x):
                     raise expected(name, f"a row for each of {len(x)} observations", each)
+        if (mask := given.get("mask")) is not None and mask.shape != x.shape:
+            what = f"a mask of the shape of `{argument}`, {tuple(x.shape)}, by `expand` if need be"
+            raise expected("mask", what, mask)
         if self._structure is None:
             self._integers = not x.is_floating_point() and len(self.observed) == 1
         moved = tree_map(lambda each: _to(each, self.device, self.dtype), dict(given))

@@ -36,6 +36,7 @@ CURVES = {
     "kl": "KL(q(z | x) || p(z))",
 }
 _LEGEND = 20  # classes that colours can distinguish
+_STYLES = ((".", "-"), ("x", "--"), ("+", ":"), ("^", "-."))  # of data and line, a channel each
 
 
 def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
@@ -78,10 +79,26 @@ def _leave_out_the_start(axes: Axes, lines: Sequence[Sequence[float]]) -> None:
 
 
 def line(axes: Axes, x: Tensor, reconstructed: Tensor) -> None:
-    """The entries of one observation as dots, its reconstruction as a line."""
-    axes.plot(x.flatten().cpu(), ".", color=TRAIN, ms=7, label="data")
-    axes.plot(reconstructed.flatten().cpu(), color=HELD_OUT, lw=1.3, label="reconstruction")
+    """The entries of one observation as dots, its reconstruction as a line.
+
+    That of a few numbers at each place, such as the channels of a series, is a line for each.
+    """
+    channels = _channels(x)
+    for number, (data, mean) in enumerate(zip(channels, _channels(reconstructed), strict=True)):
+        marker, style = _STYLES[number]
+        label = f", {number}" if len(channels) > 1 else ""
+        axes.plot(data, marker, color=TRAIN, ms=7 if marker == "." else 5, label=f"data{label}")
+        axes.plot(mean, style, color=HELD_OUT, lw=1.3, label=f"reconstruction{label}")
     _entries(axes)
+    if len(channels) > 1:
+        axes.set_xlabel(f"place along axis 0, {len(channels)} entries of x at each")
+
+
+def _channels(x: Tensor) -> list[Tensor]:
+    """Returns what is drawn as a line each: all entries, or those of each of a few channels."""
+    if x.ndim == 2 and 1 < x.shape[1] <= len(_STYLES) < x.shape[0]:
+        return list(x.cpu().T)
+    return [x.flatten().cpu()]
 
 
 def family(axes: Axes, means: Tensor, positions: Sequence[float], cmap: str) -> None:

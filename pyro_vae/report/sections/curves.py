@@ -28,8 +28,8 @@ def section(findings: Findings) -> Html | None:
         ahead = history["elbo"][best] - history["validation_elbo"][best]
         gap = (
             f" The model kept is that of epoch {history['epoch'][best]:g} of "
-            f"{history['epoch'][-1]:g}; there the ELBO of training data was {number(ahead)} nats "
-            "above that of validation data."
+            f"{history['epoch'][-1]:g}; there the ELBO of training data was {number(abs(ahead))} "
+            f"nats {'below' if ahead < 0 else 'above'} that of validation data."
         )
     return captioned(
         tag("div", *charts, class_="panels"),

@@ -47,6 +47,9 @@ def _parts(vae: Amortized) -> dict[str, str]:
     if isinstance(vae, Program):
         spec = {"model p(x, z)": vae.model.name, "guide q(z | x)": vae.guide.name}
         sites = {"latent sites": vae.structure.latent, "observed sites": vae.structure.observed}
+        if vae.drawn:
+            drawn = ", ".join(f"{name} {tuple(value.shape)}" for name, value in vae.drawn.items())
+            spec["global latents"] = f"{drawn}: this page is of one draw of the guide"
         return spec | {
             what: ", ".join(f"{name} {tuple(site.shape)}" for name, site in each.items())
             for what, each in sites.items()
