@@ -418,8 +418,13 @@ def test_global_latents_are_fitted_once_and_averaged_over() -> None:
     assert drawn.mean().item() == pytest.approx(mean, abs=0.06)
     assert drawn.std().item() == pytest.approx(precision**-0.5, rel=0.25)  # of a batch: 0.35
     with pytest.raises(ValueError, match=r"each of `program.fixed\(S\)`, got 'one with w'"):
-        pv.evaluate(program, data[40:], num_samples=5)
+        ais(program, data[40:])
     found = evaluate_globals(program, data[40:], num_globals=50, num_samples=400)
+    scores = pv.evaluate(program, data[40:], num_globals=50, num_samples=400)
+    assert np.array_equal(scores.log_marginal, found.log_marginal)
+    assert np.array_equal(scores.mcse, found.mcse)
+    assert scores.k_hat.max() == max(each.k_hat.max() for each in found.by_draw)
+    assert "averaged over 50 draws of the global latents" in scores.estimator
     covariance = torch.eye(4) + 1 + drawn.var()
     exact = torch.distributions.MultivariateNormal(drawn.mean().expand(4), covariance)
     off = (found.log_marginal - exact.log_prob(data[40:]).numpy()) / found.mcse

@@ -7,11 +7,11 @@ from pathlib import Path
 
 from rich.console import Console
 
-from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, only_condition
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
+from pyro_vae.cli.runs import only_condition
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data.dataset import Split
@@ -67,11 +67,12 @@ def run(argv: list[str]) -> int:
     )
     parser.add_argument("--seed", type=int, default=default_of(check, "seed"), help="Of the draws.")
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae = load_run(folder, options)
     data, _ = data_of(folder, vae, options.split, options)
     data = only_condition(folder, vae, data, options.split, options.cond)
     rows = vae.uses(data.rows(options.split))
@@ -88,7 +89,7 @@ def run(argv: list[str]) -> int:
             progress=monitor.evaluating("check"),
         )
         calibration = calibrate(
-            vae,
+            at_a_draw(vae, options.seed),
             level=options.level,
             seed=options.seed,
             progress=monitor.evaluating("calibrate"),

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._entries import entries_of
-from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
+from pyro_vae.criticism._replicates import cycled, from_guide, repeated, simulate
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.row import Row, rows_shown
@@ -38,6 +38,7 @@ _GUIDE_DRAWS = 200  # not in the verdict, so that no correction asks for more
 _SPLIT_DATA = 200  # whose z are inferred from half of the features, which is what costs
 _REPLICATES = 2  # for each observation that a classifier sees
 _INTERVAL = (0.025, 0.975)
+_SHARED = "each data set has its own draw of what its observations share"
 
 
 @dataclass(frozen=True, repr=False)
@@ -173,6 +174,9 @@ def check(
     max_data = positive_integer("max_data", max_data)
     x = x if isinstance(x, Rows) else as_tensor(x)
     data, described = measured(vae, x, given, base_measure)
+    # The guide of one draw of the globals is a function of x like another; replicates have draws
+    # of their own.
+    whole, vae = vae, vae.fixed(1, seed)[0]
     entries = entries_of(vae, x)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
@@ -183,7 +187,7 @@ def check(
             asked = default_statistics(vae, entries=entries, **data.given)
         else:
             asked = _named(statistics)
-        plan = _Plan(vae, data.given, asked, entries, num_draws, level)
+        plan = _Plan(vae, whole, data.given, asked, entries, num_draws, level)
         rows, classifier = _rows(vae, data, order, plan, seed, progress)
         units = collapsed_units(vae, data)
     return Checks(
@@ -199,20 +203,25 @@ def check(
 
 
 class _Plan:
-    """What is asked of a model, and how many replicates that takes."""
+    """What is asked of a model, and how many replicates that takes.
+
+    Replicates are of the ``whole`` program: each data set has its own draw of latents that all its
+    observations share.
+    """
 
     def __init__(
         self,
         vae: Amortized,
+        whole: Amortized,
         given: Given,
         asked: Sequence[Statistic],
         entries: tuple[Entry, ...],
         num_draws: int | None,
         level: float,
     ) -> None:
-        self.asked = asked
+        self.asked, self.whole = asked, whole
         self.latent = latent_statistics(vae, **given)
-        halves = halve(vae, entries, given)
+        halves = halve(vae, entries, given) if not whole.has_globals else _SHARED
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         self.residual = () if self.halves is None else residual_statistics(self.halves)
@@ -232,8 +241,8 @@ def _rows(
     counts = chunk_sizes(plan.num_draws, draws_at_once(vae, data.x))
     guide_counts = chunk_sizes(min(plan.num_draws, _GUIDE_DRAWS), draws_at_once(vae, data.x))
     tick = _Progress(progress, len(counts) + len(guide_counts) + 2)
-    rows = [*_population(vae, data, plan.asked, plan.latent, counts, tick)]
-    classifier = _classify(vae, data, order, seed)
+    rows = [*_population(vae, data, plan, counts, tick)]
+    classifier = _classify(plan.whole, data, order, draws_at_once(vae, data[:1].x), seed)
     rows.append(_classifier_row(classifier))
     tick()
     if plan.halves is not None:
@@ -242,16 +251,16 @@ def _rows(
         each = (values(residual, e) for e in residuals(vae, some, plan.halves, z))
         rows += rows_of(residual, next(each), list(each), HALF, calibrated=not note, note=note)
     tick()
-    rows += _from_guide(vae, data, plan.asked, guide_counts, tick)
+    rows += _from_guide(plan.whole, data, plan.asked, guide_counts, tick)
     return rows, classifier
 
 
-def _classify(vae: Amortized, data: Rows, order: Tensor, seed: int) -> TwoSample:
+def _classify(vae: Amortized, data: Rows, order: Tensor, at_once: int, seed: int) -> TwoSample:
     drawn: list[Tensor] = []
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
     beside = [each.to(data.x).reshape(len(data), -1) for each in known]
-    for count in chunk_sizes(size, draws_at_once(vae, data[:1].x)):
+    for count in chunk_sizes(size, at_once):
         given = cycled(data.given, count, sum(map(len, drawn)))
         drawn.append(simulate(vae, 1, count, given)[0])
     # Beside what is known of each, x is to look as it should for that.
@@ -278,15 +287,14 @@ def _classifier_row(found: TwoSample) -> Row:
 def _population(
     vae: Amortized,
     data: Rows,
-    asked: Sequence[Statistic],
-    latent: Sequence[Statistic],
+    plan: _Plan,
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
     """Replicates with z from the prior are as new to the guide as held-out data are."""
-    replicated = []
+    asked, latent, replicated = plan.asked, plan.latent, []
     for count in counts:
-        x = simulate(vae, count, len(data), data.given)
+        x = simulate(plan.whole, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
         replicated.append([*values(asked, x), *values(latent, z)])
@@ -303,9 +311,8 @@ def _from_guide(
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
-    guide, replicated = vae.encode(data.x, **data.given), []
-    for count in counts:
-        x = replicate(vae, guide.sample((count,)), data.given)
+    replicated = []
+    for x in from_guide(vae, data, counts):
         replicated.append(values(asked, x))
         tick()
     yield from rows_of(asked, values(asked, data.x[None]), replicated, GUIDE, calibrated=False)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -16,6 +17,7 @@ from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import Space, closed_kl
 from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
+from pyro_vae.evaluation.averaging import averaged
 from pyro_vae.evaluation.enumeration import enumerated, is_summed
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import EXACT, Scores
@@ -39,6 +41,7 @@ def evaluate(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    num_globals: int = 20,
     **given: Unpack[GivenLike],
 ) -> Scores:
     r"""Scores a model on held-out data, by importance weighting with its guide.
@@ -82,6 +85,9 @@ def evaluate(
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
             themselves show (their fingerprint and dimension) is never taken from it.
         progress: Called now and then with the fraction that is done.
+        num_globals: Of a :class:`pyro_vae.Program` with latents that all observations share, draws
+            of these: log p(x) is that of the mean of p(x | globals) over them, with its error by
+            the jackknife; k-hat and ESS are the worst of any draw.
         **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves. With
             a missingness model they are of what is observed together with the mask, no mask being
             one of ones, and what is missing is drawn with each z.
@@ -103,7 +109,35 @@ def evaluate(
     num_samples = positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
+    num_globals = positive_integer("num_globals", num_globals)
     rows, described = measured(vae, x, given, base_measure)
+    options = (num_samples, proposal, smooth, max_memory)
+    programs = vae.fixed(num_globals, seed)
+    scores = []
+    for s, one in enumerate(programs):
+        own = None if progress is None else partial(_share, progress, s, len(programs))
+        # With random numbers of its own each: the jackknife then sees the error of weights, too.
+        scores.append(_scored(one, rows, *options, (seed + s) % 2**32, described, own))
+    return averaged(scores) if vae.has_globals else scores[0]
+
+
+def _share(progress: Callable[[float], None], done: int, total: int, fraction: float) -> None:
+    """Reports what is done of all draws of the globals, from what is done of one."""
+    progress((done + fraction) / total)
+
+
+def _scored(
+    vae: Amortized,
+    rows: Rows,
+    num_samples: int,
+    proposal: Proposal,
+    smooth: bool,
+    max_memory: int | None,
+    seed: int,
+    described: dict[str, Any],
+    progress: Callable[[float], None] | None,
+) -> Scores:
+    """Scores rows that the model accepted, of which it has no latents that they share."""
     if proposal == "auto":
         if not smooth and is_summed(vae, rows, num_samples):
             return _summed(vae, rows, max_memory, seed, described, progress)

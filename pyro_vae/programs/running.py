@@ -26,6 +26,7 @@ from pyro_vae.programs.sites import Means, Values, by_row, entry_log_probs, log_
 __all__ = ["Pair", "tiled"]
 
 _MEANS = 64  # draws whose mean is that of a guide without one in closed form
+_SPREAD = 256  # and whose variance is; an error of a tenth
 
 
 def tiled(given: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -242,6 +243,15 @@ class Pair(nn.Module):
             raise NotImplementedError
         return x.reshape(*z.shape[:-1], *self._event_shape)
 
+    def without_mean(self, z: Tensor, given: Conditions) -> str:
+        """Returns the name of an observed site whose mean is known not to exist, or nothing."""
+        trace = self._run_decoded(z, given, None)
+        for name in self.observed:
+            with suppress(NotImplementedError):
+                if not bool(trace.nodes[name]["fn"].mean.isfinite().all()):
+                    return repr(name)
+        return ""
+
     def entry_densities(self, z: Tensor, given: Conditions, x: Tensor) -> Tensor:
         """Returns log p(x_d|z) of each entry, shape ``(*, *event_shape)``."""
         x = x.expand(*z.shape[:-1], *self._event_shape)
@@ -302,3 +312,15 @@ class Pair(nn.Module):
             with suppress(NotImplementedError), Means():
                 return self._z_of(self._trace(self.guide, rows.x, rows.given, {}), len(rows))
         return self.run_guide((_MEANS,), rows)[0].mean(0)
+
+    def guide_variance(self, rows: Rows) -> Tensor:
+        """Returns Var[z|x], ``(B, D)``, of draws where sites depend on each other's."""
+        if not self._family:
+            return self.run_guide((_SPREAD,), rows)[0].var(0)
+        zeros = self._known(rows.x.new_zeros(len(rows), self.space.event_shape.numel()))
+        trace = self._trace(self.guide, rows.x, rows.given, zeros)
+        parts = {}
+        for name, local in self.structure.latent.items():
+            variance = trace.nodes[name]["fn"].variance
+            parts[name] = local.rows(variance, len(rows)).reshape(len(rows), -1)
+        return self.space.join(parts)

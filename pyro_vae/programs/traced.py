@@ -104,6 +104,11 @@ class Encoded(_OfProgram):
         """The mean of each site given the means of those before it, or of draws."""
         return self.program.guide_mean(self.rows)
 
+    @property
+    def variance(self) -> Tensor:
+        """Of each entry, in closed form where sites depend on x alone; else of draws."""
+        return self.program.guide_variance(self.rows)
+
 
 class Decoded(_OfProgram):
     """p(x|z).
