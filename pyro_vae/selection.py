@@ -25,11 +25,13 @@ from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable, fold_error, standard_error
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import as_tensor
+from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.training.fit import fit
 from pyro_vae.training.recipe import SHORT_FITS
 
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 
+_OTHERS = "; `compare` ranks Programs that are fitted"
 Built: TypeAlias = VAE | tuple[VAE, Mapping[str, Any]]
 
 
@@ -361,7 +363,7 @@ def _built(
         built = build(**setting)
     vae, options = built if isinstance(built, tuple) else (built, {})
     if not isinstance(vae, VAE):
-        raise expected("build", "a function that returns a VAE", vae)
+        raise expected("build", f"a function that returns a VAE{_OTHERS * is_amortized(vae)}", vae)
     return vae, options
 
 

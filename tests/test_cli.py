@@ -551,7 +551,7 @@ def test_check_tells_a_poor_guide_from_a_bad_model(
     vae = LinearGaussian(dim=6, latent=2, factor=factor).vae
     x = vae.sample(100) * spread
     held = SimpleNamespace(name="made up", rows=lambda name: Rows(x))
-    monkeypatch.setattr("pyro_vae.cli.check.checkpoint.load", lambda *_, **__: vae)
+    monkeypatch.setattr("pyro_vae.cli.check.load_run", lambda *_, **__: vae)
     monkeypatch.setattr("pyro_vae.cli.check.data_of", lambda *_: (held, True))
     assert main(["check", "run"]) == 0
     shown = " ".join(capsys.readouterr().out.split())

@@ -172,7 +172,7 @@ def test_the_model_and_the_random_state_stay() -> None:
         ({"x": torch.ones(3, 2)}, "`x`: expected a tensor of shape"),
         ({"x": torch.full((3, 1, 2, 2), 0.5)}, "`x`: expected values in the support of Bernoulli"),
         ({"base_measure": {"dta": "x"}}, "`base_measure`: expected one of data,"),
-        ({"vae": None}, "`vae`: expected a VAE, got None"),
+        ({"vae": None}, "`vae`: expected a VAE, or a Program, got None"),
     ],
 )
 def test_wrong_inputs(options: dict[str, Any], words: str) -> None:

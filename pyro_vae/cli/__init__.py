@@ -72,12 +72,20 @@ def main(argv: list[str] | None = None) -> int:
         return _fail(str(stop), 128 + stop.signum)
     except KeyboardInterrupt:
         return _fail("interrupted", 130)
-    except (ValueError, FloatingPointError, OSError, MemoryError) as error:
-        return _fail(str(error) or "out of memory", 2)
-    except RuntimeError as error:
-        if not out_of_memory(error):
+    except Exception as error:
+        if (line := _in_one_line(error)) is None:
             raise
-        return _fail(f"out of memory: {error}", 2)
+        return _fail(line, 2)
+
+
+def _in_one_line(error: Exception) -> str | None:
+    """Returns what is wrong with what was typed, or with code that was named; None for others."""
+    programs = sys.modules.get("pyro_vae.cli.programs")  # which imports torch
+    if programs is not None and (line := programs.raised_inside(error)) is not None:
+        return str(line)
+    if isinstance(error, ValueError | FloatingPointError | OSError | MemoryError):
+        return str(error) or "out of memory"
+    return f"out of memory: {error}" if out_of_memory(error) else None
 
 
 def _module(verb: str) -> ModuleType:

@@ -17,7 +17,8 @@ from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, new_path, recorded_data
+from pyro_vae.cli.programs import add_program, load_run
+from pyro_vae.cli.runs import new_path, recorded_data
 from pyro_vae.cli.table_files import TABLES, content_of, names_of_rows
 from pyro_vae.cli.tables import live
 from pyro_vae.data.dataset import Split
@@ -61,6 +62,7 @@ def run(argv: list[str]) -> None:
         "--seed", type=int, default=default_of(outliers, "seed"), help="Of the draws."
     )
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
@@ -69,7 +71,7 @@ def run(argv: list[str]) -> None:
         raise expected("--out", f"a file that ends in {' or '.join(TABLES)}", options.out)
     out = None if options.out is None else new_path(options.out, Path())
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)
     split: Split = options.split if own else "test"

@@ -9,11 +9,11 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from rich.console import Console
 
-from pyro_vae import checkpoint
 from pyro_vae._errors import expected
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, only_condition, recorded_data
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
+from pyro_vae.cli.runs import only_condition, recorded_data
 from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data import Dataset
@@ -79,12 +79,13 @@ def run(argv: list[str]) -> int:
         "tell failures that the error of a fit explains from those that the family is wrong for.",
     )
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     # Alone it is about the model: what follows it is the run, or an option.
     options = parse(parser, ["--strict=model" if each == "--strict" else each for each in argv])
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae = load_run(folder, options)
     data, own = data_of(folder, vae, options.split, options)
     known = _refits(folder, vae, data if own else None, options)
     data = only_condition(folder, vae, data, options.split, options.cond)
@@ -103,7 +104,7 @@ def run(argv: list[str]) -> int:
             **known,
         )
         calibration = calibrate(
-            vae,
+            at_a_draw(vae, options.seed),
             level=options.level,
             seed=options.seed,
             progress=monitor.evaluating("calibrate"),

@@ -10,11 +10,11 @@ from typing import Any
 import pyro
 from rich.console import Console
 
-from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import as_device, new_path, recorded_config
+from pyro_vae.cli.programs import add_program, load_runs
+from pyro_vae.cli.runs import new_path, recorded_config
 from pyro_vae.cli.tables import comparison_tables, failures_table, live
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
@@ -54,15 +54,16 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="A .png file for a picture: data, draws and, with --checks, what failed, run by run.",
     )
+    add_program(parser, "; of several pairs, one for each such run, with commas between")
     options = parse(parser, argv)
     if options.out is not None and new_path(options.out, Path()).suffix != ".png":
         raise expected("--out", "a file that ends in .png", options.out)
     check_seed("--seed", options.seed)
     folders = _folders(options.runs)
     groups = _fits_of_one_model(folders)
-    models, held_out = {}, {}
+    loaded = load_runs(list(folders.values()), options)
+    models, held_out = dict(zip(folders, loaded, strict=True)), {}
     for name, folder in folders.items():
-        models[name] = checkpoint.load(folder, device=as_device(options.device))
         held_out[name] = load_held_out(folder, models[name], options)
     measures = {
         name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()

@@ -16,15 +16,17 @@ from pyro_vae._errors import check_seed, expected
 from pyro_vae._untouched import undisturbed
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, parse
-from pyro_vae.cli.runs import SEED, as_device, new_path
+from pyro_vae.cli.programs import add_program, load_run
+from pyro_vae.cli.runs import SEED, new_path
 from pyro_vae.cli.table_files import TABLES, beside_rows, content_of, rows_in_order
 from pyro_vae.data.rows import Rows
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import observations_at_once
 
 __all__ = ["run"]
 
 _SUFFIXES = (*TABLES, ".npz")
+_GLOBALS = 20  # draws of latents that all observations share
 
 
 def run(argv: list[str]) -> None:
@@ -49,6 +51,7 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=SEED, help="Of draws, if the guide needs some.")
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
@@ -57,7 +60,7 @@ def run(argv: list[str]) -> None:
         raise expected("--out", f"a file that ends in {', '.join(_SUFFIXES)}", options.out)
     out = new_path(options.out, Path())
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, "train", options)
     sizes, places = rows_in_order(data)
@@ -72,19 +75,26 @@ def run(argv: list[str]) -> None:
 
 
 @torch.no_grad()
-def _latents(vae: VAE, rows: Rows, seed: int) -> tuple[Tensor, Tensor]:
-    """Returns means and standard deviations of q(z|x), shape ``(N, *z)`` each."""
+def _latents(vae: Amortized, rows: Rows, seed: int) -> tuple[Tensor, Tensor]:
+    """Returns means and standard deviations of q(z|x), shape ``(N, *z)`` each.
+
+    Of a program with global latents they are those of the mixture over draws of these.
+    """
+    if vae.has_globals:
+        each = [_latents(one, rows, seed) for one in vae.fixed(_GLOBALS, seed)]
+        loc, scale = (torch.stack(columns) for columns in zip(*each, strict=True))
+        return loc.mean(0), (scale.square().mean(0) + loc.var(0, correction=0)).sqrt()
     means, variances = [], []
-    with undisturbed(vae, seed, vae.initialized.device):
+    with undisturbed(vae, seed, vae.device):
         for batch in rows.batches(observations_at_once(vae, rows.x)):
-            q = vae.encode(batch)
+            q = vae.encode(vae.uses(batch).without("labels"))
             means.append(q.mean.cpu())
             variances.append(q.variance.cpu().expand_as(means[-1]))
     return torch.cat(means), torch.cat(variances).sqrt()
 
 
 def _content(
-    suffix: str, vae: VAE, loc: np.ndarray, scale: np.ndarray, beside: dict[str, Any]
+    suffix: str, vae: Amortized, loc: np.ndarray, scale: np.ndarray, beside: dict[str, Any]
 ) -> bytes:
     import pandas as pd
 
@@ -97,8 +107,9 @@ def _content(
         np.savez(content, **arrays)
         return content.getvalue()
     named: dict[str, Any] = dict(beside)
+    space = vae.fixed(1)[0].space
     for part, values in (("", loc), (" scale", scale)):
-        for name, each in vae.prior.space.split(torch.from_numpy(values)).items():
+        for name, each in space.split(torch.from_numpy(values)).items():
             for index in np.ndindex(*each.shape[1:]):
                 where = ",".join(map(str, index))
                 named[f"{name}[{where}]{part}"] = each[(slice(None), *index)].numpy()

@@ -9,16 +9,16 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from rich.console import Console
 
-from pyro_vae import checkpoint
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, held_out
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
+from pyro_vae.cli.runs import held_out
 from pyro_vae.cli.tables import live, scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import ais, evaluate, gaps
 from pyro_vae.evaluation._memory import as_bytes
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 
 __all__ = ["add_options", "load_held_out", "run"]
 
@@ -49,6 +49,13 @@ def run(argv: list[str]) -> None:
         "--max_memory", type=str | None, help="For the draws, such as 512MiB; little if none."
     )
     parser.add_argument(
+        "--num_globals",
+        type=int,
+        default=default_of(evaluate, "num_globals"),
+        help="Of a Program with latents that all observations share, draws of these to average "
+        "over.",
+    )
+    parser.add_argument(
         "--ais", action="store_true", help="Also by annealed importance sampling: minutes."
     )
     parser.add_argument(
@@ -68,11 +75,12 @@ def run(argv: list[str]) -> None:
         action="store_true",
         help="Also both gaps between log p(x) and the ELBO, log p(x) from --ais if given: minutes.",
     )
+    add_program(parser)
     options = parse(parser, argv)
     limit = options.max_memory
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae = load_run(folder, options)
     rows, measure = load_held_out(folder, vae, options)
     with live() as monitor:
         scores = evaluate(
@@ -85,14 +93,16 @@ def run(argv: list[str]) -> None:
             seed=options.seed,
             base_measure=measure,
             progress=monitor.evaluating(),
+            num_globals=options.num_globals,
             **rows.given,
         )
         known: dict[str, Any] = {"seed": options.seed, "base_measure": measure}
         summary = scores.summary()
         estimate: dict[str, Any] = {}
+        one = at_a_draw(vae, options.seed) if options.ais or options.gaps else vae
         if options.ais:
             annealed = ais(
-                vae,
+                one,
                 rows.x,
                 num_chains=options.num_chains,
                 num_temperatures=options.num_temperatures,
@@ -104,7 +114,7 @@ def run(argv: list[str]) -> None:
             summary["ais"] = annealed.summary()
         if options.gaps:
             progress = monitor.evaluating("gaps")
-            found = gaps(vae, rows.x, **estimate, **known, **rows.given, progress=progress)
+            found = gaps(one, rows.x, **estimate, **known, **rows.given, progress=progress)
             summary["gaps"] = found.summary()
     if options.json:
         print(json.dumps(summary))
@@ -135,7 +145,7 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
 
 
-def load_held_out(folder: Path, vae: VAE, options: Namespace) -> tuple[Rows, dict[str, Any]]:
+def load_held_out(folder: Path, vae: Amortized, options: Namespace) -> tuple[Rows, dict[str, Any]]:
     """Returns the data of a run that the options ask for, and their base measure."""
     data, _ = data_of(folder, vae, options.split, options)
     return held_out(data, options.split, options.max_data)

@@ -8,12 +8,17 @@ import math
 import sys
 import time
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
+import torch
+import yaml
 from jsonargparse import Namespace
 from rich.console import Console
+from torch.distributions import constraints
 
 from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
@@ -23,6 +28,7 @@ from pyro_vae.cli.parsing import (
     ROLES,
     Parser,
     add_part,
+    classes,
     default_of,
     guides_of,
     parse,
@@ -30,6 +36,7 @@ from pyro_vae.cli.parsing import (
     read_config,
     value_of,
 )
+from pyro_vae.cli.programs import PAIR, add_program, check_typed, objective_of, program_of
 from pyro_vae.cli.runs import (
     SEED,
     as_device,
@@ -45,7 +52,7 @@ from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.inspection import copies
 from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.evaluation import Scores, accuracy, evaluate
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Program
 from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
@@ -82,7 +89,7 @@ _BY_PROGRAM: set[str | int] = {
 }
 # Of this invocation, not of the model: a replay has its own.
 _NUM_SAMPLES = default_of(evaluate, "num_samples")
-_NOT_REPLAYED = ("config", "data_report", "json", "out", "resume")
+_NOT_REPLAYED = ("config", "data_report", "json", "out", "program", "resume")
 
 
 def run(argv: list[str]) -> None:
@@ -96,46 +103,39 @@ def run(argv: list[str]) -> None:
     config = {} if path is None else read_config(path)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
-    parts, parser = _parser(argv, config)
-    options = split_of(parse(parser, argv, config))
-    if (found := suggested(argv, config, options)) is not None:
-        config["likelihood"] = found[0]
-        parts, parser = _parser(argv, config)
-        options = split_of(parse(parser, argv, config))
-    positive_integer("--num-samples", options.num_samples)
-    check_seed("--seed", options.seed)
-    default = Path("runs") / Path(options.data).stem
-    out = new_path(options.out, default, resume=options.resume)
-    device = as_device(options.device)
-    support = parts["likelihood"].support
-    data, served = found[1] if found else load_data(support=support, **loading(options))
-    if options.labelled is not None and data.given("train"):
+    typed = value_of(argv, "--program")
+    check_typed(typed, config)
+    asked = _of_parts(argv, config) if typed is None else _of_a_pair(argv, config, typed)
+    options, data = asked.options, asked.data
+    out, device = asked.out, asked.device
+    labelled = options.get("labelled")
+    if labelled is not None and data.given("train"):
         what = "none with --cond, --size-factor, --covariate or --missing"
-        raise expected("--labelled", what, options.labelled)
-    labels = None if options.labelled is None else data.some_labels(options.labelled, options.seed)
+        raise expected("--labelled", what, labelled)
+    labels = None if labelled is None else data.some_labels(labelled, options.seed)
     if options.data_report:
         print(data_room.inspect(data), file=sys.stderr)
-    config_text = _config(parser, options, data, served["root"]).encode()
+    config_text = _config(asked, typed).encode()
     kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
     with in_progress(out, argument="--out", **kept) as progress:
         if not (out / "config.yaml").exists():
             checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
-        vae, objective = build_model(options, parts, data)
+        vae, objective = asked.build()
         given = {"device": device, "labels": labels, **training_options(options)}
         fitted, scores = _fit(vae, objective, data, options, given, progress)
         summary = scores.summary() if scores else recorded_scores(out)
         truth = data.labels[split := report.held_out(data)]
         if scores is not None and labels is not None and truth is not None:
-            right = accuracy(vae, data.split(split), truth)
+            right = accuracy(cast(VAE, vae), data.split(split), truth)
             summary |= {"accuracy": right[0], "accuracy_standard_error": right[1]}
 
         def write(folder: Path) -> None:
             fitted.write(folder)
             checkpoint.write_bytes(folder / "config.yaml", config_text)
             checkpoint.write_json(folder / "scores.json", summary)
-            record_data(folder, data, served)
-            report.pictures(fitted.vae, data, fitted.history, folder)
+            record_data(folder, data, asked.served)
+            report.pictures(fitted.vae.fixed(1, options.seed)[0], data, fitted.history, folder)
 
         if scores is None:
             print(f"{out} is finished: these are its scores", file=sys.stderr)
@@ -160,6 +160,77 @@ def run(argv: list[str]) -> None:
             console.print(f"  {file}", soft_wrap=True)
 
 
+@dataclass(frozen=True)
+class _Asked:
+    """What is to be fitted, and to what.
+
+    Attributes:
+        parser: Of the options.
+        options: Their values.
+        data: The data.
+        served: The options that load them again.
+        build: Builds the model and its objective.
+        out: Where the run goes.
+        device: Where it is fitted; None for the best.
+    """
+
+    parser: Parser
+    options: Namespace
+    data: Dataset
+    served: dict[str, Any]
+    build: Callable[[], tuple[VAE | Program, Any]]
+    out: Path
+    device: torch.device | None
+
+
+def _of_parts(argv: list[str], config: dict[str, Any]) -> _Asked:
+    """Reads the options of a VAE, and its data; the likelihood follows these if it is not named."""
+    parts, parser = _parser(argv, config)
+    options = split_of(parse(parser, argv, config))
+    if (found := suggested(argv, config, options)) is not None:
+        config["likelihood"] = found[0]
+        parts, parser = _parser(argv, config)
+        options = split_of(parse(parser, argv, config))
+    where = _checked(options)
+    support = parts["likelihood"].support
+    data, served = found[1] if found else load_data(support=support, **loading(options))
+    build = partial(build_model, options, parts, data)
+    return _Asked(parser, options, data, served, build, *where)
+
+
+def _of_a_pair(argv: list[str], config: dict[str, Any], typed: str) -> _Asked:
+    """Reads the options of a fit of a Program, and its data."""
+    cls = classes("objective")[objective_of(argv, config)]
+    parser = Parser("fit", "DATA", "Fits a Program to data, evaluates it, and draws pictures.")
+    _add_data(parser)
+    add_tables(parser)
+    add_given(parser, of_a_vae=False)
+    add_reading(parser)
+    add_program(parser)
+    add_part(parser, "objective", cls, skip=set())
+    _add_training(parser)
+    _add_own(parser)
+    options = split_of(parse(parser, argv, config))
+    where = _checked(options)
+    data, served = load_data(support=constraints.real, **loading(options))
+
+    def build() -> tuple[Program, Any]:
+        chosen = options.objective.as_dict()
+        del chosen["class"]
+        return program_of(typed), cls(**chosen)
+
+    return _Asked(parser, options, data, served, build, *where)
+
+
+def _checked(options: Namespace) -> tuple[Path, torch.device | None]:
+    """Refuses options that are wrong whatever the data are; returns where to write and compute."""
+    positive_integer("--num-samples", options.num_samples)
+    check_seed("--seed", options.seed)
+    default = Path("runs") / Path(options.data).stem
+    out = new_path(options.out, default, resume=options.resume)
+    return out, as_device(options.device)
+
+
 def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
     found = [f"{count:,} {split}" for split, count in copies(data).items() if count]
@@ -175,22 +246,53 @@ def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Pa
     parts = parts_of(argv, config, DEFAULT_PARTS)
     parser = fit_parser(parts, "fit", "Fits a VAE to data, evaluates it and draws pictures of it.")
     parser.add_argument(
-        "--data_report", action="store_true", help="Report what there is in the data, then fit."
-    )
-    parser.add_argument(
         "--labelled",
         type=int | None,
         help="Give the model the classes of so many training observations, as many of each class; "
         "it needs one categorical latent. Their weight is --objective.label-weight.",
     )
+    _add_own(parser)
+    return parts, parser
+
+
+def _add_own(parser: Parser) -> None:
+    """Adds what fit has, and select has not."""
+    parser.add_argument(
+        "--data_report", action="store_true", help="Report what there is in the data, then fit."
+    )
     add_splits(parser)
     _add_checkpoints(parser)
-    return parts, parser
 
 
 def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     """A parser of what makes a model and fits it to data."""
     parser = Parser(verb, "DATA", description)
+    _add_data(parser)
+    parser.add_argument(
+        "--standardize",
+        type=bool,
+        default=default_of(VAE, "standardize"),
+        help="Whether the networks work in units of the training data: scores, draws and fixed "
+        "scales are in the units of the data all the same.",
+    )
+    add_tables(parser)
+    add_given(parser)
+    add_reading(parser)
+    if "dim" in _arguments(parts["prior"]):
+        parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
+    for role, follows in _following(parts).items():
+        add_part(parser, role, parts[role], skip=follows)
+    _add_training(parser)
+    parser.set_defaults(SMALL_DATA)
+    if "dropout" in _arguments(parts["decoder"]):
+        parser.set_defaults({"decoder.dropout": _DROPOUT})
+    if "parts" in _arguments(parts["prior"]) & _arguments(parts["guide"]):
+        parser.set_optional("guide.parts", [])  # they follow from the prior's
+    return parser
+
+
+def _add_data(parser: Parser) -> None:
+    """Adds the data, and what becomes of them."""
     known = f"One of {', '.join(NAMES)}; a file: {', '.join(SUFFIXES)}; or a folder of images."
     parser.add_argument("data", type=str, help=known)
     parser.add_argument("--config", help="YAML file of options, as each run folder has one.")
@@ -220,31 +322,16 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         default=_NUM_SAMPLES,
         help="Importance samples of the evaluation.",
     )
-    parser.add_argument(
-        "--standardize",
-        type=bool,
-        default=default_of(VAE, "standardize"),
-        help="Whether the networks work in units of the training data: scores, draws and fixed "
-        "scales are in the units of the data all the same.",
-    )
-    add_tables(parser)
-    add_given(parser)
-    add_reading(parser)
-    if "dim" in _arguments(parts["prior"]):
-        parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
-    for role, follows in _following(parts).items():
-        add_part(parser, role, parts[role], skip=follows)
+
+
+def _add_training(parser: Parser) -> None:
+    """Adds how it is fitted, by the defaults of Python's fit but for the seed."""
     training = parser.add_argument_group("training")
     training.add_argument(
         "--device", type=str | None, help="Such as cpu or cuda; the best if none."
     )
     training.add_function_arguments(fit, as_group=False, skip=_BY_PROGRAM)
-    parser.set_defaults({"seed": SEED, **SMALL_DATA})
-    if "dropout" in _arguments(parts["decoder"]):
-        parser.set_defaults({"decoder.dropout": _DROPOUT})
-    if "parts" in _arguments(parts["prior"]) & _arguments(parts["guide"]):
-        parser.set_optional("guide.parts", [])  # they follow from the prior's
-    return parser
+    parser.set_defaults({"seed": SEED})
 
 
 def _add_checkpoints(parser: Parser) -> None:
@@ -322,13 +409,13 @@ def build_model(options: Namespace, parts: Mapping[str, Any], data: Dataset) -> 
 
 
 def _fit(
-    vae: VAE,
+    vae: VAE | Program,
     objective: Any,
     data: Dataset,
     options: Namespace,
     given: Mapping[str, Any],
     folder: RunInProgress,
-) -> tuple[Run, Scores | None]:
+) -> tuple[Run[Any], Scores | None]:
     steps = math.ceil(len(data.train) / max(options.batch_size, 1))
     finished = is_finished(folder.folder)
     with live() as monitor:
@@ -354,8 +441,8 @@ def training_options(options: Namespace) -> dict[str, Any]:
     return {name: options[name] for name in _arguments(fit) - _BY_PROGRAM}
 
 
-def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None) -> str:
-    kept = options.clone()
+def _config(asked: _Asked, typed: str | None) -> str:
+    kept = asked.options.clone()
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     # Of runs that have them alone.
@@ -371,5 +458,7 @@ def _config(parser: Parser, options: Namespace, data: Dataset, root: str | None)
             kept.pop(key, None)
     if kept.get("schema") not in (None, NUMBERS):
         kept.schema = str(Path(kept.schema).resolve())  # a replay works from anywhere
-    kept.data, kept.data_root = data.source, root
-    return f"schema: {checkpoint.SCHEMA}\n{parser.dump(kept)}"
+    kept.data, kept.data_root = asked.data.source, asked.served["root"]
+    # For people and for `compare`: whoever replays it has to type it.
+    pair = "" if typed is None else yaml.safe_dump({PAIR: typed})
+    return f"schema: {checkpoint.SCHEMA}\n{pair}{asked.parser.dump(kept)}"

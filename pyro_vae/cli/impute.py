@@ -19,6 +19,7 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.filled import FILLED, filled_table
 from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
+from pyro_vae.cli.programs import load_vae
 from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_source
 from pyro_vae.cli.table_files import TABLES, WRITTEN, content_of, named_columns, read_like
 from pyro_vae.data import Dataset, load
@@ -83,7 +84,7 @@ def run(argv: list[str]) -> None:
     folder, count = Path(options.run), options.num_imputations
     if options.file is not None and options.data is not None:
         raise expected("--data", "nothing beside DATA, which is the same", options.data)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae = load_vae("impute", folder, as_device(options.device))
     source = _source(folder, vae, options.file or options.data, options.unseen)
     outs = _outs(options.out, source.path.suffix, count)
     others = _probabilities_out(options.probabilities, source.data.schema)

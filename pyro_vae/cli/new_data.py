@@ -14,6 +14,7 @@ from pyro_vae.checkpoint import check_kinds, read_json
 from pyro_vae.cli.parsing import Parser, default_of
 from pyro_vae.cli.runs import (
     READING,
+    cond_size_of,
     recorded_columns,
     recorded_data,
     recorded_schema,
@@ -23,7 +24,7 @@ from pyro_vae.cli.runs import (
 )
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 
 __all__ = ["add_data", "add_unseen", "data_of", "read_as_before", "recorded_like"]
 
@@ -56,7 +57,7 @@ def add_unseen(parser: Parser) -> None:
     )
 
 
-def data_of(folder: Path, vae: VAE, split: Split, options: Namespace) -> tuple[Dataset, bool]:
+def data_of(folder: Path, vae: Amortized, split: Split, options: Namespace) -> tuple[Dataset, bool]:
     """Loads the data of a run, or new ones, whose test set is all of them.
 
     Args:
@@ -102,7 +103,7 @@ def read_as_before(folder: Path, source: str, like: Dataset) -> dict[str, Any]:
     return {"header": how["header"]} if "header" in how else {}
 
 
-def recorded_like(folder: Path, vae: VAE) -> Dataset:
+def recorded_like(folder: Path, vae: Amortized) -> Dataset:
     """Returns what is known of the data of a run, without any of them.
 
     Args:
@@ -120,17 +121,19 @@ def recorded_like(folder: Path, vae: VAE) -> Dataset:
     schema = recorded_schema(folder)
     none = torch.empty(0, *vae.event_shape)
     options = {name: recorded[name] for name in _LOADED_BY if name in recorded}
+    size = cond_size_of(folder, vae)
+    words = vae.likelihood.words if isinstance(vae, VAE) else ()
     return Dataset(
         name=source if source in data_room.NAMES else Path(source).name,
         train=none,
         validation=none.clone(),
         test=none.clone(),
         labels=dict.fromkeys(SPLITS),
-        support=vae.likelihood.support,
+        support=vae.x_support,
         binarize=recorded["binarize"],
-        columns=() if vae.cond_size is None else recorded_columns(folder, vae.cond_size),
+        columns=() if size is None else recorded_columns(folder, size),
         names=record["names"],
         size_unit=unit,
         schema=schema,
-        options=options | {"words": () if schema else recorded["words"] or vae.likelihood.words},
+        options=options | {"words": () if schema else recorded["words"] or words},
     )

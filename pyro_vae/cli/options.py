@@ -46,8 +46,13 @@ def split_of(options: Namespace) -> Namespace:
     return made
 
 
-def add_given(parser: Parser) -> None:
-    """Adds what goes with each observation."""
+def add_given(parser: Parser, *, of_a_vae: bool = True) -> None:
+    """Adds what goes with each observation.
+
+    Args:
+        parser: Where to.
+        of_a_vae: Whether with what a VAE makes of missing entries.
+    """
     group = parser.add_argument_group("what goes with each observation")
     group.add_argument(
         "--cond",
@@ -76,6 +81,8 @@ def add_given(parser: Parser) -> None:
         help="Entries may be missing: empty cells, NA and nan of a .csv file, NaN of an array. The "
         "likelihood is of the others, and the encoder sees the mean of the data in their place.",
     )
+    if not of_a_vae:
+        return
     group.add_argument(
         "--show_mask",
         action="store_true",

@@ -14,15 +14,16 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyro_vae import checkpoint
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device, recorded_source
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
+from pyro_vae.cli.runs import recorded_source
 from pyro_vae.cli.table_files import read_like
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Probes, probe, probe_features
+from pyro_vae.programs import Amortized
 
 __all__ = ["run"]
 
@@ -61,11 +62,12 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=default_of(probe, "seed"), help="Of the folds.")
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae: Amortized = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)
     split: Split = options.split if own else "test"
@@ -74,12 +76,13 @@ def run(argv: list[str]) -> None:
     known = labels >= 0
     if not known.all():
         print(f"left out {int((~known).sum()):,} rows without a label", file=sys.stderr)
+    vae = at_a_draw(vae, options.seed)
     rows = vae.uses(data.rows(split))[torch.from_numpy(known)]
     labels = labels[known]
     how = {"folds": options.folds, "neighbours": options.neighbours, "seed": options.seed}
     found = {"latent means": probe(vae, rows, labels, **how)}
     x = _features(data, split)[known]
-    size = vae.prior.event_shape.numel()
+    size = vae.space.event_shape.numel()
     found |= probe_features({"data": x}, labels, components=size, **how)
     if options.json:
         summaries = {name: each.summary() for name, each in found.items()}

@@ -12,14 +12,14 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
-from pyro_vae import checkpoint
 from pyro_vae.cli.evaluate import load_held_out
 from pyro_vae.cli.new_data import add_data
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.runs import as_device
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.tables import live
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import rate_distortion
+from pyro_vae.programs import Amortized
 
 __all__ = ["run"]
 
@@ -59,12 +59,14 @@ def run(argv: list[str]) -> None:
         "--seed", type=int, default=default_of(rate_distortion, "seed"), help="Of the draws."
     )
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae: Amortized = load_run(folder, options)
     rows, measure = load_held_out(folder, vae, options)
+    vae = at_a_draw(vae, options.seed)
     with live() as monitor:
         found = rate_distortion(
             vae,

@@ -12,15 +12,15 @@ from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import (
-    as_device,
     new_path,
     only_condition,
     recorded_config,
     recorded_scores,
 )
 from pyro_vae.cli.tables import live
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.report import held_out, page
 from pyro_vae.training import read_engine, read_history
 
@@ -61,13 +61,14 @@ def run(argv: list[str]) -> None:
     )
     parser.add_argument("--seed", type=int, default=default_of(page, "seed"), help="Of all draws.")
     add_data(parser)
+    add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
     folder = Path(options.run)
-    vae = checkpoint.load(folder, device=as_device(options.device))
+    vae: Amortized = load_run(folder, options)
     out = new_path(options.out, folder / "report.html")
     summary = recorded_scores(folder)
     history = read_history(folder / "history.json")
@@ -82,6 +83,7 @@ def run(argv: list[str]) -> None:
     data, own = data_of(folder, vae, split, options)
     split = split if own else held_out(data)
     data = only_condition(folder, vae, data, split, options.cond)
+    vae = at_a_draw(vae, options.seed)
     with live() as monitor:
         content = page(
             vae,
@@ -102,7 +104,7 @@ def run(argv: list[str]) -> None:
 
 
 def _settings(
-    config: Mapping[str, Any], engine: Mapping[str, Any], vae: VAE
+    config: Mapping[str, Any], engine: Mapping[str, Any], vae: Amortized
 ) -> Mapping[str, object]:
     """How the run was fitted, as its config and its record of the engine have it."""
     chosen = dict(config["objective"])

@@ -29,13 +29,14 @@ from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.readers.csv_files import header_of_words
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.resume import Resume, taken
 
 __all__ = [
     "READING",
     "SEED",
     "as_device",
+    "cond_size_of",
     "condition",
     "covariates_at",
     "held_out",
@@ -350,17 +351,43 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     return data
 
 
-def condition(folder: Path, vae: VAE, text: str | None) -> Tensor | None:
+def cond_size_of(folder: Path, vae: Amortized) -> int | None:
+    """Returns the entries of a condition of a run: of a pair as many as the record of its data has.
+
+    Raises:
+        ValueError: If the record is damaged.
+    """
+    if isinstance(vae, VAE):
+        return vae.cond_size
+    path = folder / "data.json"
+    try:
+        sizes = [Column.from_spec(each).size for each in read_json(path, columns=list)["columns"]]
+    except (TypeError, AttributeError) as error:
+        raise expected(str(path), "the columns of conditions", str(error)) from None
+    return sum(sizes) or None
+
+
+def covariates_of_run(folder: Path, vae: Amortized) -> tuple[str, ...]:
+    """Returns the names of the covariates of a run."""
+    if isinstance(vae, VAE):
+        return tuple(vae.likelihood.covariates)
+    recorded = recorded_source(folder, None)[1]
+    sized = () if recorded["size_factor"] is None else ("size_factor",)
+    return (*sized, *recorded["covariates"])
+
+
+def condition(folder: Path, vae: Amortized, text: str | None) -> Tensor | None:
     """Returns the condition, shape ``(cond_size,)``, that a user wrote: a value for each column.
 
     Raises:
         ValueError: If it is none, it is missing, or the run has no conditions.
     """
-    if vae.cond_size is None:
+    size = cond_size_of(folder, vae)
+    if size is None:
         if text is not None:
             raise expected("--cond", "nothing, as the run has no conditions", text)
         return None
-    columns = recorded_columns(folder, vae.cond_size)
+    columns = recorded_columns(folder, size)
     values = [] if text is None else next(csv.reader([text], skipinitialspace=True), [])
     if len(values) != len(columns):
         what = ", ".join(f"{each.name} ({each})" for each in columns)
@@ -370,7 +397,7 @@ def condition(folder: Path, vae: VAE, text: str | None) -> Tensor | None:
 
 
 def covariates_at(
-    folder: Path, vae: VAE, size: float | None, others: str | None
+    folder: Path, vae: Amortized, size: float | None, others: str | None
 ) -> dict[str, Tensor]:
     """Returns the covariates of one observation that a user wrote, each of shape ``()``.
 
@@ -389,14 +416,15 @@ def covariates_at(
             found[name] = torch.tensor(float(text))
         except ValueError:
             raise expected("--covariate", f"a number for {name}", text) from None
-    if "size_factor" in vae.likelihood.covariates:
+    names = covariates_of_run(folder, vae)
+    if "size_factor" in names:
         if size is None or not 0 < size < math.inf:
             raise expected("--size-factor", "a positive number", size)
         found["size_factor"] = torch.tensor(size / recorded_unit(folder))
     elif size is not None:
         raise expected("--size-factor", "nothing, as the run has no size factors", size)
-    if found.keys() != set(vae.likelihood.covariates):
-        wanted = [name for name in vae.likelihood.covariates if name != "size_factor"]
+    if found.keys() != set(names):
+        wanted = [name for name in names if name != "size_factor"]
         what = f"numbers for {', '.join(wanted)}" if wanted else "nothing, as the run has none"
         raise expected("--covariate", what, others)
     return found
@@ -416,7 +444,7 @@ def recorded_unit(folder: Path) -> float:
 
 
 def only_condition(
-    folder: Path, vae: VAE, data: Dataset, split: Split, text: str | None
+    folder: Path, vae: Amortized, data: Dataset, split: Split, text: str | None
 ) -> Dataset:
     """Returns the data of a run with those of one condition alone in a split, if one was asked for.
 

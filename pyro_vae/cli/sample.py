@@ -13,6 +13,7 @@ from torch.utils._pytree import tree_map
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import Parser, default_of, parse
+from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path, recorded_schema
 from pyro_vae.data.rows import given_of
 
@@ -58,12 +59,13 @@ def run(argv: list[str]) -> None:
         "(n, *event_shape); or, of a run of a table, a .csv or .parquet file with its names, words "
         "and dates. RUN/draws.png, or the next free one, if not given.",
     )
+    add_program(parser)
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
     folder = Path(options.run)
-    vae = checkpoint.load(folder)
+    vae = load_run(folder, options)
     out = new_path(options.out, folder / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
@@ -82,7 +84,8 @@ def run(argv: list[str]) -> None:
     pyro.set_rng_seed(options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
-        report.samples(vae, out, num_samples=options.num_samples, columns=known, **given)
+        shown = at_a_draw(vae, options.seed)
+        report.samples(shown, out, num_samples=options.num_samples, columns=known, **given)
     else:
         content = io.BytesIO()
         drawn = vae.sample(options.num_samples, **given)

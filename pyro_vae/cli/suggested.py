@@ -77,7 +77,8 @@ def loading(options: Namespace) -> dict[str, Any]:
     named = {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
     known = default_of_load()
     asked = {"kinds" if n == "kind" else n: options[n] for n in TABLES if options[n] != known[n]}
-    return named | {"words": words_of(options.likelihood.as_dict()), "table": asked}
+    words = words_of(options.likelihood.as_dict()) if "likelihood" in options else []
+    return named | {"words": words, "table": asked}
 
 
 def default_of_load() -> dict[str, Any]:

@@ -3,6 +3,7 @@
 from pyro_vae.criticism.calibration import Calibration, calibrate
 from pyro_vae.criticism.checks import Checks, check
 from pyro_vae.criticism.datatree import to_datatree
+from pyro_vae.criticism.global_calibration import calibrate_globals
 from pyro_vae.criticism.held_out import PIT, pit
 from pyro_vae.criticism.one_dimensional import tree_for
 from pyro_vae.criticism.predictive import posterior_predictive, prior_predictive
@@ -19,6 +20,7 @@ __all__ = [
     "Row",
     "Statistic",
     "calibrate",
+    "calibrate_globals",
     "check",
     "default_statistics",
     "from_pyro_svi",

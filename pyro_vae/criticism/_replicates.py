@@ -2,16 +2,26 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator, Sequence
 from typing import Any, TypeVar, cast
 
 import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyro_vae.data.rows import Conditions, Given
+from pyro_vae.data.rows import Conditions, Given, Rows
 from pyro_vae.programs import Amortized
 
-__all__ = ["cycled", "draw_prior", "hidden", "prior_of", "repeated", "replicate", "simulate"]
+__all__ = [
+    "cycled",
+    "draw_prior",
+    "from_guide",
+    "hidden",
+    "prior_of",
+    "repeated",
+    "replicate",
+    "simulate",
+]
 
 
 _Some = TypeVar("_Some", Conditions, Given)
@@ -58,14 +68,36 @@ def hidden(vae: Amortized, x: Tensor, given: Given) -> Tensor:
 def simulate(vae: Amortized, num_sets: int, size: int, given: Given) -> Tensor:
     """Draws data sets, z from the prior: ``(num_sets, size, *event_shape)``.
 
+    What all observations of a data set share is drawn once for each.
+
     Args:
         vae: The model.
         num_sets: How many.
         size: Observations in each.
         given: What goes with each of the ``size`` observations.
     """
+    if vae.has_globals:
+        each = [simulate(one, 1, size, given) for one in _programs(vae, num_sets)]
+        return torch.cat(each)
     z = draw_prior(prior_of(vae, given), num_sets, size)
     return replicate(vae, z, given)
+
+
+def from_guide(vae: Amortized, data: Rows, counts: Sequence[int]) -> Iterator[Tensor]:
+    """Yields so many replicates each time, z from q(z|x): ``(count, N, *event_shape)``."""
+    if vae.has_globals:
+        for count in counts:
+            drawn = [from_guide(one, data, [1]) for one in _programs(vae, count)]
+            yield torch.cat([x for each in drawn for x in each])
+        return
+    guide = vae.encode(data.x, **data.given)
+    for count in counts:
+        yield replicate(vae, guide.sample((count,)), data.given)
+
+
+def _programs(vae: Amortized, count: int) -> Sequence[Amortized]:
+    """One program for each of some data sets, at draws that the caller's generator decides."""
+    return vae.fixed(count, int(torch.randint(2**31, ())))
 
 
 def replicate(vae: Amortized, z: Tensor, given: Given) -> Tensor:

@@ -96,10 +96,11 @@ class Calibration:
     @property
     def coverage(self) -> Coverage:
         """Nominal against actual coverage of regions of the draws."""
-        density = self.names.index("log_guide" if "log_guide" in self.names else "log_joint")
-        names, levels = ["highest density"], [1 - self.pit[:, density]]
+        names, levels = [], []
+        for density in [each for each in ("log_guide", "log_joint") if each in self.names][:1]:
+            names, levels = ["highest density"], [1 - self.pit[:, self.names.index(density)]]
         for q, name in enumerate(self.names):
-            if name.startswith("z[") and not self.discrete:
+            if name.endswith("]") and not self.discrete:
                 names.append(name)
                 levels.append(np.abs(2 * self.pit[:, q] - 1))
         # A level of one, from a rank of zero, is in no bin.
@@ -195,11 +196,12 @@ class Calibration:
         """
         values: dict[str, tuple[tuple[str, ...], np.ndarray]] = {}
         latents = [q for q, name in enumerate(self.names) if name.startswith("z[")]
-        values["z"] = (("chain", "draw", "latent"), self.pit[None][..., latents])
+        if latents:
+            values["z"] = (("chain", "draw", "latent"), self.pit[None][..., latents])
         for q, name in enumerate(self.names):
             if q not in latents:
                 values[name] = (("chain", "draw"), self.pit[None, :, q])
-        labels = {"latent": [self.names[q][2:-1] for q in latents]}
+        labels = {"latent": [self.names[q][2:-1] for q in latents]} if latents else {}
         attrs = {"num_draws": self.num_draws, "draws": self.draws}
         return xarray.DataTree.from_dict({"prior_sbc": xarray.Dataset(values, labels, attrs)})
 
@@ -209,7 +211,7 @@ class Calibration:
         missed = shapes.get("log_likelihood") == "high" and shapes.get("log_guide") == "low"
         grouped: dict[tuple[str, str], list[str]] = {}
         for name, shape in shapes.items():
-            kind = name.partition("[")[0]
+            kind = "z" if name.endswith("]") else name
             if missed and kind in ("log_likelihood", "log_joint", "log_guide"):
                 kind, shape = "missed", "uneven"
             grouped.setdefault((kind, shape), []).append(name)
@@ -313,6 +315,9 @@ def calibrate(
         raise unknown_name("draws", draws, [*get_args(Method), "a function (x, num_draws) -> z"])
     device = vae.device
     everything = vae.like(given)
+    if vae.has_globals:
+        what = "`program.fixed(1)[0]`, to ask of z, or `calibrate_globals`, of what rows share"
+        raise expected("vae", what, vae)
     # As many data at a time as are encoded together when they are evaluated.
     at_once = min(1024, max(1, draws_at_once(vae, torch.empty(1, 0, device=device)) // 4))
     if draws == "nuts":

@@ -16,7 +16,7 @@ from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._ranks import compare, holm
-from pyro_vae.criticism._replicates import cycled, repeated, replicate, simulate
+from pyro_vae.criticism._replicates import cycled, from_guide, repeated, simulate
 from pyro_vae.criticism.effects import Spread, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.relations import relations
@@ -50,6 +50,7 @@ _TOO_SHARP = (
 )
 _REPLICATES = 2  # for each observation that a classifier sees
 _REFITS, _FEWEST_REFITS = 20, 5
+_SHARED = "each data set has its own draw of what its observations share"
 _REFIT_DRAWS = 100  # replicates of a refit, of which mean and spread are taken, no p-value
 
 
@@ -147,6 +148,9 @@ def check(
     x = x if isinstance(x, Rows) else as_tensor(x)
     data, described = measured(vae, x, given, base_measure)
     fitted = data if train is None else rows_given(vae, train, {})
+    # The guide of one draw of the globals is a function of x like another; replicates have draws
+    # of their own.
+    whole, vae = vae, vae.fixed(1, seed)[0]
     entries = entries_of(vae, x)
     if min(len(data), max_data) < _FEWEST:
         raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
@@ -154,19 +158,22 @@ def check(
         order = torch.randperm(len(data))[:max_data].to(data.x.device)
         data = data[order]
         asked = None if statistics is None else _named(statistics)
-        plan = _Plan(vae, data, order, asked, entries)
+        plan = _Plan(vae, whole, data, order, asked, entries)
         plan.num_draws = _enough(num_draws, plan.num_tests, level)
         counts = _counts(vae, data, plan.num_draws)
         seen = _counts(vae, data, min(plan.num_draws, _GUIDE_DRAWS))
         tick = _Progress(progress, len(counts) + len(seen) + 2 + num_refits)
         spreads = spreads_of(plan.asked, data.x[None], seed)
         rows, classifier = _judged(vae, data, order, plan, spreads, seed, tick)
-        rows += _from_guide(vae, data, plan.asked, spreads, seen, tick)
+        rows += _from_guide(whole, data, plan.asked, spreads, seen, tick)
         units = collapsed_units(vae, data)
     effects = []
     for k in range(num_refits):
         assert refit is not None  # or there would be none
-        effects.append(_of_refit(vae, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k))
+        simulator = vae, whole
+        effects.append(
+            _of_refit(simulator, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k)
+        )
         tick()
     return Checks(
         rows=judged(vae, rows, entries, level, effects),
@@ -182,20 +189,25 @@ def check(
 
 
 class _Plan:
-    """What is asked of a model, and how many replicates that takes."""
+    """What is asked of a model, and how many replicates that takes.
+
+    Replicates are of the ``whole`` program: each data set has its own draw of latents that all its
+    observations share.
+    """
 
     def __init__(
         self,
         vae: Amortized,
+        whole: Amortized,
         data: Rows,
         order: Tensor,
         asked: Sequence[Statistic] | None,
         entries: tuple[Entry, ...],
     ) -> None:
-        given, self.entries = data.given, entries
+        given, self.entries, self.whole = data.given, entries, whole
         self.asked = default_statistics(vae, entries=entries, **given) if asked is None else asked
         self.latent = latent_statistics(vae, **given)
-        halves = halve(vae, entries, given)
+        halves = halve(vae, entries, given) if not whole.has_globals else _SHARED
         self.halves = None if isinstance(halves, str) else halves
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         residual = () if self.halves is None else residual_statistics(self.halves)
@@ -254,7 +266,7 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
 
 
 def _of_refit(
-    vae: Amortized,
+    simulator: tuple[Amortized, Amortized],
     data: Rows,
     order: Tensor,
     fitted: Rows,
@@ -266,7 +278,8 @@ def _of_refit(
     """Returns the effects of the checks of a refit, whose family is true.
 
     Args:
-        vae: The model, which simulates what is fitted to and what is held out.
+        simulator: The model, at one draw of what observations share, and as it is, which simulates
+            what is fitted to and what is held out.
         data: What the model is checked against.
         order: Where these were found.
         fitted: What it was fitted to.
@@ -275,26 +288,27 @@ def _of_refit(
         entries: The entries of x.
         seed: Of what is simulated and of the refit; the next one is that of its checks.
     """
-    with undisturbed(vae, seed, data.x.device):
-        simulated = Rows(_drawn(vae, len(fitted), fitted), fitted.given)
-        held_out = Rows(_drawn(vae, len(data), data), data.given)
+    with undisturbed(simulator[1], seed, data.x.device):
+        simulated = Rows(_drawn(*simulator, len(fitted), fitted), fitted.given)
+        held_out = Rows(_drawn(*simulator, len(data), data), data.given)
     with torch.enable_grad():
         twin = refit(simulated, seed)
     if not is_amortized(twin):
         raise expected("refit", "a function that returns a fitted program", twin)
+    whole, twin = twin, twin.fixed(1, seed)[0]
     with undisturbed(twin, seed + 1, data.x.device):
-        plan = _Plan(twin, held_out, order, asked, entries)
+        plan = _Plan(twin, whole, held_out, order, asked, entries)
         spreads = spreads_of(plan.asked, held_out.x[None], seed)
         rows, _ = _judged(twin, held_out, order, plan, spreads, seed, lambda: None)
     return [row.effect for row in rows]
 
 
-def _drawn(vae: Amortized, size: int, like: Rows) -> Tensor:
-    """Draws so many observations, given what goes with others, over and over."""
+def _drawn(vae: Amortized, whole: Amortized, size: int, like: Rows) -> Tensor:
+    """Draws so many observations of the whole, given what goes with others, over and over."""
     drawn: list[Tensor] = []
     for count in chunk_sizes(size, draws_at_once(vae, like[:1].x)):
         given = cycled(like.given, count, sum(map(len, drawn)))
-        drawn.append(simulate(vae, 1, count, given)[0])
+        drawn.append(simulate(whole, 1, count, given)[0])
     return torch.cat(drawn)
 
 
@@ -302,7 +316,7 @@ def _classify(vae: Amortized, data: Rows, order: Tensor, plan: _Plan, seed: int)
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
     beside = [each.to(data.x).reshape(len(data), -1) for each in known]
-    drawn = _drawn(vae, size, data)
+    drawn = _drawn(vae, plan.whole, size, data)
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
     x = torch.cat([data.x, drawn]).flatten(1)
@@ -347,7 +361,7 @@ def _population(
 
     replicated = []
     for count in _counts(vae, data, plan.num_draws):
-        x = simulate(vae, count, len(data), data.given)
+        x = simulate(plan.whole, count, len(data), data.given)
         guide = encoded(vae, x.flatten(0, 1), repeated(data.given, count))
         z = guide.sample().unflatten(0, (count, len(data)))
         replicated.append(all_values(x, z))
@@ -368,9 +382,8 @@ def _from_guide(
     counts: Sequence[int],
     tick: Callable[[], None],
 ) -> Iterator[Row]:
-    guide, replicated = vae.encode(data.x, **data.given), []
-    for count in counts:
-        x = replicate(vae, guide.sample((count,)), data.given)
+    replicated = []
+    for x in from_guide(vae, data, counts):
         replicated.append(values(asked, x))
         tick()
     found = Found(values(asked, data.x[None]), spreads, data.x.dtype)

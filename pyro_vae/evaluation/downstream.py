@@ -396,7 +396,7 @@ def accuracy(
         True
     """
     if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE with a categorical latent", vae)
+        raise expected("vae", "a VAE with a categorical latent; of a Program, `probe`", vae)
     chosen = vae.classify(x, **given).argmax(-1).cpu().numpy()
     share = float((chosen == _labels("labels", labels, len(chosen))).mean())
     return share, (share * (1 - share) / len(chosen)) ** 0.5

@@ -14,12 +14,13 @@ from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import MAX_ENUMERATED
 from pyro_vae.evaluation._common import check_ignorable, states_of
 from pyro_vae.evaluation._draws import Draws
-from pyro_vae.programs import Amortized
+from pyro_vae.programs import Amortized, Program
 from pyro_vae.programs.accept import rows_of
-from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
-__all__ = ["enumerate_log_prob", "enumerated", "is_summed"]
+__all__ = ["enumerate_log_prob", "enumerated", "is_summed", "num_mixed", "summed_terms"]
+
+_MOST_MIXED = 32  # joint states at each of which continuous sites are drawn, which costs as much
 
 
 @torch.no_grad()
@@ -53,9 +54,10 @@ def enumerate_log_prob(vae: Amortized, x: RowsLike, **given: Unpack[GivenLike]) 
     check_ignorable(vae)
     if not vae.space.support.is_discrete:
         raise expected("vae", "a discrete latent, whose states can be listed", vae.space)
-    if not isinstance(vae, Composition):
-        raise expected("vae", "a VAE; of a program nobody has listed the states: `evaluate`", vae)
     rows, log_probs = rows_of(vae, x, given), []
+    if isinstance(vae, Program) and _number_of_states(vae, rows) > MAX_ENUMERATED:
+        what = f"a latent of at most {MAX_ENUMERATED:,} joint states; `evaluate` draws others"
+        raise expected("vae", what, vae.space)
     for batch in rows.batches(observations_at_once(vae, rows.x)):
         prior = vae.prior_at(batch.given)
         total = batch.x.new_full((len(batch),), -math.inf)
@@ -88,6 +90,42 @@ def is_summed(vae: Amortized, rows: Rows, most: int) -> bool:
     if not vae.is_ignorable or not vae.space.support.is_discrete:
         return False
     return bool(_number_of_states(vae, rows) <= min(most, MAX_ENUMERATED))
+
+
+def num_mixed(vae: Amortized) -> int:
+    """Returns the joint states of discrete sites that are summed beside draws of others; 0 if none.
+
+    That is so of a :class:`pyro_vae.Program` with both, whose discrete sites have few states.
+    """
+    if not isinstance(vae, Program) or not vae.has_continuous:
+        return 0
+    return vae.num_states if 1 < vae.num_states <= _MOST_MIXED else 0
+
+
+def summed_terms(vae: Amortized, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor]:
+    r"""Draws continuous sites at each state of the discrete ones, and sums over these.
+
+    .. math:: w_s = \sum_k \frac{p(x, k, z_{ks})}{q(z_{ks} \mid k, x)}, \quad
+        z_{ks} \sim q(z \mid k, x)
+
+    Sites that the guide draws after a discrete one know its state, those that it draws before do
+    not: either way the mean of a weight is p(x).
+
+    Args:
+        vae: A program for which :func:`num_mixed` is not 0.
+        rows: The observations.
+        count: Draws at each state, S.
+
+    Returns:
+        The logarithm of the weights, log p(x|z), and log q(z|x) - log p(z), the latter two averaged
+        over the states by their probabilities in the guide, each of shape ``(S, B)``, float64.
+    """
+    assert isinstance(vae, Program)
+    terms = (each.cpu().double() for each in vae.run_states(rows, count))
+    log_likelihood, log_prior, log_others, log_state = terms
+    log_weights = (log_likelihood + log_prior - log_others).logsumexp(0)
+    log_ratio = log_others + log_state - log_prior
+    return log_weights, _expected(log_state, log_likelihood), _expected(log_state, log_ratio)
 
 
 def _number_of_states(vae: Amortized, rows: Rows) -> int:

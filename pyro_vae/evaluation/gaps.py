@@ -250,6 +250,9 @@ class _Bound(ABC):
         self.prior = vae.prior_at(rows.given)
         with torch.no_grad():
             self.start = vae.features(rows)
+        if self.start.numel() == 0:
+            what = "a guide whose sites depend on x alone, by parameters of each observation"
+            raise expected("vae", what, "another")
 
     def log_likelihood(self, z: Tensor) -> Tensor:
         """Returns log p(x|z), shape ``(S, B)``."""
@@ -278,9 +281,6 @@ class _Sampled(_Bound):
 
     def __init__(self, vae: Amortized, rows: Rows, num_particles: int, num_samples: int) -> None:
         super().__init__(vae, rows, num_particles, num_samples)
-        if self.start.numel() == 0:
-            what = "a guide whose sites depend on x alone, by parameters of each observation"
-            raise expected("vae", what, "another")
         if not vae.guide_at(self.start, rows).has_rsample:
             what = "a guide with reparameterised draws, or one of one-hot latents"
             raise expected("vae", what, type(vae.guide_at(self.start, rows)).__name__)

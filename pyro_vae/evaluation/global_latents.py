@@ -2,15 +2,14 @@
 
 from __future__ import annotations
 
-import math
 from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
-from scipy.special import logsumexp
 
 from pyro_vae._errors import positive_integer
 from pyro_vae.data.rows import RowsLike
+from pyro_vae.evaluation.averaging import log_mean
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.evaluation.scores import Scores
 from pyro_vae.programs import Amortized
@@ -41,7 +40,8 @@ def evaluate_globals(
 
     .. math:: \log p(x_i) = \log \frac1S \sum_s \hat p(x_i \mid w_s), \quad w_s \sim q(w)
 
-    Each :math:`\hat p` is that of :func:`pyro_vae.evaluate`, at the same draws of z.
+    Each :math:`\hat p` is that of :func:`pyro_vae.evaluate`, which gives their average, too; here
+    are the scores at each draw beside it.
 
     References:
         The Jackknife, the Bootstrap and Other Resampling Plans (Efron, 1982),
@@ -58,13 +58,9 @@ def evaluate_globals(
         The scores, with their errors.
     """
     fixed = program.fixed(positive_integer("num_globals", num_globals), seed)
-    scores = tuple(evaluate(each, x, seed=seed, **options) for each in fixed)
-    columns = np.stack([each.log_marginal for each in scores])
-    count = len(columns)
-    mean = logsumexp(columns, 0) - math.log(count)
-    errors = np.full(mean.shape, math.nan)
-    if count > 1:
-        kept = ~np.eye(count, dtype=bool)
-        without = np.stack([logsumexp(columns[row], 0) for row in kept]) - math.log(count - 1)
-        errors = np.sqrt((count - 1) * without.var(0))
+    # With random numbers of its own each: the jackknife then sees the error of weights, too.
+    scores = tuple(
+        evaluate(each, x, seed=(seed + s) % 2**32, **options) for s, each in enumerate(fixed)
+    )
+    mean, errors = log_mean(np.stack([each.log_marginal for each in scores]))
     return OverGlobals(mean, errors, scores)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, Unpack
 
 import numpy as np
@@ -16,10 +17,12 @@ from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import Space, closed_kl
 from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
-from pyro_vae.evaluation.enumeration import enumerated, is_summed
+from pyro_vae.evaluation.averaging import averaged
+from pyro_vae.evaluation.enumeration import enumerated, is_summed, num_mixed, summed_terms
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import EXACT, Scores
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.weigh import chunk_sizes
 
 __all__ = ["evaluate"]
 
@@ -39,6 +42,7 @@ def evaluate(
     seed: int = 0,
     base_measure: Mapping[str, Any] | None = None,
     progress: Callable[[float], None] | None = None,
+    num_globals: int = 20,
     **given: Unpack[GivenLike],
 ) -> Scores:
     r"""Scores a model on held-out data, by importance weighting with its guide.
@@ -46,8 +50,10 @@ def evaluate(
     .. math:: \log \hat p(x) = \log \frac1S \sum_s w_s, \quad
         w_s = \frac{p(x \mid z_s) \, p(z_s)}{q(z_s \mid x)}, \quad z_s \sim q(z \mid x)
 
-    A VAE's discrete latent of no more than ``num_samples`` joint states is summed, which costs less
-    and has no error. Any other is drawn as it is, never relaxed. Memory does not grow with
+    A discrete latent of no more than ``num_samples`` joint states is summed, which costs less and
+    has no error. Discrete sites of a :class:`pyro_vae.Program` that has continuous ones, too, are
+    summed where they have 32 joint states at most, at each of which the others are drawn. Any other
+    is drawn as it is, never relaxed. Memory does not grow with
     ``num_samples``, but for the sqrt(S) largest weights of a batch. The model and the caller's
     random state stay as they were. Where there is enough work for it to pay, the draws are one
     compiled graph, with the same numbers on a CPU.
@@ -82,6 +88,9 @@ def evaluate(
             any of ``data``, ``split``, ``binarize``, ``dequantize``, ``transform``. What the data
             themselves show (their fingerprint and dimension) is never taken from it.
         progress: Called now and then with the fraction that is done.
+        num_globals: Of a :class:`pyro_vae.Program` with latents that all observations share, draws
+            of these: log p(x) is that of the mean of p(x | globals) over them, with its error by
+            the jackknife; k-hat and ESS are the worst of any draw.
         **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves. With
             a missingness model they are of what is observed together with the mask, no mask being
             one of ones, and what is missing is drawn with each z.
@@ -103,16 +112,52 @@ def evaluate(
     num_samples = positive_integer("num_samples", num_samples)
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
+    num_globals = positive_integer("num_globals", num_globals)
     rows, described = measured(vae, x, given, base_measure)
+    options = (num_samples, proposal, smooth, max_memory)
+    programs = vae.fixed(num_globals, seed)
+    scores = []
+    for s, one in enumerate(programs):
+        own = None if progress is None else partial(_share, progress, s, len(programs))
+        # With random numbers of its own each: the jackknife then sees the error of weights, too.
+        scores.append(_scored(one, rows, *options, (seed + s) % 2**32, described, own))
+    return averaged(scores) if vae.has_globals else scores[0]
+
+
+def _share(progress: Callable[[float], None], done: int, total: int, fraction: float) -> None:
+    """Reports what is done of all draws of the globals, from what is done of one."""
+    progress((done + fraction) / total)
+
+
+def _scored(
+    vae: Amortized,
+    rows: Rows,
+    num_samples: int,
+    proposal: Proposal,
+    smooth: bool,
+    max_memory: int | None,
+    seed: int,
+    described: dict[str, Any],
+    progress: Callable[[float], None] | None,
+) -> Scores:
+    """Scores rows that the model accepted, of which it has no latents that they share."""
     if proposal == "auto":
         if not smooth and is_summed(vae, rows, num_samples):
             return _summed(vae, rows, max_memory, seed, described, progress)
-        proposal = "guide"
+        proposal, mixed = "guide", num_mixed(vae)
+    else:
+        mixed = 0
     with undisturbed(vae, seed, rows.x.device):
         draws = Draws(vae, rows, num_samples, proposal, max_memory)
     columns, means, kl_estimators = [], [], set()
     with undisturbed(vae, seed, rows.x.device):
         for i, batch in enumerate(draws.batches):
+            if mixed:
+                strata = _mixed(vae, draws, i, num_samples, mixed, progress)
+                columns.append(_columns(strata[False], strata[True], None, smooth))
+                means.append(vae.infer(batch).mean.cpu().double())
+                kl_estimators.add("sampled")
+                continue
             features, strata = _weighed(vae, draws, i, num_samples, progress)
             guide = vae.guide_at(features, batch)
             kl = closed_kl(guide, vae.prior_at(batch.given))
@@ -124,15 +169,17 @@ def evaluate(
         **{name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]},
         active_units=_active_units(torch.cat(means), vae.space),
         num_samples=num_samples,
-        estimator=_estimator(proposal, smooth),
+        estimator=_estimator(proposal, smooth, mixed),
         kl_estimator="sampled" if "sampled" in kl_estimators else "analytic",
         base_measure=described,
     )
 
 
-def _estimator(proposal: Proposal, smooth: bool) -> str:
+def _estimator(proposal: Proposal, smooth: bool, mixed: int) -> str:
     """Says what draws and weights there are."""
     origin = "the guide" if proposal == "guide" else "a mixture of guide and prior"
+    if mixed:
+        origin += f" at each of {mixed} states of discrete sites, summed"
     return f"importance weighting, draws of {origin}{', Pareto smoothed' if smooth else ''}"
 
 
@@ -184,6 +231,26 @@ def _weighed(
         if progress is not None:
             progress((i + done / num_samples) / len(draws.batches))
     return features, strata
+
+
+def _mixed(
+    vae: Amortized,
+    draws: Draws,
+    i: int,
+    num_samples: int,
+    states: int,
+    progress: Callable[[float], None] | None,
+) -> dict[bool, _Sums]:
+    """Draws and weighs the continuous sites of batch ``i`` at each state of the others."""
+    batch = draws.batches[i]
+    strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in (False, True)}
+    done = 0
+    for count in chunk_sizes(num_samples, max(1, max(draws.counts[False]) // states)):
+        strata[False].update(*summed_terms(vae, batch, count))
+        done += count
+        if progress is not None:
+            progress((i + done / num_samples) / len(draws.batches))
+    return strata
 
 
 class _Sums:

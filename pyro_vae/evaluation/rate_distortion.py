@@ -13,10 +13,10 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
-from pyro_vae.data.rows import GivenLike, RowsLike
+from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
-from pyro_vae.programs import VAE
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.weigh import observations_at_once
 
@@ -127,7 +127,7 @@ class RateDistortion:
 
 @torch.no_grad()
 def rate_distortion(
-    vae: VAE,
+    vae: Amortized,
     x: RowsLike,
     *,
     num_samples: int = 10,
@@ -177,8 +177,6 @@ def rate_distortion(
         >>> found.rate.shape, found.summary()["largest_mutual_information"] == math.log(5)
         ((5,), True)
     """
-    if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE", vae)
     seed = check_arguments(vae, seed)
     num_samples = positive_integer("num_samples", num_samples)
     data = rows_of(vae, x, given)
@@ -189,9 +187,11 @@ def rate_distortion(
     )
     with undisturbed(vae, seed, data.x.device):
         batches = data.batches(observations_at_once(vae, data.x))
-        features = torch.cat([vae.guide.features(each.x, each.given) for each in batches])
-        cond = data.given.get("cond")
-        columns = _information(vae, features, cond, num_samples, progress)
+        features = torch.cat([vae.features(each) for each in batches])
+        if features[0].numel() == 0:
+            what = "a guide whose sites depend on x alone, by numbers of each row; `evaluate` has"
+            raise expected("vae", f"{what} rate and distortion of others", vae)
+        columns = _information(vae, features, data, num_samples, progress)
     return RateDistortion(
         rate=scores.kl,
         distortion=-scores.reconstruction,
@@ -204,29 +204,30 @@ def rate_distortion(
 
 
 def _information(
-    vae: VAE,
+    vae: Amortized,
     features: Tensor,
-    cond: Tensor | None,
+    data: Rows,
     num_samples: int,
     progress: Callable[[float], None] | None,
 ) -> dict[str, Tensor]:
     """Compares draws of every q(z|x) with all of them, float64 on the CPU."""
     size = len(features)
     column_starts = range(0, size, _COLUMNS)
-    entries = min(size, _COLUMNS) * vae.prior.event_shape.numel()
+    entries = min(size, _COLUMNS) * vae.space.event_shape.numel()
     rows = max(1, _ENTRIES // entries)
     terms = []
     for start in range(0, size, rows):
         own = torch.arange(start, min(start + rows, size), device=features.device)
-        q = vae.guide_family(features[own])
-        prior = vae.prior(None if cond is None else cond[own])
+        q = vae.guide_at(features[own], data[own])
+        prior = vae.prior_at(data[own].given)
         sums = torch.zeros(4, len(own), dtype=torch.float64)
         for _ in range(num_samples):
             z = q.sample()
             log_own, log_prior = (each.log_prob(z).cpu().double() for each in (q, prior))
             log_others = torch.full_like(log_own, -math.inf)
             for left in column_starts:
-                theirs = vae.guide_family(features[left : left + _COLUMNS])
+                some = slice(left, left + _COLUMNS)
+                theirs = vae.guide_at(features[some], data[some])
                 log_q = theirs.log_prob(z.unsqueeze(1))
                 inside = (own >= left) & (own < left + _COLUMNS)
                 log_q[inside, own[inside] - left] = -math.inf  # its own term is known

@@ -234,7 +234,15 @@ class Program(Taker):
 
     @torch.no_grad()
     def simulate(self, size: int | Given, count: int = 1) -> Rows:
-        """Draws z from the prior and then x: ``count`` data sets, one after the other."""
+        """Draws z from the prior and then x: ``count`` data sets, one after the other.
+
+        Global latents are drawn from the guide, once for each data set.
+        """
+        if self.has_globals:
+            seed = int(torch.randint(2**31, ()))
+            each = [one.simulate(size) for one in self.fixed(count, seed)]
+            x = torch.cat([rows.x for rows in each])
+            return Rows(x, cast(Given, tiled(each[0].given, len(x))))
         given: Given = {} if isinstance(size, int) else size
         prior = self.prior_at(given)
         shape = (count, size) if isinstance(size, int) else (count, *prior.batch_shape)
@@ -292,13 +300,23 @@ class Program(Taker):
     def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
         """Returns E[x|z] at z = E[z|x], same shape as ``x``.
 
+        Where p(x|z) has no mean in closed form it is that of 256 draws of x.
+
         Raises:
-            NotImplementedError: If p(x|z) has no mean in closed form.
+            ValueError: If p(x|z) has no mean, as that of a category, or of tails too heavy.
         """
         rows = x if isinstance(x, Rows) else Rows(as_tensor(x), unlabelled(given))
         rows = self.accepts(rows)
         with evaluating(self):
-            return self.decode(self.infer(rows).mean, **rows.given).mean
+            decoded = self.decode(self.infer(rows).mean, **rows.given)
+            try:
+                return decoded.mean
+            except NotImplementedError:
+                pass
+            if without := self.without_mean(decoded.z, decoded.given):
+                what = f"a distribution of {without} that has a mean; `program.replicate` draws x"
+                raise expected("program", what, self)
+            return decoded.sample((_FOR_MEANS,)).mean(0)
 
     def spec(self) -> dict[str, Any]:
         """Returns what describes the pair: no file has its code, and none is run because of one."""
@@ -362,4 +380,5 @@ class Program(Taker):
 
 
 _EXAMPLE = "example."  # of what is no parameter, in a file
+_FOR_MEANS = 256  # draws
 _FIRST = 16  # rows that the sites are learnt from

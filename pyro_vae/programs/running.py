@@ -21,11 +21,20 @@ from pyro_vae.distributions import Space
 from pyro_vae.programs.family import family_of
 from pyro_vae.programs.owned import Half, Parameters, networks_of
 from pyro_vae.programs.requirements import Structure, Whole, structure_of
-from pyro_vae.programs.sites import Means, Values, by_row, entry_log_probs, log_probs, samples
+from pyro_vae.programs.sites import (
+    Means,
+    Values,
+    by_row,
+    entry_log_probs,
+    log_probs,
+    samples,
+    states_of_site,
+)
 
 __all__ = ["Pair", "tiled"]
 
 _MEANS = 64  # draws whose mean is that of a guide without one in closed form
+_SPREAD = 256  # and whose variance is; an error of a tenth
 
 
 def tiled(given: Mapping[str, Any], size: int) -> dict[str, Any]:
@@ -68,6 +77,7 @@ class Pair(nn.Module):
         self._globals: dict[str, Tensor] = {}
         self._shapes: dict[str, torch.Size] = {}
         self._family: tuple[Any, ...] = ()
+        self._states: dict[str, tuple[Tensor, int] | None] = {}  # of the discrete latent sites
         self._reads_itself = ""  # the observed site whose distribution depends on x
         self._entries_are_independent = self._guide_has_rsample = False
 
@@ -154,6 +164,11 @@ class Pair(nn.Module):
         seen = [modelled.nodes[name] for name in found.observed]
         self._entries_are_independent = all(entry_log_probs(site) is not None for site in seen)
         self._family = family_of(guided, again, found.latent)
+        self._states = {
+            name: states_of_site(modelled.nodes[name], local)
+            for name, local in found.latent.items()
+            if local.support.is_discrete
+        }
         self._guide_has_rsample = all(guided.nodes[name]["fn"].has_rsample for name in found.latent)
         return found
 
@@ -192,11 +207,28 @@ class Pair(nn.Module):
         trace = self._trace(self.model, self._placeholder(size), tiled(given, size), {})
         return self._z_of(trace, size).reshape(*shape, -1)
 
-    def run_model(self, z: Tensor, given: Conditions) -> Tensor:
-        """Draws x given z, ``(*, D)``: shape ``(*, *event_shape)``."""
+    @property
+    def at_globals(self) -> Mapping[str, Tensor]:
+        """The values of the global latents that the program is at, by name."""
+        return dict(self._globals)
+
+    def run_whole(self, size: int, given: Conditions) -> tuple[dict[str, Tensor], Tensor]:
+        """Draws the global latents from their prior, z, and x of ``size`` observations."""
+        self._refuse_reading()
+        beside = tiled(given, size)
+        nodes = self._trace(self.model, self._placeholder(size), beside, {}, anew=True).nodes
+        x = self._x_of({name: nodes[name]["value"] for name in self.observed}, size)
+        return {name: nodes[name]["value"] for name in self.structure.globals}, x
+
+    def _refuse_reading(self) -> None:
+        """Refuses a model that one run does not simulate."""
         if self._reads_itself:
             what = f"a distribution of {self._reads_itself!r} that does not read x, to simulate it"
             raise expected("model", what, "one that does")
+
+    def run_model(self, z: Tensor, given: Conditions) -> Tensor:
+        """Draws x given z, ``(*, D)``: shape ``(*, *event_shape)``."""
+        self._refuse_reading()
         shape = z.shape[:-1]
         size = shape.numel()
         known, beside = self._known(z.reshape(size, -1)), tiled(given, size)
@@ -241,6 +273,15 @@ class Pair(nn.Module):
         if not bool(x.isfinite().all()):
             raise NotImplementedError
         return x.reshape(*z.shape[:-1], *self._event_shape)
+
+    def without_mean(self, z: Tensor, given: Conditions) -> str:
+        """Returns the name of an observed site whose mean is known not to exist, or nothing."""
+        trace = self._run_decoded(z, given, None)
+        for name in self.observed:
+            with suppress(NotImplementedError):
+                if not bool(trace.nodes[name]["fn"].mean.isfinite().all()):
+                    return repr(name)
+        return ""
 
     def entry_densities(self, z: Tensor, given: Conditions, x: Tensor) -> Tensor:
         """Returns log p(x_d|z) of each entry, shape ``(*, *event_shape)``."""
@@ -302,3 +343,15 @@ class Pair(nn.Module):
             with suppress(NotImplementedError), Means():
                 return self._z_of(self._trace(self.guide, rows.x, rows.given, {}), len(rows))
         return self.run_guide((_MEANS,), rows)[0].mean(0)
+
+    def guide_variance(self, rows: Rows) -> Tensor:
+        """Returns Var[z|x], ``(B, D)``, of draws where sites depend on each other's."""
+        if not self._family:
+            return self.run_guide((_SPREAD,), rows)[0].var(0)
+        zeros = self._known(rows.x.new_zeros(len(rows), self.space.event_shape.numel()))
+        trace = self._trace(self.guide, rows.x, rows.given, zeros)
+        parts = {}
+        for name, local in self.structure.latent.items():
+            variance = trace.nodes[name]["fn"].variance
+            parts[name] = local.rows(variance, len(rows)).reshape(len(rows), -1)
+        return self.space.join(parts)

@@ -18,6 +18,7 @@ from torch.distributions.constraints import Constraint
 from pyro_vae.distributions import Site, by_entry, same_support
 
 __all__ = [
+    "COUNTLESS",
     "Local",
     "Means",
     "Values",
@@ -27,9 +28,12 @@ __all__ = [
     "local_of",
     "log_probs",
     "samples",
+    "states_of_site",
 ]
 
 DATA = "data"
+COUNTLESS = 2**63
+"""Of states that nobody has counted."""
 
 
 class Flat(Constraint):
@@ -112,6 +116,33 @@ class Local:
         return (
             own if own.dtype == self.dtype or self.dtype.is_floating_point else own.to(self.dtype)
         )
+
+
+def states_of_site(site: Mapping[str, Any], local: Local) -> tuple[Tensor, int] | None:
+    """Returns the values that an entry of a discrete site can have, and how many entries it has.
+
+    An entry is an event that does not come apart, such as a one-hot vector. Where the site is
+    masked for some observations there is nothing to sum over, and where its values differ between
+    observations they cannot be listed: None.
+
+    Args:
+        site: Of a trace.
+        local: What it looks like.
+
+    Returns:
+        Values of shape ``(V, E)``, and the number of entries.
+    """
+    base = site["fn"]
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    if site["mask"] is not None or not base.has_enumerate_support:
+        return None
+    try:
+        values = base.enumerate_support(expand=False)
+    except NotImplementedError:
+        return None
+    size = base.event_shape.numel()
+    return values.reshape(len(values), size), local.shape.numel() // size
 
 
 def samples(trace: poutine.Trace) -> Iterator[Mapping[str, Any]]:

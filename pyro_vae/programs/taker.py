@@ -13,12 +13,16 @@ from pyro_vae._errors import expected
 from pyro_vae.data.rows import Given, Numbers, Rows, given_of
 from pyro_vae.programs.accept import as_tensor, unlabelled
 from pyro_vae.programs.running import Pair
+from pyro_vae.programs.sites import COUNTLESS, log_probs
 
 __all__ = ["Taker"]
 
 
 class Taker(Pair):
-    """A pair that checks the data that come, and learns its sites from the first of them."""
+    """A pair that checks the data that come, and learns its sites from the first of them.
+
+    It lists the joint states of its discrete sites, too, where they can be.
+    """
 
     @property
     def takes(self) -> frozenset[str]:
@@ -129,6 +133,70 @@ class Taker(Pair):
         if not bool(flags.all()):
             bad = rows.x[~flags.expand_as(rows.x)][0].item()
             raise expected(argument, f"values in the support of {local.name!r}, {support}", bad)
+
+    @property
+    def num_states(self) -> int:
+        """Joint states of the discrete latent sites of an observation; very many if not known."""
+        total = 1
+        for known in self._states.values():
+            if known is None:
+                return COUNTLESS
+            total = min(total * len(known[0]) ** known[1], COUNTLESS)
+        return total
+
+    @property
+    def has_continuous(self) -> bool:
+        """Whether any latent site of an observation is continuous."""
+        return len(self._states) < len(self.structure.latent)
+
+    def states(self) -> dict[str, Tensor]:
+        """Returns the K joint states of the discrete latent sites, ``(K, *)`` each, by name."""
+        entries = [
+            values for known in self._states.values() if known for values in [known[0]] * known[1]
+        ]
+        index = torch.cartesian_prod(*(torch.arange(len(values)) for values in entries))
+        columns = [
+            values[i] for values, i in zip(entries, index.reshape(-1, len(entries)).T, strict=True)
+        ]
+        found, done = {}, 0
+        for name, known in self._states.items():
+            assert known is not None  # or there would be too many
+            found[name] = torch.cat(columns[done : done + known[1]], 1)
+            done += known[1]
+        return found
+
+    def run_states(self, rows: Rows, count: int) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """Draws the continuous sites at each joint state of the discrete ones.
+
+        Args:
+            rows: The observations.
+            count: Draws at each state, S.
+
+        Returns:
+            log p(x|z), log p(z), and log q of the continuous and of the discrete sites, each of
+            shape ``(K, S, B)``.
+        """
+        states = {name: each.to(rows.x.device) for name, each in self.states().items()}
+        shape = torch.Size((self.num_states, count, len(rows)))
+        size, latent = shape.numel(), self.structure.latent
+        index = torch.arange(size, device=rows.x.device)
+        many = rows[index % len(rows)]
+        known = {
+            name: latent[name].value(each[index // (count * len(rows))])
+            for name, each in states.items()
+        }
+        guided = self._trace(self.guide, many.x, many.given, known)
+        drawn = {name: guided.nodes[name]["value"] for name in latent}
+        modelled = self._trace(self.model, many.x, many.given, drawn)
+        others = [name for name in latent if name not in states]
+        terms = (
+            log_probs(modelled, self.structure.observed, size),
+            log_probs(modelled, latent, size),
+            log_probs(guided, others, size),
+            log_probs(guided, states, size),
+        )
+        first, second, third, fourth = (each.reshape(shape) for each in terms)
+        return first, second, third, fourth
 
     def _learn(self, rows: Rows) -> None:
         """Learns the sites from the first data, or leaves everything as it was."""

@@ -11,9 +11,10 @@ from torch.distributions.kl import kl_divergence, register_kl
 
 from pyro_vae.data.rows import Given, Rows
 from pyro_vae.programs.family import Family
+from pyro_vae.programs.sites import COUNTLESS
 
 if TYPE_CHECKING:
-    from pyro_vae.programs.running import Pair
+    from pyro_vae.programs.taker import Taker
 
 __all__ = ["Decoded", "Encoded", "Entries", "Latent"]
 
@@ -23,7 +24,7 @@ class _OfProgram(TorchDistribution):
 
     arg_constraints: ClassVar[dict[str, Any]] = {}
 
-    def __init__(self, program: Pair, batch_shape: Any, event_shape: torch.Size) -> None:
+    def __init__(self, program: Taker, batch_shape: Any, event_shape: torch.Size) -> None:
         self.program = program
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=False)
 
@@ -37,10 +38,9 @@ class Latent(_OfProgram):
         batch_shape: ``(N,)`` where something does, else any.
     """
 
-    num_states = 2**63  # of discrete latents nobody has counted
     has_rsample = False
 
-    def __init__(self, program: Pair, given: Given, batch_shape: Any = ()) -> None:
+    def __init__(self, program: Taker, given: Given, batch_shape: Any = ()) -> None:
         self.given = given
         super().__init__(program, batch_shape, program.space.event_shape)
 
@@ -48,6 +48,19 @@ class Latent(_OfProgram):
     def support(self) -> Any:
         """Where z lives."""
         return self.program.space.support
+
+    @property
+    def num_states(self) -> int:
+        """Joint states of a discrete latent; very many of others, or where they are not known."""
+        return COUNTLESS if self.program.has_continuous else self.program.num_states
+
+    def enumerate_support(self, expand: bool = True) -> Tensor:
+        """Returns the K joint states of a discrete latent, ``(K, *batch_shape, D)``."""
+        dtype = self.program.dtype
+        parts = {name: each.to(dtype) for name, each in self.program.states().items()}
+        states = self.program.space.join(parts)
+        states = states.reshape(-1, *(1,) * len(self.batch_shape), states.shape[-1])
+        return states.expand(-1, *self.batch_shape, -1) if expand else states
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Latent:
         return Latent(self.program, self.given, batch_shape)
@@ -68,7 +81,7 @@ class Encoded(_OfProgram):
         rows: The observations.
     """
 
-    def __init__(self, program: Pair, rows: Rows) -> None:
+    def __init__(self, program: Taker, rows: Rows) -> None:
         self.rows = rows
         self._drawn: tuple[Tensor, Tensor] | None = None
         super().__init__(program, (len(rows),), program.space.event_shape)
@@ -104,6 +117,11 @@ class Encoded(_OfProgram):
         """The mean of each site given the means of those before it, or of draws."""
         return self.program.guide_mean(self.rows)
 
+    @property
+    def variance(self) -> Tensor:
+        """Of each entry, in closed form where sites depend on x alone; else of draws."""
+        return self.program.guide_variance(self.rows)
+
 
 class Decoded(_OfProgram):
     """p(x|z).
@@ -114,7 +132,7 @@ class Decoded(_OfProgram):
         given: What goes with B observations.
     """
 
-    def __init__(self, program: Pair, z: Tensor, given: Given) -> None:
+    def __init__(self, program: Taker, z: Tensor, given: Given) -> None:
         self.z, self.given = z, given
         super().__init__(program, z.shape[:-1], program.event_shape)
 

@@ -1,0 +1,132 @@
+"""Is the posterior of what all observations share calibrated? Simulated, refitted, ranked."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Unpack
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._untouched import undisturbed
+from pyro_vae.criticism.calibration import Calibration
+from pyro_vae.criticism.checks import holm
+from pyro_vae.criticism.uniformity import uniformity
+from pyro_vae.data.rows import GivenLike, Rows
+from pyro_vae.programs import Amortized, Program, Refit
+
+__all__ = ["calibrate_globals"]
+
+FITS = "a function (rows, seed) -> fitted Program"
+_MAX_BINS = 100
+
+
+@torch.no_grad()
+def calibrate_globals(
+    program: Amortized,
+    refit: Refit,
+    *,
+    num_data: int | None = None,
+    num_simulations: int = 100,
+    num_draws: int = 99,
+    level: float = 0.05,
+    seed: int = 0,
+    progress: Callable[[float], None] | None = None,
+    **given: Unpack[GivenLike],
+) -> Calibration:
+    r"""Asks whether fits find the posterior of the latents that all observations share.
+
+    .. math:: w \sim p(w), \quad x_i \sim p(x \mid w), \quad w_1, \dots, w_L \sim q(w \mid x)
+
+    Each data set is simulated at a draw of these latents from their prior, and a program is fitted
+    to it anew: the draw is ranked among those of the guide, entry by entry, and the ranks are
+    uniform where the guide is the posterior. That is of model, guide and fit together. Entries that
+    may be exchanged for each other, as the weights of two hidden units may, have a posterior of
+    many equivalent modes, and a guide of one of them fails: ask this of what the data identify.
+
+    References:
+        Validating Bayesian Inference Algorithms with Simulation-Based Calibration
+        (Talts et al., 2018), https://arxiv.org/abs/1804.06788
+
+    Args:
+        program: A :class:`pyro_vae.Program` with global latents; its other parameters are those of
+            the simulations, and stay as they are.
+        refit: Fits a program like it, with parameters of its own, to rows, by a seed.
+        num_data: Observations in each data set; as many as ``given`` has, if not given.
+        num_simulations: Data sets, N, each of which is fitted.
+        num_draws: Draws of each fit, L.
+        level: Probability of any false alarm, at most.
+        seed: Of simulations, fits and draws.
+        progress: Called with the fraction that is done.
+        **given: What goes with the observations of each data set.
+
+    Returns:
+        Ranks, their p-values, coverage, and advice.
+
+    Raises:
+        ValueError: If the program has no global latents, the size of a data set is not known, or a
+            fit is not what it should be.
+    """
+    seed = check_seed("seed", seed)
+    if not isinstance(program, Program) or not program.has_globals:
+        raise expected("program", "a Program with latents that all observations share", program)
+    if not callable(refit):
+        raise expected("refit", FITS, refit)
+    beside = program.like(given)
+    sizes = {len(each) for each in Rows(torch.empty(0), beside).tensors().values()}
+    if num_data is None and not sizes:
+        raise expected("num_data", "how many observations each simulated data set has", None)
+    size = sizes.pop() if sizes else positive_integer("num_data", num_data)
+    ranks = []
+    with undisturbed(program, seed, program.device):
+        for i in range(positive_integer("num_simulations", num_simulations)):
+            truth, x = program.run_whole(size, beside)
+            own = int(torch.randint(2**31, ()))
+            with torch.enable_grad():
+                fitted = refit(Rows(x, beside), own)
+            draws = _draws(program, fitted, num_draws, own)
+            true, drawn = _flat(truth), torch.stack([_flat(each) for each in draws])
+            if drawn.shape[1:] != true.shape:
+                raise expected("refit", f"global latents of {len(true)} entries", drawn.shape[1])
+            ties = (drawn == true).sum(0)
+            placed = (torch.rand(true.shape, dtype=torch.float64) * (ties + 1)).floor().long()
+            ranks.append((drawn < true).sum(0) + placed)
+            if progress is not None:
+                progress((i + 1) / num_simulations)
+        kept = torch.stack(ranks)
+        uniform = torch.rand(kept.shape, dtype=torch.float64)
+    pit = ((kept + uniform) / (num_draws + 1)).numpy()
+    tested = uniformity(pit, min(_MAX_BINS, num_draws + 1))
+    names = tuple(f"{name}[{i}]" for name, each in truth.items() for i in range(each.numel()))
+    return Calibration(
+        names=names,
+        ranks=kept.numpy(),
+        pit=pit,
+        p_values=tested.p_value,
+        adjusted=np.asarray(holm(tested.p_value.tolist())),
+        point=tested.point,
+        num_draws=num_draws,
+        draws="the fits",
+        level=level,
+        discrete=False,
+        richer="fit longer, or take a richer guide of what is shared",
+    )
+
+
+def _draws(
+    program: Program, fitted: object, num_draws: int, seed: int
+) -> list[Mapping[str, Tensor]]:
+    if not isinstance(fitted, Program):
+        raise expected("refit", FITS, fitted)
+    if fitted is program or any(a is b for a in fitted.parameters() for b in program.parameters()):
+        what = "a program with parameters of its own, as this one's are those of the simulations"
+        raise expected("refit", what, "one that shares some")
+    if fitted.structure.globals != program.structure.globals:
+        raise expected("refit", f"latents {program.structure.globals}", fitted.structure.globals)
+    return [one.at_globals for one in fitted.fixed(num_draws, seed)]
+
+
+def _flat(values: Mapping[str, Tensor]) -> Tensor:
+    return torch.cat([each.detach().flatten().cpu().double() for each in values.values()])
