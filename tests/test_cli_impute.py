@@ -97,7 +97,11 @@ def test_a_table_is_filled_by_means(fitted: Path, capsys: pytest.CaptureFixture[
     rows = table()
     hidden = sum(not row[i].isdigit() for row in rows for i in (0, 3, 4))
     expected = {"out": "deeper/filled.csv", "filled": hidden, "rows": 60, "num_imputations": None}
-    assert json.loads(capsys.readouterr().out) == expected
+    told = json.loads(capsys.readouterr().out)
+    diagnostics = told.pop("diagnostics")
+    assert told == expected
+    assert diagnostics["num_filled"] == len(known(rows, fitted)[0])
+    assert 1 <= diagnostics["ess_min"] <= diagnostics["ess_median"] <= 30
     x, given = known(rows, fitted)
     vae = pv.load(fitted)
     pyro.set_rng_seed(2)
@@ -113,7 +117,9 @@ def test_a_table_is_filled_by_means(fitted: Path, capsys: pytest.CaptureFixture[
     ]
     Path("other.csv").write_text(text(other))
     assert main([*argv[:1], argv[1], "other.csv", *argv[2:], "--out", "f.csv"]) == 0
-    assert "Filled 3 of 9 cells in 3 rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Filled 3 of 9 cells in 3 rows" in said
+    assert "Effective draws a row" in said
     x, given = known(other, fitted)
     pyro.set_rng_seed(2)
     check_filled(other, cells("f.csv"), vae.impute(x, ~x.isnan(), num_samples=30, **given))
