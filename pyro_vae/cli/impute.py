@@ -228,9 +228,9 @@ def _parser() -> Parser:
     parser.add_argument(
         "--num_fits",
         type=int | None,
-        help="Fit the model so many times anew, briefly, to rows of the run drawn with replacement, "
-        "and draw a share of the imputations from each: they then vary as the parameters do, which "
-        "are otherwise taken for known.",
+        help="Fit the model so many times anew, briefly, to rows of the run that are drawn with "
+        "replacement, and draw a share of the imputations from each: they then vary as the "
+        "parameters do, which are otherwise taken for known.",
     )
     parser.add_argument(
         "--num_samples",
