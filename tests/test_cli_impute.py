@@ -97,7 +97,11 @@ def test_a_table_is_filled_by_means(fitted: Path, capsys: pytest.CaptureFixture[
     rows = table()
     hidden = sum(not row[i].isdigit() for row in rows for i in (0, 3, 4))
     expected = {"out": "deeper/filled.csv", "filled": hidden, "rows": 60, "num_imputations": None}
-    assert json.loads(capsys.readouterr().out) == expected
+    told = json.loads(capsys.readouterr().out)
+    diagnostics = told.pop("diagnostics")
+    assert told == expected
+    assert diagnostics["num_filled"] == len(known(rows, fitted)[0])
+    assert 1 <= diagnostics["ess_min"] <= diagnostics["ess_median"] <= 30
     x, given = known(rows, fitted)
     vae = pv.load(fitted)
     pyro.set_rng_seed(2)
@@ -113,7 +117,9 @@ def test_a_table_is_filled_by_means(fitted: Path, capsys: pytest.CaptureFixture[
     ]
     Path("other.csv").write_text(text(other))
     assert main([*argv[:1], argv[1], "other.csv", *argv[2:], "--out", "f.csv"]) == 0
-    assert "Filled 3 of 9 cells in 3 rows" in capsys.readouterr().out
+    said = capsys.readouterr().out
+    assert "Filled 3 of 9 cells in 3 rows" in said
+    assert "Effective draws a row" in said
     x, given = known(other, fitted)
     pyro.set_rng_seed(2)
     check_filled(other, cells("f.csv"), vae.impute(x, ~x.isnan(), num_samples=30, **given))
@@ -169,6 +175,26 @@ def test_all_else_is_as_it_was(before: str, after: str, fitted: Path) -> None:
     assert Path("t.csv").read_bytes().decode() == before
 
 
+def test_models_that_are_fitted_anew_draw_their_share(
+    fitted: Path, capsys: pytest.CaptureFixture[str], fails: Fails
+) -> None:
+    """Fails when the fits are of the rows of the command, or all alike."""
+    argv = ["impute", str(fitted), "--num-samples", "100", "--num-imputations", "4"]
+    assert main([*argv, "--num-fits", "2", "--out", "fits.npz", "--json"]) == 0
+    assert json.loads(capsys.readouterr().out)["diagnostics"]["num_fits"] == 2
+    drawn = np.load("fits.npz")["x"]
+    assert drawn.shape == (4, 60, 3)
+    assert np.isfinite(drawn).all()
+    assert main([*argv, "--out", "plain.npz"]) == 0
+    plain = np.load("plain.npz")["x"]
+    observed = plain.std(0) == 0
+    assert np.array_equal(drawn[:, observed], plain[:, observed])
+    assert (drawn.std(0)[~observed] > 0).mean() > 0.5
+    assert not np.array_equal(drawn, plain)
+    words = fails(*argv, "--num-fits", "5", "--out", "more.npz")
+    assert "`--num-fits`: expected --num-imputations of 5 or more" in words
+
+
 def test_arrays_are_filled() -> None:
     """Of any shape; what is observed stays, to the bit."""
     x = np.random.default_rng(0).normal(size=(40, 1, 3, 3)).astype(np.float32)
@@ -211,6 +237,8 @@ def test_all_tables_are_written_or_none(fitted: Path, monkeypatch: pytest.Monkey
         ("RUN --out taken.csv --num-imputations 0", "`--num-imputations`: expected a positive"),
         ("RUN --out many.csv --num-imputations 3", "not exist yet, got 'many-2.csv'"),
         ("RUN --out f.csv --num-samples 0", "`--num-samples`: expected a positive integer"),
+        ("RUN --out f.csv --num-fits 2", "`--num-fits`: expected --num-imputations of 2 or more"),
+        ("RUN --out f.csv --proposal prior", "--proposal"),
         ("RUN --out f.csv --seed -1", "`--seed`: expected"),
         ("RUN digits --out f.csv", "`DATA`: expected a file that ends in .csv or .tsv or .gz"),
         ("RUN nothing.csv --out f.csv", "`data`: expected an existing file"),

@@ -7,7 +7,7 @@ import json
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pyro
@@ -20,7 +20,7 @@ from pyro_vae.cli.filled import FILLED, filled_table
 from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import load_vae
-from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_source
+from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_data, recorded_source
 from pyro_vae.cli.table_files import TABLES, WRITTEN, content_of, named_columns, read_like
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.frames import Table
@@ -28,7 +28,10 @@ from pyro_vae.data.likeness import reading_like
 from pyro_vae.data.readers import Reading
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
+from pyro_vae.evaluation import Imputation, impute
 from pyro_vae.programs import VAE
+from pyro_vae.programs.imputing import Proposal
+from pyro_vae.training import Run
 
 __all__ = ["run"]
 
@@ -79,9 +82,11 @@ def run(argv: list[str]) -> None:
     """
     parser = _parser()
     options = parse(parser, argv)
-    positive_integer("--num-samples", options.num_samples)
+    if options.num_samples != "auto":
+        positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
     folder, count = Path(options.run), options.num_imputations
+    fits = _check_fits(options.num_fits, count, options.probabilities)
     if options.file is not None and options.data is not None:
         raise expected("--data", "nothing beside DATA, which is the same", options.data)
     vae = load_vae("impute", folder, as_device(options.device))
@@ -96,15 +101,21 @@ def run(argv: list[str]) -> None:
     drawn = x.expand(count or 1, *x.shape).clone()
     at = [] if schema is None else _of_levels(schema)
     shares: dict[int, Tensor] = {}
+    found: Imputation | None = None
     if lacking.any():
-        filled = vae.impute(
+        _note_masks(folder, vae)
+        found = impute(
+            vae,
             x[lacking],
             mask[lacking],
             num_samples=options.num_samples,
             num_imputations=count,
+            proposal=options.proposal,
+            seed=None,
+            **({} if fits is None else _refitting(folder, vae, fits)),
             **rows[lacking].conditions,
         )
-        drawn[:, lacking] = filled.to(x)
+        drawn[:, lacking] = found.x.to(x)
         if others is not None and schema is not None:
             sizes = {i: schema.x[i].num_levels for i in at}
             shares = _shares(vae, rows[lacking], sizes)
@@ -118,6 +129,7 @@ def run(argv: list[str]) -> None:
     _write(outs, source, drawn, mask, vae.likelihood.words)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
+    written["diagnostics"] = None if found is None else found.summary()
     files = list(outs)
     if others is not None:
         content = _probabilities(source, shares, mask, lacking)
@@ -130,6 +142,49 @@ def run(argv: list[str]) -> None:
     print(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
     for file in files:
         print(f"  {file}")
+    if found is not None:
+        print(_trust(found))
+
+
+def _trust(found: Imputation) -> str:
+    """Says in a line how far to trust what was filled, and in another what helps."""
+    known = found.summary()
+    if known["ess_median"] is None:
+        return "Exact sums over the states of z: there are no draws to be too few."
+    line = f"Effective draws a row: {known['ess_median']:,.0f} (median), "
+    line += f"{known['ess_min']:,.0f} (least); k-hat above 0.7: {known['k_hat_above_0.7']:.0%}"
+    return f"{line}\nWhat helps: {found.advice}" if found.advice else line
+
+
+def _check_fits(fits: int | None, count: int | None, probabilities: str | None) -> int | None:
+    if fits is None:
+        return None
+    fits = positive_integer("--num-fits", fits)
+    if count is None or fits > count:
+        what = f"--num-imputations of {fits} or more: each fit draws a share of them"
+        raise expected("--num-fits", what, count)
+    if probabilities is not None:
+        raise expected(
+            "--probabilities", "nothing with --num-fits, whose fits differ", probabilities
+        )
+    return fits
+
+
+def _refitting(folder: Path, vae: VAE, fits: int) -> dict[str, Any]:
+    """What fits the model of a run anew to resampled rows."""
+    data = recorded_data(folder, "train", None, None)
+    return {
+        "num_fits": fits,
+        "refit": Run.read(vae, folder).refit,
+        "fitted_to": vae.accepts(vae.uses(data.rows("train"))),
+    }
+
+
+def _note_masks(folder: Path, vae: VAE) -> None:
+    """Lets a model know whether rows lacked entries when it was fitted."""
+    if (path := folder / "fit.json").exists():
+        settings = checkpoint.read_json(path, settings=dict)["settings"]
+        vae.saw_masks = "train mask" in settings.get("data", {})
 
 
 def _parser() -> Parser:
@@ -172,10 +227,25 @@ def _parser() -> Parser:
         "numbers.",
     )
     parser.add_argument(
+        "--num_fits",
+        type=int | None,
+        help="Fit the model so many times anew, briefly, to rows of the run that are drawn with "
+        "replacement, and draw a share of the imputations from each: they then vary as the "
+        "parameters do, which are otherwise taken for known.",
+    )
+    parser.add_argument(
         "--num_samples",
-        type=int,
+        type=int | Literal["auto"],
         default=default_of(VAE.impute, "num_samples"),
-        help="Importance samples for each observation.",
+        help="Importance samples for each observation; auto draws 1,000, and up to 16,000 where "
+        "few are effective.",
+    )
+    parser.add_argument(
+        "--proposal",
+        type=Proposal,
+        default=default_of(VAE.impute, "proposal"),
+        help="Where they are drawn: from the guide, defensive (a fifth from the prior), adaptive "
+        "(adapted to each row), or auto: from the guide, and adapted where that is poor.",
     )
     parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")

@@ -11,6 +11,7 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae.data.rows import Conditions, Given, Rows
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.adaptive import draw_prior
 
 __all__ = [
     "cycled",
@@ -30,12 +31,6 @@ _Some = TypeVar("_Some", Conditions, Given)
 def prior_of(vae: Amortized, given: Conditions) -> Any:
     """Returns p(z), or p(z|c) of each condition: batch shape ``()`` or ``(N,)``."""
     return vae.prior_at(given)
-
-
-def draw_prior(prior: Any, count: int, size: int) -> Tensor:
-    """Draws z, shape ``(count, size, *event_shape)``: of N conditions, ``size`` is N."""
-    z: Tensor = prior.sample((count,) if prior.batch_shape else (count, size))
-    return z
 
 
 def cycled(given: _Some, size: int, first: int = 0) -> _Some:

@@ -9,16 +9,16 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vae.criticism._measures import Statistic, kurtosis
 from pyro_vae.criticism._of_tables import WORDS, Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, Rows
-from pyro_vae.distributions import MAX_ENUMERATED, by_entry, same_support
+from pyro_vae.distributions import MAX_ENUMERATED, by_entry
 from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.adaptive import AdaptiveMixture, adapts, moments
 from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import draws_at_once, encoded
 
@@ -29,8 +29,6 @@ _ROUNDS, _FIRST, _LAST = (
     300,
     1500,
 )  # rounds that adapt the proposal, and draws per observation in each
-_DEFENSIVE = 0.2  # of the draws are from the prior, which bounds the weights
-_FREEDOM = 5.0  # degrees of freedom of the proposal: tails heavier than a posterior's
 _REFERENCE = 100  # draws that residuals are centred and scaled by
 _EXPECTED = 500  # draws that the expectation of the model is taken of
 _STATES = 4096  # joint states of a discrete latent that are summed over
@@ -158,7 +156,7 @@ def infer(vae: Amortized, rows: Rows, halves: Halves, num_draws: int) -> tuple[T
         Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
         trusted, empty if they are.
     """
-    if same_support(vae.space.support, constraints.real_vector):
+    if adapts(vae):
         z, log_weights = _continuous(vae, rows, halves)
         exact = False
     else:
@@ -210,54 +208,10 @@ def _elsewhere(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tens
 def _continuous(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor]:
     prior, shape = prior_of(vae, rows.given), vae.space.event_shape
     start = _half_seen(vae, rows, halves).sample((_FIRST,)).flatten(2)
-    dim = start.shape[2]
     mean = start.mean(0)
     covariance = torch.diag_embed(2 * start.var(0) + 1e-6)
     for size in (*[_FIRST] * _ROUNDS, _LAST):
-        scale = torch.linalg.cholesky(covariance)
-        proposal = _StudentT(mean, scale)
-        own = size - int(_DEFENSIVE * size)
-        others = draw_prior(prior, size - own, len(rows)).flatten(2)
-        z = torch.cat([proposal.sample(own), others])
-        events = z.unflatten(2, shape)
-        log_prior = prior.log_prob(events)
-        log_proposal = torch.logaddexp(
-            proposal.log_prob(z) + math.log1p(-_DEFENSIVE), log_prior + math.log(_DEFENSIVE)
-        )
-        log_weights = _log_likelihood(vae, rows, halves, events) + log_prior - log_proposal
-        weights = log_weights.softmax(0)
-        ess = 1 / weights.square().sum(0)
-        mean = (weights[..., None] * z).sum(0)
-        centered = z - mean
-        found = torch.einsum("sn,snd,sne->nde", weights, centered, centered)
-        # Few effective draws determine no covariance: then the last one keeps its weight.
-        trust = (ess / (ess + dim + 2))[:, None, None]
-        covariance = trust * found + (1 - trust) * covariance
-        covariance = covariance + 1e-6 * torch.eye(dim, dtype=z.dtype, device=z.device)
-    return events, log_weights
-
-
-class _StudentT:
-    """A multivariate t distribution for each observation."""
-
-    def __init__(self, mean: Tensor, scale: Tensor) -> None:
-        self._mean, self._scale = mean, scale
-
-    def sample(self, size: int) -> Tensor:
-        normal = self._mean.new_empty(size, *self._mean.shape).normal_()
-        half = self._mean.new_full((size, len(self._mean), 1), _FREEDOM / 2)
-        mixing = (torch._standard_gamma(half) / half).sqrt()
-        return self._mean + torch.einsum("nde,sne->snd", self._scale, normal) / mixing
-
-    def log_prob(self, z: Tensor) -> Tensor:
-        dim = z.shape[-1]
-        centered = (z - self._mean).permute(1, 2, 0)
-        white = torch.linalg.solve_triangular(self._scale, centered, upper=False)
-        square = white.square().sum(1).T
-        constant = (
-            math.lgamma((_FREEDOM + dim) / 2)
-            - math.lgamma(_FREEDOM / 2)
-            - dim / 2 * math.log(_FREEDOM * math.pi)
-        )
-        log_det = self._scale.diagonal(dim1=-2, dim2=-1).log().sum(-1)
-        return constant - log_det - (_FREEDOM + dim) / 2 * torch.log1p(square / _FREEDOM)
+        z, log_prior, log_proposal = AdaptiveMixture(prior, mean, covariance, shape).draw(size)
+        log_weights = _log_likelihood(vae, rows, halves, z) + log_prior - log_proposal
+        mean, covariance = moments(z.flatten(2), log_weights, covariance)
+    return z, log_weights

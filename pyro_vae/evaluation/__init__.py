@@ -14,6 +14,7 @@ from pyro_vae.evaluation.downstream import (
 from pyro_vae.evaluation.enumeration import enumerate_log_prob
 from pyro_vae.evaluation.gaps import Gaps, gaps
 from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.outliers import Outliers, outliers
 from pyro_vae.evaluation.posterior import PosteriorDraws, posterior_draws
 from pyro_vae.evaluation.rate_distortion import RateDistortion, rate_distortion
@@ -25,6 +26,7 @@ __all__ = [
     "Bidirectional",
     "Comparison",
     "Gaps",
+    "Imputation",
     "Outliers",
     "PosteriorDraws",
     "Probes",
@@ -38,6 +40,7 @@ __all__ = [
     "enumerate_log_prob",
     "evaluate",
     "gaps",
+    "impute",
     "outliers",
     "posterior_draws",
     "probe",

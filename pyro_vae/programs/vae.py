@@ -14,7 +14,7 @@ from pyro_vae._deprecated import by_name
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
-from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike, given_of
+from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike
 from pyro_vae.distributions import by_entry
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
@@ -38,7 +38,8 @@ from pyro_vae.programs.accept import (
     unlabelled,
     used,
 )
-from pyro_vae.programs.composition import Composition, weights_of
+from pyro_vae.programs.composition import weights_of
+from pyro_vae.programs.imputing import Imputing
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
 from pyro_vae.programs.view import ModelView
 
@@ -49,7 +50,7 @@ _HOT_DECK = 10_000  # observations, about, that are filled to start from
 _positional = by_name("cond", "mask", "covariates")
 
 
-class VAE(Composition):
+class VAE(Imputing):
     """Creates a variational autoencoder from a prior, a guide and a likelihood.
 
     ``vae.model`` and ``vae.guide`` are Pyro programs, called as
@@ -178,6 +179,7 @@ class VAE(Composition):
             x_train: Training data, shape ``(N, *event_shape)``.
             **given: What goes with them.
         """
+        self.notice_masks(as_tensor(given.get("mask"), "mask"))
         if self.initialized:
             return
         x = as_batch(as_tensor(x_train, "x_train"), self.event_shape, self).to(
@@ -328,64 +330,6 @@ class VAE(Composition):
         """
         with evaluating(self):
             return weigh.draw_weighted(self, rows, positive_integer("count", count))
-
-    @torch.no_grad()
-    def impute(
-        self,
-        x: Numbers,
-        mask: Numbers,
-        *,
-        num_samples: int = 1000,
-        num_imputations: int | None = None,
-        **given: Unpack[ConditionsLike],
-    ) -> Tensor:
-        r"""Fills the entries that are not observed, given those that are.
-
-        A single imputation is the mean, by self-normalised importance weighting,
-
-        .. math:: \mathrm{E}[x_m \mid x_o] \approx \sum_k \bar w_k \, \mathrm{E}[x_m \mid z_k],
-            \quad \bar w_k \propto \frac{p(x_o \mid z_k) \, p(z_k)}{q(z_k \mid x_o)},
-            \quad z_k \sim q(z \mid x_o)
-
-        and multiple imputations are draws of p(x_m | x_o), by importance resampling of z. With a
-        missingness model both are given the mask, too: x_m is drawn with each z, and the weight is
-        multiplied by p(s | x_o, x_m).
-
-        References:
-            MIWAE: Deep Generative Modelling and Imputation of Incomplete Data Sets
-            (Mattei and Frellsen, 2019), https://arxiv.org/abs/1812.02633
-            Multiple Imputation for Nonresponse in Surveys (Rubin, 1987),
-            https://doi.org/10.1002/9780470316696
-
-        Args:
-            x: Data, shape ``(N, *event_shape)``; what is not observed may be anything, NaN too.
-            mask: Which entries are observed, boolean, of the same shape.
-            num_samples: Draws of z for each observation, K.
-            num_imputations: How many draws to return; None returns the mean.
-            **given: What else goes with them.
-
-        Returns:
-            ``x`` where it is observed, and what was imputed elsewhere: shape ``(N, *event_shape)``,
-            or ``(num_imputations, N, *event_shape)``.
-
-        Raises:
-            ValueError: If an argument is wrong, or entries of x are not independent given z.
-
-        Example:
-            >>> import pyro_vae as pv
-            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((4,)))
-            >>> x = torch.zeros(5, 4)
-            >>> vae.impute(x, x == 0, num_imputations=3).shape
-            torch.Size([3, 5, 4])
-        """
-        num_samples = positive_integer("num_samples", num_samples)
-        if num_imputations is not None:
-            num_imputations = positive_integer("num_imputations", num_imputations)
-        if mask is None:
-            raise expected("mask", "which entries are observed", None)
-        rows = rows_of(self, x, given_of({**given, "mask": mask}))
-        with evaluating(self):
-            return weigh.imputed(self, rows, num_samples, num_imputations)
 
 
 def _checked(

@@ -17,7 +17,6 @@ from pyro_vae.data.rows import Given, Rows
 
 if TYPE_CHECKING:
     from pyro_vae.programs.protocol import Amortized
-    from pyro_vae.programs.vae import VAE
 
 __all__ = [
     "WeightedDraws",
@@ -25,7 +24,6 @@ __all__ = [
     "draw_weighted",
     "draws_at_once",
     "encoded",
-    "imputed",
     "in_chunks",
     "log_marginal",
     "observations_at_once",
@@ -35,7 +33,6 @@ __all__ = [
 # cache of a core, which halves the time; an accelerator wants more work for each launch.
 _CHUNK = {"cpu": 2**18}
 _CHUNK_ELSEWHERE = 2**22
-_HELD = 2**22  # entries of x that are held where each draw of z has an x of its own
 
 
 @dataclass(frozen=True)
@@ -141,63 +138,8 @@ def log_marginal(vae: Amortized, rows: Rows, num_samples: int) -> Tensor:
     return torch.cat(estimates)
 
 
-def imputed(vae: VAE, rows: Rows, num_samples: int, num_imputations: int | None) -> Tensor:
-    """Returns masked rows filled: by their mean, or ``num_imputations`` times by draws."""
-    if vae.missingness is not None:
-        return _imputed_jointly(vae, rows, num_samples, num_imputations)
-    filled = []
-    for batch in rows.batches(observations_at_once(vae, rows.x)):
-        draws, others = draw_weighted(vae, batch, num_samples), batch.without("mask")
-        weights = draws.log_weights.softmax(0)
-        if num_imputations is None:
-            values = _mean(vae, draws.z, weights, others)
-        else:
-            index = weights.T.multinomial(num_imputations, replacement=True).T
-            chosen = draws.z[index, torch.arange(len(batch), device=index.device)]
-            values = vae.model.decode(chosen, others.given).sample()
-        assert batch.mask is not None
-        filled.append(torch.where(batch.mask, batch.x, values))
-    return torch.cat(filled, 0 if num_imputations is None else 1)
-
-
-def _imputed_jointly(vae: VAE, rows: Rows, num_samples: int, num_imputations: int | None) -> Tensor:
-    """As :func:`imputed`, where weights depend on what is drawn of x, too."""
-    filled, entries = [], vae.event_shape.numel()
-    held = max(1, _HELD // (num_samples * entries))
-    for batch in rows.batches(min(held, observations_at_once(vae, rows.x))):
-        prior, guide = vae.prior(batch.given.get("cond")), vae.guide.encode(batch.x, batch.given)
-        parts = []
-        for count in chunk_sizes(num_samples, draws_at_once(vae, batch.x)):
-            z = guide.sample((count,))
-            x, log_likelihood = vae.model.completed(z, batch)
-            parts.append((x, log_likelihood + prior.log_prob(z) - guide.log_prob(z)))
-        x, log_weights = (torch.cat(each) for each in zip(*parts, strict=True))
-        weights = log_weights.softmax(0)
-        if num_imputations is None:
-            values = torch.einsum("kb,kb...->b...", weights, x)
-            assert batch.mask is not None  # where it has an entry, values are that up to rounding
-            filled.append(torch.where(batch.mask, batch.x, values))
-        else:
-            index = weights.T.multinomial(num_imputations, replacement=True).T
-            filled.append(x[index, torch.arange(len(batch), device=index.device)])
-    return torch.cat(filled, 0 if num_imputations is None else 1)
-
-
 def in_chunks(vae: Amortized, rows: Rows, num_samples: int) -> Iterator[WeightedDraws]:
     """Yields draws from the guide, a bounded number at a time, ``num_samples`` in all."""
     features = vae.features(rows)
     for count in chunk_sizes(num_samples, draws_at_once(vae, rows.x)):
         yield draw_weighted(vae, rows, count, features=features)
-
-
-def _mean(vae: VAE, z: Tensor, weights: Tensor, rows: Rows) -> Tensor:
-    total = cosine = sine = weights.new_zeros(())
-    size, angles = draws_at_once(vae, rows.x), vae.likelihood.are_angles.to(rows.x.device)
-    for part, weight in zip(z.split(size), weights.split(size), strict=True):
-        d = vae.model.decode(part, rows.given)
-        total = total + torch.einsum("kb,kb...->b...", weight, d.mean)
-        if angles.any():  # of unit vectors, whose mean is 1 - variance long: else -π and π make 0
-            length = 1 - d.variance
-            cosine = cosine + torch.einsum("kb,kb...->b...", weight, length * d.mean.cos())
-            sine = sine + torch.einsum("kb,kb...->b...", weight, length * d.mean.sin())
-    return torch.where(angles, torch.atan2(sine, cosine), total) if angles.any() else total
