@@ -191,6 +191,7 @@ def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Pa
 def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
     """A parser of what makes a model and fits it to data."""
     parser = Parser(verb, "DATA", description)
+    parser.add_help_all()
     known = f"One of {', '.join(NAMES)}; a file: {', '.join(SUFFIXES)}; or a folder of images."
     parser.add_argument("data", type=str, help=known)
     parser.add_argument("--config", help="YAML file of options, as each run folder has one.")

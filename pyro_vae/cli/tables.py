@@ -161,9 +161,9 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
 def failures_table(checks: Mapping[str, Checks]) -> Table:
     """A table of what each run does not reproduce, which needs no common scale."""
     table = Table(title="checks against data that each run simulates", min_width=60)
-    table.add_column("run")
+    table.add_column("run", overflow="fold")
     table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("which")
+    table.add_column("which", overflow="fold")
     for name, found in checks.items():
         failed = [escape(row.title) for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
