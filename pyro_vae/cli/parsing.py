@@ -99,13 +99,10 @@ class Parser(ArgumentParser):
 
     def add_help_all(self) -> None:
         """Adds the option that shows what ``--help`` leaves out."""
-        self.add_argument(
-            "--help_all", action=_HelpAll, help="Show all options, and more of each."
-        )
+        self.add_argument("--help_all", action=_HelpAll, help="Show all options, and more of each.")
 
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
         return help_text(self, self.verb, everything=False)
-
 
 
 def default_of(function: Callable[..., Any], argument: str) -> Any:
