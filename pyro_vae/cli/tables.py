@@ -30,6 +30,13 @@ __all__ = [
     "selection_table",
 ]
 
+# Of tables with many numbers, so that 80 columns hold them, and names beside them.
+_NARROW: dict[str, Any] = {
+    "box": box.SIMPLE_HEAD,
+    "show_edge": False,
+    "pad_edge": False,
+    "collapse_padding": True,
+}
 _MOST_RANKS = 10  # of the guide, shown one by one
 
 
@@ -251,10 +258,11 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
         caption="nats per observation; a difference is to the best; ± is one standard error; "
         "interval: of the difference, 95 % for all pairs together, with the bias of importance "
         "weighting; runs of one rank cannot be told apart",
+        **_NARROW,
     )
     table.add_column("run", overflow="fold")
-    for name in ("log p(x)", "difference", "± data", "interval", "k-hat high"):
-        table.add_column(name, justify="right", no_wrap=name == "interval")
+    for name in ("log p(x)", "difference", "± data", "interval", "k-hat\nhigh"):
+        table.add_column(name, justify="right", no_wrap=True)
     for run in comparison.runs:
         share = run.k_hat_above_threshold
         table.add_row(
@@ -268,11 +276,13 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     if not comparison.models:
         return
     table = Table(
-        title="Fits that differ in their seed alone, together", caption="nats per observation"
+        title="Fits that differ in their seed alone, together",
+        caption="nats per observation",
+        **_NARROW,
     )
     table.add_column("model", overflow="fold")
-    for name in ("fits", "log p(x)", "sd of fits", "difference", "± data", "± seeds"):
-        table.add_column(name, justify="right")
+    for name in ("fits", "log p(x)", "sd of\nfits", "difference", "± data", "± seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for model in comparison.models:
         table.add_row(
             f"{model.rank}. {model.name}",
@@ -293,11 +303,12 @@ def selection_table(selection: Selection) -> Group:
         title=f"{len(selection.fold):,} observations of {measure['data']} in {folds} folds, "
         f"binarize: {measure['binarize']}",
         caption="held-out nats per observation; ± is one standard error; size: parameters",
+        **_NARROW,
     )
     table.add_column("setting", overflow="fold")
     columns = ["size", "log p(x)", "difference", "± data", "± folds"]
-    for name in [*columns, "sd, seeds"] if several else columns:
-        table.add_column(name, justify="right")
+    for name in [*columns, "sd,\nseeds"] if several else columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for each in selection.candidates:
         cells = [
             f"{each.num_parameters:,}",
