@@ -46,13 +46,17 @@ def expected(argument: str, what: str, got: object) -> ValueError:
     return ValueError(f"`{argument}`: expected {what}, got {_shown(got)}")
 
 
-def unknown_name(argument: str, name: object, names: Iterable[str]) -> ValueError:
+def unknown_name(
+    argument: str, name: object, names: Iterable[str], *, meant: str | None = None
+) -> ValueError:
     """A ValueError for a name that is not among the known ones, with the nearest of them.
 
     Args:
         argument: Name of the argument as the caller wrote it.
         name: What came.
         names: The known names, in the order to show them.
+        meant: The known name for the same thing, if that is known; else it is the nearest by its
+            letters.
 
     Example:
         >>> print(unknown_name("data", "digts", ["digits", "mnist"]))
@@ -64,7 +68,8 @@ def unknown_name(argument: str, name: object, names: Iterable[str]) -> ValueErro
         listed += f" and {len(known) - _SHOWN} more"
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
-    hint = f" (did you mean {by_lower[near[0]]!r}?)" if near else ""
+    meant = meant or (by_lower[near[0]] if near else None)
+    hint = "" if meant is None else f" (did you mean {meant!r}?)"
     return ValueError(f"`{argument}`: expected one of {listed}, got {_shown(name)}{hint}")
 
 

@@ -457,9 +457,9 @@ def test_a_mistake_about_a_run_is_one_line(
     [
         ("--help", ["pyro-vae COMMAND", "fit", "evaluate", "sample"]),
         ("", ["pyro-vae COMMAND"]),
-        ("fit --help", ["--latent-dim", "--objective.num-particles", "normal prior, standard or"]),
-        ("fit --help", ["Widths of the hidden layers", "Passes over the training data", "digits"]),
-        ("fit --prior Categorical --help", ["--prior.groups", "--guide.temperature", "soft"]),
+        ("fit --help-all", ["--objective.num-particles", "normal prior, standard or"]),
+        ("fit --help-all", ["Widths of the hidden layers", "Passes over the training data"]),
+        ("fit --prior Categorical --help-all", ["--prior.groups", "--guide.temperature", "soft"]),
         ("fit --likelihood.help Normal", ["independent normal variables", "Calibrated Decoders"]),
         ("fit --guide.help GumbelSoftmax", ["--guide.min-temperature", "arxiv.org/abs/1611.01144"]),
         ("evaluate --help", ["RUN", "--split", "--data-root"]),

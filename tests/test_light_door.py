@@ -13,7 +13,16 @@ import pytest
 
 import pyro_vae as pv
 
-SLOW = ("scipy.stats", "pandas", "xarray", "arviz", "arviz_stats", "sklearn", "matplotlib")
+SLOW = (
+    "scipy.stats",
+    "pandas",
+    "xarray",
+    "arviz",
+    "arviz_stats",
+    "sklearn",
+    "matplotlib",
+    "torchvision",
+)
 START = "import sys; from pyro_vae.cli import entry; sys.argv[0] = 'pyro-vae'; entry()"
 
 

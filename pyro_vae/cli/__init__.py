@@ -11,9 +11,9 @@ from types import ModuleType
 from pyro_vae._errors import out_of_memory, unknown_name
 from pyro_vae._signals import Interrupted, raising
 
-__all__ = ["entry", "main"]
+__all__ = ["VERBS", "entry", "main"]
 
-_VERBS = {
+VERBS: dict[str, str] = {
     "inspect": "Show what the columns of a table are; write it as a schema.",
     "fit": "Fit a VAE; write model, scores and pictures to a folder.",
     "evaluate": "Score a run on held-out data.",
@@ -27,6 +27,7 @@ _VERBS = {
     "probe": "Predict labels from latent means, and from the data.",
     "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
     "report": "Write one HTML page about a run.",
+    "completion": "Print a script by which a shell completes commands.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
 
@@ -34,7 +35,7 @@ A VAE is a prior, a guide, a decoder and a likelihood, fitted by an objective,
 then evaluated and criticised.
 
 commands:
-{"".join(f"  {verb:<15} {what}{chr(10)}" for verb, what in _VERBS.items())}
+{"".join(f"  {verb:<15} {what}{chr(10)}" for verb, what in VERBS.items())}
 options:
   -h, --help Show this message; pyro-vae COMMAND --help explains a command.
   --version  Show the version.
@@ -61,8 +62,8 @@ def main(argv: list[str] | None = None) -> int:
         print(f"pyro-vae {version('pyro-vae')}")
         return 0
     try:
-        if verb not in _VERBS:
-            raise unknown_name("command", verb, _VERBS)
+        if verb not in VERBS:
+            raise unknown_name("command", verb, VERBS)
         with raising():
             run: Callable[[list[str]], int | None] = _module(verb).run
             return run(rest) or 0

@@ -293,6 +293,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
 
 def _add_data(parser: Parser) -> None:
     """Adds the data, and what becomes of them."""
+    parser.add_help_all()
     known = f"One of {', '.join(NAMES)}; a file: {', '.join(SUFFIXES)}; or a folder of images."
     parser.add_argument("data", type=str, help=known)
     parser.add_argument("--config", help="YAML file of options, as each run folder has one.")

@@ -15,23 +15,27 @@ from types import ModuleType
 from typing import Any, Literal, NoReturn
 
 import yaml
-from jsonargparse import ArgumentParser, DefaultHelpFormatter, Namespace
+from jsonargparse import ArgumentParser, Namespace
 from torch.distributions.constraints import Constraint
 
 from pyro_vae import guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.checkpoint import of_known_schema
+from pyro_vae.cli.help import help_text, written
+from pyro_vae.cli.synonyms import unknown_part
 from pyro_vae.data.rows import NO_WEIGHTS
 from pyro_vae.distributions import same_support
 
 __all__ = [
     "ROLES",
+    "Described",
     "Parser",
     "add_part",
     "classes",
     "default_of",
     "guides_of",
     "parse",
+    "parser_of_part",
     "parts_of",
     "read_config",
     "read_yaml",
@@ -45,6 +49,12 @@ ROLES: dict[str, tuple[ModuleType, type]] = {
     "encoder": (networks, networks.Network),
     "decoder": (networks, networks.Network),
     "objective": (objectives, objectives.Objective),
+}
+# What a part is for, where its base class says how it is made.
+_PURPOSES = {
+    "encoder": "The network from x to the parameters of the guide.",
+    "decoder": "The network from z to the parameters of the likelihood.",
+    "objective": "What the fit optimises.",
 }
 _LARGEST, _MOST = 2**20, 2**16  # characters, and values, of a file of options
 _TYPES = {
@@ -66,14 +76,19 @@ class Parser(ArgumentParser):
             description=description,
             allow_abbrev=False,
         )
+        self.verb = verb
+        (shown,) = (each for each in self._actions if "--help" in each.option_strings)
+        shown.help = "Show this message."
+        self.add_argument("--describe", action=_Describe, help=argparse.SUPPRESS)
 
     def error(self, message: str, ex: Exception | None = None) -> NoReturn:
         raise _mistake(message, self) from ex
 
     def flags(self) -> list[str]:
         """The options as a user writes them."""
-        strings = (string for action in self._actions for string in action.option_strings)
-        return [_written(string) for string in strings if string.startswith("--")]
+        shown = [action for action in self._actions if action.help is not argparse.SUPPRESS]
+        strings = (string for action in shown for string in action.option_strings)
+        return [written(string) for string in strings if string.startswith("--")]
 
     def set_optional(self, name: str, value: Any) -> None:
         """Gives an option a default, where the class that it is of has none."""
@@ -82,13 +97,12 @@ class Parser(ArgumentParser):
             if action.dest == name:
                 action.required = False
 
+    def add_help_all(self) -> None:
+        """Adds the option that shows what ``--help`` leaves out."""
+        self.add_argument("--help_all", action=_HelpAll, help="Show all options, and more of each.")
+
     def format_help(self, formatter: argparse.HelpFormatter | None = None) -> str:
-        # Docstrings are written for Sphinx, and options named after parameters have underscores;
-        # jsonargparse has each list option a second time, to append to it.
-        text = super().format_help(formatter).replace("``", "")
-        text = re.sub(r", --[\w.]+\+ \[ITEM,...\]", "", text)
-        text = re.sub(r":\w+:`~?([^`]+)`", r"\1", text)
-        return re.sub(r"--[a-z_][\w.]*", lambda match: _written(match[0]), text)
+        return help_text(self, self.verb, everything=False)
 
 
 def default_of(function: Callable[..., Any], argument: str) -> Any:
@@ -118,7 +132,7 @@ def parse(
     options = parser.parse_args([_read(token) for token in argv], namespace=start)
     for key, value in options.items():
         if isinstance(value, int) and abs(value) >= 2**53:
-            raise expected(_written(f"--{key}"), "an integer below 2**53", value)
+            raise expected(written(f"--{key}"), "an integer below 2**53", value)
     return options
 
 
@@ -186,6 +200,7 @@ def classes(role: str) -> dict[str, Any]:
         name: cls
         for name, cls in exported.items()
         if inspect.isclass(cls) and issubclass(cls, base) and not inspect.isabstract(cls)
+        if role in getattr(cls, "roles", ROLES)  # networks may be of one kind alone
     }
 
 
@@ -211,7 +226,7 @@ def parts_of(
         if role == "guide":
             name = _guide(parts["prior"], name)
         if name not in known:
-            raise unknown_name(f"--{role}", name, known)
+            raise unknown_part(f"--{role}", name, known)
         parts[role] = known[name]
     return parts
 
@@ -250,7 +265,7 @@ def guides_of(parts: Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
     for part in parts:
         name = part.get("class") if isinstance(part, Mapping) else part
         if not isinstance(part, Mapping) or name not in known:
-            raise unknown_name("--prior.parts", name, known)
+            raise unknown_part("--prior.parts", name, known)
         guide = classes("guide")[chosen := _guide(known[name], None)]
         taken = inspect.signature(guide).parameters
         found.append({"class": chosen} | {k: v for k, v in part.items() if k in taken})
@@ -265,7 +280,7 @@ def add_part(parser: Parser, role: str, cls: type, *, skip: set[str]) -> None:
         f"--{role}.class",
         type=Literal[tuple(known)],
         default=cls.__name__,
-        help=_summary(base),
+        help=_PURPOSES.get(role) or _summary(base),
     )
     group.add_argument(
         f"--{role}.help",
@@ -285,6 +300,41 @@ def _add_arguments(group: Any, role: str, cls: type, skip: set[str]) -> None:
     # What a constructor merely passes on to its bases is for programs.
     skip = skip | (inherited - own)
     group.add_class_arguments(cls, role, as_group=False, instantiate=False, skip=skip)
+
+
+class Described(Exception):
+    """Carries a parser to who asked for it, by ``--describe`` in place of all operands."""
+
+    def __init__(self, parser: Parser) -> None:
+        super().__init__(parser.prog)
+        self.parser = parser
+
+
+class _Leaving(argparse.Action):
+    """An option without a value, after which nothing is parsed."""
+
+    def __init__(self, option_strings: Sequence[str], **kwargs: Any) -> None:
+        kwargs |= {"dest": argparse.SUPPRESS, "default": argparse.SUPPRESS, "nargs": 0}
+        super().__init__(option_strings, **kwargs)
+
+
+class _Describe(_Leaving):
+    """Hands over the parser, from which completions are made."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        raise Described(parser)
+
+
+class _HelpAll(_Leaving):
+    """Prints all options of a parser, and leaves."""
+
+    def __call__(
+        self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
+    ) -> None:
+        print(help_text(parser, parser.verb, everything=True), end="")
+        parser.exit()
 
 
 class _PartHelp(argparse.Action):
@@ -310,16 +360,18 @@ def explain(role: str, name: str) -> None:
     """
     known = classes(role)
     if name not in known:
-        raise unknown_name(f"--{role}.help", name, known)
-    described, *_ = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(known[name]) or "")
-    parser = Parser("fit", f"DATA --{role} {name}", described)
-    parser.formatter_class = _Verbatim
-    _add_arguments(parser, role, known[name], {"dim", "event_shape", "size_factor"})
-    parser.print_help()
+        raise unknown_part(f"--{role}.help", name, known)
+    parser = parser_of_part(role, name)
+    print(help_text(parser, None, everything=True, verbatim=True), end="")
 
 
-class _Verbatim(DefaultHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """Leaves the lines of a docstring as they are."""
+def parser_of_part(role: str, name: str) -> Parser:
+    """Returns a parser of the options of one part, described by its docstring."""
+    cls = classes(role)[name]
+    text, *_ = re.split(r"\n(?:Args|Raises|Example):", inspect.getdoc(cls) or "")
+    parser = Parser("fit", f"DATA --{role} {name}", text)
+    _add_arguments(parser, role, cls, {"dim", "event_shape", "size_factor"})
+    return parser
 
 
 def value_of(argv: Sequence[str], flag: str) -> str | None:
@@ -334,10 +386,6 @@ def value_of(argv: Sequence[str], flag: str) -> str | None:
 
 def _summary(cls: type) -> str:
     return (inspect.getdoc(cls) or "").partition("\n")[0]
-
-
-def _written(flag: str) -> str:
-    return flag.removesuffix(".class").replace("_", "-").replace("----", "--")
 
 
 def _read(token: str) -> str:
@@ -360,12 +408,12 @@ def _leaves(config: Mapping[str, Any]) -> Iterable[tuple[str, Any]]:
 def _mistake(message: str, parser: Parser) -> ValueError:
     """A message of jsonargparse of several lines, as one."""
     if found := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
-        return _unknown_option(_written(found[1]), parser)
+        return _unknown_option(written(found[1]), parser)
     if found := re.match(r"the following arguments are required: ([^,]+)", message):
         wanted = "a value (see --help)"
-        return expected(_written(f"--{found[1]}") if "." in found[1] else found[1], wanted, None)
+        return expected(written(f"--{found[1]}") if "." in found[1] else found[1], wanted, None)
     if found := re.match(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
-        return expected(_written(found[1]), "a value", None)
+        return expected(written(found[1]), "a value", None)
     key = re.match(r'Parser key "([^"]+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     types = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\])", message)
@@ -375,7 +423,7 @@ def _mistake(message: str, parser: Parser) -> ValueError:
         near = difflib.get_close_matches(value[1], words, n=1)
         hint = f" (did you mean {near[0]!r}?)" if near else ""
         return ValueError(
-            f"{expected(_written(f'--{key[1]}'), ' or '.join(kinds + words), value[1])}{hint}"
+            f"{expected(written(f'--{key[1]}'), ' or '.join(kinds + words), value[1])}{hint}"
         )
     return ValueError(" ".join(message.split()))
 

@@ -30,6 +30,13 @@ __all__ = [
     "selection_table",
 ]
 
+# Of tables with many numbers, so that 80 columns hold them, and names beside them.
+_NARROW: dict[str, Any] = {
+    "box": box.SIMPLE_HEAD,
+    "show_edge": False,
+    "pad_edge": False,
+    "collapse_padding": True,
+}
 _MOST_RANKS = 10  # of the guide, shown one by one
 
 
@@ -161,9 +168,9 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
 def failures_table(checks: Mapping[str, Checks]) -> Table:
     """A table of what each run does not reproduce, which needs no common scale."""
     table = Table(title="checks against data that each run simulates", min_width=60)
-    table.add_column("run")
+    table.add_column("run", overflow="fold")
     table.add_column("failed", justify="right", no_wrap=True)
-    table.add_column("which")
+    table.add_column("which", overflow="fold")
     for name, found in checks.items():
         failed = [escape(row.title) for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
@@ -265,10 +272,11 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
         caption="nats per observation; a difference is to the best; ± is one standard error; "
         "interval: of the difference, 95 % for all pairs together, with the bias of importance "
         "weighting; runs of one rank cannot be told apart",
+        **_NARROW,
     )
     table.add_column("run", overflow="fold")
-    for name in ("log p(x)", "difference", "± data", "interval", "k-hat high"):
-        table.add_column(name, justify="right", no_wrap=name == "interval")
+    for name in ("log p(x)", "difference", "± data", "interval", "k-hat\nhigh"):
+        table.add_column(name, justify="right", no_wrap=True)
     for run in comparison.runs:
         share = run.k_hat_above_threshold
         table.add_row(
@@ -282,11 +290,13 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     if not comparison.models:
         return
     table = Table(
-        title="Fits that differ in their seed alone, together", caption="nats per observation"
+        title="Fits that differ in their seed alone, together",
+        caption="nats per observation",
+        **_NARROW,
     )
     table.add_column("model", overflow="fold")
-    for name in ("fits", "log p(x)", "sd of fits", "difference", "± data", "± seeds"):
-        table.add_column(name, justify="right")
+    for name in ("fits", "log p(x)", "sd of\nfits", "difference", "± data", "± seeds"):
+        table.add_column(name, justify="right", no_wrap=True)
     for model in comparison.models:
         table.add_row(
             f"{model.rank}. {model.name}",
@@ -307,11 +317,12 @@ def selection_table(selection: Selection) -> Group:
         title=f"{len(selection.fold):,} observations of {measure['data']} in {folds} folds, "
         f"binarize: {measure['binarize']}",
         caption="held-out nats per observation; ± is one standard error; size: parameters",
+        **_NARROW,
     )
     table.add_column("setting", overflow="fold")
     columns = ["size", "log p(x)", "difference", "± data", "± folds"]
-    for name in [*columns, "sd, seeds"] if several else columns:
-        table.add_column(name, justify="right")
+    for name in [*columns, "sd,\nseeds"] if several else columns:
+        table.add_column(name, justify="right", no_wrap=True)
     for each in selection.candidates:
         cells = [
             f"{each.num_parameters:,}",

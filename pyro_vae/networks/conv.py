@@ -79,6 +79,8 @@ class ConvEncoder(Network):
         torch.Size([5, 20])
     """
 
+    roles = ("encoder",)
+
     def __init__(
         self,
         channels: Sequence[int] = (32, 64),
@@ -149,6 +151,8 @@ class ConvDecoder(Network):
         >>> net(torch.zeros(5, 20)).shape
         torch.Size([5, 1, 28, 28])
     """
+
+    roles = ("decoder",)
 
     def __init__(
         self,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Sequence
-from typing import Literal
+from typing import ClassVar, Literal
 
 import torch
 from torch import Tensor, nn
@@ -28,6 +28,9 @@ _LAYERS: dict[Activation, type[nn.Module]] = {
 
 class Network(Part, ABC):
     """A network that :class:`pyro_vae.VAE` sizes from what the other parts declare."""
+
+    roles: ClassVar[tuple[Literal["encoder", "decoder"], ...]] = ("encoder", "decoder")
+    """What it can be, of a model."""
 
     @abstractmethod
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
