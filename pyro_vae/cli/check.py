@@ -18,7 +18,7 @@ from pyro_vae.cli.tables import checks_table, live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Program
 from pyro_vae.training.run import Run
 
 __all__ = ["run"]
@@ -119,7 +119,9 @@ def run(argv: list[str]) -> int:
     return int(options.strict is not None and failed[options.strict] > 0)
 
 
-def _refits(folder: Path, vae: VAE, data: Dataset | None, options: Namespace) -> dict[str, Any]:
+def _refits(
+    folder: Path, vae: VAE | Program, data: Dataset | None, options: Namespace
+) -> dict[str, Any]:
     """Returns how `check` refits the run, if it is to, and what the run was fitted to.
 
     Args:
