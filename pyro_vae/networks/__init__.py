@@ -1,7 +1,8 @@
 """Networks: features in, features out; nothing probabilistic."""
 
+from pyro_vae.networks.bayesian import Bayesian
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLP
 from pyro_vae.networks.network import Network
 
-__all__ = ["MLP", "ConvDecoder", "ConvEncoder", "Network"]
+__all__ = ["MLP", "Bayesian", "ConvDecoder", "ConvEncoder", "Network"]
