@@ -24,6 +24,8 @@ __all__ = ["Imputation", "impute"]
 
 _FEW = 100  # effective draws: of fewer, intervals are not to be trusted
 _HIGH = 0.7  # k-hat
+_SOME = 0.05  # of the rows may be poor
+_MOST = 16_000  # draws that `auto` makes at most
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -81,16 +83,12 @@ class Imputation:
         more = (
             [] if most >= _MOST else ["`num_samples='auto'`, which draws more where it is needed"]
         )
-        return ", or ".join([*more, "a fit with masks (`fit(mask=...)` by `IWAE`)"])
+        return ", or ".join([*more, "a fit with masks, if it had none (`fit(mask=...)` by `IWAE`)"])
 
     def __repr__(self) -> str:
         found = self.summary()
         shown = [f"{name} {v:.3g}" for name, v in found.items() if isinstance(v, float)]
         return f"Imputation({', '.join([f'x {tuple(self.x.shape)}', *shown])})"
-
-
-_SOME = 0.05  # of the rows may be poor
-_MOST = 16_000  # draws that `auto` makes at most
 
 
 def impute(

@@ -27,20 +27,30 @@ from pyro_vae.training.run import Fitted
 
 __all__ = ["default_epochs", "objective_of", "recipe_of", "refitted"]
 
-_SHARE = 4  # of the epochs of the fit, one in so many: a warm start has little to go
+_SHARE = 4  # of the epochs of the fit, one in so many: a warm start has little to go, but
+_LEAST_STEPS = 1000  # as many, or what is drawn stays too near to where it started
 _HELD_OUT = 0.1  # of the rows, where validation rows chose the epoch of the fit, too
 _LEAST_HELD_OUT = 20  # rows that learned scales are calibrated by; of few rows none are held out
 _MOST_HELD_OUT = 0.2
 
 
-def default_epochs(recipe: Recipe) -> int:
-    """Returns the epochs of a refit: a quarter of those of the fit, rounded up.
+def default_epochs(recipe: Recipe, size: int) -> int:
+    """Returns the epochs of a refit to so many rows.
+
+    It is a quarter of those of the fit, rounded up, of 1,000 steps at least; never more than those
+    of the fit.
 
     Example:
-        >>> default_epochs(Recipe(epochs=30))
-        8
+        >>> recipe = Recipe(epochs=30, batch_size=100)
+        >>> (
+        ...     default_epochs(recipe, 50_000),
+        ...     default_epochs(recipe, 5000),
+        ...     default_epochs(recipe, 200),
+        ... )
+        (8, 20, 30)
     """
-    return math.ceil(recipe.epochs / _SHARE)
+    steps = math.ceil(size / recipe.batch_size)
+    return min(recipe.epochs, max(-(-recipe.epochs // _SHARE), -(-_LEAST_STEPS // steps)))
 
 
 def refitted(
@@ -71,7 +81,9 @@ def refitted(
         raise expected("rows", "`pyro_vae.data.Rows`: x, and what goes with it", rows)
     recipe = replace(
         recipe,
-        epochs=default_epochs(recipe) if epochs is None else positive_integer("epochs", epochs),
+        epochs=positive_integer("epochs", epochs)
+        if epochs is not None
+        else default_epochs(recipe, max(len(rows), 1)),
         seed=check_seed("seed", seed),
         # A graph is compiled for each copy: only where there is enough work for it to pay.
         compile=recipe.compile and "auto",
