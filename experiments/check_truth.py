@@ -9,8 +9,9 @@ True models: data are simulated from the very model that is checked, one factor 
 base case: `Normal`, 200 observations of 10 features from two latent dimensions, nothing beside x.
 Of 100 repetitions at 5 %, more than 11 are too many (three binomial standard errors).
 
-Power: 14 misfits, those of `planted.py` and five more, are planted in 1,000 training and 500 held-out observations, to which a VAE with a
-linear decoder is fitted in 120 steps, as in `misfits.py`; of 40 repetitions 36 are to be rejected.
+Power: 14 misfits, those of `planted.py` and five more, are planted in 1,000 training and 500
+held-out observations, to which a VAE with a linear decoder is fitted in 120 steps, as in
+`misfits.py`; of 40 repetitions 36 are to be rejected.
 
 Refits: the same fits where nothing was planted, and where one of three misfits was, with 20 refits
 to simulated data, each by the whole recipe from new weights ("afresh"); where nothing was planted
