@@ -1,6 +1,6 @@
 """Does `check` reject true models too often, false ones often enough, and short fits for what?
 
-    python experiments/check_truth.py            # what is missing of all cells; 3.5 hours on a core
+    python experiments/check_truth.py            # what is missing of all cells; 3 hours on a core
     python experiments/check_truth.py true       # the cells of true models alone, or power, refits
     python experiments/check_truth.py --table    # results/check_truth.md
     python experiments/check_truth.py --smoke
