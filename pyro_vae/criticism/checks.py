@@ -85,7 +85,8 @@ def check(
 
     Three kinds of checks are calibrated in this sense, and make the verdict: statistics of whole
     data sets, of x and of what the guide makes of x; a classifier that is to distinguish replicates
-    from data; and residuals of one half of the features, with z drawn given the other half.
+    from data; and residuals of one half of the features, with z drawn given the other half. Those
+    of the order of rows take them to have come in one, which a random split has lost.
 
     Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
     data, and their p-values gather around one half even under a true model.
