@@ -112,6 +112,7 @@ def test_a_rare_class_of_huge_weight_is_not_trusted() -> None:
     share = scores.summary()["k_hat_above_threshold"]
     assert share >= seen.mean()
     assert "k-hat is too high on" in scores.notes[0]
+    assert '`proposal="defensive"` (--proposal defensive)' in scores.notes[0]
 
 
 def test_equal_weights_are_trusted() -> None:

@@ -115,12 +115,13 @@ class Scores:
         if not self.is_exact and self.num_samples < FEW_DRAWS:
             notes.append(
                 f"of {self.num_samples:,} draws the Monte Carlo error is itself unreliable: "
-                f"`num_samples` of {FEW_DRAWS} or more"
+                f"`num_samples` (--num-samples) of {FEW_DRAWS} or more"
             )
         if (share := self.unreliable.mean()) > _ALARMING and self.num_samples >= FEW_DRAWS:
             notes.append(
                 f"k-hat is too high on {share:.0%} of the data: log p(x) is probably too low and "
-                'its Monte Carlo error too small; `proposal="defensive"` or more draws help'
+                'its Monte Carlo error too small; `proposal="defensive"` (--proposal defensive) or '
+                "more draws help"
             )
         return notes
 
