@@ -62,8 +62,10 @@ SESSION: Mapping[str, str] = {
     "check RUN": "check runs/digits",
     "fit mnist --checkpoint-every 1000": f"{{}} {SMALL} {FEW} --out runs/mnist",
     "fit --help": "{}",
+    "fit --help-all": "{}",
 }
 OTHERS = {
+    "python -m": "a way of Python, not of this package",
     "inspect --out": "an option by itself, of the command before it",
     "python experiments/parts.py --data": "run by the slow test",
     OF_CELLS: "run by tests/test_end_to_end.py",
