@@ -60,6 +60,7 @@ _COMMON: dict[str, tuple[str, ...]] = {
         *(f"{each}.class" for each in ("likelihood", "prior", "guide", "encoder", "decoder")),
         "objective.class",
         "latent_dim",
+        "program",
     ),
     "cross-validation": ("folds", "seeds"),
     "training": ("epochs", "batch_size", "lr", "patience", "seed", "device"),
@@ -70,6 +71,7 @@ _COMMON: dict[str, tuple[str, ...]] = {
 
 _SHARED: dict[str, tuple[str, ...]] = {
     "data": ("split", "max_data", "cond", "data", "unseen", "data_root"),
+    "model": ("program",),
     "output and device": ("out", "json", "device", "seed"),
 }
 """Sections of what several verbs share, below the options of the verb alone."""
