@@ -25,6 +25,7 @@ from pyro_vae import guides, likelihoods, missingness, networks, priors
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized, Program
+from pyro_vae.programs.composition import composed_of
 
 __all__ = [
     "CHECKPOINTS",
@@ -114,16 +115,7 @@ def model_spec(vae: Amortized) -> dict[str, Any]:
         return vae.spec()
     if not isinstance(vae, VAE):
         return {"class": type(vae).__name__}
-    parts = {
-        "prior": vae.prior,
-        "guide": vae.guide_family,
-        "likelihood": vae.likelihood,
-        "encoder": vae.encoder,
-        "decoder": vae.decoder,
-    }
-    if vae.missingness is not None:
-        parts["missingness"] = vae.missingness
-    return {name: _spec(part) for name, part in parts.items()}
+    return {name: _spec(part) for name, part in composed_of(vae).items()}
 
 
 def save(vae: Amortized, folder: str | Path) -> Path:

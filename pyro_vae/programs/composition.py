@@ -26,7 +26,7 @@ from pyro_vae.priors import Prior
 from pyro_vae.programs.accept import checked_given, simulated_given
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
 
-__all__ = ["Composition", "named", "weights_of"]
+__all__ = ["Composition", "composed_of", "named", "weights_of"]
 
 log = logging.getLogger("pyro_vae")
 
@@ -224,6 +224,18 @@ class Composition(nn.Module):
         if drawn is None or self.initialized or weights_of(self.decoder) != drawn:
             return
         log.warning("sample: the decoder has the weights that it began with: fit the model first")
+
+
+def composed_of(vae: Composition) -> dict[str, nn.Module]:
+    """Returns the parts of a model by the names of their arguments, a missingness model if any."""
+    parts: dict[str, nn.Module] = {
+        "prior": vae.prior,
+        "guide": vae.guide_family,
+        "likelihood": vae.likelihood,
+        "encoder": vae.encoder,
+        "decoder": vae.decoder,
+    }
+    return parts if vae.missingness is None else parts | {"missingness": vae.missingness}
 
 
 def named(part: nn.Module) -> str:

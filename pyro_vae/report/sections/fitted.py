@@ -10,12 +10,19 @@ from pyro_vae._html import Html, tag
 from pyro_vae.criticism._entries import likelihood_of
 from pyro_vae.part import Part
 from pyro_vae.programs import VAE, Amortized, Program
+from pyro_vae.programs.composition import composed_of
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.pictures import held_out
 
 __all__ = ["section"]
 
 _NAMED = 40  # columns that are listed
+_DENSITIES = {
+    "prior": " p(z)",
+    "guide": " q(z | x)",
+    "likelihood": " p(x | z)",
+    "missingness": " p(s | x)",
+}
 
 
 def section(findings: Findings) -> Html:
@@ -56,16 +63,7 @@ def _parts(vae: Amortized) -> dict[str, str]:
         }
     if not isinstance(vae, VAE):
         return {"program": type(vae).__name__}
-    parts = {
-        "prior p(z)": vae.prior,
-        "guide q(z | x)": vae.guide_family,
-        "likelihood p(x | z)": vae.likelihood,
-        "encoder": vae.encoder,
-        "decoder": vae.decoder,
-    }
-    if vae.missingness is not None:
-        parts["missingness p(s | x)"] = vae.missingness
-    return {what: _call(part) for what, part in parts.items()}
+    return {f"{name}{_DENSITIES.get(name, '')}": _call(p) for name, p in composed_of(vae).items()}
 
 
 def _beside(findings: Findings) -> Iterator[tuple[str, str]]:
