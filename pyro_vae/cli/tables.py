@@ -229,11 +229,9 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
     lines.append(Text(f"{checks.headline[0].upper()}{checks.headline[1:]}.", style="bold"))
     lines.append(_verdict("model", checks.num_failed, tried, checks.level))
     if checks.refits and checks.num_failed:
-        beyond = (
-            f"{checks.num_family} of {checks.num_failed} beyond what {checks.refits} refits err"
-        )
+        share = f"{checks.num_family} of {checks.num_failed} failures of the model"
         short = "the family is wrong" if checks.num_family else "the fit alone may explain them"
-        lines.append(Text(f"Of the model's failures {beyond}: {short}."))
+        lines.append(Text(f"{share} are beyond what {checks.refits} refits err: {short}."))
     lines.append(_verdict("guide", calibration.num_failed, len(ranks), calibration.level))
     if calibration.num_failed and not checks.num_failed:
         lines.append(Text("The fault is in q(z|x), and nothing is held against the model."))
