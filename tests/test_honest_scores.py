@@ -63,6 +63,8 @@ def test_a_small_discrete_latent_is_summed() -> None:
     assert scores.is_exact
     assert (summary["num_samples"], summary["k_hat_above_threshold"]) == (4, 0.0)
     assert (summary["bias"], summary["notes"]) == (0.0, [])
+    assert "a sum without draws" in repr(scores)
+    assert "k-hat" not in repr(scores)
 
 
 @pytest.mark.parametrize("limit", [None, 2**20])

@@ -150,6 +150,18 @@ def test_the_fit_of_plain_functions_is_right() -> None:
     assert check(program, data[300:]).num_failed == 0
 
 
+def test_parameters_are_read_by_the_names_they_were_given() -> None:
+    """As constrained; fails when unconstrained values are shown, or those of another pair."""
+    one, other = _linear_program(), _linear_program(0.5)
+    assert one.params == {}
+    for program in (one, other):
+        program.guide(torch.zeros(4, 2))
+    assert one.params["weight"].tolist() == pytest.approx([0.1, 0.3])
+    assert one.params["spread"].item() == pytest.approx(0.8)
+    assert other.params["spread"].item() == pytest.approx(0.5)
+    assert not one.params["spread"].requires_grad
+
+
 def test_discrete_and_dependent_latents_of_two_observed_sites(
     mixed: tuple[pv.Program, Tensor],
 ) -> None:

@@ -168,15 +168,18 @@ class Scores:
             for name, value in known.items()
             if value is None or isinstance(value, float)
         }
-        return (
-            f"Scores({len(self.log_marginal)} observations, {self.num_samples} samples, "
-            "nats per observation)\n"
-            f"  log p(x)  {shown['log_marginal']} ± {shown['standard_error']} over data, "
-            f"± {shown['mcse']} Monte Carlo\n"
-            f"  ELBO      {shown['elbo']} = {shown['reconstruction']} - KL {shown['kl']} "
-            f"({self.kl_estimator})\n"
+        drawn = "all states of z" if self.is_exact else f"{self.num_samples} samples"
+        tail = (
             f"  k-hat     {shown['k_hat_median']} in the median, "
             f"{shown['k_hat_above_threshold']} of data above {self.k_hat_threshold:.2g}\n"
+        )
+        return (
+            f"Scores({len(self.log_marginal)} observations, {drawn}, nats per observation)\n"
+            f"  log p(x)  {shown['log_marginal']} ± {shown['standard_error']} over data, "
+            f"{'a sum without draws' if self.is_exact else '± ' + shown['mcse'] + ' Monte Carlo'}\n"
+            f"  ELBO      {shown['elbo']} = {shown['reconstruction']} - KL {shown['kl']} "
+            f"({self.kl_estimator})\n"
+            f"{'' if self.is_exact else tail}"
             f"  units     {self.active_units} active"
         )
 

@@ -78,6 +78,7 @@ class _Own(Messenger):
         self._share = share
         self._parameters, self._plate, self._known = half.parameters, half.plate, half.met
         self.met: dict[str, nn.Parameter] = {}
+        self.constraints: dict[str, Any] = {}  # of those of ``pyro.param``
 
     def _pyro_param(self, msg: Any) -> None:
         name = msg["name"]
@@ -108,7 +109,7 @@ class _Own(Messenger):
         leaf = self._known.get(name)
         if leaf is None or (isinstance(given, nn.Parameter) and given is not leaf):
             leaf = self._parameters.of(name, make)
-        self.met[name] = leaf
+        self.met[name], self.constraints[name] = leaf, constraint
         msg["value"] = leaf if plain else transform_to(constraint)(leaf)
 
     def _pyro_sample(self, msg: Any) -> None:
@@ -148,6 +149,7 @@ class Half:
         self.program, self.role = program, role
         self.parameters, self._arguments, self.plate = parameters, arguments, plate
         self.met: dict[str, nn.Parameter] = {}
+        self.constraints: dict[str, Any] = {}
         taken = _parameters(program)
         everything = any(each.kind is each.VAR_KEYWORD for each in taken.values())
         self.takes = frozenset(name for name in _GIVEN if everything or name in taken)
@@ -176,8 +178,15 @@ class Half:
         with pyro.settings.context(**local), own:
             result = self.program(*args, **kwargs, **beside)
         self.met |= own.met
+        self.constraints |= own.constraints
         self._register()  # what a PyroModule hides from the store while it runs is there again
         return result
+
+    @property
+    def params(self) -> dict[str, Tensor]:
+        """The values of its ``pyro.param`` statements, by name, without gradients."""
+        named = ((name, each) for name, each in self.constraints.items() if "$$$" not in name)
+        return {name: transform_to(each)(self.met[name]).detach() for name, each in named}
 
     def _register(self) -> None:
         """Declares what is trained, by names that are unique, to whoever trains it."""

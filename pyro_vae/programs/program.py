@@ -351,6 +351,11 @@ class Program(Taker):
         return bool(self.structure.globals)
 
     @property
+    def params(self) -> dict[str, Tensor]:
+        """The values of its ``pyro.param`` statements, by name; empty before it has run."""
+        return self.model.params | self.guide.params
+
+    @property
     def drawn(self) -> dict[str, Tensor]:
         """The draw of the global latents that it is at, by name; empty before :meth:`fixed`."""
         return dict(self._globals)
