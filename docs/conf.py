@@ -6,11 +6,17 @@ without a network.
 
 from __future__ import annotations
 
+import inspect
 import os
 from importlib import metadata
+from typing import Any
+
+from sphinx.util.inspect import signature as signature_of
+from sphinx.util.inspect import stringify_signature
 
 project = "pyro-vae"
 author = "the authors of pyro-vae"
+project_copyright = f"2026, {author}"
 release = metadata.version("pyro-vae")
 extensions = [
     "myst_nb",
@@ -46,3 +52,35 @@ napoleon_use_ivar = True
 html_theme = "furo"
 html_title = "pyro-vae"
 html_static_path: list[str] = []
+
+
+def _constructor(
+    app: Any, what: str, name: str, obj: Any, options: Any, signature: str, returned: str
+) -> tuple[str, str] | None:
+    """Shows the arguments of a part, not those of the ``__new__`` that records them."""
+    if what != "class" or not inspect.isfunction(obj.__init__):
+        return None
+    found = signature_of(obj.__init__, bound_method=True)
+    return stringify_signature(found, show_return_annotation=False, short_literals=True), returned
+
+
+def _references(app: Any, what: str, name: str, obj: Any, options: Any, lines: list[str]) -> None:
+    """Makes a list of the papers of a docstring, each of which begins a line."""
+    inside, cited = False, True
+    for at, line in enumerate(lines):
+        if line.strip() == "References:":
+            inside, cited, indent = True, True, len(line) - len(line.lstrip()) + 4
+        elif inside and line.strip():
+            inside = len(line) - len(line.lstrip()) >= indent
+            if inside:
+                lines[at] = " " * indent + ("* " if cited else "  ") + line.strip()
+                # The address may be followed by what the paper is cited for, on a line of its own.
+                cited = "http" in line or (not cited and "http" in lines[at - 1])
+                following = lines[at + 1].strip() if at + 1 < len(lines) else ""
+                cited = cited and not following[:1].islower()
+
+
+def setup(app: Any) -> None:
+    """Connects what is above, before Napoleon reads sections."""
+    app.connect("autodoc-process-signature", _constructor)
+    app.connect("autodoc-process-docstring", _references, priority=100)
