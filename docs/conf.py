@@ -74,10 +74,9 @@ def _references(app: Any, what: str, name: str, obj: Any, options: Any, lines: l
             inside = len(line) - len(line.lstrip()) >= indent
             if inside:
                 lines[at] = " " * indent + ("* " if cited else "  ") + line.strip()
-                # The address may be followed by what the paper is cited for, on a line of its own.
-                cited = "http" in line or (not cited and "http" in lines[at - 1])
-                following = lines[at + 1].strip() if at + 1 < len(lines) else ""
-                cited = cited and not following[:1].islower()
+                # After a comma comes what the paper is cited for, on a line of its own.
+                told = "http" in line or (not cited and "http" in lines[at - 1])
+                cited = told and not line.rstrip().endswith(",")
 
 
 def setup(app: Any) -> None:
