@@ -86,6 +86,7 @@ NO_ARGUMENTS = {
     "device": "that of the model, from Python",
     "strict": "the exit code",
     "checks": "asks for check",
+    "num_fits": "of evaluation.impute, which has none unless it is given a function that fits",
     "ais": "asks for ais",
     "gaps": "asks for gaps",
     "top": "how many rows are printed",

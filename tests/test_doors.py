@@ -186,7 +186,7 @@ def _evaluate(g: _Given) -> Any:
 def _check(g: _Given) -> Any:
     only = statistics.Statistic("mean", lambda x: x.mean(-2))
     found = check(
-        _counts(), g.x, seed=g.i(1), max_data=g.i(50), num_draws=g.i(400), statistics=[only],
+        _counts(), g.x, seed=g.i(1), max_data=g.i(50), num_draws=g.i(480), statistics=[only],
         **g.beside,
     )  # fmt: skip
     return found.summary()
@@ -307,6 +307,7 @@ VERBS: dict[str, Callable[[_Given], Any]] = {
 }  # fmt: skip
 ELSEWHERE = {
     "compare": "takes scores",
+    "calibrate_globals": "takes a program and a function that fits it",
     "save": "takes a folder",
     "tree_for": "takes a tree",
     "from_pyro_svi": "what it takes is of the user's own program",

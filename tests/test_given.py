@@ -165,7 +165,7 @@ def test_a_run_at_one_condition_is_checked(
     arguments = ["--cond", "digit", "--latent-dim", "2"]
     assert main(["fit", "digits", *arguments, *EFFORT, "--json", "--out", out]) == 0
     capsys.readouterr()
-    few = ["--num-draws", "30", "--level", "0.9", "--json"]
+    few = ["--num-draws", "40", "--level", "0.9", "--json"]
     assert main(["check", out, "--cond", "3", *few]) == 0
     labels = pv.data.load("digits").labels["test"]
     assert json.loads(capsys.readouterr().out)["num_data"] == int((labels == 3).sum())

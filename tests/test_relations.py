@@ -46,8 +46,8 @@ def _p_values(vae: pv.VAE, x: Tensor, **given: Tensor) -> dict[str, tuple[float,
     observed = of(rows.x[None], vae.encode(rows.x, **rows.given).sample()[None])
     found: dict[str, tuple[float, str]] = {}
     for each, one, many in zip((*of_x, *of_both), observed, of(drawn, z), strict=True):
-        p_value, worst = compare(one[0], many)
-        found[each.name] = p_value, each.column(worst, many.shape[1])
+        away = ((one[0] - many.mean(0)) / many.std(0)).abs().nan_to_num()
+        found[each.name] = compare(one[0], many), each.column(int(away.argmax()), many.shape[1])
     return found
 
 

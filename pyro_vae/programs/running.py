@@ -285,7 +285,9 @@ class Pair(nn.Module):
 
     def entry_densities(self, z: Tensor, given: Conditions, x: Tensor) -> Tensor:
         """Returns log p(x_d|z) of each entry, shape ``(*, *event_shape)``."""
-        x = x.expand(*z.shape[:-1], *self._event_shape)
+        event = len(self._event_shape)
+        batch = torch.broadcast_shapes(z.shape[:-1], x.shape[: x.ndim - event])
+        z, x = z.expand(*batch, z.shape[-1]), x.expand(*batch, *self._event_shape)
         trace = self._run_decoded(z, given, x)
         found = {name: entry_log_probs(trace.nodes[name]) for name in self.observed}
         known = {name: each for name, each in found.items() if each is not None}
