@@ -127,9 +127,9 @@ def test_advice_is_of_the_option_or_class_that_is_left(
 
 def test_a_failing_mixture_is_not_told_to_be_one() -> None:
     for prior, words in (
-        (priors.Mixture(2, 5), "priors.VampPrior or priors.Flow or more components"),
-        (priors.VampPrior(2), "priors.Mixture or priors.Flow or more pseudo-inputs"),
-        (priors.Flow(2), "priors.Mixture or priors.VampPrior or more transforms"),
+        (priors.Mixture(2, 5), "priors.VampPrior, priors.Flow or more components"),
+        (priors.VampPrior(2), "priors.Mixture, priors.Flow or more pseudo-inputs"),
+        (priors.Flow(2), "priors.Mixture, priors.VampPrior or more transforms"),
     ):
         vae = pv.VAE(prior, pv.guides.Normal(2), likelihoods.Normal((2,)))
         assert advise(vae, "latent holes", True).endswith(words)

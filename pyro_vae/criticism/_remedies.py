@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from types import ModuleType
 from typing import Literal
 
@@ -15,7 +16,7 @@ from pyro_vae.networks import ConvDecoder
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.composition import Composition
 
-__all__ = ["Remedies", "Want"]
+__all__ = ["Remedies", "Want", "one_of"]
 
 Want = Literal[
     "more variance", "less variance", "heavier", "lighter", "skewed", "zeros", "fewer zeros",
@@ -168,9 +169,8 @@ class Remedies:
             swaps.remove("VampPrior")
         if "Conditional" in kinds or not any(_real(one) for one in used):
             swaps = []  # which would know nothing of the condition, or live elsewhere
-        return " or ".join([*(named(priors, [name]) for name in swaps), *own]) or (
-            "more latent dimensions or classes"
-        )
+        known = [*(named(priors, [name]) for name in swaps), *own]
+        return one_of(known or ["more latent dimensions", "classes"])
 
     @property
     def classes(self) -> str:
@@ -199,4 +199,14 @@ def named(package: ModuleType, names: list[str]) -> str:
         'priors.Mixture or priors.Flow'
     """
     role = package.__name__.rpartition(".")[2]
-    return " or ".join(f"{role}.{name}" for name in names)
+    return one_of([f"{role}.{name}" for name in names])
+
+
+def one_of(names: Sequence[str]) -> str:
+    """Writes alternatives as people do.
+
+    Example:
+        >>> one_of(["a", "b", "c"]), one_of(["a"])
+        ('a, b or c', 'a')
+    """
+    return " or ".join(filter(None, (", ".join(names[:-1]), *names[-1:])))

@@ -8,7 +8,7 @@ from types import ModuleType
 from torch.distributions import constraints
 
 from pyro_vae.criticism._entries import likelihood_of, support_of
-from pyro_vae.criticism._remedies import Remedies, Want
+from pyro_vae.criticism._remedies import Remedies, Want, one_of
 from pyro_vae.data.entries import Entry
 from pyro_vae.programs import Amortized
 
@@ -211,4 +211,4 @@ def _named(package: ModuleType, name: str, otherwise: str) -> str:
 
 def alternatives(package: ModuleType, names: dict[str, str]) -> str:
     """Names the classes that a subpackage has, and describes the others in words."""
-    return " or ".join(_named(package, name, otherwise) for name, otherwise in names.items())
+    return one_of([_named(package, name, otherwise) for name, otherwise in names.items()])
