@@ -25,12 +25,8 @@ from pyro_vae.evaluation import ais, gaps
 NETWORKS = ("two-layer", "one-layer")
 IMAGES = 1000
 CHAINS, TEMPERATURES = 8, 200
-# Cremer et al. (2018) and Wu et al. (2017), the first from memory: not confirmed in a source.
-PUBLISHED = {
-    "approximation": "about 1.4 (unconfirmed)",
-    "amortisation": "about 1.3 (unconfirmed)",
-    "ais_above_iw": "0.8 to 1.2",
-}
+# Wu et al. (2017), https://arxiv.org/abs/1611.04273.
+PUBLISHED = {"ais_above_iw": "0.8 to 1.2"}
 ROWS = {
     "iw_200": "-log p(x), importance-weighted, 200 draws",
     "iw_5000": "-log p(x), importance-weighted, 5,000 draws",

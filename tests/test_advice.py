@@ -15,7 +15,9 @@ from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.latent import latent_statistics
 from pyro_vae.criticism.relations import relations
+from pyro_vae.criticism.row import Row
 from pyro_vae.criticism.split import halve, residual_statistics
+from pyro_vae.criticism.verdict import judged
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Rows
 from tests.cases import CONDITIONAL, GUIDES, LIKELIHOODS, PRIORS, Case, cases_of
@@ -133,3 +135,14 @@ def test_a_failing_mixture_is_not_told_to_be_one() -> None:
     ):
         vae = pv.VAE(prior, pv.guides.Normal(2), likelihoods.Normal((2,)))
         assert advise(vae, "latent holes", True).endswith(words)
+
+
+def test_advice_on_a_correlation_is_about_its_strength_whatever_its_sign() -> None:
+    """Columns that are opposite vary together more than independent draws, not less."""
+    vae = pv.VAE(priors.Normal(2), pv.guides.Normal(2), likelihoods.Normal((2,)))
+    for observed, words in ((-0.99, "more than z makes them"), (0.99, "more than z makes them")):
+        row = Row("correlation", "", observed, -0.1, 0.12, 0.001, "z ~ p(z)", calibrated=True)
+        (found,) = judged(vae, [row], (), 0.05)
+        assert words in found.advice
+    row = Row("correlation", "", -0.1, -0.9, -0.8, 0.001, "z ~ p(z)", calibrated=True)
+    assert "the model makes" in judged(vae, [row], (), 0.05)[0].advice

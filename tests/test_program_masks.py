@@ -130,3 +130,27 @@ def test_an_automatic_guide_takes_a_model_with_parameters() -> None:
     draws = torch.stack([one.drawn["w"] for one in program.fixed(50)])
     assert draws.mean().item() == pytest.approx(data.mean().item(), abs=0.1)
     assert program.drawn == {}
+
+
+def _masked(x: Tensor, mask: Tensor | None = None) -> None:
+    seen = torch.ones_like(x, dtype=torch.bool) if mask is None else mask
+    with pyro.plate("data", len(x)):
+        z = pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+        pyro.sample("x", dist.Normal(3 + z.expand(-1, 3), 1.0).mask(seen).to_event(1), obs=x)
+
+
+def _masked_guide(x: Tensor, mask: Tensor | None = None) -> None:
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(torch.zeros(1), 1.0).to_event(1))
+
+
+def test_hidden_entries_are_seen_neither_in_data_nor_in_replicates() -> None:
+    """Fails when statistics see what a mask hides, so that a true model is found wrong."""
+    torch.manual_seed(0)
+    x = 3 + torch.randn(60, 1) + torch.randn(60, 3)
+    mask = torch.rand(60, 3) < 0.6
+    mean = pv.criticism.Statistic("mean", lambda drawn: drawn.mean((-2, -1)))
+    shown = x.where(mask, torch.tensor(float("nan")))
+    for each in (x, shown):
+        found = check(pv.Program(_masked, _masked_guide), each, mask=mask, statistics=[mean])
+        assert [row.statistic for row in found.rows if row.failed] == []

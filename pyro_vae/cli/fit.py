@@ -88,7 +88,6 @@ _BY_PROGRAM: set[str | int] = {
     "on_epoch",
 }
 # Of this invocation, not of the model: a replay has its own.
-_NUM_SAMPLES = default_of(evaluate, "num_samples")
 _NOT_REPLAYED = ("config", "data_report", "json", "out", "program", "resume")
 
 

@@ -24,6 +24,9 @@ _VARIABLES = (
 )  # fmt: skip
 
 
+_SIGNED = ("correlation", "neighbours")  # whose advice is about how strong they are
+
+
 @dataclass(frozen=True, repr=False)
 class Checks:
     """What :func:`pyro_vae.criticism.check` returns.
@@ -157,7 +160,10 @@ def judged(
     found = []
     for i, adjusted in zip(tried, holm([rows[i].p_value for i in tried]), strict=True):
         row, failed = rows[i], adjusted <= level
-        higher = row.observed > (row.low + row.high) / 2
+        observed, centre = row.observed, (row.low + row.high) / 2
+        if row.statistic.removeprefix("residual ") in _SIGNED:  # -0.9 is more than 0, not less
+            observed, centre = abs(observed), abs(centre)
+        higher = observed > centre
         about = [known[name] for name in row.entries if name in known]
         advice = advise(vae, row.statistic, higher, about) if failed else ""
         found.append(replace(row, adjusted=adjusted, failed=failed, advice=advice))

@@ -61,6 +61,8 @@ class Taker(Pair):
         moved = tree_map(lambda each: _to(each, self.device, self.dtype), dict(given))
         accepted = Rows(x.to(self.device, self.dtype), cast(Given, moved))
         self._check_values(accepted, argument)
+        if accepted.mask is not None:  # neither program sees more of the data than of replicates
+            accepted = Rows(self.hidden(accepted.x, accepted.given), accepted.given)
         if self._structure is None:
             self._learn(accepted)
         self._check_support(accepted, argument)
