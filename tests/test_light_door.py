@@ -88,3 +88,12 @@ def test_every_public_name_is_there() -> None:
     assert pv.__version__ == version("pyro-vae")
     with pytest.raises(AttributeError, match="'pyro_vae' has no attribute 'Vae'"):
         pv.Vae  # noqa: B018
+
+
+def test_python_runs_the_command_line_as_a_module() -> None:
+    """As torchrun and people without scripts on their path do."""
+    done = subprocess.run(
+        [sys.executable, "-m", "pyro_vae.cli", "--help"], capture_output=True, text=True
+    )
+    assert done.returncode == 0, done.stderr
+    assert "evaluate" in done.stdout

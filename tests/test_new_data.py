@@ -231,3 +231,41 @@ def test_a_wrong_file_is_one_line(fitted: Path, fails: Fails) -> None:
         assert "expected a column site, which goes with x (`cond`)" in fails(*argv)
     assert "expected an existing file" in fails("evaluate", str(fitted), "--data", "none.csv")
     assert "ends in .csv, .parquet, .npz" in fails("encode", str(fitted), "--out", "z.txt")
+
+
+@pytest.mark.parametrize(
+    ("column", "mark"),
+    [
+        (["low", "medium", "high"], "?"),
+        (["low", "medium", "high"], "."),
+        (["Köln", "Bonn", "Ulm", "Kiel"], "?"),
+        (["no", "yes"], "?"),
+        (["2020-01-05", "2021-03-17", "2022-11-30"], "?"),
+    ],
+)
+def test_what_was_taken_for_missing_is_again(column: list[str], mark: str, tmp_path: Path) -> None:
+    """Fails when a run refuses the very file that it was fitted to."""
+    cells = [mark if i % 7 == 3 else column[i % len(column)] for i in range(60)]
+    lines = [f"{cell},{i % 11}.5" for i, cell in enumerate(cells)]
+    (path := tmp_path / "t.csv").write_text("\n".join(["a,b", *lines]), encoding="utf-8")
+    data = pv.data.load(path, missing=True, validation=0, test=0)
+    again = pv.data.load(path, like=data)
+    assert torch.equal(again.mask["test"], data.mask["train"])
+    assert int((~data.mask["train"]).sum()) == cells.count(mark)
+    seen = data.mask["train"]
+    assert torch.equal(again.test[seen], data.train[seen])
+
+
+def test_dates_are_written_as_the_file_has_them(tmp_path: Path) -> None:
+    """Fails when filled or drawn dates are in another format than the others of the column."""
+    days = pd.date_range("1960-01-01", periods=120, freq="97D").strftime("%m/%d/%y").tolist()
+    lines = [f"{'' if i % 9 == 4 else day},{i % 11}.5" for i, day in enumerate(days)]
+    (path := tmp_path / "t.csv").write_text("\n".join(["born,b", *lines]), encoding="utf-8")
+    run, small = str(tmp_path / "run"), ["--epochs", "1", "--compile", "false", "--device", "cpu"]
+    assert main(["fit", str(path), "--missing", *small, "--out", run]) == 0
+    filled, drawn = tmp_path / "f.csv", tmp_path / "d.csv"
+    assert main(["impute", run, str(path), "--out", str(filled)]) == 0
+    assert main(["sample", run, "--out", str(drawn)]) == 0
+    for each in (filled, drawn):
+        born = pd.read_csv(each)["born"]
+        assert born.str.fullmatch(r"\d\d/\d\d/\d\d").all(), each.name
