@@ -264,3 +264,16 @@ def test_a_mistake_is_one_line(argv: str, words: str, fitted: Path, fails: Fails
     Path("sizes.csv").write_text(f"{HEADER}\n1,cat,,2,\n")
     Path("values.csv").write_text(f"{HEADER}\n-1,cat,9,2,\n")
     assert words in fails("impute", *argv.replace("RUN", str(fitted)).split())
+
+
+def test_a_row_that_nothing_explains_is_named_as_the_table_counts_it(
+    fitted: Path, fails: Fails
+) -> None:
+    """Not as it is counted among the rows that lack something."""
+    rows = table(12)
+    rows[0] = ["1", "cat", "9.0", "2", "3"]  # lacks nothing
+    rows[5] = ["", "fox", "9.0", "1e37", "3"]
+    Path("t.csv").write_text(text(rows))
+    line = fails("impute", str(fitted), "t.csv", "--out", "filled.csv")
+    assert "first row 5, counted from 0" in line
+    assert not Path("filled.csv").exists()

@@ -11,13 +11,13 @@ import numpy as np
 import pytest
 import torch
 from linear import LinearGaussian
-from torch import Tensor
+from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import guides, likelihoods, networks, priors
 from pyro_vae.data import Rows
 from pyro_vae.evaluation import impute
-from pyro_vae.programs.adaptive import effective, refined
+from pyro_vae.programs.adaptive import AdaptiveMixture, effective, refined
 from pyro_vae.programs.imputing import Proposal
 
 
@@ -157,6 +157,7 @@ def test_a_guide_that_never_saw_a_mask_is_named_once(caplog: pytest.LogCaptureFi
             for _ in range(2):
                 vae.impute(x, mask)
             vae.impute(x, torch.ones_like(mask))
+        assert vae.saw_masks is bool(masks)  # what is known of the fit is not changed by a warning
         lines = [record.message for record in caplog.records]
         assert sum("never saw a mask" in line for line in lines) == said
         assert not any("\n" in line for line in lines)
@@ -262,3 +263,82 @@ def test_refits_widen_what_is_imputed() -> None:
     proper = impute(vae, x, mask, num_imputations=20, num_fits=5, refit=run.refit, seed=0)
     between = [float(each.x.mean(1).var(0).sum()) for each in (given, proper)]
     assert between[1] > 1.3 * between[0]
+
+
+@pytest.mark.parametrize("count", [None, 3])
+@pytest.mark.parametrize("num_samples", ["auto", 50])
+def test_rows_that_no_draw_explains_are_refused_by_number(
+    count: int | None, num_samples: int
+) -> None:
+    """A value whose log-density overflows leaves nothing to impute from, and no memory is read."""
+    torch.manual_seed(0)
+    vae = pv.VAE(priors.Normal(2), guides.Normal(2), likelihoods.Normal((4,)), seed=0)
+    x, mask = torch.randn(6, 4), torch.ones(6, 4, dtype=torch.bool)
+    x[2, 0] = 1e25
+    mask[:, 3] = False
+    options: dict[str, Any] = {"num_samples": num_samples, "num_imputations": count}
+    words = r"`x`: expected rows .*1 that do not, first row 2,"
+    for door in (impute, pv.VAE.impute):
+        with pytest.raises(ValueError, match=words) as error:
+            door(vae, x, mask, **options)
+        assert "\n" not in str(error.value)
+    mask[2] = True  # it lacks nothing: it stays as it is
+    found = impute(vae, x, mask, **options)
+    each = found.x if count is not None else found.x[None]
+    assert (each[:, mask] == x[mask]).all()
+    assert each.isfinite().all()
+    assert found.num_samples[2] == 0
+
+
+def test_states_of_which_none_explains_a_row_are_refused() -> None:
+    vae = pv.VAE(
+        priors.Categorical(1, 3), guides.GumbelSoftmax(1, 3), likelihoods.Normal((2,)), seed=0
+    )
+    x = torch.tensor([[0.0, 0.0], [1e25, 0.0]])
+    with pytest.raises(ValueError, match="first row 1,"):
+        impute(vae, x, torch.tensor([[True, False], [True, False]]))
+
+
+class _Steep(nn.Module):
+    """A decoder whose one seen entry pins one direction of three down, far below the prior."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.linear = nn.Linear(3, 4)
+        nn.init.normal_(self.linear.weight, std=3)
+
+    def forward(self, z: Tensor) -> Tensor:
+        return self.linear(z)
+
+
+@pytest.mark.parametrize("scale", [1e-3, 3e-4])
+def test_directions_that_float32_cannot_tell_apart_are_imputed(scale: float) -> None:
+    """Means are those of p(x_m | x_o) to 0.3 of its standard deviations, on average."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        priors.Normal(3), guides.Normal(3), likelihoods.Normal((4,), scale=scale),
+        decoder=_Steep(), standardize=False,
+    )  # fmt: skip
+    x, mask = torch.randn(30, 4), torch.zeros(30, 4, dtype=torch.bool)
+    mask[:, 0] = True
+    found = impute(vae, x, mask, num_samples=1000)
+    weight, bias = (each.detach() for each in vae.decoder.parameters())
+    covariance = weight @ weight.T + scale**2 * torch.eye(4)
+    mean = bias[1:] + covariance[1:, 0] / covariance[0, 0] * (x[:, :1] - bias[0])
+    left = covariance.diagonal()[1:] - covariance[1:, 0].square() / covariance[0, 0]
+    assert np.median(found.ess) > 100
+    assert ((found.x[:, 1:] - mean) / left.sqrt()).square().mean().sqrt() < 0.3
+
+
+@pytest.mark.parametrize("count", [1, 4, 9])
+def test_few_adapted_draws_have_the_density_they_are_drawn_from(count: int) -> None:
+    """E[p/q] is one, to 5 standard errors, though what is not of the prior is far off."""
+    torch.manual_seed(0)
+    prior = torch.distributions.Independent(torch.distributions.Normal(torch.zeros(1), 1.0), 1)
+    mean, covariance = torch.full((50_000, 1), 4.0), torch.full((50_000, 1, 1), 0.05)
+    mixture = AdaptiveMixture(prior, mean, covariance, torch.Size([1]))
+    z, log_prior, log_proposal = mixture.draw(count)
+    assert z.shape == (count, 50_000, 1)
+    weights = (log_prior - log_proposal).exp().mean(0)
+    error = float(weights.std()) / math.sqrt(50_000)
+    assert float(weights.mean()) == pytest.approx(1, abs=5 * error + 1e-5)

@@ -75,8 +75,9 @@ def run(argv: list[str]) -> int:
     parser.add_argument(
         "--refits",
         type=int | None,
-        help="Refit the run to so many simulated data sets, each by a quarter of its epochs, to "
-        "tell failures that the error of a fit explains from those that the family is wrong for.",
+        help="Refit the run to so many simulated data sets, each for a quarter of its epochs, of "
+        "1,000 steps at least, but never more epochs than its own, to tell failures that the error "
+        "of a fit explains from those that the family is wrong for.",
     )
     add_data(parser)
     add_program(parser)

@@ -30,7 +30,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
 from pyro_vae.evaluation import Imputation, impute
 from pyro_vae.programs import VAE
-from pyro_vae.programs.imputing import Proposal
+from pyro_vae.programs.imputing import Proposal, UnexplainedRows
 from pyro_vae.training import Run
 
 __all__ = ["run"]
@@ -104,17 +104,20 @@ def run(argv: list[str]) -> None:
     found: Imputation | None = None
     if lacking.any():
         _note_masks(folder, vae)
-        found = impute(
-            vae,
-            x[lacking],
-            mask[lacking],
-            num_samples=options.num_samples,
-            num_imputations=count,
-            proposal=options.proposal,
-            seed=None,
-            **({} if fits is None else _refitting(folder, vae, fits)),
-            **rows[lacking].conditions,
-        )
+        try:
+            found = impute(
+                vae,
+                x[lacking],
+                mask[lacking],
+                num_samples=options.num_samples,
+                num_imputations=count,
+                proposal=options.proposal,
+                seed=None,
+                **({} if fits is None else _refitting(folder, vae, fits)),
+                **rows[lacking].conditions,
+            )
+        except UnexplainedRows as error:  # it counts the rows it was given
+            raise UnexplainedRows(lacking.nonzero().flatten()[error.index]) from None
         drawn[:, lacking] = found.x.to(x)
         if others is not None and schema is not None:
             sizes = {i: schema.x[i].num_levels for i in at}

@@ -140,7 +140,8 @@ def impute(
         Completed rows, with the diagnostics of each.
 
     Raises:
-        ValueError: If an argument is wrong, or entries of x are not independent given z.
+        ValueError: If an argument is wrong, entries of x are not independent given z, or a row that
+            lacks entries has no finite log p(x, z) at any draw.
 
     Example:
         >>> import pyro_vae as pv
@@ -202,8 +203,9 @@ def _imputed(
 ) -> Imputation:
     assert rows.mask is not None
     size, lacking = len(rows), ~rows.mask.flatten(1).all(1).cpu().numpy()
-    values = rows.x.new_empty(num_imputations or 1, *rows.x.shape)
+    values = rows.x.expand(num_imputations or 1, *rows.x.shape).clone()
     diagnostics = np.full((3, size), np.nan)
+    diagnostics[2] = 0  # of a complete row that no draw has a finite weight for
     with undisturbed(vae, seed, rows.x.device), torch.no_grad():
         for part in weighed(vae, rows, num_samples, proposal, num_imputations or 0):
             values[:, part.index] = filled(vae, part, num_imputations)

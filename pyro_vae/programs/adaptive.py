@@ -28,6 +28,7 @@ _STEP = 0.5  # of the differences that curvature is found by, in standard deviat
 _DAMPED = (1.0, 0.5, 0.25, 0.1)  # shares of a step, of which the best is taken
 _FLATTEST = 0.1  # curvature, at least: that of a standard normal prior is one
 _ROUNDS = 6  # that adapt the proposal by moments where curvature does not suffice
+_NARROWEST = 1e-7  # variance, as a share of the largest: float32 resolves no less
 _ENOUGH = 0.2  # of the draws are effective: no more rounds
 
 
@@ -40,10 +41,12 @@ def draw_prior(prior: Any, count: int, size: int) -> Tensor:
 def effective(log_weights: Tensor) -> Tensor:
     """Returns the effective number of draws of each observation, shape ``(B,)``, float64.
 
+    It is zero where all are minus infinity, or one is NaN or infinity.
+
     Args:
         log_weights: Shape ``(S, B)``.
     """
-    return 1 / log_weights.double().softmax(0).square().sum(0)
+    return (1 / log_weights.double().softmax(0).square().sum(0)).nan_to_num(nan=0.0)
 
 
 def adapts(vae: Amortized) -> bool:
@@ -54,7 +57,8 @@ def adapts(vae: Amortized) -> bool:
 class AdaptiveMixture:
     """A multivariate t distribution for each observation, and the prior beside it.
 
-    A fifth of the draws is from the prior, which bounds each weight by five times p(x|z).
+    A fifth of the draws, rounded down, and one at least is from the prior, which bounds each
+    weight: by five times p(x|z) for a fifth.
 
     References:
         Safe and Effective Importance Sampling (Owen and Zhou, 2000),
@@ -69,20 +73,30 @@ class AdaptiveMixture:
 
     def __init__(self, prior: Any, mean: Tensor, covariance: Tensor, shape: torch.Size) -> None:
         self._prior, self._shape = prior, shape
-        self._t = _StudentT(mean, torch.linalg.cholesky(covariance))
+        self._t = _StudentT(mean, _factor(covariance))
         self._size = len(mean)
 
     def draw(self, count: int) -> tuple[Tensor, Tensor, Tensor]:
         """Returns draws ``(count, B, *shape)``, their log p(z) and their log-density here."""
-        own = count - int(_DEFENSIVE * count)
-        others = draw_prior(self._prior, count - own, self._size).flatten(2)
-        z = torch.cat([self._t.sample(own), others])
+        from_prior = max(1, int(_DEFENSIVE * count))
+        share = from_prior / count  # that there is, else the density would not be that of the draws
+        others = draw_prior(self._prior, from_prior, self._size).flatten(2)
+        z = torch.cat([self._t.sample(count - from_prior), others])
         events = z.unflatten(2, self._shape)
         log_prior = self._prior.log_prob(events)
         log_proposal = torch.logaddexp(
-            self._t.log_prob(z) + math.log1p(-_DEFENSIVE), log_prior + math.log(_DEFENSIVE)
+            self._t.log_prob(z) + (math.log1p(-share) if share < 1 else -math.inf),
+            log_prior + math.log(share),
         )
         return events, log_prior, log_proposal
+
+
+def _factor(covariance: Tensor) -> Tensor:
+    """Returns lower triangular factors, of covariances that rounding left indefinite, too."""
+    values, vectors = torch.linalg.eigh(covariance.double())
+    values = values.maximum(_NARROWEST * values[..., -1:])
+    clamped = (vectors * values[..., None, :]) @ vectors.mT
+    return torch.linalg.cholesky(clamped).to(covariance.dtype)
 
 
 def moments(z: Tensor, log_weights: Tensor, covariance: Tensor) -> tuple[Tensor, Tensor]:
@@ -112,10 +126,12 @@ def moments(z: Tensor, log_weights: Tensor, covariance: Tensor) -> tuple[Tensor,
 def refined(vae: Amortized, rows: Rows, count: int) -> tuple[Tensor, Tensor]:
     r"""Draws z from a proposal that is adapted to each observation, and weighs them.
 
-    A few damped Newton steps lead from the guide's mean to the mode of :math:`\log p(x, z)`, and
-    its curvature there to a multivariate t distribution (a Laplace approximation with heavier
-    tails). Where less than a fifth of its draws are effective, it is moved to their weighted
-    moments, six times at most; of all that were drawn those with most effective draws are returned.
+    A few damped Newton steps lead from the best of 50 draws of the guide to the mode of
+    :math:`\log p(x, z)`, and its curvature there to a multivariate t distribution (a Laplace
+    approximation with heavier tails). While less than a fifth of the draws for some observation are
+    effective, all proposals are moved to the weighted moments of their draws, six times at most. Of
+    these rounds each observation is given the one that has most effective draws; the choice is by
+    the same weights that are returned, whose effective draws are therefore somewhat too many.
 
     References:
         Bayesian Inference in Econometric Models Using Monte Carlo Integration (Geweke, 1989),
@@ -154,7 +170,11 @@ def refined(vae: Amortized, rows: Rows, count: int) -> tuple[Tensor, Tensor]:
             most = torch.where(better, found, most)
         if bool((most >= _ENOUGH * count).all()):
             break
-        mean, covariance = moments(z.flatten(2), log_weights, covariance)
+        moved, spread = moments(z.flatten(2), log_weights, covariance)
+        # Where no weight is finite there are no moments: the proposal stays.
+        sound = moved.isfinite().all(1) & spread.isfinite().all(2).all(1)
+        mean = torch.where(sound[:, None], moved, mean)
+        covariance = torch.where(sound[:, None, None], spread, covariance)
     assert best_z is not None
     assert best_weights is not None
     return best_z, best_weights

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import weakref
 from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Literal, TypeAlias, Unpack, cast, get_args
@@ -27,7 +28,7 @@ from pyro_vae.programs.weigh import (
 if TYPE_CHECKING:
     from pyro_vae.programs.vae import VAE
 
-__all__ = ["Imputing", "NumSamples", "Proposal", "Weighed", "filled", "weighed"]
+__all__ = ["Imputing", "NumSamples", "Proposal", "UnexplainedRows", "Weighed", "filled", "weighed"]
 
 log = logging.getLogger("pyro_vae")
 
@@ -67,6 +68,27 @@ class Weighed:
         z, x = (None if each is None else each[:, which] for each in (self.z, self.x))
         weights = self.log_weights[:, which]
         return Weighed(self.index[which], self.rows[which], weights, z, x, self.is_sum)
+
+
+# Kept beside the models: what is saved of them, or compared, does not depend on what was warned of.
+_warned: weakref.WeakSet[Imputing] = weakref.WeakSet()
+
+
+class UnexplainedRows(ValueError):
+    """Rows that lack entries, and that have no finite log p(x, z) at any draw of z.
+
+    Args:
+        index: Which rows, in ascending order.
+    """
+
+    def __init__(self, index: Tensor) -> None:
+        self.index = index.cpu()
+        what = (
+            "rows that have a finite log p(x, z) at some draw of z (look for values far from all "
+            "others, or draw more: `num_samples`)"
+        )
+        first = f"{len(index)} that do not, first row {int(index[0])}, counted from 0"
+        super().__init__(str(expected("x", what, first)))
 
 
 class Imputing(Composition):
@@ -127,7 +149,8 @@ class Imputing(Composition):
             or ``(num_imputations, N, *event_shape)``.
 
         Raises:
-            ValueError: If an argument is wrong, or entries of x are not independent given z.
+            ValueError: If an argument is wrong, entries of x are not independent given z, or a row
+                that lacks entries has no finite log p(x, z) at any draw.
 
         Example:
             >>> import pyro_vae as pv
@@ -142,7 +165,7 @@ class Imputing(Composition):
             raise expected("mask", "which entries are observed", None)
         vae = cast("VAE", self)  # which is all there is of this class
         rows = rows_of(vae, x, given_of({**given, "mask": mask}))
-        values = rows.x.new_empty(num_imputations or 1, *rows.x.shape)
+        values = rows.x.expand(num_imputations or 1, *rows.x.shape).clone()
         with evaluating(self):
             for part in weighed(vae, rows, num_samples, proposal, num_imputations or 0):
                 values[:, part.index] = filled(vae, part, num_imputations)
@@ -155,12 +178,12 @@ class Imputing(Composition):
 
     def warn_of_masks(self) -> None:
         """Warns, once, if rows lack entries as no row did that the guide was fitted to."""
-        if self.saw_masks is False:
+        if self.saw_masks is False and self not in _warned:
             log.warning(
                 "impute: the guide was fitted to complete rows and never saw a mask: few of its "
                 "draws may be effective; `fit(mask=...)` hides entries from it"
             )
-            self.saw_masks = None
+            _warned.add(self)
 
 
 def weighed(
@@ -180,7 +203,8 @@ def weighed(
         num_imputations: Effective draws that are enough, if more than 100.
 
     Raises:
-        ValueError: If one of them is wrong.
+        ValueError: If one of them is wrong, or a row that lacks entries has no finite log p(x, z)
+            at any draw.
     """
     counts = _AUTO if num_samples == "auto" else (positive_integer("num_samples", num_samples),)
     later = _checked(vae, proposal)
@@ -188,11 +212,29 @@ def weighed(
     lacking = ~rows.mask.flatten(1).all(1)
     if lacking.any():
         vae.warn_of_masks()
-    if proposal == "auto" and _is_summed(vae, rows, counts[0]):
-        yield from _summed(vae, rows)
-        return
-    first: Proposal = "guide" if proposal == "auto" else proposal
     ess = torch.zeros(len(rows), dtype=torch.float64, device=rows.x.device)
+    if proposal == "auto" and _is_summed(vae, rows, counts[0]):
+        yield from _summed(vae, rows, ess)
+    else:
+        yield from _in_stages(vae, rows, counts, (proposal, later), num_imputations, ess)
+    without = (lacking & (ess == 0)).nonzero().flatten()
+    if len(without) > 0:
+        raise UnexplainedRows(without)
+
+
+def _in_stages(
+    vae: VAE,
+    rows: Rows,
+    counts: tuple[int, ...],
+    proposals: tuple[Proposal, Proposal],
+    num_imputations: int,
+    ess: Tensor,
+) -> Iterator[Weighed]:
+    """As :func:`weighed`, by draws, and notes in ``ess`` how many of them are effective."""
+    proposal, later = proposals
+    assert rows.mask is not None
+    lacking = ~rows.mask.flatten(1).all(1)
+    first: Proposal = "guide" if proposal == "auto" else proposal
     everything = torch.arange(len(rows), device=rows.x.device)
     yield from _stage(vae, rows, everything, first, counts[0], ess)
     if later != first and counts[0] >= _FEWEST:
@@ -288,7 +330,7 @@ def _is_summed(vae: VAE, rows: Rows, most: int) -> bool:
     return bool(vae.prior_at(rows[:1].given).num_states <= min(most, MAX_ENUMERATED))
 
 
-def _summed(vae: VAE, rows: Rows) -> Iterator[Weighed]:
+def _summed(vae: VAE, rows: Rows, ess: Tensor) -> Iterator[Weighed]:
     """Yields all states of a small discrete latent, and log p(x, z) of each."""
     number = vae.prior_at(rows[:1].given).num_states
     size = _rows_at_once(vae, rows, number)
@@ -300,7 +342,10 @@ def _summed(vae: VAE, rows: Rows) -> Iterator[Weighed]:
         z = states.expand(-1, len(part), *prior.event_shape)
         chunks = z.split(draws_at_once(vae, part.x))
         log_joint = torch.cat([vae.log_likelihood(each, part) for each in chunks])
-        yield Weighed(index, part, log_joint + prior.log_prob(z), z, is_sum=True)
+        found = Weighed(index, part, log_joint + prior.log_prob(z), z, is_sum=True)
+        ess[index] = effective(found.log_weights)
+        some = ess[index] > 0
+        yield found if some.all() else found[some]
 
 
 def filled(vae: VAE, part: Weighed, num_imputations: int | None) -> Tensor:
