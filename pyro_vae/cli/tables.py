@@ -220,8 +220,8 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         lines.append(
             Text(f"collapsed units, the same for every observation: {', '.join(collapsed)}")
         )
-    notes = {row.conditioned_on: row.note for row in checks.rows if row.note}
-    lines += [Text(f"{on}: not in the verdict, {why}") for on, why in notes.items()]
+    unjudged = checks.unjudged.items()
+    lines += [Text(f"{what}: not in the verdict, {why}") for what, why in unjudged]
     if any(not row.calibrated and not row.note for row in checks.rows):
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]

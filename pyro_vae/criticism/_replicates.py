@@ -14,6 +14,7 @@ from pyro_vae.programs import Amortized
 from pyro_vae.programs.adaptive import draw_prior
 
 __all__ = [
+    "at_one_draw",
     "cycled",
     "draw_prior",
     "from_guide",
@@ -88,6 +89,11 @@ def from_guide(vae: Amortized, data: Rows, counts: Sequence[int]) -> Iterator[Te
     guide = vae.encode(data.x, **data.given)
     for count in counts:
         yield replicate(vae, guide.sample((count,)), data.given)
+
+
+def at_one_draw(vae: Amortized) -> Amortized:
+    """Returns the program at a draw of what observations share; itself where that is nothing."""
+    return _programs(vae, 1)[0] if vae.has_globals else vae
 
 
 def _programs(vae: Amortized, count: int) -> Sequence[Amortized]:

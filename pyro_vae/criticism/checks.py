@@ -16,7 +16,7 @@ from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._ranks import compare, holm
-from pyro_vae.criticism._replicates import cycled, from_guide, repeated, simulate
+from pyro_vae.criticism._replicates import at_one_draw, cycled, from_guide, repeated, simulate
 from pyro_vae.criticism.effects import Spread, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.relations import relations
@@ -51,6 +51,10 @@ _TOO_SHARP = (
 _REPLICATES = 2  # for each observation that a classifier sees
 _REFITS, _FEWEST_REFITS = 20, 5
 _SHARED = "each data set has its own draw of what its observations share"
+_ROWS_SHARE = (
+    "rows share a draw of the global latents, and replicates another: "
+    "a classifier tells them apart under a true model, too"
+)
 _REFIT_DRAWS = 100  # replicates of a refit, of which mean and spread are taken, no p-value
 
 
@@ -87,7 +91,9 @@ def check(
     Three kinds of checks are calibrated in this sense, and make the verdict: statistics of whole
     data sets, of x and of what the guide makes of x; a classifier that is to distinguish replicates
     from data; and residuals of one half of the features, with z drawn given the other half. Those
-    of the order of rows take them to have come in one, which a random split has lost.
+    of the order of rows take them to have come in one, which a random split has lost. With latents
+    that all observations share, the classifier is shown and not in the verdict: the data have one
+    draw of them and replicates another, which it tells apart under a true model, too.
 
     Replicates with z drawn from q(z|x) are shown too and not in the verdict: they have seen the
     data, and their p-values gather around one half even under a true model.
@@ -170,9 +176,8 @@ def check(
     effects = []
     for k in range(num_refits):
         assert refit is not None  # or there would be none
-        simulator = vae, whole
         effects.append(
-            _of_refit(simulator, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k)
+            _of_refit(whole, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k)
         )
         tick()
     return Checks(
@@ -212,7 +217,8 @@ class _Plan:
         self.skipped = {HALF: halves} if isinstance(halves, str) else {}
         residual = () if self.halves is None else residual_statistics(self.halves)
         self.relations = relations(vae, data, order, entries)
-        self.num_tests = 1 + sum(map(len, (self.asked, self.latent, self.relations, residual)))
+        judged = (self.asked, self.latent, self.relations, residual)
+        self.num_tests = (not whole.has_globals) + sum(map(len, judged))  # with the classifier
         self.num_draws = _REFIT_DRAWS
 
 
@@ -232,8 +238,8 @@ def _judged(
 ) -> tuple[list[Row], TwoSample]:
     """Makes the checks that the verdict rests on; ``order`` is where the data were found."""
     rows = [*_population(vae, data, plan, spreads, seed, tick)]
-    classifier = _classify(vae, data, order, plan, seed)
-    rows.append(_classifier_row(classifier))
+    classifier = _classify(data, order, plan, seed)
+    rows.append(_classifier_row(classifier, _ROWS_SHARE if plan.whole.has_globals else ""))
     tick()
     if plan.halves is not None:
         rows += _residual(vae, data[:_SPLIT_DATA], plan, plan.halves, seed)
@@ -246,17 +252,18 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
 
     Of which there are too few draws, such rows are shown, and not in the verdict.
     """
-    on = HALF
+    on, also = HALF, ""
     z, note = infer(vae, data, halves, plan.num_draws)
     for share, name in _FEWER.items():
         fewer = halve(vae, plan.entries, data.given, share) if note else "half of them will do"
         if isinstance(fewer, str):
             break
+        also = ", and for fewer features than half of x, too"
         tried, still = infer(vae, data, fewer, plan.num_draws)
         if not still:
             z, note, halves, on = tried, still, fewer, f"z ~ p(z|{name} of x)"
     if note:
-        note += f", and for fewer features than half of x, too: {_TOO_SHARP}"
+        note += f"{also}: {_TOO_SHARP}"
     residual = residual_statistics(halves)
     each = residuals(vae, data, halves, z)
     own = next(each)
@@ -267,7 +274,7 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
 
 @own_store()  # nobody asks for the parameters of a refit again
 def _of_refit(
-    simulator: tuple[Amortized, Amortized],
+    simulator: Amortized,
     data: Rows,
     order: Tensor,
     fitted: Rows,
@@ -279,8 +286,8 @@ def _of_refit(
     """Returns the effects of the checks of a refit, whose family is true.
 
     Args:
-        simulator: The model, at one draw of what observations share, and as it is, which simulates
-            what is fitted to and what is held out.
+        simulator: The model, which simulates what is fitted to and what is held out, at one draw
+            of what observations share.
         data: What the model is checked against.
         order: Where these were found.
         fitted: What it was fitted to.
@@ -289,9 +296,11 @@ def _of_refit(
         entries: The entries of x.
         seed: Of what is simulated and of the refit; the next one is that of its checks.
     """
-    with undisturbed(simulator[1], seed, data.x.device):
-        simulated = Rows(_drawn(*simulator, len(fitted), fitted), fitted.given)
-        held_out = Rows(_drawn(*simulator, len(data), data), data.given)
+    with undisturbed(simulator, seed, data.x.device):
+        # What is held out is of the draw that was fitted to, as the data are.
+        one = at_one_draw(simulator)
+        simulated = Rows(_drawn(one, len(fitted), fitted), fitted.given)
+        held_out = Rows(_drawn(one, len(data), data), data.given)
     with torch.enable_grad():
         twin = refit(simulated, seed)
     if not is_amortized(twin):
@@ -304,31 +313,36 @@ def _of_refit(
     return [row.effect for row in rows]
 
 
-def _drawn(vae: Amortized, whole: Amortized, size: int, like: Rows) -> Tensor:
-    """Draws so many observations of the whole, given what goes with others, over and over."""
+def _drawn(vae: Amortized, size: int, like: Rows) -> Tensor:
+    """Draws so many observations, given what goes with others, over and over.
+
+    They are of one data set: what observations share is to be fixed, as each chunk would have its
+    own draw of it.
+    """
     drawn: list[Tensor] = []
     for count in chunk_sizes(size, draws_at_once(vae, like[:1].x)):
         given = cycled(like.given, count, sum(map(len, drawn)))
-        drawn.append(simulate(whole, 1, count, given)[0])
+        drawn.append(simulate(vae, 1, count, given)[0])
     return torch.cat(drawn)
 
 
-def _classify(vae: Amortized, data: Rows, order: Tensor, plan: _Plan, seed: int) -> TwoSample:
+def _classify(data: Rows, order: Tensor, plan: _Plan, seed: int) -> TwoSample:
     size = _REPLICATES * len(data)
     known = data.without("mask").tensors().values()
     beside = [each.to(data.x).reshape(len(data), -1) for each in known]
-    drawn = _drawn(vae, plan.whole, size, data)
+    drawn = _drawn(at_one_draw(plan.whole), size, data)
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
     x = torch.cat([data.x, drawn]).flatten(1)
     seen = Expanded(x, plan.entries)(x)  # levels without an order are seen one by one
     real = torch.cat([seen[: len(data)], *beside], 1)
     made = torch.cat([seen[len(data) :], *(each[index] for each in beside)], 1)
-    found = classify(real, made, seed=seed)
+    # A row and its replicates share what goes with it, and no others are like them.
+    found = classify(real, made, seed=seed, groups=index if data.given else None)
     return replace(found, index=order.cpu().numpy()[found.index])
 
 
-def _classifier_row(found: TwoSample) -> Row:
+def _classifier_row(found: TwoSample, note: str) -> Row:
     return Row(
         statistic="classifier",
         where="area under its ROC",
@@ -337,7 +351,8 @@ def _classifier_row(found: TwoSample) -> Row:
         high=found.high,
         p_value=found.p_value,
         conditioned_on=PRIOR,
-        calibrated=True,
+        calibrated=not note,
+        note=note,
         effect=from_auc(min(max(found.auc, found.auc_low), found.auc_high)),
         effect_low=from_auc(found.auc_low),
         effect_high=from_auc(found.auc_high),

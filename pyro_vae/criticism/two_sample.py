@@ -7,7 +7,9 @@ from dataclasses import dataclass
 from typing import Any
 
 import numpy as np
+import torch
 from scipy.optimize import brentq
+from scipy.stats import rankdata
 from torch import Tensor
 
 from pyro_vae._errors import expected
@@ -59,11 +61,25 @@ class TwoSample:
         }
 
 
-def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = None) -> TwoSample:
+def classify(
+    x: Tensor,
+    replicates: Tensor,
+    *,
+    seed: int = 0,
+    classifier: Any = None,
+    groups: Tensor | None = None,
+) -> TwoSample:
     """Trains a classifier on half of the data and of the replicates, and tests it on the others.
 
-    The halves make the p-value exact: given what it learned, the classifier is any function, and
-    under a true model it ranks new data and new replicates alike.
+    Given what it learned from one half, the classifier is a fixed function of the other. Under the
+    null hypothesis all data and replicates are independent draws of one distribution: those tested
+    are exchangeable with one another, and the area has the mean and the variance of Mann and
+    Whitney. With ``groups`` an observation is exchangeable with its own replicates alone, such as
+    those of its own condition, and independent of other groups: these are in one half together, as
+    a classifier that knew a condition from the other half would know its label, and mean and
+    variance are of permutations within groups. The p-value takes the area to be normal, and is
+    exact but for that. Data that share a draw of what replicates have other draws of, such as
+    parameters, are not exchangeable with these, and p is not to be trusted.
 
     References:
         Revisiting Classifier Two-Sample Tests (Lopez-Paz and Oquab, 2017),
@@ -75,9 +91,11 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
             nothing: more of them than data make the test sharper.
         seed: Of the halves.
         classifier: A scikit-learn classifier with ``predict_proba``; boosted trees if none.
+        groups: For which of the data each replicate was drawn, shape ``(M,)``, equally many for
+            each; for none in particular if None.
 
     Raises:
-        ValueError: If shapes differ or there are too few.
+        ValueError: If shapes differ, there are too few, or some have more replicates than others.
 
     Example:
         >>> import torch
@@ -94,6 +112,9 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
         raise expected("replicates", f"draws of shape (M, {tuple(x.shape[1:])})", replicates)
     if min(len(x), len(replicates)) < 4:
         raise expected("x", "at least 4 observations and 4 replicates", x)
+    counts = None if groups is None else torch.bincount(groups, minlength=len(x)).tolist()
+    if counts is not None and (len(counts) > len(x) or len({*counts}) > 1):
+        raise expected("groups", "equally many replicates of each of the data", groups)
     if classifier is None:
         # No early stopping: it would set data apart of which there are few. And leaves that hold
         # 20 rows, as they do unless told, could not part 10 data from as many replicates.
@@ -107,10 +128,14 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
         )
     generator = np.random.default_rng(seed)
     learned, tested = [], []
-    for each in (x, replicates):
+    for each in (x, replicates) if groups is None else (x,):
         order = generator.permutation(len(each))
         learned.append(order[: len(order) // 2])
         tested.append(order[len(order) // 2 :])
+    if groups is not None:
+        seen = np.isin(groups.cpu().numpy(), learned[0])
+        learned.append(np.flatnonzero(seen))
+        tested.append(np.flatnonzero(~seen))
     flat = [each.flatten(1).cpu().numpy() for each in (x, replicates)]
     features = np.concatenate([values[rows] for values, rows in zip(flat, learned, strict=True)])
     label = np.repeat([1, 0], [len(rows) for rows in learned])
@@ -126,7 +151,11 @@ def classify(x: Tensor, replicates: Tensor, *, seed: int = 0, classifier: Any = 
     scores = np.concatenate([data, drawn])
     false_positives, true_positives, _ = roc_curve(truth, scores)
     auc = float(roc_auc_score(truth, scores))
-    spread = _spread(scores, len(data), len(drawn))
+    if groups is None:
+        spread = _spread(scores, len(data), len(drawn))
+    else:
+        group = np.concatenate([tested[0], groups.cpu().numpy()[tested[1]]])
+        spread = _spread_within(scores, group, len(data), len(drawn))
     low, high = _interval(auc, len(data), len(drawn))
     return TwoSample(
         auc=auc,
@@ -172,3 +201,12 @@ def _spread(scores: np.ndarray, num_data: int, num_drawn: int) -> float:
     varied = size + 1 - (ties**3 - ties).sum() / (size * (size - 1))
     # Where all scores are equal the area is one half, and no spread is too small for that.
     return math.sqrt(max(varied, 1.0) / (12 * num_data * num_drawn))
+
+
+def _spread_within(scores: np.ndarray, group: np.ndarray, num_data: int, num_drawn: int) -> float:
+    """The same where each of the data changes places with its own replicates alone.
+
+    The area is a sum of the ranks of the data, of which each is one of those of its group.
+    """
+    ranks = rankdata(scores)[np.argsort(group, kind="stable")].reshape(num_data, -1)
+    return math.sqrt(max(float(ranks.var(1).sum()), 1.0)) / (num_data * num_drawn)

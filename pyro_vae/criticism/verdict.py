@@ -68,11 +68,27 @@ class Checks:
         return sum(row.cause == "family" for row in self.rows)
 
     @property
+    def unjudged(self) -> dict[str, str]:
+        """Why rows are not in the verdict that would be: by statistic, or by all that z is given.
+
+        Those of z ~ q(z|x) never are.
+        """
+        found: dict[str, str] = {}
+        for row in self.rows:
+            if row.note:
+                given = [each for each in self.rows if each.conditioned_on == row.conditioned_on]
+                alone = not all(each.note for each in given)
+                found[row.statistic if alone else row.conditioned_on] = row.note
+        return found
+
+    @property
     def headline(self) -> str:
-        """How well a classifier tells draws from data, in a sentence."""
+        """How well a classifier tells draws from data, in a sentence, or why that says little."""
         found = self.classifier
         able = "tells" if found.auc_low > 0.5 else "cannot tell"
         area = f"AUC {found.auc:.2f} [{found.auc_low:.2f}, {found.auc_high:.2f}]"
+        if "classifier" in self.unjudged:
+            return f"rows share a draw, so that a classifier is shown and not judged: {area}"
         return f"a classifier {able} draws from data: {area}"
 
     def summary(self) -> dict[str, Any]:
@@ -131,7 +147,8 @@ class Checks:
     def _repr_html_(self) -> str:
         title, *advice = repr(self).splitlines()
         size = f"{self.num_data:,} observations, {self.num_draws:,} simulated data sets of as many"
-        missed = [f"not checked: {what}: {why}" for what, why in self.skipped.items()]
+        missed = [f"{what}: not in the verdict, {why}" for what, why in self.unjudged.items()]
+        missed += [f"not checked: {what}: {why}" for what, why in self.skipped.items()]
         return rows_shown(title, self.rows, [*advice, size, *missed])
 
 

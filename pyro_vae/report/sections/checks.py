@@ -65,9 +65,13 @@ def section(findings: Findings) -> Html:
                 tag("summary", f"{len(shown)} checks that are shown and not judged"),
                 tag(
                     "p",
-                    "Their z were drawn given the data that they are compared with, so that even a "
-                    "true model's p-values gather around one half. What is odd here is odd; what "
+                    "Where z ~ q(z|x) was drawn given the data that are compared with, even a true "
+                    "model's p-values gather around one half. What is odd there is odd; what "
                     "looks well proves nothing.",
+                ),
+                *(
+                    tag("p", f"{what}: not in the verdict, {why}.")
+                    for what, why in found.unjudged.items()
                 ),
                 _table_of_checks(shown),
             )
