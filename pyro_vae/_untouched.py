@@ -1,4 +1,4 @@
-"""What is used for a while and then put back: modes of modules, and random numbers."""
+"""What is used for a while and then put back: modes of modules, random numbers, parameters."""
 
 from __future__ import annotations
 
@@ -8,10 +8,11 @@ from contextlib import contextmanager
 from typing import Protocol
 
 import numpy as np
+import pyro
 import torch
 from torch import nn
 
-__all__ = ["evaluating", "seeded", "undisturbed"]
+__all__ = ["evaluating", "own_store", "seeded", "undisturbed"]
 
 
 class _HasModules(Protocol):
@@ -58,6 +59,14 @@ def undisturbed(module: _HasModules, seed: int | None, device: torch.device) -> 
     finally:
         for generator, state in zip(generators, states, strict=True):
             generator.set_state(state)
+
+
+@contextmanager
+def own_store() -> Iterator[None]:
+    """Puts back Pyro's parameter store, in which programs that run inside declare theirs."""
+    store = pyro.get_param_store()
+    with store.scope(store.get_state()):
+        yield
 
 
 @contextmanager

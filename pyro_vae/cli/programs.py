@@ -249,8 +249,8 @@ def load_vae(verb: str, folder: Path, device: torch.device | None = None) -> VAE
     """
     if _is_of_a_pair(folder):
         what = f"the run of a VAE: of a Program there is no {verb}"
-        others = "; evaluate, check, compare, report, anomalies, probe, encode and sample take one"
-        raise expected("RUN", what + others, str(folder))
+        others = "evaluate, check, compare, report, anomalies, probe, encode, sample"
+        raise expected("RUN", f"{what}; {others} and rate-distortion take one", str(folder))
     return checkpoint.load(folder, device=device)
 
 

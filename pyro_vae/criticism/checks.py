@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._untouched import undisturbed
+from pyro_vae._untouched import own_store, undisturbed
 from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._of_tables import Expanded
@@ -265,6 +265,7 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
     yield from rows_of(residual, found, drawn, on, calibrated=not note, note=note)
 
 
+@own_store()  # nobody asks for the parameters of a refit again
 def _of_refit(
     simulator: tuple[Amortized, Amortized],
     data: Rows,

@@ -10,7 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae._untouched import undisturbed
+from pyro_vae._untouched import own_store, undisturbed
 from pyro_vae.criticism.calibration import Calibration
 from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.uniformity import uniformity
@@ -54,7 +54,8 @@ def calibrate_globals(
         program: A :class:`pyro_vae.Program` with global latents; its other parameters are those of
             the simulations, and stay as they are.
         refit: Fits a program like it, with parameters of its own, to rows, by a seed.
-        num_data: Observations in each data set; as many as ``given`` has, if not given.
+        num_data: Observations in each data set; as many as ``given`` has, which it has to agree
+            with.
         num_simulations: Data sets, N, each of which is fitted.
         num_draws: Draws of each fit, L.
         level: Probability of any false alarm, at most.
@@ -74,19 +75,26 @@ def calibrate_globals(
         raise expected("program", "a Program with latents that all observations share", program)
     if not callable(refit):
         raise expected("refit", FITS, refit)
+    num_simulations = positive_integer("num_simulations", num_simulations)
+    num_draws = positive_integer("num_draws", num_draws)
+    if not isinstance(level, float) or not 0 < level < 1:
+        raise expected("level", "a number between 0 and 1", level)
     beside = program.like(given)
     sizes = {len(each) for each in Rows(torch.empty(0), beside).tensors().values()}
     if num_data is None and not sizes:
         raise expected("num_data", "how many observations each simulated data set has", None)
-    size = sizes.pop() if sizes else positive_integer("num_data", num_data)
+    size = sizes.pop() if num_data is None else positive_integer("num_data", num_data)
+    if sizes - {size}:
+        raise expected("num_data", f"{max(sizes)}, as what goes with them has", num_data)
     ranks = []
     with undisturbed(program, seed, program.device):
-        for i in range(positive_integer("num_simulations", num_simulations)):
+        for i in range(num_simulations):
             truth, x = program.run_whole(size, beside)
             own = int(torch.randint(2**31, ()))
-            with torch.enable_grad():
-                fitted = refit(Rows(x, beside), own)
-            draws = _draws(program, fitted, num_draws, own)
+            with own_store():
+                with torch.enable_grad():
+                    fitted = refit(Rows(x, beside), own)
+                draws = _draws(program, fitted, num_draws, own)
             true, drawn = _flat(truth), torch.stack([_flat(each) for each in draws])
             if drawn.shape[1:] != true.shape:
                 raise expected("refit", f"global latents of {len(true)} entries", drawn.shape[1])
