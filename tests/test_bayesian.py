@@ -163,6 +163,38 @@ def test_parameters_are_saved_and_the_draws_come_back(tmp_path: Any) -> None:
     assert torch.equal(known, program.sample(4, cond=cond[:4], seed=1))
 
 
+_MIXTURE = dist.MixtureSameFamily(
+    dist.Categorical(torch.tensor([0.5, 0.5])),
+    dist.Normal(torch.zeros(2), torch.tensor([1.0, 0.1])),
+)
+
+
+def _tied() -> nn.Module:
+    network = nn.ModuleDict({name: nn.Linear(2, 2, bias=False) for name in "ab"})
+    network["b"].weight = network["a"].weight
+    return network
+
+
+@pytest.mark.parametrize(
+    "prior",
+    [dist.LogNormal(0.5, 2.0), dist.HalfNormal(3.0), dist.Beta(2.0, 3.0), dist.StudentT(3.0)],
+)
+def test_priors_that_are_made_of_others_are_kept(prior: Any) -> None:
+    """Of a module: what it is made of is moved and saved with it, to double precision here."""
+    network = Bayesian(nn.Linear(1, 2).double(), prior)
+    at = torch.full((4,), 0.3).double()
+    once = prior.log_prob(torch.tensor(0.3)).item()
+    assert network.prior().log_prob(at).item() == pytest.approx(4 * once, rel=1e-5)
+    assert network.prior().log_prob(at).dtype == torch.float64
+
+
+def test_a_layer_that_is_used_twice_has_its_weights_once() -> None:
+    layer = nn.Linear(2, 2, bias=False)
+    network = Bayesian(nn.Sequential(layer, layer))
+    assert network.num_weights == 4
+    assert network.at(2 * torch.eye(2).flatten())(torch.ones(1, 2)).tolist() == [[4.0, 4.0]]
+
+
 @pytest.mark.parametrize(
     ("arguments", "line"),
     [
@@ -170,6 +202,8 @@ def test_parameters_are_saved_and_the_draws_come_back(tmp_path: Any) -> None:
         ({"network": nn.ReLU()}, "`network`: expected one that has weights, got ReLU"),
         ({"prior": 1.0}, r"`prior`: expected a distribution of a number, .*, got 1.0"),
         ({"rank": -1}, "`rank`: expected a positive integer, got -1"),
+        ({"prior": _MIXTURE}, "`prior`: expected a distribution that its parameters alone m"),
+        ({"network": _tied()}, "`network`: expected weights that are not tied, got 'a.wei"),
     ],
 )
 def test_bad_arguments_are_one_line(arguments: dict[str, Any], line: str) -> None:

@@ -74,6 +74,8 @@ def test_the_posterior_passes_and_a_narrow_guide_fails(program: pv.Program) -> N
         ({"refit": 3, "num_data": 4}, r"`refit`: expected a function \(rows, seed\) -> fitted"),
         ({"refit": lambda *_: None, "num_data": 4}, "fitted Program, got None"),
         ({"refit": lambda *_: None}, "`num_data`: expected how many observations"),
+        ({"refit": lambda *_: None, "num_data": 4, "level": 5}, "`level`: expected a number betw"),
+        ({"refit": lambda *_: None, "num_data": 4, "num_draws": 0}, "`num_draws`: expected a pos"),
     ],
 )
 def test_what_is_no_refit_is_one_line(
@@ -116,3 +118,50 @@ def test_a_check_of_shared_latents_passes_under_the_truth(program: pv.Program) -
     at_one = check(program.fixed(1, seed=6)[0], x, seed=1)
     other = next(row for row in at_one.rows if row.statistic == "mean" and row.calibrated)
     assert other.p_value < 0.01
+
+
+def _with_cond(x: Tensor, cond: Tensor) -> pv.Program:
+    def model(x: Tensor, cond: Tensor) -> None:
+        _Means().model(x)
+
+    def guide(x: Tensor, cond: Tensor) -> None:
+        pair.guide(x)
+
+    pair = _Means()
+    program = pv.Program(model, guide)
+    program.initialize(x, cond=cond)
+    return program
+
+
+def test_the_size_of_what_is_given_is_not_overruled() -> None:
+    x, cond = torch.zeros(_N, 2), torch.zeros(_N, 1)
+    program, sizes = _with_cond(x, cond), []
+
+    def refit(rows: Any, seed: int) -> pv.Program:
+        sizes.append(len(rows))
+        return _with_cond(rows.x, rows.given["cond"])
+
+    options: dict[str, Any] = {"num_simulations": 1, "num_draws": 9, "cond": cond}
+    with pytest.raises(ValueError, match="`num_data`: expected 8, as what goes with .*, got 7"):
+        calibrate_globals(program, refit, num_data=7, **options)
+    calibrate_globals(program, refit, num_data=_N, **options)
+    calibrate_globals(program, refit, **options)
+    assert sizes == [_N, _N]
+
+
+def test_refits_leave_no_parameters_behind(program: pv.Program) -> None:
+    """Each has parameters of names of its own, which a long session would collect."""
+    store = pyro.get_param_store()
+    program.fixed(1)
+    kept = torch.tensor(2.0)
+    with store.scope():
+        pyro.param("kept", kept)
+        program.fixed(1)
+        names = set(store.keys())
+        options: dict[str, Any] = {"num_data": 4, "num_simulations": 2, "num_draws": 3}
+        calibrate_globals(program, refit=lambda rows, seed: _fitted(rows.x), **options)
+        assert set(store.keys()) == names
+        check(program, torch.randn(40, 2), refit=lambda rows, seed: _fitted(rows.x), refits=5,
+              statistics=[lambda x: x.mean((-2, -1))])  # fmt: skip
+        assert set(store.keys()) == names
+        assert pyro.param("kept").item() == 2.0

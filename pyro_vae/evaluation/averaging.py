@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import logsumexp
 
-from pyro_vae.evaluation.scores import Scores
+from pyro_vae.evaluation.scores import Scores, jackknife_error
 
 __all__ = ["averaged", "log_mean"]
 
@@ -33,14 +33,16 @@ def log_mean(columns: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         >>> float(np.exp(mean[0])).__round__(3), float(error[0]).__round__(3)
         (2.0, 0.549)
     """
+    return logsumexp(columns, 0) - math.log(len(columns)), jackknife_error(_without_each(columns))
+
+
+def _without_each(columns: np.ndarray) -> np.ndarray:
+    """Returns the logarithms of the means over all draws but one, shape ``(S, N)``."""
     count = len(columns)
-    mean = logsumexp(columns, 0) - math.log(count)
-    errors = np.full(mean.shape, math.nan)
-    if count > 1:
-        kept = ~np.eye(count, dtype=bool)
-        without = np.stack([logsumexp(columns[row], 0) for row in kept]) - math.log(count - 1)
-        errors = np.sqrt((count - 1) * without.var(0))
-    return mean, errors
+    if count == 1:
+        return np.full(columns.shape, math.nan)
+    kept = ~np.eye(count, dtype=bool)
+    return np.stack([logsumexp(columns[row], 0) for row in kept]) - math.log(count - 1)
 
 
 def averaged(scores: Sequence[Scores]) -> Scores:
@@ -56,14 +58,16 @@ def averaged(scores: Sequence[Scores]) -> Scores:
     def table(name: str) -> np.ndarray:
         return np.stack([getattr(each, name) for each in scores])
 
-    log_marginal, mcse = log_mean(table("log_marginal"))
+    columns = table("log_marginal")
+    without = _without_each(columns)
+    mcse = jackknife_error(without)
     exact = all(each.is_exact for each in scores)
     k_hat = table("k_hat")
     unknown = np.isnan(k_hat)
     worst = np.where(unknown, -math.inf, k_hat).max(0)
     estimated = f"averaged over {len(scores)} draws of the global latents"
     return Scores(
-        log_marginal=log_marginal,
+        log_marginal=logsumexp(columns, 0) - math.log(len(columns)),
         mcse=mcse,
         reconstruction=table("reconstruction").mean(0),
         kl=table("kl").mean(0),
@@ -76,4 +80,5 @@ def averaged(scores: Sequence[Scores]) -> Scores:
         estimator=f"{first.estimator}; {estimated}, k-hat the worst of these",
         kl_estimator=first.kl_estimator,
         base_measure=first.base_measure,
+        mean_without_draw=without.mean(1),
     )

@@ -6,7 +6,7 @@ import dataclasses
 import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
-from typing import Any
+from typing import Any, TypeAlias
 
 import numpy as np
 from scipy import special
@@ -36,6 +36,7 @@ _PARTS = (
 )
 _ALARMING = 0.1  # share of data whose weights are too heavy-tailed for an error to be believed
 _LEVEL = 0.05  # of all intervals together
+_Shared: TypeAlias = Sequence[tuple[float, float]]  # variances, and degrees of freedom of each
 _ABOVE = special.ndtri(1 - _LEVEL)  # standard errors to the bound of a bias
 
 
@@ -66,7 +67,8 @@ class RankedRun(_Ranked):
         difference: ``log_marginal`` minus that of the best, at most 0.
         difference_standard_error: Its error over data, paired; None for a single observation.
         difference_mcse: Its Monte Carlo error on these data, as if the runs' draws were
-            independent; None if unknown. It is part of ``difference_standard_error`` already.
+            independent; None if unknown. It is part of ``difference_standard_error`` already, but
+            for that of draws of global latents, which is part of the interval alone.
         bias_bound: How much too low ``log_marginal`` may be by importance weighting, at most; None
             if unknown.
         difference_low: Where the difference to the best begins, for data to come: an interval of
@@ -150,10 +152,13 @@ class Comparison:
             bounds = [run.bias_bound for run in (best, *tied) if run.bias_bound is not None]
             wide = max(bounds, default=0.0)
             error = max(run.difference_standard_error or 0.0 for run in tied)
+            drawn = max(run.difference_mcse or 0.0 for run in tied)
             why = (
                 f"importance weighting may have cost up to {wide:.2g} nats: more draws, "
                 '`proposal="defensive"` or `ais` say more.'
-                if wide > error
+                if wide > max(error, drawn)
+                else "more draws say more: `num_globals` of what is shared, or `num_samples`."
+                if drawn > error
                 else "more data say more."
             )
             notes.append(f"{best.name} cannot be told from {names} by these scores; {why}")
@@ -237,14 +242,18 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
     data covers: two guides of one and the same model differ by many of them. So each mean has a
     bound of its bias, from what ten times the draws have gained (see
     :attr:`~pyro_vae.evaluation.Scores.bias`), and the interval of each difference is Student's, of
-    95 % for all pairs of runs together (Bonferroni), wider by those bounds. Only runs whose
-    interval leaves out 0 are ranked one above the other.
+    95 % for all pairs of runs together (Bonferroni), wider by those bounds. Draws of global latents
+    are common to all observations, so that their variance, by the jackknife, is added to that over
+    data, with degrees of freedom by Welch and Satterthwaite. Only runs whose interval leaves out 0
+    are ranked one above the other.
 
     References:
         Practical Bayesian model evaluation using leave-one-out cross-validation and WAIC
         (Vehtari et al., 2017), https://arxiv.org/abs/1507.04544
         Uncertainty in Bayesian Leave-One-Out Cross-Validation Based Model Comparison
         (Sivula et al., 2025), https://arxiv.org/abs/2008.10296
+        An Approximate Distribution of Estimates of Variance Components (Satterthwaite, 1946),
+        https://doi.org/10.2307/3002019
 
     Args:
         scores: At least two results of :func:`pyro_vae.evaluate` by name, on the same data in the
@@ -285,10 +294,15 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
                 "a finite log p(x) of every observation",
                 f"{np.sum(~np.isfinite(column))} of {len(column)} that are not",
             )
-    squares = {name: each.mcse**2 for name, each in scores.items()}
+    # The error of an observation under shared draws is no part that it has for itself.
+    squares = {
+        name: each.mcse**2 if each.mean_without_draw is None else np.zeros_like(each.mcse)
+        for name, each in scores.items()
+    }
+    shared = {name: _of_shared(each) for name, each in scores.items()}
     biases = {name: _bias_bound(each.bias) for name, each in scores.items()}
     runs = []
-    for row in _rank(columns, squares, biases):
+    for row in _rank(columns, squares, shared, biases):
         own = scores[row["name"]]
         summary, known = own.summary(), own.k_hat[~np.isnan(own.k_hat)]
         runs.append(
@@ -304,7 +318,7 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
     first, *_ = scores.values()
     return Comparison(
         runs=tuple(runs),
-        models=_models(columns, squares, biases, groups or {}),
+        models=_models(columns, squares, shared, biases, groups or {}),
         size=len(first.log_marginal),
         base_measure=dict(first.base_measure),
     )
@@ -313,6 +327,7 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
 def _models(
     columns: Mapping[str, np.ndarray],
     squares: Mapping[str, np.ndarray],
+    shared: Mapping[str, _Shared],
     biases: Mapping[str, float],
     groups: Mapping[str, str],
 ) -> tuple[RankedModel, ...]:
@@ -325,6 +340,10 @@ def _models(
     errors = {
         name: _mean([squares[run] for run in runs]) / len(runs) for name, runs in members.items()
     }
+    common = {
+        name: [(v / len(runs) ** 2, freedom) for run in runs for v, freedom in shared[run]]
+        for name, runs in members.items()
+    }
     # Of a model's mean over its runs, a variance that two of them are needed for.
     variances = {
         name: np.var([columns[run].mean() for run in runs], ddof=1) / len(runs)
@@ -333,7 +352,7 @@ def _models(
         for name, runs in members.items()
     }
     bounds = {name: float(np.mean([biases[run] for run in runs])) for name, runs in members.items()}
-    ranked = _rank(means, errors, bounds)
+    ranked = _rank(means, errors, common, bounds)
     best = ranked[0]["name"]
     models = []
     for row in ranked:
@@ -350,6 +369,24 @@ def _models(
     return tuple(models)
 
 
+def _of_shared(scores: Scores) -> _Shared:
+    """The variance of a mean that draws of global latents cause, where there are some."""
+    if scores.mean_without_draw is None:
+        return []
+    return [(scores.mean_mcse**2, len(scores.mean_without_draw) - 1)]
+
+
+def _widened(error: float, freedom: float, others: _Shared) -> tuple[float, float]:
+    """An error with other variances added, and its degrees of freedom."""
+    if not any(variance != 0 for variance, _ in others):
+        return error, freedom
+    if any(math.isnan(variance) for variance, _ in others):
+        return math.nan, freedom
+    parts = [(error**2, freedom), *others]
+    total = sum(variance for variance, _ in parts)
+    return math.sqrt(total), total**2 / sum(v**2 / of for v, of in parts)
+
+
 def _bias_bound(bias: np.ndarray) -> float:
     """A bound of the mean of a bias: never below 0, and NaN where it is not known."""
     if not bias.any():
@@ -362,29 +399,37 @@ def _bias_bound(bias: np.ndarray) -> float:
 def _rank(
     columns: Mapping[str, np.ndarray],
     squares: Mapping[str, np.ndarray],
+    shared: Mapping[str, _Shared],
     biases: Mapping[str, float],
 ) -> list[dict[str, Any]]:
     """What every row has, the best first.
 
     Args:
         columns: log p(x) of the same data, by name.
-        squares: Their Monte Carlo variances.
+        squares: Their Monte Carlo variances, of what each observation has for itself.
+        shared: Those of their means, of what all observations share.
         biases: Bounds of how much too low their means are.
     """
     order = sorted(columns, key=lambda name: -columns[name].mean())
     best, rows = order[0], []
     size, pairs = len(columns[best]), max(1, len(order) * (len(order) - 1) // 2)
-    critical = special.stdtrit(size - 1, 1 - _LEVEL / (2 * pairs)) if size > 1 else math.nan
 
     def interval(one: str, other: str) -> tuple[float, float]:
         difference = columns[one] - columns[other]
         mean, error = difference.mean(), standard_error(difference)
-        margin = math.nan if error is None else critical * error
+        if error is None:
+            margin = math.nan
+        else:
+            error, freedom = _widened(error, size - 1, [*shared[one], *shared[other]])
+            margin = special.stdtrit(freedom, 1 - _LEVEL / (2 * pairs)) * error
         return mean - margin - biases[other], mean + margin + biases[one]
 
     for i, name in enumerate(order):
         difference = columns[name] - columns[best]
         variance = squares[name] + squares[best] if i > 0 else np.zeros_like(difference)
+        own = math.sqrt(variance.sum()) / len(variance)
+        both = [*shared[name], *shared[best]] if i > 0 else []
+        common = math.sqrt(sum(each for each, _ in both))
         low, high = interval(name, best) if i > 0 else (0.0, 0.0)
         rows.append(
             {
@@ -394,7 +439,7 @@ def _rank(
                 "standard_error": standard_error(columns[name]),
                 "difference": float(difference.mean()),
                 "difference_standard_error": standard_error(difference),
-                "difference_mcse": _finite(math.sqrt(variance.sum()) / len(variance)),
+                "difference_mcse": _finite(math.hypot(own, common)),
                 "bias_bound": _finite(biases[name]),
                 "difference_low": _finite(low),
                 "difference_high": _finite(high),

@@ -24,7 +24,8 @@ class OverGlobals:
     Attributes:
         log_marginal: log p(x), the mean over q(globals) of p(x | globals), shape ``(N,)``.
         mcse: Its error over these draws, by the jackknife, shape ``(N,)``; NaN for a single one. It
-            includes what the importance weights of each draw add.
+            includes what the importance weights of each draw add. All observations share the draws:
+            the error of their mean is that of :func:`pyro_vae.evaluate`, in its ``summary()``.
         by_draw: The scores at each draw, whose k-hat and ESS are of that draw.
     """
 

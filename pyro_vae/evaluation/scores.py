@@ -11,7 +11,7 @@ import numpy as np
 from pyro_vae._html import shown
 from pyro_vae.evaluation.pareto import SHORTEST_TAIL, k_hat_threshold, tail_length
 
-__all__ = ["EXACT", "FEW_DRAWS", "Scores"]
+__all__ = ["EXACT", "FEW_DRAWS", "Scores", "jackknife_error"]
 
 EXACT = "exact sum over the states of z"
 FEW_DRAWS = 100  # of fewer, a Monte Carlo error is itself uncertain, and its tail unknown
@@ -45,6 +45,9 @@ class Scores:
         kl_estimator: ``analytic`` or ``sampled``.
         base_measure: What the log-densities are densities of: ``data``, ``split``,
             ``fingerprint``, ``binarize``, ``dequantize``, ``transform``, ``measure``, ``dim``.
+        mean_without_draw: Of a program with global latents, whose draws all observations share, the
+            mean of ``log_marginal`` over the data without each of these draws, shape
+            ``(num_globals,)``; None where each observation has draws of its own.
     """
 
     log_marginal: np.ndarray
@@ -59,6 +62,18 @@ class Scores:
     estimator: str
     kl_estimator: Literal["analytic", "sampled"]
     base_measure: dict[str, Any]
+    mean_without_draw: np.ndarray | None = None
+
+    @property
+    def mean_mcse(self) -> float:
+        """Monte Carlo error of the mean of ``log_marginal`` on these data.
+
+        Errors of observations add up as independent ones, but where all share the draws of global
+        latents: there it is the jackknife error of the mean itself, NaN of a single draw.
+        """
+        if self.mean_without_draw is not None:
+            return float(jackknife_error(self.mean_without_draw))
+        return math.sqrt((self.mcse**2).sum()) / len(self.mcse)
 
     @property
     def elbo(self) -> np.ndarray:
@@ -130,8 +145,9 @@ class Scores:
 
         What is not finite is None. ``mcse`` is the Monte Carlo error of the mean of
         ``log_marginal`` on these data, ``standard_error`` its error as an estimate for data to
-        come, ``bias`` how much too low it may be. ``bits_per_dim`` is there for discrete data only.
-        ``k_hat_above_threshold`` is the share of the data that are unreliable.
+        come, given the draws of global latents where there are some, ``bias`` how much too low it
+        may be. ``bits_per_dim`` is there for discrete data only. ``k_hat_above_threshold`` is the
+        share of the data that are unreliable.
         """
         size = len(self.log_marginal)
         known = self.k_hat[~np.isnan(self.k_hat)]
@@ -140,7 +156,7 @@ class Scores:
             "elbo": self.elbo.mean(),
             "reconstruction": self.reconstruction.mean(),
             "kl": self.kl.mean(),
-            "mcse": math.sqrt((self.mcse**2).sum()) / size,
+            "mcse": self.mean_mcse,
             "standard_error": self.log_marginal.std(ddof=1) / size**0.5 if size > 1 else math.nan,
             "k_hat_median": np.median(known) if len(known) else math.nan,
             "k_hat_above_threshold": (
@@ -210,3 +226,8 @@ class Scores:
         title = f"Scores: {len(self.log_marginal):,} observations, {what}"
         head = ("", "mean", "± over data", "± Monte Carlo")
         return shown(title, head, rows, notes=[note])
+
+
+def jackknife_error(without: np.ndarray) -> np.ndarray:
+    """Returns the jackknife's standard error from estimates without each draw, along axis 0."""
+    return np.asarray(np.sqrt((len(without) - 1) * without.var(0)))

@@ -37,7 +37,7 @@ class Bayesian(nn.Module):
         https://arxiv.org/abs/1505.05424
 
     Args:
-        network: The network, which gives up its parameters; one of
+        network: The network, which gives up its parameters, none of them tied; one of
             :class:`pyro_vae.networks.Network` is to be built: by :meth:`build`, or before.
         prior: Of each weight, a distribution without batch dimensions, or of all of them, of batch
             shape ``(num_weights,)``; a standard normal one if not given.
@@ -79,9 +79,20 @@ class Bayesian(nn.Module):
         self.rank = rank if rank == 0 else positive_integer("rank", rank)
         self.network = network
         self._kind: Any = type(prior)
-        self._names = [name for name in prior.arg_constraints if name in vars(prior)]
+        # Of a distribution that is made of another one, such as a log-normal one, they are
+        # properties; in ``vars`` there is only one of several names for a parameter.
+        self._names = [
+            name
+            for name in prior.arg_constraints
+            if name in vars(prior) or isinstance(getattr(type(prior), name, None), property)
+        ]
         for name in self._names:
             self.register_buffer(f"prior_{name}", getattr(prior, name).detach().clone())
+        try:
+            self._kind(**{name: getattr(prior, name) for name in self._names})
+        except (TypeError, ValueError):
+            what = "a distribution that its parameters alone make, such as Normal(0.0, 1.0)"
+            raise expected("prior", what, prior) from None
         self.loc: nn.Parameter | None = None
         if any(True for _ in network.parameters()):
             self._start()
@@ -109,6 +120,15 @@ class Bayesian(nn.Module):
         # What the network was drawn with is where the guide starts; only the guide is trained, so
         # that the network has places for weights, and no parameters.
         parameters = dict(self.network.named_parameters())
+        own = [
+            (f"{prefix}.{name}" if prefix else name, each)
+            for prefix, module in self.network.named_modules()
+            for name, each in module.named_parameters(recurse=False, remove_duplicate=False)
+        ]
+        if len(own) > len(parameters):  # where a module is there twice, its weights are there once
+            met = [name for name, each in own if sum(each is other for _, other in own) > 1]
+            got = f"{', '.join(met)} of one parameter"
+            raise expected("network", "weights that are not tied", got)
         self._shapes = {name: each.shape for name, each in parameters.items()}
         flat = torch.cat([each.detach().flatten() for each in parameters.values()])
         for module in self.network.modules():
