@@ -12,6 +12,7 @@ from torch import Tensor
 
 from pyro_vae.cli.table_files import content_of
 from pyro_vae.data import Dataset
+from pyro_vae.data.dates import as_written
 from pyro_vae.data.frames import Table
 from pyro_vae.data.likeness import reading_like
 from pyro_vae.data.readers import Reading
@@ -53,12 +54,17 @@ def filled_table(
         words: What places of each entry stand for, where there is no schema.
     """
     filled = _decoded(data, x, words)
+    known = [] if data.schema is None else [field.format for field in data.schema.x]
+    formats = known or [""] * len(filled)
     how = reading_like(Reading(), data)
     texts = path.suffix in _TEXTS and suffix == path.suffix
     if texts or (suffix == path.suffix == ".xlsx"):
         values: dict[int, dict[int, Any]] = {}
         for row, entry in lacking.nonzero().tolist():
-            cell = _plain(filled[entry].iloc[row])
+            column = filled[entry].iloc[[row]]
+            if texts and formats[entry]:
+                column = as_written(column, formats[entry])
+            cell = _plain(column.iloc[0])
             values.setdefault(row, {})[where[entry]] = _text(cell) if texts else cell
         return fill_csv(path, values, how) if texts else fill_excel(path, values, how)
     frame = table.frame.copy()

@@ -15,6 +15,7 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path, recorded_schema
+from pyro_vae.data.dates import as_written
 from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
@@ -92,7 +93,11 @@ def run(argv: list[str]) -> None:
         if schema is None:
             np.save(content, drawn.numpy())
         elif out.suffix == ".csv":
-            content.write(schema.decode(drawn).to_csv(index=False, lineterminator="\n").encode())
+            table = schema.decode(drawn)
+            for field in schema.x:
+                if field.format:  # of dates, as the file has them
+                    table[field.name] = as_written(table[field.name], field.format)
+            content.write(table.to_csv(index=False, lineterminator="\n").encode())
         else:
             schema.decode(drawn).to_parquet(content, index=False)
         checkpoint.write_bytes(out, content.getvalue())

@@ -226,11 +226,16 @@ class _Texts:
         missing = np.array([text in empty for text in lower], dtype=bool)
         # Cells of blanks look empty, and may be an answer.
         blank = np.array([text != "" == text.strip() for text in self.written], dtype=bool)
+        spelled = np.array([text in MISSING_WORDS_OF_NUMBERS for text in lower], dtype=bool)
+        # Words may be "none", which is something among words.
+        among_words = spelled & ~np.isin(lower, ("none", "nil", "missing"))
         if levels or as_words:
             listed = [str(level) for level in levels]
-            return self._words(missing & ~np.isin(self.texts, listed), blank, listed)
+            gone = missing | among_words if levels else missing
+            gone &= ~np.isin(self.texts, listed)
+            return self._words(gone, (gone & among_words) | blank, listed)
         if format:
-            return self._as_dates(format, missing, blank)
+            return self._as_dates(format, missing | among_words, among_words | blank)
         numeric = np.array([bool(_NUMBER.fullmatch(text)) for text in self.texts], dtype=bool)
         others = ~(numeric | missing)
         if plain or words:
@@ -245,11 +250,9 @@ class _Texts:
         if not others.any():
             codes = not numbers and self._are_codes(numeric)
             return self._words(missing, blank) if codes else self._numbers(numeric, missing, blank)
-        spelled = np.array([text in MISSING_WORDS_OF_NUMBERS for text in lower], dtype=bool)
         if numeric.any() and not (others & ~spelled).any():
             return self._numbers(numeric, missing | spelled, (spelled & others) | blank)
-        # Words may be "none", which is something among words.
-        spelled &= np.array([text not in ("none", "nil", "missing") for text in lower], dtype=bool)
+        spelled = among_words
         rest = others & ~spelled
         if not rest.any():
             return self._numbers(numeric, missing | spelled, spelled | blank)

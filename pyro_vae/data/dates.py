@@ -11,7 +11,16 @@ import numpy as np
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["DATE", "FORMATS", "about_years", "days_of", "parsed", "parses", "resolution_of"]
+__all__ = [
+    "DATE",
+    "FORMATS",
+    "about_years",
+    "as_written",
+    "days_of",
+    "parsed",
+    "parses",
+    "resolution_of",
+]
 
 FORMATS = (
     "%Y-%m-%d", "ISO8601", "%Y/%m/%d", "%Y/%m/%d %H:%M", "%Y/%m/%d %H:%M:%S", "%d %b %Y",
@@ -94,6 +103,25 @@ def parsed(texts: pd.Series, format: str) -> pd.Series:
         late = dates.dt.year >= _CENTURY + _WINDOW
         dates = dates.mask(late, dates - pd.DateOffset(years=_WINDOW))
     return dates
+
+
+def as_written(dates: pd.Series, format: str) -> pd.Series:
+    """Returns dates as the texts of a format, if they are what is read of these, else as they are.
+
+    Example:
+        >>> import pandas as pd
+        >>> as_written(pd.Series(pd.to_datetime(["1963-11-25"])), "%d/%m/%y").tolist()
+        ['25/11/63']
+        >>> as_written(pd.Series(pd.to_datetime(["2063-11-25"])), "%d/%m/%y").dt.year.tolist()
+        [2063]
+    """
+    if "%" not in format:
+        return dates
+    seen = dates.dropna()
+    texts = seen.dt.strftime(format)
+    if not parses(texts.tolist(), format) or not (parsed(texts, format) == seen).all():
+        return dates
+    return texts.reindex(dates.index)
 
 
 def about_years(format: str) -> str:
