@@ -7,6 +7,7 @@ from collections.abc import Iterator
 
 import pytest
 import torch
+from cases import CONDITIONAL, GUIDES, LIKELIHOODS, PRIORS, Case, cases_of
 
 import pyro_vae as pv
 from pyro_vae import likelihoods, priors
@@ -20,7 +21,6 @@ from pyro_vae.criticism.split import halve, residual_statistics
 from pyro_vae.criticism.verdict import judged
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Rows
-from tests.cases import CONDITIONAL, GUIDES, LIKELIHOODS, PRIORS, Case, cases_of
 
 _SIZE = 3  # entries of x, so that there are triples
 
