@@ -68,6 +68,7 @@ def _inputs(
     return seen[0]
 
 
+@pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("objective", "guide"), list(_pairs()), ids=str)
 def test_every_input_is_where_the_parameters_are(
     objective: Case, guide: Case, monkeypatch: pytest.MonkeyPatch

@@ -25,10 +25,11 @@ def _blocks(language: str) -> list[str]:
 
 def test_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
-    file, session = _blocks("python")
+    plain, file, session = _blocks("python")
     names: dict[str, object] = {"__name__": "programs"}
-    for block in (file, session):
+    for block in (plain, file, session):
         exec(compile(block, "programs.md", "exec"), names)
+    assert -20.0 < names["log_p"] < -2.0  # type: ignore[operator]
     assert "averaged over 10 draws of the global latents" in names["scores"].estimator  # type: ignore[attr-defined]
     Path("models.py").write_text(file, encoding="utf-8")
     monkeypatch.syspath_prepend(tmp_path)

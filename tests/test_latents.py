@@ -95,6 +95,28 @@ def test_binary_guide_and_prior_are_the_distributions_they_name() -> None:
     np.testing.assert_allclose(p.log_prob(z).numpy(), -3 * math.log(2))
 
 
+def test_learned_categorical_prior_becomes_the_shares_of_the_classes() -> None:
+    """By maximum likelihood in closed form; a uniform one has nothing to learn."""
+    prior = pv.priors.Categorical(2, 3, learned=True).double()
+    shares = torch.tensor([[0.2, 0.3, 0.5], [0.6, 0.1, 0.3]]).double()
+    classes = torch.stack(
+        [torch.arange(3).repeat_interleave((10 * s).round().long()) for s in shares]
+    )
+    z = torch.nn.functional.one_hot(classes.T, 3).double()
+    optimiser = torch.optim.LBFGS(prior.parameters(), line_search_fn="strong_wolfe")
+
+    def closure() -> Tensor:
+        optimiser.zero_grad()
+        loss: Tensor = -prior().log_prob(z).mean()
+        loss.backward()
+        return loss
+
+    for _ in range(5):
+        optimiser.step(closure)
+    torch.testing.assert_close(prior.logits.softmax(-1).detach(), shares, atol=1e-5, rtol=0)
+    assert not list(pv.priors.Categorical(2, 3).parameters())
+
+
 @pytest.mark.parametrize("temperature", [0.1, 1.0])
 def test_relaxed_log_odds_have_a_density_however_far_out(temperature: float) -> None:
     """In single precision as by hand in double. Fails when an exponential of the odds is taken."""

@@ -397,3 +397,12 @@ def test_pyro_validation_is_left_on() -> None:
     """Somebody's import of a library that switches it off would go unnoticed otherwise."""
     with pytest.raises(ValueError, match="scale"):
         dist.Normal(0.0, -1.0)
+
+
+def test_one_network_is_not_taken_for_both_sides() -> None:
+    """Else the decoder is built over the encoder, and fitting fails in a matrix product."""
+    shared = pv.networks.MLP((4,))
+    with pytest.raises(ValueError, match="expected a network of its own"):
+        pv.VAE(
+            pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)), shared, shared
+        )

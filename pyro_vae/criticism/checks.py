@@ -21,7 +21,14 @@ from pyro_vae.criticism.effects import Spread, from_auc, spreads_of
 from pyro_vae.criticism.latent import collapsed_units, latent_statistics
 from pyro_vae.criticism.relations import relations
 from pyro_vae.criticism.row import Row
-from pyro_vae.criticism.split import Halves, halve, infer, residual_statistics, residuals
+from pyro_vae.criticism.split import (
+    Halves,
+    halve,
+    infer,
+    is_hopeless,
+    residual_statistics,
+    residuals,
+)
 from pyro_vae.criticism.statistics import Statistic, default_statistics
 from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.criticism.verdict import Checks, judged
@@ -259,6 +266,8 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
         if isinstance(fewer, str):
             break
         also = ", and for fewer features than half of x, too"
+        if is_hopeless(vae, data, fewer):
+            continue
         tried, still = infer(vae, data, fewer, plan.num_draws)
         if not still:
             z, note, halves, on = tried, still, fewer, f"z ~ p(z|{name} of x)"

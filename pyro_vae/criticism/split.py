@@ -7,7 +7,9 @@ from collections.abc import Iterator
 from dataclasses import dataclass
 from typing import Any
 
+import pyro
 import torch
+from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
 from pyro_vae.criticism._measures import Statistic, kurtosis
@@ -22,7 +24,7 @@ from pyro_vae.programs.adaptive import AdaptiveMixture, adapts, moments
 from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import draws_at_once, encoded
 
-__all__ = ["Halves", "halve", "infer", "residual_statistics", "residuals"]
+__all__ = ["Halves", "halve", "infer", "is_hopeless", "residual_statistics", "residuals"]
 
 _ROUNDS, _FIRST, _LAST = (
     4,
@@ -34,6 +36,7 @@ _EXPECTED = 500  # draws that the expectation of the model is taken of
 _STATES = 4096  # joint states of a discrete latent that are summed over
 _FEW = 100.0  # effective draws, of fewer p-values are not to be trusted
 _SHARE = 0.05  # of the data may have fewer
+_PILOT = 40  # observations that show whether far too many have
 
 
 @dataclass(frozen=True)
@@ -156,28 +159,45 @@ def infer(vae: Amortized, rows: Rows, halves: Halves, num_draws: int) -> tuple[T
         Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
         trusted, empty if they are.
     """
+    z, weights, few = _weighted(vae, rows, halves)
+    note = ""
+    if few > _SHARE:
+        note = f"fewer than {_FEW:g} effective draws of z for {few:.0%} of the data"
+    index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
+    return z[index.T, torch.arange(len(rows), device=rows.x.device)], note
+
+
+def is_hopeless(vae: Amortized, rows: Rows, halves: Halves) -> bool:
+    """Whether a few observations show that too many have too few effective draws of z.
+
+    By more than three standard errors: :func:`infer` on all of them would only say so.
+    """
+    _, _, few = _weighted(vae, rows[:_PILOT], halves)
+    return few > _SHARE + 3 * math.sqrt(_SHARE * (1 - _SHARE) / len(rows[:_PILOT]))
+
+
+def _weighted(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, float]:
+    """Returns draws, their weights ``(S, N)``, and the share of rows with few effective ones."""
     if adapts(vae):
         z, log_weights = _continuous(vae, rows, halves)
         exact = False
     else:
         z, log_weights, exact = _elsewhere(vae, rows, halves)
     weights = log_weights.softmax(0)
-    note = ""
-    if not exact:
-        few = (1 / weights.square().sum(0) < _FEW).double().mean().item()
-        if few > _SHARE:
-            note = f"fewer than {_FEW:g} effective draws of z for {few:.0%} of the data"
-    index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
-    return z[index.T, torch.arange(len(rows), device=rows.x.device)], note
+    few = (1 / weights.square().sum(0) < _FEW).double().mean().item()
+    return z, weights, 0.0 if exact else few
 
 
 def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
     """Of the given features, shape ``(S, N)``."""
-    parts = []
+    parts: list[Tensor] = []
+    validated = is_validation_enabled()
     for chunk in z.split(draws_at_once(vae, rows.x)):
-        entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
-        assert entries is not None  # it was so for the halves
-        parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
+        # The first chunk shows whether parameters and data are valid; of thousands that costs much.
+        with pyro.validation_enabled(validated and not parts):
+            entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
+            assert entries is not None  # it was so for the halves
+            parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)
 
 

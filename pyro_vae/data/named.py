@@ -288,3 +288,4 @@ _READERS: Mapping[str, Callable[[Path, bool], Raw]] = {
 }
 
 NAMES = tuple(_READERS)
+"""The data sets that are read by name."""

@@ -30,6 +30,7 @@ NO_WEIGHTS = "none, as no objective takes weights of observations: each counts a
 """What an error about weights says, which are never dropped in silence."""
 
 Numbers: TypeAlias = Tensor | np.ndarray | list[Any] | Container
+"""Observations as numbers, of shape ``[number of observations, *event_shape]``, in any form."""
 """What becomes a tensor: one, an array, a list of numbers or of lists of them, or a container."""
 
 
@@ -151,6 +152,7 @@ class Rows:
 
 
 RowsLike: TypeAlias = Numbers | Rows
+"""Observations alone, or with what goes with each of them."""
 """Observations alone, or with what goes with them."""
 
 

@@ -90,7 +90,6 @@ class Graph:
         module.recompile()
         # The compiler may change the module that it is given.
         self._module = torch.fx.GraphModule(module, copy.deepcopy(graph))
-        self._module.recompile()
         self._call: Callable[[list[Tensor]], Sequence[Tensor]] | None = None
         self._template: list[Any] = []
         self._from_args: list[tuple[int, int]] = []

@@ -132,6 +132,8 @@ class VAE(Imputing):
         self.standardize = standardize
         encoder = MLP() if encoder is None else encoder
         decoder = MLP() if decoder is None else decoder
+        if encoder is decoder and isinstance(decoder, Network):
+            raise expected("decoder", "a network of its own, not that of the encoder", decoder)
         missing = missingness_of(missingness, likelihood.event_shape)
         if missing is not None:
             _check_draws(likelihood)
