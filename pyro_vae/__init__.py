@@ -18,6 +18,7 @@ if TYPE_CHECKING:
         missingness,
         networks,
         objectives,
+        plots,
         priors,
         sklearn,
     )
@@ -58,6 +59,7 @@ __all__ = [
     "missingness",
     "networks",
     "objectives",
+    "plots",
     "posterior_predictive",
     "prior_predictive",
     "priors",

@@ -20,7 +20,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import Rows
-from pyro_vae.report._panels import line
+from pyro_vae.plots._panels import line
 from pyro_vae.report.sections.fitted import _parts
 
 EXPERIMENTS = Path(__file__).parents[1] / "experiments"

@@ -26,10 +26,10 @@ from pyro_vae.criticism import Statistic, calibrate, check, default_statistics, 
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.advice import advise
 from pyro_vae.data.entries import Entry, figure
-from pyro_vae.report import _panels as panels
-from pyro_vae.report import _tables as tables
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots import _tables as tables
+from pyro_vae.plots.pairs import associations, draw_pair
 from pyro_vae.report.findings import Findings
-from pyro_vae.report.pairs import associations, draw_pair
 from pyro_vae.report.sections import fitted, reconstructions, samples, scores, traversals
 
 NAMES = ["joined", "income", "children", "city", "smoker", "health", "wind"]

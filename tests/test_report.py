@@ -14,7 +14,7 @@ from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae import report
-from pyro_vae.report import criticism
+from pyro_vae.plots import criticism
 
 _HISTORY = {
     "epoch": [1.0, 2.0, 3.0],

@@ -1,18 +1,18 @@
 """Pictures of a fitted model, and one page on how good it is."""
 
-from pyro_vae.report.choice import choice
+from pyro_vae.plots._paths import interpolations, traversals
 from pyro_vae.report.criticism import calibration, checks, side_by_side
-from pyro_vae.report.pairs import pairs
 from pyro_vae.report.pictures import (
+    choice,
     curves,
     held_out,
     latent,
+    pairs,
     pictures,
     reconstructions,
     samples,
 )
 from pyro_vae.report.story import page
-from pyro_vae.report.traversals import interpolations, traversals
 
 __all__ = [
     "calibration",

@@ -9,9 +9,9 @@ import torch
 from torch import Tensor
 
 from pyro_vae._html import Html, tag
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, chart
-from pyro_vae.report._tables import lines_height, observed
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import as_svg, chart
+from pyro_vae.plots._tables import lines_height, observed
 from pyro_vae.report.findings import Findings
 
 __all__ = ["caption", "captioned", "image", "lines", "pairs"]

@@ -2,39 +2,38 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
 
-import numpy as np
 import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
 
+from pyro_vae import plots
 from pyro_vae._errors import expected
-from pyro_vae.criticism import Calibration, Checks, Row
+from pyro_vae.criticism import Calibration, Checks
 from pyro_vae.criticism._entries import entries_of
-from pyro_vae.criticism.two_sample import TwoSample
 from pyro_vae.data.rows import Rows, RowsLike
-from pyro_vae.programs import Amortized
-from pyro_vae.programs.accept import as_tensor, rows_of
-from pyro_vae.report._canvas import (
+from pyro_vae.plots._canvas import (
     BAD,
     HELD_OUT,
     INK,
     TRAIN,
     are_images,
+    figure_of,
     limits,
     show,
     tiles,
     write,
 )
-from pyro_vae.report._tables import Scaled, are_columns
+from pyro_vae.plots._tables import Scaled, are_columns
+from pyro_vae.plots.criticism import coverage, ranks
+from pyro_vae.programs import Amortized
+from pyro_vae.programs.accept import as_tensor, rows_of
 
-__all__ = ["calibration", "checks", "coverage", "intervals", "ranks", "roc", "side_by_side"]
+__all__ = ["calibration", "checks", "side_by_side"]
 
-_FAR = 3.0  # half widths of the interval: what lies beyond is drawn as an arrow
 _TILES = 40
 _NAMED = 6  # failed checks that one cell of a comparison names
 _POINTS = 1000
@@ -50,12 +49,7 @@ def checks(found: Checks, path: str | Path) -> Path:
     Returns:
         The path.
     """
-    judged = [row for row in found.rows if row.calibrated]
-    figure = Figure(figsize=(5.5, 0.4 * len(judged) + 1.2), layout="constrained")
-    axes = figure.subplots()
-    intervals(axes, judged)
-    axes.set_title(f"{found.num_failed} of {len(judged)} checks failed", fontsize=11)
-    return write(figure, path)
+    return write(figure_of(plots.checks(found)), path)
 
 
 def calibration(found: Calibration, path: str | Path) -> Path:
@@ -164,78 +158,3 @@ def _verdict(axes: Axes, found: Checks | None) -> None:
         0, 0.98, "\n".join(lines) or "none", va="top", fontsize=9, linespacing=1.5,
         color=BAD if failed else INK, transform=axes.transAxes,
     )  # fmt: skip
-
-
-def intervals(axes: Axes, rows: Sequence[Row]) -> None:
-    """Observed statistics as dots, in units of the replicated interval, one line a check."""
-    axes.axvspan(-1, 1, color=TRAIN, alpha=0.25, lw=0)
-    axes.axvline(0, color=TRAIN, lw=0.8)
-    for i, row in enumerate(rows):
-        colour = BAD if row.failed else HELD_OUT
-        place = _placed(row)
-        axes.plot([0, place], [i, i], color=colour, lw=1)
-        marker = "o" if abs(place) < _FAR else (">" if place > 0 else "<")
-        axes.plot(place, i, marker, color=colour, ms=6, clip_on=False)
-        # Above its line: beside it, long names would leave no space for what they name.
-        weight = "bold" if row.failed else "normal"
-        axes.text(-_FAR, i - 0.3, row.title, color=INK, va="center", fontsize=8.5, weight=weight)
-    axes.set(xlim=(-_FAR, _FAR), ylim=(len(rows) - 0.4, -0.7), yticks=[])
-    axes.set_xticks([-1, 0, 1], ["2.5 %", "middle", "97.5 %"])
-    axes.spines[["top", "right", "left"]].set_visible(False)
-
-
-def _placed(row: Row) -> float:
-    """Where the observed value lies: -1 and 1 are the ends of the replicated interval."""
-    half = (row.high - row.low) / 2
-    away = row.observed - (row.high + row.low) / 2
-    if half > 0 and math.isfinite(away):
-        return float(np.clip(away / half, -_FAR, _FAR))
-    return 0.0 if away == 0 or math.isnan(away) else math.copysign(_FAR, away)
-
-
-def roc(axes: Axes, found: TwoSample) -> None:
-    """The ROC curve of a classifier, over the diagonal of one that guesses."""
-    axes.plot([0, 1], [0, 1], color=TRAIN, lw=0.8)
-    colour = BAD if found.auc > found.high else HELD_OUT
-    axes.plot(found.false_positive_rate, found.true_positive_rate, color=colour, lw=1.6)
-    axes.set(title="Data against draws", xlabel="draws taken for data", ylabel="data recognised")
-    axes.set(xlim=(0, 1), ylim=(0, 1.01))
-    axes.spines[["top", "right"]].set_visible(False)
-
-
-def ranks(axes: Axes, found: Calibration) -> None:
-    """ECDFs of SBC ranks less that of uniform ones, with the bands that those stay within."""
-    around = found.bands
-    axes.fill_between(
-        around.points, around.low - around.points, around.high - around.points,
-        color=TRAIN, alpha=0.3, lw=0, label=f"{1 - found.level:.0%} of exact posteriors",
-    )  # fmt: skip
-    ends = np.concatenate([[0.0], around.points, [1.0]])
-    worst = set(np.argsort(found.adjusted)[:4][found.failed[np.argsort(found.adjusted)[:4]]])
-    for q, (name, curve) in enumerate(zip(found.names, found.ecdf, strict=True)):
-        away = np.concatenate([[0.0], curve - around.points, [0.0]])
-        failed = bool(found.failed[q])
-        axes.plot(ends, away, color=BAD if failed else HELD_OUT, lw=1.2, alpha=0.8)
-        if q in worst:
-            k = int(np.argmax(np.abs(away)))
-            axes.annotate(name, (ends[k], away[k]), fontsize=8, color=BAD, ha="center", va="bottom")
-    axes.set(title="SBC rank ECDF", xlabel="rank, as a share", ylabel="ECDF − uniform")
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="best", frameon=False)
-
-
-def coverage(axes: Axes, found: Calibration) -> None:
-    """How often regions hold the true value, against how often they should."""
-    regions = found.coverage
-    axes.plot([0, 1], [0, 1], color=TRAIN, lw=0.8)
-    axes.fill_between(regions.nominal, regions.low, regions.high, color=TRAIN, alpha=0.3, lw=0)
-    for i, (name, actual) in enumerate(zip(regions.names, regions.actual, strict=True)):
-        label = name if i == 0 else ("each latent" if i == 1 else None)
-        width, alpha = (1.8, 1.0) if i == 0 else (0.8, 0.6)
-        axes.plot(regions.nominal, actual, color=HELD_OUT, label=label, lw=width, alpha=alpha)
-    axes.set(
-        title="Coverage", xlabel="stated probability", ylabel="share that holds the true value"
-    )
-    axes.set(xlim=(0, 1), ylim=(0, 1))
-    axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="upper left", frameon=False)

@@ -18,9 +18,9 @@ from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import variance_by_site
+from pyro_vae.plots._canvas import are_images, as_png, limits, tiles
+from pyro_vae.plots._tables import Scaled, are_columns
 from pyro_vae.programs import Amortized
-from pyro_vae.report._canvas import are_images, as_png, limits, tiles
-from pyro_vae.report._tables import Scaled, are_columns
 from pyro_vae.report.pictures import SCATTERED, held_out, latent_means, visible
 
 __all__ = ["ACTIVE", "Findings"]

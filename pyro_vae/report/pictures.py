@@ -2,48 +2,35 @@
 
 from __future__ import annotations
 
-import math
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Unpack, cast
+from typing import Any, Unpack
 
-import numpy as np
 import torch
-from matplotlib.axes import Axes
-from matplotlib.figure import Figure
-from torch import Tensor
-from torch.distributions import constraints
 
-from pyro_vae._errors import expected, positive_integer
-from pyro_vae.criticism._entries import entries_of
+from pyro_vae import plots
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.entries import Entry
-from pyro_vae.data.rows import Conditions, ConditionsLike, GivenLike, Numbers, Rows, RowsLike
+from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, RowsLike
 from pyro_vae.data.schema import Schema
-from pyro_vae.distributions import same_support
+from pyro_vae.plots._canvas import are_images, figure_of, write
+from pyro_vae.plots.models import PANELS, SCATTERED, latent_means, visible
 from pyro_vae.programs import Amortized
-from pyro_vae.programs.accept import as_tensor, rows_of
-from pyro_vae.programs.weigh import observations_at_once
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import are_images, grid, limits, show, tiles, write
-from pyro_vae.report._tables import Scaled, are_columns, lines_height, marginal, observed
-from pyro_vae.report.pairs import pairs
 
 __all__ = [
     "PANELS",
     "SCATTERED",
+    "choice",
     "curves",
     "held_out",
     "latent",
     "latent_means",
+    "pairs",
     "pictures",
     "reconstructions",
     "samples",
+    "visible",
 ]
-
-PANELS = 16  # entries of a vector that are shown one by one
-SCATTERED = 5000  # more dots hide each other
 
 
 def pictures(
@@ -92,7 +79,6 @@ def held_out(data: Dataset) -> Split:
     return filled[-1]
 
 
-@torch.no_grad()
 def samples(
     vae: Amortized,
     path: str | Path,
@@ -119,23 +105,12 @@ def samples(
     Returns:
         The path.
     """
-    num_samples = positive_integer("num_samples", num_samples)
-    beside: Tensor | None = as_tensor(reference)
-    if not are_images(vae.event_shape):
-        entries = entries_of(vae, beside if columns is None else columns)
-        return _marginals(vae.sample(num_samples, **given), beside, entries, path)
-    prior = vae.prior_at(cast(Conditions, given)).expand((num_samples,))
-    means = vae.decode(prior.sample(), **given).mean
-    across = math.ceil(math.sqrt(num_samples))
-    rows = math.ceil(num_samples / across)
-    figure = Figure(figsize=(0.7 * across, 0.7 * rows + 0.5), layout="constrained")
-    axes = figure.subplots()
-    show(axes, tiles(means, across, limits(vae, means if beside is None else beside)))
-    axes.set_title("Drawn from the prior: E[x | z], z ~ p(z)", fontsize=11)
-    return write(figure, path)
+    drawn = plots.samples(
+        vae, num_samples=num_samples, reference=reference, columns=columns, **given
+    )
+    return write(figure_of(drawn), path)
 
 
-@torch.no_grad()
 def reconstructions(
     vae: Amortized,
     x: RowsLike,
@@ -160,38 +135,10 @@ def reconstructions(
     Returns:
         The path.
     """
-    x = x if isinstance(x, Rows) else as_tensor(x)
-    every = rows_of(vae, x, given)
-    entries = entries_of(vae, x if columns is None else columns)
-    images = are_images(vae.event_shape)
-    rows = every[: 30 if images else 6]
-    reconstructed = vae.reconstruct(rows.x, **rows.given)
-    x = visible(rows)
-    title = f"{name[0].upper()}{name[1:]} and reconstructions E[x | z = E[z | x]]"
-    if are_columns(entries, vae.event_shape):
-        scaled = Scaled(visible(every), entries)
-        levels = scaled.probabilities(vae, rows)
-        return _observed(scaled, x, reconstructed, levels, path, title)
-    if not images:
-        return _lines(x, reconstructed, path, title)
-    across = min(10, len(x))
-    starts = range(0, len(x) - across + 1, across)
-    figure = Figure(figsize=(0.75 * across + 1, 1.55 * len(starts) + 0.5), layout="constrained")
-    black_white = limits(vae, x)
-    all_axes = figure.subplots(2 * len(starts), squeeze=False)[:, 0]
-    for i, start in enumerate(starts):
-        chosen = slice(start, start + across)
-        for axes, shown, label in (
-            (all_axes[2 * i], x[chosen], "data"),
-            (all_axes[2 * i + 1], reconstructed[chosen], "reconstruction"),
-        ):
-            show(axes, tiles(shown, across, black_white))
-            axes.text(-0.01, 0.5, label, transform=axes.transAxes, ha="right", va="center")
-    figure.suptitle(title, fontsize=11)
-    return write(figure, path)
+    drawn = plots.reconstructions(vae, x, name=name, columns=columns, **given)
+    return write(figure_of(drawn), path)
 
 
-@torch.no_grad()
 def latent(
     vae: Amortized,
     x: RowsLike,
@@ -220,23 +167,8 @@ def latent(
     Returns:
         The path.
     """
-    shown = rows_of(vae, x, given)[:SCATTERED]
-    labels = None if color_by is None else as_tensor(color_by)[:SCATTERED].cpu()
-    means = latent_means(vae, shown)
-    if same_support(vae.space.support, constraints.one_hot):
-        groups, states = means.shape[1:]
-        rows = groups if groups > 1 or labels is None else len(labels.unique())
-        size = (max(5.5, 0.32 * states + 2.5), min(8.0, 0.28 * rows + 1.6))
-        figure = Figure(figsize=size, layout="constrained")
-        axes = figure.subplots()
-        panels.usage(axes, means, labels, classes)
-        axes.set_title(f"Use of the latent classes by {len(shown):,} {name}", fontsize=11)
-    else:
-        figure = Figure(figsize=(7, 5.6), layout="constrained")
-        axes = figure.subplots()
-        panels.scatter(axes, means, labels, classes)
-        axes.set_title(f"Latent means E[z | x] of {len(shown):,} {name}", fontsize=11)
-    return write(figure, path)
+    drawn = plots.latent(vae, x, color_by=color_by, classes=classes, name=name, **given)
+    return write(figure_of(drawn), path)
 
 
 def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
@@ -250,78 +182,53 @@ def curves(history: Mapping[str, Sequence[float]], path: str | Path) -> Path:
     Returns:
         The path.
     """
-    figure = Figure(figsize=(10, 3.2), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 3, sharex=True), panels.CURVES, strict=True):
-        panels.curve(axes, history, key)
-    return write(figure, path)
+    return write(figure_of(plots.history(history)), path)
 
 
-def latent_means(vae: Amortized, rows: Rows) -> Tensor:
-    """Returns E[z|x] of rows that the model accepted, ``(N, *prior.event_shape)``, on the CPU.
+def pairs(
+    vae: Amortized,
+    reference: Numbers,
+    path: str | Path,
+    *,
+    count: int = 6,
+    columns: Schema | Sequence[str] | None = None,
+    **given: Unpack[ConditionsLike],
+) -> Path:
+    """Draws the pairs of columns that are associated most in data, and the same of draws of x.
+
+    Two columns of numbers are dots, data and model side by side; of numbers and words the median of
+    each level, its quartiles and its 5th and 95th percentiles; of two columns of words the share of
+    each level of one at each of the other.
+
+    Args:
+        vae: The model.
+        reference: Data, shape ``(N, D)``; NaN where they are missing.
+        path: The PNG to write.
+        count: Pairs, at most.
+        columns: What the columns are; as the data know them if not given.
+        **given: What goes with each observation.
+
+    Returns:
+        The path.
 
     Raises:
-        ValueError: If latents are neither vectors nor one-hot.
+        ValueError: If x has fewer than two columns.
     """
-    one_hot = same_support(vae.space.support, constraints.one_hot)
-    if not one_hot and len(vae.space.event_shape) != 1:
-        raise expected("vae", "vectors or one-hot latents", vae.space.event_shape)
-    batches = rows.batches(observations_at_once(vae, rows.x))
-    return torch.cat([vae.encode(batch.x, **batch.given).mean for batch in batches]).cpu()
+    drawn = plots.pairs(vae, reference, count=count, columns=columns, **given)
+    return write(figure_of(drawn), path)
 
 
-def visible(rows: Rows) -> Tensor:
-    """Returns x of rows, NaN where it is hidden: that is not drawn."""
-    return rows.x if rows.mask is None else rows.x.where(rows.mask, math.nan)
+def choice(summary: Mapping[str, Any], path: str | Path) -> Path:
+    """Draws the difference of each setting to the best, with its errors, and each seed as a dot.
 
+    Bars are one standard error of the paired difference: thick over data, thin over folds. The
+    best has none, since differences are to it.
 
-def _marginals(
-    drawn: Tensor, reference: Tensor | None, entries: Sequence[Entry], path: str | Path
-) -> Path:
-    model = drawn.cpu().flatten(1).double().numpy()
-    data = None if reference is None else reference.cpu().flatten(1).double().numpy()
-    dim = model.shape[1]
-    figure, all_axes = grid(min(dim, PANELS), (3.0, 2.3))
-    for i, axes in enumerate(all_axes):
-        seen = None if data is None else data[~np.isnan(data[:, i]), i]
-        marginal(axes, entries[i], model[:, i], seen)
-    _legend_above(figure, all_axes[0])
-    what = "column" if are_columns(entries, drawn.shape[1:]) else "entry"
-    some = f"the first {PANELS} of {dim} {what}s" if dim > PANELS else f"each {what}"
-    some = some.replace("entrys", "entries")
-    figure.suptitle(f"Marginal distribution of {some}: {len(drawn):,} draws of x", fontsize=11)
-    return write(figure, path)
+    Args:
+        summary: That of a :class:`pyro_vae.selection.Selection`, or what was written of it.
+        path: The PNG to write.
 
-
-def _observed(
-    scaled: Scaled,
-    x: Tensor,
-    reconstructed: Tensor,
-    levels: dict[int, Tensor],
-    path: str | Path,
-    title: str,
-) -> Path:
-    rows = math.ceil(len(x) / 2)
-    size = (12, lines_height(len(scaled.entries)) * rows + 0.5)
-    figure = Figure(figsize=size, layout="constrained")
-    all_axes = figure.subplots(rows, 2, squeeze=False).flatten().tolist()
-    for unused in all_axes[len(x) :]:
-        unused.set_axis_off()
-    for i, axes in enumerate(all_axes[: len(x)]):
-        own = {index: each[i] for index, each in levels.items()}
-        observed(axes, scaled, x[i], reconstructed[i], own)
-    _legend_above(figure, all_axes[0])
-    figure.suptitle(title, fontsize=11)
-    return write(figure, path)
-
-
-def _lines(x: Tensor, reconstructed: Tensor, path: str | Path, title: str) -> Path:
-    figure, all_axes = grid(len(x), (3.2, 2.2))
-    for i, axes in enumerate(all_axes):
-        panels.line(axes, x[i], reconstructed[i])
-    _legend_above(figure, all_axes[0])
-    figure.suptitle(title, fontsize=11)
-    return write(figure, path)
-
-
-def _legend_above(figure: Figure, axes: Axes) -> None:
-    figure.legend(*axes.get_legend_handles_labels(), loc="outside right upper", frameon=False)
+    Returns:
+        The path.
+    """
+    return write(figure_of(plots.choice(summary)), path)

@@ -3,10 +3,10 @@
 from __future__ import annotations
 
 from pyro_vae._html import Html, join, table, tag
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.plots._canvas import as_svg, chart
+from pyro_vae.plots.criticism import coverage, ranks
 from pyro_vae.report._elements import captioned, image
 from pyro_vae.report._numbers import p_value
-from pyro_vae.report.criticism import coverage, ranks
 from pyro_vae.report.findings import Findings
 
 __all__ = ["section"]

@@ -7,10 +7,10 @@ from collections.abc import Sequence
 
 from pyro_vae._html import Html, join, table, tag
 from pyro_vae.criticism import Row
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.plots._canvas import as_svg, chart
+from pyro_vae.plots.criticism import intervals
 from pyro_vae.report._elements import captioned, image
 from pyro_vae.report._numbers import p_value
-from pyro_vae.report.criticism import intervals
 from pyro_vae.report.findings import Findings
 
 __all__ = ["section"]

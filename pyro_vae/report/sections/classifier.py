@@ -5,9 +5,9 @@ from __future__ import annotations
 import torch
 
 from pyro_vae._html import Html, tag
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.plots._canvas import as_svg, chart
+from pyro_vae.plots.criticism import roc
 from pyro_vae.report._elements import captioned, image, lines, pairs
-from pyro_vae.report.criticism import roc
 from pyro_vae.report.findings import Findings
 
 __all__ = ["section"]

@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 from pyro_vae._html import Html, tag
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
 from pyro_vae.report._numbers import number
 from pyro_vae.report.findings import Findings

@@ -6,8 +6,8 @@ from torch.distributions import constraints
 
 from pyro_vae._html import Html, tag
 from pyro_vae.distributions import same_support
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image
 from pyro_vae.report.findings import ACTIVE, Findings
 

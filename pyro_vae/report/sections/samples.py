@@ -8,12 +8,12 @@ from torch import Tensor
 
 from pyro_vae._html import Html, join, tag
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, blank, chart
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import as_svg, blank, chart
+from pyro_vae.plots._tables import marginal
+from pyro_vae.plots.pairs import associations, correlations, draw_pair
 from pyro_vae.report._elements import captioned, image
-from pyro_vae.report._tables import marginal
 from pyro_vae.report.findings import Findings
-from pyro_vae.report.pairs import associations, correlations, draw_pair
 from pyro_vae.report.pictures import PANELS, visible
 
 __all__ = ["section"]

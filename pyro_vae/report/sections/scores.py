@@ -6,8 +6,8 @@ import numpy as np
 import torch
 
 from pyro_vae._html import Html, join, table, tag
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, chart
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import as_svg, chart
 from pyro_vae.report._elements import captioned, image, lines, pairs
 from pyro_vae.report._numbers import number, percent
 from pyro_vae.report.findings import Findings

@@ -13,14 +13,14 @@ from torch.distributions import constraints
 
 from pyro_vae._html import Html, join, tag
 from pyro_vae.distributions import same_support
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import as_svg, chart
+from pyro_vae.plots._panels import class_name
+from pyro_vae.plots._paths import interpolated, traversed
+from pyro_vae.plots._tables import farthest, lines_height, moved
 from pyro_vae.programs import VAE
-from pyro_vae.report import _panels as panels
-from pyro_vae.report._canvas import as_svg, chart
 from pyro_vae.report._elements import caption, image
-from pyro_vae.report._panels import class_name
-from pyro_vae.report._tables import farthest, lines_height, moved
 from pyro_vae.report.findings import ACTIVE, Findings
-from pyro_vae.report.traversals import interpolated, traversed
 
 __all__ = ["section"]
 

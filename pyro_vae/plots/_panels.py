@@ -12,7 +12,7 @@ from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
-from pyro_vae.report._canvas import BAD, CLASSES, HELD_OUT, TRAIN
+from pyro_vae.plots._canvas import BAD, CLASSES, HELD_OUT, TRAIN
 
 __all__ = [
     "CURVES",

@@ -19,8 +19,8 @@ from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.data.entries import Entry, figure
 from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import by_entry
+from pyro_vae.plots._canvas import HELD_OUT, INK, TRAIN
 from pyro_vae.programs import Amortized
-from pyro_vae.report._canvas import HELD_OUT, INK, TRAIN
 
 __all__ = [
     "Scaled",

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from itertools import combinations
-from pathlib import Path
 from typing import Unpack
 
 import numpy as np
@@ -19,10 +18,10 @@ from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import ConditionsLike, Numbers
 from pyro_vae.data.schema import Schema
+from pyro_vae.plots._canvas import HELD_OUT, TRAIN, canvas_of
+from pyro_vae.plots._tables import axis_of
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import as_tensor
-from pyro_vae.report._canvas import HELD_OUT, TRAIN, write
-from pyro_vae.report._tables import axis_of
 
 __all__ = ["associations", "correlations", "draw_pair", "pairs"]
 
@@ -94,12 +93,12 @@ def correlations(x: np.ndarray) -> np.ndarray:
 def pairs(
     vae: Amortized,
     reference: Numbers,
-    path: str | Path,
     *,
     count: int = 6,
     columns: Schema | Sequence[str] | None = None,
+    figure: Figure | SubFigure | None = None,
     **given: Unpack[ConditionsLike],
-) -> Path:
+) -> list[Axes]:
     """Draws the pairs of columns that are associated most in data, and the same of draws of x.
 
     Two columns of numbers are dots, data and model side by side; of numbers and words the median of
@@ -109,13 +108,13 @@ def pairs(
     Args:
         vae: The model.
         reference: Data, shape ``(N, D)``; NaN where they are missing.
-        path: The PNG to write.
         count: Pairs, at most.
         columns: What the columns are; as the data know them if not given.
+        figure: Where to draw; one of its own if not given.
         **given: What goes with each observation.
 
     Returns:
-        The path.
+        The axes, of each pair one or two.
 
     Raises:
         ValueError: If x has fewer than two columns.
@@ -127,12 +126,12 @@ def pairs(
     drawn = vae.sample(len(x), **given).cpu()
     found = associations(x, entries, count)
     rows = max(1, -(-len(found) // 2))
-    figure = Figure(figsize=(11, 2.9 * rows + 0.4), layout="constrained")
+    figure = canvas_of(figure, (11, 2.9 * rows + 0.4))
     panels = figure.subfigures(rows, 2, squeeze=False).flatten().tolist()
     for panel, (first, second, _) in zip(panels, found, strict=False):
         draw_pair(panel, first, second, x.cpu(), drawn)
     figure.suptitle("Columns most associated in the data, and draws of the model", fontsize=11)
-    return write(figure, path)
+    return [axes for panel in panels for axes in panel.axes]
 
 
 def draw_pair(

@@ -15,10 +15,11 @@ import numpy as np
 import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
+from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 from torch.distributions import constraints
 
+from pyro_vae._errors import expected
 from pyro_vae.checkpoint import write_bytes
 from pyro_vae.programs import Amortized
 
@@ -31,8 +32,11 @@ __all__ = [
     "are_images",
     "as_png",
     "as_svg",
+    "axes_of",
     "blank",
+    "canvas_of",
     "chart",
+    "figure_of",
     "grid",
     "limits",
     "show",
@@ -105,12 +109,40 @@ def show(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_axis_off()
 
 
-def grid(count: int, figsize: tuple[float, float]) -> tuple[Figure, list[Axes]]:
+def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
+    """The axes given, or those of a new figure of a size in inches, which pyplot does not know."""
+    if ax is None:
+        return Figure(figsize=size, layout="constrained").subplots()
+    if not isinstance(ax, Axes):
+        raise expected("ax", "matplotlib Axes, or None", ax)
+    return ax
+
+
+def canvas_of(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
+    """The figure given, or a new one of a size in inches, which pyplot does not know."""
+    if figure is None:
+        return Figure(figsize=size, layout="constrained")
+    if not isinstance(figure, Figure | SubFigure):
+        raise expected("figure", "a matplotlib Figure or SubFigure, or None", figure)
+    return figure
+
+
+def figure_of(axes: Axes | Sequence[Axes]) -> Figure:
+    """The figure that axes are in."""
+    found = (axes if isinstance(axes, Axes) else axes[0]).get_figure(root=True)
+    if found is None:
+        raise expected("axes", "axes in a figure", axes)
+    return found
+
+
+def grid(
+    count: int, figsize: tuple[float, float], figure: Figure | SubFigure | None = None
+) -> tuple[Figure | SubFigure, list[Axes]]:
     """A figure of ``count`` panels, each of a size in inches, at most four in a row."""
     columns = 3 if count in (5, 6, 9) else min(4, count)
     rows = math.ceil(count / columns)
     size = (max(5.5, figsize[0] * columns), figsize[1] * rows + 0.6)
-    figure = Figure(figsize=size, layout="constrained")
+    figure = canvas_of(figure, size)
     panels = figure.subplots(rows, columns, squeeze=False).flatten().tolist()
     for unused in panels[count:]:
         unused.set_axis_off()

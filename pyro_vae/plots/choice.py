@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.figure import Figure
 from matplotlib.ticker import FixedLocator, NullLocator
 
-from pyro_vae.report._canvas import BAD, HELD_OUT, TRAIN, write
+from pyro_vae._errors import expected
+from pyro_vae.plots._canvas import BAD, HELD_OUT, TRAIN, axes_of
 
 __all__ = ["choice"]
 
 
-def choice(summary: Mapping[str, Any], path: str | Path) -> Path:
+def choice(summary: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     """Draws the difference of each setting to the best, with its errors, and each seed as a dot.
 
     Bars are one standard error of the paired difference: thick over data, thin over folds. The
@@ -24,11 +23,16 @@ def choice(summary: Mapping[str, Any], path: str | Path) -> Path:
 
     Args:
         summary: That of a :class:`pyro_vae.selection.Selection`, or what was written of it.
-        path: The PNG to write.
+        ax: Where to draw; a figure of its own if not given.
 
     Returns:
-        The path.
+        The axes.
+
+    Raises:
+        ValueError: If there is no candidate.
     """
+    if not isinstance(summary, Mapping) or not summary.get("candidates"):
+        raise expected("summary", "that of a Selection, with candidates", summary)
     candidates = summary["candidates"]
     names = list(candidates[0]["arguments"])
     values = [each["arguments"][names[0]] for each in candidates]
@@ -36,8 +40,7 @@ def choice(summary: Mapping[str, Any], path: str | Path) -> Path:
     where = np.asarray(values if numeric else range(len(values)), dtype=float)
     longest = max(len(_label(each)) for each in candidates)
     width = max(5.5, 1.6 + 0.75 * len(candidates))
-    figure = Figure(figsize=(width, 4.2), layout="constrained")
-    axes = figure.subplots()
+    axes = axes_of(ax, (width, 4.2))
     best = max(each["log_marginal"] for each in candidates)
     for x, each in zip(where, candidates, strict=True):
         _candidate(axes, x, each, best, chosen=each["arguments"] == summary["chosen"])
@@ -60,7 +63,7 @@ def choice(summary: Mapping[str, Any], path: str | Path) -> Path:
         "bars: its error over data (thick) and over folds (thin); dots: seeds",
         fontsize=9,
     )
-    return write(figure, path)
+    return axes
 
 
 def _candidate(axes: Axes, x: float, each: Mapping[str, Any], best: float, *, chosen: bool) -> None:

@@ -1,0 +1,29 @@
+"""Plots of models, their fits and what criticism finds: functions that return matplotlib axes.
+
+Each draws into what it is passed, ``ax`` where it has one panel and ``figure`` where it has several
+(a figure or a subfigure), and else into a new figure that pyplot does not know and hence does not
+keep: ``pv.plots.history(run.history)[0].figure.savefig("history.png")``. What ArviZ's functions
+draw, they draw into figures of pyplot; these are for axes of one's own and for pages.
+"""
+
+from pyro_vae.plots.choice import choice
+from pyro_vae.plots.criticism import checks, sbc
+from pyro_vae.plots.models import history, latent, reconstructions, samples
+from pyro_vae.plots.pairs import pairs
+from pyro_vae.plots.paths import interpolation, traversal
+from pyro_vae.plots.scores import khat, rate_distortion
+
+__all__ = [
+    "checks",
+    "choice",
+    "history",
+    "interpolation",
+    "khat",
+    "latent",
+    "pairs",
+    "rate_distortion",
+    "reconstructions",
+    "samples",
+    "sbc",
+    "traversal",
+]

@@ -1,0 +1,132 @@
+"""Plots return axes that hold the numbers, in the axes they are passed, outside of pyplot."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import matplotlib.pyplot
+import numpy as np
+import pytest
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+
+import pyro_vae as pv
+from pyro_vae.evaluation import rate_distortion
+
+HISTORY = {
+    "epoch": [1.0, 2.0, 3.0],
+    "elbo": [-30.0, -20.0, -18.0],
+    "reconstruction": [-29.0, -17.0, -14.0],
+    "kl": [1.0, 3.0, 4.0],
+}
+
+
+@pytest.fixture(autouse=True)
+def _no_figure_stays_open() -> Any:
+    yield
+    assert matplotlib.pyplot.get_fignums() == []
+
+
+@pytest.fixture(scope="module")
+def x() -> torch.Tensor:
+    return torch.rand(60, 1, 6, 5, generator=torch.Generator().manual_seed(0)).round()
+
+
+@pytest.fixture(scope="module")
+def vae() -> pv.VAE:
+    torch.manual_seed(0)
+    return pv.VAE(
+        pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((1, 6, 5))
+    ).eval()
+
+
+def _own() -> Axes:
+    return Figure().subplots()
+
+
+def test_history_draws_its_numbers() -> None:
+    figure = Figure()
+    axes = pv.plots.history(HISTORY, figure=figure)
+    assert figure.axes == axes
+    for ax, key in zip(axes, ("elbo", "reconstruction", "kl"), strict=True):
+        assert list(ax.lines[0].get_ydata()) == HISTORY[key]
+    with pytest.raises(ValueError, match="`values`: expected the history of a run, with kl"):
+        pv.plots.history({key: HISTORY[key] for key in HISTORY if key != "kl"})
+
+
+def test_latent_draws_the_means(vae: pv.VAE, x: torch.Tensor) -> None:
+    ax = _own()
+    assert pv.plots.latent(vae, x, ax=ax) is ax
+    drawn = np.asarray(ax.collections[0].get_offsets())
+    np.testing.assert_allclose(drawn, vae.encode(x).mean.detach(), rtol=1e-5)
+    with pytest.raises(ValueError, match="`ax`: expected matplotlib Axes"):
+        pv.plots.latent(vae, x, ax=Figure())  # type: ignore[arg-type]
+
+
+def test_images_are_drawn_as_they_are(vae: pv.VAE, x: torch.Tensor) -> None:
+    figure = Figure()
+    data, _ = pv.plots.reconstructions(vae, x[:4], figure=figure)
+    pixels = data.images[0].get_array()[:, :5, 0]
+    np.testing.assert_array_equal(pixels, x[0, 0])
+    assert data.figure is figure
+    assert len(pv.plots.samples(vae, num_samples=9, figure=Figure())) == 1
+    with pytest.raises(ValueError, match="`figure`: expected a matplotlib Figure"):
+        pv.plots.samples(vae, figure=data)  # type: ignore[arg-type]
+
+
+def test_paths_start_at_the_reconstruction(vae: pv.VAE, x: torch.Tensor) -> None:
+    axes = pv.plots.interpolation(vae, x[:2], x[2:4], steps=3)
+    assert len(axes) == 2
+    made = vae.reconstruct(x[:4])
+    low, high = 0.0, 1.0
+    pixels = axes[0].images[0].get_array()[:, :5, 0]
+    np.testing.assert_allclose(pixels, (made[0, 0] - low) / (high - low), atol=1e-5)
+    assert len(pv.plots.traversal(vae, x[0], torch.tensor([1, 0]), steps=3)) == 2
+    with pytest.raises(ValueError, match="`units`"):
+        pv.plots.traversal(vae, x[0], torch.tensor([2]))
+
+
+def test_khat_counts_observations(vae: pv.VAE, x: torch.Tensor) -> None:
+    scores = pv.evaluate(vae, x, num_samples=100)
+    ax = _own()
+    assert pv.plots.khat(scores, ax=ax) is ax
+    assert sum(bar.get_height() for bar in ax.patches) == np.isfinite(scores.k_hat).sum()
+    with pytest.raises(ValueError, match="`scores`"):
+        pv.plots.khat(None)  # type: ignore[arg-type]
+
+
+def test_rate_distortion_draws_means(vae: pv.VAE, x: torch.Tensor) -> None:
+    found = rate_distortion(vae, x)
+    ax = pv.plots.rate_distortion([found, found], names=["a", "b"])
+    np.testing.assert_allclose(np.asarray(ax.lines[0].get_xdata(), float), [found.rate.mean()] * 2)
+    np.testing.assert_allclose(
+        np.asarray(ax.lines[0].get_ydata(), float), [found.distortion.mean()] * 2
+    )
+    with pytest.raises(ValueError, match="`names`: expected 1 names"):
+        pv.plots.rate_distortion([found], names=["a", "b"])
+
+
+def test_criticism_has_a_line_a_quantity(vae: pv.VAE, x: torch.Tensor) -> None:
+    found = pv.criticism.check(vae, x)
+    ax = _own()
+    assert pv.plots.checks(found, ax=ax) is ax
+    assert len(ax.texts) == sum(row.calibrated for row in found.rows)
+    calibrated = pv.criticism.calibrate(vae)
+    ax = pv.plots.sbc(calibrated)
+    assert len(ax.lines) == len(calibrated.names)
+    away = calibrated.ecdf[0] - calibrated.bands.points
+    np.testing.assert_allclose(ax.lines[0].get_ydata()[1:-1], away)
+    for wrong in (pv.plots.checks, pv.plots.sbc):
+        with pytest.raises(ValueError, match="`found`: expected the result of"):
+            wrong(None)  # type: ignore[operator]
+
+
+def test_pairs_and_choice() -> None:
+    x = torch.randn(50, 3, generator=torch.Generator().manual_seed(0))
+    vae = pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), pv.likelihoods.Normal((3,)))
+    axes = pv.plots.pairs(vae, x, count=1, columns=["a", "b", "c"])
+    assert len(axes[0].collections[0].get_offsets()) == 50
+    assert len(pv.plots.samples(vae, num_samples=20)) == 3
+    with pytest.raises(ValueError, match="`summary`"):
+        pv.plots.choice({})
