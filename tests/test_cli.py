@@ -358,7 +358,7 @@ def test_terminated_is_143(
         ("fit digts", "did you mean 'digits'?"),
         ("fit nothing.npy", "expected an existing file, got 'nothing.npy'"),
         ("fit digits more", "unrecognized arguments: more"),
-        ("fit digits --latnt-dim 3", "did you mean '--latent-dim'?"),
+        ("fit digits --latnt-dim 3", "`--latnt-dim`: no such option, did you mean '--latent-dim'?"),
         ("fit digits --latent-dim three", "`--latent-dim`: expected an integer, got 'three'"),
         ("fit digits --latent-dim 0", "expected a positive integer, got 0"),
         ("fit digits --epochs", "`--epochs`: expected a value"),

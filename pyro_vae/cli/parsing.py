@@ -433,7 +433,9 @@ def _unknown_option(flag: str, parser: Parser) -> ValueError:
     if role in ("weight", "weights"):
         return expected(flag, NO_WEIGHTS, "one")
     if role not in ROLES:
-        return unknown_name("option", flag, parser.flags())
+        near = difflib.get_close_matches(flag, parser.flags(), n=1)
+        hint = f"did you mean {near[0]!r}? " if near else ""
+        return ValueError(f"`{flag}`: no such option, {hint}--help lists them")
     name = parser.get_default(f"{role}.class")
     options = [each for each in parser.flags() if each.startswith(f"--{role}.")]
     return unknown_name(f"{role} {name}", flag, options)
