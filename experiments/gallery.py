@@ -23,7 +23,12 @@ FOLDER = common.RESULTS / "gallery"
 
 
 def fitted(
-    data: pv.data.Dataset, epochs: int, prior, guide, likelihood, beta: float = 1.0
+    data: pv.data.Dataset,
+    epochs: int,
+    prior: pv.priors.Prior,
+    guide: pv.guides.Guide,
+    likelihood: pv.likelihoods.Likelihood,
+    beta: float = 1.0,
 ) -> pv.Run:
     """Fits a model, the same way each."""
     torch.manual_seed(0)
@@ -103,4 +108,4 @@ def run(smoke: bool) -> None:
 
 
 if __name__ == "__main__":
-    run(common.Parser(__doc__).options().smoke)
+    run(common.Parser(__doc__, smoke="an epoch each, no pictures").options().smoke)

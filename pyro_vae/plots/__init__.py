@@ -2,8 +2,7 @@
 
 Each draws into what it is passed, ``ax`` where it has one panel and ``figure`` where it has several
 (a figure or a subfigure), and else into a new figure that pyplot does not know and hence does not
-keep: ``pv.plots.history(run.history)[0].figure.savefig("history.png")``. What ArviZ's functions
-draw, they draw into figures of pyplot; these are for axes of one's own and for pages.
+keep: ``pv.plots.history(run.history)[0].figure.savefig("history.png")``.
 """
 
 from pyro_vae.plots.choice import choice

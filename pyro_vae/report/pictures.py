@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any, Unpack
 
 import torch
+from matplotlib.figure import Figure
 
 from pyro_vae import plots
 from pyro_vae.data import Dataset
@@ -215,6 +216,10 @@ def pairs(
         ValueError: If x has fewer than two columns.
     """
     drawn = plots.pairs(vae, reference, count=count, columns=columns, **given)
+    if not drawn:
+        figure = Figure(figsize=(5.5, 1.0))
+        figure.suptitle("No two columns vary together", fontsize=11)
+        return write(figure, path)
     return write(figure_of(drawn), path)
 
 

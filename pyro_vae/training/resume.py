@@ -339,6 +339,8 @@ def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
         'epochs was 3, is 4'
         >>> differences({"epochs": 3}, {"epochs": 3, "mask": False})
         ''
+        >>> differences({"parts": [{"dim": 2}]}, {"parts": [{"dim": 3, "learned": False}]})
+        'parts.0.dim was 2, is 3'
     """
     old, new = dict(_leaves(before)), dict(_leaves(now))
     found = [
@@ -354,6 +356,10 @@ def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
     if isinstance(tree, Mapping) and tree:
         for key, value in tree.items():
             yield from _leaves(value, f"{name}.{key}" if name else str(key))
+    elif isinstance(tree, list | tuple) and any(isinstance(each, Mapping) for each in tree):
+        # Parts within a part, which may have options by now that there were not before.
+        for i, value in enumerate(tree):
+            yield from _leaves(value, f"{name}.{i}")
     else:
         yield name, list(tree) if isinstance(tree, tuple) else tree
 
