@@ -52,7 +52,7 @@ def run(smoke: bool) -> None:
         pv.data.load("digits"),
         pv.data.load(load_wine(as_frame=True).frame.drop(columns="target")),
     )
-    epochs = 1 if smoke else 12
+    epochs = 1 if smoke else 40
     shape = digits.event_shape
     binary = pv.likelihoods.Bernoulli(shape)
     normal = fitted(digits, epochs, pv.priors.Normal(8), pv.guides.Normal(8), binary)
@@ -78,7 +78,7 @@ def run(smoke: bool) -> None:
         return
     vae, x, labels = normal.vae, digits.test, digits.labels["test"]
     save("history", pv.plots.history(normal.history))
-    save("samples", pv.plots.samples(vae, num_samples=40, reference=x))
+    save("samples", pv.plots.samples(vae, num_samples=42, reference=x))
     save("reconstructions", pv.plots.reconstructions(vae, x[:10], name="test data"))
     save("traversal", pv.plots.traversal(vae, x[0], torch.arange(8)))
     save("interpolation", pv.plots.interpolation(vae, x[:4], x[4:8]))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import re
+import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -20,6 +21,7 @@ from pyro_vae.cli import main
 from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections.header import header
+from pyro_vae.report.sections.verdict import verdict
 
 _WIDTHS = (400, 1400)
 _HOSTILE = "<script>alert('x')</script>&\"a-very-long-name-without-a-space-" + 80 * "w"
@@ -122,6 +124,36 @@ def test_the_browser_finds_planted_faults(
     found = {name for name, each in faults.items() if each} | ({"broken"} if seen.broken else set())
     assert (fault in found) if fault else found == set()
     assert (seen.scrolled > 400) == ("'width: 1500px'>wide" in body)
+
+
+def test_paper_has_all_of_it_on_few_sheets(browser: Chromium, tmp_path: Path) -> None:
+    """Fails without a style for print: twice as many sheets, and no details."""
+    path = tmp_path / "page.html"
+    path.write_text(_page("binary images"), encoding="utf-8")
+    sheets = tmp_path / "page.pdf"
+    executable = find()
+    assert executable is not None
+    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
+    subprocess.run(
+        [str(executable), *options, f"--print-to-pdf={sheets}", path.as_uri()],
+        check=True, capture_output=True, timeout=60,
+    )  # fmt: skip
+    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", sheets.read_bytes())) <= 8
+
+
+def test_the_verdict_is_that_of_the_checks_and_of_calibration() -> None:
+    """Of the same model: it reproduces what it draws itself, and not what is far from that."""
+    torch.manual_seed(0)
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)))
+    verdicts = []
+    for x in (vae.sample(60), vae.sample(60) + 5):
+        data = pv.data.load(x, validation=0, test=0.5)
+        verdicts.append(verdict(Findings(vae, data, None, None, {}, "", 100, None, 0, None)))
+    own, far = verdicts
+    assert "Nothing rejects it" in own
+    assert re.search(r"No: \d+ of \d+ checks fail", far)
+    assert "nats an observation" in own
+    assert "nats above the ELBO" in own
 
 
 def test_a_one_hot_site_of_several_is_one_unit_of_the_page() -> None:

@@ -50,6 +50,7 @@ def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
     _leave_out_the_start(axes, [values for values, _ in shown.values()])
     axes.set_title(CURVES[key])
     axes.set_xlabel("epoch")
+    axes.xaxis.set_major_locator(MaxNLocator(integer=True))
     axes.grid(alpha=0.3)
     axes.spines[["top", "right"]].set_visible(False)
     if key == "elbo":

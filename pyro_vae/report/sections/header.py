@@ -8,12 +8,13 @@ from typing import Any
 from pyro_vae._html import Html, tag
 from pyro_vae.report._numbers import number, percent
 from pyro_vae.report.findings import Findings
+from pyro_vae.report.sections.verdict import verdict
 
 __all__ = ["header"]
 
 
 def header(findings: Findings) -> Html:
-    """Returns the name of the run, what it was fitted to and judged by, and its main figures."""
+    """Returns the name of the run, what it was fitted to, the verdict, and its main figures."""
     summary = findings.summary
     name, size = findings.data.name, len(findings.data.train)
     lead = (
@@ -41,7 +42,7 @@ def header(findings: Findings) -> Html:
     ]
     return tag(
         "header", tag("h1", findings.name), tag("p", lead, class_="lead"),
-        tag("dl", *strip, class_="figures"),
+        verdict(findings), tag("dl", *strip, class_="figures"),
     )  # fmt: skip
 
 
