@@ -106,7 +106,7 @@ def _correlations(findings: Findings, seen: np.ndarray, drawn: np.ndarray) -> Ht
             charts.append(image(as_svg(figure), f"Correlations: {title}"))
     return captioned(
         tag("div", *charts, class_="panels wide" if names else "panels"),
-        f"Correlations between {what}. What is left on the right, beyond noise, is dependence that "
-        "the model misses: z has too few dimensions, or the likelihood, independent given z, "
-        "cannot carry it.",
+        f"Correlations between {what}. What is left of them in the model less data, beyond noise, "
+        "is dependence that the model misses: z has too few dimensions, or the likelihood, "
+        "independent given z, cannot carry it.",
     )

@@ -29,15 +29,18 @@ _PAIRS = 6
 _REACH = 3.0
 
 
-def section(findings: Findings) -> Html:
-    """Returns traversals of single units and interpolations between data."""
+def section(findings: Findings) -> Html | None:
+    """Returns traversals of single units and interpolations between data.
+
+    None of a program that is no VAE, which has no decoder to move z through, and where z is neither
+    one vector nor one-hot.
+    """
     vae = findings.vae
-    if not isinstance(vae, VAE):
-        return caption("Traversals move z through the decoder of a VAE: not here.")
     kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
-    if not any(same_support(vae.space.support, kind) for kind in kinds):
-        return caption("Traversals are drawn where z is one vector or one-hot: not here.")
-    return join(*_traversals(findings, vae), *_interpolations(findings, vae))
+    if not isinstance(vae, VAE) or not any(same_support(vae.space.support, kind) for kind in kinds):
+        return None
+    drawn = [*_traversals(findings, vae), *_interpolations(findings, vae)]
+    return join(*drawn) if drawn else None
 
 
 def _traversals(findings: Findings, vae: VAE) -> list[Html]:
