@@ -16,7 +16,7 @@ from pyro_vae.criticism import Checks, Statistic, check, default_statistics
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.checks import compare, holm
 from pyro_vae.criticism.latent import collapsed_units
-from pyro_vae.criticism.split import halve, infer
+from pyro_vae.criticism.split import halve, infer, is_hopeless
 from pyro_vae.criticism.two_sample import classify
 from pyro_vae.data.rows import Rows
 
@@ -264,6 +264,21 @@ def test_half_of_the_features_give_the_exact_posterior() -> None:
     centered = z - mean
     found = torch.einsum("snd,sne->de", centered, centered) / centered[..., 0].numel()
     torch.testing.assert_close(found, covariance, rtol=0.05, atol=0.02)
+
+
+@torch.no_grad()
+def test_forty_rows_show_where_half_of_the_features_are_hopeless() -> None:
+    """They say what all rows say. Fails when every model or none is hopeless."""
+    vae = _linear("Normal", latent=12)
+    halves = halve(vae, entries_of(vae, list("abcdef")), {})
+    for factor, hopeless in (
+        (0.1, False),
+        (1000.0, True),
+    ):  # weak, and far too sharp, evidence of z
+        vae.decoder[0].weight.normal_().mul_(factor)
+        rows = Rows(vae.sample(60))
+        assert is_hopeless(vae, rows, halves) == hopeless
+        assert bool(infer(vae, rows, halves, 10)[1]) == hopeless
 
 
 def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:
