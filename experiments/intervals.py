@@ -1,9 +1,9 @@
 """How often the intervals of evaluation and of imputation cover, where the truth has a closed form.
 
-    python experiments/coverage.py          # goes on where it was: results/coverage-CELL.json
-    python experiments/coverage.py --only impute
-    python experiments/coverage.py --table  # results/coverage.md
-    python experiments/coverage.py --smoke  # two repetitions of each, no figure
+    python experiments/intervals.py          # goes on where it was: results/coverage-CELL.json
+    python experiments/intervals.py --only impute
+    python experiments/intervals.py --table  # results/coverage.md
+    python experiments/intervals.py --smoke  # two repetitions of each, no figure
 
 The model is linear-Gaussian, probabilistic PCA: log p(x), the gaps, the mutual information and
 p(x_m | x_o) are known. Nothing is fitted: guides have their best parameters, or these with their
