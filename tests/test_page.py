@@ -152,7 +152,7 @@ def test_the_verdict_is_that_of_the_checks_and_of_calibration() -> None:
     own, far = verdicts
     assert "Nothing rejects it" in own
     assert re.search(r"No: \d+ of \d+ checks fail", far)
-    assert "nats an observation" in own
+    assert "nats per observation" in own
     assert "nats above the ELBO" in own
 
 
