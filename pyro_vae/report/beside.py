@@ -119,13 +119,16 @@ def _checks(checks: Mapping[str, Checks]) -> Html:
         )
         for name, found in checks.items()
     ]
+    # Of a statistic of several columns each run has the one of its largest effect.
     judged = {
-        name: {row.title: row for row in found.rows if row.calibrated}
+        name: {row.statistic: row for row in reversed(found.rows) if row.calibrated}
         for name, found in checks.items()
     }
     titles = dict.fromkeys(title for rows in judged.values() for title in rows)
     largest = {
-        title: max(abs(rows[title].effect) for rows in judged.values() if title in rows)
+        title: max(
+            np.nan_to_num(abs(rows[title].effect)) for rows in judged.values() if title in rows
+        )
         for title in titles
     }
     rows = []
@@ -135,9 +138,10 @@ def _checks(checks: Mapping[str, Checks]) -> Html:
             row = each.get(title)
             if row is None:
                 cells.append("–")
-            else:
-                fails = tag("span", "fails ", class_="bad") if row.failed else ""
-                cells.append(join(fails, row.effect_text.replace("-", "−")))
+                continue
+            fails = tag("span", "fails ", class_="bad") if row.failed else ""
+            where = tag("small", tag("br"), row.where) if row.where else ""
+            cells.append(join(fails, row.effect_text.replace("-", "−"), where))
         rows.append(cells)
     left = len(titles) - len(rows)
     more = f" {left} smaller ones are not shown." if left > 0 else ""
@@ -148,8 +152,8 @@ def _checks(checks: Mapping[str, Checks]) -> Html:
         tag(
             "p",
             "How far the data lie from what each run simulates, in standard deviations, with the "
-            "interval of 95 %; below 0.2 is negligible, from 0.8 large. A dash: the statistic of "
-            f"that run is largest elsewhere, or it has none.{more}",
+            "interval of 95 %; below 0.2 is negligible, from 0.8 large. Below it stands what it "
+            f"is about; of several columns, the one of the largest effect.{more}",
         ),
     )
 
