@@ -36,32 +36,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option or a run is not what it should be, or two have no common scale.
     """
-    parser = Parser(
-        "compare",
-        "RUN RUN ...",
-        "Ranks runs by log p(x) of the same held-out data, in nats per observation: paired "
-        "differences to the best, with their standard errors. Runs that differ in nothing but "
-        "their seed are also taken together, to show the spread over seeds. Refuses runs whose "
-        "log p(x) are densities of different things.",
-    )
-    parser.add_argument("runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote.")
-    add_options(parser)
-    parser.add_argument(
-        "--checks",
-        action="store_true",
-        help="Also what each run does not reproduce, which can be compared between any runs.",
-    )
-    parser.add_argument(
-        "--out",
-        type=str | None,
-        help="A .png file for a picture: data, draws and, with --checks, what failed, run by run.",
-    )
-    parser.add_argument(
-        "--html",
-        type=str | None,
-        help="An .html file for a page: scores, checks and draws side by side.",
-    )
-    add_program(parser, "; of several pairs, one for each such run, with commas between")
+    parser = _parser()
     options = parse(parser, argv)
     for option, suffix in (("out", ".png"), ("html", ".html")):
         path = getattr(options, option)
@@ -140,6 +115,36 @@ def run(argv: list[str]) -> None:
     for written in (options.out, options.html):
         if written is not None:
             console.print(f"Wrote {written}", soft_wrap=True)
+
+
+def _parser() -> Parser:
+    parser = Parser(
+        "compare",
+        "RUN RUN ...",
+        "Ranks runs by log p(x) of the same held-out data, in nats per observation: paired "
+        "differences to the best, with their standard errors. Runs that differ in nothing but "
+        "their seed are also taken together, to show the spread over seeds. Refuses runs whose "
+        "log p(x) are densities of different things.",
+    )
+    parser.add_argument("runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote.")
+    add_options(parser)
+    parser.add_argument(
+        "--checks",
+        action="store_true",
+        help="Also what each run does not reproduce, which can be compared between any runs.",
+    )
+    parser.add_argument(
+        "--out",
+        type=str | None,
+        help="A .png file for a picture: data, draws and, with --checks, what failed, run by run.",
+    )
+    parser.add_argument(
+        "--html",
+        type=str | None,
+        help="An .html file for a page: scores, checks and draws side by side.",
+    )
+    add_program(parser, "; of several pairs, one for each such run, with commas between")
+    return parser
 
 
 def _folders(given: list[str]) -> dict[str, Path]:
