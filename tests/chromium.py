@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import json
 import os
+import re
 import select
 import shutil
 import subprocess
@@ -58,6 +59,10 @@ _MEASURE = """(() => {
     text: document.body.innerText,
   };
 })()"""
+
+_ACCESSIBLE = """axe.run().then(({violations}) => violations
+  .filter(({impact}) => impact === "serious" || impact === "critical")
+  .map(({id, nodes}) => `${id}: ${nodes[0].html.slice(0, 120)}`))"""
 
 
 def find() -> str | None:
@@ -149,6 +154,17 @@ class Chromium:
                     if url != page.as_uri() and not url.startswith("data:"):
                         seen.requests.append(url)
         return seen
+
+    def sheets(self) -> int:
+        """How many sheets of paper the page takes that was looked at last."""
+        printed = self._ask("Page.printToPDF", {"preferCSSPageSize": True})["data"]
+        return len(re.findall(rb"/Type\s*/Page\b", base64.b64decode(printed)))
+
+    def violations(self, axe: str) -> list[str]:
+        """What axe-core, given as its source, finds serious or critical in that page."""
+        self._ask("Runtime.evaluate", {"expression": axe})
+        asked = {"expression": _ACCESSIBLE, "awaitPromise": True, "returnByValue": True}
+        return list(self._ask("Runtime.evaluate", asked)["result"]["value"])
 
     def _ask(self, method: str, params: dict[str, Any] | None = None) -> Any:
         self._count += 1

@@ -192,3 +192,18 @@ def test_checks_compare_what_densities_cannot(
     assert "ends in .png" in fails(*argv, "--checks", "--out", "both.pdf")
     assert "log p(x) is not compared" in shown
     assert "failed" in shown
+
+
+def test_a_page_puts_runs_side_by_side(
+    capsys: pytest.CaptureFixture[str], fails: Fails, tmp_path: Path
+) -> None:
+    """With checks, asked for or not."""
+    few = ["--max-data", "40", *_FEW]
+    result = _json(capsys, "compare", "runs/two", "runs/three", *few, "--html", "new/page.html")
+    assert result["html"] == "new/page.html"
+    assert set(result["checks"]) == {"runs/two", "runs/three"}
+    page = (tmp_path / "new/page.html").read_text(encoding="utf-8")
+    for row in result["runs"]:
+        assert f"{row['rank']}. {row['name']}" in page
+        assert f"{row['log_marginal']:.2f}".replace("-", "−") in page
+    assert "ends in .html" in fails("compare", "runs/two", "runs/three", "--html", "page.png")

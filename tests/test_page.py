@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import json
+import os
 import re
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 
+import pandas as pd
 import pytest
 import torch
 from chromium import Chromium, find
@@ -19,11 +20,12 @@ from pyro_vae._html import Html, table, tag
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.programs.weigh import observations_at_once
+from pyro_vae.report.beside import beside
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections.header import header
 from pyro_vae.report.sections.verdict import verdict
 
-_WIDTHS = (400, 1400)
+_WIDTHS = (400, 800, 1400)
 _HOSTILE = "<script>alert('x')</script>&\"a-very-long-name-without-a-space-" + 80 * "w"
 _HISTORY = {
     "epoch": [1.0, 2.0, 3.0],
@@ -126,19 +128,84 @@ def test_the_browser_finds_planted_faults(
     assert (seen.scrolled > 400) == ("'width: 1500px'>wide" in body)
 
 
-def test_paper_has_all_of_it_on_few_sheets(browser: Chromium, tmp_path: Path) -> None:
-    """Fails without a style for print: twice as many sheets, and no details."""
-    path = tmp_path / "page.html"
-    path.write_text(_page("binary images"), encoding="utf-8")
-    sheets = tmp_path / "page.pdf"
-    executable = find()
-    assert executable is not None
-    options = ["--headless", "--no-sandbox", "--disable-gpu", "--no-pdf-header-footer"]
-    subprocess.run(
-        [str(executable), *options, f"--print-to-pdf={sheets}", path.as_uri()],
-        check=True, capture_output=True, timeout=60,
-    )  # fmt: skip
-    assert 2 <= len(re.findall(rb"/Type\s*/Page\b", sheets.read_bytes())) <= 8
+@pytest.fixture(scope="module")
+def written(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
+    """Pages of images, of a table with names, and of two runs side by side."""
+    torch.manual_seed(0)
+    frame = pd.DataFrame(torch.rand(60, 3).numpy(), columns=["height", "weight", "income"])
+    table_ = pv.data.load(frame)
+    parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,))
+    vae = pv.VAE(*parts)
+    runs = {name: (vae, table_.rows("train")) for name in ("first", "second")}
+    scores = {name: pv.evaluate(vae, table_.train, num_samples=30) for name in runs}
+    found = pv.criticism.check(vae, table_.rows("train"))
+    pages = {
+        "images": _page("binary images"),
+        "table": report.page(vae, table_, history=_HISTORY, num_samples=30),
+        "runs": beside(runs, pv.compare(scores), dict.fromkeys(runs, found)),
+    }
+    paths = {kind: tmp_path_factory.mktemp("pages") / f"{kind}.html" for kind in pages}
+    for kind, path in paths.items():
+        path.write_text(pages[kind], encoding="utf-8")
+    return paths
+
+
+@pytest.mark.parametrize("kind", ["images", "table", "runs"])
+def test_paper_has_all_of_it_on_few_sheets(
+    kind: str, browser: Chromium, written: dict[str, Path]
+) -> None:
+    """Fails without a style for print: twice as many sheets."""
+    seen = browser.look(written[kind], 800)
+    assert (seen.beyond, seen.broken, seen.complaints, seen.requests) == ([], 0, [], [])
+    assert 1 <= browser.sheets() <= 8
+
+
+def _axe() -> str:
+    if "PYRO_VAE_AXE" not in os.environ:
+        pytest.skip("needs PYRO_VAE_AXE, the path of axe-core's axe.min.js: .ci/run fetches it")
+    return Path(os.environ["PYRO_VAE_AXE"]).read_text(encoding="utf-8")
+
+
+@pytest.mark.parametrize("kind", ["images", "table", "runs"])
+def test_everybody_can_read_it(kind: str, browser: Chromium, written: dict[str, Path]) -> None:
+    """Fails for a picture without words, or grey on grey."""
+    axe = _axe()
+    browser.look(written[kind], 1400)
+    assert browser.violations(axe) == []
+
+
+def test_what_nobody_can_read_is_found(browser: Chromium, tmp_path: Path) -> None:
+    axe, path = _axe(), tmp_path / "page.html"
+    picture = "<img src='data:image/gif;base64,R0lGODlhAQABAAAAACw='>"
+    path.write_text(
+        f"<!doctype html><html><title>x</title><p style='color:#ddd'>pale words</p>{picture}"
+    )
+    browser.look(path, 400)
+    found = {each.partition(":")[0] for each in browser.violations(axe)}
+    assert {"color-contrast", "html-has-lang", "image-alt"} <= found
+
+
+def test_tables_are_written_as_they_are(written: dict[str, Path]) -> None:
+    page = written["table"].read_text(encoding="utf-8")
+    heads = re.findall(r"<h3>(Rows[^<]*)</h3><div[^>]*><table[^>]*><thead><tr>(.*?)</tr>", page)
+    assert [title.split(" ")[:3] for title, _ in heads] == [
+        ["Rows", "of", "the"],
+        ["Rows", "that", "the"],
+    ]
+    for _, head in heads:
+        assert re.findall(r"<th[^>]*>([^<]*)</th>", head) == ["height", "weight", "income"]
+
+
+def test_runs_stand_side_by_side(written: dict[str, Path]) -> None:
+    """The same run twice: a difference of nothing, and the same effects."""
+    page = written["runs"].read_text(encoding="utf-8")
+    rows = re.findall(r"<tr>(.*?)</tr>", page)
+    cells = [re.findall(r"<td[^>]*>(.*?)</td>", row) for row in rows]
+    (second,) = (each for each in cells if each and each[0].endswith("1. second"))
+    assert second[2:4] == ["0.00", "± 0.00"]
+    effects = [each for each in cells if len(each) == 3 and "[" in each[1]]
+    assert len(effects) > 5
+    assert all(first == other for _, first, other in effects)
 
 
 def test_the_verdict_is_that_of_the_checks_and_of_calibration() -> None:
@@ -152,7 +219,7 @@ def test_the_verdict_is_that_of_the_checks_and_of_calibration() -> None:
     own, far = verdicts
     assert "Nothing rejects it" in own
     assert re.search(r"No: \d+ of \d+ checks fail", far)
-    assert "nats an observation" in own
+    assert "nats per observation" in own
     assert "nats above the ELBO" in own
 
 

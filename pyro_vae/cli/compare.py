@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 from rich.console import Console
 
+from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.parsing import Parser, parse
@@ -21,6 +22,7 @@ from pyro_vae.evaluation import compare, evaluate
 from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable
 from pyro_vae.report import side_by_side
+from pyro_vae.report.beside import beside
 
 __all__ = ["run"]
 
@@ -34,6 +36,88 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option or a run is not what it should be, or two have no common scale.
     """
+    parser = _parser()
+    options = parse(parser, argv)
+    for option, suffix in (("out", ".png"), ("html", ".html")):
+        path = getattr(options, option)
+        if path is not None and new_path(path, Path()).suffix != suffix:
+            raise expected(f"--{option}", f"a file that ends in {suffix}", path)
+    checked = options.checks or options.html is not None
+    check_seed("--seed", options.seed)
+    folders = _folders(options.runs)
+    groups = _fits_of_one_model(folders)
+    loaded = load_runs(list(folders.values()), options)
+    models, held_out = dict(zip(folders, loaded, strict=True)), {}
+    for name, folder in folders.items():
+        held_out[name] = load_held_out(folder, models[name], options)
+    measures = {
+        name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()
+    }
+    refused = ""
+    try:
+        check_comparable(measures, "RUN")
+    except ValueError as error:
+        if not checked:
+            raise ValueError(f"{error}; what each does not reproduce can be: --checks") from None
+        refused = str(error)
+    scores, checks = {}, {}
+    with live() as monitor:
+        for name, (rows, measure) in held_out.items():
+            known = {"seed": options.seed, "base_measure": measure}
+            if not refused:
+                progress = monitor.evaluating(Path(name).name)
+                scores[name] = evaluate(
+                    models[name],
+                    rows.x,
+                    num_samples=options.num_samples,
+                    progress=progress,
+                    **known,
+                    **rows.given,
+                )
+            if checked:
+                progress = monitor.evaluating(f"check {Path(name).name}")
+                checks[name] = check(models[name], rows.x, progress=progress, **known, **rows.given)
+    if options.out is not None:
+        pyro.set_rng_seed(options.seed)
+        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
+        shown = {name: (models[name], rows) for name, (rows, _) in held_out.items()}
+        side_by_side(shown, options.out, found=checks or None)
+    comparison = None if refused else compare(scores, groups=groups)
+    if options.html is not None:
+        content = beside(
+            {name: (models[name], rows) for name, (rows, _) in held_out.items()},
+            comparison, checks, refused=refused, seed=options.seed,
+        )  # fmt: skip
+        Path(options.html).parent.mkdir(parents=True, exist_ok=True)
+        checkpoint.write_bytes(Path(options.html), content.encode())
+    if options.json:
+        result: dict[str, Any] = (
+            {"refused": refused} if comparison is None else comparison.summary()
+        )
+        if options.out is not None:
+            result["out"] = options.out
+        if options.html is not None:
+            result["html"] = options.html
+        if checks:
+            result["checks"] = {name: found.summary() for name, found in checks.items()}
+        print(json.dumps(result))
+        return
+    console = Console(highlight=False)
+    if comparison is None:
+        console.print(f"log p(x) is not compared: {refused}")
+    else:
+        for table in comparison_tables(comparison):
+            console.print(table)
+        for note in comparison.notes:
+            console.print(note)
+    if checks:
+        console.print(failures_table(checks))
+    for written in (options.out, options.html):
+        if written is not None:
+            console.print(f"Wrote {written}", soft_wrap=True)
+
+
+def _parser() -> Parser:
     parser = Parser(
         "compare",
         "RUN RUN ...",
@@ -54,72 +138,13 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="A .png file for a picture: data, draws and, with --checks, what failed, run by run.",
     )
+    parser.add_argument(
+        "--html",
+        type=str | None,
+        help="An .html file for a page: scores, checks and draws side by side.",
+    )
     add_program(parser, "; of several pairs, one for each such run, with commas between")
-    options = parse(parser, argv)
-    if options.out is not None and new_path(options.out, Path()).suffix != ".png":
-        raise expected("--out", "a file that ends in .png", options.out)
-    check_seed("--seed", options.seed)
-    folders = _folders(options.runs)
-    groups = _fits_of_one_model(folders)
-    loaded = load_runs(list(folders.values()), options)
-    models, held_out = dict(zip(folders, loaded, strict=True)), {}
-    for name, folder in folders.items():
-        held_out[name] = load_held_out(folder, models[name], options)
-    measures = {
-        name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()
-    }
-    refused = ""
-    try:
-        check_comparable(measures, "RUN")
-    except ValueError as error:
-        if not options.checks:
-            raise ValueError(f"{error}; what each does not reproduce can be: --checks") from None
-        refused = str(error)
-    scores, checks = {}, {}
-    with live() as monitor:
-        for name, (rows, measure) in held_out.items():
-            known = {"seed": options.seed, "base_measure": measure}
-            if not refused:
-                progress = monitor.evaluating(Path(name).name)
-                scores[name] = evaluate(
-                    models[name],
-                    rows.x,
-                    num_samples=options.num_samples,
-                    progress=progress,
-                    **known,
-                    **rows.given,
-                )
-            if options.checks:
-                progress = monitor.evaluating(f"check {Path(name).name}")
-                checks[name] = check(models[name], rows.x, progress=progress, **known, **rows.given)
-    if options.out is not None:
-        pyro.set_rng_seed(options.seed)
-        Path(options.out).parent.mkdir(parents=True, exist_ok=True)
-        shown = {name: (models[name], rows) for name, (rows, _) in held_out.items()}
-        side_by_side(shown, options.out, found=checks or None)
-    comparison = None if refused else compare(scores, groups=groups)
-    if options.json:
-        result: dict[str, Any] = (
-            {"refused": refused} if comparison is None else comparison.summary()
-        )
-        if options.out is not None:
-            result["out"] = options.out
-        if checks:
-            result["checks"] = {name: found.summary() for name, found in checks.items()}
-        print(json.dumps(result))
-        return
-    console = Console(highlight=False)
-    if comparison is None:
-        console.print(f"log p(x) is not compared: {refused}")
-    else:
-        for table in comparison_tables(comparison):
-            console.print(table)
-        for note in comparison.notes:
-            console.print(note)
-    if checks:
-        console.print(failures_table(checks))
-    if options.out is not None:
-        console.print(f"Wrote {options.out}", soft_wrap=True)
+    return parser
 
 
 def _folders(given: list[str]) -> dict[str, Path]:

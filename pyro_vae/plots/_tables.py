@@ -28,6 +28,7 @@ __all__ = [
     "axis_of",
     "farthest",
     "lines_height",
+    "made",
     "marginal",
     "moved",
     "observed",
@@ -286,8 +287,8 @@ def observed(
                 axes.plot(here[0], i, "o", color=TRAIN, ms=7, zorder=2, label=_once(i, "data"))
             axes.plot(here[1], i, "o", color=HELD_OUT, ms=4, zorder=3, label=_once(i, "E[x | z]"))
         known = (levels or {}).get(each.index)
-        made = _made(each, float(reconstructed[each.index]), known)
-        text = f"{each.write(float(x[each.index])) if seen else 'missing'} → {made}"
+        shown = made(each, float(reconstructed[each.index]), known)
+        text = f"{each.write(float(x[each.index])) if seen else 'missing'} → {shown}"
         axes.text(1.02, i, text, transform=across, va="center", fontsize=7.5, color=INK)
     axes.text(1.02, -0.9, "data → E[x | z]", transform=across, fontsize=7.5, color=TRAIN)
     axes.axvline(0, color=TRAIN, lw=0.8, ls=":", zorder=0)
@@ -354,7 +355,7 @@ def _cut(text: str) -> str:
     return text if len(text) <= 26 else f"{text[:25]}…"
 
 
-def _made(entry: Entry, mean: float, probabilities: Tensor | None) -> str:
+def made(entry: Entry, mean: float, probabilities: Tensor | None) -> str:
     """What a reconstruction is, as the table writes it: of levels, the most probable one."""
     if probabilities is not None:
         place = int(probabilities.argmax())

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable, Mapping, Sequence
-from importlib.resources import files
 from typing import Any
 
 import torch
@@ -15,6 +14,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import Amortized
+from pyro_vae.report._elements import document
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections import (
     calibration,
@@ -122,18 +122,8 @@ def _document(findings: Findings) -> str:
             shown.append((anchor, title, body))
     links = [tag("li", tag("a", title, href=f"#{anchor}")) for anchor, title, _ in shown]
     parts = [tag("section", tag("h2", title), body, id=anchor) for anchor, title, body in shown]
-    style = files("pyro_vae.report").joinpath("page.css").read_text(encoding="utf-8")
-    head = tag(
-        "head",
-        tag("meta", charset="utf-8"),
-        tag("meta", name="viewport", content="width=device-width, initial-scale=1"),
-        # A page without an icon of its own asks the server for one.
-        tag("link", rel="icon", href="data:,"),
-        tag("title", f"{findings.name} · pyro-vae"),
-        tag("style", Html(style)),
-    )
     body = tag(
         "body", header(findings), tag("nav", tag("ul", *links), aria_label="Sections"),
         tag("main", *parts),
     )  # fmt: skip
-    return f"<!doctype html>\n{tag('html', head, body, lang='en')}\n"
+    return document(findings.name, body)

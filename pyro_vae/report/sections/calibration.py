@@ -38,10 +38,10 @@ def section(findings: Findings) -> Html:
     parts.append(
         captioned(
             tag("div", *charts, class_="panels wide"),
-            "Left, the SBC rank ECDF: a line that leaves the grey band rejects the guide. An S "
-            "shape is a guide of the wrong width, a hump one that is off to a side. Right, below "
-            "the diagonal regions of the guide hold the true value less often than they state: "
-            "it is too narrow.",
+            "SBC rank ECDF: a line that leaves the grey band rejects the guide. An S "
+            "shape is a guide of the wrong width, a hump one that is off to a side. Coverage: "
+            "below the diagonal, regions of the guide hold the true value less often than they "
+            "state: it is too narrow.",
         )
     )
     rows = [

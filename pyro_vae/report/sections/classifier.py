@@ -40,4 +40,5 @@ def section(findings: Findings) -> Html | None:
         shown = tag("div", *pairs(findings, *findings.reconstructed(index)))
     else:
         shown = tag("div", *lines(findings, index))
-    return tag("div", *parts, captioned(shown, caption), class_="panels wide")
+    beside = None if findings.columns else "panels wide"
+    return tag("div", *parts, captioned(shown, caption), class_=beside)

@@ -108,11 +108,17 @@ def _row(*cells: object) -> Html:
 
 def _call(part: object) -> str:
     """A part as one would write it."""
-    if not isinstance(part, Part):
-        return type(part).__name__
-    spec = part.spec()
-    arguments = ", ".join(f"{name}={value}" for name, value in spec["args"].items())
-    return f"{spec['class']}({arguments})"
+    return _written(part.spec()) if isinstance(part, Part) else type(part).__name__
+
+
+def _written(value: object) -> str:
+    """The spec of a part as a call; parts within it too."""
+    if isinstance(value, dict) and set(value) == {"class", "args"}:
+        arguments = ", ".join(f"{name}={_written(each)}" for name, each in value["args"].items())
+        return f"{value['class']}({arguments})"
+    if isinstance(value, list | tuple):
+        return f"[{', '.join(map(_written, value))}]"
+    return str(value)
 
 
 def _versions() -> str:

@@ -24,9 +24,9 @@ def header(findings: Findings) -> Html:
         else f"Judged by {len(findings.x):,} observations of {name}, which it never saw."
     )
     figures = [
-        ("log p(x), nats an observation", number(summary["log_marginal"]),
+        ("log p(x), nats per observation", number(summary["log_marginal"]),
          f"± {number(summary['standard_error'])} over data"),
-        ("ELBO, nats an observation", number(summary["elbo"]),
+        ("ELBO, nats per observation", number(summary["elbo"]),
          f"{number(_difference(summary))} below log p(x)"),
         ("active latent units", f"{summary['active_units']} of {len(findings.variances)}",
          "variance of E[z | x] over data > 0.01"),

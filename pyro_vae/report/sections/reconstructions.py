@@ -20,11 +20,10 @@ def section(findings: Findings) -> Html:
 def _reconstructions(findings: Findings) -> Html:
     if findings.columns:
         return captioned(
-            tag("div", *lines(findings, slice(6)), class_="panels wide"),
-            "A line a column: grey, the held-out data; blue, E[x | z] at z = E[z | x], both in "
-            "standard deviations of the data from their mean. At the right, both as the table has "
-            "them; of words the most probable one, with its probability. What stays at the mean "
-            "is left to the noise of the likelihood.",
+            tag("div", *lines(findings, slice(6))),
+            "Bold, the held-out data as the table has them; after each arrow E[x | z] at "
+            "z = E[z | x], of words the most probable one with its probability. What stays at the "
+            "mean of its column is left to the noise of the likelihood.",
         )
     if not findings.images:
         return captioned(

@@ -12,7 +12,7 @@ from pyro_vae.plots import _panels as panels
 from pyro_vae.plots._canvas import as_svg, blank, chart
 from pyro_vae.plots._tables import marginal
 from pyro_vae.plots.pairs import associations, correlations, draw_pair
-from pyro_vae.report._elements import captioned, image
+from pyro_vae.report._elements import captioned, image, written
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.pictures import PANELS, visible
 
@@ -20,6 +20,7 @@ __all__ = ["section"]
 
 _NAMES = 30  # columns whose names can be read beside each other
 _PAIRS = 6
+_ROWS = 6  # of data, and of draws, that are written out
 _CORRELATED = 60  # entries whose correlations can be distinguished in a picture
 
 
@@ -37,7 +38,7 @@ def section(findings: Findings) -> Html:
             "x ~ p(x | z)": decoded.sample(),
         }
         grids = [
-            tag("div", tag("h4", what), findings.tiles(images, 8, what))
+            tag("div", tag("h3", what), findings.tiles(images, 8, what))
             for what, images in shown.items()
         ]
         return captioned(
@@ -58,19 +59,32 @@ def section(findings: Findings) -> Html:
             charts.append(image(as_svg(figure), f"Marginal of {entry.name}"))
     what = "column" if findings.columns else "entry of x"
     some = f"The first {PANELS} of {dim}, each" if dim > PANELS else "Each"
-    parts = [
+    parts = _rows(findings, drawn[:_ROWS]) if findings.columns else []
+    parts.append(
         captioned(
             tag("div", *charts, class_="panels medium"),
             f"{some} {what}: grey, the held-out data; blue, {len(drawn):,} draws of the model. "
             "Where the blue line leaves the grey shape, or a blue bar a grey one, the model puts "
             "too much or too little there; look at the tails and at zero first.",
         )
-    ]
+    )
     if findings.columns and dim >= 2:
         parts.append(_pairs(findings, torch.from_numpy(drawn)))
     if 2 <= dim <= _CORRELATED:
         parts.append(_correlations(findings, seen, drawn))
     return join(*parts)
+
+
+def _rows(findings: Findings, drawn: np.ndarray) -> list[Html]:
+    """The first rows of the data, and as many draws, as the table writes them."""
+    shown = {
+        f"Rows of the {findings.split} data": visible(findings.rows[:_ROWS]),
+        "Rows that the model draws, x ~ p(x | z), z ~ p(z)": torch.from_numpy(drawn),
+    }
+    return [
+        tag("div", tag("h3", title), written(findings, rows.flatten(1)))
+        for title, rows in shown.items()
+    ]
 
 
 def _pairs(findings: Findings, drawn: Tensor) -> Html:

@@ -30,7 +30,7 @@ def section(findings: Findings) -> Html:
             ("kl", "KL(q(z | x) || p(z))"))),
     ]  # fmt: skip
     parts = [
-        table(("nats an observation", "mean", "± over data", "± Monte Carlo"), rows),
+        table(("nats per observation", "mean", "± over data", "± Monte Carlo"), rows),
         tag(
             "p",
             f"Means over {findings.summarised:,} {measure['split']} observations of "
@@ -93,13 +93,15 @@ def _extremes(findings: Findings) -> Html:
         first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
         if findings.images:
             shown = pairs(findings, *findings.reconstructed(index))
-            parts.append(tag("div", tag("h4", f"{title}: log p(x) {first} to {last}"), *shown))
+            parts.append(tag("div", tag("h3", f"{title}: log p(x) {first} to {last}"), *shown))
         else:
-            titles = [f"{title}: {number(log_marginal[i], 1)}" for i in chosen]
+            titles = [f"{title}: log p(x) {number(log_marginal[i], 1)}" for i in chosen]
             parts.extend(lines(findings, index, titles))
     return captioned(
         tag(
-            "div", *parts, class_="panels wide" if findings.images or findings.columns else "panels"
+            "div",
+            *parts,
+            class_=None if findings.columns else "panels wide" if findings.images else "panels",
         ),
         "The observations that the model finds least and most likely, with their reconstructions. "
         "Among the least likely look for mistakes in the data before you blame the model.",

@@ -34,7 +34,7 @@ def _prediction(findings: Findings) -> tuple[str | Html, str]:
     summary = findings.summary
     return (
         f"log p(x) = {number(summary['log_marginal'])} ± {number(summary['standard_error'])} "
-        "nats an observation",
+        "nats per observation",
         "The log-density of data that the model was not fitted to, higher is better; ± is one "
         "standard error over data. Only scores of the same data compare.",
     )
@@ -72,7 +72,10 @@ def _reproduction(findings: Findings) -> tuple[str | Html, str]:
     failed = [row for row in judged if row.failed]
     if not failed:
         return f"Nothing rejects it: {len(judged)} checks, {found.headline}", means
-    largest = ", ".join(f"{row.title} ({row.severity})" for row in failed[:_NAMED])
+    largest = ", ".join(
+        f"{row.title} ({number(row.effect)}, {row.severity})" if row.severity else row.title
+        for row in failed[:_NAMED]
+    )
     more = ", the largest" if len(failed) > _NAMED else ""
     wrong = tag(
         "span", f"No: {len(failed)} of {len(judged)} checks fail{more}: {largest}", class_="bad"
