@@ -41,8 +41,8 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--out",
         type=str | None,
-        help="The file to write; RUN/report.html, or the next free one, if not given; of a run on the "
-        "Hub in this folder.",
+        help="The file to write; RUN/report.html, or the next free one, if not given; of a run on "
+        "the Hub in this folder.",
     )
     parser.add_argument(
         "--num_samples",

@@ -145,7 +145,7 @@ def _loading(described: Mapping[str, Any], address: Address, *, has_data: bool) 
     lines, before = ["import pyro_vae as pv", ""], ""
     where = repr(str(address)).replace("'", '"')
     if isinstance(pair := described.get("program"), dict):
-        names = ", ".join(map(_name, (pair.get("model"), pair.get("guide"))))
+        names = ", ".join(_pair(pair))
         before = "It is a pair of Pyro programs, whose code no file has: define them first."
         lines += [f"program = pv.Program({names})", f"vae = pv.load({where}, program=program)"]
     else:
@@ -183,6 +183,13 @@ def _name(value: object) -> str:
     return value if isinstance(value, str) and value.isidentifier() else "..."
 
 
+def _pair(described: Mapping[str, Any]) -> tuple[str, str]:
+    """What to call the programs of a pair, by the end of what they were called."""
+    model, guide = (str(described.get(role)).rpartition(".")[2] for role in ("model", "guide"))
+    good = model.isidentifier() and guide.isidentifier() and model != guide
+    return (model, guide) if good else ("model", "guide")
+
+
 def _own(described: Mapping[str, Any]) -> tuple[dict[str, str], list[str]]:
     """What the package does not have: networks by role, and the classes of other parts."""
     networks: dict[str, str] = {}
@@ -212,9 +219,7 @@ def _needs_more(described: Mapping[str, Any]) -> bool:
 def _built(described: Mapping[str, Any]) -> Iterator[str]:
     """The model as code that builds it, without its weights."""
     if isinstance(pair := described.get("program"), dict):
-        yield _block(
-            f"pv.Program({_name(pair.get('model'))}, {_name(pair.get('guide'))})", "python"
-        )
+        yield _block(f"program = pv.Program({', '.join(_pair(pair))})", "python")
         return
     options = {
         name: value
