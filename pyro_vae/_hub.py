@@ -149,6 +149,9 @@ def _in_one_line(argument: str, address: Address, error: Exception, kinds: Any) 
         what = f"a repository that there is and that you have access to ({_LOGIN})"
         return expected(argument, what, str(address))
     reason = next(iter(str(error).splitlines()), "") or type(error).__name__
+    own = isinstance(error, OSError) and not isinstance(error, ConnectionError)
+    if own and getattr(error, "errno", None) is not None and status is None:
+        return OSError(f"{address}: {reason}")  # of this machine, such as a full disk
     if status is not None or isinstance(error, ValueError):
         return expected(argument, f"what the Hub accepts ({reason})", str(address))
     return ConnectionError(f"{address}: the Hub cannot be reached: {reason}")

@@ -102,9 +102,9 @@ def push(
     # Before anything is made, as that takes a while.
     with client("repo", address):
         pass
-    known = {"scores": scores, "checks": checks, "calibration": calibration, "license": license}
-    chosen = {"model_only": model_only, "pictures": pictures, "page": page}
-    with staged(model, address, **chosen, **known) as folder:
+    about: Any = {"checks": checks, "calibration": calibration, "license": license}
+    chosen: Any = {"model_only": model_only, "pictures": pictures, "page": page}
+    with staged(model, address, scores=scores, **chosen, **about) as folder:
         return _sent(folder, address, private, token)
 
 
