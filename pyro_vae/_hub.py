@@ -152,7 +152,8 @@ def _in_one_line(argument: str, address: Address, error: Exception, kinds: Any) 
     own = isinstance(error, OSError) and not isinstance(error, ConnectionError)
     if own and getattr(error, "errno", None) is not None and status is None:
         return OSError(f"{address}: {reason}")  # of this machine, such as a full disk
-    if status is not None or isinstance(error, ValueError):
+    refused = status is not None and status < 500 and status != 429  # too many requests
+    if refused or isinstance(error, ValueError):
         return expected(argument, f"what the Hub accepts ({reason})", str(address))
     return ConnectionError(f"{address}: the Hub cannot be reached: {reason}")
 

@@ -51,14 +51,14 @@ def run(argv: list[str]) -> None:
 def _parser() -> Parser:
     parser = Parser(
         "push",
-        "RUN OWNER/NAME",
+        "RUN REPO",
         "Shares a run on the Hugging Face Hub, with a model card: its model, scores, history and "
         "settings, and the record of its data by which commands read new data as the run did. "
         "Data and checkpoints are never sent. Needs huggingface_hub, by pip install "
         "'pyro-vae[hub]', and an account: hf auth login.",
     )
     parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
-    parser.add_argument("repo", type=str, help="Where to; made if it is not there.")
+    parser.add_argument("repo", type=str, help="Where to, as owner/name; made if it is not there.")
     parser.add_argument(
         "--private",
         action="store_true",
