@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     )
     from pyro_vae.engine import CompiledSVI
     from pyro_vae.evaluation import Scores, compare, evaluate
+    from pyro_vae.hub import push
     from pyro_vae.programs import VAE, Program
     from pyro_vae.selection import select
     from pyro_vae.training.fit import fit
@@ -63,6 +64,7 @@ __all__ = [
     "posterior_predictive",
     "prior_predictive",
     "priors",
+    "push",
     "save",
     "select",
     "sklearn",
@@ -74,6 +76,7 @@ _MODULES = {
     "criticism": ("from_pyro_svi", "posterior_predictive", "prior_predictive", "to_datatree"),
     "engine": ("CompiledSVI",),
     "evaluation": ("Scores", "compare", "evaluate"),
+    "hub": ("push",),
     "programs": ("VAE", "Program"),
     "selection": ("select",),
     "training": ("Run", "fit"),

@@ -23,6 +23,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import guides, likelihoods, missingness, networks, priors
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
+from pyro_vae._hub import MODEL, local
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import composed_of
@@ -197,7 +198,8 @@ def load(
     says so.
 
     Args:
-        folder: The folder.
+        folder: The folder; or ``hf://owner/name``, with ``@revision`` if it is not to be the main
+            branch, for one that :func:`pyro_vae.push` shared.
         classes: Your own parts and networks by class name. A network that is no
             :class:`pyro_vae.networks.Network` is called without arguments.
         device: Where to put it; the CPU if not given.
@@ -213,13 +215,14 @@ def load(
     Raises:
         ValueError: If a file is missing, damaged or names an unknown class, a network is built
             otherwise than the one that was saved, or this machine has no such device.
+        ConnectionError: If the Hub cannot be reached, and the files were not fetched before.
     """
     built: dict[str, Any] = {"encoder": encoder, "decoder": decoder}
     built = {name: network for name, network in built.items() if network is not None}
     for name, network in built.items():
         if not isinstance(network, nn.Module):
             raise expected(name, "a network, built as the one that was saved", network)
-    folder = as_path("folder", folder)
+    folder = as_path("folder", local("folder", folder, MODEL))
     if not folder.is_dir():
         raise expected("folder", "an existing run folder", str(folder))
     where = None if device is None else as_device("device", device)

@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hub_stub import Hub
 from sklearn.datasets import load_iris
 
 from pyro_vae import report
@@ -25,7 +26,8 @@ from pyro_vae.training.recipe import SMALL_DATA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect")
+VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect",
+         "push")  # fmt: skip
 SMALL = "--epochs 1 --compile false --device cpu --encoder.hidden [8] --decoder.hidden [8]"
 FEW = "--num-samples 5"
 
@@ -61,6 +63,11 @@ SESSION: Mapping[str, str] = {
     "report RUN": f"report runs/iris {FEW}",
     "check RUN": "check runs/digits",
     "fit mnist --checkpoint-every 1000": f"{{}} {SMALL} {FEW} --out runs/mnist",
+    "push runs/digits owner/name --dry-run": "{}",
+    "push runs/digits owner/name --license apache-2.0": (
+        "push runs/iris owner/name --license apache-2.0"
+    ),
+    "evaluate hf://owner/name --data new.csv": (f"evaluate hf://owner/name --data iris.csv {FEW}"),
     "fit --help": "{}",
     "fit --help-all": "{}",
 }
@@ -110,8 +117,9 @@ def test_every_command_of_a_page_is_run() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the files that the pages speak of, few digits, and no pictures."""
+    """A folder with the files that the pages speak of, few digits, no pictures, and a Hub."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(tmp_path / "cache").module())
     monkeypatch.setattr(report, "pictures", lambda *args: [])
     read = loading.read_named
 

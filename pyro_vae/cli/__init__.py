@@ -27,6 +27,7 @@ VERBS: dict[str, str] = {
     "probe": "Predict labels from latent means, and from the data.",
     "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
     "report": "Write one HTML page about a run.",
+    "push": "Share a run on the Hugging Face Hub, with a model card.",
     "completion": "Print a script by which a shell completes commands.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...

@@ -15,6 +15,7 @@ from rich.table import Table
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, load_run
@@ -42,7 +43,7 @@ def run(argv: list[str]) -> None:
         "Ranks rows by -log p(x), with its error and a p-value of each among the held-out data of "
         "the run: those of --data, or these themselves.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "--split", type=Split, default="test", help="Which data of the run are the held-out ones."
     )
@@ -70,7 +71,7 @@ def run(argv: list[str]) -> None:
     if options.out is not None and Path(options.out).suffix not in TABLES:
         raise expected("--out", f"a file that ends in {' or '.join(TABLES)}", options.out)
     out = None if options.out is None else new_path(options.out, Path())
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)

@@ -10,6 +10,7 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae._errors import expected
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -41,7 +42,7 @@ def run(argv: list[str]) -> int:
         "RUN",
         "Compares held-out data with what a run simulates, and its guide with the posterior.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument("--split", type=Split, default="test", help="Which data to look at.")
     parser.add_argument(
         "--strict",
@@ -85,7 +86,7 @@ def run(argv: list[str]) -> int:
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     # Alone it is about the model: what follows it is the run, or an option.
     options = parse(parser, ["--strict=model" if each == "--strict" else each for each in argv])
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
     data, own = data_of(folder, vae, options.split, options)
     known = _refits(folder, vae, data if own else None, options)

@@ -51,6 +51,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "completion bash > ~/.local/share/bash-completion/completions/pyro-vae",
         "completion zsh > ~/.zfunc/_pyro-vae",
     ),
+    "push": (
+        "push runs/digits owner/name --private",
+        "push runs/digits owner/name --check --license apache-2.0",
+        "push runs/digits owner/name --dry-run",
+    ),
     "report": ("report runs/digits", "report runs/table --data new.csv --out new.html"),
 }
 """Commands for the end of each verb's help, without ``pyro-vae`` before them."""

@@ -17,6 +17,7 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.cli.filled import FILLED, filled_table
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import load_vae
@@ -85,7 +86,7 @@ def run(argv: list[str]) -> None:
     if options.num_samples != "auto":
         positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
-    folder, count = Path(options.run), options.num_imputations
+    folder, count = run_folder(options.run), options.num_imputations
     fits = _check_fits(options.num_fits, count, options.probabilities)
     if options.file is not None and options.data is not None:
         raise expected("--data", "nothing beside DATA, which is the same", options.data)
@@ -198,7 +199,7 @@ def _parser() -> Parser:
         "probable one, or by draws of what they may have been. All other cells, and names, stay as "
         "they are.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "file",
         type=str | None,

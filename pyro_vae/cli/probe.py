@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
@@ -15,6 +14,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -41,7 +41,7 @@ def run(argv: list[str]) -> None:
         "by logistic regression: cross-validated accuracies, beside those of the data as they are, "
         "and of as many principal components as z has dimensions.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "--label",
         type=str | None,
@@ -66,7 +66,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae: Amortized = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich import box
@@ -13,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from pyro_vae.cli.evaluate import load_held_out
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
         "Takes the ELBO of held-out data apart: distortion, rate, and how much of the rate is "
         "information about x, in nats per observation.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument("--split", type=Split, default="test", help="Which data to look at.")
     parser.add_argument(
         "--max_data", type=int | None, help="Look at a random subset of so many, always the same."
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae: Amortized = load_run(folder, options)
     rows, measure = load_held_out(folder, vae, options)
     vae = at_a_draw(vae, options.seed)
