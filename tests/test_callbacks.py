@@ -109,10 +109,10 @@ def test_a_run_is_the_same_to_the_bit(
     """Fails when generators, modes or gradients are not put back after a call, or when what is
     handed over is not a copy.
     """
-    plain, vae, meddler = _plain(engine), build(), Meddler()
+    plain, vae, meddler, seen = _plain(engine), build(), Meddler(), Recorder()
     given: dict[str, Any] = {"progress": True, "on_epoch": _drawing}
     if option == "callbacks":
-        given = {"callbacks": [meddler, Recorder()]}
+        given = {"callbacks": [meddler, seen, meddler]}
     given |= ENGINES[engine] | {"out": tmp_path / "run", "checkpoint_every": 3}
     meddler.vae = vae
     if interrupted:
@@ -125,6 +125,8 @@ def test_a_run_is_the_same_to_the_bit(
     assert plain.engine == {"eager": "eager", "compiled": "inductor"}[engine]
     if option == "callbacks":
         assert set(meddler.called) == {"step", "epoch", "checkpoint"}
+        assert [line["elbo"] for line in seen.of("epoch")] == plain.history["elbo"]
+        assert all(min(losses) > 0 for _, losses in seen.of("step"))
 
 
 def test_each_method_is_called_in_its_place(tmp_path: Path) -> None:
