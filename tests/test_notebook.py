@@ -16,22 +16,19 @@ import pyro_vae as pv
 from pyro_vae._progress import Monitor
 
 EPOCHS = 40
-CELL = f"""
+FIT = f"""
 import torch, pyro_vae as pv
 likelihood = pv.likelihoods.Bernoulli((4,))
 vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
 x = torch.eye(4).repeat(8, 1)
-run = pv.fit(vae, x, epochs={EPOCHS}, validation=0.25, compile=False, seed=0)
+run = pv.fit(vae, x, epochs={EPOCHS}, validation=0.25, compile=False, seed=0, callbacks=[])
 """
-FAILS = CELL.replace("seed=0)\n", "seed=0, callbacks=[Stops()])\n", 2).replace(
-    "seed=0, callbacks=[Stops()])\nx", "seed=0)\nx"
-)
-STOPS = """
+STOPPED = """
 class Stops:
     def on_epoch(self, line):
         if line["epoch"] == 3:
             raise RuntimeError("enough")
-"""
+""" + FIT.replace("callbacks=[]", "callbacks=[Stops()]")
 
 
 class _Text(HTMLParser):
@@ -63,10 +60,9 @@ def _executed(*cells: str) -> list[Any]:
 
 @pytest.mark.filterwarnings("default")  # of packages that are not ours
 def test_a_kernel_stores_the_bar_once() -> None:
-    (bar,), (table,), nothing, (last, error) = _executed(
-        CELL, "run", CELL.replace("seed=0)\n\n", "") + "#", STOPS + FAILS
-    )[:4]
-    assert bar.output_type == "display_data"
+    fitted, (table,), stopped = _executed(FIT, "run", STOPPED)
+    # Beside it are warnings: of a posterior that collapses, and of what is not installed.
+    (bar,) = [output for output in fitted if output.output_type == "display_data"]
     assert set(bar.data) == {"text/plain", "text/html"}
     plain, read = bar.data["text/plain"], _Text(bar.data["text/html"])
     assert re.search(rf"^epoch {EPOCHS}/{EPOCHS} +━+ 100% ", plain)
@@ -76,9 +72,9 @@ def test_a_kernel_stores_the_bar_once() -> None:
         assert name in plain
         assert name in read.text
     assert "Run: " in table.data["text/html"]
-    assert len(nothing) == 1
-    assert "epoch 3/" in last.data["text/plain"]
-    assert error.ename == "RuntimeError"
+    (bar,) = [output for output in stopped if output.output_type == "display_data"]
+    assert f"epoch 3/{EPOCHS}" in bar.data["text/plain"]
+    assert stopped[-1].ename == "RuntimeError"
 
 
 def test_a_bar_is_escaped_and_needs_no_kernel() -> None:
@@ -103,7 +99,7 @@ def test_a_run_is_read_back(tmp_path: Path) -> None:
     run = fit(build(), X, validation=X[:6], out=tmp_path / "<b>run")
     again = pv.Run.load(tmp_path / "<b>run")
     assert same_run(run, again)
-    assert (again.steps, repr(again)) == (run.steps, repr(run))
+    assert (again.steps, again.best_epoch, again.out) == (run.steps, run.best_epoch, run.out)
     assert again.frame.index.tolist() == [1, 2, 3, 4]
     assert again.frame["validation_elbo"].tolist() == run.history["validation_elbo"]
     assert [axes.get_title() for axes in again.plot()] == [
