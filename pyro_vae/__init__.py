@@ -21,6 +21,7 @@ if TYPE_CHECKING:
         plots,
         priors,
         sklearn,
+        training,
     )
     from pyro_vae.checkpoint import load, save
     from pyro_vae.criticism import (
@@ -69,6 +70,7 @@ __all__ = [
     "select",
     "sklearn",
     "to_datatree",
+    "training",
 ]
 
 _MODULES = {

@@ -15,13 +15,13 @@ from rich.table import Table
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._progress import live
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, load_run
 from pyro_vae.cli.runs import new_path, recorded_data
 from pyro_vae.cli.table_files import TABLES, content_of, names_of_rows
-from pyro_vae.cli.tables import live
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Outliers, outliers
 

@@ -10,12 +10,13 @@ from jsonargparse import Namespace
 from rich.console import Console
 
 from pyro_vae._errors import expected
+from pyro_vae._progress import live
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import only_condition, recorded_data
-from pyro_vae.cli.tables import checks_table, live
+from pyro_vae.cli.tables import checks_table
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split

@@ -13,12 +13,13 @@ from rich.console import Console
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected
 from pyro_vae._hub import is_address
+from pyro_vae._progress import live
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.folders import run_folder
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.programs import add_program, load_runs
 from pyro_vae.cli.runs import new_path, recorded_config
-from pyro_vae.cli.tables import comparison_tables, failures_table, live
+from pyro_vae.cli.tables import comparison_tables, failures_table
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
 from pyro_vae.evaluation._common import describe

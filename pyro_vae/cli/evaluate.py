@@ -9,12 +9,13 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 from rich.console import Console
 
+from pyro_vae._progress import live
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import held_out
-from pyro_vae.cli.tables import live, scores_table
+from pyro_vae.cli.tables import scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import ais, evaluate, gaps

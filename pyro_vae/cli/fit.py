@@ -23,6 +23,7 @@ from torch.distributions import constraints
 from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._progress import live
 from pyro_vae.cli.options import add_given, add_reading, add_splits, add_tables, split_of
 from pyro_vae.cli.parsing import (
     ROLES,
@@ -46,7 +47,7 @@ from pyro_vae.cli.runs import (
     recorded_scores,
 )
 from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
-from pyro_vae.cli.tables import live, scores_table
+from pyro_vae.cli.tables import scores_table
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.inspection import copies
@@ -86,6 +87,8 @@ _BY_PROGRAM: set[str | int] = {
     "keep",
     "resume",
     "on_epoch",
+    "callbacks",
+    "progress",
 }
 # Of this invocation, not of the model: a replay has its own.
 _NOT_REPLAYED = ("config", "data_report", "json", "out", "program", "resume")
@@ -425,6 +428,7 @@ def _fit(
             data,
             objective=objective,
             on_epoch=on_epoch,
+            progress=False,  # the bar is there, and goes on with the evaluation
             out=folder,
             **given,
         )

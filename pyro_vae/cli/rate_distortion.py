@@ -11,12 +11,12 @@ from rich.console import Console
 from rich.markup import escape
 from rich.table import Table
 
+from pyro_vae._progress import live
 from pyro_vae.cli.evaluate import load_held_out
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
-from pyro_vae.cli.tables import live
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import rate_distortion
 from pyro_vae.programs import Amortized

@@ -9,6 +9,7 @@ from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._progress import live
 from pyro_vae.cli.folders import RUN, beside, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
@@ -19,7 +20,6 @@ from pyro_vae.cli.runs import (
     recorded_config,
     recorded_scores,
 )
-from pyro_vae.cli.tables import live
 from pyro_vae.programs import Amortized
 from pyro_vae.report import held_out, page
 from pyro_vae.training import read_engine, read_history

@@ -13,6 +13,7 @@ from rich.console import Console
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected
+from pyro_vae._progress import live
 from pyro_vae.cli.fit import (
     DEFAULT_PARTS,
     build_model,
@@ -22,7 +23,7 @@ from pyro_vae.cli.fit import (
 from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
 from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.suggested import loading, suggested
-from pyro_vae.cli.tables import live, selection_table
+from pyro_vae.cli.tables import selection_table
 from pyro_vae.data import Dataset, load
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select

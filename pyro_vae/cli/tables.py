@@ -1,16 +1,13 @@
-"""What a person sees: a live line while something runs, a table of scores at the end."""
+"""What a person sees at the end of a command: tables of scores, checks and comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
-from rich.live import Live
+from rich.console import Group
 from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
@@ -21,11 +18,9 @@ from pyro_vae.evaluation.scores import EXACT
 from pyro_vae.selection import Candidate, Selection
 
 __all__ = [
-    "Monitor",
     "checks_table",
     "comparison_tables",
     "failures_table",
-    "live",
     "scores_table",
     "selection_table",
 ]
@@ -38,81 +33,6 @@ _NARROW: dict[str, Any] = {
     "collapse_padding": True,
 }
 _MOST_RANKS = 10  # of the guide, shown one by one
-
-
-class Monitor:
-    """Shows how far a fit or an evaluation is, and how good the model."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("[bold]{task.description:<15}"),
-            BarColumn(bar_width=28),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
-        )
-        self._line = Text()
-
-    def __rich__(self) -> Group:
-        return Group(self._bar, self._line) if self._line else Group(self._bar)
-
-    def fitting(self, epochs: int, steps: int, *, bound: bool) -> Any:
-        """Returns what takes in the history line by line.
-
-        Args:
-            epochs: Epochs to come.
-            steps: Optimiser steps an epoch.
-            bound: Whether minus the loss is a lower bound of log p(x).
-        """
-        self._line = Text("preparing the first step (compiling takes up to a minute)", style="dim")
-        task = self._bar.add_task("fit", total=epochs, speed="")
-
-        def on_epoch(line: Mapping[str, float]) -> None:
-            epoch = int(line["epoch"])
-            speed = f"{steps * epoch / max(line['seconds'], 1e-9):,.0f} step/s"
-            name = f"epoch {epoch}/{epochs}"
-            self._bar.update(task, completed=epoch, description=name, speed=speed)
-            shown = {"ELBO": "elbo", "val.": "validation_elbo", "recon.": "reconstruction"}
-            if "validation_bound" in line:  # that by which the epoch is chosen
-                shown["val."] = "validation_bound"
-            shown |= {"KL": "kl", "loss": "loss"}
-            words = [f"{name} {_brief(line[key])}" for name, key in shown.items() if key in line]
-            words[-1] += "" if bound else " (not a bound)"
-            # 80 columns hold it; a narrower line breaks between two figures, not within one.
-            self._line = Text("  ".join(word.replace(" ", "\u00a0") for word in words))
-
-        return on_epoch
-
-    def selecting(self) -> Any:
-        """Returns what takes in the number of fits done, the number in all, and what is next."""
-        task = self._bar.add_task("select", speed="")
-
-        def on_fit(done: int, total: int, what: str) -> None:
-            name = "select" if done == total else f"fit {done + 1}/{total}"
-            self._bar.update(task, completed=done, total=total, description=name)
-            self._line = Text(what)
-
-        return on_fit
-
-    def evaluating(self, what: str = "evaluate") -> Any:
-        """Returns what takes in the fraction of an evaluation that is done."""
-        task = self._bar.add_task(what, total=1.0, speed="")
-        return lambda done: self._bar.update(task, completed=done)
-
-
-@contextmanager
-def live() -> Iterator[Monitor]:
-    """Shows a monitor on standard error until the block ends; an error erases it."""
-    monitor, console = Monitor(), Console(stderr=True)
-    with Live(monitor, console=console, refresh_per_second=8) as shown:
-        try:
-            yield monitor
-        except BaseException:
-            shown.update("")
-            shown.transient = True
-            raise
-    if not console.is_terminal:
-        console.line()  # there, rich leaves the last line open
 
 
 def scores_table(summary: Mapping[str, Any], size: int) -> Table:
@@ -358,11 +278,6 @@ def _title(measure: Mapping[str, Any], size: int) -> str:
     if measure["transform"] not in (None, "none"):
         title += f", {measure['transform']}"
     return title
-
-
-def _brief(value: float) -> str:
-    """Seven characters at most, for anything below a million."""
-    return f"{value:.{2 if abs(value) < 999.9 else 1 if abs(value) < 9999.9 else 0}f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

@@ -111,6 +111,7 @@ class VAEEstimator(BaseEstimator):
             compile=self.compile,
             patience=None if held_out is None else self.patience,
             on_epoch=self._report if self.verbose else None,
+            progress=False,
         )
         # There it can be pickled, and unpickled anywhere.
         self.vae_ = run.vae.cpu()

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
@@ -12,12 +12,14 @@ import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 
 from pyro_vae._errors import as_device, expected
+from pyro_vae._progress import Monitor, displayed
 from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs.protocol import is_amortized
+from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
 from pyro_vae.training.recipe import Compile, OnNonFinite, Optim, Recipe, Schedule
@@ -72,6 +74,8 @@ def fit(
     keep: int = 3,
     resume: Resume = False,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    callbacks: Sequence[object] = (),
+    progress: bool | None = None,
 ) -> Run[Fitted]:
     """Fits a model in place by stochastic variational inference.
 
@@ -135,7 +139,13 @@ def fit(
         keep: Checkpoints to keep, the newest; each has the best weights so far beside the last.
         resume: Whether to go on from the last checkpoint in ``out``, if there is one; ``previous``
             from the last one that is whole.
-        on_epoch: Called after each epoch with its line of the history.
+        on_epoch: Called after each epoch with its line of the history; short for a callback.
+        callbacks: Objects that follow the run and do not change it, in the order in which to call
+            them: see :class:`pyro_vae.training.Callback`, and for TensorBoard, Weights & Biases and
+            MLflow :mod:`pyro_vae.training.loggers`.
+        progress: Whether to show a bar with the figures of the last epoch, wherever output goes. If
+            not given, in notebooks and where standard error is a terminal, and not under pytest.
+            Either way each epoch is logged, as ``INFO`` of the logger ``pyro_vae.training``.
 
     Returns:
         The run.
@@ -169,6 +179,9 @@ def fit(
         clip_norm=clip_norm,
         on_nonfinite=on_nonfinite,
     )
+    followers = checked(callbacks)
+    if on_epoch is not None:
+        followers.insert(0, Function(on_epoch))
     objective = ELBO() if objective is None else objective
     if not isinstance(objective, PyroELBO):
         raise expected("objective", "an objective, such as ELBO()", objective)
@@ -178,7 +191,7 @@ def fit(
     folder: Any = nullcontext(out)
     if out is not None and not isinstance(out, RunInProgress):
         folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
-    with folder as progress, seeded(recipe.seed):
+    with folder as ongoing, seeded(recipe.seed):
         given = beside(vae, data, cond, mask, covariates, labels)
         splits = split(data, validation, recipe.seed, given)
         if not vae.is_ignorable and splits.train.mask is None:
@@ -189,24 +202,36 @@ def fit(
         if patience is not None and splits.held_out is None:
             raise expected("patience", "validation data to go with it", patience)
         settings, state = {}, None
-        if progress is not None:
+        if ongoing is not None:
             settings = recipe.recorded() | describe(vae, objective, data, splits)
-            state = state_of(progress, settings)
-            if is_finished(progress.folder):
-                log.info("%s is finished", progress.folder)
-                return Run.read(vae, progress.folder)
+            state = state_of(ongoing, settings)
+            if is_finished(ongoing.folder):
+                log.info("%s is finished", ongoing.folder)
+                return Run.read(vae, ongoing.folder)
         vae.to(where)
         if state is not None:
-            with of_a_checkpoint(progress.folder):
+            with of_a_checkpoint(ongoing.folder):
                 set_random_state(state["start"], vae.device)
-        loop = _started(vae, objective, recipe, splits, progress, settings)
+        loop = _started(vae, objective, recipe, splits, ongoing, settings)
         if state is not None:
-            with of_a_checkpoint(progress.folder):
+            with of_a_checkpoint(ongoing.folder):
                 loop.load_state_dict(state)
-        run = loop.run(on_epoch)
-        if progress is not None and progress is not out:
-            progress.finish(run.write)
+        with displayed(progress) as monitor:
+            if monitor is not None:
+                followers.insert(0, Function(_shown_by(monitor, loop)))
+            with Callbacks([EpochLog(recipe.epochs), *followers], vae) as called:
+                run = loop.run(called)
+                if ongoing is not None and ongoing is not out:
+                    ongoing.finish(run.write)
+                called.on_end(run)
     return run
+
+
+def _shown_by(monitor: Monitor, loop: Loop[Any]) -> Callable[[Mapping[str, float]], None]:
+    """Returns what shows each epoch."""
+    objective, vae = loop.objective, loop.vae
+    bound = not isinstance(objective, Objective) or objective.bounds(vae.guide)
+    return monitor.fitting(loop.recipe.epochs, loop.steps_an_epoch, bound=bound)
 
 
 def _started(

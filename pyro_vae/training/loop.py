@@ -25,6 +25,7 @@ from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized
+from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.health import Health
 from pyro_vae.training.monitor import bound, chosen_by, monitor
 from pyro_vae.training.recipe import Recipe
@@ -205,8 +206,9 @@ class Loop(Generic[Fitted]):
         self.scales.resume(self.svi.steps)
         set_random_state(state["random"], device)
 
-    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run[Fitted]:
+    def run(self, callbacks: Callbacks) -> Run[Fitted]:
         """Takes it to the end."""
+        self.callbacks = callbacks
         self.began = time.perf_counter()
         self.vae.train()
         with nullcontext() if self.progress is None else self.signals():
@@ -214,8 +216,7 @@ class Loop(Generic[Fitted]):
                 line = self._pass()
                 line["seconds"] = self.state.seconds + time.perf_counter() - self.began
                 self.state.record(line)
-                if on_epoch is not None:
-                    on_epoch(line)
+                callbacks.on_epoch(line)
             self.vae.eval()
             if self.progress is not None:
                 path = self._save()  # what comes after may be interrupted too
@@ -283,7 +284,7 @@ class Loop(Generic[Fitted]):
         except NonFinite as error:
             raise self._located(error) from None
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if error is self.callbacks.raised or not out_of_memory(error):
                 raise
             size = self.recipe.batch_size
             raise MemoryError(
@@ -291,6 +292,8 @@ class Loop(Generic[Fitted]):
                 "the networks"
             ) from None
         except ValueError as error:
+            if error is self.callbacks.raised:
+                raise
             reason = str(error).splitlines()[0]
             if "Trace Shapes:" in str(error) and "invalid values" not in reason:
                 raise ValueError(reason) from error  # the cause has the shapes that Pyro saw
@@ -327,6 +330,8 @@ class Loop(Generic[Fitted]):
 
     def _on_step(self, position: Position) -> None:
         self.scales.after(self.svi.steps)
+        if self.callbacks.follow_steps:
+            self.callbacks.on_step(self.svi.steps, self._last_losses(position))
         if self.progress is None:
             return
         self.state.position = position
@@ -342,6 +347,14 @@ class Loop(Generic[Fitted]):
             return
         self._stop(self._save())
 
+    def _last_losses(self, position: Position) -> Tensor:
+        """The loss an observation at each of the steps just taken."""
+        losses, size = position.losses[-1], self.recipe.batch_size
+        sizes = torch.full((len(losses),), size, device=losses.device)
+        if position.start == len(position.order):
+            sizes[-1] = (len(position.order) - 1) % size + 1  # the last batch is what was left
+        return losses.reshape(len(losses), -1).sum(1) / sizes
+
     def _stop(self, path: Path) -> None:
         """Leaves, if a signal has come, now that a checkpoint is written."""
         if self.signals.signum is not None:
@@ -354,7 +367,9 @@ class Loop(Generic[Fitted]):
 
     def _save(self) -> Path:
         assert self.progress is not None
-        return self.progress.write(self.svi.steps, self.state_dict())
+        path = self.progress.write(self.svi.steps, self.state_dict())
+        self.callbacks.on_checkpoint(path)
+        return path
 
     def _renamed(self, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:
         """Names of the parameter store differ from process to process; those of a model do not."""

@@ -99,6 +99,7 @@ def refitted(
             objective=copy.deepcopy(objective),
             device=twin.device,
             validation=share if share <= _MOST_HELD_OUT else None,
+            progress=False,
             **beside,
             **vars(recipe),
         )

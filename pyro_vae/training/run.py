@@ -6,18 +6,25 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, overload
 
+import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected
+from pyro_vae._errors import as_path, expected
+from pyro_vae._html import shown
 from pyro_vae.data.rows import Rows
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import named
 from pyro_vae.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["Fitted", "Run", "read_engine", "read_history"]
 
@@ -78,33 +85,70 @@ class Run(Generic[Fitted]):
         """Optimiser steps a second, compilation and monitoring included."""
         return self.steps / max(self.seconds, 1e-9)
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The history as a table, an epoch a row.
+
+        Example:
+            >>> import torch, pyro_vae as pv
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+            >>> run = pv.fit(vae, torch.eye(4).repeat(8, 1), epochs=3, seed=0)
+            >>> run.frame.index.tolist(), run.frame["elbo"].to_numpy().shape
+            ([1, 2, 3], (3,))
+        """
+        import pandas as pd  # slow to import, as are pictures
+
+        return pd.DataFrame(dict(self.history)).astype({"epoch": int}).set_index("epoch")
+
+    def plot(self, *, figure: Figure | SubFigure | None = None) -> list[Axes]:
+        """Draws the history, see :func:`pyro_vae.plots.history`."""
+        from pyro_vae import plots
+
+        return plots.history(self.history, figure=figure)
+
     def __repr__(self) -> str:
         vae, epochs = self.vae, len(self.history["epoch"])
-        at = epochs if self.best_epoch is None else self.best_epoch
         lines = [f"Run({epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s)"]
         roles = ("prior", "guide_family", "likelihood") if isinstance(vae, VAE) else ()
         for role in roles:
             lines.append(f"  {role.partition('_')[0]:<12}{named(getattr(vae, role))}")
         if isinstance(vae, Program):
             lines.append(f"  {'program':<12}{vae}")
-        for word, start in (("training", ""), ("validation", "validation_")):
-            if f"{start}elbo" in self.history:
-                elbo, fit, kl = (
-                    self.history[f"{start}{name}"][at - 1]
-                    for name in ("elbo", "reconstruction", "kl")
-                )
-                lines.append(
-                    f"  {word:<12}ELBO {elbo:.4g} = reconstruction {fit:.4g} - KL {kl:.4g}"
-                )
-        if self.best_epoch is not None:
-            lines.append(f"  weights     of epoch {at:,}, the best on validation data")
-        else:
-            lines.append("  weights     of the last epoch")
-        took = ", ".join(f"{name}: {count:,} steps" for name, count in self.engine_steps.items())
-        lines.append(f"  engine      {took}" + (f"; {self.skipped:,} skipped" * (self.skipped > 0)))
-        if self.out is not None:
-            lines.append(f"  out         {self.out}")
+        for word, (elbo, fit, kl) in self._scores().items():
+            lines.append(f"  {word:<12}ELBO {elbo:.4g} = reconstruction {fit:.4g} - KL {kl:.4g}")
+        lines += [f"  {word:<12}{what}" for word, what in self._facts().items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        epochs = len(self.history["epoch"])
+        title = f"Run: {epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s"
+        rows = [
+            [word, *(f"{value:.4g}" for value in values)] for word, values in self._scores().items()
+        ]
+        notes = [f"{word}: {what}" for word, what in self._facts().items()]
+        return shown(title, ["nats", "ELBO", "reconstruction", "KL"], rows, notes=notes)
+
+    def _scores(self) -> dict[str, list[float]]:
+        """ELBO, reconstruction and KL at the epoch of the weights, on each kind of data."""
+        at = len(self.history["epoch"]) if self.best_epoch is None else self.best_epoch
+        names = ("elbo", "reconstruction", "kl")
+        return {
+            word: [self.history[f"{start}{name}"][at - 1] for name in names]
+            for word, start in (("training", ""), ("validation", "validation_"))
+            if f"{start}elbo" in self.history
+        }
+
+    def _facts(self) -> dict[str, str]:
+        """What there is to say besides the parts and the scores."""
+        best = self.best_epoch
+        weights = (
+            "the last epoch" if best is None else f"epoch {best:,}, the best on validation data"
+        )
+        took = ", ".join(f"{name}: {count:,} steps" for name, count in self.engine_steps.items())
+        skipped = f"; {self.skipped:,} skipped" if self.skipped else ""
+        facts = {"weights": weights, "engine": f"{took}{skipped}"}
+        return facts if self.out is None else facts | {"out": str(self.out)}
 
     def refit(self, rows: Rows, seed: int, *, epochs: int | None = None) -> Fitted:
         """Fits a fresh copy of the program to other rows, by the recipe of the run.
@@ -177,6 +221,66 @@ class Run(Generic[Fitted]):
         if isinstance(self.vae, VAE):
             record["likelihood"] = self.vae.likelihood.spec()
         checkpoint.write_json(folder / "fit.json", record)
+
+    @overload
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        classes: checkpoint.Classes | None = None,
+        device: torch.device | str | None = None,
+        *,
+        program: Program,
+    ) -> Run[Program]: ...
+
+    @overload
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        classes: checkpoint.Classes | None = None,
+        device: torch.device | str | None = None,
+        *,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        program: None = None,
+    ) -> Run[VAE]: ...
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        classes: checkpoint.Classes | None = None,
+        device: torch.device | str | None = None,
+        **built: Any,
+    ) -> Run[Any]:
+        """Reads a finished run and its model from the folder that a fit wrote.
+
+        Args:
+            folder: What was ``out``.
+            classes: Your own parts and networks by class name, see :func:`pyro_vae.load`.
+            device: Where to put the model; the CPU if not given.
+            built: ``encoder``, ``decoder`` or ``program``, likewise.
+
+        Returns:
+            The run. It has no recipe and no objective, but ``settings``, which say what they were.
+
+        Raises:
+            ValueError: If a file is missing or damaged, or the run is not finished.
+
+        Example:
+            >>> import tempfile, torch, pyro_vae as pv
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     x, out = torch.eye(4).repeat(8, 1), f"{folder}/run"
+            ...     run = pv.fit(vae, x, epochs=3, seed=0, out=out)
+            ...     again = pv.Run.load(out)
+            >>> again.history == run.history
+            True
+        """
+        folder = as_path("folder", folder)
+        return cls.read(checkpoint.load(folder, classes, device, **built), folder)
 
     @classmethod
     def read(cls, vae: Fitted, folder: Path) -> Run[Fitted]:
