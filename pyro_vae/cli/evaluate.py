@@ -7,8 +7,9 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 
+from pyro_vae._terminal import say
+from pyro_vae.cli.console import Terminal
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -117,9 +118,9 @@ def run(argv: list[str]) -> None:
             found = gaps(one, rows.x, **estimate, **known, **rows.given, progress=progress)
             summary["gaps"] = found.summary()
     if options.json:
-        print(json.dumps(summary))
+        say(json.dumps(summary))
     else:
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(scores_table(summary, len(rows)))
         for note in summary["notes"]:
             console.print(note)

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._terminal import say
 from pyro_vae.cli.filled import FILLED, filled_table
 from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
@@ -140,13 +141,13 @@ def run(argv: list[str]) -> None:
         written["probabilities"] = str(others)
         files.append(others)
     if options.json:
-        print(json.dumps(written))
+        say(json.dumps(written))
         return
-    print(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
+    say(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
     for file in files:
-        print(f"  {file}")
+        say(f"  {file}")
     if found is not None:
-        print(_trust(found))
+        say(_trust(found))
 
 
 def _trust(found: Imputation) -> str:

@@ -10,6 +10,7 @@ from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._terminal import say
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -100,7 +101,7 @@ def run(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, content.encode())
     written = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
-    print(json.dumps(written) if options.json else f"Wrote {out}")
+    say(json.dumps(written) if options.json else f"Wrote {out}")
 
 
 def _settings(

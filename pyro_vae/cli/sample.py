@@ -12,6 +12,7 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._terminal import say
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path, recorded_schema
@@ -102,4 +103,4 @@ def run(argv: list[str]) -> None:
             schema.decode(drawn).to_parquet(content, index=False)
         checkpoint.write_bytes(out, content.getvalue())
     shape = [options.num_samples, *vae.event_shape]
-    print(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")
+    say(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")

@@ -7,13 +7,13 @@ from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
-from rich.markup import escape
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.table import Table
 from rich.text import Text
 
+from pyro_vae.cli.console import Terminal
 from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.evaluation import Comparison
 from pyro_vae.evaluation.comparison import RankedModel, RankedRun
@@ -45,11 +45,11 @@ class Monitor:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("[bold]{task.description:<15}"),
+            TextColumn("{task.description:<15}", style="bold", markup=False),
             BarColumn(bar_width=28),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
         )
         self._line = Text()
 
@@ -103,7 +103,7 @@ class Monitor:
 @contextmanager
 def live() -> Iterator[Monitor]:
     """Shows a monitor on standard error until the block ends; an error erases it."""
-    monitor, console = Monitor(), Console(stderr=True)
+    monitor, console = Monitor(), Terminal(stderr=True)
     with Live(monitor, console=console, refresh_per_second=8) as shown:
         try:
             yield monitor
@@ -172,7 +172,7 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     table.add_column("failed", justify="right", no_wrap=True)
     table.add_column("which", overflow="fold")
     for name, found in checks.items():
-        failed = [escape(row.title) for row in found.rows if row.failed]
+        failed = [row.title for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
         table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
     return table
@@ -250,10 +250,10 @@ def _add_rows(table: Table, title: str, rows: Sequence[Row], least: float) -> No
     table.add_section()
     table.add_row(*[""] * 4, Text(title, style="bold"))
     for row in rows:
-        verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
+        verdict = Text("failed", "bold") if row.failed else "passed" if row.calibrated else "-"
         effect = f"{row.effect:+.2f}" if row.severity else ""
         p_value = _p_value(row.p_value, least)
-        table.add_row(verdict, row.severity, effect, p_value, escape(row.title), *row.texts)
+        table.add_row(verdict, row.severity, effect, p_value, row.title, *row.texts)
 
 
 def _p_value(value: float, least: float) -> str:
