@@ -52,7 +52,7 @@ SCHEMA = 1  # of every file
 CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
 _LEAST = 2**24  # numbers that any model may have while it is built
 _HEADER = 2**20  # bytes
-_LARGEST_JSON, _MOST_VALUES = 2**26, 2**22
+_LARGEST_JSON, _MOST_VALUES, _MOST_PARTS = 2**26, 2**22, 2**12
 _PACKAGES = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
 _PACKAGES |= {"missingness": missingness}
 _OPTIONS = {"cond_size", "show_mask", "standardize"}
@@ -238,6 +238,7 @@ def load(
     size = size_of(weights)
     try:
         with Bounded(max(_LEAST, 4 * size)):
+            _check_parts(specs)
             named = (name for name in specs if name not in built)
             parts = built | {name: _build(name, specs[name], classes or {}) for name in named}
             vae = VAE(**parts, **options)
@@ -338,6 +339,18 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
         return known[name](**arguments)
     except (TypeError, OverflowError) as error:
         raise expected(argument, f"arguments of {name}", str(error)) from None
+
+
+def _check_parts(specs: object) -> None:
+    """Refuses more parts within parts than any model has."""
+    waiting, seen = [specs], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            seen += isinstance(value, dict)
+            waiting += value.values() if isinstance(value, dict) else value
+    if seen > _MOST_PARTS:
+        raise expected("parts", f"at most {_MOST_PARTS:,} of them", seen)
 
 
 def _value(argument: str, value: object, classes: Classes) -> Any:

@@ -27,10 +27,10 @@ def _private() -> Path:
     try:
         folder = base.expanduser() / "pyro_vae" / "inductor"
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
-        folder.chmod(0o700)
         found = folder.lstat()
         own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
         if own and stat.S_ISDIR(found.st_mode) and os.access(folder, os.W_OK):
+            folder.chmod(0o700)  # it may have been open to others
             return folder
     except (OSError, RuntimeError):  # no home, or none that can be written to
         pass
