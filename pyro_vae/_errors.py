@@ -10,6 +10,8 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pyro_vae._terminal import shown
+
 if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
     import torch
 
@@ -43,7 +45,7 @@ def expected(argument: str, what: str, got: object) -> ValueError:
         >>> expected("epochs", "a positive integer", -3)
         ValueError('`epochs`: expected a positive integer, got -3')
     """
-    return ValueError(f"`{argument}`: expected {what}, got {_shown(got)}")
+    return ValueError(shown(f"`{argument}`: expected {what}, got {_shown(got)}"))
 
 
 def unknown_name(
@@ -70,7 +72,7 @@ def unknown_name(
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     meant = meant or (by_lower[near[0]] if near else None)
     hint = "" if meant is None else f" (did you mean {meant!r}?)"
-    return ValueError(f"`{argument}`: expected one of {listed}, got {_shown(name)}{hint}")
+    return ValueError(shown(f"`{argument}`: expected one of {listed}, got {_shown(name)}{hint}"))
 
 
 def positive_integer(argument: str, value: object) -> int:

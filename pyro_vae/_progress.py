@@ -20,6 +20,7 @@ from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
 
+from pyro_vae._console import Terminal
 from pyro_vae._html import Html, tag
 
 __all__ = ["Monitor", "displayed", "figures", "in_notebook", "live"]
@@ -34,11 +35,11 @@ class Monitor:
 
     def __init__(self) -> None:
         self._bar = Progress(
-            TextColumn("[bold]{task.description:<15}"),
+            TextColumn("{task.description:<15}", style="bold", markup=False),
             BarColumn(bar_width=28),
             TaskProgressColumn(),
             TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
+            TextColumn("{task.fields[speed]}", markup=False),
         )
         self._line = Text()
         self.changed: Callable[[], None] = _nothing
@@ -131,7 +132,7 @@ def figures(line: Mapping[str, float]) -> list[str]:
 @contextmanager
 def live() -> Iterator[Monitor]:
     """Shows a monitor on standard error until the block ends; an error erases it."""
-    monitor, console = Monitor(), Console(stderr=True, force_jupyter=False)
+    monitor, console = Monitor(), Terminal(stderr=True)
     # What is printed meanwhile goes above the bar, unless it goes to a file.
     printed = sys.stdout is not None and sys.stdout.isatty()
     with Live(monitor, console=console, refresh_per_second=8, redirect_stdout=printed) as shown:

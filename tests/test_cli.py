@@ -273,8 +273,8 @@ def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (KeyboardInterrupt(), "error: interrupted; run is written"),
-        (Interrupted("terminated", signal.SIGTERM), "error: terminated; run is written"),
+        (KeyboardInterrupt(), "interrupted; run is written"),
+        (Interrupted("terminated", signal.SIGTERM), "terminated; run is written"),
     ],
     ids=["interrupted", "terminated"],
 )
@@ -310,7 +310,7 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
         patched.setattr(fit_verb, "evaluate", stop)
         assert main(argv) == 130
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert printed == "error: interrupted; --resume goes on with run"
+    assert printed == "interrupted; --resume goes on with run"
     assert {path.name for path in Path("run").iterdir()} == {"checkpoints", "config.yaml"}
     assert "a finished run (fit --resume goes on with this one), got 'run'" in fails(
         "evaluate", "run"
@@ -346,7 +346,7 @@ def test_terminated_is_143(
 
     monkeypatch.setattr(fit_verb, "load_data", stop)
     assert main(["fit", "digits"]) == 143
-    assert capsys.readouterr().err == "error: terminated\n"
+    assert capsys.readouterr().err == "terminated\n"
     assert list(Path.cwd().iterdir()) == []
 
 

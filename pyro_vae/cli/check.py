@@ -7,10 +7,11 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 
+from pyro_vae._console import Terminal
 from pyro_vae._errors import expected
 from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
@@ -114,9 +115,9 @@ def run(argv: list[str]) -> int:
             **rows.given,
         )
     if options.json:
-        print(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
+        say(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
     else:
-        Console(highlight=False).print(checks_table(checks, calibration))
+        Terminal().print(checks_table(checks, calibration))
     failed = {"model": checks.num_failed, "guide": calibration.num_failed}
     failed["all"] = sum(failed.values())
     return int(options.strict is not None and failed[options.strict] > 0)

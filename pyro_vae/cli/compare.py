@@ -8,12 +8,13 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-from rich.console import Console
 
 from pyro_vae import checkpoint
+from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected
 from pyro_vae._hub import is_address
 from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.evaluate import add_options, load_held_out
 from pyro_vae.cli.folders import run_folder
 from pyro_vae.cli.parsing import Parser, parse
@@ -103,9 +104,9 @@ def run(argv: list[str]) -> None:
             result["html"] = options.html
         if checks:
             result["checks"] = {name: found.summary() for name, found in checks.items()}
-        print(json.dumps(result))
+        say(json.dumps(result))
         return
-    console = Console(highlight=False)
+    console = Terminal()
     if comparison is None:
         console.print(f"log p(x) is not compared: {refused}")
     else:

@@ -13,6 +13,7 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected
+from pyro_vae._terminal import say
 from pyro_vae._untouched import undisturbed
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
@@ -72,7 +73,7 @@ def run(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, _content(out.suffix, vae, loc, scale, beside))
     written = {"out": str(out), "rows": len(loc), "shape": list(loc.shape[1:])}
-    print(json.dumps(written) if options.json else f"Wrote {len(loc):,} rows to {out}")
+    say(json.dumps(written) if options.json else f"Wrote {len(loc):,} rows to {out}")
 
 
 @torch.no_grad()

@@ -7,9 +7,10 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 
+from pyro_vae._console import Terminal
 from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
@@ -119,9 +120,9 @@ def run(argv: list[str]) -> None:
             found = gaps(one, rows.x, **estimate, **known, **rows.given, progress=progress)
             summary["gaps"] = found.summary()
     if options.json:
-        print(json.dumps(summary))
+        say(json.dumps(summary))
     else:
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(scores_table(summary, len(rows)))
         for note in summary["notes"]:
             console.print(note)

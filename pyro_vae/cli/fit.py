@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,13 +16,14 @@ import pyro
 import torch
 import yaml
 from jsonargparse import Namespace
-from rich.console import Console
 from torch.distributions import constraints
 
 from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
+from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.options import add_given, add_reading, add_splits, add_tables, split_of
 from pyro_vae.cli.parsing import (
     ROLES,
@@ -116,7 +116,7 @@ def run(argv: list[str]) -> None:
         raise expected("--labelled", what, labelled)
     labels = None if labelled is None else data.some_labels(labelled, options.seed)
     if options.data_report:
-        print(data_room.inspect(data), file=sys.stderr)
+        say(data_room.inspect(data), error=True)
     config_text = _config(asked, typed).encode()
     kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
     with in_progress(out, argument="--out", **kept) as progress:
@@ -140,7 +140,7 @@ def run(argv: list[str]) -> None:
             report.pictures(fitted.vae.fixed(1, options.seed)[0], data, fitted.history, folder)
 
         if scores is None:
-            print(f"{out} is finished: these are its scores", file=sys.stderr)
+            say(f"{out} is finished: these are its scores", error=True)
         else:
             progress.finish(write)
             _say_copies(data)
@@ -153,9 +153,9 @@ def run(argv: list[str]) -> None:
                 "steps_per_second": fitted.steps_per_second,
                 "scores": summary,
             }
-            print(json.dumps(result))
+            say(json.dumps(result))
             return
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(scores_table(summary, len(data.split(report.held_out(data)))))
         console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
         for file in sorted(out.iterdir()):
@@ -238,9 +238,7 @@ def _say_copies(data: Dataset) -> None:
     found = [f"{count:,} {split}" for split, count in copies(data).items() if count]
     if found:
         what = f"{' and '.join(found)} observations equal training observations: scores flatter"
-        print(
-            f"{what}; --group COLUMN keeps rows that belong together in one split", file=sys.stderr
-        )
+        say(f"{what}; --group COLUMN keeps rows that belong together in one split", error=True)
 
 
 def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:

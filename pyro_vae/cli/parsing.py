@@ -18,8 +18,9 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch.distributions.constraints import Constraint
 
-from pyro_vae import guides, likelihoods, networks, objectives, priors
+from pyro_vae import _yaml, guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._terminal import say
 from pyro_vae.checkpoint import of_known_schema
 from pyro_vae.cli.help import help_text, written
 from pyro_vae.cli.synonyms import unknown_part
@@ -165,10 +166,12 @@ def read_yaml(argument: str, path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LARGEST + 1)
-        content = yaml.safe_load(text) if len(text) <= _LARGEST else None
+        content = _yaml.load(text, _MOST) if len(text) <= _LARGEST else None
     except FileNotFoundError:
         raise expected(argument, "an existing YAML file", str(path)) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+    except _yaml.Excess as error:
+        raise expected(argument, str(error), str(path)) from None
+    except (yaml.YAMLError, ValueError, ArithmeticError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         raise expected(argument, "a readable YAML file", f"{path}{where}") from None
@@ -176,20 +179,7 @@ def read_yaml(argument: str, path: Path) -> dict[str, Any]:
         raise expected(argument, f"at most {_LARGEST:,} characters of YAML", str(path))
     if not isinstance(content, dict):
         raise expected(argument, f"options, key by key, in {path}", content)
-    _check_extent(argument, path, content)
     return of_known_schema(path, content)
-
-
-def _check_extent(argument: str, path: Path, content: object) -> None:
-    """Checks that aliases, which are short in a file, do not make it endless when expanded."""
-    waiting, seen = [content], 0
-    while waiting:
-        value = waiting.pop()
-        if not isinstance(value, dict | list):
-            continue
-        if (seen := seen + len(value)) > _MOST:
-            raise expected(argument, f"at most {_MOST:,} values", str(path))
-        waiting += value.values() if isinstance(value, dict) else value
 
 
 def classes(role: str) -> dict[str, Any]:
@@ -333,7 +323,7 @@ class _HelpAll(_Leaving):
     def __call__(
         self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        print(help_text(parser, parser.verb, everything=True), end="")
+        say(help_text(parser, parser.verb, everything=True).rstrip())
         parser.exit()
 
 
@@ -362,7 +352,7 @@ def explain(role: str, name: str) -> None:
     if name not in known:
         raise unknown_part(f"--{role}.help", name, known)
     parser = parser_of_part(role, name)
-    print(help_text(parser, None, everything=True, verbatim=True), end="")
+    say(help_text(parser, None, everything=True, verbatim=True).rstrip())
 
 
 def parser_of_part(role: str, name: str) -> Parser:

@@ -19,6 +19,7 @@ from jsonargparse import Namespace
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._terminal import say
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli.parsing import ROLES, Parser, classes, value_of
 from pyro_vae.cli.runs import as_device
@@ -236,8 +237,8 @@ def at_a_draw(vae: Amortized, seed: int) -> Amortized:
     if not vae.has_globals:
         return vae
     names = ", ".join(vae.structure.globals) if isinstance(vae, Program) else ""
-    print(f"at one draw of {names}, which all observations share: --seed for another",
-          file=sys.stderr)  # fmt: skip
+    say(f"at one draw of {names}, which all observations share: --seed for another",
+          error=True)  # fmt: skip
     return vae.fixed(1, seed)[0]
 
 

@@ -7,11 +7,11 @@ from collections.abc import Mapping
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from pyro_vae._console import Terminal
 from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.evaluate import load_held_out
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data
@@ -79,16 +79,16 @@ def run(argv: list[str]) -> None:
         )
     summary = found.summary()
     if options.json:
-        print(json.dumps(summary))
+        say(json.dumps(summary))
     else:
-        Console(highlight=False).print(_table(summary, len(rows)))
+        Terminal().print(_table(summary, len(rows)))
 
 
 def _table(summary: Mapping[str, Any], size: int) -> Table:
     """The parts of the bound, and their errors over data."""
     measure = summary["base_measure"]
     table = Table(
-        title=f"{size:,} {measure['split']} observations of {escape(str(measure['data']))}",
+        title=f"{size:,} {measure['split']} observations of {measure['data']}",
         caption=f"nats per observation; log N is {summary['largest_mutual_information']:.2f}, more "
         "information than that cannot be seen",
         box=box.SIMPLE_HEAD,

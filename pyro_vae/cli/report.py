@@ -10,6 +10,7 @@ from typing import Any
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, beside, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
@@ -101,7 +102,7 @@ def run(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, content.encode())
     written = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
-    print(json.dumps(written) if options.json else f"Wrote {out}")
+    say(json.dumps(written) if options.json else f"Wrote {out}")
 
 
 def _settings(

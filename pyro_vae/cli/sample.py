@@ -11,11 +11,14 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, beside, run_folder
+from pyro_vae.cli.options import add_safe
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path, recorded_schema
 from pyro_vae.data.dates import as_written
+from pyro_vae.data.formulas import quoted_frame
 from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
@@ -52,6 +55,7 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="Of a run with other covariates: those of each draw, such as noise=0.3,exposure=7.",
     )
+    add_safe(parser)
     parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument(
         "--out",
@@ -98,9 +102,10 @@ def run(argv: list[str]) -> None:
             for field in schema.x:
                 if field.format:  # of dates, as the file has them
                     table[field.name] = as_written(table[field.name], field.format)
+            table = quoted_frame(table) if options.safe else table
             content.write(table.to_csv(index=False, lineterminator="\n").encode())
         else:
             schema.decode(drawn).to_parquet(content, index=False)
         checkpoint.write_bytes(out, content.getvalue())
     shape = [options.num_samples, *vae.event_shape]
-    print(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")
+    say(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")

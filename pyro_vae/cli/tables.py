@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from rich import box
 from rich.console import Group
-from rich.markup import escape
 from rich.table import Table
 from rich.text import Text
 
@@ -92,7 +91,7 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     table.add_column("failed", justify="right", no_wrap=True)
     table.add_column("which", overflow="fold")
     for name, found in checks.items():
-        failed = [escape(row.title) for row in found.rows if row.failed]
+        failed = [row.title for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
         table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
     return table
@@ -170,10 +169,10 @@ def _add_rows(table: Table, title: str, rows: Sequence[Row], least: float) -> No
     table.add_section()
     table.add_row(*[""] * 4, Text(title, style="bold"))
     for row in rows:
-        verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
+        verdict = Text("failed", "bold") if row.failed else "passed" if row.calibrated else "-"
         effect = f"{row.effect:+.2f}" if row.severity else ""
         p_value = _p_value(row.p_value, least)
-        table.add_row(verdict, row.severity, effect, p_value, escape(row.title), *row.texts)
+        table.add_row(verdict, row.severity, effect, p_value, row.title, *row.texts)
 
 
 def _p_value(value: float, least: float) -> str:

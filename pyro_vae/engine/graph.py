@@ -16,6 +16,7 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae.engine.cache import keep_compiled_code_private
 from pyro_vae.engine.errors import NotCapturable, ReadsBack
 from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, overlap, preserved, span, twin
@@ -211,6 +212,7 @@ class Graph:
         return [args[s] if isinstance(s, int) else s for s in self._inputs]
 
     def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
+        keep_compiled_code_private()
         # Seconds to import: not for a program that compiles nothing.
         from torch._inductor import compile_fx, config
         from torch._inductor.decomposition import select_decomp_table

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,10 +17,13 @@ import torch
 from matplotlib import rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected
+from pyro_vae._terminal import shown_lines
 from pyro_vae.checkpoint import write_bytes
 from pyro_vae.programs import Amortized
 
@@ -151,9 +155,7 @@ def grid(
 
 def write(figure: Figure, path: str | Path) -> Path:
     """Writes a figure as a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=_DPI)
-    write_bytes(Path(path), content.getvalue())
+    write_bytes(Path(path), _drawn(figure, format="png"))
     return Path(path)
 
 
@@ -173,9 +175,27 @@ def chart(width: float = 3.6, height: float = 2.5) -> Iterator[tuple[Figure, Axe
 
 def as_svg(figure: Figure) -> str:
     """A figure as the address of an image that holds it; call it inside :func:`chart`."""
+    content = _drawn(figure, format="svg", transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
+
+
+def _drawn(figure: Figure, **options: Any) -> bytes:
+    """A figure as a file, in which names are text: ``$`` begins no formula in them.
+
+    What is no letter is written out, as XML does not take it; what the font lacks is a box.
+    """
     content = io.BytesIO()
-    figure.savefig(content, format="svg", dpi=_DPI, transparent=True, metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        for axes in figure.findobj(Axes):
+            for axis in (axes.xaxis, axes.yaxis):
+                if isinstance(labels := axis.get_major_formatter(), FixedFormatter):
+                    labels.seq = [shown_lines(label) for label in labels.seq]
+        for text in figure.findobj(Text):
+            text.set_text(shown_lines(text.get_text()))
+            text.set_parse_math(False)
+        figure.savefig(content, dpi=_DPI, **options)
+    return content.getvalue()
 
 
 def as_png(pixels: np.ndarray) -> str:

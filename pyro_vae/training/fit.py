@@ -18,7 +18,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.programs.protocol import is_amortized
+from pyro_vae.programs.protocol import Amortized, is_amortized
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
@@ -166,6 +166,7 @@ def fit(
     """
     if not is_amortized(vae):
         raise expected("vae", "a VAE, or a Program", vae)
+    _check_precision(vae)
     recipe = Recipe(
         epochs=epochs,
         batch_size=batch_size,
@@ -234,6 +235,26 @@ def _shown_by(monitor: Monitor, loop: Loop[Any]) -> Callable[[Mapping[str, float
     return monitor.fitting(loop.recipe.epochs, loop.steps_an_epoch, bound=bound)
 
 
+def _check_precision(vae: Amortized) -> None:
+    """Refuses parameters that steps of Adam are too small for."""
+    for name, parameter in vae.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            what = "a model of float32 or float64 (`vae.float()`)"
+            raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
+
+
+def _check_size(splits: Splits) -> None:
+    """Refuses numbers whose squares overflow, of which a parameter would be the first to show."""
+    for rows in (splits.train, splits.held_out):
+        if rows is None or not rows.x.is_floating_point():
+            continue
+        largest = max(abs(end.item()) for end in rows.x.aminmax())
+        if largest > (most := torch.finfo(rows.x.dtype).max ** 0.5 / 4):
+            dtype = str(rows.x.dtype).removeprefix("torch.")
+            what = f"numbers up to {most:.1e}, whose squares {dtype} holds: take another unit"
+            raise expected("data", what, largest)
+
+
 def _started(
     vae: Fitted,
     objective: PyroELBO,
@@ -245,6 +266,7 @@ def _started(
     """Starts the model at the data, and returns the loop that is to fit it."""
     start = random_state(vae.device)
     splits, drawn = splits.accepted(vae)
+    _check_size(splits)
     vae.initialize(drawn.x, **drawn.without("labels").given)
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
     return Loop(
