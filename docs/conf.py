@@ -57,7 +57,8 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "pyro-vae"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["outputs.css"]
 
 
 def _constructor(
