@@ -4,6 +4,7 @@ Importing the package imports neither PyTorch nor Pyro: each name is imported as
 (PEP 562, https://peps.python.org/pep-0562/), so that the command line answers at once.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -73,6 +74,9 @@ __all__ = [
     "training",
 ]
 
+# Pyro imports tqdm, which says so in every notebook without ipywidgets; nothing here needs them.
+warnings.filterwarnings("ignore", message="IProgress not found")
+
 _MODULES = {
     "checkpoint": ("load", "save"),
     "criticism": ("from_pyro_svi", "posterior_predictive", "prior_predictive", "to_datatree"),
@@ -83,6 +87,7 @@ _MODULES = {
     "selection": ("select",),
     "training": ("Run", "fit"),
 }
+_HELPERS = {"Any", "TYPE_CHECKING", "import_module", "warnings"}
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
@@ -103,5 +108,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists what there is to use."""
-    return sorted({*globals(), *__all__})
+    """Lists what there is to use, which an editor or a notebook completes names from."""
+    return sorted({*globals(), *__all__} - _HELPERS)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot
@@ -13,6 +14,7 @@ from matplotlib.figure import Figure
 
 import pyro_vae as pv
 from pyro_vae.evaluation import rate_distortion
+from pyro_vae.report import curves
 
 HISTORY = {
     "epoch": [1.0, 2.0, 3.0],
@@ -53,6 +55,18 @@ def test_history_draws_its_numbers() -> None:
         assert list(ax.lines[0].get_ydata()) == HISTORY[key]
     with pytest.raises(ValueError, match="`values`: expected the history of a run, with kl"):
         pv.plots.history({key: HISTORY[key] for key in HISTORY if key != "kl"})
+
+
+def test_pyplot_shows_a_plot_where_it_is_interactive(tmp_path: Path) -> None:
+    """Fails when a notebook shows the name of axes and no picture, or one that was written, too."""
+    with matplotlib.pyplot.ion():
+        drawn = pv.plots.history(HISTORY)[0].figure
+        assert [matplotlib.pyplot.figure(i) for i in matplotlib.pyplot.get_fignums()] == [drawn]
+        matplotlib.pyplot.close(drawn)
+        curves(HISTORY, tmp_path / "history.png")
+        assert matplotlib.pyplot.get_fignums() == []
+    pv.plots.history(HISTORY)
+    assert matplotlib.pyplot.get_fignums() == []
 
 
 def test_latent_draws_the_means(vae: pv.VAE, x: torch.Tensor) -> None:

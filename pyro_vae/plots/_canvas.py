@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import io
 import math
+import sys
 import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
@@ -14,7 +15,7 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import get_backend, is_interactive, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from matplotlib.text import Text
@@ -113,19 +114,32 @@ def show(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+def _new(size: tuple[float, float]) -> Figure:
+    """A new figure of a size in inches: of pyplot where that shows figures, as in a notebook.
+
+    Elsewhere pyplot does not know the figure, and hence does not keep it.
+    """
+    # A notebook's backend is known from the start, and interactive only once pyplot is imported.
+    if is_interactive() or "inline" in str(get_backend(auto_select=False)):
+        from matplotlib import pyplot
+
+        return pyplot.figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, layout="constrained")
+
+
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes given, or those of a new figure of a size in inches, which pyplot does not know."""
+    """The axes given, or those of a new figure of a size in inches."""
     if ax is None:
-        return Figure(figsize=size, layout="constrained").subplots()
+        return _new(size).subplots()
     if not isinstance(ax, Axes):
         raise expected("ax", "matplotlib Axes, or None", ax)
     return ax
 
 
 def canvas_of(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
-    """The figure given, or a new one of a size in inches, which pyplot does not know."""
+    """The figure given, or a new one of a size in inches."""
     if figure is None:
-        return Figure(figsize=size, layout="constrained")
+        return _new(size)
     if not isinstance(figure, Figure | SubFigure):
         raise expected("figure", "a matplotlib Figure or SubFigure, or None", figure)
     return figure
@@ -154,8 +168,11 @@ def grid(
 
 
 def write(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure as a PNG file."""
-    write_bytes(Path(path), _drawn(figure, format="png"))
+    """Writes a figure as a PNG file; a notebook does not show it besides."""
+    content = _drawn(figure, format="png")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
+    write_bytes(Path(path), content)
     return Path(path)
 
 
