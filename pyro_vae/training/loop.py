@@ -246,6 +246,8 @@ class Loop(Generic[Fitted]):
         if kept is not None:
             self.vae.load_state_dict(kept.weights)
         self.scales.warn()
+        if stopped := self._stopped():
+            log.info("%s", stopped)
         return Run(
             vae=self.vae,
             history=history,
@@ -260,7 +262,7 @@ class Loop(Generic[Fitted]):
             averaged_weights={} if averaged is None else averaged.weights,
             averaged_epoch=None if averaged is None else averaged.epoch,
             restored=restored,
-            stopped=self._stopped(),
+            stopped=stopped,
             settings=self.start.settings,
             skipped=self.svi.skipped,
             recipe=self.recipe,

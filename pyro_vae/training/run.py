@@ -107,9 +107,8 @@ class Run(Generic[Fitted]):
         if isinstance(vae, Program):
             lines.append(f"  {'program':<12}{vae}")
         for word, start in (("training", ""), ("validation", "validation_")):
-            if averaged and f"averaged_{start}elbo" in self.history:
-                start = f"averaged_{start}"
-            if f"{start}elbo" in self.history:
+            start = f"averaged_{start}" if averaged else start
+            if f"{start}kl" in self.history:
                 elbo, fit, kl = (
                     self.history[f"{start}{name}"][at - 1]
                     for name in ("elbo", "reconstruction", "kl")
