@@ -11,8 +11,8 @@ from jsonargparse import Namespace
 from pyro_vae.cli.parsing import Parser, default_of
 from pyro_vae.cli.runs import SEED
 from pyro_vae.training import fit
+from pyro_vae.training.recipe import Score
 from pyro_vae.training.schedules import NAMES
-from pyro_vae.training.scoring import Score
 
 __all__ = ["add_training", "from_anywhere", "training_options"]
 

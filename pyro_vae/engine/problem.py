@@ -23,7 +23,6 @@ from pyro_vae.engine.averages import averages_stay, unconstrained
 from pyro_vae.engine.graph import values_stay_tensors
 from pyro_vae.engine.losses import evaluate, in_python
 from pyro_vae.engine.optim import Optim
-from pyro_vae.engine.protocol import Arguments
 from pyro_vae.engine.unregistered import Called
 from pyro_vae.objectives import Objective
 
@@ -194,7 +193,7 @@ class Problem:
                 average.data.copy_(now)
         return value, params
 
-    def portions(self, args: Any, kwargs: Any) -> Sequence[Arguments]:
+    def portions(self, args: Any, kwargs: Any) -> Sequence[tuple[Any, Any]]:
         """Returns the arguments of a step, a few rows of each tensor at a time."""
         leaves, spec = tree_flatten((args, kwargs))
         rows = max((len(leaf) for leaf in leaves if _has_rows(leaf)), default=0)

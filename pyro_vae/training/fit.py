@@ -7,11 +7,11 @@ from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
 from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
-from torch import Tensor
+from torch import Tensor, nn
 
 from pyro_vae._errors import as_device, expected
 from pyro_vae._untouched import seeded
@@ -25,8 +25,17 @@ from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
-from pyro_vae.training.parts import Init, check_parts, fingerprint, only, start_from, weights_of
-from pyro_vae.training.recipe import Compile, OnNonFinite, Optim, Recipe, Schedule
+from pyro_vae.training.parts import fingerprint, only, start_from, weights_of
+from pyro_vae.training.recipe import (
+    Compile,
+    Monitor,
+    OnNonFinite,
+    Optim,
+    Recipe,
+    Restore,
+    Schedule,
+    needs_validation,
+)
 from pyro_vae.training.resume import (
     Resume,
     RunInProgress,
@@ -36,11 +45,12 @@ from pyro_vae.training.resume import (
     state_of,
 )
 from pyro_vae.training.run import Fitted, Run
-from pyro_vae.training.scoring import Monitor, Restore, needs_validation
 from pyro_vae.training.settings import describe
 from pyro_vae.training.splits import Splits, Values, beside, split
 
 __all__ = ["best_device", "fit"]
+
+Init: TypeAlias = str | Path | Run[Any] | nn.Module | Mapping[str, Tensor]
 
 log = logging.getLogger("pyro_vae")
 
@@ -200,7 +210,7 @@ def fit(
     asked = locals()
     recipe = Recipe(**{each.name: asked[each.name] for each in fields(Recipe)})
     if isinstance(vae, VAE):  # of others the parameters are made by a first run
-        check_parts(vae, recipe)
+        recipe.check_parts(vae)
     weights = None if init is None else weights_of(init)
     objective = ELBO() if objective is None else objective
     if not isinstance(objective, PyroELBO):
@@ -272,7 +282,7 @@ def _started(
     start = random_state(vae.device)
     splits, drawn = splits.accepted(vae)
     vae.initialize(drawn.x, **drawn.without("labels").given)
-    check_parts(vae, recipe)
+    recipe.check_parts(vae)
     if weights is not None:
         start_from(vae, weights[0], whole=weights[1])
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]

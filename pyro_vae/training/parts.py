@@ -6,8 +6,7 @@ import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
-from pathlib import Path
-from typing import TYPE_CHECKING, Any, TypeAlias
+from typing import Any
 
 import torch
 from torch import Tensor, nn
@@ -17,12 +16,7 @@ from pyro_vae._errors import as_path, expected, unknown_name
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized, Program
 
-if TYPE_CHECKING:
-    from pyro_vae.training.recipe import Recipe
-    from pyro_vae.training.run import Run
-
 __all__ = [
-    "Init",
     "adamw",
     "check_parts",
     "fingerprint",
@@ -32,25 +26,21 @@ __all__ = [
     "weights_of",
 ]
 
-Init: TypeAlias = "str | Path | Run[Any] | nn.Module | Mapping[str, Tensor]"
-
 _RATE = 1e-3  # of parts that have none of their own
 _HALVES = ("model.", "guide.")  # of a VAE, whose parts are known without
 
 
-def check_parts(vae: Amortized, recipe: Recipe) -> None:
-    """Checks that the model has the parts that are named.
+def check_parts(argument: str, vae: Amortized, parts: Iterable[str]) -> None:
+    """Checks that the model has the parts that an argument names.
 
     Raises:
         ValueError: If one has no parameters; with the nearest that has.
     """
     names = [_short(name) for name, _ in vae.named_parameters()]
-    known = list(dict.fromkeys(name.partition(".")[0] for name in names))
-    rates = recipe.lr if isinstance(recipe.lr, Mapping) else ()
-    for argument, parts in (("trainable", recipe.trained or ()), ("lr", rates)):
-        for part in parts:
-            if not any(_is_of(name, part) for name in names):
-                raise unknown_name(argument, part, known)
+    known = dict.fromkeys(name.partition(".")[0] for name in names)
+    for part in parts:
+        if not any(_is_of(name, part) for name in names):
+            raise unknown_name(argument, part, known)
 
 
 @contextmanager

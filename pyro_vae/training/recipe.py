@@ -16,15 +16,35 @@ from pyro_vae._errors import check_seed, expected, is_number, positive_integer, 
 from pyro_vae.engine.problem import Precision
 from pyro_vae.programs import Amortized
 from pyro_vae.training.averaging import Average
-from pyro_vae.training.parts import adamw
+from pyro_vae.training.parts import adamw, check_parts
 from pyro_vae.training.schedules import Factory, Rates, factory_of
-from pyro_vae.training.scoring import Monitor, Restore, Score
 
-__all__ = ["SHORT_FITS", "SMALL_DATA", "Compile", "OnNonFinite", "Optim", "Recipe", "Schedule"]
+__all__ = [
+    "SHORT_FITS",
+    "SMALL_DATA",
+    "Compile",
+    "Monitor",
+    "OnNonFinite",
+    "Optim",
+    "Recipe",
+    "Restore",
+    "Schedule",
+    "Score",
+    "needs_validation",
+]
 
 Schedule: TypeAlias = str | Factory
 Compile: TypeAlias = bool | Literal["auto"]
 OnNonFinite: TypeAlias = Literal["raise", "skip"]
+Score: TypeAlias = Literal[
+    "elbo",
+    "reconstruction",
+    "validation_elbo",
+    "validation_reconstruction",
+    "validation_bound",
+]
+Monitor: TypeAlias = Score | Callable[[Any], float]
+Restore: TypeAlias = Literal["best", "last", "average"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
 
 # What the command line starts from where `fit` leaves Adam as it is: what one fits first is small,
@@ -34,6 +54,16 @@ SMALL_DATA: dict[str, Any] = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "
 _LATER = ("accumulate", "precision", "average", "restore", "monitor", "monitor_every", "trainable")
 # What a selection starts from, from either: compiling takes longer than a short fit.
 SHORT_FITS: dict[str, Any] = {"compile": False}
+
+
+def needs_validation(score: Monitor | None) -> bool:
+    """Returns whether a score is one of validation rows; that which is taken if none is asked is.
+
+    Example:
+        >>> needs_validation(None), needs_validation("elbo"), needs_validation("validation_elbo")
+        (True, False, True)
+    """
+    return score is None or (isinstance(score, str) and score.startswith("validation_"))
 
 
 @dataclass(frozen=True)
@@ -139,6 +169,15 @@ class Recipe:
     def rows_a_step(self) -> int:
         """Observations that an update is of."""
         return self.batch_size * self.accumulate
+
+    def check_parts(self, vae: Amortized) -> None:
+        """Checks that the model has the parts that are named.
+
+        Raises:
+            ValueError: If it has none of one of these names.
+        """
+        check_parts("trainable", vae, self.trained or ())
+        check_parts("lr", vae, self.lr if isinstance(self.lr, Mapping) else ())
 
     def _check_optimizer(self) -> None:
         factory_of(self.schedule, self._first_rate, self.epochs)

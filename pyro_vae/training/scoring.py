@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Mapping
-from typing import Any, Literal, NamedTuple, TypeAlias
+from collections.abc import Mapping
+from typing import Any, NamedTuple
 
 import torch
 from torch import Tensor
@@ -16,19 +16,10 @@ from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import Amortized
 from pyro_vae.training.averaging import Averaging, copied
 from pyro_vae.training.monitor import bound, chosen_by, monitor
+from pyro_vae.training.recipe import Monitor
 from pyro_vae.training.scales import Scales, Unscaled
 
-__all__ = ["AVERAGED", "Best", "Monitor", "Restore", "Score", "Scoring", "needs_validation"]
-
-Score: TypeAlias = Literal[
-    "elbo",
-    "reconstruction",
-    "validation_elbo",
-    "validation_reconstruction",
-    "validation_bound",
-]
-Monitor: TypeAlias = Score | Callable[[Any], float]
-Restore: TypeAlias = Literal["best", "last", "average"]
+__all__ = ["AVERAGED", "Best", "Scoring"]
 
 AVERAGED = "averaged_"  # before the scores of averaged weights
 _OWN = "score"  # of a function of the user's
@@ -41,16 +32,6 @@ class Best(NamedTuple):
     epoch: int
     bound: float
     weights: dict[str, Tensor]
-
-
-def needs_validation(score: Monitor | None) -> bool:
-    """Returns whether a score is one of validation rows; that which is taken if none is asked is.
-
-    Example:
-        >>> needs_validation(None), needs_validation("elbo"), needs_validation("validation_elbo")
-        (True, False, True)
-    """
-    return score is None or (isinstance(score, str) and score.startswith("validation_"))
 
 
 class Scoring:
