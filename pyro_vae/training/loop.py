@@ -306,7 +306,7 @@ class Loop(Generic[Fitted]):
         self.health.look(line)
         if scoring.better(state.best, line):
             state.best = Best(epoch, line[scoring.name], copied(self.vae))
-        if self.average is None or not self.average.has_begun:
+        if self.average is None or not (self.average.has_begun and scoring.chooses):
             return
         scores, weights = scoring.averaged(self.average, self.scales)
         line |= scores

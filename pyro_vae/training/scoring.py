@@ -63,6 +63,11 @@ class Scoring:
             what = "a score of this objective, which is no bound of several draws"
             raise expected("monitor", what, self.name)
 
+    @property
+    def chooses(self) -> bool:
+        """Whether there are data for the score that the best epoch is chosen by."""
+        return self.held_out is not None or not self.name.startswith("validation_")
+
     def line(self) -> dict[str, float]:
         """Returns what there is to say of the weights as they are, by name."""
         line = monitor(self.vae, self.objective, self.rows)
