@@ -39,7 +39,6 @@ from pyro_vae.cli.parsing import (
 )
 from pyro_vae.cli.programs import PAIR, add_program, check_typed, objective_of, program_of
 from pyro_vae.cli.runs import (
-    SEED,
     as_device,
     load_data,
     new_path,
@@ -48,6 +47,7 @@ from pyro_vae.cli.runs import (
 )
 from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
 from pyro_vae.cli.tables import scores_table
+from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.inspection import copies
@@ -58,7 +58,7 @@ from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
 
-__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
+__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run"]
 
 DEFAULT_PARTS = {
     "likelihood": "Bernoulli",
@@ -71,25 +71,6 @@ _NUM_SAMPLES = default_of(evaluate, "num_samples")
 _KEEP, _RESUME = default_of(fit, "keep"), default_of(fit, "resume")
 _LATENT_DIM = 16
 _DROPOUT = 0.2  # of the decoder: what one fits first is small data
-_BY_PROGRAM: set[str | int] = {
-    "vae",
-    "data",
-    "objective",
-    "optim",
-    "validation",
-    "cond",
-    "mask",
-    "covariates",
-    "labels",
-    "device",
-    "out",
-    "checkpoint_every",
-    "keep",
-    "resume",
-    "on_epoch",
-    "callbacks",
-    "progress",
-}
 # Of this invocation, not of the model: a replay has its own.
 _NOT_REPLAYED = ("config", "data_report", "json", "out", "program", "resume")
 
@@ -144,6 +125,8 @@ def run(argv: list[str]) -> None:
         else:
             progress.finish(write)
             _say_copies(data)
+            if fitted.stopped:
+                say(fitted.stopped, error=True)
         # Reported with the folder at hand: an interrupt then knows that the run is written.
         seconds = time.perf_counter() - began
         if options.json:
@@ -210,7 +193,7 @@ def _of_a_pair(argv: list[str], config: dict[str, Any], typed: str) -> _Asked:
     add_reading(parser)
     add_program(parser)
     add_part(parser, "objective", cls, skip=set())
-    _add_training(parser)
+    add_training(parser)
     _add_own(parser)
     options = split_of(parse(parser, argv, config))
     where = _checked(options)
@@ -282,7 +265,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
     for role, follows in _following(parts).items():
         add_part(parser, role, parts[role], skip=follows)
-    _add_training(parser)
+    add_training(parser)
     parser.set_defaults(SMALL_DATA)
     if "dropout" in _arguments(parts["decoder"]):
         parser.set_defaults({"decoder.dropout": _DROPOUT})
@@ -323,16 +306,6 @@ def _add_data(parser: Parser) -> None:
         default=_NUM_SAMPLES,
         help="Importance samples of the evaluation.",
     )
-
-
-def _add_training(parser: Parser) -> None:
-    """Adds how it is fitted, by the defaults of Python's fit but for the seed."""
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--device", type=str | None, help="Such as cpu or cuda; the best if none."
-    )
-    training.add_function_arguments(fit, as_group=False, skip=_BY_PROGRAM)
-    parser.set_defaults({"seed": SEED})
 
 
 def _add_checkpoints(parser: Parser) -> None:
@@ -417,7 +390,8 @@ def _fit(
     given: Mapping[str, Any],
     folder: RunInProgress,
 ) -> tuple[Run[Any], Scores | None]:
-    steps = math.ceil(len(data.train) / max(options.batch_size, 1))
+    rows = max(options.batch_size, 1) * max(options.accumulate, 1)
+    steps = math.ceil(len(data.train) / rows)
     finished = is_finished(folder.folder)
     with live() as monitor:
         on_epoch = monitor.fitting(options.epochs, steps, bound=objective.bounds(vae.guide))
@@ -438,11 +412,6 @@ def _fit(
     return fitted, scores
 
 
-def training_options(options: Namespace) -> dict[str, Any]:
-    """Returns those that :func:`pyro_vae.fit` takes as they are."""
-    return {name: options[name] for name in _arguments(fit) - _BY_PROGRAM}
-
-
 def _config(asked: _Asked, typed: str | None) -> str:
     kept = asked.options.clone()
     for key in _NOT_REPLAYED:
@@ -460,6 +429,7 @@ def _config(asked: _Asked, typed: str | None) -> str:
             kept.pop(key, None)
     if kept.get("schema") not in (None, NUMBERS):
         kept.schema = str(Path(kept.schema).resolve())  # a replay works from anywhere
+    from_anywhere(kept)
     kept.data, kept.data_root = asked.data.source, asked.served["root"]
     # For people and for `compare`: whoever replays it has to type it.
     pair = "" if typed is None else yaml.safe_dump({PAIR: typed})

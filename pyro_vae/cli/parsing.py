@@ -63,6 +63,7 @@ _TYPES = {
     "<class 'float'>": "a number",
     "<class 'bool'>": "true or false",
     "<class 'str'>": "a string",
+    "<class 'dict'>": "a mapping such as {encoder: 0.001}",
     "<class 'collections.abc.Sequence'>": "a list such as [200,200]",
 }
 

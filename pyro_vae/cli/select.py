@@ -19,12 +19,12 @@ from pyro_vae.cli.fit import (
     DEFAULT_PARTS,
     build_model,
     fit_parser,
-    training_options,
 )
 from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
 from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import selection_table
+from pyro_vae.cli.training import training_options
 from pyro_vae.data import Dataset, load
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select

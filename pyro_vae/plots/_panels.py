@@ -46,7 +46,10 @@ def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
     if f"validation_{key}" in history:
         shown["validation"] = (history[f"validation_{key}"], HELD_OUT)
     for label, (values, colour) in shown.items():
-        axes.plot(epochs, values, color=colour, label=label, marker="" if epochs[1:] else "o")
+        # Of epochs that were not scored there is nothing to show.
+        kept = [i for i, value in enumerate(values) if not math.isnan(value)]
+        at, values = [epochs[i] for i in kept], [values[i] for i in kept]
+        axes.plot(at, values, color=colour, label=label, marker="" if epochs[1:] else "o")
     _leave_out_the_start(axes, [values for values, _ in shown.values()])
     axes.set_title(CURVES[key])
     axes.set_xlabel("epoch")

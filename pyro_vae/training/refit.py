@@ -89,6 +89,8 @@ def refitted(
         compile=recipe.compile and "auto",
         optim=_afresh(recipe.optim),
         patience=None,
+        monitor=recipe.monitor if validates else None,
+        restore=recipe.restore if validates or recipe.restore != "best" else None,
     )
     share = max(_HELD_OUT, _LEAST_HELD_OUT / max(len(rows), 1)) if validates else 1.0
     twin, beside = _copied(vae), cast("dict[str, Any]", rows.given)
