@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from types import FrameType
 
-__all__ = ["Interrupted", "Waiting", "raising"]
+__all__ = ["Interrupted", "Waiting", "raising", "stopping"]
 
 _Handler = Callable[[int, FrameType | None], None]
 
@@ -78,3 +78,10 @@ def _handled(handler: _Handler, *signums: int) -> Iterator[None]:
     finally:
         for signum in ours:
             signal.signal(signum, before[signum])
+
+
+def stopping() -> bool:
+    """Returns whether a run was asked to stop, and waits for the end of its step."""
+    handlers = (signal.getsignal(each) for each in (signal.SIGINT, signal.SIGTERM))
+    waiting = (getattr(handler, "__self__", None) for handler in handlers)
+    return any(isinstance(each, Waiting) and each.signum is not None for each in waiting)
