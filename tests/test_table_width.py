@@ -22,7 +22,7 @@ from pyro_vae.criticism import Row
 
 LONG = "runs/a-long-name-of-a-run-folder-without-any-blank-in-it/seed-17"
 MEASURE = {"data": "a_table_with_a_long_name_of_its_own.csv", "split": "validation",
-           "binarize": "threshold", "transform": None}  # fmt: skip
+           "binarize": "none", "transform": None}  # fmt: skip
 NUMBERS = {
     "log_marginal": -12345.678,
     "standard_error": 123.456,
@@ -129,6 +129,7 @@ def test_a_table_is_whole_at_eighty_columns(tables: Any, whole: list[str]) -> No
         console.print(table)
     text = shown.getvalue()
     assert "…" not in text
+    assert "binarize" not in text, "of a table"
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
     for number in whole:

@@ -360,8 +360,7 @@ def selection_table(selection: Selection) -> Group:
     several = selection.log_marginal.shape[1] > 1
     measure, folds = selection.base_measure, int(selection.fold.max()) + 1
     table = Table(
-        title=f"{len(selection.fold):,} observations of {measure['data']} in {folds} folds, "
-        f"binarize: {measure['binarize']}",
+        title=_title(measure, len(selection.fold), f"in {folds} folds"),
         caption="held-out nats per observation; ± is one standard error; size: parameters",
         **_NARROW,
     )
@@ -400,9 +399,11 @@ def _interval(row: RankedRun) -> str:
     return f"{_number(row.difference_low)} to {_number(row.difference_high)}"
 
 
-def _title(measure: Mapping[str, Any], size: int) -> str:
-    title = f"{size:,} {measure['split']} observations of {measure['data']}"
-    title += f", binarize: {measure['binarize']}"
+def _title(measure: Mapping[str, Any], size: int, folds: str = "") -> str:
+    split = "" if folds else f"{measure['split']} "
+    title = f"{size:,} {split}observations of {measure['data']}{folds and f' {folds}'}"
+    if measure["binarize"] != "none":  # of images, whose grey values may be made binary
+        title += f", binarize: {measure['binarize']}"
     if measure["transform"] not in (None, "none"):
         title += f", {measure['transform']}"
     return title
