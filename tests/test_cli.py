@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -310,7 +311,8 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
         patched.setattr(fit_verb, "evaluate", stop)
         assert main(argv) == 130
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert printed == "error: interrupted; --resume goes on with run"
+    command = shlex.join(["pyro-vae", *argv[:3], "--json", "--out", "run", "--resume"])
+    assert printed == f"error: interrupted; this goes on with it: {command}"
     assert {path.name for path in Path("run").iterdir()} == {"checkpoints", "config.yaml"}
     assert "a finished run (fit --resume goes on with this one), got 'run'" in fails(
         "evaluate", "run"
