@@ -399,7 +399,7 @@ def test_terminated_is_143(
         ("fit digits --out taken.yaml/run", "`--out`: expected a path that can be written to"),
         ("fit --config nowhere.yaml", "`--config`: expected an existing YAML file"),
         ("fit --config taken", "`--config`: expected a readable YAML file"),
-        ("fit --config misspelt.yaml", "`config`: expected one of"),
+        ("fit --config misspelt.yaml", "? expected one of data, config, out, "),
         ("fit --config misspelt.yaml", "did you mean 'latent_dim'?"),
         ("fit --config misspelt_part.yaml", "did you mean 'likelihood.scale'?"),
         ("fit --config wrong_type.yaml", "`--epochs`: expected an integer, got 'many'"),

@@ -136,8 +136,6 @@ def test_another_name_of_an_option_is_answered_with_ours(
 def test_options_with_other_names_are_options() -> None:
     flags = {flag for verb in VERBS for flag in described(verb).flags()}
     assert set(OPTIONS) <= flags
-    words = [word for names in OPTIONS.values() for word in names.split()]
-    assert len(set(words)) == len(words), "one that two options are meant for"
 
 
 def test_synonyms_are_of_parts_that_there_are() -> None:
