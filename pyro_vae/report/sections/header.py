@@ -54,11 +54,11 @@ def header(findings: Findings) -> Html:
 def conditions(findings: Findings) -> str:
     """Returns what the model is given of each observation, in words; empty where it is x alone."""
     given, words = findings.rows.given, []
-    if "cond" in given:
+    if (cond := given.get("cond")) is not None:
         names = [each.name for each in findings.data.columns]
-        size = given["cond"].shape[-1]
+        size = cond.shape[-1]
         words += names or [f"a condition of {size} {'entry' if size == 1 else 'entries'}"]
-    covariates = given.get("covariates", {})
+    covariates = given.get("covariates") or {}
     words += ["a size factor"] * ("size_factor" in covariates)
     words += [f"the covariate {name}" for name in covariates if name != "size_factor"]
     words += ["which entries are observed"] * ("mask" in given)
