@@ -15,6 +15,7 @@ from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import pyro_vae as pv
+from pyro_vae import report
 from pyro_vae.evaluation import rate_distortion
 from pyro_vae.plots import _panels as panels
 from pyro_vae.plots._canvas import CLASSES
@@ -166,7 +167,8 @@ def test_a_traversal_of_a_table_has_a_line_a_column() -> None:
     """In standard deviations of the data, by name: fails where entries of x are joined by lines."""
     frame = pd.DataFrame({"income": np.linspace(1, 900, 60), "mood": ["low", "mid", "high"] * 20})
     data = pv.data.load(frame, kinds="mood=category")
-    likelihood = pv.likelihoods.Mixed([pv.likelihoods.Normal((1,)), pv.likelihoods.Categorical(3)])
+    columns = ["Normal", {"class": "Categorical", "levels": 3}]
+    likelihood = pv.likelihoods.Mixed((2,), columns)
     vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood)
     vae.initialize(data.train)
     units = torch.arange(2)
@@ -174,7 +176,7 @@ def test_a_traversal_of_a_table_has_a_line_a_column() -> None:
     names = [label.get_text() for label in axes[0].get_yticklabels()]
     assert names[0] == "income"
     assert all(name.startswith("mood = ") for name in names[1:])
-    made = pv.report.traversals(vae, data.train[0], units, steps=3)[0, :, 0]
+    made = report.traversals(vae, data.train[0], units, steps=3)[0, :, 0]
     known = (made - data.train[:, 0].mean()) / data.train[:, 0].std(correction=0)
     drawn = np.asarray(axes[0].collections[0].get_offsets())[:, 0]
     np.testing.assert_allclose(drawn, known.clamp(-3, 3), rtol=1e-4, atol=1e-4)

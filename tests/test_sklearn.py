@@ -328,7 +328,7 @@ def test_what_is_not_taken_is_refused(name: str) -> None:
         ("likelihood", "Norml", "`likelihood`: .*did you mean 'Normal'"),
         ("likelihood", {"class": "Normal", "scle": 1}, "`likelihood`: expected options of Normal"),
         ("prior", "Nrmal", "`prior`: .*did you mean 'Normal'"),
-        ("prior", "Prior", "`prior`: expected one of"),
+        ("prior", "Prior", "`prior`: .*expected one of"),
         ("guide", 3, "`guide`: expected a Guide, got 3"),
         ("guide", "Hyperspherical", "`guide`: expected a distribution on the same space"),
         ("objective", "ELB", "`objective`: .*did you mean 'ELBO'"),
