@@ -11,7 +11,7 @@ from types import FrameType
 
 from pyro_vae._terminal import say
 
-__all__ = ["Interrupted", "Waiting", "leaving_at_once", "raising"]
+__all__ = ["Interrupted", "Waiting", "leaving_at_once", "raising", "stopping"]
 
 _Handler = Callable[[int, FrameType | None], None]
 
@@ -107,3 +107,10 @@ def _handled(handler: _Handler, *signums: int) -> Iterator[None]:
     finally:
         for signum in ours:
             signal.signal(signum, before[signum])
+
+
+def stopping() -> bool:
+    """Returns whether a run was asked to stop, and waits for the end of its step."""
+    handlers = (signal.getsignal(each) for each in (signal.SIGINT, *_ASKED))
+    waiting = (getattr(handler, "__self__", None) for handler in handlers)
+    return any(isinstance(each, Waiting) and each.signum is not None for each in waiting)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -310,7 +311,8 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
         patched.setattr(fit_verb, "evaluate", stop)
         assert main(argv) == 130
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert printed == "interrupted; --resume goes on with run"
+    command = shlex.join(["pyro-vae", *argv[:3], "--json", "--out", "run", "--resume"])
+    assert printed == f"interrupted; this goes on with it: {command}"
     assert {path.name for path in Path("run").iterdir()} == {"checkpoints", "config.yaml"}
     assert "a finished run (fit --resume goes on with this one), got 'run'" in fails(
         "evaluate", "run"
@@ -397,7 +399,7 @@ def test_terminated_is_143(
         ("fit digits --out taken.yaml/run", "`--out`: expected a path that can be written to"),
         ("fit --config nowhere.yaml", "`--config`: expected an existing YAML file"),
         ("fit --config taken", "`--config`: expected a readable YAML file"),
-        ("fit --config misspelt.yaml", "`config`: expected one of"),
+        ("fit --config misspelt.yaml", "? expected one of data, config, out, "),
         ("fit --config misspelt.yaml", "did you mean 'latent_dim'?"),
         ("fit --config misspelt_part.yaml", "did you mean 'likelihood.scale'?"),
         ("fit --config wrong_type.yaml", "`--epochs`: expected an integer, got 'many'"),
@@ -505,7 +507,8 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     result = json.loads(capsys.readouterr().out)
     assert result["num_failed"] == sum(row["failed"] for row in result["rows"]) > 0
     assert (result["num_data"], result["base_measure"]["split"]) == (360, "test")
-    assert main(["check", str(digits), "--split", "validation"]) == 0, "only --strict fails"
+    shown = ["check", str(digits), "--split", "validation", "--all"]
+    assert main(shown) == 0, "only --strict fails"
     shown = capsys.readouterr().out
     assert "180 validation observations of digits" in shown
     assert "z ~ p(z)" in shown

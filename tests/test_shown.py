@@ -13,7 +13,7 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae._html import shown, tag
+from pyro_vae._html import shown, table, tag
 from pyro_vae.criticism import Checks, Row, calibrate
 from pyro_vae.criticism.two_sample import TwoSample
 from pyro_vae.evaluation import gaps
@@ -201,6 +201,17 @@ def test_a_calibration_is_a_table_of_its_ranks() -> None:
     assert ranked == [f"rank of {name}" for name in calibration.names]
     assert [line[-1] for line in lines[1:]] == [f"{p:.3g}" for p in calibration.adjusted]
     assert len(lines[1]) == 6
+
+
+def test_numbers_are_aligned_and_words_are_not() -> None:
+    """Fails where a column of words stands at the right, as a table of data had them."""
+    head = ["colour", "price", "seen"]
+    made = table(head, [["red", "1.50", "missing"], ["blue", tag("b", "2"), "−3"]], text=0)
+    assert re.findall(r'<th scope="col"( class="number")?>', made) == [
+        "", ' class="number"', ' class="number"'
+    ]  # fmt: skip
+    sides = re.findall("text-align: ([a-z]+)", shown("title", head, [["red", "1.50", "−3"]]))
+    assert sides == ["left", "right", "right"] * 2
 
 
 def test_of_very_many_rows_those_of_the_smallest_p_are_shown() -> None:

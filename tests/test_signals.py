@@ -15,9 +15,10 @@ from unittest import mock
 
 import pytest
 from stopping import X, build, fit, same_run, signal_at, stopped
+from torch._inductor import compile_fx
 
 from pyro_vae import cli
-from pyro_vae._signals import Interrupted
+from pyro_vae._signals import Interrupted, stopping
 from pyro_vae.training.health import Health
 
 pytestmark = pytest.mark.usefixtures("interruptible")
@@ -106,6 +107,25 @@ def test_a_second_interrupt_is_at_once(tmp_path: Path) -> None:
     with signal_at(3, signal.SIGINT, signal.SIGINT), pytest.raises(Interrupted, match="at once$"):
         fit(build(), X, out=tmp_path / "none")
     assert not (tmp_path / "none").exists()
+
+
+@pytest.mark.breaks_capture
+def test_an_interrupt_while_compiling_is_not_the_compilers_fault(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    """A terminal interrupts what the compiler has started, too. Fails if that is warned of."""
+
+    def interrupted(*args: object, **options: object) -> None:
+        os.kill(os.getpid(), signal.SIGINT)
+        raise RuntimeError("C++ compile error")
+
+    monkeypatch.setattr(compile_fx, "compile_fx", interrupted)
+    with pytest.raises(Interrupted, match="stopped by SIGINT at step ") as left:
+        fit(build(), X, out=tmp_path / "run", compile=True, epochs=50)
+    assert left.value.signum == signal.SIGINT
+    assert list((tmp_path / "run" / "checkpoints").iterdir())
+    assert "runs eagerly" not in caplog.text
+    assert not stopping()
 
 
 def test_without_a_folder_signals_are_left_alone() -> None:

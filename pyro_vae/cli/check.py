@@ -85,6 +85,9 @@ def run(argv: list[str]) -> int:
     add_data(parser)
     add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument(
+        "--all", action="store_true", help="Show every check, not those alone that failed."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     # Alone it is about the model: what follows it is the run, or an option.
     options = parse(parser, ["--strict=model" if each == "--strict" else each for each in argv])
@@ -117,7 +120,7 @@ def run(argv: list[str]) -> int:
     if options.json:
         say(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
     else:
-        Terminal().print(checks_table(checks, calibration))
+        Terminal().print(checks_table(checks, calibration, everything=options.all))
     failed = {"model": checks.num_failed, "guide": calibration.num_failed}
     failed["all"] = sum(failed.values())
     return int(options.strict is not None and failed[options.strict] > 0)

@@ -24,6 +24,7 @@ from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
+from pyro_vae.cli.going_on import check_resumed, going_on
 from pyro_vae.cli.options import add_given, add_reading, add_splits, add_tables, split_of
 from pyro_vae.cli.parsing import (
     ROLES,
@@ -86,6 +87,7 @@ def run(argv: list[str]) -> None:
     config = {} if path is None else read_config(path)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
+    check_resumed(argv)
     typed = value_of(argv, "--program")
     check_typed(typed, config)
     asked = _of_parts(argv, config) if typed is None else _of_a_pair(argv, config, typed)
@@ -100,7 +102,7 @@ def run(argv: list[str]) -> None:
         say(data_room.inspect(data), error=True)
     config_text = _config(asked, typed).encode()
     kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
-    with in_progress(out, argument="--out", **kept) as progress:
+    with going_on(out, argv), in_progress(out, argument="--out", **kept) as progress:
         if not (out / "config.yaml").exists():
             checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
@@ -220,7 +222,7 @@ def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
     found = [f"{count:,} {split}" for split, count in copies(data).items() if count]
     if found:
-        what = f"{' and '.join(found)} observations equal training observations: scores flatter"
+        what = f"{' and '.join(found)} observations equal training observations, and score too well"
         say(f"{what}; --group COLUMN keeps rows that belong together in one split", error=True)
 
 

@@ -23,7 +23,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae._terminal import say
 from pyro_vae.checkpoint import of_known_schema
 from pyro_vae.cli.help import help_text, written
-from pyro_vae.cli.synonyms import unknown_part
+from pyro_vae.cli.synonyms import meant_option, unknown_part
 from pyro_vae.data.rows import NO_WEIGHTS
 from pyro_vae.distributions import same_support
 
@@ -424,7 +424,9 @@ def _unknown_option(flag: str, parser: Parser) -> ValueError:
     if role in ("weight", "weights"):
         return expected(flag, NO_WEIGHTS, "one")
     if role not in ROLES:
-        near = difflib.get_close_matches(flag, parser.flags(), n=1)
+        flags = parser.flags()
+        meant = meant_option(flag, flags)
+        near = [meant] if meant else difflib.get_close_matches(flag, flags, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return ValueError(f"`{flag}`: no such option, {hint}--help lists them")
     name = parser.get_default(f"{role}.class")

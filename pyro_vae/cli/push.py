@@ -9,10 +9,11 @@ from typing import Any
 from jsonargparse import Namespace
 
 from pyro_vae._errors import check_seed
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
-from pyro_vae.cli.tables import live
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.hub import address_to, push, staged
 from pyro_vae.report import held_out
@@ -43,9 +44,9 @@ def run(argv: list[str]) -> None:
     private = True if options.private else None
     url = push(folder, options.repo, private=private, revision=options.revision, **chosen)
     if options.json:
-        print(json.dumps({"url": url, "address": str(address)}))
+        say(json.dumps({"url": url, "address": str(address)}))
     else:
-        print(f"Shared at {url}\npv.load({str(address)!r}) loads it")
+        say(f"Shared at {url}\npv.load({str(address)!r}) loads it")
 
 
 def _parser() -> Parser:
@@ -127,9 +128,9 @@ def _show(folder: Path, *, as_json: bool) -> None:
     sizes = {path.name: path.stat().st_size for path in sorted(folder.iterdir())}
     text = (folder / "README.md").read_text(encoding="utf-8")
     if as_json:
-        print(json.dumps({"files": sizes, "card": text}))
+        say(json.dumps({"files": sizes, "card": text}))
         return
-    print("would be sent:")
+    say("would be sent:")
     for name, size in sizes.items():
-        print(f"  {name:<20} {size:>14,} bytes")
-    print(f"\n{text}", end="")
+        say(f"  {name:<20} {size:>14,} bytes")
+    say(f"\n{text.rstrip()}")

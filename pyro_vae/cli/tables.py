@@ -31,7 +31,7 @@ _NARROW: dict[str, Any] = {
     "pad_edge": False,
     "collapse_padding": True,
 }
-_MOST_RANKS = 10  # of the guide, shown one by one
+_MOST_RANKS = 10  # of the guide that failed, shown one by one
 
 
 def scores_table(summary: Mapping[str, Any], size: int) -> Table:
@@ -97,36 +97,25 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     return table
 
 
-def checks_table(checks: Checks, calibration: Calibration) -> Group:
-    """A table of checks of a model and of its guide, and what to swap for each that failed."""
-    measure = checks.base_measure
-    table = Table(
-        title=f"{checks.num_data:,} {measure['split'] or 'held-out'} observations of "
-        f"{measure['data'] or 'an array'} against {checks.num_draws:,} simulated data sets",
-        caption="verdict: after Holm's correction of p; effect: in sd; replicates: "
-        "their central 95 %",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    # What matters comes first, and is never cut; what is long may take several lines.
-    for name in ("verdict", "size"):
-        table.add_column(name, no_wrap=True)
-    for name in ("effect", "p"):
-        table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("what", overflow="fold")
-    table.add_column("data", no_wrap=True, justify="right")
-    table.add_column("replicates", overflow="fold", justify="right")
-    least = 1 / (checks.num_draws + 1)
-    for conditioned_on in dict.fromkeys(row.conditioned_on for row in checks.rows):
-        rows = [row for row in checks.rows if row.conditioned_on == conditioned_on]
-        _add_rows(table, conditioned_on, rows, least)
+def checks_table(checks: Checks, calibration: Calibration, *, everything: bool = False) -> Group:
+    """What checks of a model and of its guide come to, and what to swap for each that failed.
+
+    Args:
+        checks: Those of the model.
+        calibration: That of its guide.
+        everything: Whether checks that passed, and those that are not judged, have a row too.
+    """
     ranks = calibration.rows()
-    shown = sorted(ranks, key=lambda row: row.p_value)[:_MOST_RANKS]
-    _add_rows(table, "guide: ranks of true z", [row for row in ranks if row in shown], 0.0)
-    if len(ranks) > len(shown):
-        left = sum(row.failed for row in ranks) - sum(row.failed for row in shown)
-        table.add_row(*[""] * 4, f"{len(ranks) - len(shown)} more: {left} failed")
-    lines: list[Text | Table] = [table]
+    lines: list[Text | Table] = [
+        *_verdicts(checks, calibration),
+        Text(f"{checks.headline[0].upper()}{checks.headline[1:]}.", style="bold"),
+        _size_of(checks),
+    ]
+    rows = [row for row in checks.rows if everything or row.failed]
+    of_guide = sorted((row for row in ranks if everything or row.failed), key=lambda r: r.p_value)
+    if rows or of_guide:
+        table = _table_of(rows, of_guide, 1 / (checks.num_draws + 1), everything=everything)
+        lines += [Text(), table, Text()]
     for row in checks.rows:
         if row.failed:
             what = row.advice or "the model does not reproduce it"
@@ -141,20 +130,25 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         )
     unjudged = checks.unjudged.items()
     lines += [Text(f"{what}: not in the verdict, {why}") for what, why in unjudged]
-    if any(not row.calibrated and not row.note for row in checks.rows):
+    if everything and any(not row.calibrated and not row.note for row in checks.rows):
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
+    if left := len(checks.rows) - len(rows) + len(ranks) - len(of_guide):
+        lines.append(Text(f"{left} more rows did not fail: --all shows them", style="dim"))
+    return Group(*lines)
+
+
+def _verdicts(checks: Checks, calibration: Calibration) -> Iterator[Text]:
+    """Whether the model and its guide pass, and of what fails the cause, where it is known."""
     tried = sum(row.calibrated for row in checks.rows)
-    lines.append(Text(f"{checks.headline[0].upper()}{checks.headline[1:]}.", style="bold"))
-    lines.append(_verdict("model", checks.num_failed, tried, checks.level))
+    yield _verdict("model", checks.num_failed, tried, checks.level)
     if checks.refits and checks.num_failed:
         share = f"{checks.num_family} of {checks.num_failed} failures of the model"
         short = "the family is wrong" if checks.num_family else "the fit alone may explain them"
-        lines.append(Text(f"{share} are beyond what {checks.refits} refits err: {short}."))
-    lines.append(_verdict("guide", calibration.num_failed, len(ranks), calibration.level))
+        yield Text(f"{share} are beyond what {checks.refits} refits err: {short}.")
+    yield _verdict("guide", calibration.num_failed, len(calibration.rows()), calibration.level)
     if calibration.num_failed and not checks.num_failed:
-        lines.append(Text("The fault is in q(z|x), and nothing is held against the model."))
-    return Group(*lines)
+        yield Text("The fault is in q(z|x), and nothing is held against the model.")
 
 
 def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
@@ -164,15 +158,69 @@ def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
     return Text.assemble((f"{'✗' if failed else '✓'} {what}", "bold"), words)
 
 
-def _add_rows(table: Table, title: str, rows: Sequence[Row], least: float) -> None:
-    """Adds a section; ``least`` is the smallest p-value that there could have been."""
-    table.add_section()
-    table.add_row(*[""] * 4, Text(title, style="bold"))
-    for row in rows:
+def _size_of(checks: Checks) -> Text:
+    """Which data were compared with how many others."""
+    measure = checks.base_measure
+    data = f"{checks.num_data:,} {measure['split'] or 'held-out'} observations of "
+    return Text(
+        f"{data}{measure['data'] or 'an array'}, {checks.num_draws:,} simulated data sets of as "
+        "many."
+    )
+
+
+def _table_of(
+    rows: Sequence[Row], of_guide: Sequence[Row], least: float, *, everything: bool
+) -> Table:
+    """A table of checks of the model and of the ranks of its guide.
+
+    Args:
+        rows: Those of the model, in the order of their effects.
+        of_guide: Those of the guide, in the order of their p-values.
+        least: The smallest p-value that one of the model could have.
+        everything: Whether some of them did not fail: then each has its verdict, and stands under
+            what its z was drawn from.
+    """
+    table = Table(
+        caption="effect: in sd; p: before Holm's correction; replicates: their central 95 %",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
+    # What matters comes first, and is never cut; what is long may take several lines.
+    for name in ("verdict", "size") if everything else ("size",):
+        table.add_column(name, no_wrap=True)
+    for name in ("effect", "p"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("what", overflow="fold")
+    table.add_column("data", no_wrap=True, justify="right")
+    table.add_column("replicates", overflow="fold", justify="right")
+
+    def add(row: Row, least: float) -> None:
         verdict = Text("failed", "bold") if row.failed else "passed" if row.calibrated else "-"
-        effect = f"{row.effect:+.2f}" if row.severity else ""
-        p_value = _p_value(row.p_value, least)
-        table.add_row(verdict, row.severity, effect, p_value, row.title, *row.texts)
+        cells: list[str | Text] = [row.severity, f"{row.effect:+.2f}" if row.severity else ""]
+        cells += [_p_value(row.p_value, least), row.title, *row.texts]
+        table.add_row(*[verdict] * everything, *cells)
+
+    before = [""] * (3 + everything)  # the columns left of what titles stand in
+    given = dict.fromkeys(row.conditioned_on for row in rows) if everything else {}
+    for conditioned_on in given:
+        table.add_section()
+        table.add_row(*before, Text(conditioned_on, style="bold"))
+        for row in (each for each in rows if each.conditioned_on == conditioned_on):
+            add(row, least)
+    for row in () if everything else rows:
+        add(row, least)
+    if of_guide:
+        table.add_section()
+        table.add_row(*before, Text("guide: ranks of true z", style="bold"))
+    shown = of_guide if everything else of_guide[:_MOST_RANKS]
+    for row in shown:
+        add(row, 0.0)
+    if len(of_guide) > len(shown):
+        table.add_row(*before, f"{len(of_guide) - len(shown)} more failed")
+    return table
 
 
 def _p_value(value: float, least: float) -> str:
@@ -231,8 +279,7 @@ def selection_table(selection: Selection) -> Group:
     several = selection.log_marginal.shape[1] > 1
     measure, folds = selection.base_measure, int(selection.fold.max()) + 1
     table = Table(
-        title=f"{len(selection.fold):,} observations of {measure['data']} in {folds} folds, "
-        f"binarize: {measure['binarize']}",
+        title=_title(measure, len(selection.fold), f"in {folds} folds"),
         caption="held-out nats per observation; ± is one standard error; size: parameters",
         **_NARROW,
     )
@@ -271,9 +318,11 @@ def _interval(row: RankedRun) -> str:
     return f"{_number(row.difference_low)} to {_number(row.difference_high)}"
 
 
-def _title(measure: Mapping[str, Any], size: int) -> str:
-    title = f"{size:,} {measure['split']} observations of {measure['data']}"
-    title += f", binarize: {measure['binarize']}"
+def _title(measure: Mapping[str, Any], size: int, folds: str = "") -> str:
+    split = "" if folds else f"{measure['split']} "
+    title = f"{size:,} {split}observations of {measure['data']}{folds and f' {folds}'}"
+    if measure["binarize"] != "none":  # of images, whose grey values may be made binary
+        title += f", binarize: {measure['binarize']}"
     if measure["transform"] not in (None, "none"):
         title += f", {measure['transform']}"
     return title

@@ -16,8 +16,9 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
+from pyro_vae._signals import stopping
 from pyro_vae.engine.cache import keep_compiled_code_private
-from pyro_vae.engine.errors import NotCapturable, ReadsBack
+from pyro_vae.engine.errors import NotCapturable, ReadsBack, Stopping
 from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, overlap, preserved, span, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
@@ -251,6 +252,9 @@ class Graph:
                     module, examples, inner_compile=inner, decompositions=decompositions
                 )
         except Exception as error:  # whatever stops the compiler: the program itself still runs
+            if stopping():
+                # A terminal interrupts what the compiler has started as well: its failure is ours.
+                raise Stopping("asked to stop while it was compiled") from error
             raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
 
     def _options(self, args: Sequence[Tensor]) -> dict[str, Any]:
