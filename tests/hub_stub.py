@@ -61,13 +61,13 @@ class Hub:
     Attributes:
         cache: The folder of what was fetched.
         down: Whether it cannot be reached.
-        forbidden: Whether the account may write nowhere.
+        status: What every write is answered by, if it is refused.
         fetched: The paths that were asked for, one after the other.
     """
 
     cache: Path
     down: bool = False
-    forbidden: bool = False
+    status: int | None = None
     repos: dict[str, Repository] = field(default_factory=dict)
     fetched: list[str] = field(default_factory=list)
 
@@ -97,8 +97,8 @@ class Hub:
     ) -> str:
         if self.down:
             raise HTTPError("[Errno -2] Name or service not known")
-        if self.forbidden:
-            raise HfHubHTTPError("401 Client Error: Invalid username or password.", 401)
+        if self.status is not None:
+            raise HfHubHTTPError(f"{self.status} Error.\n\nRequest ID: 1", self.status)
         assert exist_ok
         if repo_id not in self.repos:
             self.repos[repo_id] = Repository(bool(private))

@@ -466,9 +466,21 @@ def test_without_a_network_the_last_files_count(
     assert said.endswith("the Hub cannot be reached: [Errno -2] Name or service not known\n")
 
 
-def test_an_account_that_may_not_write_is_one_line(hub: Hub) -> None:
-    hub.forbidden = True
-    with pytest.raises(ValueError, match=r"`repo`: .* access to \(log in by `hf auth login`"):
+@pytest.mark.parametrize(
+    ("status", "kind", "says"),
+    [
+        (401, ValueError, r"`repo`: .* you have access to \(log in by `hf auth login`"),
+        (403, ValueError, r"`repo`: .* you have access to \(log in by `hf auth login`"),
+        (400, ValueError, r"`repo`: expected what the Hub accepts \(400 Error.\), got 'hf://"),
+        (429, ConnectionError, r"^hf://some-lab/people: the Hub cannot be reached: 429 Error.$"),
+        (503, ConnectionError, r"^hf://some-lab/people: the Hub cannot be reached: 503 Error.$"),
+    ],
+)
+def test_what_the_hub_refuses_is_one_line(
+    status: int, kind: type[Exception], says: str, hub: Hub
+) -> None:
+    hub.status = status
+    with pytest.raises(kind, match=says):
         pv.push(small(), REPO)
 
 

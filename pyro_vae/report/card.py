@@ -68,7 +68,6 @@ def card(
         _metadata(license, schema),
         f"# {_text(address.repo.partition('/')[2])}",
         _lead(described),
-        *(f"![{_text(name.partition('.')[0])}]({name})" for name in pictures),
         "## How to load it",
         *_loading(described, address, has_data=(folder / "data.json").exists()),
         "## What it is",
@@ -77,6 +76,8 @@ def card(
         *_data(schema),
         "## How good it is",
         *_judged(scores, checks, calibration, address),
+        "## Pictures" if pictures else "",
+        *(f"![{_text(name.partition('.')[0])}]({name})" for name in pictures),
         "## Limitations",
         "\n".join(f"- {each}" for each in _limitations(described, scores, checks)),
     ]
