@@ -17,6 +17,7 @@ from pyro_vae._html import shown, table, tag
 from pyro_vae.criticism import Checks, Row, calibrate
 from pyro_vae.criticism.two_sample import TwoSample
 from pyro_vae.evaluation import gaps
+from pyro_vae.evaluation.scores import EXACT
 
 EVIL = "<script>alert(1)</script>"
 
@@ -119,6 +120,9 @@ def test_scores_are_a_table_of_their_means() -> None:
     assert lines["bits per dimension"][0] == f"{summary['bits_per_dim']:.4g}"
     measure = {**scores.base_measure, "data": EVIL}
     assert EVIL not in dataclasses.replace(scores, base_measure=measure)._repr_html_()
+    summed = dataclasses.replace(scores, estimator=EXACT)
+    assert not any("k-hat" in line[0] for line in _read(summed).lines)
+    assert "; all states of z; " in summed._repr_html_()
     lone = dataclasses.replace(scores, k_hat=np.full(4, np.nan))
     assert {line[0]: line[1:] for line in _read(lone).lines}["k-hat, median"][0] == "–"
 
