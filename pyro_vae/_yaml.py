@@ -46,6 +46,9 @@ def load(text: str, most: int) -> Any:
             return None
         _check_extent(root, most)
         return loader.construct_document(root)
+    except (LookupError, TypeError, AttributeError, RecursionError) as error:
+        # What PyYAML makes of `!!int ""`, `!!bool x` and `!!timestamp x`.
+        raise ValueError(f"a value is not of its kind: {error}") from None
     finally:
         loader.dispose()
 

@@ -61,3 +61,12 @@ def test_too_much_is_refused_before_anything_is_made_of_it(
 )
 def test_what_is_not_too_much_is_what_yaml_reads(text: str) -> None:
     assert _yaml.load(text, MOST) == yaml.safe_load(text)
+
+
+@pytest.mark.parametrize(
+    "text", ['!!int ""', "!!bool x", "!!timestamp x", "!!float ''", "? [a]\n: 1"]
+)
+def test_a_value_that_is_not_of_its_kind_is_an_error_of_yaml_or_of_values(text: str) -> None:
+    """Fails with an error of PyYAML's own workings, which no caller knows."""
+    with pytest.raises((ValueError, yaml.YAMLError)):
+        _yaml.load(f"a: {text}" if text[0] == "!" else text, MOST)
