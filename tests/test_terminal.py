@@ -17,9 +17,9 @@ from rich.text import Text
 import pyro_vae as pv
 from pyro_vae._console import Terminal
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._progress import Monitor
 from pyro_vae._terminal import say, shown, shown_lines
 from pyro_vae.cli import main
-from pyro_vae.cli.tables import Monitor
 from pyro_vae.data.schema import Schema
 
 ESC = "\x1b]0;owned\x07\x1b[2J"
