@@ -153,7 +153,8 @@ def _in_one_line(argument: str, address: Address, error: Exception, kinds: Any) 
     if own and getattr(error, "errno", None) is not None and status is None:
         return OSError(f"{address}: {reason}")  # of this machine, such as a full disk
     refused = status is not None and status < 500 and status != 429  # too many requests
-    if refused or isinstance(error, ValueError):
+    known = isinstance(error, ValueError) and not isinstance(error, kinds.LocalEntryNotFoundError)
+    if refused or known:
         return expected(argument, f"what the Hub accepts ({reason})", str(address))
     return ConnectionError(f"{address}: the Hub cannot be reached: {reason}")
 
@@ -194,17 +195,18 @@ def local(argument: str, folder: Any, names: Sequence[str]) -> Any:
 def _snapshot(argument: str, address: Address, names: Sequence[str]) -> Path:
     """Fetches named files of one commit to where the client keeps them."""
     with client(argument, address) as hub:
-        revision = address.revision
         wanted = list(names)
         try:
-            found = hub.HfApi().model_info(address.repo, revision=revision, files_metadata=True)
+            found = hub.HfApi().model_info(
+                address.repo, revision=address.revision, files_metadata=True
+            )
         except (hub.errors.RepositoryNotFoundError, hub.errors.RevisionNotFoundError):
             raise
         except Exception:
             found = None  # the client has what it fetched before, or says what is wrong
     if found is not None:
         sizes = {each.rfilename: each.size or 0 for each in found.siblings or ()}
-        revision, wanted = found.sha, [name for name in names if name in sizes]
+        wanted = [name for name in names if name in sizes]
         if not set(MODEL) <= set(wanted):
             raise _without_model(argument, address)
         for name in wanted:
@@ -212,7 +214,9 @@ def _snapshot(argument: str, address: Address, names: Sequence[str]) -> Path:
                 what = f"at most {_LARGEST_TEXT:,} bytes of {name}"
                 raise expected(argument, what, f"{address} with {sizes[name]:,}")
     with client(argument, address) as hub:
-        return Path(hub.snapshot_download(address.repo, revision=revision, allow_patterns=wanted))
+        # By the name of the branch: by that of a commit, the client would not know it again.
+        options = {"revision": address.revision, "allow_patterns": wanted}
+        return Path(hub.snapshot_download(address.repo, **options))
 
 
 def _copy(argument: str, address: Address, path: Path, copy: Path) -> None:

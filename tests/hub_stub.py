@@ -33,7 +33,7 @@ class RevisionNotFoundError(HfHubHTTPError):
     pass
 
 
-class LocalEntryNotFoundError(FileNotFoundError):
+class LocalEntryNotFoundError(FileNotFoundError, ValueError):  # as before version 1
     pass
 
 
@@ -75,7 +75,7 @@ class Hub:
         """The package that is imported in place of the client."""
         found: Any = ModuleType("huggingface_hub")
         found.errors = ModuleType("huggingface_hub.errors")
-        for kind in (HfHubHTTPError, RepositoryNotFoundError, RevisionNotFoundError):
+        for kind in (RepositoryNotFoundError, RevisionNotFoundError, LocalEntryNotFoundError):
             setattr(found.errors, kind.__name__, kind)
         found.HfApi = lambda: self
         found.snapshot_download = self.snapshot_download
@@ -172,7 +172,5 @@ class Hub:
                 link.unlink(missing_ok=True)
                 link.symlink_to(blob)
         snapshot.mkdir(parents=True, exist_ok=True)
-        for known in {"main", *repo.branches, sha}:
-            if repo.branches.get(known, known) == sha:
-                (folder / f"ref-{known.replace('/', '--')}").write_text(str(snapshot))
+        kept.write_text(str(snapshot))  # by the name that was asked for, and no other
         return str(snapshot)
