@@ -21,12 +21,12 @@ class Terminal(Console):
 
     Args:
         stderr: Whether to print to standard error.
+        options: Others of rich's console, such as ``width``.
     """
 
-    def __init__(self, *, stderr: bool = False) -> None:
-        super().__init__(
-            stderr=stderr, force_jupyter=False, markup=False, emoji=False, highlight=False
-        )
+    def __init__(self, *, stderr: bool = False, **options: Any) -> None:
+        options = {"force_jupyter": False} | options
+        super().__init__(stderr=stderr, markup=False, emoji=False, highlight=False, **options)
 
     def render_str(self, text: str, **kwargs: Any) -> Text:
         """Makes a text of a string, with the width that it is shown with."""

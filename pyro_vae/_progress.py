@@ -15,7 +15,7 @@ from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-from rich.console import Console, Group
+from rich.console import Group
 from rich.live import Live
 from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
 from rich.text import Text
@@ -50,7 +50,8 @@ class Monitor:
     def _repr_mimebundle_(self, **kwargs: Any) -> dict[str, str]:
         """What a notebook stores: without colours, and without anything that needs a kernel."""
         text = io.StringIO()
-        Console(file=text, width=_WIDTH, color_system=None, force_jupyter=False).print(self)
+        console = Terminal(file=text, width=_WIDTH, color_system=None)
+        console.print(self)
         plain = "\n".join(line.rstrip() for line in text.getvalue().splitlines())
         return {"text/plain": plain, "text/html": str(self._html())}
 
@@ -168,7 +169,7 @@ def displayed(progress: bool | None) -> Iterator[Monitor | None]:
 
 def in_notebook() -> bool:
     """Returns whether a notebook shows what this process displays."""
-    return Console().is_jupyter
+    return Terminal(force_jupyter=None).is_jupyter
 
 
 def _on_terminal() -> bool:

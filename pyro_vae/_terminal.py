@@ -67,4 +67,5 @@ class _Shown(logging.Filter):
         return True
 
 
-logging.getLogger("pyro_vae").addFilter(_Shown())
+for _name in ("pyro_vae", "pyro_vae.training"):  # a filter sees no records of loggers below
+    logging.getLogger(_name).addFilter(_Shown())

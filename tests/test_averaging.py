@@ -289,7 +289,7 @@ BAD: list[tuple[dict[str, Any], str]] = [
 ]  # fmt: skip
 
 
-@pytest.mark.parametrize(("options", "says"), BAD, ids=lambda each: str(each)[:40])
+@pytest.mark.parametrize(("options", "says"), BAD, ids=[" ".join(each) for each, _ in BAD])
 def test_bad_options_are_named(options: dict[str, Any], says: str) -> None:
     with pytest.raises(ValueError, match=f"^{says}") as error:
         fit(build(), X, **options)

@@ -406,7 +406,7 @@ class Loop(Generic[Fitted]):
 
     def _last_losses(self, position: Position) -> Tensor:
         """The loss an observation at each of the steps just taken."""
-        losses, size = position.losses[-1], self.recipe.batch_size
+        losses, size = position.losses[-1], self.rows_a_step
         sizes = torch.full((len(losses),), size, device=losses.device)
         if position.start == len(position.order):
             sizes[-1] = (len(position.order) - 1) % size + 1  # the last batch is what was left
