@@ -67,5 +67,6 @@ class _Shown(logging.Filter):
         return True
 
 
-for _name in ("pyro_vae", "pyro_vae.training"):  # a filter sees no records of loggers below
-    logging.getLogger(_name).addFilter(_Shown())
+# A filter sees no records of the loggers below its own.
+logging.getLogger("pyro_vae").addFilter(_Shown())
+logging.getLogger("pyro_vae.training").addFilter(_Shown())
