@@ -6,6 +6,7 @@ import math
 import time
 from typing import Any, Self
 
+import torch
 from torch.nn.modules.module import register_module_module_registration_hook
 from torch.utils._python_dispatch import TorchDispatchMode
 
@@ -32,9 +33,14 @@ class Bounded(TorchDispatchMode):
         self._modules = 0
 
     def __enter__(self) -> Self:
-        self._end = time.thread_time() + _SECONDS + self._limit / (8 * _A_SECOND)
-        self._hook = register_module_module_registration_hook(self._registered)
         super().__enter__()
+        # The first tensor that a mode sees imports torch's compiler, a second or more, which is not
+        # the model's.
+        self._end = math.inf
+        torch.zeros(())
+        self._made = 0
+        self._hook = register_module_module_registration_hook(self._registered)
+        self._end = time.thread_time() + _SECONDS + self._limit / (8 * _A_SECOND)
         return self
 
     def __exit__(self, *error: Any) -> None:

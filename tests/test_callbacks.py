@@ -225,6 +225,16 @@ def test_an_error_of_on_error_does_not_hide_the_first(caplog: pytest.LogCaptureF
     assert "Fails.on_error failed" in caplog.text
 
 
+@pytest.mark.parametrize("hook", ["on_epoch", "on_end"])
+def test_a_callback_that_writes_past_autograd_is_refused(hook: str) -> None:
+    vae = build()
+    callback = type("Moves", (), {})()
+    parameter = next(vae.parameters())
+    setattr(callback, hook, lambda _: parameter.data.add_(0.5))
+    with pytest.raises(RuntimeError, match=rf"^Moves\.{hook} changed the model"):
+        fit(vae, X, callbacks=[callback])
+
+
 @pytest.mark.parametrize("what", ["parameter", "buffer"])
 def test_a_callback_that_changes_the_model_is_refused(what: str) -> None:
     vae = build()

@@ -164,7 +164,7 @@ def test_data_that_moved_are_found_and_others_are_new(
     assert "expected the test data of the run, fingerprint" in fails(*evaluate)
     assert main([*evaluate, "--data", "values.npy"]) == 0
     said = capsys.readouterr()
-    assert "values.npy: 50 observations that are not the data of the run" in said.err
+    assert "values.npy: 50 observations, all of a file that is not the run's" in said.err
     new = pv.evaluate(pv.load("run"), values + 1, num_samples=20).summary()
     assert json.loads(said.out)["log_marginal"] == new["log_marginal"]
     Path("run/data.json").unlink()
@@ -406,7 +406,7 @@ def test_terminated_is_143(
         ("fit --config wrong_class.yaml", "did you mean 'Normal'?"),
         ("fit --config wrong_part.yaml", "`prior`: expected a class and its options"),
         ("fit --config no_yaml.yaml", "a readable YAML file, got 'no_yaml.yaml, line 2'"),
-        ("fit --config deep.yaml", "a readable YAML file, got 'deep.yaml'"),
+        ("fit --config deep.yaml", "a readable YAML file, got 'deep.yaml"),
         ("fit --config no_mapping.yaml", "`--config`: expected options, key by key"),
         ("fit nan.csv", "`data`: expected"),
         ("fit empty.csv", "at least one observation"),

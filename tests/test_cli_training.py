@@ -72,7 +72,7 @@ def test_it_says_when_it_stopped(table: Path, capsys: pytest.CaptureFixture[str]
         ("--average emma", "(did you mean 'ema'?)"),
         ("--monitor validation_elb", "(did you mean 'validation_elbo'?)"),
         ("--restore avrage", "(did you mean 'average'?)"),
-        ("--schedule StepRL", "(did you mean 'StepLR'?)"),
+        ("--schedule StepRL", "did you mean 'StepLR'?"),
         ("--trainable decodr", "(did you mean 'decoder'?)"),
         ("--lr x", "`--lr`: expected a number or a mapping such as {encoder: 0.001}, got 'x'"),
         ("--accumulate 0", "`accumulate`: expected a positive integer, got 0"),

@@ -265,3 +265,12 @@ def test_a_strangers_checkpoint_is_told(missing: str, tmp_path: Path) -> None:
         progress.write(step, state)
     with pytest.raises(ValueError, match="a checkpoint of this model and optimiser"):
         fit(build(), X, out=tmp_path / "run", resume=True)
+
+
+def test_a_run_is_read_by_a_process_that_has_made_no_tensor(tmp_path: Path) -> None:
+    """Fails when what torch imports by itself counts as time that the model takes."""
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((3,)))
+    pv.save(vae, tmp_path / "vae")
+    code = "import sys, pyro_vae._bounded as b; b._SECONDS = 0.3; import pyro_vae; "
+    code += "pyro_vae.load(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "vae")], check=True)

@@ -27,7 +27,7 @@ from pyro_vae.training.recipe import SMALL_DATA
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect",
-         "push")  # fmt: skip
+         "push", "encode", "anomalies", "probe", "rate-distortion", "completion")  # fmt: skip
 SMALL = "--epochs 1 --compile false --device cpu --encoder.hidden [8] --decoder.hidden [8]"
 FEW = "--num-samples 5"
 
@@ -46,6 +46,9 @@ SESSION: Mapping[str, str] = {
     "sample RUN --cond 3": "sample runs/cond --cond 3",
     "fit iris.csv --cond species": "{}",
     "sample RUN --cond setosa": "sample runs/iris --cond setosa",
+    "encode RUN --out z.csv": "encode runs/iris --out z.csv",
+    "anomalies RUN --data new.csv": f"anomalies runs/iris --data iris.csv {FEW}",
+    "probe RUN --label NAME": "probe runs/digits --label label",
     "sample RUN --out new.csv": "sample runs/iris --cond setosa --out new.csv",
     "fit counts.csv --cond age --size-factor exposure --likelihood Poisson": f"{{}} {SMALL} {FEW}",
     "inspect table.csv": "{}",

@@ -316,7 +316,7 @@ def _add_checkpoints(parser: Parser) -> None:
         "--checkpoint_every",
         type=int | None,
         help="Steps from one checkpoint to the next; without it, one is written when the run is "
-        "asked to stop (Ctrl-C, SIGTERM).",
+        "asked to stop (Ctrl-C, SIGTERM, a closed terminal).",
     )
     group.add_argument("--keep", type=int, default=_KEEP, help="Checkpoints to keep.")
     group.add_argument(

@@ -84,7 +84,7 @@ def data_of(folder: Path, vae: Amortized, split: Split, options: Namespace) -> t
     moved |= read_as_before(folder, source, like)
     data = load(source, like=like, unseen=options.unseen, **moved)
     size = sum(len(data.split(each)) for each in SPLITS)
-    say(f"{data.name}: {size:,} observations that are not the data of the run", error=True)
+    say(f"{data.name}: {size:,} observations, all of a file that is not the run's", error=True)
     return data, False
 
 

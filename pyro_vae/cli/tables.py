@@ -93,7 +93,7 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     for name, found in checks.items():
         failed = [row.title for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
-        table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
+        table.add_row(name, f"{found.num_failed} of {tried}", "; ".join(failed))
     return table
 
 

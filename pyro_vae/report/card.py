@@ -413,7 +413,7 @@ def _limitations(
         yield f"It does not reproduce the data in {checks.num_failed} respects, see above."
     yield "log p(x) is a density of its base measure, and compares with no other."
     if "missingness" not in described.get("vae", {}):
-        yield "Missing entries are taken to be missing at random."
+        yield "Entries that are missing, if any, are taken to be missing at random."
     yield (
         "What a decoder draws may resemble single observations that it was fitted to; whether it "
         "does was not examined."

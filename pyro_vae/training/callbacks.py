@@ -14,6 +14,7 @@ from pathlib import Path
 from types import TracebackType
 from typing import TYPE_CHECKING, Any
 
+import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, unknown_name
@@ -191,7 +192,7 @@ class Callbacks:
     def _call(self, callback: object, hook: str, *args: Any) -> None:
         what = f"{type(callback).__name__}.{hook}"
         try:
-            with self._undisturbed(what):
+            with self._undisturbed(what, exactly=hook != "on_step"):
                 getattr(callback, hook)(*args)
         except BaseException as error:
             error.add_note(f"in the callback {what}")
@@ -199,15 +200,22 @@ class Callbacks:
             raise
 
     @contextmanager
-    def _undisturbed(self, what: str) -> Iterator[None]:
-        """Inside it the model evaluates; what a fit goes on with is then as it was."""
+    def _undisturbed(self, what: str, *, exactly: bool) -> Iterator[None]:
+        """Inside it the model evaluates; what a fit goes on with is then as it was.
+
+        Args:
+            what: Who is called.
+            exactly: Whether to compare the numbers, as writing through ``.data`` counts no version;
+                a copy of the model is too much for each step.
+        """
         vae = self.vae
         random = random_state(vae.device)
         modes = [(module, module.training) for module in vae.modules()]
-        gradients = [(p, p.grad) for p in vae.parameters()]
+        gradients = [(p, p.grad, p.requires_grad) for p in vae.parameters()]
         tensors = [*vae.parameters(), *(b for m, _ in modes for b in m.buffers(recurse=False))]
         versions = [tensor._version for tensor in tensors]
-        for parameter, _ in gradients:
+        before = [tensor.detach().clone() for tensor in tensors] if exactly else []
+        for parameter, _, _ in gradients:
             parameter.grad = None
         try:
             for module, _ in modes:
@@ -217,10 +225,16 @@ class Callbacks:
             set_random_state(random, vae.device)
             for module, training in modes:
                 module.training = training
-            for parameter, gradient in gradients:
+            for parameter, gradient, trained in gradients:
                 parameter.grad = gradient
-        if [tensor._version for tensor in tensors] != versions:
+                parameter.requires_grad_(trained)
+        same = all(map(_same_numbers, tensors, before)) if exactly else True
+        if not same or [tensor._version for tensor in tensors] != versions:
             raise RuntimeError(f"{what} changed the model: a callback must leave its tensors alone")
+
+
+def _same_numbers(one: Tensor, other: Tensor) -> bool:
+    return one.shape == other.shape and torch.equal(one.nan_to_num(), other.nan_to_num())
 
 
 def _has(callback: object, hook: str) -> bool:

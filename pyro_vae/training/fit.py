@@ -21,6 +21,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Precision
+from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
 from pyro_vae.programs.protocol import Amortized, is_amortized
@@ -111,11 +112,11 @@ def fit(
     a bound of several draws, such as ``IWAE``, of the greatest such bound. It is left in ``eval``
     mode.
 
-    With ``out``, a run that is asked to stop (SIGINT, SIGTERM) writes a checkpoint first, as it
-    does every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a
-    CPU to the very weights that it would have had: model, optimiser, generators, the place in the
-    epoch and the engine are those of the checkpoint. What ran already is not run again, and a
-    finished run is read. Settings and data must be those of before.
+    With ``out``, a run that is asked to stop (SIGINT, SIGTERM, SIGHUP) writes a checkpoint first,
+    as it does every ``checkpoint_every`` steps. It is resumed by the same call with
+    ``resume=True``, on a CPU to the very weights that it would have had: model, optimiser,
+    generators, the place in the epoch and the engine are those of the checkpoint. What ran already
+    is not run again, and a finished run is read. Settings and data must be those of before.
 
     The arguments are the options of the command line, and therefore listed here one by one, which
     is what makes this function longer than others.
@@ -328,7 +329,8 @@ def _started(
     """Starts the model at the data, and returns the loop that is to fit it."""
     start = random_state(vae.device)
     splits, drawn = splits.accepted(vae)
-    _check_size(splits)
+    if not (isinstance(vae, VAE) and isinstance(vae.likelihood, LikelihoodInUnits)):
+        _check_size(splits)
     vae.initialize(drawn.x, **drawn.without("labels").given)
     recipe.check_parts(vae)
     if weights is not None:

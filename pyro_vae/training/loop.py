@@ -246,6 +246,8 @@ class Loop(Generic[Fitted]):
         kept = {"best": best, "average": averaged}.get(restored)
         if kept is not None:
             self.vae.load_state_dict(kept.weights)
+        else:
+            restored = "last"
         self.scales.warn()
         if stopped := self._stopped():
             log.info("%s", stopped)
@@ -317,7 +319,10 @@ class Loop(Generic[Fitted]):
     def _losses(self) -> list[float]:
         """What a scheduler may look at: less is better."""
         history, name = self.state.history, self.scoring.name
-        return [-score for score in history[name]] if name in history else history.get("loss", [])
+        if not self.scoring.chooses:
+            return history.get("loss", [])
+        # Until the first score there is none to look at, and what is replayed later is the same.
+        return [-score for score in history.get(name, [math.nan] * (self.state.epoch - 1))]
 
     def _stopped(self) -> str:
         """Says when a fit stopped before its last epoch, and why; nothing if it did not."""

@@ -27,7 +27,8 @@ __all__ = [
 ]
 
 _RATE = 1e-3  # of parts that have none of their own
-_HALVES = ("model.", "guide.")  # of a VAE, whose parts are known without
+# Of a VAE and of a program of functions, whose parts are known without.
+_HALVES = ("model.", "guide.", "own.networks.", "own.own.")
 
 
 def check_parts(argument: str, vae: Amortized, parts: Iterable[str]) -> None:

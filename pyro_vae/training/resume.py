@@ -216,7 +216,7 @@ def in_progress(
     except OSError as error:
         if (folder / CHECKPOINTS).is_dir() or is_finished(folder):
             raise
-        if error.filename is None:
+        if error.filename is None or hasattr(error, "__notes__"):  # by a callback
             raise
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None

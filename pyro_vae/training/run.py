@@ -233,7 +233,7 @@ class Run(Generic[Fitted]):
             objective=objective,
             recipe=recipe,
             epochs=epochs,
-            validates=self.best_epoch is not None,
+            validates="validation_kl" in self.history,
         )
 
     def write(self, folder: Path) -> None:

@@ -44,9 +44,10 @@ def factory_of(schedule: Any, lr: float, epochs: int) -> Factory | None:
         >>> factory_of("StepRL(step_size=30)", 1e-3, 10)
         Traceback (most recent call last):
         ...
-        ValueError: `schedule`: expected one of constant, cosine, StepLR, MultiStepLR, ConstantLR, \
+        ValueError: `schedule`: did you mean 'StepLR'? expected one of constant, cosine, \
+StepLR, MultiStepLR, ConstantLR, \
 LinearLR, ExponentialLR, CosineAnnealingLR, ReduceLROnPlateau, CyclicLR, \
-CosineAnnealingWarmRestarts, OneCycleLR and 1 more, got 'StepRL' (did you mean 'StepLR'?)
+CosineAnnealingWarmRestarts, OneCycleLR and 1 more, got 'StepRL'
     """
     if schedule in ("constant", "cosine"):
         return None
