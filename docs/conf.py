@@ -8,11 +8,15 @@ from __future__ import annotations
 
 import inspect
 import os
+import sys
 from importlib import metadata
+from pathlib import Path
 from typing import Any
 
 from sphinx.util.inspect import signature as signature_of
 from sphinx.util.inspect import stringify_signature
+
+sys.path.insert(0, str(Path(__file__).parent))  # of the extension `checked`
 
 project = "pyro-vae"
 author = "the authors of pyro-vae"
@@ -23,6 +27,7 @@ extensions = [
     "sphinx.ext.autodoc",
     "sphinx.ext.napoleon",
     "sphinx_copybutton",
+    "checked",
 ]
 if os.environ.get("DOCS_INTERSPHINX"):
     extensions.append("sphinx.ext.intersphinx")
@@ -37,8 +42,9 @@ exclude_patterns = ["build"]
 myst_enable_extensions = ["colon_fence"]
 myst_heading_anchors = 3
 nb_execution_mode = "cache"
-nb_execution_raise_on_error = True
-nb_execution_timeout = 120
+nb_execution_show_tb = True  # a failure is a warning, hence with -W an error, and says where
+nb_execution_timeout = 600  # seconds a cell: a machine may be busy
+nb_output_stderr = "error"  # a reader is shown no warning
 nb_merge_streams = True
 
 autodoc_default_options = {"members": True, "show-inheritance": True}
@@ -51,7 +57,8 @@ napoleon_use_ivar = True
 
 html_theme = "furo"
 html_title = "pyro-vae"
-html_static_path: list[str] = []
+html_static_path = ["static"]
+html_css_files = ["outputs.css"]
 
 
 def _constructor(

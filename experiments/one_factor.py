@@ -81,7 +81,7 @@ def run(name: str, root: str | None, smoke: bool) -> None:
     scores = pv.evaluate(vae, data.test[:IMAGES], num_samples=20 if smoke else SAMPLES)
     result = {
         "row": name,
-        "recipe": RECIPE,
+        "recipe": RECIPE | ({"warmup_epochs": 0} if name == "iwae" else {}),
         "parts": {"prior": vae.prior.spec(), "guide": vae.guide_family.spec()},
         "objective": type(objective).__name__,
         "parameters": sum(p.numel() for p in vae.parameters()),

@@ -24,10 +24,10 @@ import numpy as np
 import pyro
 import torch
 from examples import EXAMPLES, Case, Example
-from scipy.special import logsumexp
 
 import pyro_vae as pv
 from pyro_vae.criticism import calibrate, check
+from pyro_vae.evaluation.averaging import averaged as average
 from pyro_vae.evaluation.global_latents import evaluate_globals
 from pyro_vae.report import page
 
@@ -110,11 +110,7 @@ def averaged(case: Case, sizes: dict[str, int]) -> dict[str, Any]:
     )
     known = case.averaged(case.program, case.held_out).numpy()
     off = found.log_marginal - known
-    # Rows share the draws: the error of their mean is that of its own jackknife.
-    columns = np.stack([each.log_marginal for each in found.by_draw])
-    kept = ~np.eye(shared, dtype=bool)
-    means = [(logsumexp(columns[row], 0) - math.log(shared - 1)).mean() for row in kept]
-    error = math.sqrt((shared - 1) * np.var(means))
+    error = average(found.by_draw).mean_mcse
     return {
         "num_globals": shared,
         "log_marginal": float(found.log_marginal.mean()),

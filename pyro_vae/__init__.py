@@ -4,6 +4,7 @@ Importing the package imports neither PyTorch nor Pyro: each name is imported as
 (PEP 562, https://peps.python.org/pep-0562/), so that the command line answers at once.
 """
 
+import warnings
 from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
@@ -21,6 +22,7 @@ if TYPE_CHECKING:
         plots,
         priors,
         sklearn,
+        training,
     )
     from pyro_vae.checkpoint import load, save
     from pyro_vae.criticism import (
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
     )
     from pyro_vae.engine import CompiledSVI
     from pyro_vae.evaluation import Scores, compare, evaluate
+    from pyro_vae.hub import push
     from pyro_vae.programs import VAE, Program
     from pyro_vae.selection import select
     from pyro_vae.training.fit import fit
@@ -63,21 +66,28 @@ __all__ = [
     "posterior_predictive",
     "prior_predictive",
     "priors",
+    "push",
     "save",
     "select",
     "sklearn",
     "to_datatree",
+    "training",
 ]
+
+# Pyro imports tqdm, which says so in every notebook without ipywidgets; nothing here needs them.
+warnings.filterwarnings("ignore", message="IProgress not found")
 
 _MODULES = {
     "checkpoint": ("load", "save"),
     "criticism": ("from_pyro_svi", "posterior_predictive", "prior_predictive", "to_datatree"),
     "engine": ("CompiledSVI",),
     "evaluation": ("Scores", "compare", "evaluate"),
+    "hub": ("push",),
     "programs": ("VAE", "Program"),
     "selection": ("select",),
     "training": ("Run", "fit"),
 }
+_HELPERS = {"Any", "TYPE_CHECKING", "import_module", "warnings"}
 _HOME = {name: module for module, names in _MODULES.items() for name in names}
 
 
@@ -98,5 +108,5 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    """Lists what there is to use."""
-    return sorted({*globals(), *__all__})
+    """Lists what there is to use, which an editor or a notebook completes names from."""
+    return sorted({*globals(), *__all__} - _HELPERS)

@@ -10,10 +10,13 @@ from collections.abc import Iterable
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, cast
 
+from pyro_vae._terminal import shown
+
 if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
     import torch
 
 _SHOWN = 12  # names listed in full before the list is cut
+_SHORT = 5  # of so many names the nearest is found at the end, of more it is to be read first
 
 _shortener = reprlib.Repr()
 _shortener.maxstring = _shortener.maxother = 80
@@ -43,7 +46,7 @@ def expected(argument: str, what: str, got: object) -> ValueError:
         >>> expected("epochs", "a positive integer", -3)
         ValueError('`epochs`: expected a positive integer, got -3')
     """
-    return ValueError(f"`{argument}`: expected {what}, got {_shown(got)}")
+    return ValueError(shown(f"`{argument}`: expected {what}, got {_shown(got)}"))
 
 
 def unknown_name(
@@ -61,6 +64,8 @@ def unknown_name(
     Example:
         >>> print(unknown_name("data", "digts", ["digits", "mnist"]))
         `data`: expected one of digits, mnist, got 'digts' (did you mean 'digits'?)
+        >>> print(unknown_name("n", "fuor", ["one", "two", "three", "four", "five", "six"]))
+        `n`: did you mean 'four'? expected one of one, two, three, four, five, six, got 'fuor'
     """
     known = list(names)
     listed = ", ".join(known[:_SHOWN])
@@ -69,8 +74,13 @@ def unknown_name(
     by_lower = {each.lower(): each for each in known}
     near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
     meant = meant or (by_lower[near[0]] if near else None)
-    hint = "" if meant is None else f" (did you mean {meant!r}?)"
-    return ValueError(f"`{argument}`: expected one of {listed}, got {_shown(name)}{hint}")
+    first = last = ""
+    if meant is not None and len(known) > _SHORT:
+        first = f"did you mean {meant!r}? "
+    elif meant is not None:
+        last = f" (did you mean {meant!r}?)"
+    message = f"`{argument}`: {first}expected one of {listed}, got {_shown(name)}{last}"
+    return ValueError(shown(message))
 
 
 def positive_integer(argument: str, value: object) -> int:

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+import re
+from collections.abc import Iterable, Sequence
 from html import escape
 
 __all__ = ["Html", "join", "shown", "table", "tag"]
 
+_NO_NUMBER = ("missing", "nan", "inf", "none")
 _VOID = ("img", "meta", "link", "br")
 # Of a notebook: its own colours, light or dark, and lines that show on both.
 _LINE = "1px solid rgba(128, 128, 128, 0.4)"
@@ -53,10 +55,13 @@ def table(
     Args:
         head: Of the columns.
         rows: Of cells.
-        text: How many columns hold text; those after them hold numbers, and are aligned.
+        text: How many columns hold text; of those after them numbers are aligned, words are not.
         attributes: Of the table.
     """
-    kinds = [None if i < text else "number" for i in range(len(head))]
+    kinds = [
+        None if i < text or _are_words(row[i] for row in rows) else "number"
+        for i in range(len(head))
+    ]
     top = tag(
         "tr", *(tag("th", h, scope="col", class_=k) for h, k in zip(head, kinds, strict=True))
     )
@@ -67,6 +72,12 @@ def table(
     inside = tag("table", tag("thead", top), tag("tbody", *body), **attributes)
     # A box that scrolls can be reached by the keyboard.
     return tag("div", inside, class_="scroll", tabindex=0, role="group")
+
+
+def _are_words(cells: Iterable[object]) -> bool:
+    """Whether some cells of a column begin with a letter; what is not known stands for a number."""
+    texts = (re.sub("<[^>]*>", "", str(cell)).strip() for cell in cells)
+    return any(text[:1].isalpha() and text.split()[0] not in _NO_NUMBER for text in texts)
 
 
 def shown(
@@ -84,11 +95,14 @@ def shown(
         head: Of the columns.
         rows: Of cells.
         notes: Sentences below the table, a line each.
-        text: How many columns hold text; those after them hold numbers, and are aligned.
+        text: How many columns hold text; of those after them numbers are aligned, words are not.
     """
+    aligned = [
+        "left" if i < text or _are_words(row[i] for row in rows) else "right"
+        for i in range(len(head))
+    ]
 
     def line(name: str, cells: Sequence[object], weight: str) -> Html:
-        aligned = ["left"] * text + ["right"] * (len(cells) - text)
         styles = [f"{_CELL}text-align: {side}; font-weight: {weight}" for side in aligned]
         return tag("tr", *(tag(name, cell, style=s) for cell, s in zip(cells, styles, strict=True)))
 

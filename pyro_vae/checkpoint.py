@@ -8,7 +8,7 @@ import json
 import logging
 import math
 import os
-import tempfile
+import secrets
 from collections.abc import Callable, Mapping
 from importlib.metadata import version
 from pathlib import Path
@@ -19,10 +19,11 @@ from safetensors import SafetensorError
 from safetensors.torch import load as tensors_from_bytes
 from safetensors.torch import save as tensors_to_bytes
 from torch import Tensor, nn
-from torch.utils._python_dispatch import TorchDispatchMode
 
 from pyro_vae import guides, likelihoods, missingness, networks, priors
+from pyro_vae._bounded import Bounded
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
+from pyro_vae._hub import MODEL, local
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import composed_of
@@ -52,7 +53,7 @@ SCHEMA = 1  # of every file
 CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
 _LEAST = 2**24  # numbers that any model may have while it is built
 _HEADER = 2**20  # bytes
-_LARGEST_JSON = 2**26
+_LARGEST_JSON, _MOST_VALUES, _MOST_PARTS = 2**26, 2**22, 2**12
 _PACKAGES = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
 _PACKAGES |= {"missingness": missingness}
 _OPTIONS = {"cond_size", "show_mask", "standardize"}
@@ -65,16 +66,18 @@ Classes = Mapping[str, Callable[..., nn.Module]]
 
 def write_bytes(path: Path, content: bytes) -> None:
     """Writes a file as a whole: beside, to the disk, then renamed."""
-    handle, beside = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
+    beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
+    # Made as any file is, so that the umask says who may read it; never through a link.
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL | getattr(os, "O_BINARY", 0)
+    handle = os.open(beside, flags, 0o666)
     try:
         with os.fdopen(handle, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        Path(beside).chmod(0o644)
-        Path(beside).replace(path)
+        beside.replace(path)
     except BaseException:
-        Path(beside).unlink(missing_ok=True)
+        beside.unlink(missing_ok=True)
         raise
     written(path.parent)
 
@@ -197,7 +200,8 @@ def load(
     says so.
 
     Args:
-        folder: The folder.
+        folder: The folder; or ``hf://owner/name``, with ``@revision`` if it is not to be the main
+            branch, for one that :func:`pyro_vae.push` shared.
         classes: Your own parts and networks by class name. A network that is no
             :class:`pyro_vae.networks.Network` is called without arguments.
         device: Where to put it; the CPU if not given.
@@ -213,13 +217,14 @@ def load(
     Raises:
         ValueError: If a file is missing, damaged or names an unknown class, a network is built
             otherwise than the one that was saved, or this machine has no such device.
+        ConnectionError: If the Hub cannot be reached, and the files were not fetched before.
     """
     built: dict[str, Any] = {"encoder": encoder, "decoder": decoder}
     built = {name: network for name, network in built.items() if network is not None}
     for name, network in built.items():
         if not isinstance(network, nn.Module):
             raise expected(name, "a network, built as the one that was saved", network)
-    folder = as_path("folder", folder)
+    folder = as_path("folder", local("folder", folder, MODEL))
     if not folder.is_dir():
         raise expected("folder", "an existing run folder", str(folder))
     where = None if device is None else as_device("device", device)
@@ -235,7 +240,8 @@ def load(
         raise expected(str(described), f"options {', '.join(sorted(_OPTIONS))}", options)
     size = size_of(weights)
     try:
-        with _Bounded(max(_LEAST, 4 * size)):
+        with Bounded(max(_LEAST, 4 * size)):
+            _check_parts(specs)
             named = (name for name in specs if name not in built)
             parts = built | {name: _build(name, specs[name], classes or {}) for name in named}
             vae = VAE(**parts, **options)
@@ -338,6 +344,18 @@ def _build(argument: str, spec: object, classes: Classes) -> Any:
         raise expected(argument, f"arguments of {name}", str(error)) from None
 
 
+def _check_parts(specs: object) -> None:
+    """Refuses more parts within parts than any model has."""
+    waiting, seen = [specs], 0
+    while waiting:
+        value = waiting.pop()
+        if isinstance(value, dict | list):
+            seen += isinstance(value, dict)
+            waiting += value.values() if isinstance(value, dict) else value
+    if seen > _MOST_PARTS:
+        raise expected("parts", f"at most {_MOST_PARTS:,} of them", seen)
+
+
 def _value(argument: str, value: object, classes: Classes) -> Any:
     if isinstance(value, list):
         return [_value(argument, item, classes) for item in value]
@@ -371,9 +389,12 @@ def read_json(path: Path, **kinds: Any) -> dict[str, Any]:
     """
     if (size := size_of(path)) > _LARGEST_JSON:
         raise expected(str(path), f"at most {_LARGEST_JSON:,} bytes of JSON", size)
+    written = path.read_bytes()
+    if (values := sum(written.count(each) for each in (b",", b"[", b"{"))) > _MOST_VALUES:
+        raise expected(str(path), f"at most {_MOST_VALUES:,} values", values)
     try:
         content = json.loads(
-            path.read_bytes(), parse_float=_finite, parse_int=_integer, parse_constant=_finite
+            written, parse_float=_finite, parse_int=_integer, parse_constant=_finite
         )
     except (ValueError, RecursionError) as error:
         raise expected(str(path), "valid JSON", str(error)) from None
@@ -434,31 +455,6 @@ def tensors_of(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str,
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise expected(str(path), "a safetensors file", str(error)) from None
     return tensors, of_known_schema(path, header.get("__metadata__", {}))
-
-
-class _Bounded(TorchDispatchMode):
-    """Refuses to make tensors larger than a file accounts for, before there is memory for them."""
-
-    def __init__(self, limit: int) -> None:
-        super().__init__()
-        self._limit = limit
-        self._made = 0
-        self._calls = 0
-
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        size = 0
-        for value in (*args, *(kwargs or {}).values()):
-            if isinstance(value, list | tuple) and all(isinstance(each, int) for each in value):
-                size = max(size, math.prod(value))
-        name = func.overloadpacket.__name__
-        if name in ("arange", "linspace", "eye", "randperm"):
-            numbers = [value for value in args if isinstance(value, int | float)]
-            size = int(max(numbers, default=0)) ** (2 if name == "eye" else 1)
-        self._made += size
-        self._calls += 1
-        if self._made > self._limit or self._calls > self._limit // 64:
-            raise expected("args", "a model no larger than its weights", f"{size:,} numbers")
-        return func(*args, **(kwargs or {}))
 
 
 def size_of(path: Path) -> int:

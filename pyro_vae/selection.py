@@ -312,7 +312,8 @@ class _CrossValidation:
         self.vae, own = _built(self.build, self.settings[i], seed + s)
         train, with_it = pool.training(np.flatnonzero(self.fold != k), self.validation)
         try:
-            fit(self.vae, train, seed=seed + s, **with_it, **dict(self.options) | dict(own))
+            options = {"progress": False} | dict(self.options) | dict(own)
+            fit(self.vae, train, seed=seed + s, **with_it, **options)
         except FloatingPointError as error:
             self.failed[i] = Failed(self.settings[i], f"fold {k + 1}, {error}")
             return

@@ -59,6 +59,14 @@ def faults(run: Path, tmp_path: Path) -> dict[str, Callable[[], object]]:
         "wide network": lambda: edit(
             run, lambda d: d["vae"]["encoder"]["args"].update({"hidden": [10**6, 10**6]})
         ),
+        "10^5 layers": lambda: edit(
+            run, lambda d: d["vae"]["encoder"]["args"].update({"hidden": [1] * 10**5})
+        ),
+        "10^9 transforms": lambda: _named(run, "priors.Flow", {"dim": 2, "transforms": 10**9}),
+        "10^5 parts": lambda: _named(
+            run, "priors.Product", {"parts": [{"class": "priors.Normal"}] * 10**5}
+        ),
+        "10^7 values": lambda: described.write_text('{"a":[' + "{}," * 10**7 + "{}]}"),
         "nested lists": lambda: described.write_text("[" * 10**5 + "]" * 10**5),
         "nested objects": lambda: described.write_text('{"a":' * 10**5 + "1" + "}" * 10**5),
         "not a number": lambda: described.write_text('{"schema": NaN}'),

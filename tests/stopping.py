@@ -46,7 +46,8 @@ def same_run(a: pv.Run, b: pv.Run) -> bool:
     """Weights, best weights and history, but for the clock."""
     histories = [{k: v for k, v in run.history.items() if k != "seconds"} for run in (a, b)]
     weights = same(a.last_weights, b.last_weights) and same(a.vae.state_dict(), b.vae.state_dict())
-    return weights and histories[0] == histories[1] and a.best_epoch == b.best_epoch
+    # In words, by which NaN equals itself.
+    return weights and repr(histories[0]) == repr(histories[1]) and a.best_epoch == b.best_epoch
 
 
 @contextmanager

@@ -199,6 +199,10 @@ def test_a_layer_that_is_used_twice_has_its_weights_once() -> None:
     ("arguments", "line"),
     [
         ({"network": 3}, "`network`: expected a network, got 3"),
+        (
+            {"network": MLP((5,)).build((2,), (3,))},  # type: ignore[func-returns-value]
+            "`network`: expected a network, and `build` returns none, got None",
+        ),
         ({"network": nn.ReLU()}, "`network`: expected one that has weights, got ReLU"),
         ({"prior": 1.0}, r"`prior`: expected a distribution of a number, .*, got 1.0"),
         ({"rank": -1}, "`rank`: expected a positive integer, got -1"),

@@ -101,7 +101,7 @@ def test_a_run_of_before_goes_on_by_the_elbo(
 
     options = {"out": tmp_path / "run", "checkpoint_every": 10, "epochs": 12}
     with monkeypatch.context() as before:
-        before.setattr("pyro_vae.training.loop.chosen_by", lambda *_: "validation_elbo")
+        before.setattr("pyro_vae.training.scoring.chosen_by", lambda *_: "validation_elbo")
         with pytest.raises(Stopped):
             fitted(IWAE(20), on_epoch=stop, **options)
     run = fitted(IWAE(20), resume=True, **options)

@@ -6,6 +6,7 @@ import json
 import math
 
 import numpy as np
+import pyro.distributions as dist
 import pytest
 import torch
 from scipy.stats import kstest
@@ -16,7 +17,7 @@ from pyro_vae.criticism import Checks, Statistic, check, default_statistics
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism.checks import compare, holm
 from pyro_vae.criticism.latent import collapsed_units
-from pyro_vae.criticism.split import halve, infer, is_hopeless
+from pyro_vae.criticism.split import _log_likelihood, halve, infer, is_hopeless
 from pyro_vae.criticism.two_sample import classify
 from pyro_vae.data.rows import Rows
 
@@ -279,6 +280,23 @@ def test_forty_rows_show_where_half_of_the_features_are_hopeless() -> None:
         rows = Rows(vae.sample(60))
         assert is_hopeless(vae, rows, halves) == hopeless
         assert bool(infer(vae, rows, halves, 10)[1]) == hopeless
+
+
+@torch.no_grad()
+def test_binary_halves_are_weighed_as_their_distribution_has_it(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """However far out a logit is. Fails when the tested half is weighed, too."""
+    vae = _linear("Bernoulli", latent=2)
+    vae.decoder[0].weight.normal_().mul_(60)  # logits of some hundred
+    rows, halves = Rows(vae.sample(40)), halve(vae, entries_of(vae, None), {})
+    z = vae.prior().sample((30, 40))
+    entries = vae.decode(z).base_dist
+    exact = dist.Bernoulli(logits=entries.logits.double()).log_prob(rows.x.double())
+    monkeypatch.setattr("pyro_vae.criticism.split.draws_at_once", lambda *_: 1)  # many chunks
+    found = _log_likelihood(vae, rows, halves, z)
+    assert exact.min() < -100
+    torch.testing.assert_close(found.double(), exact[..., :3].sum(-1), rtol=1e-5, atol=1e-5)
 
 
 def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:

@@ -10,12 +10,13 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from scipy.stats import norm
 from torch import Tensor, nn
 
 import pyro_vae as pv
 from pyro_vae.criticism import Row, check, checks
 from pyro_vae.criticism._replicates import at_one_draw
-from pyro_vae.criticism.two_sample import TwoSample, classify
+from pyro_vae.criticism.two_sample import TwoSample, _inflation, _interval, classify
 from pyro_vae.data.rows import Rows
 
 _MEAN = [lambda x: x.mean((-2, -1))]
@@ -223,3 +224,37 @@ def test_fewer_features_are_said_to_fail_where_they_were_tried(features: int, tr
     assert ("and for fewer features than half of x, too" in note) is tried
     assert "effective draws" in note
     assert "the other checks stand" in note
+
+
+@pytest.mark.parametrize("shift", [0.0, 1.0])
+@pytest.mark.parametrize("alike", [0.0, 1.0, 3.0])
+def test_the_interval_of_the_area_covers_where_rows_come_in_groups(
+    alike: float, shift: float
+) -> None:
+    """An observation and its four replicates share a condition, of standard deviation ``alike``.
+
+    Of 500 repetitions 95 % to within three binomial errors; rows taken for independent cover 99 %
+    at 1, and all at 3.
+    """
+    rng, size, covered = np.random.default_rng(5), 60, 0
+    group = np.concatenate([np.arange(size), np.repeat(np.arange(size), 4)])
+    own = norm.cdf(shift / math.sqrt(2))
+    true = own / size + norm.cdf(shift / math.sqrt(2 + 2 * alike**2)) * (1 - 1 / size)
+    for _ in range(500):
+        cond = alike * rng.normal(size=size)
+        data = cond + rng.normal(size=size) + shift
+        drawn = np.repeat(cond, 4) + rng.normal(size=4 * size)
+        auc = float((data[:, None] > drawn).mean())
+        low, high = _interval(auc, size, 4 * size, _inflation(data, drawn, group))
+        covered += low <= true <= high
+    assert abs(covered / 500 - 0.95) <= 3 * math.sqrt(0.95 * 0.05 / 500)
+
+
+def test_an_area_of_one_in_groups_has_an_interval() -> None:
+    """There the classifier is never wrong, and no variance can be estimated."""
+    x = torch.arange(40.0)[:, None]
+    found = classify(
+        x + 1000, x.repeat_interleave(2, 0), groups=torch.arange(40).repeat_interleave(2)
+    )
+    assert found.auc == 1
+    assert 0.8 < found.auc_low < found.auc_high < 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import shlex
 import shutil
 import signal
 import subprocess
@@ -163,7 +164,7 @@ def test_data_that_moved_are_found_and_others_are_new(
     assert "expected the test data of the run, fingerprint" in fails(*evaluate)
     assert main([*evaluate, "--data", "values.npy"]) == 0
     said = capsys.readouterr()
-    assert "values.npy: 50 observations that are not the data of the run" in said.err
+    assert "values.npy: 50 observations, all of a file that is not the run's" in said.err
     new = pv.evaluate(pv.load("run"), values + 1, num_samples=20).summary()
     assert json.loads(said.out)["log_marginal"] == new["log_marginal"]
     Path("run/data.json").unlink()
@@ -273,8 +274,8 @@ def test_options_reach_the_objective_and_the_fit(built: Built) -> None:
 @pytest.mark.parametrize(
     ("error", "message"),
     [
-        (KeyboardInterrupt(), "error: interrupted; run is written"),
-        (Interrupted("terminated", signal.SIGTERM), "error: terminated; run is written"),
+        (KeyboardInterrupt(), "interrupted; run is written"),
+        (Interrupted("terminated", signal.SIGTERM), "terminated; run is written"),
     ],
     ids=["interrupted", "terminated"],
 )
@@ -310,7 +311,8 @@ def test_an_interrupt_is_one_line_and_resume_goes_on(
         patched.setattr(fit_verb, "evaluate", stop)
         assert main(argv) == 130
     printed = capsys.readouterr().err.splitlines()[-1]
-    assert printed == "error: interrupted; --resume goes on with run"
+    command = shlex.join(["pyro-vae", *argv[:3], "--json", "--out", "run", "--resume"])
+    assert printed == f"interrupted; this goes on with it: {command}"
     assert {path.name for path in Path("run").iterdir()} == {"checkpoints", "config.yaml"}
     assert "a finished run (fit --resume goes on with this one), got 'run'" in fails(
         "evaluate", "run"
@@ -346,7 +348,7 @@ def test_terminated_is_143(
 
     monkeypatch.setattr(fit_verb, "load_data", stop)
     assert main(["fit", "digits"]) == 143
-    assert capsys.readouterr().err == "error: terminated\n"
+    assert capsys.readouterr().err == "terminated\n"
     assert list(Path.cwd().iterdir()) == []
 
 
@@ -397,14 +399,14 @@ def test_terminated_is_143(
         ("fit digits --out taken.yaml/run", "`--out`: expected a path that can be written to"),
         ("fit --config nowhere.yaml", "`--config`: expected an existing YAML file"),
         ("fit --config taken", "`--config`: expected a readable YAML file"),
-        ("fit --config misspelt.yaml", "`config`: expected one of"),
+        ("fit --config misspelt.yaml", "? expected one of data, config, out, "),
         ("fit --config misspelt.yaml", "did you mean 'latent_dim'?"),
         ("fit --config misspelt_part.yaml", "did you mean 'likelihood.scale'?"),
         ("fit --config wrong_type.yaml", "`--epochs`: expected an integer, got 'many'"),
         ("fit --config wrong_class.yaml", "did you mean 'Normal'?"),
         ("fit --config wrong_part.yaml", "`prior`: expected a class and its options"),
         ("fit --config no_yaml.yaml", "a readable YAML file, got 'no_yaml.yaml, line 2'"),
-        ("fit --config deep.yaml", "a readable YAML file, got 'deep.yaml'"),
+        ("fit --config deep.yaml", "a readable YAML file, got 'deep.yaml"),
         ("fit --config no_mapping.yaml", "`--config`: expected options, key by key"),
         ("fit nan.csv", "`data`: expected"),
         ("fit empty.csv", "at least one observation"),
@@ -505,7 +507,8 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     result = json.loads(capsys.readouterr().out)
     assert result["num_failed"] == sum(row["failed"] for row in result["rows"]) > 0
     assert (result["num_data"], result["base_measure"]["split"]) == (360, "test")
-    assert main(["check", str(digits), "--split", "validation"]) == 0, "only --strict fails"
+    shown = ["check", str(digits), "--split", "validation", "--all"]
+    assert main(shown) == 0, "only --strict fails"
     shown = capsys.readouterr().out
     assert "180 validation observations of digits" in shown
     assert "z ~ p(z)" in shown

@@ -175,11 +175,16 @@ def test_latents_that_all_share_are_averaged_over(
 @pytest.mark.parametrize(
     ("typed", "line"),
     [
-        ("own_pairs", "expected package.module:name, a pv.Program .*, got 'own_pairs'"),
+        ("own_pairs", r"a pv.Program .*, got 'own_pairs' \(did you mean 'own_pairs:NAME'\?\)"),
+        ("own_pairs.py:build", r"got '.*' \(did you mean 'own_pairs:build'\?\)"),
+        ("inside/own_pairs.py", r"\(did you mean 'inside.own_pairs:NAME'\?\)"),
+        ("./inside/own_pairs.py:build", r"\(did you mean 'inside.own_pairs:build'\?\)"),
+        ("inside.own_pairs", r"\(did you mean 'inside:own_pairs'\?\)"),
+        ("/else/where.py:build", r"'/else/where.py:build'$"),
         ("own_pairs:", "expected package.module:name"),
         ("os; print:x", "expected package.module:name"),
         ("no_such.module:name", "expected a module that is installed, .*, got 'no_such'"),
-        ("own_pairs:biuld", r"one of build, narrow, .*, got 'biuld' \(did you mean 'build'\?\)"),
+        ("own_pairs:biuld", r"did you mean 'build'\? expected one of build, narrow, .* 'biuld'"),
         ("own_pairs:number", "a pv.Program or a function that returns one, got 3"),
         ("own_pairs:Shared", "a pv.Program or a function that returns one, got <own_pairs.Shared"),
         ("own_pairs:fails", r"own_pairs:fails raised KeyError: 'nothing here' \(own_pairs.py, l"),
@@ -202,7 +207,9 @@ def test_an_error_within_a_pair_is_one_line(folder: Path, fails: Fails) -> None:
 
 def test_a_run_of_a_pair_needs_it_typed(folder: Path, fails: Fails, tmp_path: Path) -> None:
     for verb in ("evaluate", "check", "report", "anomalies", "rate-distortion", "sample"):
-        assert "`--program`: expected package.module:name" in fails(verb, "build"), verb
+        found = fails(verb, "build")
+        assert "`--program`: expected package.module:name" in found, verb
+        assert found.endswith("; it was fitted with --program own_pairs:build"), verb
     assert "build is a run of one" in fails("encode", "build", "--out", "z.csv")
     assert "build is a run of one" in fails("compare", "build", "narrow")
     assert "of a Program there is no impute" in fails("impute", "build", "table.csv")

@@ -168,7 +168,7 @@ def test_wrong_conditions_are_named_in_one_line() -> None:
         ),
         (r"`parts`: expected two or more priors", lambda: priors.Product(["Normal"])),
         (
-            r"`parts`: expected one of .* got 'Norml' \(did you mean 'Normal'",
+            "`parts`: did you mean 'Normal'.* got 'Norml'",
             lambda: priors.Product([{"class": "Norml"}, "Normal"]),
         ),
         (

@@ -45,6 +45,51 @@ def test_one_process_at_a_time(tmp_path: Path) -> None:
     fit(build(), X, out=tmp_path / "run", resume=True)
 
 
+def test_two_of_our_own_writers_do_not_meet(tmp_path: Path) -> None:
+    """Fails when the lock is a shared one, which keeps strangers out and lets the other in."""
+    with in_progress(tmp_path / "run") as first:
+        with (
+            pytest.raises(ValueError, match="a run folder that no other process is writing to"),
+            in_progress(tmp_path / "run", resume=True),
+        ):
+            pass
+        assert (first.folder / "checkpoints").is_dir(), "what the first has made is still there"
+
+
+class Killed(BaseException):
+    """Leaves as no error does."""
+
+
+def test_a_kill_between_two_moves_leaves_a_run_to_go_on_with(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when ``model.json``, which says that a run is finished, is not the last to move."""
+    whole, replace = fit(build(), X), Path.replace
+    moved: list[str] = []
+    last = 0
+
+    def counted(self: Path, target: Path) -> Path:
+        if self.parent.name == ".finishing" and not self.name.startswith("."):
+            if len(moved) == last:
+                raise Killed
+            moved.append(self.name)
+        return replace(self, target)
+
+    monkeypatch.setattr(Path, "replace", counted)
+    for count in range(3):
+        moved.clear()
+        last = count
+        out = tmp_path / str(count)
+        with pytest.raises(Killed):
+            fit(build(), X, out=out)
+        assert len(moved) == count
+        last = 99
+        assert same_run(whole, fit(build(5), X, out=out, resume=True)), moved
+        files = {path.name for path in out.iterdir()}
+        assert {"model.json", "model.safetensors", "fit.json"} <= files, moved
+        assert "checkpoints" not in files
+
+
 def test_what_another_has_locked_is_left_alone(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -220,3 +265,12 @@ def test_a_strangers_checkpoint_is_told(missing: str, tmp_path: Path) -> None:
         progress.write(step, state)
     with pytest.raises(ValueError, match="a checkpoint of this model and optimiser"):
         fit(build(), X, out=tmp_path / "run", resume=True)
+
+
+def test_a_run_is_read_by_a_process_that_has_made_no_tensor(tmp_path: Path) -> None:
+    """Fails when what torch imports by itself counts as time that the model takes."""
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((3,)))
+    pv.save(vae, tmp_path / "vae")
+    code = "import sys, pyro_vae._bounded as b; b._SECONDS = 0.3; import pyro_vae; "
+    code += "pyro_vae.load(sys.argv[1])"
+    subprocess.run([sys.executable, "-c", code, str(tmp_path / "vae")], check=True)

@@ -250,7 +250,7 @@ _X = np.ones((10, 2))
 @pytest.mark.parametrize(
     ("x", "options", "message"),
     [
-        ("digts", {}, "`data`: .*got 'digts' .did you mean 'digits'"),
+        ("digts", {}, "`data`: did you mean 'digits'.*got 'digts'"),
         ("nowhere.csv", {}, "`data`: expected an existing file, got 'nowhere.csv'"),
         ("data.txt", {}, r"`data`: expected a file that ends in .npy"),
         ({1.0: 2.0}, {}, "`data`: expected a known name, a path, an array or a tensor"),

@@ -292,7 +292,7 @@ def test_a_file_that_fails_leaves_nothing(tmp_path: Path) -> None:
     [
         ({"num_draws": 0}, "`num_draws`: expected a positive integer, got 0"),
         ({"seed": -1}, "`seed`: expected an integer >= 0"),
-        ({"groups": ["posterio"]}, r"`groups`: expected one of .* \(did you mean 'posterior'\?\)"),
+        ({"groups": ["posterio"]}, "`groups`: .*did you mean 'posterior'"),
         ({"groups": "posterior"}, "`groups`: expected some of posterior,"),
         ({"dims": {"y": ["a"]}}, "`dims`: expected one of x, z, got 'y'"),
         ({"dims": {"x": ["a", "b"]}}, "`dims`: expected 1 names for x of shape"),

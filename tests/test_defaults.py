@@ -43,10 +43,12 @@ CALLED: dict[str, tuple[Callable[..., Any], ...]] = {
     "probe": (probe, probe_features, pv.data.load),
     "rate-distortion": (rate_distortion, pv.data.load),
     "report": (page, pv.data.load),
+    "push": (pv.push, check, calibrate, pv.data.load),
 }
 # Options that are called like an argument, and are something else.
 OTHERS = {
     ("check", "num_draws", calibrate): "of the check; a calibration ranks among fewer",
+    ("push", "private", pv.push): "a flag, which leaves it to the account where it is not given",
     ("compare", "max_data", check): "of the data that are scored; a check takes fewer yet",
     **{
         (verb, "split", pv.data.load): "which data are looked at; there, how rows are held out"
@@ -85,6 +87,9 @@ NO_ARGUMENTS = {
     "split": "which data are looked at",
     "device": "that of the model, from Python",
     "strict": "the exit code",
+    "all": "how much is printed",
+    "safe": "how text is written",
+    "html": "a page of the results",
     "checks": "asks for check",
     "num_fits": "of evaluation.impute, which has none unless it is given a function that fits",
     "ais": "asks for ais",
@@ -98,6 +103,10 @@ NO_ARGUMENTS = {
     "seed": "of what has no argument for it: a guide, or draws of several kinds",
     "missing": "of pv.data.load, whose default is checked under fit",
     "show_mask": "of VAE, whose default is checked under fit",
+    "private": "a flag, which leaves it to the account where it is not given",
+    "repo": "where a run goes, which an argument has no default for",
+    "check": "asks for check and calibrate, whose results are arguments",
+    "dry_run": "prints what would be sent, which from Python is in the repository",
 }
 
 

@@ -398,7 +398,7 @@ def test_base_measure_of_data_from_elsewhere() -> None:
         ("`num_samples`: expected a positive integer, got 0", {"num_samples": 0}),
         ("`num_samples`: expected a positive integer, got 2.5", {"num_samples": 2.5}),
         ("`seed`: expected an integer >= 0", {"seed": -1}),
-        ("`base_measure`: expected one of .*did you mean 'split'", {"base_measure": {"splt": 1}}),
+        ("`base_measure`: .*did you mean 'split'", {"base_measure": {"splt": 1}}),
         ("`x`: expected values in the support of Bernoulli", {"x": torch.full((2, 4), 0.5)}),
         (
             "`x`: expected values in the support of Bernoulli.*nan",

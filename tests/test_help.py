@@ -16,7 +16,7 @@ from pyro_vae.cli import VERBS, main
 from pyro_vae.cli.completion import described
 from pyro_vae.cli.help import EXAMPLES, help_text
 from pyro_vae.cli.parsing import ROLES, classes, parser_of_part
-from pyro_vae.cli.synonyms import SYNONYMS
+from pyro_vae.cli.synonyms import OPTIONS, SYNONYMS
 
 LEFTOVERS = r"type:|required|known subclasses|Union\[|Optional\[|Literal\[|<class|ITEM|``|:class:"
 
@@ -104,8 +104,38 @@ def test_a_name_of_the_field_is_answered_with_ours(
 ) -> None:
     assert main(["fit", "digits", *words.split()]) == 2
     said = capsys.readouterr().err
-    assert said.endswith(f"(did you mean {meant!r}?)\n")
+    hint = f"did you mean {meant!r}?"
+    # Of many names it is read before them.
+    assert said.endswith(f" ({hint})\n") or f"`: {hint} expected one of" in said
+    assert (f"`: {hint}" in said) == (said.count(", ") > 5)
     assert said.count("\n") == 1
+
+
+@pytest.mark.parametrize(
+    ("verb", "typed", "meant"),
+    [
+        ("fit digits", "--learningrate", "--lr"),
+        ("fit digits", "--learning_rate=1", "--lr"),
+        ("fit digits", "--batchsize", "--batch-size"),
+        ("fit digits", "--n-epochs", "--epochs"),
+        ("fit digits", "--latent", "--latent-dim"),
+        ("fit digits", "--hidden", "--encoder.hidden"),
+        ("fit digits", "--beta", "--objective.beta"),
+        ("evaluate RUN", "--samples", "--num-samples"),
+        ("fit digits", "--epoch", "--epochs"),
+    ],
+)
+def test_another_name_of_an_option_is_answered_with_ours(
+    verb: str, typed: str, meant: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails where letters alone decide, by which a learning rate is like a covariate."""
+    assert main([*verb.split(), typed, "3"]) == 2
+    assert f"no such option, did you mean {meant!r}?" in capsys.readouterr().err
+
+
+def test_options_with_other_names_are_options() -> None:
+    flags = {flag for verb in VERBS for flag in described(verb).flags()}
+    assert set(OPTIONS) <= flags
 
 
 def test_synonyms_are_of_parts_that_there_are() -> None:

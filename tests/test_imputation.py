@@ -342,3 +342,10 @@ def test_few_adapted_draws_have_the_density_they_are_drawn_from(count: int) -> N
     weights = (log_prior - log_proposal).exp().mean(0)
     error = float(weights.std()) / math.sqrt(50_000)
     assert float(weights.mean()) == pytest.approx(1, abs=5 * error + 1e-5)
+
+
+def test_what_only_the_function_takes_is_named() -> None:
+    """Fails with the message of Python, which knows nothing of where it is taken."""
+    linear, x, mask, _, _ = _complete()
+    with pytest.raises(ValueError, match=r"`num_fits`: expected none here: `pv.evaluation.impute"):
+        linear.vae.impute(x, mask, num_imputations=4, num_fits=2)  # type: ignore[call-arg]

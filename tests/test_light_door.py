@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from importlib.metadata import version
+from types import ModuleType
 
 import pytest
 
@@ -77,7 +78,16 @@ def test_an_interrupt_while_torch_is_imported_is_one_line() -> None:
         time.sleep(0.2)
         running.send_signal(signal.SIGINT)
         _, said = running.communicate(timeout=60)
-    assert (running.returncode, said) == (130, "error: interrupted\n")
+    assert (running.returncode, said) == (130, "interrupted\n")
+
+
+def test_a_notebook_is_not_told_of_bars_that_it_lacks() -> None:
+    """Fails when Pyro's import of tqdm warns a person who has no ipywidgets."""
+    noted = "import warnings, tqdm; warnings.warn('IProgress not found. Please', tqdm.TqdmWarning)"
+    for before, warned in ("", True), ("import pyro_vae; ", False):
+        code = [sys.executable, "-c", before + noted]
+        ran = subprocess.run(code, capture_output=True, text=True, check=True)
+        assert ("IProgress" in ran.stderr) == warned
 
 
 def test_every_public_name_is_there() -> None:
@@ -85,6 +95,10 @@ def test_every_public_name_is_there() -> None:
     for name in pv.__all__:
         assert getattr(pv, name) is not None
     assert set(pv.__all__) <= set(dir(pv))
+    assert not {"Any", "TYPE_CHECKING", "import_module", "warnings"} & set(dir(pv))
+    for room in (getattr(pv, name) for name in pv.__all__):
+        if isinstance(room, ModuleType):
+            assert set(room.__all__) <= set(dir(room)), room
     assert pv.__version__ == version("pyro-vae")
     with pytest.raises(AttributeError, match="'pyro_vae' has no attribute 'Vae'"):
         pv.Vae  # noqa: B018

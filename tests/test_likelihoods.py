@@ -183,7 +183,7 @@ def test_tables_are_criticised_like_anything_else() -> None:
     [
         ("Normal", "`columns`: expected a list of likelihoods, got 'Normal'"),
         ([], "`columns`: expected a list of likelihoods"),
-        (["Normal", "Poison"], "expected one of .*Bernoulli.*did you mean 'Poisson'"),
+        (["Normal", "Poison"], "did you mean 'Poisson'.*expected one of .*Bernoulli"),
         (["Normal"], "`columns`: expected likelihoods of 2 columns in all, got 1"),
         ([{"class": "Normal", "scales": 1}, "Normal"], "expected options of Normal.*'scales'"),
         ([{"scale": 1}, "Normal"], "`columns`: expected one of .*Bernoulli.* got None"),

@@ -176,7 +176,7 @@ def test_a_run_scores_and_encodes_rows_that_it_never_saw(
     new[["age", "size", "species", "patient_id", "visits", "site"]].to_csv("n.tsv", sep="\t", index=False)  # fmt: skip # noqa: E501
     assert main(["evaluate", str(fitted), "--data", "n.tsv", "--num-samples", "9", "--json"]) == 0
     said = capsys.readouterr()
-    assert "n.tsv: 12 observations that are not the data of the run" in said.err
+    assert "n.tsv: 12 observations, all of a file that is not the run's" in said.err
     options = {**LOADED, "kinds": KINDS, "drop": "job"}
     train = pv.data.load(table(60, 0), **options)  # type: ignore[arg-type]
     rows, vae = pv.data.load(new, like=train).rows("test"), pv.load(fitted)

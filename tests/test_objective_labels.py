@@ -13,8 +13,8 @@ from rich.console import Console
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae._progress import Monitor
 from pyro_vae.cli.report import _settings
-from pyro_vae.cli.tables import Monitor
 from pyro_vae.evaluation import enumerate_log_prob
 from pyro_vae.objectives import ELBO, IWAE, MMD, Enumerated, Renyi, TotalCorrelation
 

@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import dataclasses
 import json
 import os
 import re
 from collections.abc import Iterator
 from pathlib import Path
+from types import SimpleNamespace
+from typing import Any
 
 import pandas as pd
 import pytest
@@ -19,10 +22,11 @@ from pyro_vae import report
 from pyro_vae._html import Html, table, tag
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
+from pyro_vae.data.rows import Rows
 from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report.beside import beside
 from pyro_vae.report.findings import Findings
-from pyro_vae.report.sections.header import header
+from pyro_vae.report.sections.header import conditions, header
 from pyro_vae.report.sections.verdict import verdict
 
 _WIDTHS = (400, 800, 1400)
@@ -307,6 +311,26 @@ class _Fixed(nn.Module):
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return x[:, :1].reshape(-1, *[1] * self.features.ndim) + self.features
+
+
+def test_the_head_names_what_the_model_is_given(tmp_path: Path) -> None:
+    """Fails where a reader cannot know that predictions are given a covariate of each row."""
+    lines = [f"{i % 7}.5,{i % 3 + 1},{'ab'[i % 2]},{i % 5 + 0.25}" for i in range(80)]
+    (tmp_path / "t.csv").write_text("\n".join(["count,size,arm,other", *lines]))
+    data = pv.data.load(tmp_path / "t.csv", cond="arm", size_factor="size")
+    likelihood = pv.likelihoods.Normal((2,))
+    vae = pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), likelihood, cond_size=2)
+    for given, words in (
+        ({"cond": data.cond["train"]}, "arm"),
+        ({**data.given("train"), "mask": data.train > 0},
+         "arm, a size factor and which entries are observed"),
+        ({}, ""),
+    ):  # fmt: skip
+        known: Any = SimpleNamespace(data=data, rows=Rows(data.train, given))
+        assert conditions(known) == words
+    without = dataclasses.replace(data, covariates={})  # which a normal likelihood takes none of
+    story = Findings(vae, without, None, None, {}, "", 10, None, 0, None)
+    assert "With each observation the model is given arm: scores, draws and checks" in header(story)
 
 
 def test_a_traversal_moves_one_unit_in_standard_deviations() -> None:

@@ -2,17 +2,25 @@
 
 from __future__ import annotations
 
+import dataclasses
+from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from matplotlib.axes import Axes
+from matplotlib.colors import to_rgb
 from matplotlib.figure import Figure
 
 import pyro_vae as pv
+from pyro_vae import report
 from pyro_vae.evaluation import rate_distortion
+from pyro_vae.plots import _panels as panels
+from pyro_vae.plots._canvas import CLASSES
+from pyro_vae.report import curves
 
 HISTORY = {
     "epoch": [1.0, 2.0, 3.0],
@@ -53,6 +61,18 @@ def test_history_draws_its_numbers() -> None:
         assert list(ax.lines[0].get_ydata()) == HISTORY[key]
     with pytest.raises(ValueError, match="`values`: expected the history of a run, with kl"):
         pv.plots.history({key: HISTORY[key] for key in HISTORY if key != "kl"})
+
+
+def test_pyplot_shows_a_plot_where_it_is_interactive(tmp_path: Path) -> None:
+    """Fails when a notebook shows the name of axes and no picture, or one that was written, too."""
+    with matplotlib.pyplot.ion():
+        drawn = pv.plots.history(HISTORY)[0].figure
+        assert [matplotlib.pyplot.figure(i) for i in matplotlib.pyplot.get_fignums()] == [drawn]
+        matplotlib.pyplot.close(drawn)
+        curves(HISTORY, tmp_path / "history.png")
+        assert matplotlib.pyplot.get_fignums() == []
+    pv.plots.history(HISTORY)
+    assert matplotlib.pyplot.get_fignums() == []
 
 
 def test_latent_draws_the_means(vae: pv.VAE, x: torch.Tensor) -> None:
@@ -130,3 +150,48 @@ def test_pairs_and_choice() -> None:
     assert len(pv.plots.samples(vae, num_samples=20)) == 3
     with pytest.raises(ValueError, match="`summary`"):
         pv.plots.choice({})
+
+
+def test_the_worst_quantities_are_named_beside_no_line(vae: pv.VAE) -> None:
+    """In the legend by their style. Fails where names lie on lines that are close to each other."""
+    found = dataclasses.replace(
+        pv.criticism.calibrate(vae, num_simulations=50), adjusted=np.linspace(0, 0.04, 6)
+    )
+    ax = pv.plots.sbc(found)
+    assert not ax.texts
+    _, *named = ax.get_legend_handles_labels()[1]
+    assert named == list(found.names[:4])
+    assert len({line.get_linestyle() for line in ax.lines[:4]}) == 4
+
+
+def test_more_classes_than_colours_differ_in_shape() -> None:
+    """All colours are Okabe and Ito's. Fails where two classes look alike."""
+    labels = torch.arange(12).repeat(5)
+    ax = _own()
+    panels.scatter(ax, torch.randn(60, 2), labels)
+    looks = [
+        (tuple(each.get_facecolor()[0][:3]), each.get_paths()[0].vertices.shape)
+        for each in ax.collections
+    ]
+    assert len(set(looks)) == 12
+    assert {colour for colour, _ in looks} == {to_rgb(each) for each in CLASSES}
+
+
+def test_a_traversal_of_a_table_has_a_line_a_column() -> None:
+    """In standard deviations of the data, by name: fails where entries of x are joined by lines."""
+    frame = pd.DataFrame({"income": np.linspace(1, 900, 60), "mood": ["low", "mid", "high"] * 20})
+    data = pv.data.load(frame, kinds="mood=category")
+    columns = ["Normal", {"class": "Categorical", "levels": 3}]
+    likelihood = pv.likelihoods.Mixed((2,), columns)
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood)
+    vae.initialize(data.train)
+    units = torch.arange(2)
+    axes = pv.plots.traversal(vae, data.train[0], units, steps=3, reference=data.train)
+    names = [label.get_text() for label in axes[0].get_yticklabels()]
+    assert names[0] == "income"
+    assert all(name.startswith("mood = ") for name in names[1:])
+    made = report.traversals(vae, data.train[0], units, steps=3)[0, :, 0]
+    known = (made - data.train[:, 0].mean()) / data.train[:, 0].std(correction=0)
+    drawn = np.asarray(axes[0].collections[0].get_offsets())[:, 0]
+    np.testing.assert_allclose(drawn, known.clamp(-3, 3), rtol=1e-4, atol=1e-4)
+    assert axes[0].get_xlabel() == "standard deviations of the data"

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import re
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
 import pytest
+from hub_stub import Hub
 from torch import nn
 
 import pyro_vae as pv
@@ -56,6 +58,7 @@ def _learned(names: dict[str, Any]) -> None:
 def test_python_runs(page: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when a page's program does, when training does not learn, or draws have no shape."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(tmp_path / "cache").module())
     names = _ran(page)
     if page.stem in ("README", "start"):
         _learned(names)

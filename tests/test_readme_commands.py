@@ -16,6 +16,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+from hub_stub import Hub
 from sklearn.datasets import load_iris
 
 from pyro_vae import report
@@ -25,7 +26,8 @@ from pyro_vae.training.recipe import SMALL_DATA
 
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
-VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect")
+VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect",
+         "push", "encode", "anomalies", "probe", "rate-distortion", "completion")  # fmt: skip
 SMALL = "--epochs 1 --compile false --device cpu --encoder.hidden [8] --decoder.hidden [8]"
 FEW = "--num-samples 5"
 
@@ -44,6 +46,9 @@ SESSION: Mapping[str, str] = {
     "sample RUN --cond 3": "sample runs/cond --cond 3",
     "fit iris.csv --cond species": "{}",
     "sample RUN --cond setosa": "sample runs/iris --cond setosa",
+    "encode RUN --out z.csv": "encode runs/iris --out z.csv",
+    "anomalies RUN --data new.csv": f"anomalies runs/iris --data iris.csv {FEW}",
+    "probe RUN --label NAME": "probe runs/iris --label species --folds 2",
     "sample RUN --out new.csv": "sample runs/iris --cond setosa --out new.csv",
     "fit counts.csv --cond age --size-factor exposure --likelihood Poisson": f"{{}} {SMALL} {FEW}",
     "inspect table.csv": "{}",
@@ -61,6 +66,11 @@ SESSION: Mapping[str, str] = {
     "report RUN": f"report runs/iris {FEW}",
     "check RUN": "check runs/digits",
     "fit mnist --checkpoint-every 1000": f"{{}} {SMALL} {FEW} --out runs/mnist",
+    "push runs/digits owner/name --dry-run": "{}",
+    "push runs/digits owner/name --license apache-2.0": (
+        "push runs/iris owner/name --license apache-2.0"
+    ),
+    "evaluate hf://owner/name --data new.csv": (f"evaluate hf://owner/name --data iris.csv {FEW}"),
     "fit --help": "{}",
     "fit --help-all": "{}",
 }
@@ -110,8 +120,9 @@ def test_every_command_of_a_page_is_run() -> None:
 
 @pytest.fixture
 def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
-    """A folder with the files that the pages speak of, few digits, and no pictures."""
+    """A folder with the files that the pages speak of, few digits, no pictures, and a Hub."""
     monkeypatch.chdir(tmp_path)
+    monkeypatch.setitem(sys.modules, "huggingface_hub", Hub(tmp_path / "cache").module())
     monkeypatch.setattr(report, "pictures", lambda *args: [])
     read = loading.read_named
 

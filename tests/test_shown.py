@@ -13,9 +13,11 @@ import torch
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae._html import shown, tag
+from pyro_vae._html import shown, table, tag
 from pyro_vae.criticism import Checks, Row, calibrate
 from pyro_vae.criticism.two_sample import TwoSample
+from pyro_vae.evaluation import gaps
+from pyro_vae.evaluation.scores import EXACT
 
 EVIL = "<script>alert(1)</script>"
 
@@ -118,8 +120,42 @@ def test_scores_are_a_table_of_their_means() -> None:
     assert lines["bits per dimension"][0] == f"{summary['bits_per_dim']:.4g}"
     measure = {**scores.base_measure, "data": EVIL}
     assert EVIL not in dataclasses.replace(scores, base_measure=measure)._repr_html_()
+    summed = dataclasses.replace(scores, estimator=EXACT)
+    assert not any("k-hat" in line[0] for line in _read(summed).lines)
+    assert "; all states of z; " in summed._repr_html_()
     lone = dataclasses.replace(scores, k_hat=np.full(4, np.nan))
     assert {line[0]: line[1:] for line in _read(lone).lines}["k-hat, median"][0] == "–"
+
+
+def test_a_comparison_is_a_table_of_its_runs() -> None:
+    likelihood = pv.likelihoods.Bernoulli((4,))
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+    scores = pv.evaluate(vae, torch.eye(4).repeat(5, 1), num_samples=20)
+    worse = dataclasses.replace(scores, log_marginal=scores.log_marginal - 2.5)
+    found = pv.compare({"worse": worse, EVIL: scores})
+    read = _read(found)
+    mean = scores.log_marginal.mean()
+    assert read.lines[1][:4] == ["1", EVIL, f"{mean:.2f}", "0.00"]
+    assert read.lines[2][:4] == ["2", "worse", f"{mean - 2.5:.2f}", "-2.50"]
+    between = [float(each) for each in read.lines[2][5].split(" to ")]
+    assert between == pytest.approx(
+        [found.runs[1].difference_low, found.runs[1].difference_high], abs=0.006
+    )
+    assert read.lines[1][5] == "–"
+    seeds = {"a-1": scores, "a-2": worse, "b": scores}
+    assert len(_read(pv.compare(seeds, groups={"a-1": "a", "a-2": "a", "b": "b"})).lines) == 6
+
+
+def test_gaps_are_a_table_of_their_parts() -> None:
+    likelihood = pv.likelihoods.Bernoulli((4,))
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+    found = gaps(vae, torch.eye(4), num_steps=20, num_samples=50, seed=0)
+    summary = found.summary()
+    read = _read(found)
+    lines = {line[0].split(",")[0].split(":")[0]: line[1:] for line in read.lines}
+    for word, name in {"log p(x)": "log_marginal", "amortisation": "amortisation"}.items():
+        assert lines[word] == [f"{summary[name]:.4g}", f"{summary[f'{name}_mcse']:.2g}"]
+    assert len(read.lines) == 7
 
 
 def _row(name: str, p: float, **options: Any) -> Row:
@@ -169,6 +205,17 @@ def test_a_calibration_is_a_table_of_its_ranks() -> None:
     assert ranked == [f"rank of {name}" for name in calibration.names]
     assert [line[-1] for line in lines[1:]] == [f"{p:.3g}" for p in calibration.adjusted]
     assert len(lines[1]) == 6
+
+
+def test_numbers_are_aligned_and_words_are_not() -> None:
+    """Fails where a column of words stands at the right, as a table of data had them."""
+    head = ["colour", "price", "seen"]
+    made = table(head, [["red", "1.50", "missing"], ["blue", tag("b", "2"), "−3"]], text=0)
+    assert re.findall(r'<th scope="col"( class="number")?>', made) == [
+        "", ' class="number"', ' class="number"'
+    ]  # fmt: skip
+    sides = re.findall("text-align: ([a-z]+)", shown("title", head, [["red", "1.50", "−3"]]))
+    assert sides == ["left", "right", "right"] * 2
 
 
 def test_of_very_many_rows_those_of_the_smallest_p_are_shown() -> None:

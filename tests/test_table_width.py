@@ -3,17 +3,26 @@
 from __future__ import annotations
 
 import io
+import math
+import re
 from types import SimpleNamespace
 from typing import Any
 
 import pytest
 from rich.console import Console
 
-from pyro_vae.cli.tables import comparison_tables, failures_table, scores_table, selection_table
+from pyro_vae.cli.tables import (
+    checks_table,
+    comparison_tables,
+    failures_table,
+    scores_table,
+    selection_table,
+)
+from pyro_vae.criticism import Row
 
 LONG = "runs/a-long-name-of-a-run-folder-without-any-blank-in-it/seed-17"
 MEASURE = {"data": "a_table_with_a_long_name_of_its_own.csv", "split": "validation",
-           "binarize": "threshold", "transform": None}  # fmt: skip
+           "binarize": "none", "transform": None}  # fmt: skip
 NUMBERS = {
     "log_marginal": -12345.678,
     "standard_error": 123.456,
@@ -62,6 +71,46 @@ def _failures() -> dict[str, Any]:
     return {LONG: SimpleNamespace(rows=rows, num_failed=3)}
 
 
+def _row(name: str, effect: float, *, failed: bool = False, calibrated: bool = True) -> Row:
+    return Row(
+        name, "", -12345.678, -12500.12, -12100.12, 0.00123, "z ~ p(z)", calibrated,
+        failed=failed, effect=effect, effect_low=effect - 1, effect_high=effect + 1,
+    )  # fmt: skip
+
+
+def _checks() -> tuple[Any, Any]:
+    """What was checked of a model, two of which failed, and of its guide, which passed."""
+    rows = [_row("large_one_of_a_long_name_that_no_column_holds", 2.5, failed=True),
+            _row("passed", -1.5), _row("tiny", 0.1, failed=True),
+            _row("of_the_guide", 9.9, calibrated=False)]  # fmt: skip
+    headline = "a classifier tells draws from data: AUC 0.81 [0.75, 0.86]"
+    checks = SimpleNamespace(
+        rows=rows, level=0.05, num_draws=760, num_data=123456, latent={"collapsed": []}, refits=0,
+        base_measure=MEASURE, headline=headline, num_failed=2, unjudged={}, skipped={},
+    )  # fmt: skip
+    ranks = (_row("rank", math.nan),)
+    return checks, SimpleNamespace(rows=lambda: ranks, num_failed=0, level=0.05, advice=())
+
+
+@pytest.mark.parametrize("everything", [False, True])
+def test_checks_begin_with_the_verdict_and_show_what_failed(everything: bool) -> None:
+    """Fails when a reader has to scroll for the verdict, or through rows that passed."""
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(checks_table(*_checks(), everything=everything))
+    lines = console.file.getvalue().splitlines()  # type: ignore[attr-defined]
+    assert lines[0].startswith("✗ model: 2 of 3 checks failed at 0.05")
+    assert lines[1].startswith("✓ guide: 0 of 1 checks failed")
+    assert lines[2] == "A classifier tells draws from data: AUC 0.81 [0.75, 0.86]."
+    assert max(map(len, lines)) <= 80
+    cells = [line for line in lines if " 0.001 " in line]
+    effects = [re.findall(r"[+-]\d\.\d\d ", line) for line in cells]
+    failed = [["+2.50 "], ["+0.10 "]]
+    rest = [failed[0], ["-1.50 "], failed[1], ["+9.90 "], []]
+    assert effects == (rest if everything else failed)
+    assert any("--all shows them" in line for line in lines) == (not everything)
+    assert any(line.startswith("✗ tiny (negligible, +0.10") for line in lines)
+
+
 @pytest.mark.parametrize(
     ("tables", "whole"),
     [
@@ -80,6 +129,7 @@ def test_a_table_is_whole_at_eighty_columns(tables: Any, whole: list[str]) -> No
         console.print(table)
     text = shown.getvalue()
     assert "…" not in text
+    assert "binarize" not in text, "of a table"
     assert "\x1b" not in text
     assert max(map(len, text.splitlines())) <= 80
     for number in whole:

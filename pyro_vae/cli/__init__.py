@@ -2,14 +2,17 @@
 
 from __future__ import annotations
 
+import signal
 import sys
 from collections.abc import Callable
+from contextlib import suppress
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
 from pyro_vae._errors import out_of_memory, unknown_name
-from pyro_vae._signals import Interrupted, raising
+from pyro_vae._signals import Interrupted, leaving_at_once, raising
+from pyro_vae._terminal import say, shown
 
 __all__ = ["VERBS", "entry", "main"]
 
@@ -27,6 +30,7 @@ VERBS: dict[str, str] = {
     "probe": "Predict labels from latent means, and from the data.",
     "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
     "report": "Write one HTML page about a run.",
+    "push": "Share a run on the Hugging Face Hub, with a model card.",
     "completion": "Print a script by which a shell completes commands.",
 }
 _HELP = f"""usage: pyro-vae COMMAND ...
@@ -52,14 +56,14 @@ def main(argv: list[str] | None = None) -> int:
 
     Returns:
         The exit code: 0, or what the command returns; 2 after a mistake, reported in one line on
-        standard error; 130 if interrupted, 143 if terminated.
+        standard error; 130 if interrupted, 143 if terminated, 129 if the terminal was closed.
     """
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
     if verb in ("-h", "--help"):
-        print(_HELP)
+        say(_HELP)
         return 0
     if verb == "--version":
-        print(f"pyro-vae {version('pyro-vae')}")
+        say(f"pyro-vae {version('pyro-vae')}")
         return 0
     try:
         if verb not in VERBS:
@@ -69,14 +73,26 @@ def main(argv: list[str] | None = None) -> int:
             return run(rest) or 0
     except SystemExit as done:  # argparse leaves this way after printing help
         return int(done.code or 0)
-    except Interrupted as stop:
-        return _fail(str(stop), 128 + stop.signum)
-    except KeyboardInterrupt:
-        return _fail("interrupted", 130)
+    except KeyboardInterrupt as stop:
+        return _stopped(stop)
     except Exception as error:
+        if (before := _left_for(error)) is not None:
+            return _stopped(before)
         if (line := _in_one_line(error)) is None:
             raise
-        return _fail(line, 2)
+        return _fail(f"error: {line}", 2)
+
+
+def _stopped(stop: KeyboardInterrupt) -> int:
+    """Says that a command did as it was asked to, which is no error."""
+    return _fail(str(stop) or "interrupted", 128 + getattr(stop, "signum", signal.SIGINT))
+
+
+def _left_for(error: BaseException | None) -> Interrupted | None:
+    """Returns what asked to stop, if an error came on the way out: the terminal may be closed."""
+    while error is not None and not isinstance(error, Interrupted):
+        error = error.__context__
+    return error
 
 
 def _in_one_line(error: Exception) -> str | None:
@@ -94,10 +110,17 @@ def _module(verb: str) -> ModuleType:
 
 
 def _fail(message: str, code: int) -> int:
-    print(f"error: {' '.join(message.split())}", file=sys.stderr)
+    with suppress(OSError):  # a terminal that was closed
+        say(" ".join(shown(word) for word in message.split()), error=True)
     return code
 
 
 def entry() -> None:
     """The console script."""
-    sys.exit(main())
+    if sys.argv[1:2] and sys.argv[1] in VERBS:
+        with leaving_at_once():
+            _module(sys.argv[1])
+    code = main()
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
+        signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback of what is left
+    sys.exit(code)

@@ -3,24 +3,24 @@
 from __future__ import annotations
 
 import json
-import sys
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
 from pyro_vae import checkpoint
+from pyro_vae._console import Terminal
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, load_run
 from pyro_vae.cli.runs import new_path, recorded_data
 from pyro_vae.cli.table_files import TABLES, content_of, names_of_rows
-from pyro_vae.cli.tables import live
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Outliers, outliers
 
@@ -42,7 +42,7 @@ def run(argv: list[str]) -> None:
         "Ranks rows by -log p(x), with its error and a p-value of each among the held-out data of "
         "the run: those of --data, or these themselves.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "--split", type=Split, default="test", help="Which data of the run are the held-out ones."
     )
@@ -70,7 +70,7 @@ def run(argv: list[str]) -> None:
     if options.out is not None and Path(options.out).suffix not in TABLES:
         raise expected("--out", f"a file that ends in {' or '.join(TABLES)}", options.out)
     out = None if options.out is None else new_path(options.out, Path())
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)
@@ -84,13 +84,11 @@ def run(argv: list[str]) -> None:
             recorded_data(folder, options.split, None, options.data_root).rows(options.split)
         )
     if options.split == "train":
-        print(
-            "the model has seen the training data: their p-values are no chances", file=sys.stderr
-        )
+        say("the model has seen the training data: their p-values are no chances", error=True)
     if rows.mask is not None:
-        print(
+        say(
             "rows lack entries: log p(x) is of those that are observed, more for fewer of them",
-            file=sys.stderr,
+            error=True,
         )
     with live() as monitor:
         found = outliers(
@@ -108,13 +106,11 @@ def run(argv: list[str]) -> None:
     top = _ranked(found, named).head(options.top)
     if options.json:
         lines = json.loads(top.to_json(orient="records", date_format="iso"))
-        print(
-            json.dumps(found.summary() | {"rows": lines, "out": None if out is None else str(out)})
-        )
+        say(json.dumps(found.summary() | {"rows": lines, "out": None if out is None else str(out)}))
         return
-    Console(highlight=False).print(_table(found, top, data.name))
+    Terminal().print(_table(found, top, data.name))
     if out is not None:
-        print(f"Wrote {out}")
+        say(f"Wrote {out}")
 
 
 def _ranked(found: Outliers, named: dict[str, Any]) -> Any:
@@ -133,14 +129,14 @@ def _table(found: Outliers, top: Any, name: str) -> Table:
     """The most unlikely rows, as a person sees them."""
     size, reference = len(found.log_marginal), len(found.reference)
     table = Table(
-        title=f"{size:,} rows of {escape(name)}, by -log p(x)",
+        title=f"{size:,} rows of {name}, by -log p(x)",
         caption=f"p among {reference:,} held-out observations; {found.discoveries():,} rows are "
         "outliers at a false discovery rate of 5%",
         box=box.SIMPLE_HEAD,
     )
     names = [each for each in top.columns if each not in ("surprise", "mcse", "p_value")][:_NAMES]
     for each in names:
-        table.add_column(escape(str(each)))
+        table.add_column(str(each))
     for each in ("-log p(x), nats", "± Monte Carlo", "p"):
         table.add_column(each, justify="right")
     # By columns: a row of several kinds would have its whole numbers as fractions.
@@ -148,5 +144,5 @@ def _table(found: Outliers, top: Any, name: str) -> Table:
         cells = dict(zip(top.columns, row, strict=True))
         error = "-" if np.isnan(cells["mcse"]) else f"{cells['mcse']:.2g}"
         figures = (f"{cells['surprise']:.2f}", error, f"{cells['p_value']:.2g}")
-        table.add_row(*(escape(str(cells[each])) for each in names), *figures)
+        table.add_row(*(str(cells[each]) for each in names), *figures)
     return table

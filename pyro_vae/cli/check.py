@@ -7,14 +7,17 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 
+from pyro_vae._console import Terminal
 from pyro_vae._errors import expected
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import only_condition, recorded_data
-from pyro_vae.cli.tables import checks_table, live
+from pyro_vae.cli.tables import checks_table
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
@@ -41,7 +44,7 @@ def run(argv: list[str]) -> int:
         "RUN",
         "Compares held-out data with what a run simulates, and its guide with the posterior.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument("--split", type=Split, default="test", help="Which data to look at.")
     parser.add_argument(
         "--strict",
@@ -82,10 +85,13 @@ def run(argv: list[str]) -> int:
     add_data(parser)
     add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
+    parser.add_argument(
+        "--all", action="store_true", help="Show every check, not those alone that failed."
+    )
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     # Alone it is about the model: what follows it is the run, or an option.
     options = parse(parser, ["--strict=model" if each == "--strict" else each for each in argv])
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
     data, own = data_of(folder, vae, options.split, options)
     known = _refits(folder, vae, data if own else None, options)
@@ -112,9 +118,9 @@ def run(argv: list[str]) -> int:
             **rows.given,
         )
     if options.json:
-        print(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
+        say(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
     else:
-        Console(highlight=False).print(checks_table(checks, calibration))
+        Terminal().print(checks_table(checks, calibration, everything=options.all))
     failed = {"model": checks.num_failed, "guide": calibration.num_failed}
     failed["all"] = sum(failed.values())
     return int(options.strict is not None and failed[options.strict] > 0)

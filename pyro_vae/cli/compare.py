@@ -8,15 +8,19 @@ from pathlib import Path
 from typing import Any
 
 import pyro
-from rich.console import Console
 
 from pyro_vae import checkpoint
+from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected
+from pyro_vae._hub import is_address
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.evaluate import add_options, load_held_out
+from pyro_vae.cli.folders import run_folder
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.programs import add_program, load_runs
 from pyro_vae.cli.runs import new_path, recorded_config
-from pyro_vae.cli.tables import comparison_tables, failures_table, live
+from pyro_vae.cli.tables import comparison_tables, failures_table
 from pyro_vae.criticism import check
 from pyro_vae.evaluation import compare, evaluate
 from pyro_vae.evaluation._common import describe
@@ -100,9 +104,9 @@ def run(argv: list[str]) -> None:
             result["html"] = options.html
         if checks:
             result["checks"] = {name: found.summary() for name, found in checks.items()}
-        print(json.dumps(result))
+        say(json.dumps(result))
         return
-    console = Console(highlight=False)
+    console = Terminal()
     if comparison is None:
         console.print(f"log p(x) is not compared: {refused}")
     else:
@@ -126,7 +130,9 @@ def _parser() -> Parser:
         "their seed are also taken together, to show the spread over seeds. Refuses runs whose "
         "log p(x) are densities of different things.",
     )
-    parser.add_argument("runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote.")
+    parser.add_argument(
+        "runs", type=str, nargs="+", help="Folders that pyro-vae fit wrote, or hf://owner/name."
+    )
     add_options(parser)
     parser.add_argument(
         "--checks",
@@ -151,12 +157,14 @@ def _folders(given: list[str]) -> dict[str, Path]:
     """The run folders by what to call them."""
     if len(given) < 2:
         raise expected("RUN", "at least two runs to compare", given)
-    folders: dict[Path, str] = {}
-    for path in map(Path, given):
-        if path.resolve() in folders:
-            raise expected("RUN", "each run once", f"{folders[path.resolve()]} and {path}")
-        folders[path.resolve()] = str(path)
-    return {name: Path(name) for name in folders.values()}
+    found: dict[Path, str] = {}
+    for text in given:
+        name = text if is_address(text) else str(Path(text))
+        path = run_folder(text).resolve()
+        if path in found:
+            raise expected("RUN", "each run once", f"{found[path]} and {name}")
+        found[path] = name
+    return {name: path if is_address(name) else Path(name) for path, name in found.items()}
 
 
 def _fits_of_one_model(folders: Mapping[str, Path]) -> dict[str, str]:

@@ -10,6 +10,7 @@ from importlib import import_module
 from typing import Any
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._terminal import say
 from pyro_vae.cli import VERBS
 from pyro_vae.cli.help import brief, metavar, options_of, values_of
 from pyro_vae.cli.parsing import ROLES, Described, Parser, classes, parse, parser_of_part
@@ -41,7 +42,7 @@ def run(argv: list[str]) -> None:
         raise expected("completion", what, None) from None
     if options.shell not in shtab.SUPPORTED_SHELLS:
         raise unknown_name("shell", options.shell, shtab.SUPPORTED_SHELLS)
-    print(shtab.complete(_commands(shtab), options.shell))
+    say(shtab.complete(_commands(shtab), options.shell))
 
 
 def described(verb: str) -> Parser:

@@ -13,7 +13,9 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected
+from pyro_vae._terminal import say
 from pyro_vae._untouched import undisturbed
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.programs import add_program, load_run
@@ -41,7 +43,7 @@ def run(argv: list[str]) -> None:
         "Writes the latent means and scales of data, those of q(z|x), a row for each observation. "
         "Of a table, columns that name rows go along: ids, labels, conditions.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "--out",
         type=str | None,
@@ -59,7 +61,7 @@ def run(argv: list[str]) -> None:
     if options.out is None or Path(options.out).suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {', '.join(_SUFFIXES)}", options.out)
     out = new_path(options.out, Path())
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, "train", options)
@@ -71,7 +73,7 @@ def run(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, _content(out.suffix, vae, loc, scale, beside))
     written = {"out": str(out), "rows": len(loc), "shape": list(loc.shape[1:])}
-    print(json.dumps(written) if options.json else f"Wrote {len(loc):,} rows to {out}")
+    say(json.dumps(written) if options.json else f"Wrote {len(loc):,} rows to {out}")
 
 
 @torch.no_grad()

@@ -7,13 +7,16 @@ from pathlib import Path
 from typing import Any, Literal
 
 from jsonargparse import Namespace
-from rich.console import Console
 
+from pyro_vae._console import Terminal
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import held_out
-from pyro_vae.cli.tables import live, scores_table
+from pyro_vae.cli.tables import scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import ais, evaluate, gaps
@@ -30,7 +33,7 @@ def run(argv: list[str]) -> None:
         ValueError: If an option, the run or its data are not what they should be.
     """
     parser = Parser("evaluate", "RUN", "Scores a run on held-out data, in nats per observation.")
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     add_options(parser)
     parser.add_argument(
         "--proposal",
@@ -79,7 +82,7 @@ def run(argv: list[str]) -> None:
     options = parse(parser, argv)
     limit = options.max_memory
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
     rows, measure = load_held_out(folder, vae, options)
     with live() as monitor:
@@ -117,9 +120,9 @@ def run(argv: list[str]) -> None:
             found = gaps(one, rows.x, **estimate, **known, **rows.given, progress=progress)
             summary["gaps"] = found.summary()
     if options.json:
-        print(json.dumps(summary))
+        say(json.dumps(summary))
     else:
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(scores_table(summary, len(rows)))
         for note in summary["notes"]:
             console.print(note)

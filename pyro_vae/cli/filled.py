@@ -13,6 +13,7 @@ from torch import Tensor
 from pyro_vae.cli.table_files import content_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dates import as_written
+from pyro_vae.data.formulas import quoted, quoted_frame
 from pyro_vae.data.frames import Table
 from pyro_vae.data.likeness import reading_like
 from pyro_vae.data.readers import Reading
@@ -38,6 +39,8 @@ def filled_table(
     lacking: Tensor,
     where: Sequence[int],
     words: Sequence[Sequence[str]],
+    *,
+    safe: bool = False,
 ) -> bytes:
     """Returns the content of a file whose cells that were missing hold what was imputed.
 
@@ -52,6 +55,7 @@ def filled_table(
         lacking: Which entries were missing, of its shape.
         where: The column of the table that each entry is.
         words: What places of each entry stand for, where there is no schema.
+        safe: Whether text that a spreadsheet would compute is quoted.
     """
     filled = _decoded(data, x, words)
     known = [] if data.schema is None else [field.format for field in data.schema.x]
@@ -66,7 +70,11 @@ def filled_table(
                 column = as_written(column, formats[entry])
             cell = _plain(column.iloc[0])
             values.setdefault(row, {})[where[entry]] = _text(cell) if texts else cell
-        return fill_csv(path, values, how) if texts else fill_excel(path, values, how)
+        if texts:
+            return fill_csv(path, values, how, safe=safe)
+        if safe:
+            values = {row: {i: quoted(v) for i, v in own.items()} for row, own in values.items()}
+        return fill_excel(path, values, how)
     frame = table.frame.copy()
     frame.columns = table.names
     for entry, column in enumerate(filled):
@@ -74,7 +82,7 @@ def filled_table(
         if missing.any():
             name = table.names[where[entry]]
             frame[name] = _with_values(frame[name], missing, column)
-    return content_of(frame, suffix)
+    return content_of(quoted_frame(frame) if safe else frame, suffix)
 
 
 def _decoded(data: Dataset, x: Tensor, words: Sequence[Sequence[str]]) -> list[pd.Series]:

@@ -5,7 +5,6 @@ from __future__ import annotations
 import inspect
 import json
 import math
-import sys
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -17,12 +16,15 @@ import pyro
 import torch
 import yaml
 from jsonargparse import Namespace
-from rich.console import Console
 from torch.distributions import constraints
 
 from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
+from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
+from pyro_vae.cli.going_on import check_resumed, going_on
 from pyro_vae.cli.options import add_given, add_reading, add_splits, add_tables, split_of
 from pyro_vae.cli.parsing import (
     ROLES,
@@ -38,7 +40,6 @@ from pyro_vae.cli.parsing import (
 )
 from pyro_vae.cli.programs import PAIR, add_program, check_typed, objective_of, program_of
 from pyro_vae.cli.runs import (
-    SEED,
     as_device,
     load_data,
     new_path,
@@ -46,7 +47,8 @@ from pyro_vae.cli.runs import (
     recorded_scores,
 )
 from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
-from pyro_vae.cli.tables import live, scores_table
+from pyro_vae.cli.tables import scores_table
+from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.inspection import copies
@@ -57,7 +59,7 @@ from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
 from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
 
-__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run", "training_options"]
+__all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run"]
 
 DEFAULT_PARTS = {
     "likelihood": "Bernoulli",
@@ -70,23 +72,6 @@ _NUM_SAMPLES = default_of(evaluate, "num_samples")
 _KEEP, _RESUME = default_of(fit, "keep"), default_of(fit, "resume")
 _LATENT_DIM = 16
 _DROPOUT = 0.2  # of the decoder: what one fits first is small data
-_BY_PROGRAM: set[str | int] = {
-    "vae",
-    "data",
-    "objective",
-    "optim",
-    "validation",
-    "cond",
-    "mask",
-    "covariates",
-    "labels",
-    "device",
-    "out",
-    "checkpoint_every",
-    "keep",
-    "resume",
-    "on_epoch",
-}
 # Of this invocation, not of the model: a replay has its own.
 _NOT_REPLAYED = ("config", "data_report", "json", "out", "program", "resume")
 
@@ -102,6 +87,7 @@ def run(argv: list[str]) -> None:
     config = {} if path is None else read_config(path)
     # An option with an optional value would take what follows it for one.
     argv = ["--resume=true" if token == "--resume" else token for token in argv]
+    check_resumed(argv)
     typed = value_of(argv, "--program")
     check_typed(typed, config)
     asked = _of_parts(argv, config) if typed is None else _of_a_pair(argv, config, typed)
@@ -113,10 +99,10 @@ def run(argv: list[str]) -> None:
         raise expected("--labelled", what, labelled)
     labels = None if labelled is None else data.some_labels(labelled, options.seed)
     if options.data_report:
-        print(data_room.inspect(data), file=sys.stderr)
+        say(data_room.inspect(data), error=True)
     config_text = _config(asked, typed).encode()
     kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
-    with in_progress(out, argument="--out", **kept) as progress:
+    with going_on(out, argv), in_progress(out, argument="--out", **kept) as progress:
         if not (out / "config.yaml").exists():
             checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
@@ -137,10 +123,12 @@ def run(argv: list[str]) -> None:
             report.pictures(fitted.vae.fixed(1, options.seed)[0], data, fitted.history, folder)
 
         if scores is None:
-            print(f"{out} is finished: these are its scores", file=sys.stderr)
+            say(f"{out} is finished: these are its scores", error=True)
         else:
             progress.finish(write)
             _say_copies(data)
+            if fitted.stopped:
+                say(fitted.stopped, error=True)
         # Reported with the folder at hand: an interrupt then knows that the run is written.
         seconds = time.perf_counter() - began
         if options.json:
@@ -150,9 +138,9 @@ def run(argv: list[str]) -> None:
                 "steps_per_second": fitted.steps_per_second,
                 "scores": summary,
             }
-            print(json.dumps(result))
+            say(json.dumps(result))
             return
-        console = Console(highlight=False)
+        console = Terminal()
         console.print(scores_table(summary, len(data.split(report.held_out(data)))))
         console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
         for file in sorted(out.iterdir()):
@@ -207,7 +195,7 @@ def _of_a_pair(argv: list[str], config: dict[str, Any], typed: str) -> _Asked:
     add_reading(parser)
     add_program(parser)
     add_part(parser, "objective", cls, skip=set())
-    _add_training(parser)
+    add_training(parser)
     _add_own(parser)
     options = split_of(parse(parser, argv, config))
     where = _checked(options)
@@ -234,10 +222,8 @@ def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
     found = [f"{count:,} {split}" for split, count in copies(data).items() if count]
     if found:
-        what = f"{' and '.join(found)} observations equal training observations: scores flatter"
-        print(
-            f"{what}; --group COLUMN keeps rows that belong together in one split", file=sys.stderr
-        )
+        what = f"{' and '.join(found)} observations equal training observations, and score too well"
+        say(f"{what}; --group COLUMN keeps rows that belong together in one split", error=True)
 
 
 def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:
@@ -281,7 +267,7 @@ def fit_parser(parts: Mapping[str, Any], verb: str, description: str) -> Parser:
         parser.add_argument("--latent_dim", type=int, default=_LATENT_DIM, help="Dimensions of z.")
     for role, follows in _following(parts).items():
         add_part(parser, role, parts[role], skip=follows)
-    _add_training(parser)
+    add_training(parser)
     parser.set_defaults(SMALL_DATA)
     if "dropout" in _arguments(parts["decoder"]):
         parser.set_defaults({"decoder.dropout": _DROPOUT})
@@ -324,23 +310,13 @@ def _add_data(parser: Parser) -> None:
     )
 
 
-def _add_training(parser: Parser) -> None:
-    """Adds how it is fitted, by the defaults of Python's fit but for the seed."""
-    training = parser.add_argument_group("training")
-    training.add_argument(
-        "--device", type=str | None, help="Such as cpu or cuda; the best if none."
-    )
-    training.add_function_arguments(fit, as_group=False, skip=_BY_PROGRAM)
-    parser.set_defaults({"seed": SEED})
-
-
 def _add_checkpoints(parser: Parser) -> None:
     group = parser.add_argument_group("checkpoints")
     group.add_argument(
         "--checkpoint_every",
         type=int | None,
         help="Steps from one checkpoint to the next; without it, one is written when the run is "
-        "asked to stop (Ctrl-C, SIGTERM).",
+        "asked to stop (Ctrl-C, SIGTERM, a closed terminal).",
     )
     group.add_argument("--keep", type=int, default=_KEEP, help="Checkpoints to keep.")
     group.add_argument(
@@ -416,7 +392,8 @@ def _fit(
     given: Mapping[str, Any],
     folder: RunInProgress,
 ) -> tuple[Run[Any], Scores | None]:
-    steps = math.ceil(len(data.train) / max(options.batch_size, 1))
+    rows = max(options.batch_size, 1) * max(options.accumulate, 1)
+    steps = math.ceil(len(data.train) / rows)
     finished = is_finished(folder.folder)
     with live() as monitor:
         on_epoch = monitor.fitting(options.epochs, steps, bound=objective.bounds(vae.guide))
@@ -425,6 +402,7 @@ def _fit(
             data,
             objective=objective,
             on_epoch=on_epoch,
+            progress=False,  # the bar is there, and goes on with the evaluation
             out=folder,
             **given,
         )
@@ -434,11 +412,6 @@ def _fit(
         known = {"num_samples": options.num_samples, "progress": monitor.evaluating()}
         scores = evaluate(vae, data.split(split), **known, **data.given(split))
     return fitted, scores
-
-
-def training_options(options: Namespace) -> dict[str, Any]:
-    """Returns those that :func:`pyro_vae.fit` takes as they are."""
-    return {name: options[name] for name in _arguments(fit) - _BY_PROGRAM}
 
 
 def _config(asked: _Asked, typed: str | None) -> str:
@@ -458,6 +431,7 @@ def _config(asked: _Asked, typed: str | None) -> str:
             kept.pop(key, None)
     if kept.get("schema") not in (None, NUMBERS):
         kept.schema = str(Path(kept.schema).resolve())  # a replay works from anywhere
+    from_anywhere(kept)
     kept.data, kept.data_root = asked.data.source, asked.served["root"]
     # For people and for `compare`: whoever replays it has to type it.
     pair = "" if typed is None else yaml.safe_dump({PAIR: typed})

@@ -51,6 +51,11 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "completion bash > ~/.local/share/bash-completion/completions/pyro-vae",
         "completion zsh > ~/.zfunc/_pyro-vae",
     ),
+    "push": (
+        "push runs/digits owner/name --private",
+        "push runs/digits owner/name --check --license apache-2.0",
+        "push runs/digits owner/name --dry-run",
+    ),
     "report": ("report runs/digits", "report runs/table --data new.csv --out new.html"),
 }
 """Commands for the end of each verb's help, without ``pyro-vae`` before them."""
@@ -78,14 +83,15 @@ _SHARED: dict[str, tuple[str, ...]] = {
 
 # Texts by what is in them; a name that is in neither is a NAME.
 _WORDS = {
-    "PATH": ("out", "config", "data_root", "data", "schema", "probabilities"),
+    "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities"),
     "COLUMN": ("group", "time", "label", "size_factor"),
     "COLUMNS": ("drop",),
     "NAME=COLUMN": ("covariate",),
     "NAME=KIND": ("kind",),
     "TEXT": ("sep", "decimal", "thousands", "na_values"),
     "SIZE": ("max_memory",),
-    "HOW": ("split",),
+    "HOW": ("split", "schedule"),
+    "PARTS": ("trainable",),
 }
 _WORD = {name: word for word, names in _WORDS.items() for name in names}
 _WIDEST = 30  # characters of the values of an option that stand beside it, as in {true,false}
@@ -277,6 +283,8 @@ def _word(kind: Any, dest: str) -> str:
     origin = get_origin(kind) or kind
     if isinstance(origin, type) and issubclass(origin, Sequence):
         return "LIST"
+    if origin is dict:
+        return "MAPPING"
     return "NAME"
 
 

@@ -16,8 +16,11 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._terminal import say
 from pyro_vae.cli.filled import FILLED, filled_table
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
+from pyro_vae.cli.options import add_safe
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import load_vae
 from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_data, recorded_source
@@ -85,7 +88,7 @@ def run(argv: list[str]) -> None:
     if options.num_samples != "auto":
         positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
-    folder, count = Path(options.run), options.num_imputations
+    folder, count = run_folder(options.run), options.num_imputations
     fits = _check_fits(options.num_fits, count, options.probabilities)
     if options.file is not None and options.data is not None:
         raise expected("--data", "nothing beside DATA, which is the same", options.data)
@@ -129,7 +132,7 @@ def run(argv: list[str]) -> None:
             drawn[:, lacking] = drawn[:, lacking].index_copy(2, torch.tensor(at), modes[None].to(x))
     if options.unseen == "missing":
         mask |= source.written()  # what is there stays there, whatever the model takes it for
-    _write(outs, source, drawn, mask, vae.likelihood.words)
+    _write(outs, source, drawn, mask, vae.likelihood.words, safe=options.safe)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
     written["diagnostics"] = None if found is None else found.summary()
@@ -140,13 +143,13 @@ def run(argv: list[str]) -> None:
         written["probabilities"] = str(others)
         files.append(others)
     if options.json:
-        print(json.dumps(written))
+        say(json.dumps(written))
         return
-    print(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
+    say(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
     for file in files:
-        print(f"  {file}")
+        say(f"  {file}")
     if found is not None:
-        print(_trust(found))
+        say(_trust(found))
 
 
 def _trust(found: Imputation) -> str:
@@ -198,7 +201,7 @@ def _parser() -> Parser:
         "probable one, or by draws of what they may have been. All other cells, and names, stay as "
         "they are.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "file",
         type=str | None,
@@ -250,6 +253,7 @@ def _parser() -> Parser:
         help="Where they are drawn: from the guide, defensive (a fifth from the prior), adaptive "
         "(adapted to each row), or auto: from the guide, and adapted where that is poor.",
     )
+    add_safe(parser)
     parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
@@ -348,6 +352,8 @@ def _write(
     drawn: Tensor,
     mask: Tensor,
     words: Sequence[Sequence[str]],
+    *,
+    safe: bool,
 ) -> None:
     """Writes a completed table to each file, or all of them to one; all files or none."""
     outs[0].parent.mkdir(parents=True, exist_ok=True)
@@ -359,7 +365,7 @@ def _write(
     written: list[Path] = []
     try:
         for out, x in zip(outs, drawn, strict=True):
-            checkpoint.write_bytes(out, _content(out, source, x, mask, words))
+            checkpoint.write_bytes(out, _content(out, source, x, mask, words, safe=safe))
             written.append(out)
     except BaseException:
         for out in written:
@@ -368,12 +374,17 @@ def _write(
 
 
 def _content(
-    out: Path, source: _Source, x: Tensor, mask: Tensor, words: Sequence[Sequence[str]]
+    out: Path,
+    source: _Source,
+    x: Tensor,
+    mask: Tensor,
+    words: Sequence[Sequence[str]],
+    *,
+    safe: bool,
 ) -> bytes:
     if source.table is None:
         content = io.BytesIO()
         np.save(content, x.numpy())
         return content.getvalue()
-    return filled_table(
-        out.suffix, source.path, source.table, source.data, x, ~mask, source.where, words
-    )
+    of = source.path, source.table, source.data
+    return filled_table(out.suffix, *of, x, ~mask, source.where, words, safe=safe)

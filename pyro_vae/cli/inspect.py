@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 
 from pyro_vae._errors import expected
+from pyro_vae._terminal import say
 from pyro_vae.checkpoint import write_bytes
 from pyro_vae.cli.options import add_tables
 from pyro_vae.cli.parsing import Parser, parse
@@ -55,8 +56,8 @@ def run(argv: list[str]) -> None:
         out.parent.mkdir(parents=True, exist_ok=True)
         write_bytes(out, schema.text(json_too=out.suffix == ".json").encode())
     if options.json:
-        print(json.dumps(schema.spec() | ({} if out is None else {"out": str(out)})))
+        say(json.dumps(schema.spec() | ({} if out is None else {"out": str(out)})))
         return
-    print(schema)
+    say(schema)
     if out is not None:
-        print(f"Wrote {out}: fit --schema {out} takes it, as it is or changed.")
+        say(f"Wrote {out}: fit --schema {out} takes it, as it is or changed.")

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import sys
 from pathlib import Path
 from typing import Any, Literal
 
@@ -10,6 +9,7 @@ import torch
 from jsonargparse import Namespace
 
 from pyro_vae import data as data_room
+from pyro_vae._terminal import say
 from pyro_vae.checkpoint import check_kinds, read_json
 from pyro_vae.cli.parsing import Parser, default_of
 from pyro_vae.cli.runs import (
@@ -84,7 +84,7 @@ def data_of(folder: Path, vae: Amortized, split: Split, options: Namespace) -> t
     moved |= read_as_before(folder, source, like)
     data = load(source, like=like, unseen=options.unseen, **moved)
     size = sum(len(data.split(each)) for each in SPLITS)
-    print(f"{data.name}: {size:,} observations that are not the data of the run", file=sys.stderr)
+    say(f"{data.name}: {size:,} observations, all of a file that is not the run's", error=True)
     return data, False
 
 

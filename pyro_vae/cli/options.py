@@ -12,7 +12,7 @@ from pyro_vae.data import load
 from pyro_vae.data.pixels import Layout
 from pyro_vae.missingness.missingness import words
 
-__all__ = ["add_given", "add_reading", "add_splits", "add_tables", "split_of"]
+__all__ = ["add_given", "add_reading", "add_safe", "add_splits", "add_tables", "split_of"]
 
 
 def add_splits(parser: Parser) -> None:
@@ -175,4 +175,14 @@ def add_tables(parser: Parser) -> None:
     )
     group.add_argument(
         "--encoding", type=str, default=default_of(load, "encoding"), help="Of a text."
+    )
+
+
+def add_safe(parser: Parser) -> None:
+    """Adds whether a table that is written may hold what a spreadsheet computes."""
+    parser.add_argument(
+        "--safe",
+        action="store_true",
+        help="Write text that begins with = + - or @, which a spreadsheet computes, behind an "
+        "apostrophe; without it text is written as it was read.",
     )

@@ -18,11 +18,12 @@ import yaml
 from jsonargparse import ArgumentParser, Namespace
 from torch.distributions.constraints import Constraint
 
-from pyro_vae import guides, likelihoods, networks, objectives, priors
+from pyro_vae import _yaml, guides, likelihoods, networks, objectives, priors
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._terminal import say
 from pyro_vae.checkpoint import of_known_schema
 from pyro_vae.cli.help import help_text, written
-from pyro_vae.cli.synonyms import unknown_part
+from pyro_vae.cli.synonyms import meant_option, unknown_part
 from pyro_vae.data.rows import NO_WEIGHTS
 from pyro_vae.distributions import same_support
 
@@ -62,6 +63,7 @@ _TYPES = {
     "<class 'float'>": "a number",
     "<class 'bool'>": "true or false",
     "<class 'str'>": "a string",
+    "<class 'dict'>": "a mapping such as {encoder: 0.001}",
     "<class 'collections.abc.Sequence'>": "a list such as [200,200]",
 }
 
@@ -165,10 +167,12 @@ def read_yaml(argument: str, path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LARGEST + 1)
-        content = yaml.safe_load(text) if len(text) <= _LARGEST else None
+        content = _yaml.load(text, _MOST) if len(text) <= _LARGEST else None
     except FileNotFoundError:
         raise expected(argument, "an existing YAML file", str(path)) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OSError) as error:
+    except _yaml.Excess as error:
+        raise expected(argument, str(error), str(path)) from None
+    except (yaml.YAMLError, ValueError, ArithmeticError, OSError) as error:
         mark = getattr(error, "problem_mark", None)
         where = "" if mark is None else f", line {mark.line + 1}"
         raise expected(argument, "a readable YAML file", f"{path}{where}") from None
@@ -176,20 +180,7 @@ def read_yaml(argument: str, path: Path) -> dict[str, Any]:
         raise expected(argument, f"at most {_LARGEST:,} characters of YAML", str(path))
     if not isinstance(content, dict):
         raise expected(argument, f"options, key by key, in {path}", content)
-    _check_extent(argument, path, content)
     return of_known_schema(path, content)
-
-
-def _check_extent(argument: str, path: Path, content: object) -> None:
-    """Checks that aliases, which are short in a file, do not make it endless when expanded."""
-    waiting, seen = [content], 0
-    while waiting:
-        value = waiting.pop()
-        if not isinstance(value, dict | list):
-            continue
-        if (seen := seen + len(value)) > _MOST:
-            raise expected(argument, f"at most {_MOST:,} values", str(path))
-        waiting += value.values() if isinstance(value, dict) else value
 
 
 def classes(role: str) -> dict[str, Any]:
@@ -333,7 +324,7 @@ class _HelpAll(_Leaving):
     def __call__(
         self, parser: Any, namespace: Any, values: Any, option_string: str | None = None
     ) -> None:
-        print(help_text(parser, parser.verb, everything=True), end="")
+        say(help_text(parser, parser.verb, everything=True).rstrip())
         parser.exit()
 
 
@@ -362,7 +353,7 @@ def explain(role: str, name: str) -> None:
     if name not in known:
         raise unknown_part(f"--{role}.help", name, known)
     parser = parser_of_part(role, name)
-    print(help_text(parser, None, everything=True, verbatim=True), end="")
+    say(help_text(parser, None, everything=True, verbatim=True).rstrip())
 
 
 def parser_of_part(role: str, name: str) -> Parser:
@@ -433,7 +424,9 @@ def _unknown_option(flag: str, parser: Parser) -> ValueError:
     if role in ("weight", "weights"):
         return expected(flag, NO_WEIGHTS, "one")
     if role not in ROLES:
-        near = difflib.get_close_matches(flag, parser.flags(), n=1)
+        flags = parser.flags()
+        meant = meant_option(flag, flags)
+        near = [meant] if meant else difflib.get_close_matches(flag, flags, n=1)
         hint = f"did you mean {near[0]!r}? " if near else ""
         return ValueError(f"`{flag}`: no such option, {hint}--help lists them")
     name = parser.get_default(f"{role}.class")

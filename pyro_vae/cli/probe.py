@@ -3,18 +3,17 @@
 from __future__ import annotations
 
 import json
-import sys
 from collections.abc import Mapping
-from pathlib import Path
 
 import numpy as np
 import torch
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from pyro_vae._console import Terminal
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._terminal import say
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -41,7 +40,7 @@ def run(argv: list[str]) -> None:
         "by logistic regression: cross-validated accuracies, beside those of the data as they are, "
         "and of as many principal components as z has dimensions.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "--label",
         type=str | None,
@@ -66,7 +65,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae: Amortized = load_run(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)
@@ -75,7 +74,7 @@ def run(argv: list[str]) -> None:
     labels = _labels(data, like, found_by, split, options.label)
     known = labels >= 0
     if not known.all():
-        print(f"left out {int((~known).sum()):,} rows without a label", file=sys.stderr)
+        say(f"left out {int((~known).sum()):,} rows without a label", error=True)
     vae = at_a_draw(vae, options.seed)
     rows = vae.uses(data.rows(split))[torch.from_numpy(known)]
     labels = labels[known]
@@ -86,9 +85,9 @@ def run(argv: list[str]) -> None:
     found |= probe_features({"data": x}, labels, components=size, **how)
     if options.json:
         summaries = {name: each.summary() for name, each in found.items()}
-        print(json.dumps({"label": options.label, "features": summaries}))
+        say(json.dumps({"label": options.label, "features": summaries}))
     else:
-        Console(highlight=False).print(_table(found, options.label, len(np.unique(labels))))
+        Terminal().print(_table(found, options.label, len(np.unique(labels))))
 
 
 def _labels(
@@ -131,7 +130,7 @@ def _table(found: Mapping[str, Probes], label: str, classes: int) -> Table:
     """Accuracies side by side."""
     first = next(iter(found.values()))
     table = Table(
-        title=f"accuracy of {escape(label)}, {classes} classes, {first.num_data:,} observations",
+        title=f"accuracy of {label}, {classes} classes, {first.num_data:,} observations",
         caption=f"{first.method}; ± is one standard error; always the most frequent class: "
         f"{first.accuracy['majority']:.3f}",
         box=box.SIMPLE_HEAD,

@@ -7,9 +7,11 @@ says is never imported, be it a run's or one of options.
 from __future__ import annotations
 
 import os
+import re
 import sys
 import traceback
 from collections.abc import Sequence
+from contextlib import suppress
 from importlib import import_module
 from pathlib import Path
 from typing import Any
@@ -19,9 +21,10 @@ from jsonargparse import Namespace
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._terminal import say
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli.parsing import ROLES, Parser, classes, value_of
-from pyro_vae.cli.runs import as_device
+from pyro_vae.cli.runs import as_device, recorded_config
 from pyro_vae.programs import VAE, Amortized, Program
 
 __all__ = [
@@ -35,12 +38,14 @@ __all__ = [
     "objective_of",
     "program_of",
     "raised_inside",
+    "typed_before",
 ]
 
 PAIR = "pair"
 """What config.yaml has beside the options: the typed ``--program``, which is never imported."""
 
 _TAKEN = "package.module:name, a pv.Program or a function that returns one"
+_NAMED = re.compile(r"([^\W\d]\w*\.)*[^\W\d]\w*:([^\W\d]\w*\.)*[^\W\d]\w*")
 _PACKAGE = Path(__file__).parents[1]
 _typed: list[
     tuple[Path, str]
@@ -105,9 +110,10 @@ def program_of(text: str) -> Program:
         ValueError: If there is no such module or name, it is no :class:`pyro_vae.Program` nor a
             function that returns one, or its code raises an error.
     """
-    module, colon, name = text.partition(":")
-    if not colon or not all(part.isidentifier() for part in (*module.split("."), *name.split("."))):
-        raise expected("--program", _TAKEN, text)
+    module, _, name = text.partition(":")
+    if not _NAMED.fullmatch(text) or module.endswith(".py"):
+        error, meant = expected("--program", _TAKEN, text), _meant(text)
+        raise error if meant is None else ValueError(f"{error} (did you mean {meant!r}?)")
     if (here := os.getcwd()) not in sys.path:
         sys.path.insert(0, here)  # as `python -m` does
     try:
@@ -133,6 +139,26 @@ def program_of(text: str) -> Program:
     if not isinstance(found, Program):
         raise expected("--program", _TAKEN, found)
     return found
+
+
+def _meant(text: str) -> str | None:
+    """Returns what may have been meant by a path, or by a name with a point before it; else None.
+
+    Example:
+        >>> _meant("models.py:build"), _meant("own/models.py"), _meant("own.models")
+        ('models:build', 'own.models:NAME', 'own:models')
+    """
+    path, _, name = text.partition(":")
+    if path.endswith(".py") or "/" in path or os.sep in path:
+        place = Path(path)
+        if place.is_absolute() and place.is_relative_to(Path.cwd()):
+            place = place.relative_to(Path.cwd())
+        meant = ".".join(place.with_suffix("").parts)
+    else:
+        meant, point, last = path.rpartition(".") if not name else (path, "", "")
+        meant, name = (meant, last) if point else (path, name)
+    found = f"{meant}:{name or 'NAME'}"
+    return found if _NAMED.fullmatch(found) else None
 
 
 def _offered(module: Any) -> list[str]:
@@ -206,7 +232,9 @@ def load_runs(folders: Sequence[Path], options: Namespace) -> list[VAE | Program
     if any(of_pairs) and not typed:
         folder = folders[of_pairs.index(True)]
         what = f"{_TAKEN}: {folder} is a run of one, and no file has its code"
-        raise expected("--program", what, None)
+        before = typed_before(folder)
+        hint = "" if before is None else f"; it was fitted with --program {before}"
+        raise ValueError(f"{expected('--program', what, None)}{hint}")
     if typed and len(typed) not in (1, sum(of_pairs)):
         what = f"none, as {folders[0]} is a run of a VAE" if not any(of_pairs) else "one for each"
         raise expected("--program", what, options.program)
@@ -236,8 +264,8 @@ def at_a_draw(vae: Amortized, seed: int) -> Amortized:
     if not vae.has_globals:
         return vae
     names = ", ".join(vae.structure.globals) if isinstance(vae, Program) else ""
-    print(f"at one draw of {names}, which all observations share: --seed for another",
-          file=sys.stderr)  # fmt: skip
+    say(f"at one draw of {names}, which all observations share: --seed for another",
+          error=True)  # fmt: skip
     return vae.fixed(1, seed)[0]
 
 
@@ -252,6 +280,15 @@ def load_vae(verb: str, folder: Path, device: torch.device | None = None) -> VAE
         others = "evaluate, check, compare, report, anomalies, probe, encode, sample"
         raise expected("RUN", f"{what}; {others} and rate-distortion take one", str(folder))
     return checkpoint.load(folder, device=device)
+
+
+def typed_before(folder: Path) -> str | None:
+    """Returns what was typed when a run was fitted, to be shown and never imported."""
+    with suppress(ValueError):
+        recorded = recorded_config(folder).get(PAIR)
+        if isinstance(recorded, str) and _NAMED.fullmatch(recorded):
+            return recorded
+    return None
 
 
 def _is_of_a_pair(folder: Path) -> bool:

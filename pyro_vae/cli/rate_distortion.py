@@ -4,19 +4,19 @@ from __future__ import annotations
 
 import json
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from rich import box
-from rich.console import Console
-from rich.markup import escape
 from rich.table import Table
 
+from pyro_vae._console import Terminal
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.evaluate import load_held_out
+from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
-from pyro_vae.cli.tables import live
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import rate_distortion
 from pyro_vae.programs import Amortized
@@ -44,7 +44,7 @@ def run(argv: list[str]) -> None:
         "Takes the ELBO of held-out data apart: distortion, rate, and how much of the rate is "
         "information about x, in nats per observation.",
     )
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument("--split", type=Split, default="test", help="Which data to look at.")
     parser.add_argument(
         "--max_data", type=int | None, help="Look at a random subset of so many, always the same."
@@ -63,7 +63,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
     options = parse(parser, argv)
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae: Amortized = load_run(folder, options)
     rows, measure = load_held_out(folder, vae, options)
     vae = at_a_draw(vae, options.seed)
@@ -79,16 +79,16 @@ def run(argv: list[str]) -> None:
         )
     summary = found.summary()
     if options.json:
-        print(json.dumps(summary))
+        say(json.dumps(summary))
     else:
-        Console(highlight=False).print(_table(summary, len(rows)))
+        Terminal().print(_table(summary, len(rows)))
 
 
 def _table(summary: Mapping[str, Any], size: int) -> Table:
     """The parts of the bound, and their errors over data."""
     measure = summary["base_measure"]
     table = Table(
-        title=f"{size:,} {measure['split']} observations of {escape(str(measure['data']))}",
+        title=f"{size:,} {measure['split']} observations of {measure['data']}",
         caption=f"nats per observation; log N is {summary['largest_mutual_information']:.2f}, more "
         "information than that cannot be seen",
         box=box.SIMPLE_HEAD,

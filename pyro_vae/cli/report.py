@@ -5,11 +5,13 @@ from __future__ import annotations
 import json
 import time
 from collections.abc import Mapping
-from pathlib import Path
 from typing import Any
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
+from pyro_vae.cli.folders import RUN, beside, run_folder
 from pyro_vae.cli.new_data import add_data, data_of
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
@@ -19,7 +21,6 @@ from pyro_vae.cli.runs import (
     recorded_config,
     recorded_scores,
 )
-from pyro_vae.cli.tables import live
 from pyro_vae.programs import Amortized
 from pyro_vae.report import held_out, page
 from pyro_vae.training import read_engine, read_history
@@ -37,11 +38,12 @@ def run(argv: list[str]) -> None:
     """
     began = time.perf_counter()
     parser = Parser("report", "RUN", "Writes one HTML page about a run, which needs no network.")
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "--out",
         type=str | None,
-        help="The file to write; RUN/report.html, or the next free one, if not given.",
+        help="The file to write; RUN/report.html, or the next free one, if not given; of a run on "
+        "the Hub in this folder.",
     )
     parser.add_argument(
         "--num_samples",
@@ -67,9 +69,9 @@ def run(argv: list[str]) -> None:
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae: Amortized = load_run(folder, options)
-    out = new_path(options.out, folder / "report.html")
+    out = new_path(options.out, beside(options.run, folder) / "report.html")
     summary = recorded_scores(folder)
     history = read_history(folder / "history.json")
     engine = read_engine(folder / "engine.json")
@@ -100,7 +102,7 @@ def run(argv: list[str]) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, content.encode())
     written = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
-    print(json.dumps(written) if options.json else f"Wrote {out}")
+    say(json.dumps(written) if options.json else f"Wrote {out}")
 
 
 def _settings(

@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import csv
 import math
+import secrets
 import shutil
-import tempfile
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
 from dataclasses import replace
@@ -102,12 +102,12 @@ def writing(folder: Path) -> Iterator[Path]:
     missing = [parent for parent in folder.parents if not parent.exists()]
     try:
         folder.parent.mkdir(parents=True, exist_ok=True)
-        beside = Path(tempfile.mkdtemp(dir=folder.parent, prefix=f".{folder.name}."))
+        beside = folder.with_name(f".{folder.name}.{secrets.token_hex(8)}")
+        beside.mkdir()  # as the umask says
     except OSError as error:
         raise expected("--out", "a path that can be written to", f"{folder}: {error}") from None
     try:
         yield beside
-        beside.chmod(0o755)
         if folder.exists():
             raise expected("--out", "a path that does not exist yet", str(folder))
         beside.rename(folder)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import io
 import json
-from pathlib import Path
 
 import numpy as np
 import pyro
@@ -12,10 +11,14 @@ from torch.utils._pytree import tree_map
 
 from pyro_vae import checkpoint, report
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._terminal import say
+from pyro_vae.cli.folders import RUN, beside, run_folder
+from pyro_vae.cli.options import add_safe
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import SEED, condition, covariates_at, new_path, recorded_schema
 from pyro_vae.data.dates import as_written
+from pyro_vae.data.formulas import quoted_frame
 from pyro_vae.data.rows import given_of
 
 __all__ = ["run"]
@@ -31,7 +34,7 @@ def run(argv: list[str]) -> None:
         ValueError: If an option, the run or the file are not what they should be.
     """
     parser = Parser("sample", "RUN", "Draws z from the prior of a run, then x.")
-    parser.add_argument("run", type=str, help="A folder that pyro-vae fit wrote.")
+    parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
         "-n",
         "--num_samples",
@@ -52,22 +55,24 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="Of a run with other covariates: those of each draw, such as noise=0.3,exposure=7.",
     )
+    add_safe(parser)
     parser.add_argument("--seed", type=int, default=SEED, help="Of the draws.")
     parser.add_argument(
         "--out",
         type=str | None,
         help="A .png file for a picture of E[x|z]; a .npy file for an array of draws of x, shape "
         "(n, *event_shape); or, of a run of a table, a .csv or .parquet file with its names, words "
-        "and dates. RUN/draws.png, or the next free one, if not given.",
+        "and dates. RUN/draws.png, or the next free one, if not given; of a run on the Hub in this "
+        "folder.",
     )
     add_program(parser)
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
     options = parse(parser, argv)
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
-    folder = Path(options.run)
+    folder = run_folder(options.run)
     vae = load_run(folder, options)
-    out = new_path(options.out, folder / "draws.png")
+    out = new_path(options.out, beside(options.run, folder) / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
     known = recorded_schema(folder)
@@ -97,9 +102,10 @@ def run(argv: list[str]) -> None:
             for field in schema.x:
                 if field.format:  # of dates, as the file has them
                     table[field.name] = as_written(table[field.name], field.format)
+            table = quoted_frame(table) if options.safe else table
             content.write(table.to_csv(index=False, lineterminator="\n").encode())
         else:
             schema.decode(drawn).to_parquet(content, index=False)
         checkpoint.write_bytes(out, content.getvalue())
     shape = [options.num_samples, *vae.event_shape]
-    print(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")
+    say(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")

@@ -9,20 +9,22 @@ from pathlib import Path
 from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
-from rich.console import Console
 
 from pyro_vae import checkpoint, report
+from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected
+from pyro_vae._progress import live
+from pyro_vae._terminal import say
 from pyro_vae.cli.fit import (
     DEFAULT_PARTS,
     build_model,
     fit_parser,
-    training_options,
 )
 from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
 from pyro_vae.cli.runs import as_device, load_data, new_path, writing
 from pyro_vae.cli.suggested import loading, suggested
-from pyro_vae.cli.tables import live, selection_table
+from pyro_vae.cli.tables import selection_table
+from pyro_vae.cli.training import training_options
 from pyro_vae.data import Dataset, load
 from pyro_vae.programs import VAE
 from pyro_vae.selection import combinations, select
@@ -97,9 +99,9 @@ def run(argv: list[str]) -> None:
         checkpoint.write_json(folder / "selection.json", summary)
         report.choice(summary, folder / "selection.png")
     if first.json:
-        print(json.dumps({"out": str(out)} | summary))
+        say(json.dumps({"out": str(out)} | summary))
         return
-    console = Console(highlight=False)
+    console = Terminal()
     console.print(selection_table(selection))
     console.print(f"{selection.seconds:.0f} s. Wrote")
     for file in sorted(out.iterdir()):

@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import math
-import sys
 from collections.abc import Mapping, Sequence
 from typing import Any
 
 from jsonargparse import Namespace
 from torch.distributions import constraints
 
+from pyro_vae._terminal import say
 from pyro_vae.cli.parsing import default_of, value_of
 from pyro_vae.cli.runs import READING, load_data
 from pyro_vae.data import NAMES, Dataset, load
@@ -47,7 +47,7 @@ def suggested(
         return None
     loaded = load_data(support=constraints.real, **loading(options))
     found = suggest(loaded[0])
-    print(f"--likelihood {found}: it suits the data, and none was asked for", file=sys.stderr)
+    say(f"--likelihood {found}: it suits the data, and none was asked for", error=True)
     return dict(found.likelihood), loaded
 
 

@@ -1,4 +1,4 @@
-"""Other names of the field for parts, so that a mistake is answered with the name used here."""
+"""Other names of the field, so that a mistake is answered with the name used here."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from collections.abc import Iterable
 
 from pyro_vae._errors import unknown_name
 
-__all__ = ["SYNONYMS", "unknown_part"]
+__all__ = ["OPTIONS", "SYNONYMS", "meant_option", "unknown_part"]
 
 SYNONYMS: dict[str, str] = {
     "Normal": "gaussian diagonal diagonal-normal diagonal-gaussian standard-normal mean-field mse",
@@ -44,6 +44,57 @@ SYNONYMS: dict[str, str] = {
 }
 """What each part is also called, by its name here; of several with one synonym, the first that
 fits a role."""
+
+OPTIONS: dict[str, str] = {
+    "--lr": "learning-rate step-size eta",
+    "--batch-size": "batch bs minibatch minibatch-size batches",
+    "--epochs": "epoch num-epochs n-epochs max-epochs iterations num-iterations steps num-steps",
+    "--latent-dim": "latent latents latent-size latent-dims dim z-dim dim-z n-latent num-latents "
+    "n-components components",
+    "--weight-decay": "l2 decay regularisation regularization wd",
+    "--clip-norm": "clip grad-clip gradient-clip gradient-clipping max-grad-norm clip-grad-norm",
+    "--patience": "early-stopping early-stop",
+    "--schedule": "scheduler lr-schedule lr-scheduler",
+    "--out": "output out-dir output-dir dir save-dir folder",
+    "--num-samples": "samples n-samples n draws num-importance-samples",
+    "--num-draws": "draws replicates n-draws num-replicates",
+    "--num-imputations": "imputations m n-imputations",
+    "--device": "gpu cuda accelerator",
+    "--seed": "random-state random-seed rng",
+    "--compile": "jit",
+    "--encoder.hidden": "hidden hidden-dim hidden-dims hidden-size hidden-sizes hidden-units "
+    "layers width widths",
+    "--encoder.dropout": "dropout dropout-rate",
+    "--objective.beta": "beta kl-weight",
+    "--objective.num-particles": "particles num-particles n-particles",
+    "--cond": "condition conditions conditional condition-on",
+    "--na-values": "na nan missing-values null-values",
+    "--sep": "separator delimiter delim",
+    "--missing": "impute allow-missing",
+    "--program": "model guide module",
+    "--data-root": "root data-dir",
+    "--max-data": "max-rows max-observations subsample",
+    "--time": "time-column",
+    "--group": "groups group-by",
+    "--label": "target y labels",
+}
+"""What options are also called, without their hyphens, by their names here."""
+
+
+def meant_option(flag: str, flags: Iterable[str]) -> str | None:
+    """Returns the option that another name of the field is meant for; None if none is known.
+
+    Args:
+        flag: What was typed.
+        flags: The options that the command has.
+
+    Example:
+        >>> meant_option("--learningrate", ["--epochs", "--lr"])
+        '--lr'
+    """
+    word, known = _plain(flag), set(flags)
+    found = (each for each, words in OPTIONS.items() if word in map(_plain, words.split()))
+    return next((each for each in found if each in known), None)
 
 
 def unknown_part(flag: str, name: object, known: Iterable[str]) -> ValueError:

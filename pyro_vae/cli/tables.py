@@ -1,16 +1,12 @@
-"""What a person sees: a live line while something runs, a table of scores at the end."""
+"""What a person sees at the end of a command: tables of scores, checks and comparisons."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from contextlib import contextmanager
 from typing import Any
 
 from rich import box
-from rich.console import Console, Group
-from rich.live import Live
-from rich.markup import escape
-from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, TimeElapsedColumn
+from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
@@ -21,11 +17,9 @@ from pyro_vae.evaluation.scores import EXACT
 from pyro_vae.selection import Candidate, Selection
 
 __all__ = [
-    "Monitor",
     "checks_table",
     "comparison_tables",
     "failures_table",
-    "live",
     "scores_table",
     "selection_table",
 ]
@@ -37,82 +31,7 @@ _NARROW: dict[str, Any] = {
     "pad_edge": False,
     "collapse_padding": True,
 }
-_MOST_RANKS = 10  # of the guide, shown one by one
-
-
-class Monitor:
-    """Shows how far a fit or an evaluation is, and how good the model."""
-
-    def __init__(self) -> None:
-        self._bar = Progress(
-            TextColumn("[bold]{task.description:<15}"),
-            BarColumn(bar_width=28),
-            TaskProgressColumn(),
-            TimeElapsedColumn(),
-            TextColumn("{task.fields[speed]}"),
-        )
-        self._line = Text()
-
-    def __rich__(self) -> Group:
-        return Group(self._bar, self._line) if self._line else Group(self._bar)
-
-    def fitting(self, epochs: int, steps: int, *, bound: bool) -> Any:
-        """Returns what takes in the history line by line.
-
-        Args:
-            epochs: Epochs to come.
-            steps: Optimiser steps an epoch.
-            bound: Whether minus the loss is a lower bound of log p(x).
-        """
-        self._line = Text("preparing the first step (compiling takes up to a minute)", style="dim")
-        task = self._bar.add_task("fit", total=epochs, speed="")
-
-        def on_epoch(line: Mapping[str, float]) -> None:
-            epoch = int(line["epoch"])
-            speed = f"{steps * epoch / max(line['seconds'], 1e-9):,.0f} step/s"
-            name = f"epoch {epoch}/{epochs}"
-            self._bar.update(task, completed=epoch, description=name, speed=speed)
-            shown = {"ELBO": "elbo", "val.": "validation_elbo", "recon.": "reconstruction"}
-            if "validation_bound" in line:  # that by which the epoch is chosen
-                shown["val."] = "validation_bound"
-            shown |= {"KL": "kl", "loss": "loss"}
-            words = [f"{name} {_brief(line[key])}" for name, key in shown.items() if key in line]
-            words[-1] += "" if bound else " (not a bound)"
-            # 80 columns hold it; a narrower line breaks between two figures, not within one.
-            self._line = Text("  ".join(word.replace(" ", "\u00a0") for word in words))
-
-        return on_epoch
-
-    def selecting(self) -> Any:
-        """Returns what takes in the number of fits done, the number in all, and what is next."""
-        task = self._bar.add_task("select", speed="")
-
-        def on_fit(done: int, total: int, what: str) -> None:
-            name = "select" if done == total else f"fit {done + 1}/{total}"
-            self._bar.update(task, completed=done, total=total, description=name)
-            self._line = Text(what)
-
-        return on_fit
-
-    def evaluating(self, what: str = "evaluate") -> Any:
-        """Returns what takes in the fraction of an evaluation that is done."""
-        task = self._bar.add_task(what, total=1.0, speed="")
-        return lambda done: self._bar.update(task, completed=done)
-
-
-@contextmanager
-def live() -> Iterator[Monitor]:
-    """Shows a monitor on standard error until the block ends; an error erases it."""
-    monitor, console = Monitor(), Console(stderr=True)
-    with Live(monitor, console=console, refresh_per_second=8) as shown:
-        try:
-            yield monitor
-        except BaseException:
-            shown.update("")
-            shown.transient = True
-            raise
-    if not console.is_terminal:
-        console.line()  # there, rich leaves the last line open
+_MOST_RANKS = 10  # of the guide that failed, shown one by one
 
 
 def scores_table(summary: Mapping[str, Any], size: int) -> Table:
@@ -172,42 +91,31 @@ def failures_table(checks: Mapping[str, Checks]) -> Table:
     table.add_column("failed", justify="right", no_wrap=True)
     table.add_column("which", overflow="fold")
     for name, found in checks.items():
-        failed = [escape(row.title) for row in found.rows if row.failed]
+        failed = [row.title for row in found.rows if row.failed]
         tried = sum(row.calibrated for row in found.rows)
-        table.add_row(name, f"{found.num_failed} of {tried}", ", ".join(failed))
+        table.add_row(name, f"{found.num_failed} of {tried}", "; ".join(failed))
     return table
 
 
-def checks_table(checks: Checks, calibration: Calibration) -> Group:
-    """A table of checks of a model and of its guide, and what to swap for each that failed."""
-    measure = checks.base_measure
-    table = Table(
-        title=f"{checks.num_data:,} {measure['split'] or 'held-out'} observations of "
-        f"{measure['data'] or 'an array'} against {checks.num_draws:,} simulated data sets",
-        caption="verdict: after Holm's correction of p; effect: in sd; replicates: "
-        "their central 95 %",
-        box=box.SIMPLE_HEAD,
-        padding=(0, 1, 0, 0),
-    )
-    # What matters comes first, and is never cut; what is long may take several lines.
-    for name in ("verdict", "size"):
-        table.add_column(name, no_wrap=True)
-    for name in ("effect", "p"):
-        table.add_column(name, no_wrap=True, justify="right")
-    table.add_column("what", overflow="fold")
-    table.add_column("data", no_wrap=True, justify="right")
-    table.add_column("replicates", overflow="fold", justify="right")
-    least = 1 / (checks.num_draws + 1)
-    for conditioned_on in dict.fromkeys(row.conditioned_on for row in checks.rows):
-        rows = [row for row in checks.rows if row.conditioned_on == conditioned_on]
-        _add_rows(table, conditioned_on, rows, least)
+def checks_table(checks: Checks, calibration: Calibration, *, everything: bool = False) -> Group:
+    """What checks of a model and of its guide come to, and what to swap for each that failed.
+
+    Args:
+        checks: Those of the model.
+        calibration: That of its guide.
+        everything: Whether checks that passed, and those that are not judged, have a row too.
+    """
     ranks = calibration.rows()
-    shown = sorted(ranks, key=lambda row: row.p_value)[:_MOST_RANKS]
-    _add_rows(table, "guide: ranks of true z", [row for row in ranks if row in shown], 0.0)
-    if len(ranks) > len(shown):
-        left = sum(row.failed for row in ranks) - sum(row.failed for row in shown)
-        table.add_row(*[""] * 4, f"{len(ranks) - len(shown)} more: {left} failed")
-    lines: list[Text | Table] = [table]
+    lines: list[Text | Table] = [
+        *_verdicts(checks, calibration),
+        Text(f"{checks.headline[0].upper()}{checks.headline[1:]}.", style="bold"),
+        _size_of(checks),
+    ]
+    rows = [row for row in checks.rows if everything or row.failed]
+    of_guide = sorted((row for row in ranks if everything or row.failed), key=lambda r: r.p_value)
+    if rows or of_guide:
+        table = _table_of(rows, of_guide, 1 / (checks.num_draws + 1), everything=everything)
+        lines += [Text(), table, Text()]
     for row in checks.rows:
         if row.failed:
             what = row.advice or "the model does not reproduce it"
@@ -222,20 +130,25 @@ def checks_table(checks: Checks, calibration: Calibration) -> Group:
         )
     unjudged = checks.unjudged.items()
     lines += [Text(f"{what}: not in the verdict, {why}") for what, why in unjudged]
-    if any(not row.calibrated and not row.note for row in checks.rows):
+    if everything and any(not row.calibrated and not row.note for row in checks.rows):
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
+    if left := len(checks.rows) - len(rows) + len(ranks) - len(of_guide):
+        lines.append(Text(f"{left} more rows did not fail: --all shows them", style="dim"))
+    return Group(*lines)
+
+
+def _verdicts(checks: Checks, calibration: Calibration) -> Iterator[Text]:
+    """Whether the model and its guide pass, and of what fails the cause, where it is known."""
     tried = sum(row.calibrated for row in checks.rows)
-    lines.append(Text(f"{checks.headline[0].upper()}{checks.headline[1:]}.", style="bold"))
-    lines.append(_verdict("model", checks.num_failed, tried, checks.level))
+    yield _verdict("model", checks.num_failed, tried, checks.level)
     if checks.refits and checks.num_failed:
         share = f"{checks.num_family} of {checks.num_failed} failures of the model"
         short = "the family is wrong" if checks.num_family else "the fit alone may explain them"
-        lines.append(Text(f"{share} are beyond what {checks.refits} refits err: {short}."))
-    lines.append(_verdict("guide", calibration.num_failed, len(ranks), calibration.level))
+        yield Text(f"{share} are beyond what {checks.refits} refits err: {short}.")
+    yield _verdict("guide", calibration.num_failed, len(calibration.rows()), calibration.level)
     if calibration.num_failed and not checks.num_failed:
-        lines.append(Text("The fault is in q(z|x), and nothing is held against the model."))
-    return Group(*lines)
+        yield Text("The fault is in q(z|x), and nothing is held against the model.")
 
 
 def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
@@ -245,15 +158,69 @@ def _verdict(what: str, failed: int, tried: int, level: float) -> Text:
     return Text.assemble((f"{'✗' if failed else '✓'} {what}", "bold"), words)
 
 
-def _add_rows(table: Table, title: str, rows: Sequence[Row], least: float) -> None:
-    """Adds a section; ``least`` is the smallest p-value that there could have been."""
-    table.add_section()
-    table.add_row(*[""] * 4, Text(title, style="bold"))
-    for row in rows:
-        verdict = ("[bold]failed[/]" if row.failed else "passed") if row.calibrated else "-"
-        effect = f"{row.effect:+.2f}" if row.severity else ""
-        p_value = _p_value(row.p_value, least)
-        table.add_row(verdict, row.severity, effect, p_value, escape(row.title), *row.texts)
+def _size_of(checks: Checks) -> Text:
+    """Which data were compared with how many others."""
+    measure = checks.base_measure
+    data = f"{checks.num_data:,} {measure['split'] or 'held-out'} observations of "
+    return Text(
+        f"{data}{measure['data'] or 'an array'}, {checks.num_draws:,} simulated data sets of as "
+        "many."
+    )
+
+
+def _table_of(
+    rows: Sequence[Row], of_guide: Sequence[Row], least: float, *, everything: bool
+) -> Table:
+    """A table of checks of the model and of the ranks of its guide.
+
+    Args:
+        rows: Those of the model, in the order of their effects.
+        of_guide: Those of the guide, in the order of their p-values.
+        least: The smallest p-value that one of the model could have.
+        everything: Whether some of them did not fail: then each has its verdict, and stands under
+            what its z was drawn from.
+    """
+    table = Table(
+        caption="effect: in sd; p: before Holm's correction; replicates: their central 95 %",
+        caption_justify="left",
+        box=box.SIMPLE_HEAD,
+        padding=(0, 1, 0, 0),
+        show_edge=False,
+        pad_edge=False,
+    )
+    # What matters comes first, and is never cut; what is long may take several lines.
+    for name in ("verdict", "size") if everything else ("size",):
+        table.add_column(name, no_wrap=True)
+    for name in ("effect", "p"):
+        table.add_column(name, no_wrap=True, justify="right")
+    table.add_column("what", overflow="fold")
+    table.add_column("data", no_wrap=True, justify="right")
+    table.add_column("replicates", overflow="fold", justify="right")
+
+    def add(row: Row, least: float) -> None:
+        verdict = Text("failed", "bold") if row.failed else "passed" if row.calibrated else "-"
+        cells: list[str | Text] = [row.severity, f"{row.effect:+.2f}" if row.severity else ""]
+        cells += [_p_value(row.p_value, least), row.title, *row.texts]
+        table.add_row(*[verdict] * everything, *cells)
+
+    before = [""] * (3 + everything)  # the columns left of what titles stand in
+    given = dict.fromkeys(row.conditioned_on for row in rows) if everything else {}
+    for conditioned_on in given:
+        table.add_section()
+        table.add_row(*before, Text(conditioned_on, style="bold"))
+        for row in (each for each in rows if each.conditioned_on == conditioned_on):
+            add(row, least)
+    for row in () if everything else rows:
+        add(row, least)
+    if of_guide:
+        table.add_section()
+        table.add_row(*before, Text("guide: ranks of true z", style="bold"))
+    shown = of_guide if everything else of_guide[:_MOST_RANKS]
+    for row in shown:
+        add(row, 0.0)
+    if len(of_guide) > len(shown):
+        table.add_row(*before, f"{len(of_guide) - len(shown)} more failed")
+    return table
 
 
 def _p_value(value: float, least: float) -> str:
@@ -312,8 +279,7 @@ def selection_table(selection: Selection) -> Group:
     several = selection.log_marginal.shape[1] > 1
     measure, folds = selection.base_measure, int(selection.fold.max()) + 1
     table = Table(
-        title=f"{len(selection.fold):,} observations of {measure['data']} in {folds} folds, "
-        f"binarize: {measure['binarize']}",
+        title=_title(measure, len(selection.fold), f"in {folds} folds"),
         caption="held-out nats per observation; ± is one standard error; size: parameters",
         **_NARROW,
     )
@@ -352,17 +318,14 @@ def _interval(row: RankedRun) -> str:
     return f"{_number(row.difference_low)} to {_number(row.difference_high)}"
 
 
-def _title(measure: Mapping[str, Any], size: int) -> str:
-    title = f"{size:,} {measure['split']} observations of {measure['data']}"
-    title += f", binarize: {measure['binarize']}"
+def _title(measure: Mapping[str, Any], size: int, folds: str = "") -> str:
+    split = "" if folds else f"{measure['split']} "
+    title = f"{size:,} {split}observations of {measure['data']}{folds and f' {folds}'}"
+    if measure["binarize"] != "none":  # of images, whose grey values may be made binary
+        title += f", binarize: {measure['binarize']}"
     if measure["transform"] not in (None, "none"):
         title += f", {measure['transform']}"
     return title
-
-
-def _brief(value: float) -> str:
-    """Seven characters at most, for anything below a million."""
-    return f"{value:.{2 if abs(value) < 999.9 else 1 if abs(value) < 9999.9 else 0}f}"
 
 
 def _number(value: float | None, digits: int = 2) -> str:

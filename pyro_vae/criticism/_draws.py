@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 import math
-import os
-import tempfile
+import secrets
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -126,9 +125,7 @@ class Recorder:
     @contextmanager
     def in_file(self, path: Path) -> Iterator[None]:
         """Writes to a netCDF file what is put while inside; it is there if all went well."""
-        handle, name = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
-        os.close(handle)
-        beside = Path(name)
+        beside = path.with_name(f".{path.name}.{secrets.token_hex(8)}")
         try:
             groups: dict[str, list[str]] = {}
             for (group, _), (dims, _) in self.variables.items():
@@ -143,7 +140,6 @@ class Recorder:
                     # Contiguous, since a cache of chunks would hold more than the block.
                     self._arrays[group, name] = file[group].create_variable(name, dims, dtype)
                 yield
-            beside.chmod(0o644)
             beside.replace(path)
         finally:
             self._arrays.clear()

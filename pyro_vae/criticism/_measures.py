@@ -18,6 +18,7 @@ __all__ = ["Reads", "Statistic"]
 _LEVELS = (0.1, 0.25, 0.5, 0.75, 0.9)  # where marginals are compared
 _EXTREME = 0.005  # of the model's own draws lie beyond each end
 _PAIRS = 2000  # of entries whose correlation is looked at; more add nothing to a maximum but noise
+_AT_ONCE = 250  # of these pairs are multiplied at a time
 _ROWS = 150  # data among which neighbours are sought: the cost is quadratic
 
 Reads = Literal["", "value", "spread"]
@@ -148,8 +149,11 @@ def standardized(x: Tensor) -> Tensor:
     centered = x - x.mean(-2, keepdim=True)
     scale = centered.square().mean(-2, keepdim=True).sqrt()
     # What rounding leaves of a constant is no spread.
-    floor = torch.finfo(x.dtype).eps * 8 * x.abs().amax(-2, keepdim=True)
-    return torch.where(scale > floor, centered / scale, 0.0)
+    largest = torch.maximum(x.amax(-2, keepdim=True), -x.amin(-2, keepdim=True))
+    varies = scale > torch.finfo(x.dtype).eps * 8 * largest
+    # In place, and constants set to zero only where there are any: a pass over x is what costs.
+    centered.div_(torch.where(varies, scale, 1.0))
+    return centered if bool(varies.all()) else centered.masked_fill_(~varies, 0.0)
 
 
 def skewness(x: Tensor) -> Tensor:
@@ -225,9 +229,15 @@ def correlations(
         if size**2 <= 4 * _PAIRS:  # a matrix product is faster than gathering
             matrix = standard.mT @ standard / x.shape[-2]
             return matrix[..., left.to(x.device), right.to(x.device)]
-        # Whole columns are copied from where they lie side by side, which is four times as fast.
-        first, second, columns = left.to(x.device), right.to(x.device), standard.mT.contiguous()
-        return torch.stack([(one[first] * one[second]).mean(-1) for one in columns])
+        # Whole columns are copied from where they lie side by side, by `index_select`, which takes
+        # a third of the time of brackets, and so few at a time that they stay in a cache.
+        at = left.to(x.device).split(_AT_ONCE), right.to(x.device).split(_AT_ONCE)
+        found = []
+        for one in standard.mT.contiguous():
+            for first, second in zip(*at, strict=True):
+                product = one.index_select(0, first).mul_(one.index_select(0, second))
+                found.append(product.mean(-1))
+        return torch.cat(found).reshape(len(x), -1)
 
     columns = tuple(f"{names[i]} and {names[j]}" for i, j in pairs.tolist())
     of_each = tuple((entries[i], entries[j]) for i, j in pairs.tolist())

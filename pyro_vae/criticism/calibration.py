@@ -333,22 +333,36 @@ def calibrate(
             if progress is not None:
                 progress(sum(map(len, ranks)) / num_simulations)
         # A quantity that is the same for every z, such as a uniform log p(z), tests nothing.
-        kept = torch.cat(ranks)[:, varied]
-        uniform = torch.rand(kept.shape, dtype=torch.float64)
-    pit = ((kept + uniform) / (num_draws + 1)).numpy()
+        return of_ranks(
+            torch.cat(ranks)[:, varied],
+            num_draws,
+            names=tuple(n for n, each in zip(_names(vae, draws), varied, strict=True) if each),
+            draws=getattr(draws, "__name__", type(draws).__name__) if callable(draws) else draws,
+            level=level,
+            discrete=bool(vae.space.support.is_discrete),
+            richer=_richer(vae, draws),
+        )
+
+
+def of_ranks(ranks: Tensor, num_draws: int, **described: Any) -> Calibration:
+    """Returns what ranks of the truth among draws say of these; draws from torch's generator.
+
+    Args:
+        ranks: How many draws are below the truth, shape ``(N, Q)``.
+        num_draws: Draws of each simulation.
+        **described: What :class:`Calibration` has beside numbers.
+    """
+    uniform = torch.rand(ranks.shape, dtype=torch.float64)
+    pit = ((ranks + uniform) / (num_draws + 1)).numpy()
     tested = uniformity(pit, min(_MAX_BINS, num_draws + 1))
     return Calibration(
-        names=tuple(name for name, each in zip(_names(vae, draws), varied, strict=True) if each),
-        ranks=kept.numpy(),
+        ranks=ranks.numpy(),
         pit=pit,
         p_values=tested.p_value,
         adjusted=np.asarray(holm(tested.p_value.tolist())),
         point=tested.point,
         num_draws=num_draws,
-        draws=getattr(draws, "__name__", type(draws).__name__) if callable(draws) else draws,
-        level=level,
-        discrete=bool(vae.space.support.is_discrete),
-        richer=_richer(vae, draws),
+        **described,
     )
 
 

@@ -5,22 +5,18 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping
 from typing import Unpack
 
-import numpy as np
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import own_store, undisturbed
-from pyro_vae.criticism.calibration import Calibration
-from pyro_vae.criticism.checks import holm
-from pyro_vae.criticism.uniformity import uniformity
+from pyro_vae.criticism.calibration import Calibration, of_ranks
 from pyro_vae.data.rows import GivenLike, Rows
 from pyro_vae.programs import Amortized, Program, Refit
 
 __all__ = ["calibrate_globals"]
 
 FITS = "a function (rows, seed) -> fitted Program"
-_MAX_BINS = 100
 
 
 @torch.no_grad()
@@ -103,24 +99,15 @@ def calibrate_globals(
             ranks.append((drawn < true).sum(0) + placed)
             if progress is not None:
                 progress((i + 1) / num_simulations)
-        kept = torch.stack(ranks)
-        uniform = torch.rand(kept.shape, dtype=torch.float64)
-    pit = ((kept + uniform) / (num_draws + 1)).numpy()
-    tested = uniformity(pit, min(_MAX_BINS, num_draws + 1))
-    names = tuple(f"{name}[{i}]" for name, each in truth.items() for i in range(each.numel()))
-    return Calibration(
-        names=names,
-        ranks=kept.numpy(),
-        pit=pit,
-        p_values=tested.p_value,
-        adjusted=np.asarray(holm(tested.p_value.tolist())),
-        point=tested.point,
-        num_draws=num_draws,
-        draws="the fits",
-        level=level,
-        discrete=False,
-        richer="fit longer, or take a richer guide of what is shared",
-    )
+        return of_ranks(
+            torch.stack(ranks),
+            num_draws,
+            names=tuple(f"{name}[{i}]" for name, own in truth.items() for i in range(own.numel())),
+            draws="the fits",
+            level=level,
+            discrete=False,
+            richer="fit longer, or take a richer guide of what is shared",
+        )
 
 
 def _draws(

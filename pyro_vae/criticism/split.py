@@ -8,6 +8,7 @@ from dataclasses import dataclass
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
@@ -37,6 +38,7 @@ _STATES = 4096  # joint states of a discrete latent that are summed over
 _FEW = 100.0  # effective draws, of fewer p-values are not to be trusted
 _SHARE = 0.05  # of the data may have fewer
 _PILOT = 40  # observations that show whether far too many have
+_TOGETHER = 4  # times as many draws as are simulated at a time are weighed together
 
 
 @dataclass(frozen=True)
@@ -52,6 +54,11 @@ class Halves:
     given: Tensor
     tested: tuple[Entry, ...]
     columns: Expanded
+
+    @property
+    def num_given(self) -> int:
+        """How many features z is inferred from: the first."""
+        return self.given.numel() - len(self.tested)
 
 
 def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given, share: int = 2) -> Halves | str:
@@ -192,13 +199,36 @@ def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Te
     """Of the given features, shape ``(S, N)``."""
     parts: list[Tensor] = []
     validated = is_validation_enabled()
-    for chunk in z.split(draws_at_once(vae, rows.x)):
+    # Nothing is drawn here: how many are taken together changes results by rounding alone.
+    for chunk in z.split(_TOGETHER * draws_at_once(vae, rows.x)):
         # The first chunk shows whether parameters and data are valid; of thousands that costs much.
         with pyro.validation_enabled(validated and not parts):
             entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
             assert entries is not None  # it was so for the halves
-            parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
+            if parts and type(entries) is dist.Bernoulli:
+                parts.append(_of_binary(entries.logits, rows.x, halves.num_given))
+            else:
+                parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)
+
+
+def _of_binary(logits: Tensor, x: Tensor, count: int) -> Tensor:
+    r"""Log-probabilities of the first entries of binary x, summed: shape ``(S, N)``.
+
+    .. math:: \log p(x_d) = -\max(t_d, 0) - \log(1 + e^{-|t_d|}), \quad
+        t_d = (1 - 2 x_d) \, \mathrm{logit}_d
+
+    A logarithm takes a tenth of the time of ``log1p``, and loses 6e-8 an entry, which is less than
+    the rounding of a sum of hundreds.
+
+    Args:
+        logits: Shape ``(S, N, *event_shape)``.
+        x: Shape ``(N, *event_shape)``.
+        count: How many entries.
+    """
+    turned = logits.flatten(2)[..., :count] * (1 - 2 * x.flatten(1)[:, :count])
+    above = turned.clamp_min(0).sum(-1)
+    return -(above + turned.abs_().neg_().exp_().add_(1).log_().sum(-1))
 
 
 def _half_seen(vae: Amortized, rows: Rows, halves: Halves) -> Any:

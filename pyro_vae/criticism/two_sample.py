@@ -33,7 +33,8 @@ class TwoSample:
         true_positive_rate: Of the ROC curve, shape ``(P,)``.
         index: Which of the data were tested, the least like a replicate first, shape ``(T,)``.
         replicate_index: The same of the replicates, the least like an observation first.
-        auc_low: Where the interval of 95 % of the area begins, over data and replicates tested.
+        auc_low: Where the interval of 95 % of the area begins, over data and replicates tested, or
+            over groups of these.
         auc_high: Where it ends.
     """
 
@@ -156,7 +157,8 @@ def classify(
     else:
         group = np.concatenate([tested[0], groups.cpu().numpy()[tested[1]]])
         spread = _spread_within(scores, group, len(data), len(drawn))
-    low, high = _interval(auc, len(data), len(drawn))
+    inflated = 1.0 if groups is None else _inflation(data, drawn, group)
+    low, high = _interval(auc, len(data), len(drawn), inflated)
     return TwoSample(
         auc=auc,
         accuracy=float(((data > 0.5).mean() + (drawn <= 0.5).mean()) / 2),
@@ -172,11 +174,47 @@ def classify(
     )
 
 
-def _interval(auc: float, num_data: int, num_drawn: int) -> tuple[float, float]:
+def _inflation(data: np.ndarray, drawn: np.ndarray, group: np.ndarray) -> float:
+    """By how much groups change the variance of the area, against as many independent rows.
+
+    The share of replicates below an observation, and of data above a replicate, are what each adds
+    to the area: their variance over groups, of which each has one observation and its replicates,
+    against that over rows.
+
+    References:
+        Nonparametric Analysis of Clustered ROC Curve Data (Obuchowski, 1997),
+        https://doi.org/10.2307/2533958
+
+    Args:
+        data: Scores of the data, shape ``(n,)``.
+        drawn: Scores of their replicates, shape ``(m,)``.
+        group: Of both, first of the data, shape ``(n + m,)``; each has as many replicates.
+    """
+    above = _share_below(drawn, data)[np.argsort(group[: len(data)], kind="stable")]
+    below = 1 - _share_below(data, drawn)[np.argsort(group[len(data) :], kind="stable")]
+    rows = above.var(ddof=1) / len(data) + below.var(ddof=1) / len(drawn)
+    together = above + below.reshape(len(data), -1).mean(1)
+    groups = together.var(ddof=1) / len(data)
+    # Of an area near one there is too little of either to be compared.
+    least = 1 / (len(data) * len(drawn)) ** 2
+    return float(groups / rows) if min(groups, rows) > least else 1.0
+
+
+def _share_below(of: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """Which share of some scores is below each of others, ties counted by half."""
+    ordered = np.sort(of)
+    both = np.searchsorted(ordered, at, "left") + np.searchsorted(ordered, at, "right")
+    return both / (2 * len(of))
+
+
+def _interval(
+    auc: float, num_data: int, num_drawn: int, inflation: float = 1.0
+) -> tuple[float, float]:
     """The areas that one of so many pairs does not reject: where (A - auc)^2 = 1.96^2 V(A).
 
     V is the variance of Hanley and McNeil, of exponential scores, at A itself: so there is an
-    interval at an area of one, where an estimate of the variance is zero.
+    interval at an area of one, where an estimate of the variance is zero. Where rows come in
+    groups it is ``inflation`` times as large.
 
     References:
         Confidence intervals for an effect size measure based on the Mann-Whitney statistic,
@@ -186,7 +224,7 @@ def _interval(auc: float, num_data: int, num_drawn: int) -> tuple[float, float]:
 
     def excess(area: float) -> float:
         varied = 1 + half * ((1 - area) / (2 - area) + area / (1 + area))
-        return (area - auc) ** 2 - 1.96**2 * area * (1 - area) * varied / pairs
+        return (area - auc) ** 2 - 1.96**2 * inflation * area * (1 - area) * varied / pairs
 
     low = brentq(excess, 0.0, min(auc, 1 - 1e-9)) if auc > 0 else 0.0
     high = brentq(excess, max(auc, 1e-9), 1.0) if auc < 1 else 1.0

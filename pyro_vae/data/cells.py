@@ -5,6 +5,7 @@ Only the different texts of a column are looked at one by one, never all of its 
 
 from __future__ import annotations
 
+import json
 import re
 from collections import Counter
 from collections.abc import Callable, Collection, Sequence
@@ -432,7 +433,8 @@ class _Texts:
             fitting = [each for each in both if parses(texts, each)]
             if len(fitting) == 2:
                 what = f"dates in {self.name} of which one shows whether days or months come first"
-                hint = f"; write `format: '{both[0]}'` for it in `schema` (--schema FILE.yaml)"
+                line = f'{{{json.dumps(self.name)}: {{kind: time, format: "{both[0]}"}}}}'
+                hint = f"; `schema` (--schema FILE.yaml) says so by the line {line}"
                 raise ValueError(f"{expected('data', what, texts[0])}{hint}")
         else:
             fitting = [each for each in FORMATS if parses(texts[:50], each)]

@@ -86,7 +86,7 @@ class DataReport:
         for split, count in self.in_train.items():
             if count:
                 lines.append(
-                    f"  {count:,} {split} observations are training data too: scores flatter"
+                    f"  {count:,} {split} observations are training data too, and score too well"
                 )
         if self.step < _CLOSE:
             lines.append(

@@ -33,7 +33,7 @@ _CLOTHES = ("T-shirt/top", "Trouser", "Pullover", "Dress", "Coat", "Sandal", "Sh
 _TIMEOUT = 30.0  # seconds; torchvision opens its addresses without one
 _BAD_ARCHIVE = (tarfile.TarError, zipfile.BadZipFile, zlib.error)
 _DIGIT = ("digit", "label")
-_log = logging.getLogger(__name__)
+_log = logging.getLogger("pyro_vae")
 
 
 class _Files:

@@ -6,6 +6,7 @@ import textwrap
 from collections.abc import Sequence
 from typing import TYPE_CHECKING
 
+from pyro_vae._terminal import shown
 from pyro_vae.data.schema import Field
 
 if TYPE_CHECKING:
@@ -18,7 +19,7 @@ _NAME, _LISTED = 24, 6
 
 def printed(schema: Schema, width: int = 80) -> str:
     """Returns a table of the columns, no line of which is longer than ``width``."""
-    rows = [(shortened(_plain(field.name), _NAME), _what(field), _why(field)) for field in schema]
+    rows = [(shortened(shown(field.name), _NAME), _what(field), _why(field)) for field in schema]
     head = ("column", "kind", "why")
     sizes = [max(len(row[i]) for row in (head, *rows)) for i in range(2)]
     left = sum(sizes) + 4
@@ -28,7 +29,7 @@ def printed(schema: Schema, width: int = 80) -> str:
         lines.append(f"{name:<{sizes[0]}}  {what:<{sizes[1]}}  {first}".rstrip())
         lines += [" " * left + each for each in more]
     for warning in schema.warnings:
-        text = f"warning: {_plain(warning)}"
+        text = f"warning: {shown(warning)}"
         lines += textwrap.wrap(text, width, subsequent_indent="  ")
     return "\n".join(line[:width] for line in lines)
 
@@ -47,18 +48,13 @@ def _why(field: Field) -> str:
     if field.levels and field.kind != "binary":
         levels = f"; {_levels(field.levels, ' < ' if field.kind == 'ordinal' else ', ')}"
     elif field.levels:
-        levels = f"; 1 is {_plain(str(field.levels[1]))}"
+        levels = f"; 1 is {shown(str(field.levels[1]))}"
     offset = f"; {field.offset:,} is subtracted" if field.offset and field.kind != "time" else ""
-    return f"{_plain(field.reason)}{levels}{offset}"
+    return f"{shown(field.reason)}{levels}{offset}"
 
 
 def _levels(levels: Sequence[object], between: str) -> str:
-    shown = [shortened(_plain(str(level)), 16) for level in levels]
-    if len(shown) > _LISTED:
-        shown = [*shown[: _LISTED - 1], "…", shown[-1]]
-    return between.join(shown)
-
-
-def _plain(text: str) -> str:
-    """Without characters that a terminal would take for commands."""
-    return "".join(each if each.isprintable() else "�" for each in text)
+    names = [shortened(shown(str(level)), 16) for level in levels]
+    if len(names) > _LISTED:
+        names = [*names[: _LISTED - 1], "…", names[-1]]
+    return between.join(names)

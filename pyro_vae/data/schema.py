@@ -32,6 +32,7 @@ from typing import TYPE_CHECKING, Any, Literal, TypeAlias, get_args
 
 import yaml
 
+from pyro_vae import _yaml
 from pyro_vae._errors import expected, is_number, unknown_name
 from pyro_vae.data.rows import NO_WEIGHTS
 
@@ -51,7 +52,7 @@ Level: TypeAlias = str | int | float | bool
 KINDS: tuple[Kind, ...] = get_args(Kind)
 ROLES: tuple[Role, ...] = get_args(Role)
 _LEFT_OUT: tuple[Kind, ...] = ("id", "ignore")
-_LARGEST = 2**20  # characters of a file
+_LARGEST, _MOST = 2**20, 2**17  # characters of a file, and values
 _WIDTH = 80  # of a terminal that a table is printed on
 
 
@@ -399,10 +400,12 @@ def _content(path: Path) -> dict[str, Any]:
     try:
         with path.open(encoding="utf-8") as file:
             text = file.read(_LARGEST + 1)
-        content = yaml.safe_load(text) if len(text) <= _LARGEST else None
+        content = _yaml.load(text, _MOST) if len(text) <= _LARGEST else None
     except FileNotFoundError:
         raise expected("schema", "an existing YAML or JSON file", str(path)) from None
-    except (yaml.YAMLError, ValueError, RecursionError, OSError):
+    except _yaml.Excess as error:
+        raise expected("schema", str(error), str(path)) from None
+    except (yaml.YAMLError, ValueError, ArithmeticError, OSError):
         raise expected("schema", "a readable YAML or JSON file", str(path)) from None
     if not isinstance(content, dict):
         raise expected("schema", f"a mapping from columns to kinds in {path}", content)

@@ -11,6 +11,7 @@ from torch import Tensor
 
 from pyro_vae.engine import updates
 from pyro_vae.engine.dependencies import Dependencies
+from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.number import AsTensors
 from pyro_vae.engine.optim import Slot
@@ -143,13 +144,15 @@ class Captured:
         """Takes one step as tensor operations."""
         problem = self._problem
         self._checks = Checks() if self.validates else None
+        first, *others = problem.portions(args, kwargs)
         with torch.enable_grad(), AsTensors(), recording(self._checks):
-            loss, surrogate, moved = problem.differentiable_loss(args, kwargs)
-        grads: Sequence[Tensor]
-        if surrogate.requires_grad:
-            grads = torch.autograd.grad(surrogate, self.params, materialize_grads=True)
-        else:  # momentum alone
-            grads = list(map(torch.zeros_like, self.params))
+            loss, grads, moved = self._differentiated(*first)
+            for portion in others:
+                part, added, averages = self._differentiated(*portion)
+                if averages:
+                    raise NotCapturable("running averages move within a step of several portions")
+                loss = loss + part
+                grads = [grad + more for grad, more in zip(grads, added, strict=True)]
         valid = None if self._checks is None else self._checks.flag()
         self.validates = valid is not None
         if problem.clip_norm is not None:
@@ -158,6 +161,15 @@ class Captured:
             if problem.on_nonfinite != "ignore":
                 loss = torch.where(norm.isfinite(), loss, math.nan)
         return self._advance(Step(loss, valid, grads), rows, moved)
+
+    def _differentiated(
+        self, args: Any, kwargs: Any
+    ) -> tuple[Tensor, Sequence[Tensor], list[tuple[Tensor, Tensor]]]:
+        """Returns the loss, its gradients, and what moves besides."""
+        loss, surrogate, moved = self._problem.differentiable_loss(args, kwargs)
+        if surrogate.requires_grad:
+            return loss, torch.autograd.grad(surrogate, self.params, materialize_grads=True), moved
+        return loss, list(map(torch.zeros_like, self.params)), moved  # momentum alone
 
     def _advance(self, step: Step, rows: Tensor, moved: Sequence[tuple[Tensor, Tensor]]) -> Step:
         """Updates parameters and schedules, as long as every step so far was as it has to be.

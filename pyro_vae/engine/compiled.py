@@ -21,7 +21,7 @@ from pyro_vae._errors import out_of_memory
 from pyro_vae.engine.captured import Captured, all_finite
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
-from pyro_vae.engine.errors import GraphMismatch, NotCapturable, NotWorthwhile
+from pyro_vae.engine.errors import GraphMismatch, NotCapturable, NotWorthwhile, Stopping
 from pyro_vae.engine.generators import draw_from, drawn_from
 from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.losses import refusal
@@ -348,13 +348,13 @@ class CompiledEngine:
         except NotCapturable as reason:
             if dependencies is not None:
                 dependencies.put_back()
-            if placed is not None and placed.places:
+            quiet = isinstance(reason, NotWorthwhile | Stopping)
+            if placed is not None and placed.places and not quiet:
                 # It may be for them: as constants they show whether it is.
                 for place in () if placed.stale else placed.places:
                     placed.refuse(place, str(reason))
             else:
-                right = isinstance(reason, NotWorthwhile)
-                self._refuse(key, str(reason), logging.INFO if right else logging.WARNING)
+                self._refuse(key, str(reason), logging.INFO if quiet else logging.WARNING)
             return None, []
         self._watchdog.schedule(captured)
         self.captures += 1

@@ -4,7 +4,14 @@ from __future__ import annotations
 
 from pathlib import Path
 
-__all__ = ["GraphMismatch", "NotCapturable", "NotReparameterised", "NotWorthwhile", "ReadsBack"]
+__all__ = [
+    "GraphMismatch",
+    "NotCapturable",
+    "NotReparameterised",
+    "NotWorthwhile",
+    "ReadsBack",
+    "Stopping",
+]
 
 
 class NotCapturable(Exception):
@@ -13,6 +20,10 @@ class NotCapturable(Exception):
 
 class NotWorthwhile(NotCapturable):
     """To compile it would take longer than it saves, so that there is nothing to be warned of."""
+
+
+class Stopping(NotCapturable):
+    """The run was asked to stop while it was compiled: nothing is wrong with the program."""
 
 
 class ReadsBack(NotCapturable):

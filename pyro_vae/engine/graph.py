@@ -16,7 +16,9 @@ from torch._guards import TracingContext, tracing
 from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx.experimental.proxy_tensor import make_fx
 
-from pyro_vae.engine.errors import NotCapturable, ReadsBack
+from pyro_vae._signals import stopping
+from pyro_vae.engine.cache import keep_compiled_code_private
+from pyro_vae.engine.errors import NotCapturable, ReadsBack, Stopping
 from pyro_vae.engine.estimators import estimators_stay_tensors
 from pyro_vae.engine.memory import elements, overlap, preserved, span, twin
 from pyro_vae.engine.onednn import mkl_is_slow, use_onednn
@@ -211,6 +213,7 @@ class Graph:
         return [args[s] if isinstance(s, int) else s for s in self._inputs]
 
     def _compile(self, module: torch.fx.GraphModule, args: Sequence[Tensor]) -> None:
+        keep_compiled_code_private()
         # Seconds to import: not for a program that compiles nothing.
         from torch._inductor import compile_fx, config
         from torch._inductor.decomposition import select_decomp_table
@@ -249,6 +252,9 @@ class Graph:
                     module, examples, inner_compile=inner, decompositions=decompositions
                 )
         except Exception as error:  # whatever stops the compiler: the program itself still runs
+            if stopping():
+                # A terminal interrupts what the compiler has started as well: its failure is ours.
+                raise Stopping("asked to stop while it was compiled") from error
             raise NotCapturable(f"the compiler failed: {_first_line(error)}") from error
 
     def _options(self, args: Sequence[Tensor]) -> dict[str, Any]:

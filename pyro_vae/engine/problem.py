@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import itertools
 import math
+import operator
 from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -15,6 +17,7 @@ import torch
 from pyro import poutine
 from pyro.infer.util import torch_item, zero_grads
 from torch import Tensor
+from torch.utils._pytree import tree_flatten, tree_unflatten
 
 from pyro_vae.engine.averages import averages_stay, unconstrained
 from pyro_vae.engine.graph import values_stay_tensors
@@ -104,6 +107,8 @@ class Problem:
             does, ends the run, or is left out.
         precision: Of matrix products.
         validate: Whether what distributions check is checked at each step of a graph, too.
+        rows_at_once: Rows of which loss and gradients are computed at a time, and added up to those
+            of a step; None takes all rows at once.
         device: Where the tensors of the last call were.
         loss: What ``loss_and_grads`` differentiates: an ELBO, or a function of model, guide and
             their arguments; None if it is a function of its own.
@@ -118,6 +123,7 @@ class Problem:
     on_nonfinite: OnNonFinite = "raise"
     precision: Precision = "float32"
     validate: bool = True
+    rows_at_once: int | None = None
     device: torch.device = field(default_factory=lambda: torch.device("cpu"))
     loss: pyro.infer.ELBO | Program | None = field(init=False)
     serial: int = field(init=False)
@@ -169,7 +175,12 @@ class Problem:
     def _gradients(self, args: Any, kwargs: Any) -> tuple[Loss, list[Tensor]]:
         function = in_python(self.loss_and_grads)
         with poutine.trace(param_only=True) as met, self._reduced(), averages_stay() as moved:
-            loss = function(self.model, self.guide, *args, **kwargs)
+            first, *others = self.portions(args, kwargs)
+            loss = function(self.model, self.guide, *first[0], **first[1])
+            for args, kwargs in others:
+                if isinstance(self.loss, Objective):
+                    self.loss.step.sub_(1)  # all of it is one step
+                loss = _sum(loss, function(self.model, self.guide, *args, **kwargs))
         sites = met.trace.nodes.values()
         params = list({unconstrained(site): None for site in sites})
         value: Loss
@@ -181,6 +192,20 @@ class Problem:
             for average, now in moved:
                 average.data.copy_(now)
         return value, params
+
+    def portions(self, args: Any, kwargs: Any) -> Sequence[tuple[Any, Any]]:
+        """Returns the arguments of a step, a few rows of each tensor at a time."""
+        leaves, spec = tree_flatten((args, kwargs))
+        rows = max((len(leaf) for leaf in leaves if _has_rows(leaf)), default=0)
+        if self.rows_at_once is None or rows <= self.rows_at_once:
+            return [(args, kwargs)]
+        pieces = [
+            leaf.split(self.rows_at_once) if _has_rows(leaf) else itertools.repeat(leaf)
+            for leaf in leaves
+        ]
+        count = math.ceil(rows / self.rows_at_once)
+        each = zip(range(count), *pieces, strict=False)  # what has no rows is repeated for ever
+        return [tree_unflatten(found, spec) for _, *found in each]
 
     def differentiable_loss(self, args: Any, kwargs: Any) -> Evaluated:
         """Returns the loss as a graph needs it, and moves nothing."""
@@ -237,6 +262,16 @@ class Problem:
             return
         with torch.autocast(self.device.type, torch.bfloat16):
             yield
+
+
+def _has_rows(leaf: Any) -> bool:
+    return isinstance(leaf, Tensor) and leaf.dim() > 0
+
+
+def _sum(one: Any, other: Any) -> Any:
+    if isinstance(one, tuple):
+        return tuple(map(operator.add, one, other))
+    return one + other
 
 
 def clipping(grads: Sequence[Tensor], largest: float) -> tuple[Tensor, Tensor]:

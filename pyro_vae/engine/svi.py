@@ -110,6 +110,8 @@ class CompiledSVI(Parts):
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Parameters
             stay as they are; a program sees to it that what a distribution gets is float32, as a
             ``VAE`` does.
+        rows_at_once: Rows of which loss and gradients are computed at a time, of each tensor among
+            the arguments of a step, and added up; None takes all at once.
         validate: Whether what distributions check of their parameters and of values, where Pyro's
             validation is on, is checked at each step of a graph. Otherwise it is when a graph is
             captured, and so are checks that are no code on tensors (NumPy, ``.item()``).
@@ -152,6 +154,7 @@ class CompiledSVI(Parts):
         on_nonfinite: OnNonFinite = "ignore",
         max_skipped: int = 100,
         precision: Precision = "float32",
+        rows_at_once: int | None = None,
         validate: bool = True,
         check_every: CheckEvery = "auto",
         check_folder: str | Path | None = None,
@@ -172,6 +175,7 @@ class CompiledSVI(Parts):
             on_nonfinite=on_nonfinite,
             precision=precision,
             validate=validate,
+            rows_at_once=rows_at_once and positive_integer("rows_at_once", rows_at_once),
         )
         super().__init__(problem, num_chains)
         self.loss = loss

@@ -12,6 +12,7 @@ import numpy as np
 from scipy import special
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae._html import shown
 from pyro_vae.evaluation.scores import Scores
 
 __all__ = [
@@ -188,6 +189,18 @@ class Comparison:
             if isinstance(row, RankedModel):
                 lines[-1] += f", ± {_shown(row.difference_spread)} over seeds"
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        rows = []
+        for row in (*self.runs, *self.models):
+            low, high = row.difference_low, row.difference_high
+            between = "–" if low is None or row.difference == 0 else f"{low:.2f} to {high:.2f}"
+            error = _shown(row.difference_standard_error)
+            numbers = (f"{row.log_marginal:.2f}", f"{row.difference:.2f}", error, between)
+            rows.append((row.rank, row.name, *numbers))
+        head = ("rank", "model", "log p(x)", "difference", "± over data", "95 %, all together")
+        notes = ["nats per observation; difference: to the best, paired", *self.notes]
+        return shown(f"Comparison: {self.size:,} observations", head, rows, notes=notes, text=2)
 
 
 def check_comparable(measures: Mapping[str, Mapping[str, Any]], argument: str = "scores") -> None:

@@ -14,6 +14,7 @@ from numpy.typing import ArrayLike
 from torch import Tensor
 
 from pyro_vae._errors import expected, is_number, positive_integer
+from pyro_vae._html import shown
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import MAX_ENUMERATED
@@ -30,6 +31,15 @@ _NEGLIGIBLE = 0.01  # nats: a smaller gain must be seen by two standard errors t
 _DECAY = 1e-3  # of the learning rate, over one round
 _BETAS = (0.9, 0.95)  # a longer memory of the first, steep steps slows all that follow
 _MEASURED = ("log_marginal", "elbo", "elbo_optimal", "approximation", "amortisation", "residual")
+
+_WORDS = {
+    "log_marginal": "log p(x)",
+    "approximation": "approximation: log p(x) - L[q*]",
+    "elbo_optimal": "L[q*], the guide optimised for each observation",
+    "amortisation": "amortisation: L[q*] - L[q]",
+    "elbo": "L[q], the guide of the encoder: the ELBO",
+    "residual": "residual: gained by the last half of the steps",
+}
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -98,16 +108,29 @@ class Gaps:
 
     def __repr__(self) -> str:
         known = self.summary()
-        shown = {name: f"{known[name]:.4g} ± {known[f'{name}_mcse']:.2g}" for name in _MEASURED}
+        told = {name: f"{known[name]:.4g} ± {known[f'{name}_mcse']:.2g}" for name in _MEASURED}
         return (
             f"Gaps({len(self.elbo)} observations, nats per observation, ± Monte Carlo)\n"
-            f"  log p(x)       {shown['log_marginal']} ({self.estimator})\n"
-            f"  approximation  {shown['approximation']}\n"
-            f"  L[q*]          {shown['elbo_optimal']}\n"
-            f"  amortisation   {shown['amortisation']}\n"
-            f"  L[q]           {shown['elbo']}\n"
-            f"  residual       {shown['residual']}: gained by the last half of the steps"
+            f"  log p(x)       {told['log_marginal']} ({self.estimator})\n"
+            f"  approximation  {told['approximation']}\n"
+            f"  L[q*]          {told['elbo_optimal']}\n"
+            f"  amortisation   {told['amortisation']}\n"
+            f"  L[q]           {told['elbo']}\n"
+            f"  residual       {told['residual']}: gained by the last half of the steps"
         )
+
+    def _repr_html_(self) -> str:
+        known = self.summary()
+        rows = [
+            (what, f"{known[name]:.4g}", f"{known[f'{name}_mcse']:.2g}")
+            for name, what in _WORDS.items()
+        ]
+        notes = [
+            "nats per observation; ± is one standard error",
+            f"log p(x) by {self.estimator}; {self.num_steps:,} steps for each q*",
+        ]
+        title = f"Gaps: {len(self.elbo):,} observations"
+        return shown(title, ("", "mean", "± Monte Carlo"), rows, notes=notes)
 
 
 def gaps(

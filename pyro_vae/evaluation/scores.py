@@ -215,14 +215,16 @@ class Scores:
         ]
         if "bits_per_dim" in known:
             rows.append(["bits per dimension", *cells("bits_per_dim"), *nothing])
-        (above,) = cells("k_hat_above_threshold")
-        rows += [
-            ["active units", str(self.active_units), *nothing],
-            ["k-hat, median", *cells("k_hat_median"), *nothing],
-            [f"k-hat, share above {self.k_hat_threshold:.2g}", above, *nothing],
-        ]
+        rows.append(["active units", str(self.active_units), *nothing])
+        if not self.is_exact:
+            (above,) = cells("k_hat_above_threshold")
+            rows += [
+                ["k-hat, median", *cells("k_hat_median"), *nothing],
+                [f"k-hat, share above {self.k_hat_threshold:.2g}", above, *nothing],
+            ]
         what = f"{measure['split'] or 'held-out'} data of {measure['data'] or 'an array'}"
-        note = f"nats per observation; {self.num_samples:,} samples each; ± is one standard error"
+        drawn = "all states of z" if self.is_exact else f"{self.num_samples:,} samples each"
+        note = f"nats per observation; {drawn}; ± is one standard error"
         title = f"Scores: {len(self.log_marginal):,} observations, {what}"
         head = ("", "mean", "± over data", "± Monte Carlo")
         return shown(title, head, rows, notes=[note])

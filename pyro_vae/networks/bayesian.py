@@ -71,7 +71,8 @@ class Bayesian(nn.Module):
     ) -> None:
         super().__init__()
         if not isinstance(network, nn.Module):
-            raise expected("network", "a network", network)
+            what = "a network" if network is not None else "a network, and `build` returns none"
+            raise expected("network", what, network)
         if prior is None:
             prior = dist.Normal(0.0, 1.0)
         if not isinstance(prior, torch.distributions.Distribution) or len(prior.event_shape) > 0:

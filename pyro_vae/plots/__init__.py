@@ -1,8 +1,9 @@
 """Plots of models, their fits and what criticism finds: functions that return matplotlib axes.
 
 Each draws into what it is passed, ``ax`` where it has one panel and ``figure`` where it has several
-(a figure or a subfigure), and else into a new figure that pyplot does not know and hence does not
-keep: ``pv.plots.history(run.history)[0].figure.savefig("history.png")``.
+(a figure or a subfigure), and else into a new figure. In a notebook, and wherever pyplot is
+interactive, that is one of pyplot's, and is shown; elsewhere pyplot does not know it and hence does
+not keep it: ``pv.plots.history(run.history)[0].figure.savefig("history.png")``.
 """
 
 from pyro_vae.plots.choice import choice

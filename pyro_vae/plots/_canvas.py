@@ -5,6 +5,8 @@ from __future__ import annotations
 import base64
 import io
 import math
+import sys
+import warnings
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -13,13 +15,16 @@ from typing import Any
 import matplotlib.image
 import numpy as np
 import torch
-from matplotlib import rc_context
+from matplotlib import get_backend, is_interactive, rc_context
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
+from matplotlib.text import Text
+from matplotlib.ticker import FixedFormatter
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import expected
+from pyro_vae._terminal import shown_lines
 from pyro_vae.checkpoint import write_bytes
 from pyro_vae.programs import Amortized
 
@@ -109,19 +114,32 @@ def show(axes: Axes, pixels: np.ndarray) -> None:
     axes.set_axis_off()
 
 
+def _new(size: tuple[float, float]) -> Figure:
+    """A new figure of a size in inches: of pyplot where that shows figures, as in a notebook.
+
+    Elsewhere pyplot does not know the figure, and hence does not keep it.
+    """
+    # A notebook's backend is known from the start, and interactive only once pyplot is imported.
+    if is_interactive() or "inline" in str(get_backend(auto_select=False)):
+        from matplotlib import pyplot
+
+        return pyplot.figure(figsize=size, layout="constrained")
+    return Figure(figsize=size, layout="constrained")
+
+
 def axes_of(ax: Axes | None, size: tuple[float, float]) -> Axes:
-    """The axes given, or those of a new figure of a size in inches, which pyplot does not know."""
+    """The axes given, or those of a new figure of a size in inches."""
     if ax is None:
-        return Figure(figsize=size, layout="constrained").subplots()
+        return _new(size).subplots()
     if not isinstance(ax, Axes):
         raise expected("ax", "matplotlib Axes, or None", ax)
     return ax
 
 
 def canvas_of(figure: Figure | SubFigure | None, size: tuple[float, float]) -> Figure | SubFigure:
-    """The figure given, or a new one of a size in inches, which pyplot does not know."""
+    """The figure given, or a new one of a size in inches."""
     if figure is None:
-        return Figure(figsize=size, layout="constrained")
+        return _new(size)
     if not isinstance(figure, Figure | SubFigure):
         raise expected("figure", "a matplotlib Figure or SubFigure, or None", figure)
     return figure
@@ -150,10 +168,11 @@ def grid(
 
 
 def write(figure: Figure, path: str | Path) -> Path:
-    """Writes a figure as a PNG file."""
-    content = io.BytesIO()
-    figure.savefig(content, format="png", dpi=_DPI)
-    write_bytes(Path(path), content.getvalue())
+    """Writes a figure as a PNG file; a notebook does not show it besides."""
+    content = _drawn(figure, format="png")
+    if "matplotlib.pyplot" in sys.modules:
+        sys.modules["matplotlib.pyplot"].close(figure)
+    write_bytes(Path(path), content)
     return Path(path)
 
 
@@ -173,9 +192,27 @@ def chart(width: float = 3.6, height: float = 2.5) -> Iterator[tuple[Figure, Axe
 
 def as_svg(figure: Figure) -> str:
     """A figure as the address of an image that holds it; call it inside :func:`chart`."""
+    content = _drawn(figure, format="svg", transparent=True, metadata={"Date": None})
+    return f"data:image/svg+xml;base64,{base64.b64encode(content).decode()}"
+
+
+def _drawn(figure: Figure, **options: Any) -> bytes:
+    """A figure as a file, in which names are text: ``$`` begins no formula in them.
+
+    What is no letter is written out, as XML does not take it; what the font lacks is a box.
+    """
     content = io.BytesIO()
-    figure.savefig(content, format="svg", dpi=_DPI, transparent=True, metadata={"Date": None})
-    return f"data:image/svg+xml;base64,{base64.b64encode(content.getvalue()).decode()}"
+    with rc_context({"text.parse_math": False}), warnings.catch_warnings():
+        warnings.filterwarnings("ignore", "Glyph .* missing from")
+        for axes in figure.findobj(Axes):
+            for axis in (axes.xaxis, axes.yaxis):
+                if isinstance(labels := axis.get_major_formatter(), FixedFormatter):
+                    labels.seq = [shown_lines(label) for label in labels.seq]
+        for text in figure.findobj(Text):
+            text.set_text(shown_lines(text.get_text()))
+            text.set_parse_math(False)
+        figure.savefig(content, dpi=_DPI, **options)
+    return content.getvalue()
 
 
 def as_png(pixels: np.ndarray) -> str:

@@ -35,7 +35,8 @@ CURVES = {
     "reconstruction": "Reconstruction  E[log p(x | z)]",
     "kl": "KL(q(z | x) || p(z))",
 }
-_LEGEND = 20  # classes that colours can distinguish
+_LEGEND = 20  # classes that colours and shapes can distinguish
+_SHAPES = ("o", "^", "s")
 _STYLES = ((".", "-"), ("x", "--"), ("+", ":"), ("^", "-."))  # of data and line, a channel each
 
 
@@ -46,7 +47,10 @@ def curve(axes: Axes, history: Mapping[str, Sequence[float]], key: str) -> None:
     if f"validation_{key}" in history:
         shown["validation"] = (history[f"validation_{key}"], HELD_OUT)
     for label, (values, colour) in shown.items():
-        axes.plot(epochs, values, color=colour, label=label, marker="" if epochs[1:] else "o")
+        # Of epochs that were not scored there is nothing to show.
+        kept = [i for i, value in enumerate(values) if not math.isnan(value)]
+        at, values = [epochs[i] for i in kept], [values[i] for i in kept]
+        axes.plot(at, values, color=colour, label=label, marker="" if epochs[1:] else "o")
     _leave_out_the_start(axes, [values for values, _ in shown.values()])
     axes.set_title(CURVES[key])
     axes.set_xlabel("epoch")
@@ -149,11 +153,12 @@ def scatter(
         points[:, 1] = torch.linspace(0, 1, len(means))  # spread out, to see how many there are
         axes.set_yticks([])
     size = min(60, max(5, 6000 / len(means)))
-    for label, chosen, colour in _classes(labels, len(means), classes):
+    for label, chosen, colour, marker in _classes(labels, len(means), classes):
         across, up = points[chosen].T
         axes.scatter(
-            across, up, s=size, alpha=0.75, lw=0, color=colour, label=label, rasterized=True
-        )
+            across, up, s=size, alpha=0.75, lw=0, color=colour, marker=marker, label=label,
+            rasterized=True,
+        )  # fmt: skip
     if labels is not None and len(labels.unique()) <= _LEGEND:
         place = {"loc": "center left", "bbox_to_anchor": (1, 0.5), "title": "label"}
         columns = 4 if classes else 10  # words are longer than numbers
@@ -176,20 +181,19 @@ def class_name(label: int, classes: Sequence[str]) -> str:
 
 def _classes(
     labels: Tensor | None, size: int, names: Sequence[str]
-) -> list[tuple[str, Tensor, object]]:
-    """For each label its name, the data that have it, and a colour."""
+) -> list[tuple[str, Tensor, object, str]]:
+    """For each label its name, the data that have it, a colour and a marker.
+
+    Of more labels than colours each colour is there again with a marker of another shape.
+    """
     if labels is None:
-        return [("", torch.ones(size, dtype=torch.bool), HELD_OUT)]
+        return [("", torch.ones(size, dtype=torch.bool), HELD_OUT, "o")]
     found = labels.unique().tolist()
-    colours: list[object] = list(CLASSES)
-    if len(found) > len(CLASSES):
-        palette = colormaps["tab10" if len(found) <= 10 else "tab20"]
-        if len(found) > _LEGEND:
-            palette = colormaps["turbo"].resampled(len(found))
-        colours = [palette(i) for i in range(len(found))]
-    return [
-        (class_name(label, names), labels == label, colours[i]) for i, label in enumerate(found)
-    ]
+    looks: list[tuple[object, str]] = [(each, shape) for shape in _SHAPES for each in CLASSES]
+    if len(found) > _LEGEND:
+        palette = colormaps["viridis"].resampled(len(found))
+        looks = [(palette(i), "o") for i in range(len(found))]
+    return [(class_name(label, names), labels == label, *looks[i]) for i, label in enumerate(found)]
 
 
 def usage(axes: Axes, q: Tensor, labels: Tensor | None, classes: Sequence[str] = ()) -> None:

@@ -48,7 +48,8 @@ def sbc(found: Calibration, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; a figure of its own if not given.
 
     Returns:
-        The axes: a line a quantity, orange where it failed.
+        The axes: a line a quantity, orange where it failed; the legend names the four that failed
+        by the smallest p-values.
 
     Raises:
         ValueError: If ``found`` is not the result of a calibration.
@@ -109,17 +110,19 @@ def ranks(axes: Axes, found: Calibration) -> None:
         color=TRAIN, alpha=0.3, lw=0, label=f"{1 - found.level:.0%} of exact posteriors",
     )  # fmt: skip
     ends = np.concatenate([[0.0], around.points, [1.0]])
-    worst = set(np.argsort(found.adjusted)[:4][found.failed[np.argsort(found.adjusted)[:4]]])
+    worst = [q for q in np.argsort(found.adjusted, kind="stable")[:4] if found.failed[q]]
+    # By their style, as names beside lines that lie close would cover these and each other.
+    styles = dict(zip(worst, ("-", "--", ":", "-."), strict=False))
     for q, (name, curve) in enumerate(zip(found.names, found.ecdf, strict=True)):
         away = np.concatenate([[0.0], curve - around.points, [0.0]])
-        failed = bool(found.failed[q])
-        axes.plot(ends, away, color=BAD if failed else HELD_OUT, lw=1.2, alpha=0.8)
-        if q in worst:
-            k = int(np.argmax(np.abs(away)))
-            axes.annotate(name, (ends[k], away[k]), fontsize=8, color=BAD, ha="center", va="bottom")
+        if q in styles:
+            axes.plot(ends, away, styles[q], color=BAD, lw=1.6, label=name, zorder=3)
+        else:
+            colour = BAD if found.failed[q] else HELD_OUT
+            axes.plot(ends, away, color=colour, lw=0.9, alpha=0.4 if worst else 0.8)
     axes.set(title="SBC rank ECDF", xlabel="rank, as a share", ylabel="ECDF − uniform")
     axes.spines[["top", "right"]].set_visible(False)
-    axes.legend(loc="best", frameon=False)
+    axes.legend(loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=3, frameon=False)
 
 
 def coverage(axes: Axes, found: Calibration) -> None:

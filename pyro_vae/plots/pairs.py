@@ -199,16 +199,15 @@ def _intervals(
     """Of each level median, quartiles, and the 5th and 95th percentiles."""
     named = zip(both, ("data", "model"), (TRAIN, HELD_OUT), (-0.12, 0.12), strict=True)
     for (places, numbers), label, colour, aside in named:
-        for level in range(len(across.levels)):
-            own = numbers[places.round() == level]
-            if len(own) == 0:
-                continue
+        found = [(level, numbers[places.round() == level]) for level in range(len(across.levels))]
+        drawn = [(level, own) for level, own in found if len(own) > 0]
+        for i, (level, own) in enumerate(drawn):
             low, lower, middle, upper, high = np.quantile(own, (0.05, 0.25, 0.5, 0.75, 0.95))
             where = level + aside
             axes.plot([where, where], [low, high], color=colour, lw=1)
             axes.plot([where, where], [lower, upper], color=colour, lw=4, solid_capstyle="butt")
             axes.plot(where, middle, "o", color="white", mec=colour, mew=1.5, ms=5,
-                      label=label if level == 0 else "_")  # fmt: skip
+                      label=label if i == 0 else "_")  # fmt: skip
     axis_of(axes.xaxis, across)
     axis_of(axes.yaxis, up)
     axes.set_xlim(-0.6, len(across.levels) - 0.4)

@@ -7,13 +7,17 @@ from collections.abc import Sequence
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
+from torch.distributions import Distribution
 
+from pyro_vae.criticism._entries import entries_of
 from pyro_vae.data.rows import Numbers, RowsLike
 from pyro_vae.plots import _panels as panels
 from pyro_vae.plots._canvas import are_images, canvas_of, grid, limits, show, tiles
-from pyro_vae.plots._paths import interpolations, traversals
+from pyro_vae.plots._paths import interpolations, traversed
+from pyro_vae.plots._tables import Scaled, are_columns, farthest, lines_height, moved
+from pyro_vae.plots.models import visible
 from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import as_tensor
+from pyro_vae.programs.accept import as_tensor, rows_of
 
 __all__ = ["interpolation", "traversal"]
 
@@ -25,6 +29,7 @@ def traversal(
     *,
     steps: int = 7,
     reach: float = 3.0,
+    reference: RowsLike | None = None,
     figure: Figure | SubFigure | None = None,
 ) -> list[Axes]:
     """Draws E[x|z] as one latent unit moves at a time, the others staying at E[z|x].
@@ -35,6 +40,8 @@ def traversal(
         units: Indices of latent units, shape ``(U,)``.
         steps: Positions of a real unit; a discrete one takes each of its values.
         reach: How far a real unit goes, in standard deviations of the prior.
+        reference: Of a table, data such as ``data.test`` that name its columns: each is then a
+            line of its own, in standard deviations of these data from their mean.
         figure: Where to draw; one of its own if not given.
 
     Returns:
@@ -46,9 +53,10 @@ def traversal(
     References:
         beta-VAE (Higgins et al., 2017), https://openreview.net/forum?id=Sy2fzU9gl
     """
-    means = traversals(vae, x, units, steps=steps, reach=reach)
+    decoded = traversed(vae, x, units, steps=steps, reach=reach)
     names = [f"z{int(unit)}" for unit in as_tensor(units)]
-    axes = _paths(vae, means, names, "coolwarm", figure)
+    lines = _of_columns(vae, decoded, reference)
+    axes = _paths(vae, decoded.mean, names, "coolwarm", figure, lines)
     axes[0].figure.suptitle("E[x | z] as one latent unit moves at a time", fontsize=11)
     return axes
 
@@ -83,14 +91,38 @@ def interpolation(
     return axes
 
 
+def _of_columns(
+    vae: VAE, decoded: Distribution, reference: RowsLike | None
+) -> tuple[Scaled, Tensor] | None:
+    """Returns E[x|z] in standard deviations of data, ``(U, S, lines)``, where x is of a table."""
+    if reference is None:
+        return None
+    rows = rows_of(vae, as_tensor(reference), {})
+    entries = entries_of(vae, reference)
+    if not are_columns(entries, vae.event_shape):
+        return None
+    scaled = Scaled(visible(rows), entries)
+    levels = scaled.of_levels(decoded, rows.x[0])
+    return scaled, scaled.expectations(decoded.mean, levels)
+
+
 def _paths(
     vae: VAE,
     means: Tensor,
     names: Sequence[str],
     cmap: str,
     figure: Figure | SubFigure | None,
+    lines: tuple[Scaled, Tensor] | None = None,
 ) -> list[Axes]:
     count, steps = means.shape[:2]
+    if lines is not None:
+        scaled, places = lines
+        across = scaled.expanded.names
+        _, axes = grid(count, (3.8, lines_height(len(across))), figure)
+        for ax, name, path in zip(axes, names, places, strict=True):
+            moved(ax, across, path, range(steps), cmap, farthest(places))
+            ax.set_title(name)
+        return axes
     if not are_images(vae.event_shape):
         _, axes = grid(count, (3.0, 2.3), figure)
         for ax, name, path in zip(axes, names, means, strict=True):

@@ -163,6 +163,9 @@ class Imputing(Composition):
             num_imputations = positive_integer("num_imputations", num_imputations)
         if mask is None:
             raise expected("mask", "which entries are observed", None)
+        for name in given.keys() & {"num_fits", "refit", "fitted_to", "seed"}:
+            what = "none here: `pv.evaluation.impute(vae, ...)` takes it"
+            raise expected(name, what, cast("dict[str, object]", given)[name])
         vae = cast("VAE", self)  # which is all there is of this class
         rows = rows_of(vae, x, given_of({**given, "mask": mask}))
         values = rows.x.expand(num_imputations or 1, *rows.x.shape).clone()

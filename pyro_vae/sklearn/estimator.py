@@ -20,6 +20,7 @@ from torch import Tensor
 
 from pyro_vae import guides, likelihoods, objectives, priors
 from pyro_vae._errors import expected, is_number, positive_integer
+from pyro_vae._terminal import say
 from pyro_vae._untouched import undisturbed
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
@@ -111,6 +112,7 @@ class VAEEstimator(BaseEstimator):
             compile=self.compile,
             patience=None if held_out is None else self.patience,
             on_epoch=self._report if self.verbose else None,
+            progress=False,
         )
         # There it can be pickled, and unpickled anywhere.
         self.vae_ = run.vae.cpu()
@@ -154,7 +156,7 @@ class VAEEstimator(BaseEstimator):
     def _report(self, line: Mapping[str, float]) -> None:
         known = {"loss": "loss", "elbo": "ELBO", "validation_elbo": "validation ELBO"}
         said = ", ".join(f"{known[name]} {line[name]:.4g}" for name in known if name in line)
-        print(f"[{type(self).__name__}] epoch {int(line['epoch'])} of {self.epochs}: {said}")
+        say(f"[{type(self).__name__}] epoch {int(line['epoch'])} of {self.epochs}: {said}")
 
     def _tensor(self, X: np.ndarray) -> Tensor:
         """Returns a table in the precision of the model."""

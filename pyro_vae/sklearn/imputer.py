@@ -14,6 +14,7 @@ from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_vae._errors import expected
+from pyro_vae._terminal import shown
 from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Categorical, Likelihood
 from pyro_vae.objectives import IWAE
@@ -150,7 +151,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
         if not (self._observed.all() or self.keep_empty_features):
             names = OneToOneFeatureMixin.get_feature_names_out(self)[~self._observed]
             warnings.warn(
-                f"`X`: columns without any observed value are left out: {', '.join(names)}; "
+                f"`X`: columns without any observed value are left out: {shown(', '.join(names))}; "
                 "`keep_empty_features` keeps them",
                 stacklevel=2,
             )

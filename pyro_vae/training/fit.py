@@ -3,24 +3,43 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import nullcontext
+from dataclasses import fields
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeAlias
 
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
+from torch import Tensor, nn
 
 from pyro_vae._errors import as_device, expected
+from pyro_vae._progress import Monitor as Shown
+from pyro_vae._progress import displayed
 from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.engine.problem import Precision
+from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
-from pyro_vae.programs.protocol import is_amortized
+from pyro_vae.programs import VAE
+from pyro_vae.programs.protocol import Amortized, is_amortized
+from pyro_vae.training.averaging import Average
+from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
-from pyro_vae.training.recipe import Compile, OnNonFinite, Optim, Recipe, Schedule
+from pyro_vae.training.parts import fingerprint, only, start_from, weights_of
+from pyro_vae.training.recipe import (
+    Compile,
+    Monitor,
+    OnNonFinite,
+    Optim,
+    Recipe,
+    Restore,
+    Schedule,
+    needs_validation,
+)
 from pyro_vae.training.resume import (
     Resume,
     RunInProgress,
@@ -34,6 +53,8 @@ from pyro_vae.training.settings import describe
 from pyro_vae.training.splits import Splits, Values, beside, split
 
 __all__ = ["best_device", "fit"]
+
+Init: TypeAlias = str | Path | Run[Any] | nn.Module | Mapping[str, Tensor]
 
 log = logging.getLogger("pyro_vae")
 
@@ -52,7 +73,7 @@ def fit(
     objective: PyroELBO | None = None,
     epochs: int = 100,
     batch_size: int = 128,
-    lr: float = 1e-3,
+    lr: float | Mapping[str, float] = 1e-3,
     schedule: Schedule = "constant",
     weight_decay: float = 0.0,
     optim: Optim | None = None,
@@ -67,11 +88,21 @@ def fit(
     patience: int | None = None,
     clip_norm: float | None = None,
     on_nonfinite: OnNonFinite = "raise",
+    accumulate: int = 1,
+    precision: Precision = "float32",
+    average: Average | None = None,
+    restore: Restore | None = None,
+    monitor: Monitor | None = None,
+    monitor_every: int = 1,
+    init: Init | None = None,
+    trainable: str | Sequence[str] | None = None,
     out: str | Path | RunInProgress | None = None,
     checkpoint_every: int | None = None,
     keep: int = 3,
     resume: Resume = False,
     on_epoch: Callable[[Mapping[str, float]], None] | None = None,
+    callbacks: Sequence[object] = (),
+    progress: bool | None = None,
 ) -> Run[Fitted]:
     """Fits a model in place by stochastic variational inference.
 
@@ -81,11 +112,11 @@ def fit(
     a bound of several draws, such as ``IWAE``, of the greatest such bound. It is left in ``eval``
     mode.
 
-    With ``out``, a run that is asked to stop (SIGINT, SIGTERM) writes a checkpoint first, as it
-    does every ``checkpoint_every`` steps. It is resumed by the same call with ``resume=True``, on a
-    CPU to the very weights that it would have had: model, optimiser, generators, the place in the
-    epoch and the engine are those of the checkpoint. What ran already is not run again, and a
-    finished run is read. Settings and data must be those of before.
+    With ``out``, a run that is asked to stop (SIGINT, SIGTERM, SIGHUP) writes a checkpoint first,
+    as it does every ``checkpoint_every`` steps. It is resumed by the same call with
+    ``resume=True``, on a CPU to the very weights that it would have had: model, optimiser,
+    generators, the place in the epoch and the engine are those of the checkpoint. What ran already
+    is not run again, and a finished run is read. Settings and data must be those of before.
 
     The arguments are the options of the command line, and therefore listed here one by one, which
     is what makes this function longer than others.
@@ -99,9 +130,14 @@ def fit(
         objective: What to minimise, ours or Pyro's; ``ELBO()`` if not given.
         epochs: Passes over the training data.
         batch_size: Observations a step.
-        lr: Learning rate of Adam at the start.
+        lr: Learning rate of Adam at the start; or that of some parts by name, such as
+            ``{"encoder": 1e-3, "decoder": 1e-4}``, where all others have 1e-3.
         schedule: ``constant``, or ``cosine``: the rate falls to 0 along half a cosine (SGDR,
-            Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983).
+            Loshchilov and Hutter, 2017, https://arxiv.org/abs/1608.03983). Or a scheduler of
+            :mod:`torch.optim.lr_scheduler`, such as ``StepLR(step_size=30, gamma=0.5)``, which
+            takes a step an epoch; from Python also a function from an optimiser to one. It gets an
+            optimiser of the rate ``lr``, whose rate alone is looked at; ``ReduceLROnPlateau`` gets
+            minus the score by which the best epoch is chosen, or the loss.
         weight_decay: Against overfitting of small data: share by which weight matrices, not biases
             or scales, shrink per unit of learning rate (AdamW, Loshchilov and Hutter, 2019,
             https://arxiv.org/abs/1711.05101).
@@ -123,19 +159,46 @@ def fit(
             :class:`pyro_vae.VAE`. None draws from the generators as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
-        patience: Epochs without a better one, by validation, after which to stop; None never does.
+        patience: Epochs without a better one, by ``monitor``, after which to stop; None never does.
         clip_norm: Largest norm of the gradient an observation, of all parameters together; a longer
             one is scaled down to it.
         on_nonfinite: Whether a loss that is not finite stops the run, with the last checkpoint and
             a file that reproduces it in ``out``; or the step is left out, ``skip``, 100 at most,
             and counted.
+        accumulate: Batches an update, whose gradients are added up: the update is that of a batch
+            of so many times the rows, in the memory of one.
+        precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Weights and
+            likelihoods stay in float32.
+        average: Averages weights as they move: ``ema``, exponentially after each step (with a decay
+            of 0.999), or ``swa``, the mean over the ends of the epochs of the last quarter (SWA,
+            Izmailov et al., 2018, https://arxiv.org/abs/1803.05407). They are scored and kept
+            beside the others, and the model ends with them unless ``restore`` says otherwise.
+        restore: Which weights the model ends with: ``best``, ``last`` or ``average``, of which
+            there may be a best epoch, too. If not given, averaged ones if there are any, else the
+            best if there is a score, else the last.
+        monitor: The score that the best epoch has the greatest of: ``elbo`` or ``reconstruction``
+            (of training data), ``validation_elbo``, ``validation_reconstruction`` or
+            ``validation_bound``; from Python also a function from the model to a number. If not
+            given, the bound on validation data.
+        monitor_every: Epochs from one scoring to the next, each of which takes time; the last epoch
+            is always scored.
+        init: Where the weights start: the folder of a run, a run, a model, or tensors by name, of
+            some parts if others are to start as they are.
+        trainable: Names of the parts that are trained, such as ``decoder`` or ``encoder.layers.0``;
+            all others stay as they are.
         out: Folder to write model, last weights and history to; must not exist.
         checkpoint_every: Steps from one checkpoint to the next, in ``out``; None writes one only
             when asked to stop.
         keep: Checkpoints to keep, the newest; each has the best weights so far beside the last.
         resume: Whether to go on from the last checkpoint in ``out``, if there is one; ``previous``
             from the last one that is whole.
-        on_epoch: Called after each epoch with its line of the history.
+        on_epoch: Called after each epoch with its line of the history; short for a callback.
+        callbacks: Objects that follow the run and do not change it, in the order in which to call
+            them: see :class:`pyro_vae.training.Callback`, and for TensorBoard, Weights & Biases and
+            MLflow :mod:`pyro_vae.training.loggers`.
+        progress: Whether to show a bar with the figures of the last epoch, wherever output goes. If
+            not given, in notebooks and where standard error is a terminal, and not under pytest.
+            Either way each epoch is logged, as ``INFO`` of the logger ``pyro_vae.training``.
 
     Returns:
         The run.
@@ -156,19 +219,15 @@ def fit(
     """
     if not is_amortized(vae):
         raise expected("vae", "a VAE, or a Program", vae)
-    recipe = Recipe(
-        epochs=epochs,
-        batch_size=batch_size,
-        lr=lr,
-        schedule=schedule,
-        weight_decay=weight_decay,
-        optim=optim,
-        seed=seed,
-        compile=compile,
-        patience=patience,
-        clip_norm=clip_norm,
-        on_nonfinite=on_nonfinite,
-    )
+    _check_precision(vae)
+    asked = locals()
+    recipe = Recipe(**{each.name: asked[each.name] for each in fields(Recipe)})
+    if isinstance(vae, VAE):  # of others the parameters are made by a first run
+        recipe.check_parts(vae)
+    weights = None if init is None else weights_of(init)
+    followers = checked(callbacks)
+    if on_epoch is not None:
+        followers.insert(0, Function(on_epoch))
     objective = ELBO() if objective is None else objective
     if not isinstance(objective, PyroELBO):
         raise expected("objective", "an objective, such as ELBO()", objective)
@@ -178,7 +237,7 @@ def fit(
     folder: Any = nullcontext(out)
     if out is not None and not isinstance(out, RunInProgress):
         folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
-    with folder as progress, seeded(recipe.seed):
+    with folder as ongoing, seeded(recipe.seed):
         given = beside(vae, data, cond, mask, covariates, labels)
         splits = split(data, validation, recipe.seed, given)
         if not vae.is_ignorable and splits.train.mask is None:
@@ -186,27 +245,76 @@ def fit(
             raise expected("mask", what, None)
         if isinstance(objective, Objective):
             objective.prepare(len(splits.train), splits.train.num_labels)
-        if patience is not None and splits.held_out is None:
-            raise expected("patience", "validation data to go with it", patience)
+        _check_scores(recipe, splits)
         settings, state = {}, None
-        if progress is not None:
+        if ongoing is not None:
             settings = recipe.recorded() | describe(vae, objective, data, splits)
-            state = state_of(progress, settings)
-            if is_finished(progress.folder):
-                log.info("%s is finished", progress.folder)
-                return Run.read(vae, progress.folder)
+            settings |= {} if weights is None else {"init": fingerprint(weights)}
+            state = state_of(ongoing, settings)
+            if is_finished(ongoing.folder):
+                log.info("%s is finished", ongoing.folder)
+                return Run.read(vae, ongoing.folder)
         vae.to(where)
         if state is not None:
-            with of_a_checkpoint(progress.folder):
+            with of_a_checkpoint(ongoing.folder):
                 set_random_state(state["start"], vae.device)
-        loop = _started(vae, objective, recipe, splits, progress, settings)
+        start = None if weights is None else (weights, not isinstance(init, Mapping))
+        loop = _started(vae, objective, recipe, splits, ongoing, settings, start)
         if state is not None:
-            with of_a_checkpoint(progress.folder):
+            with of_a_checkpoint(ongoing.folder):
                 loop.load_state_dict(state)
-        run = loop.run(on_epoch)
-        if progress is not None and progress is not out:
-            progress.finish(run.write)
+        with displayed(progress) as shown:
+            if shown is not None:
+                followers.insert(0, Function(_shown_by(shown, loop)))
+            with Callbacks([EpochLog(recipe.epochs), *followers], vae) as called:
+                with only(vae, recipe.trained):
+                    run = loop.run(called)
+                if ongoing is not None and ongoing is not out:
+                    ongoing.finish(run.write)
+                called.on_end(run)
     return run
+
+
+def _shown_by(shown: Shown, loop: Loop[Any]) -> Callable[[Mapping[str, float]], None]:
+    """Returns what shows each epoch."""
+    objective, vae = loop.objective, loop.vae
+    bound = not isinstance(objective, Objective) or objective.bounds(vae.guide)
+    return shown.fitting(loop.recipe.epochs, loop.steps_an_epoch, bound=bound)
+
+
+def _check_precision(vae: Amortized) -> None:
+    """Refuses parameters that steps of Adam are too small for."""
+    for name, parameter in vae.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            what = "a model of float32 or float64 (`vae.float()`)"
+            raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
+
+
+def _check_size(splits: Splits) -> None:
+    """Refuses numbers whose squares overflow, of which a parameter would be the first to show."""
+    for rows in (splits.train, splits.held_out):
+        if rows is None or not rows.x.is_floating_point():
+            continue
+        largest = max(abs(end.item()) for end in rows.x.aminmax())
+        if largest > (most := torch.finfo(rows.x.dtype).max ** 0.5 / 4):
+            dtype = str(rows.x.dtype).removeprefix("torch.")
+            what = f"numbers up to {most:.1e}, whose squares {dtype} holds: take another unit"
+            raise expected("data", what, largest)
+
+
+def _check_scores(recipe: Recipe, splits: Splits) -> None:
+    """Checks that there are data for the scores that are asked for.
+
+    Raises:
+        ValueError: If there are none.
+    """
+    if splits.held_out is not None or not needs_validation(recipe.monitor):
+        return
+    for name in ("patience", "monitor"):
+        if (value := getattr(recipe, name)) is not None:
+            raise expected(name, "validation data to go with it", value)
+    if recipe.restore == "best":
+        raise expected("restore", "validation data, or a `monitor`, to go with best", "best")
 
 
 def _started(
@@ -216,11 +324,17 @@ def _started(
     splits: Splits,
     progress: RunInProgress | None,
     settings: Mapping[str, Any],
+    weights: tuple[Mapping[str, Tensor], bool] | None,
 ) -> Loop[Fitted]:
     """Starts the model at the data, and returns the loop that is to fit it."""
     start = random_state(vae.device)
     splits, drawn = splits.accepted(vae)
+    if not (isinstance(vae, VAE) and isinstance(vae.likelihood, LikelihoodInUnits)):
+        _check_size(splits)
     vae.initialize(drawn.x, **drawn.without("labels").given)
+    recipe.check_parts(vae)
+    if weights is not None:
+        start_from(vae, weights[0], whole=weights[1])
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
     return Loop(
         vae,

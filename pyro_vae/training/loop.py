@@ -24,13 +24,16 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.likelihoods.in_units import work_as_before
-from pyro_vae.programs import VAE, Amortized
+from pyro_vae.programs import VAE
+from pyro_vae.training.averaging import Averaging, copied
+from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.health import Health
-from pyro_vae.training.monitor import bound, chosen_by, monitor
+from pyro_vae.training.parts import rest
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.scales import Scales, Unscaled
+from pyro_vae.training.scoring import AVERAGED, Best, Scoring
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Splits, rows_of_a_pass
 
@@ -38,14 +41,6 @@ __all__ = ["Loop", "Start", "State"]
 
 log = logging.getLogger("pyro_vae")
 _NAMED = 8  # rows of a batch
-
-
-class Best(NamedTuple):
-    """The epoch of the best validation bound, that bound, and the weights then."""
-
-    epoch: int
-    bound: float
-    weights: dict[str, Tensor]
 
 
 class Start(NamedTuple):
@@ -63,7 +58,8 @@ class State:
         epoch: The epoch that goes on, counted from 1.
         position: Where its pass is; None between two epochs.
         history: What there is to say of the epochs that are over, by name.
-        best: The best epoch so far, with validation rows.
+        best: The best epoch so far, where there is a score.
+        averaged: The best epoch of averaged weights, likewise.
         seconds: Time that earlier processes took.
     """
 
@@ -71,22 +67,31 @@ class State:
     position: Position | None = None
     history: dict[str, list[float]] = field(default_factory=dict)
     best: Best | None = None
+    averaged: Best | None = None
     seconds: float = 0.0
 
     def record(self, line: Mapping[str, float]) -> None:
-        """Ends an epoch with its line of the history."""
-        for key, value in line.items():
-            self.history.setdefault(key, []).append(value)
+        """Ends an epoch with its line of the history; what it has not is NaN."""
+        behind = len(self.history.get("epoch", ()))
+        for key in dict.fromkeys((*self.history, *line)):
+            column = self.history.setdefault(key, [math.nan] * behind)
+            column.append(line.get(key, math.nan))
         self.epoch += 1
         self.position = None
+
+    def watched(self, recipe: Recipe) -> Best | None:
+        """Returns the best epoch of the weights that the model is to end with."""
+        return self.averaged if recipe.restored == "average" else self.best
 
     def is_over(self, recipe: Recipe) -> bool:
         """Returns whether all epochs, or enough of them, are behind."""
         if self.epoch > recipe.epochs:
             return True
-        if recipe.patience is None or self.best is None:
+        best = self.watched(recipe)
+        if recipe.patience is None or best is None:
             return False
-        return self.epoch - 1 - self.best.epoch >= recipe.patience
+        scored = (self.epoch - 1) // recipe.monitor_every * recipe.monitor_every
+        return scored - best.epoch >= recipe.patience
 
 
 class Loop(Generic[Fitted]):
@@ -124,31 +129,38 @@ class Loop(Generic[Fitted]):
         self.state = State()
         self.signals = Waiting()
         self.rows_a_pass = rows_of_a_pass(vae, self.train, recipe.batch_size)
+        self.rows_a_step = recipe.rows_a_step
         if (left := len(self.train) - self.rows_a_pass) > 0:
             log.warning("each epoch leaves out %d row, another each time: a batch of one cannot be "
                         "normalised; another `batch_size` takes all", left)  # fmt: skip
-        self.steps_an_epoch = math.ceil(self.rows_a_pass / recipe.batch_size)
+        self.steps_an_epoch = math.ceil(self.rows_a_pass / self.rows_a_step)
         clip = recipe.clip_norm
         self.svi = CompiledSVI(
             vae.model,
             vae.guide,
-            recipe.optimizer(),
+            recipe.optimizer(vae),
             objective,
             compile=recipe.compile,
             planned_steps=recipe.epochs * self.steps_an_epoch,
             # The loss is a sum over the batch.
-            clip_norm=clip and clip * min(recipe.batch_size, len(self.train)),
+            clip_norm=clip and clip * min(self.rows_a_step, len(self.train)),
             on_nonfinite=recipe.on_nonfinite,
             # Data are checked before, and a parameter that is NaN makes the loss so.
             validate=False,
             check_folder=None if progress is None else progress.folder,
+            precision=recipe.precision,
+            rows_at_once=recipe.batch_size if recipe.accumulate > 1 else None,
         )
         self.health = Health(vae, self.monitored.without("labels"))
         self.scales: Scales | Unscaled = Unscaled()
         if isinstance(vae, VAE):
             num_train = len(self.train)
             self.scales = Scales(vae, objective, self.monitored, self.held_out, num_train)
-        self.chosen_by = chosen_by(vae, objective)
+        self.scoring = Scoring(vae, objective, monitored, self.held_out, recipe.monitor)
+        self.average = (
+            None if recipe.average is None else Averaging(vae, recipe.average, recipe.epochs)
+        )
+        self.rates = recipe.rates()
 
     def state_dict(self) -> dict[str, Any]:
         """Returns all that :meth:`load_state_dict` needs, in another process too."""
@@ -165,6 +177,8 @@ class Loop(Generic[Fitted]):
             "position": state.position and dict(vars(state.position)),
             "history": state.history,
             "best": state.best,
+            "averaged": state.averaged,
+            "average": self.average and self.average.state_dict(),
             "seconds": state.seconds + time.perf_counter() - self.began,
             "random": random_state(self.train.x.device),
             "model": self.vae.state_dict(),
@@ -177,18 +191,19 @@ class Loop(Generic[Fitted]):
         device = self.train.x.device
         if (changed := differences(state["environment"], environment(device))) != "":
             log.warning("resumed where the last bits may differ: %s", changed)
-        position, best = None, None
+        position = None
         if state["position"] is not None:
             position = Position(**state["position"])
             position.losses = [losses.to(device) for losses in position.losses]
-        if state["best"] is not None:
-            epoch, score, weights = state["best"]
-            best = Best(epoch, score, {name: weight.to(device) for name, weight in weights.items()})
+        best, averaged = (_on(device, state.get(name)) for name in ("best", "averaged"))
+        if self.average is not None:
+            self.average.load_state_dict(state["average"])
         history = dict(state["history"])
-        if best is not None and self.chosen_by not in history:
-            self.chosen_by = "validation_elbo"  # a checkpoint of before goes on as it began
-        self.state = State(int(state["epoch"]), position, history, best, float(state["seconds"]))
-        self.health.recall(history.get("kl", []))
+        if best is not None and self.scoring.name not in history:
+            self.scoring.name = "validation_elbo"  # a checkpoint of before goes on as it began
+        seconds = float(state["seconds"])
+        self.state = State(int(state["epoch"]), position, history, best, averaged, seconds)
+        self.health.recall([kl for kl in history.get("kl", []) if not math.isnan(kl)])
         # A checkpoint of before goes on as it began, by gradients alone.
         self.scales.are_kept = bool(state.get("scales_kept", False))
         if "scales_held_out" not in state:  # one of before knew training residuals alone
@@ -205,26 +220,37 @@ class Loop(Generic[Fitted]):
         self.scales.resume(self.svi.steps)
         set_random_state(state["random"], device)
 
-    def run(self, on_epoch: Callable[[Mapping[str, float]], None] | None) -> Run[Fitted]:
+    def run(self, callbacks: Callbacks) -> Run[Fitted]:
         """Takes it to the end."""
+        self.callbacks = callbacks
         self.began = time.perf_counter()
         self.vae.train()
+        rest(self.vae, self.recipe.trained)
         with nullcontext() if self.progress is None else self.signals():
             while not self.state.is_over(self.recipe):
                 line = self._pass()
                 line["seconds"] = self.state.seconds + time.perf_counter() - self.began
                 self.state.record(line)
-                if on_epoch is not None:
-                    on_epoch(line)
+                callbacks.on_epoch(line)
             self.vae.eval()
             if self.progress is not None:
                 path = self._save()  # what comes after may be interrupted too
         if self.progress is not None:
             self._stop(path)  # a signal may have come after the last step
-        last_weights, best, history = _copy(self.vae), self.state.best, self.state.history
-        if best is not None:
-            self.vae.load_state_dict(best.weights)
+        last_weights, history = copied(self.vae), self.state.history
+        best, averaged = self.state.best, self.state.averaged
+        if self.average is not None and averaged is None:
+            _, weights = self.scoring.averaged(self.average, self.scales)
+            averaged = Best(int(history["epoch"][-1]), -math.inf, weights)
+        restored = self.recipe.restored or ("last" if best is None else "best")
+        kept = {"best": best, "average": averaged}.get(restored)
+        if kept is not None:
+            self.vae.load_state_dict(kept.weights)
+        else:
+            restored = "last"
         self.scales.warn()
+        if stopped := self._stopped():
+            log.info("%s", stopped)
         return Run(
             vae=self.vae,
             history=history,
@@ -235,6 +261,11 @@ class Loop(Generic[Fitted]):
             steps=self.steps_an_epoch * len(history["epoch"]),
             best_epoch=None if best is None else best.epoch,
             last_weights=last_weights,
+            best_weights={} if best is None else best.weights,
+            averaged_weights={} if averaged is None else averaged.weights,
+            averaged_epoch=None if averaged is None else averaged.epoch,
+            restored=restored,
+            stopped=stopped,
             settings=self.start.settings,
             skipped=self.svi.skipped,
             recipe=self.recipe,
@@ -244,7 +275,9 @@ class Loop(Generic[Fitted]):
     def _pass(self) -> dict[str, float]:
         """Takes one pass over the data, or what is left of one, and returns its line."""
         epoch, skipped = self.state.epoch, self.svi.skipped
-        if self.recipe.schedule != "constant" and epoch > 1:
+        if self.rates is not None:
+            self.svi.scale_lr(self.rates.share(epoch, self._losses()))
+        elif self.recipe.schedule != "constant" and epoch > 1:
             self.svi.scale_lr(self.recipe.lr_share(epoch))
         if self.state.position is None and self.rows_a_pass < len(self.train):
             order = torch.randperm(len(self.train))
@@ -253,26 +286,54 @@ class Loop(Generic[Fitted]):
             losses = self.svi.epoch(
                 self.train.x,
                 *self.tensors,
-                batch_size=self.recipe.batch_size,
+                batch_size=self.rows_a_step,
                 transform=self.transform,
                 position=self.state.position,
                 on_step=self._on_step,
             )
             self.scales.fit()
             line = {"epoch": epoch, "loss": self._mean(losses)}
-            line |= monitor(self.vae, self.objective, self.monitored)
-            if self.held_out is not None:
-                line |= monitor(self.vae, self.objective, self.held_out, "validation_")
-                if self.chosen_by == "validation_bound":
-                    line["validation_bound"] = bound(self.vae, self.objective, self.held_out)
+            if self.average is not None:
+                self.average.after_epoch(epoch)
+            if epoch % self.recipe.monitor_every == 0 or epoch == self.recipe.epochs:
+                self._score(line)
         if self.svi.skipped > skipped:
             log.warning("epoch %d: %d steps left out so far, of losses that are not finite",
                         epoch, self.svi.skipped)  # fmt: skip
-        self.health.look(line)
-        score, best = line.get(self.chosen_by, -math.inf), self.state.best
-        if score > (-math.inf if best is None else best.bound):
-            self.state.best = Best(epoch, score, _copy(self.vae))
         return line
+
+    def _score(self, line: dict[str, float]) -> None:
+        """Scores the weights at the end of an epoch, and keeps them if they are the best."""
+        scoring, state, epoch = self.scoring, self.state, self.state.epoch
+        line |= scoring.line()
+        self.health.look(line)
+        if scoring.better(state.best, line):
+            state.best = Best(epoch, line[scoring.name], copied(self.vae))
+        if self.average is None or not (self.average.has_begun and scoring.chooses):
+            return
+        scores, weights = scoring.averaged(self.average, self.scales)
+        line |= scores
+        if scoring.better(state.averaged, line, AVERAGED):
+            state.averaged = Best(epoch, line[AVERAGED + scoring.name], weights)
+
+    def _losses(self) -> list[float]:
+        """What a scheduler may look at: less is better."""
+        history, name = self.state.history, self.scoring.name
+        if not self.scoring.chooses:
+            return history.get("loss", [])
+        # Until the first score there is none to look at, and what is replayed later is the same.
+        return [-score for score in history.get(name, [math.nan] * (self.state.epoch - 1))]
+
+    def _stopped(self) -> str:
+        """Says when a fit stopped before its last epoch, and why; nothing if it did not."""
+        behind, best = self.state.epoch - 1, self.state.watched(self.recipe)
+        if behind >= self.recipe.epochs or best is None:
+            return ""
+        name = (AVERAGED if best is self.state.averaged else "") + self.scoring.name
+        return (
+            f"stopped after epoch {behind:,} of {self.recipe.epochs:,}: {name} was greatest, "
+            f"{best.bound:.6g}, at epoch {best.epoch:,}, {behind - best.epoch:,} before"
+        )
 
     @contextmanager
     def _errors_explained(self) -> Iterator[None]:
@@ -283,7 +344,7 @@ class Loop(Generic[Fitted]):
         except NonFinite as error:
             raise self._located(error) from None
         except (RuntimeError, MemoryError) as error:
-            if not out_of_memory(error):
+            if error is self.callbacks.raised or not out_of_memory(error):
                 raise
             size = self.recipe.batch_size
             raise MemoryError(
@@ -291,6 +352,8 @@ class Loop(Generic[Fitted]):
                 "the networks"
             ) from None
         except ValueError as error:
+            if error is self.callbacks.raised:
+                raise
             reason = str(error).splitlines()[0]
             if "Trace Shapes:" in str(error) and "invalid values" not in reason:
                 raise ValueError(reason) from error  # the cause has the shapes that Pyro saw
@@ -301,7 +364,7 @@ class Loop(Generic[Fitted]):
 
     def _mean(self, losses: Tensor) -> float:
         """The loss an observation, of the steps that were not left out."""
-        sizes = torch.full_like(losses, self.recipe.batch_size)
+        sizes = torch.full_like(losses, self.rows_a_step)
         sizes[-1] = self.rows_a_pass - sizes[:-1].sum()
         taken = losses.isfinite()
         if not taken.any():
@@ -327,6 +390,10 @@ class Loop(Generic[Fitted]):
 
     def _on_step(self, position: Position) -> None:
         self.scales.after(self.svi.steps)
+        if self.average is not None:
+            self.average.after_step()
+        if self.callbacks.follow_steps:
+            self.callbacks.on_step(self.svi.steps, self._last_losses(position))
         if self.progress is None:
             return
         self.state.position = position
@@ -342,6 +409,14 @@ class Loop(Generic[Fitted]):
             return
         self._stop(self._save())
 
+    def _last_losses(self, position: Position) -> Tensor:
+        """The loss an observation at each of the steps just taken."""
+        losses, size = position.losses[-1], self.rows_a_step
+        sizes = torch.full((len(losses),), size, device=losses.device)
+        if position.start == len(position.order):
+            sizes[-1] = (len(position.order) - 1) % size + 1  # the last batch is what was left
+        return losses.reshape(len(losses), -1).sum(1) / sizes
+
     def _stop(self, path: Path) -> None:
         """Leaves, if a signal has come, now that a checkpoint is written."""
         if self.signals.signum is not None:
@@ -354,7 +429,9 @@ class Loop(Generic[Fitted]):
 
     def _save(self) -> Path:
         assert self.progress is not None
-        return self.progress.write(self.svi.steps, self.state_dict())
+        path = self.progress.write(self.svi.steps, self.state_dict())
+        self.callbacks.on_checkpoint(path)
+        return path
 
     def _renamed(self, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:
         """Names of the parameter store differ from process to process; those of a model do not."""
@@ -378,5 +455,9 @@ def _by_name(
     return transform
 
 
-def _copy(vae: Amortized) -> dict[str, Tensor]:
-    return {name: tensor.detach().clone() for name, tensor in vae.state_dict().items()}
+def _on(device: torch.device, best: Any) -> Best | None:
+    """Returns what a checkpoint has of a best epoch, on the device of the fit."""
+    if best is None:
+        return None
+    epoch, score, weights = best
+    return Best(epoch, score, {name: weight.to(device) for name, weight in weights.items()})

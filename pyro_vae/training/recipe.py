@@ -3,29 +3,67 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
-from dataclasses import dataclass
+from collections.abc import Callable, Iterable, Mapping, Sequence
+from dataclasses import dataclass, fields
 from functools import partial
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, get_args
 
 import torch
 from pyro.optim import PyroLRScheduler, PyroOptim
 from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, is_number, positive_integer, unknown_name
+from pyro_vae.engine.problem import Precision
+from pyro_vae.programs import Amortized
+from pyro_vae.training.averaging import Average
+from pyro_vae.training.parts import adamw, check_parts
+from pyro_vae.training.schedules import Factory, Rates, factory_of
 
-__all__ = ["SHORT_FITS", "SMALL_DATA", "Compile", "OnNonFinite", "Optim", "Recipe", "Schedule"]
+__all__ = [
+    "SHORT_FITS",
+    "SMALL_DATA",
+    "Compile",
+    "Monitor",
+    "OnNonFinite",
+    "Optim",
+    "Recipe",
+    "Restore",
+    "Schedule",
+    "Score",
+    "needs_validation",
+]
 
-Schedule: TypeAlias = Literal["constant", "cosine"]
+Schedule: TypeAlias = str | Factory
 Compile: TypeAlias = bool | Literal["auto"]
 OnNonFinite: TypeAlias = Literal["raise", "skip"]
+Score: TypeAlias = Literal[
+    "elbo",
+    "reconstruction",
+    "validation_elbo",
+    "validation_reconstruction",
+    "validation_bound",
+]
+Monitor: TypeAlias = Score | Callable[[Any], float]
+Restore: TypeAlias = Literal["best", "last", "average"]
 Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOptim
 
 # What the command line starts from where `fit` leaves Adam as it is: what one fits first is small,
 # and is overfitted without. All other options of a fit are by default what they are from Python.
 SMALL_DATA: dict[str, Any] = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1}
+# Off by default, and then recorded by nobody: runs of before there was a choice are known again.
+_LATER = ("accumulate", "precision", "average", "restore", "monitor", "monitor_every", "trainable")
 # What a selection starts from, from either: compiling takes longer than a short fit.
 SHORT_FITS: dict[str, Any] = {"compile": False}
+
+
+def needs_validation(score: Monitor | None) -> bool:
+    """Returns whether a score is one of validation rows; that which is taken if none is asked is.
+
+    Example:
+        >>> needs_validation(None), needs_validation("elbo"), needs_validation("validation_elbo")
+        (True, False, True)
+    """
+    return score is None or (isinstance(score, str) and score.startswith("validation_"))
 
 
 @dataclass(frozen=True)
@@ -44,7 +82,7 @@ class Recipe:
 
     epochs: int = 100
     batch_size: int = 128
-    lr: float = 1e-3
+    lr: float | Mapping[str, float] = 1e-3
     schedule: Schedule = "constant"
     weight_decay: float = 0.0
     optim: Optim | None = None
@@ -53,16 +91,21 @@ class Recipe:
     patience: int | None = None
     clip_norm: float | None = None
     on_nonfinite: OnNonFinite = "raise"
+    accumulate: int = 1
+    precision: Precision = "float32"
+    average: Average | None = None
+    restore: Restore | None = None
+    monitor: Monitor | None = None
+    monitor_every: int = 1
+    trainable: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience"):
+        for name in ("epochs", "batch_size", "patience", "accumulate", "monitor_every"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, positive_integer(name, value))
-        if self.batch_size >= 2**63:
+        if self.batch_size * self.accumulate >= 2**63:
             raise expected("batch_size", "a positive integer below 2**63", self.batch_size)
-        # What single precision can hold, with Adam's corrections.
-        if not is_number(self.lr) or not 0 < self.lr < 1e30:
-            raise expected("lr", "a positive number below 1e30", self.lr)
+        self._check_rates()
         if self.seed is not None:
             object.__setattr__(self, "seed", check_seed("seed", self.seed))
         clip = self.clip_norm
@@ -73,10 +116,71 @@ class Recipe:
         self._check_optimizer()
         if self.compile not in (True, False, "auto"):
             raise unknown_name("compile", self.compile, ("True", "False", "auto"))
+        if self.precision not in get_args(Precision):
+            raise unknown_name("precision", self.precision, get_args(Precision))
+        self._check_weights()
+
+    def _check_rates(self) -> None:
+        rates = self.lr if isinstance(self.lr, Mapping) else {"": self.lr}
+        for part, rate in rates.items():
+            # What single precision can hold, with Adam's corrections.
+            if not is_number(rate) or not 0 < rate < 1e30:
+                of = f" for {part}" if part else ""
+                raise expected("lr", f"a positive number below 1e30{of}", rate)
+        if not rates:
+            raise expected("lr", "a number, or a rate for each of some parts", self.lr)
+        if isinstance(self.lr, Mapping) and self.optim is not None:
+            raise expected("lr", "one number with an `optim` of your own", self.lr)
+
+    def _check_weights(self) -> None:
+        """Checks which weights are kept, and which move."""
+        for name, known in (
+            ("average", get_args(Average)),
+            ("restore", get_args(Restore)),
+            ("monitor", get_args(Score)),
+        ):
+            value = getattr(self, name)
+            if not (value is None or value in known or (name == "monitor" and callable(value))):
+                raise unknown_name(name, value, known)
+        if self.restore == "average" and self.average is None:
+            raise expected("average", "ema or swa with `restore` average", None)
+        if self.average == "swa" and self.patience is not None:
+            what = "ema or None with `patience`, as swa begins in the last quarter of the epochs"
+            raise expected("average", what, self.average)
+        if self.trainable is None:
+            return
+        parts = (self.trainable,) if isinstance(self.trainable, str) else self.trainable
+        sound = isinstance(parts, Sequence) and all(isinstance(each, str) for each in parts)
+        if not sound or len(parts) == 0:
+            raise expected("trainable", "names of parts, such as decoder", self.trainable)
+        object.__setattr__(self, "trainable", tuple(parts))
+
+    @property
+    def restored(self) -> Restore | None:
+        """Which weights the model ends with; None for the best if there is one, else the last."""
+        return "average" if self.restore is None and self.average is not None else self.restore
+
+    @property
+    def trained(self) -> Sequence[str] | None:
+        """The parts that are trained; None for all."""
+        return None if self.trainable is None else tuple(self.trainable)
+
+    @property
+    def rows_a_step(self) -> int:
+        """Observations that an update is of."""
+        return self.batch_size * self.accumulate
+
+    def check_parts(self, vae: Amortized) -> None:
+        """Checks that the model has the parts that are named.
+
+        Raises:
+            ValueError: If it has none of one of these names.
+        """
+        check_parts("trainable", vae, self.trained or ())
+        check_parts("lr", vae, self.lr if isinstance(self.lr, Mapping) else ())
 
     def _check_optimizer(self) -> None:
-        if self.schedule not in ("constant", "cosine"):
-            raise unknown_name("schedule", self.schedule, ("constant", "cosine"))
+        factory_of(self.schedule, self._first_rate, self.epochs)
         if not (self.optim is None or callable(self.optim)):
             raise expected("optim", "a callable from parameters to a torch optimiser", self.optim)
         if isinstance(self.optim, PyroLRScheduler):
@@ -89,14 +193,23 @@ class Recipe:
         if self.optim is not None and self.weight_decay > 0:
             raise expected("weight_decay", "0 with an `optim` of your own", self.weight_decay)
 
-    def optimizer(self) -> Optim:
+    @property
+    def _first_rate(self) -> float:
+        return max(self.lr.values()) if isinstance(self.lr, Mapping) else self.lr
+
+    def rates(self) -> Rates | None:
+        """Returns the rates of a scheduler of torch's, if it is one that was asked for."""
+        factory = factory_of(self.schedule, self._first_rate, self.epochs)
+        return None if factory is None else Rates(factory, self._first_rate)
+
+    def optimizer(self, vae: Amortized) -> Optim:
         """Returns what makes the optimiser: the user's own, or AdamW of these rates."""
         if self.optim is not None:
             return self.optim
-        return partial(_adamw, lr=self.lr, decay=self.weight_decay)
+        return partial(adamw, vae=vae, lr=self.lr, decay=self.weight_decay)
 
     def lr_share(self, epoch: int) -> float:
-        """Returns the share of the learning rate that an epoch, counted from 1, has.
+        """Returns the share of the learning rate that an epoch, counted from 1, has by the cosine.
 
         Example:
             >>> [round(Recipe(epochs=4, schedule="cosine").lr_share(e), 2) for e in (1, 2, 3, 4)]
@@ -108,18 +221,21 @@ class Recipe:
 
     def recorded(self) -> dict[str, Any]:
         """Returns what ``fit.json`` and the checkpoints keep: the optimiser by its name."""
-        return dict(vars(self)) | {"optim": _named(self.optim)}
+        defaults = {each.name: each.default for each in fields(self)}
+        kept = {
+            name: value
+            for name, value in vars(self).items()
+            if name not in _LATER or value != defaults[name]
+        }
+        for name in ("schedule", "monitor"):
+            if callable(kept.get(name)):
+                kept[name] = _named(kept[name])
+        if isinstance(self.lr, Mapping):
+            kept["lr"] = dict(self.lr)
+        return kept | {"optim": _named(self.optim)}
 
 
-def _adamw(params: Iterable[Tensor], lr: float, decay: float) -> torch.optim.Optimizer:
-    params = list(params)
-    matrices = [p for p in params if p.ndim >= 2]
-    others = [p for p in params if p.ndim < 2]
-    groups = [{"params": matrices, "weight_decay": decay}, {"params": others, "weight_decay": 0.0}]
-    return torch.optim.AdamW([group for group in groups if group["params"]], lr=lr)
-
-
-def _named(optim: Optim | None) -> str | None:
+def _named(optim: Any) -> str | None:
     if optim is None:
         return None
     if isinstance(optim, PyroOptim):

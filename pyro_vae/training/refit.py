@@ -10,7 +10,7 @@ import warnings
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import fields, replace
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pyro
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
@@ -22,8 +22,9 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.objectives import Objective
 from pyro_vae.programs import VAE, Program
 from pyro_vae.training.fit import fit
-from pyro_vae.training.recipe import Recipe
+from pyro_vae.training.recipe import Recipe, Score
 from pyro_vae.training.run import Fitted
+from pyro_vae.training.schedules import NAMES
 
 __all__ = ["default_epochs", "objective_of", "recipe_of", "refitted"]
 
@@ -79,6 +80,8 @@ def refitted(
     """
     if not isinstance(rows, Rows):
         raise expected("rows", "`pyro_vae.data.Rows`: x, and what goes with it", rows)
+    share = max(_HELD_OUT, _LEAST_HELD_OUT / max(len(rows), 1)) if validates else 1.0
+    validates = share <= _MOST_HELD_OUT  # of few rows none are set apart
     recipe = replace(
         recipe,
         epochs=positive_integer("epochs", epochs)
@@ -89,8 +92,9 @@ def refitted(
         compile=recipe.compile and "auto",
         optim=_afresh(recipe.optim),
         patience=None,
+        monitor=recipe.monitor if validates else None,
+        restore=recipe.restore if validates or recipe.restore != "best" else None,
     )
-    share = max(_HELD_OUT, _LEAST_HELD_OUT / max(len(rows), 1)) if validates else 1.0
     twin, beside = _copied(vae), cast("dict[str, Any]", rows.given)
     with pyro.get_param_store().scope(), _silently():
         fit(
@@ -98,7 +102,8 @@ def refitted(
             rows.x,
             objective=copy.deepcopy(objective),
             device=twin.device,
-            validation=share if share <= _MOST_HELD_OUT else None,
+            validation=share if validates else None,
+            progress=False,
             **beside,
             **vars(recipe),
         )
@@ -145,12 +150,18 @@ def recipe_of(settings: Mapping[str, Any]) -> Recipe:
     """Returns the recipe that ``fit.json`` has recorded.
 
     Raises:
-        ValueError: If the optimiser was one of the user's own, of which no file has the code.
+        ValueError: If the optimiser, the schedule or the score to choose by was one of the user's
+            own, of which no file has the code.
     """
     known = {each.name: settings[each.name] for each in fields(Recipe) if each.name in settings}
-    if known.get("optim") is not None:
-        what = "None, as no file has the optimiser of a fit: `refit` of the run that `fit` returned"
-        raise expected("optim", what, known["optim"])
+    none_has = {
+        "optim": known.get("optim") is not None,
+        "monitor": known.get("monitor") not in (None, *get_args(Score)),
+        "schedule": str(known.get("schedule", "constant")).partition("(")[0] not in NAMES,
+    }
+    for name in (name for name, is_missing in none_has.items() if is_missing):
+        what = f"one that a file has: for your own `{name}`, `refit` of the run that `fit` returned"
+        raise expected(name, what, known[name])
     return Recipe(**known)
 
 

@@ -216,7 +216,7 @@ def in_progress(
     except OSError as error:
         if (folder / CHECKPOINTS).is_dir() or is_finished(folder):
             raise
-        if error.filename is None:
+        if error.filename is None or hasattr(error, "__notes__"):  # by a callback
             raise
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
@@ -228,7 +228,8 @@ def in_progress(
             hint = "" if "--resume" in reason else f"; {left}"
             signum = getattr(error, "signum", signal.SIGINT)
             raise Interrupted(f"{reason}{hint}", signum) from None
-        if isinstance(error, ValueError) and folder in missing and going_on:
+        noted = hasattr(error, "__notes__")  # by a callback, whose error it stays
+        if isinstance(error, ValueError) and folder in missing and going_on and not noted:
             # What came after the fit has failed; the fit is not to be lost for that.
             raise ValueError(f"{error}; {going_on}") from None
         raise

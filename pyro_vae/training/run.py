@@ -6,18 +6,26 @@ import math
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic
+from typing import TYPE_CHECKING, Any, Generic, overload
 
+import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
-from torch import Tensor
+from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import expected
+from pyro_vae._errors import as_path, expected
+from pyro_vae._html import shown
 from pyro_vae.data.rows import Rows
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import named
+from pyro_vae.training.averaging import copied
 from pyro_vae.training.recipe import Recipe
+
+if TYPE_CHECKING:
+    import pandas as pd
+    from matplotlib.axes import Axes
+    from matplotlib.figure import Figure, SubFigure
 
 __all__ = ["Fitted", "Run", "read_engine", "read_history"]
 
@@ -28,6 +36,8 @@ _RECORDED = {  # by fit.json, as they are in the run
     "best_epoch": int | None,
     "skipped": int,
 }
+_OF_SOME = {"averaged_epoch": None, "restored": "", "stopped": ""}  # likewise; not of old runs
+_KEPT = {"best": "best_weights", "average": "averaged_weights"}  # beside the last, if they are
 _HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
 _VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")
 
@@ -40,19 +50,28 @@ class Run(Generic[Fitted]):
     """What :func:`fit` returns.
 
     Attributes:
-        vae: The fitted model; with validation data, at its best epoch.
+        vae: The fitted model; with validation data, at its best epoch, unless other weights were
+            asked for or averaged ones are there.
         history: Equal-length lists, an entry an epoch: ``epoch``, ``loss`` (the objective an
             observation, averaged over the steps), ``elbo``, ``reconstruction``, ``kl`` (on training
             data, at the end of the epoch), ``seconds`` since the start, and with validation data
             ``validation_elbo``, ``validation_reconstruction``, ``validation_kl``; of an objective
-            that is a bound of several draws ``validation_bound``. In nats.
+            that is a bound of several draws ``validation_bound``. Scores of averaged weights begin
+            with ``averaged_``, and that of a function of the user's is ``score``. In nats; NaN of
+            epochs that were not scored.
         out: The folder written, if any.
         engine: ``inductor`` or ``eager``: what ran the last steps.
         engine_steps: Steps that each engine took.
         seconds: Wall-clock time of the loop.
         steps: Optimiser steps taken.
-        best_epoch: The epoch whose weights the model has, if validation chose it.
+        best_epoch: The epoch of the best score, by validation unless another was asked for.
         last_weights: The weights at the last epoch.
+        best_weights: Those at the best epoch, if there is one.
+        averaged_weights: The averaged weights, if there are any: where they are scored, at the
+            epoch where they score best.
+        averaged_epoch: That epoch.
+        restored: Which of these the model has: ``best``, ``last`` or ``average``.
+        stopped: When and why the fit stopped before the last epoch; empty if it did not.
         settings: What was fitted, to what and how, by which a run is known again.
         skipped: Steps left out, their loss not being finite.
         recipe: How it was fitted; None if the run was read, see ``settings``.
@@ -68,6 +87,11 @@ class Run(Generic[Fitted]):
     steps: int
     best_epoch: int | None = None
     last_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    best_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    averaged_weights: Mapping[str, Tensor] = field(default_factory=dict)
+    averaged_epoch: int | None = None
+    restored: str = ""
+    stopped: str = ""
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: int = 0
     recipe: Recipe | None = None
@@ -78,33 +102,83 @@ class Run(Generic[Fitted]):
         """Optimiser steps a second, compilation and monitoring included."""
         return self.steps / max(self.seconds, 1e-9)
 
+    @property
+    def frame(self) -> pd.DataFrame:
+        """The history as a table, an epoch a row.
+
+        Example:
+            >>> import torch, pyro_vae as pv
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+            >>> run = pv.fit(vae, torch.eye(4).repeat(8, 1), epochs=3, seed=0)
+            >>> run.frame.index.tolist(), run.frame["elbo"].to_numpy().shape
+            ([1, 2, 3], (3,))
+        """
+        import pandas as pd  # slow to import, as are pictures
+
+        return pd.DataFrame(dict(self.history)).astype({"epoch": int}).set_index("epoch")
+
+    def plot(self, *, figure: Figure | SubFigure | None = None) -> list[Axes]:
+        """Draws the history, see :func:`pyro_vae.plots.history`."""
+        from pyro_vae import plots
+
+        return plots.history(self.history, figure=figure)
+
     def __repr__(self) -> str:
         vae, epochs = self.vae, len(self.history["epoch"])
-        at = epochs if self.best_epoch is None else self.best_epoch
         lines = [f"Run({epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s)"]
         roles = ("prior", "guide_family", "likelihood") if isinstance(vae, VAE) else ()
         for role in roles:
             lines.append(f"  {role.partition('_')[0]:<12}{named(getattr(vae, role))}")
         if isinstance(vae, Program):
             lines.append(f"  {'program':<12}{vae}")
-        for word, start in (("training", ""), ("validation", "validation_")):
-            if f"{start}elbo" in self.history:
-                elbo, fit, kl = (
-                    self.history[f"{start}{name}"][at - 1]
-                    for name in ("elbo", "reconstruction", "kl")
-                )
-                lines.append(
-                    f"  {word:<12}ELBO {elbo:.4g} = reconstruction {fit:.4g} - KL {kl:.4g}"
-                )
-        if self.best_epoch is not None:
-            lines.append(f"  weights     of epoch {at:,}, the best on validation data")
-        else:
-            lines.append("  weights     of the last epoch")
-        took = ", ".join(f"{name}: {count:,} steps" for name, count in self.engine_steps.items())
-        lines.append(f"  engine      {took}" + (f"; {self.skipped:,} skipped" * (self.skipped > 0)))
-        if self.out is not None:
-            lines.append(f"  out         {self.out}")
+        for word, (elbo, fit, kl) in self._scores().items():
+            lines.append(f"  {word:<12}ELBO {elbo:.4g} = reconstruction {fit:.4g} - KL {kl:.4g}")
+        lines += [f"  {word:<12}{what}" for word, what in self._facts().items()]
         return "\n".join(lines)
+
+    def _repr_html_(self) -> str:
+        epochs = len(self.history["epoch"])
+        title = f"Run: {epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s"
+        rows = [
+            [word, *(f"{value:.4g}" for value in values)] for word, values in self._scores().items()
+        ]
+        notes = [f"{word}: {what}" for word, what in self._facts().items()]
+        return shown(title, ["nats", "ELBO", "reconstruction", "KL"], rows, notes=notes)
+
+    def _epoch(self) -> int:
+        """The epoch whose weights the model has."""
+        chosen = self.averaged_epoch if self.restored == "average" else self.best_epoch
+        return len(self.history["epoch"]) if chosen is None or self.restored == "last" else chosen
+
+    def _scores(self) -> dict[str, list[float]]:
+        """ELBO, reconstruction and KL at the epoch of the weights, on each kind of data."""
+        averaged = "averaged_" * (self.restored == "average")
+        names = ("elbo", "reconstruction", "kl")
+        return {
+            word: [self.history[f"{start}{name}"][self._epoch() - 1] for name in names]
+            for word, start in (("training", averaged), ("validation", f"{averaged}validation_"))
+            if f"{start}kl" in self.history
+        }
+
+    def _facts(self) -> dict[str, str]:
+        """What there is to say besides the parts and the scores."""
+        took = ", ".join(f"{name}: {count:,} steps" for name, count in self.engine_steps.items())
+        skipped = f"; {self.skipped:,} skipped" if self.skipped else ""
+        facts = {"weights": self._whose(self._epoch())}
+        facts |= {"stopped": self.stopped.removeprefix("stopped ")} if self.stopped else {}
+        facts["engine"] = f"{took}{skipped}"
+        return facts if self.out is None else facts | {"out": str(self.out)}
+
+    def _whose(self, epoch: int) -> str:
+        """Says which weights the model has."""
+        if self.restored == "average":
+            return f"averaged, as at the end of epoch {epoch:,}"
+        if self.restored == "last" or self.best_epoch is None:
+            return "of the last epoch"
+        asked = self.settings.get("monitor") if self.recipe is None else self.recipe.monitor
+        by = "on validation data" if asked is None else f"by {getattr(asked, '__name__', asked)}"
+        return f"of epoch {epoch:,}, the best {by}"
 
     def refit(self, rows: Rows, seed: int, *, epochs: int | None = None) -> Fitted:
         """Fits a fresh copy of the program to other rows, by the recipe of the run.
@@ -159,11 +233,15 @@ class Run(Generic[Fitted]):
             objective=objective,
             recipe=recipe,
             epochs=epochs,
-            validates=self.best_epoch is not None,
+            validates="validation_kl" in self.history,
         )
 
     def write(self, folder: Path) -> None:
-        """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``."""
+        """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``.
+
+        The best and the averaged weights, if the model has others, are in ``best.safetensors`` and
+        ``average.safetensors``.
+        """
         checkpoint.save(self.vae, folder)
         digest = checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
         history = {
@@ -173,10 +251,74 @@ class Run(Generic[Fitted]):
         checkpoint.write_json(folder / "history.json", history)
         checkpoint.write_json(folder / "engine.json", dict(self.engine_steps))
         record = {"settings": self.settings, "last_sha256": digest}
-        record |= {name: getattr(self, name) for name in _RECORDED}
+        record |= {name: getattr(self, name) for name in (*_RECORDED, *_OF_SOME)}
+        for name, attribute in _KEPT.items():
+            if (weights := getattr(self, attribute)) and self.restored != name:
+                path = folder / f"{name}.safetensors"
+                record[f"{name}_sha256"] = checkpoint.write_tensors(path, weights)
         if isinstance(self.vae, VAE):
             record["likelihood"] = self.vae.likelihood.spec()
         checkpoint.write_json(folder / "fit.json", record)
+
+    @overload
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        classes: checkpoint.Classes | None = None,
+        device: torch.device | str | None = None,
+        *,
+        program: Program,
+    ) -> Run[Program]: ...
+
+    @overload
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        classes: checkpoint.Classes | None = None,
+        device: torch.device | str | None = None,
+        *,
+        encoder: nn.Module | None = None,
+        decoder: nn.Module | None = None,
+        program: None = None,
+    ) -> Run[VAE]: ...
+
+    @classmethod
+    def load(
+        cls,
+        folder: str | Path,
+        classes: checkpoint.Classes | None = None,
+        device: torch.device | str | None = None,
+        **built: Any,
+    ) -> Run[Any]:
+        """Reads a finished run and its model from the folder that a fit wrote.
+
+        Args:
+            folder: What was ``out``.
+            classes: Your own parts and networks by class name, see :func:`pyro_vae.load`.
+            device: Where to put the model; the CPU if not given.
+            built: ``encoder``, ``decoder`` or ``program``, likewise.
+
+        Returns:
+            The run. It has no recipe and no objective, but ``settings``, which say what they were.
+
+        Raises:
+            ValueError: If a file is missing or damaged, or the run is not finished.
+
+        Example:
+            >>> import tempfile, torch, pyro_vae as pv
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+            >>> with tempfile.TemporaryDirectory() as folder:
+            ...     x, out = torch.eye(4).repeat(8, 1), f"{folder}/run"
+            ...     run = pv.fit(vae, x, epochs=3, seed=0, out=out)
+            ...     again = pv.Run.load(out)
+            >>> again.history == run.history
+            True
+        """
+        folder = as_path("folder", folder)
+        return cls.read(checkpoint.load(folder, classes, device, **built), folder)
 
     @classmethod
     def read(cls, vae: Fitted, folder: Path) -> Run[Fitted]:
@@ -186,13 +328,22 @@ class Run(Generic[Fitted]):
             ValueError: If a file is missing or damaged.
         """
         record = checkpoint.read_json(folder / "fit.json", settings=dict, **_RECORDED)
-        last = folder / "last.safetensors"
-        weights, _ = checkpoint.tensors_of(
-            last, checkpoint.read_bytes(last, record.get("last_sha256"))
-        )
+
+        def read(name: str) -> dict[str, Tensor]:
+            path = folder / f"{name}.safetensors"
+            content = checkpoint.read_bytes(path, record.get(f"{name}_sha256"))
+            return checkpoint.tensors_of(path, content)[0]
+
+        weights = read("last")
+        kept: dict[str, Any] = {
+            attribute: read(name) for name, attribute in _KEPT.items() if f"{name}_sha256" in record
+        }
         # Into the model given: one with a network of the user's own is not rebuilt by its names.
         digest = checkpoint.read_json(folder / "model.json").get("sha256")
         checkpoint.load_weights(vae, folder / "model.safetensors", digest)
+        if (attribute := _KEPT.get(record.get("restored", ""))) is not None:
+            kept[attribute] = copied(vae)
+        kept |= {name: record.get(name, default) for name, default in _OF_SOME.items()}
         return cls(
             vae=vae.eval(),
             history=read_history(folder / "history.json"),
@@ -201,6 +352,7 @@ class Run(Generic[Fitted]):
             last_weights=weights,
             settings=record["settings"],
             **{name: record[name] for name in _RECORDED},
+            **kept,
         )
 
 

@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.formulas import quoted
 from pyro_vae.data.frames import Table
 from pyro_vae.data.readers.first_rows import Header, check_separator, names_in
 from pyro_vae.data.vocabulary import MISSING_WORDS
@@ -342,7 +343,11 @@ def header_of_words(path: Path) -> Header:
 
 
 def fill_csv(
-    path: Path, values: Mapping[int, Mapping[int, float | str]], how: Reading | None = None
+    path: Path,
+    values: Mapping[int, Mapping[int, float | str]],
+    how: Reading | None = None,
+    *,
+    safe: bool = False,
 ) -> bytes:
     """The content of a text with numbers or words in some of its cells, all else as it is.
 
@@ -350,6 +355,7 @@ def fill_csv(
         path: The file.
         values: What to fill in, by row, counted from the first one that is no names, and by column.
         how: How the file is read.
+        safe: Whether text that a spreadsheet would compute is quoted, wherever it is.
     """
     how = how or Reading()
     text, named = _Text(path, how), read_csv(path, how).named
@@ -371,9 +377,11 @@ def fill_csv(
         lines.clear()
         row += bool(cells)
         new = values.get(row, {}) if cells else {}
-        if new:
+        harmless = [quoted(cell) for cell in cells] if safe else cells
+        if new or harmless != cells:
             end = line[len(line.rstrip("\r\n")) :]
-            cells = [_cell(new[i], how) if i in new else cell for i, cell in enumerate(cells)]
+            cells = [_cell(new[i], how) if i in new else each for i, each in enumerate(harmless)]
+            cells = [quoted(each) for each in cells] if safe else cells
             csv.writer(filled, delimiter=text.sep, lineterminator=end).writerow(cells)
         else:
             filled.write(line)

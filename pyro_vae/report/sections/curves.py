@@ -27,7 +27,7 @@ def section(findings: Findings) -> Html | None:
         best = panels.best_epoch(history)
         ahead = history["elbo"][best] - history["validation_elbo"][best]
         gap = (
-            f" The model kept is that of epoch {history['epoch'][best]:g} of "
+            f" By validation data the best epoch is {history['epoch'][best]:g} of "
             f"{history['epoch'][-1]:g}; there the ELBO of training data was {number(abs(ahead))} "
             f"nats {'below' if ahead < 0 else 'above'} that of validation data."
         )

@@ -14,7 +14,7 @@ from pyro_vae.programs.composition import composed_of
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.pictures import held_out
 
-__all__ = ["section"]
+__all__ = ["section", "versions"]
 
 _NAMED = 40  # columns that are listed
 _DENSITIES = {
@@ -44,7 +44,7 @@ def section(findings: Findings) -> Html:
         *_beside(findings),
         ("base measure", f"{_measure(findings)}{f'; {treated}' if treated else ''}"),
         ("fingerprint", tag("code", f"{measure['fingerprint'][:16]} ({findings.split} data)")),
-        ("page made with", _versions()),
+        ("page made with", versions()),
     ]
     return tag("table", tag("tbody", *(_row(*row) for row in rows)), class_="facts")
 
@@ -121,7 +121,8 @@ def _written(value: object) -> str:
     return str(value)
 
 
-def _versions() -> str:
+def versions() -> str:
+    """Returns the versions that compute here, in a line."""
     shown = {"pyro-vae": "pyro-vae", "pyro-ppl": "Pyro", "torch": "PyTorch", "numpy": "NumPy"}
     versions = [f"{title} {version(package)}" for package, title in shown.items()]
     return ", ".join([*versions, f"Python {platform.python_version()}"])

@@ -23,6 +23,11 @@ def header(findings: Findings) -> Html:
         if size > 0
         else f"Judged by {len(findings.x):,} observations of {name}, which it never saw."
     )
+    if known := conditions(findings):
+        lead += (
+            f" With each observation the model is given {known}: scores, draws and checks are "
+            "given the same."
+        )
     figures = [
         ("log p(x), nats per observation", number(summary["log_marginal"]),
          f"± {number(summary['standard_error'])} over data"),
@@ -44,6 +49,22 @@ def header(findings: Findings) -> Html:
         "header", tag("h1", findings.name), tag("p", lead, class_="lead"),
         verdict(findings), tag("dl", *strip, class_="figures"),
     )  # fmt: skip
+
+
+def conditions(findings: Findings) -> str:
+    """Returns what the model is given of each observation, in words; empty where it is x alone."""
+    given, words = findings.rows.given, []
+    if (cond := given.get("cond")) is not None:
+        names = [each.name for each in findings.data.columns]
+        size = cond.shape[-1]
+        words += names or [f"a condition of {size} {'entry' if size == 1 else 'entries'}"]
+    covariates = given.get("covariates") or {}
+    words += ["a size factor"] * ("size_factor" in covariates)
+    words += [f"the covariate {name}" for name in covariates if name != "size_factor"]
+    words += ["which entries are observed"] * ("mask" in given)
+    words += ["some labels"] * ("labels" in given)
+    *first, last = words or [""]
+    return f"{', '.join(first)} and {last}" if first else last
 
 
 def _difference(summary: Mapping[str, Any]) -> float | None:

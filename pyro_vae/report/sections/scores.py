@@ -40,8 +40,9 @@ def section(findings: Findings) -> Html:
         ),
     ]
     if known.any():
-        share, threshold = summary["k_hat_above_threshold"], scores.k_hat_threshold
-        if share is not None and share > 0:
+        # Of the very draws that the picture shows: those of the summary may have been others.
+        share, threshold = float(scores.unreliable.mean()), scores.k_hat_threshold
+        if share > 0:
             parts.append(
                 tag(
                     "p",
