@@ -48,7 +48,7 @@ SESSION: Mapping[str, str] = {
     "sample RUN --cond setosa": "sample runs/iris --cond setosa",
     "encode RUN --out z.csv": "encode runs/iris --out z.csv",
     "anomalies RUN --data new.csv": f"anomalies runs/iris --data iris.csv {FEW}",
-    "probe RUN --label NAME": "probe runs/iris --label species --folds 2",
+    "probe RUN --label NAME": "probe runs/iris --label species --folds 2 --neighbours 3",
     "sample RUN --out new.csv": "sample runs/iris --cond setosa --out new.csv",
     "fit counts.csv --cond age --size-factor exposure --likelihood Poisson": f"{{}} {SMALL} {FEW}",
     "inspect table.csv": "{}",
