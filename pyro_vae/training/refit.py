@@ -135,15 +135,16 @@ def _afresh(optim: Any) -> Any:
 @contextmanager
 def _silently() -> Iterator[None]:
     """Inside it nothing is logged, and nobody is warned: whoever fitted first was."""
-    log = logging.getLogger("pyro_vae")
-    level = log.level
+    levels = {log: log.level for log in map(logging.getLogger, ("pyro_vae", "pyro_vae.training"))}
     try:
-        log.setLevel(logging.CRITICAL + 1)
+        for log in levels:  # one that has a level of its own does not ask those above it
+            log.setLevel(logging.CRITICAL + 1)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")
             yield
     finally:
-        log.setLevel(level)
+        for log, level in levels.items():
+            log.setLevel(level)
 
 
 def recipe_of(settings: Mapping[str, Any]) -> Recipe:
