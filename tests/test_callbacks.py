@@ -15,7 +15,7 @@ import numpy as np
 import pyro
 import pytest
 import torch
-from stopping import X, build, fit, same_run, signal_at
+from stopping import X, build, fit, same, same_run, signal_at
 from torch import Tensor
 
 import pyro_vae as pv
@@ -223,6 +223,20 @@ def test_an_error_of_on_error_does_not_hide_the_first(caplog: pytest.LogCaptureF
     with pytest.raises(KeyError, match="first"):
         fit(build(), X, callbacks=[Fails()])
     assert "Fails.on_error failed" in caplog.text
+
+
+def test_a_callback_that_freezes_the_model_stops_nothing() -> None:
+    reference = fit(build(), X)
+    vae = build()
+    run = fit(vae, X, on_epoch=lambda _: vae.requires_grad_(False))
+    assert same(run.last_weights, reference.last_weights)
+
+
+def test_an_error_of_the_file_system_is_the_callbacks_own(tmp_path: Path) -> None:
+    """Fails when the folder of the run is blamed."""
+    missing = tmp_path / "nowhere" / "log"
+    with pytest.raises(FileNotFoundError, match="nowhere"):
+        fit(build(), X, out=tmp_path / "run", on_epoch=lambda _: missing.open())
 
 
 @pytest.mark.parametrize("hook", ["on_epoch", "on_end"])

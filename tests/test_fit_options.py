@@ -31,11 +31,15 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "bfloat16": {"precision": "bfloat16"},
     "StepLR": {"schedule": "StepLR(step_size=1, gamma=0.5)"},
     "plateau": {"schedule": "ReduceLROnPlateau(patience=0, factor=0.5)", "lr": 0.1},
+    "plateau of few scores": {
+        "schedule": "ReduceLROnPlateau(patience=0, factor=0.5)", "lr": 0.3, "monitor": "elbo",
+        "monitor_every": 2, "epochs": 6,
+    },
     "function of an optimiser": {"schedule": partial(lr_scheduler.ExponentialLR, gamma=0.7)},
     "rates": {"lr": {"encoder": 1e-2, "decoder.layers.0": 1e-4}, "schedule": "cosine"},
     "trainable": {"trainable": ["decoder"], "average": "ema"},
     "init": {"init": START},
-}
+}  # fmt: skip
 # A capture takes longer than a fit: several options at a time, of which none is in another's way.
 TOGETHER = (
     ("ema", "accumulate", "StepLR", "rates"),
@@ -50,7 +54,7 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name: str, tmp_path: Path) 
 
     Fails when the averages, the best of them, or the rates of the schedule are not put back.
     """
-    _check(OPTIONS[name], 30 if name == "swa" else 6, tmp_path)
+    _check(OPTIONS[name], {"swa": 30, "plateau of few scores": 18}.get(name, 6), tmp_path)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -124,6 +124,14 @@ def test_a_run_that_is_read_refits_to_the_same_weights(tmp_path: Path) -> None:
     assert unvalidated.best_epoch is None
 
 
+def test_few_rows_are_refitted_by_a_run_that_ended_at_its_best() -> None:
+    """Fails when weights are asked for that validation chooses, where too few rows validate."""
+    vae = pv.VAE(priors.Normal(1), guides.Normal(1), likelihoods.Normal((3,)))
+    known = {"validation": 0.2, "restore": "best", "monitor": "validation_elbo"}
+    run = pv.fit(vae, correlated(80), epochs=2, seed=0, compile=False, device="cpu", **known)
+    assert run.refit(Rows(correlated(8)), 1) is not vae
+
+
 def test_what_no_file_has_is_named(tmp_path: Path) -> None:
     def adam(params: Any) -> torch.optim.Optimizer:
         return torch.optim.Adam(params, lr=1e-2)

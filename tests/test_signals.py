@@ -7,6 +7,7 @@ import io
 import os
 import re
 import signal
+import subprocess
 import sys
 from collections.abc import Mapping
 from pathlib import Path
@@ -132,3 +133,13 @@ def test_without_a_folder_signals_are_left_alone() -> None:
     with signal_at(3, signal.SIGINT), pytest.raises(KeyboardInterrupt) as left:
         fit(build(), X)
     assert not isinstance(left.value, Interrupted)
+
+
+@pytest.mark.parametrize("words", [["--help"], ["fit", "--help-all"]])
+def test_a_reader_that_leaves_gets_no_traceback(words: list[str]) -> None:
+    """As ``head`` does. Fails when the pipe that it closed is an error."""
+    command = [sys.executable, "-m", "pyro_vae.cli", *words]
+    with subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        process.stdout.close()
+        assert process.stderr.read() == b""
+    assert process.returncode == 141

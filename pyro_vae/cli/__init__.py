@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 from collections.abc import Callable
@@ -16,6 +17,7 @@ from pyro_vae._terminal import say, shown
 
 __all__ = ["VERBS", "entry", "main"]
 
+_UNREAD = 128 + 13  # as of SIGPIPE, which Windows does not have
 VERBS: dict[str, str] = {
     "inspect": "Show what the columns of a table are; write it as a schema.",
     "fit": "Fit a VAE; write model, scores and pictures to a folder.",
@@ -59,13 +61,13 @@ def main(argv: list[str] | None = None) -> int:
         standard error; 130 if interrupted, 143 if terminated, 129 if the terminal was closed.
     """
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
-    if verb in ("-h", "--help"):
-        say(_HELP)
-        return 0
-    if verb == "--version":
-        say(f"pyro-vae {version('pyro-vae')}")
-        return 0
     try:
+        if verb in ("-h", "--help"):
+            say(_HELP)
+            return 0
+        if verb == "--version":
+            say(f"pyro-vae {version('pyro-vae')}")
+            return 0
         if verb not in VERBS:
             raise unknown_name("command", verb, VERBS)
         with raising():
@@ -75,6 +77,8 @@ def main(argv: list[str] | None = None) -> int:
         return int(done.code or 0)
     except KeyboardInterrupt as stop:
         return _stopped(stop)
+    except BrokenPipeError:  # whoever read the output, such as `head`, has seen enough
+        return _UNREAD
     except Exception as error:
         if (before := _left_for(error)) is not None:
             return _stopped(before)
@@ -121,6 +125,12 @@ def entry() -> None:
         with leaving_at_once():
             _module(sys.argv[1])
     code = main()
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        code = _UNREAD
+    if code == _UNREAD:  # what is left to print has no reader, either
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback of what is left
     sys.exit(code)
