@@ -21,13 +21,16 @@ from pyro_vae._errors import expected
 
 __all__ = [
     "MODEL",
+    "RECORD",
     "Address",
     "address_of",
     "branch",
     "client",
     "is_address",
     "local",
+    "name_of",
     "repository",
+    "without_paths",
 ]
 
 SCHEME = "hf://"

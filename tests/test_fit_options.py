@@ -32,7 +32,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "StepLR": {"schedule": "StepLR(step_size=1, gamma=0.5)"},
     "plateau": {"schedule": "ReduceLROnPlateau(patience=0, factor=0.5)", "lr": 0.1},
     "plateau of few scores": {
-        "schedule": "ReduceLROnPlateau(patience=0, factor=0.5)", "lr": 0.3, "monitor": "elbo",
+        "schedule": "ReduceLROnPlateau(patience=0, factor=0.5)", "lr": 0.1, "monitor": of_norm,
         "monitor_every": 2, "epochs": 6,
     },
     "function of an optimiser": {"schedule": partial(lr_scheduler.ExponentialLR, gamma=0.7)},
