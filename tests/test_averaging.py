@@ -106,17 +106,19 @@ def test_averages_help_where_a_rate_is_too_high() -> None:
 
 def test_the_best_epoch_is_that_of_the_score_asked_for() -> None:
     """Fails when the bound on validation data is looked at all the same."""
-    vae = build()
+    options: dict[str, Any] = {"validation": HELD_OUT, "lr": 0.05, "epochs": 6}
+    bound = fit(build(), X, **options).best_epoch
+    # Any epoch but the bound's: which that is depends on the processor, by its rounding.
+    best = 2 if bound != 2 else 3
+    epochs = iter(range(1, 7))
 
-    def norm(vae: Any) -> Tensor:
-        return -weights_of(vae).square().sum()
+    def closeness(vae: Any) -> Tensor:
+        return -torch.tensor(float(abs(next(epochs) - best)))
 
-    run = fit(vae, X, monitor=norm, validation=HELD_OUT, lr=0.05, epochs=6)
-    scores = run.history["score"]
-    assert run.best_epoch == 1 + max(range(6), key=scores.__getitem__)
-    assert run.best_epoch != 1 + max(range(6), key=run.history["validation_elbo"].__getitem__)
-    assert float(norm(vae)) == pytest.approx(max(scores))
-    assert "the best by norm" in str(run)
+    run = fit(build(), X, monitor=closeness, **options)
+    assert run.history["score"] == [-abs(epoch - best) for epoch in range(1, 7)]
+    assert run.best_epoch == best != bound
+    assert "the best by closeness" in str(run)
     with pytest.raises(ValueError, match=r"^`monitor`: expected a function from the model"):
         fit(build(), X, monitor=lambda vae: "good")
 
