@@ -14,9 +14,9 @@ held-out observations, to which a VAE with a linear decoder is fitted in 120 ste
 `misfits.py`; of 40 repetitions 36 are to be rejected.
 
 Refits: the same fits where nothing was planted, and where one of three misfits was, with 20 refits
-to simulated data, each by the whole recipe from new weights ("afresh"); where nothing was planted
-also with those of `Run.refit`, which start from the fitted weights ("warm"). A model fails for its
-family where a check is beyond what refits err.
+to simulated data, each by the whole recipe from new weights ("afresh") or by `Run.refit`, which
+starts from the fitted ones ("warm"). A model fails for its family where a check is beyond what
+refits err.
 """
 
 from __future__ import annotations
@@ -106,12 +106,10 @@ MISFITS: dict[str, tuple[str, str, Callable[[int], Tensor]]] = {
     ),
     "rounded": ("counts of pairs, all even", "Poisson", lambda n: 2 * torch.poisson(rate(n) / 2)),
 }  # fmt: skip
-REFITTED: dict[str, tuple[str, str]] = {
-    "none-Normal, afresh": ("none-Normal", "afresh"),
-    "none-Normal, warm": ("none-Normal", "warm"),
-    "tails, afresh": ("tails", "afresh"),
-    "clusters, afresh": ("clusters", "afresh"),
-    "neighbours, afresh": ("neighbours", "afresh"),
+REFITTED = {
+    f"{case}, {how}": (case, how)
+    for case in ("none-Normal", "tails", "clusters", "neighbours")
+    for how in ("afresh", "warm")
 }
 RECIPES: dict[str, Any] = {"device": "cpu", "compile": False, **RECIPE}
 

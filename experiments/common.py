@@ -5,6 +5,7 @@ from __future__ import annotations
 import argparse
 import json
 import platform
+import re
 import subprocess
 from collections.abc import Mapping
 from datetime import UTC, datetime
@@ -17,6 +18,9 @@ import torch
 HERE = Path(__file__).resolve().parent
 RESULTS = HERE / "results"
 RUNS = HERE.parent / "runs"  # fitted models, which other scripts read
+
+
+_NUMBERS = re.compile(r"\[(?:[-+.\deE,\s]|NaN|Infinity)+\]")
 
 
 def _git(*words: str) -> str:
@@ -94,9 +98,10 @@ def report(line: Mapping[str, float], every: int = 5) -> None:
 
 
 def write(name: str, result: dict[str, Any]) -> Path:
-    """Writes ``results/NAME.json``."""
+    """Writes ``results/NAME.json``, lists of numbers on a line each."""
     path = RESULTS / f"{name}.json"
-    path.write_text(json.dumps({**result, "environment": environment()}, indent=2) + "\n")
+    text = json.dumps({**result, "environment": environment()}, indent=2)
+    path.write_text(_NUMBERS.sub(lambda found: " ".join(found[0].split()), text) + "\n")
     return path
 
 
