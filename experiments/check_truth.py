@@ -10,8 +10,8 @@ base case: `Normal`, 200 observations of 10 features from two latent dimensions,
 Of 100 repetitions at 5 %, more than 11 are too many (three binomial standard errors).
 
 Power: 14 misfits, those of `planted.py` and five more, are planted in 1,000 training and 500
-held-out observations, to which a VAE with a linear decoder is fitted in 120 steps, as in
-`misfits.py`; of 40 repetitions 36 are to be rejected.
+held-out observations, to which a VAE with a linear decoder is fitted in 120 steps; of 40
+repetitions 36 are to be rejected.
 
 Refits: the same fits where nothing was planted, and where one of three misfits was, with 20 refits
 to simulated data, each by the whole recipe from new weights ("afresh") or by `Run.refit`, which
@@ -30,8 +30,7 @@ from typing import Any
 
 import common
 import torch
-from misfits import RECIPE, model
-from planted import CASES, FEATURES, location, normal, rate
+from planted import CASES, FEATURES, RECIPE, location, model, normal, rate
 from torch import Tensor
 
 import pyro_vae as pv

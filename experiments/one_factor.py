@@ -113,7 +113,7 @@ def table() -> str:
     """Returns the table of all results as Markdown."""
     lines = [
         f"| changed | NLL, {SAMPLES:,} samples | too high by, at most | less than the first row | "
-        "validation -ELBO | KL | active units | k-hat > threshold | parameters | CPU minutes a fit |",
+        "validation -ELBO | KL | active units | k-hat > threshold | parameters | CPU min a fit |",
         "|---|---:|---:|---|---:|---:|---:|---:|---:|---:|",
     ]
     found = {each["row"]: each for each in common.read("one_factor-*.json")}

@@ -1,4 +1,8 @@
-"""What misfits.py plants: data that break one assumption of a simple VAE each."""
+"""Data that break one assumption of a simple VAE each, and that VAE.
+
+Its decoder is linear and two-dimensional so that the misfit stays one: a richer model may well
+explain it by z.
+"""
 
 from __future__ import annotations
 
@@ -7,7 +11,17 @@ from collections.abc import Callable
 import torch
 from torch import Tensor
 
+import pyro_vae as pv
+
 FEATURES, LATENT = 12, 2
+RECIPE = {"epochs": 12, "batch_size": 100, "lr": 0.05, "schedule": "cosine"}  # 120 steps of 1,000
+
+
+def model(likelihood: str, features: int) -> pv.VAE:
+    """A VAE with a linear decoder."""
+    part = getattr(pv.likelihoods, likelihood)((features,))
+    networks = pv.networks.MLP(hidden=(32,)), pv.networks.MLP(hidden=())
+    return pv.VAE(pv.priors.Normal(LATENT), pv.guides.Normal(LATENT), part, *networks)
 
 
 def location(size: int, z: Tensor | float = 0.0) -> Tensor:
