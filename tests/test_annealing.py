@@ -17,7 +17,7 @@ from torch.distributions import constraints
 
 import pyro_vae as pv
 from pyro_vae.data.rows import Rows
-from pyro_vae.evaluation import _path, ais, bdmc
+from pyro_vae.evaluation import _draws, _path, _transitions, ais, bdmc
 from pyro_vae.evaluation._hmc import Point, leapfrog, transition
 
 # A path of log-gamma distributions, skewed, of known moments: log f = (a + beta * b) z - exp(z).
@@ -154,11 +154,11 @@ def test_step_sizes_are_frozen_before_the_estimate(monkeypatch: pytest.MonkeyPat
     """
     used: dict[int, list[tuple[float, Tensor]]] = {}
 
-    def spy(density: Any, point: Point, beta: float, step_size: Tensor, *rest: Any) -> Any:
-        used.setdefault(len(point.z), []).append((beta, step_size.clone()))
+    def spy(density: Any, point: Point, beta: Tensor, step_size: Tensor, *rest: Any) -> Any:
+        used.setdefault(len(point.z), []).append((float(beta), step_size.clone()))
         return transition(density, point, beta, step_size, *rest)
 
-    monkeypatch.setattr(_path, "transition", spy)
+    monkeypatch.setattr(_transitions, "transition", spy)
     model = LinearGaussian(dim=16, latent=3, factor=1.5)
     x = model.vae.sample(4)
     results = [ais(model.vae, x, num_chains=n, num_temperatures=12) for n in (5, 9)]
@@ -206,7 +206,8 @@ def test_reverse_weights_are_those_of_the_exact_reversal() -> None:
     model = LinearGaussian(dim=3, latent=1, noise=1.0, dtype=torch.float64)
     x = torch.tensor([[0.3, -0.4, 0.5]], dtype=torch.float64)
     plan = _path.Plan(20_000, 4, 2, "prior")
-    path = _path.Path(model.vae, Rows(x), "prior")
+    move = _transitions.Transitions(model.vae, "prior", 2, [Rows(x)], {})
+    path = _path.Path(model.vae, Rows(x), "prior", move)
     steps = [torch.full((1,), 0.9, dtype=torch.float64)] * 5
     tick = _path.Ticks(None, 1)
     exact = float(model.log_prob(x))
@@ -342,3 +343,32 @@ def test_a_trajectory_that_diverges_is_rejected() -> None:
     moved, probability = transition(density, point, 1.0, torch.ones(1), torch.ones(1, 1), 1)
     assert (moved.z <= 0.5).all()
     assert 0 < (probability == 0).float().mean() < 1
+
+
+def test_compiled_transitions_have_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
+    """With a mask, and a last batch that is shorter; float64, so that no acceptance is close.
+
+    Fails when a graph keeps the step size, the temperature or the data of its first call.
+    """
+    vae = _bernoulli().double()
+    x = vae.sample(5)
+    mask = torch.rand(x.shape, generator=torch.Generator().manual_seed(0)) > 0.2
+    monkeypatch.setattr(_path, "draws_at_once", lambda *_: 2 * 3)  # two observations of three
+    options: dict[str, Any] = {"num_chains": 3, "num_temperatures": 6, "mask": mask}
+    eager = ais(vae, x, **options)
+    calls = _path.Plan(3, 6, 3, "guide").warmup_transitions
+    operations = 3 * 3 * _draws.decoder_operations(vae) * calls * _path._WARMUP_CHAINS
+    # Enough for the warm-up of the two full batches, and for nothing else: one graph, not four.
+    monkeypatch.setitem(_draws._WORTH, "cpu", 3 * operations)
+    replayed = []
+
+    class _Counted(_transitions.Graph):
+        def __call__(self, *args: Tensor) -> list[Tensor]:
+            replayed.append(len(args[0]))
+            return super().__call__(*args)
+
+    monkeypatch.setattr(_transitions, "Graph", _Counted)
+    compiled = ais(vae, x, **options)
+    assert replayed == [_path._WARMUP_CHAINS] * 2 * calls
+    for name in ("log_marginal", "mcse", "acceptance", "step_size"):
+        np.testing.assert_allclose(getattr(compiled, name), getattr(eager, name), rtol=1e-8)

@@ -26,7 +26,13 @@ from pyro_vae.distributions.joint_bernoulli import JointBernoulli
 from pyro_vae.distributions.levels import Levels
 from pyro_vae.distributions.logit_relaxed_bernoulli import LogitRelaxedBernoulli
 from pyro_vae.distributions.mean_gamma import MeanGamma
-from pyro_vae.distributions.normal import diagonal_normal
+from pyro_vae.distributions.normal import (
+    NormalMixture,
+    are_diagonal,
+    diagonal_normal,
+    log_probs_of_each,
+    mixture,
+)
 from pyro_vae.distributions.normalizing_flow import NormalizingFlow
 from pyro_vae.distributions.positive_parameters import SCALE_FLOOR, inverse_positive, positive
 from pyro_vae.distributions.power_spherical import PowerSpherical
@@ -56,6 +62,7 @@ __all__ = [
     "LogitRelaxedBernoulli",
     "MeanGamma",
     "NaturalVonMises",
+    "NormalMixture",
     "NormalizingFlow",
     "PowerSpherical",
     "Relaxation",
@@ -65,6 +72,7 @@ __all__ = [
     "TotalMultinomial",
     "TotalSupport",
     "ZeroInflated",
+    "are_diagonal",
     "by_entry",
     "closed_kl",
     "diagonal_normal",
@@ -72,7 +80,9 @@ __all__ = [
     "feasible",
     "inverse_positive",
     "labelled",
+    "log_probs_of_each",
     "masked",
+    "mixture",
     "positive",
     "robust_units_of",
     "same_support",

@@ -30,7 +30,7 @@ from pyro_vae.programs.weigh import (
     observations_at_once,
 )
 
-__all__ = ["BLOCK", "Draws", "Proposal"]
+__all__ = ["BLOCK", "Draws", "Proposal", "decoder_operations", "worth_compiling"]
 
 log = logging.getLogger("pyro_vae")
 
@@ -51,6 +51,18 @@ class _Chunk:
     size: int
     count: int
     from_prior: bool
+
+
+def decoder_operations(vae: Amortized) -> int:
+    """Returns the multiplications and additions of decoding one z, 0 where it is not known."""
+    # Of a program of the user's nobody knows what a graph would bake in.
+    weights = vae.decoder.parameters() if isinstance(vae, Composition) else ()
+    return 2 * sum(parameter.numel() for parameter in weights)
+
+
+def worth_compiling(operations: int, device: torch.device) -> bool:
+    """Returns whether so many operations of a decoder are worth a compiler's tens of seconds."""
+    return operations >= _WORTH.get(device.type, _WORTH_ELSEWHERE)
 
 
 class Draws:
@@ -93,11 +105,8 @@ class Draws:
         x = rows.x
         batch = min(len(x), observations_at_once(vae, x))
         at_once = draws_at_once(vae, x[:batch])
-        # Of a program of the user's nobody knows what a graph would bake in.
-        weights = vae.decoder.parameters() if isinstance(vae, Composition) else ()
-        self._flops = 2 * sum(parameter.numel() for parameter in weights)
-        self._worth = _WORTH.get(x.device.type, _WORTH_ELSEWHERE)
-        if len(x) * num_samples * self._flops >= self._worth:
+        self._flops, self._device = decoder_operations(vae), x.device
+        if worth_compiling(len(x) * num_samples * self._flops, x.device):
             at_once *= _FEWER_PASSES
         if max_memory is not None:
             batch, at_once = self._within(max_memory, rows, batch, at_once, num_samples)
@@ -195,7 +204,7 @@ class Draws:
         return [
             chunk
             for chunk, number in times.items()
-            if number * chunk.size * chunk.count * self._flops >= self._worth
+            if worth_compiling(number * chunk.size * chunk.count * self._flops, self._device)
         ]
 
     def _within(

@@ -34,11 +34,11 @@ class Point(NamedTuple):
     base_gradient: Tensor
     ratio_gradient: Tensor
 
-    def log_density(self, beta: float) -> Tensor:
+    def log_density(self, beta: Tensor | float) -> Tensor:
         """Returns ``log f_beta``, up to a constant, shape ``(C, B)``."""
         return self.base + beta * self.ratio
 
-    def gradient(self, beta: float) -> Tensor:
+    def gradient(self, beta: Tensor | float) -> Tensor:
         """Returns the gradient of ``log f_beta`` by z."""
         return self.base_gradient + beta * self.ratio_gradient
 
@@ -50,7 +50,7 @@ def leapfrog(
     density: Density,
     point: Point,
     momentum: Tensor,
-    beta: float,
+    beta: Tensor | float,
     stride: Tensor,
     num_leapfrog: int,
 ) -> tuple[Point, Tensor]:
@@ -60,7 +60,7 @@ def leapfrog(
         density: Evaluates a path of distributions at z.
         point: The start.
         momentum: Its momentum, of unit mass in units of ``stride``, shape of z.
-        beta: Which distribution of the path.
+        beta: Which distribution of the path, a single number.
         stride: Step size times scale, broadcast to the shape of z.
         num_leapfrog: Steps.
 
@@ -78,7 +78,7 @@ def leapfrog(
 def transition(
     density: Density,
     point: Point,
-    beta: float,
+    beta: Tensor | float,
     step_size: Tensor,
     scale: Tensor,
     num_leapfrog: int,
@@ -94,7 +94,7 @@ def transition(
     Args:
         density: Evaluates a path of distributions at z.
         point: Where the chains are.
-        beta: Which distribution of the path.
+        beta: Which distribution of the path, a single number.
         step_size: One for each observation, shape ``(B,)``.
         scale: Of each entry of z, shape ``(B, *event_shape)``.
         num_leapfrog: Leapfrog steps of a proposal.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from collections.abc import Callable, Mapping
-from typing import Any, Literal, get_args
+from typing import Any, get_args
 
 import numpy as np
 import pyro
@@ -15,7 +15,8 @@ from torch.distributions import Distribution
 
 from pyro_vae._errors import positive_integer, unknown_name
 from pyro_vae.data.rows import Rows
-from pyro_vae.evaluation._hmc import Point, transition
+from pyro_vae.evaluation._hmc import Point
+from pyro_vae.evaluation._transitions import Initial, Transitions, density
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import draws_at_once
 
@@ -31,8 +32,6 @@ __all__ = [
     "shown",
     "warm_up",
 ]
-
-Initial = Literal["guide", "prior"]
 
 _STEEPNESS = 4.0  # of the sigmoid that spaces the temperatures, as in Wu et al. (2017)
 _SPREAD_DRAWS = 100  # of z, to see the spread of a distribution in each direction
@@ -80,6 +79,13 @@ class Plan:
         estimate = self.num_chains * (1 + (len(self.betas) - 2) * self.num_leapfrog)
         return estimate + _WARMUP_CHAINS * (1 + self.warmup_transitions * self.num_leapfrog)
 
+    def calls(self, both_ways: bool = False) -> dict[int, int]:
+        """Returns how often chains of a batch are moved, by how many there are at once."""
+        steps = len(self.betas) - 2
+        calls = {self.num_chains: 2 * steps + self.forgetting if both_ways else steps}
+        calls[_WARMUP_CHAINS] = calls.get(_WARMUP_CHAINS, 0) + self.warmup_transitions
+        return calls
+
     def batches(self, vae: Amortized, rows: Rows) -> list[Rows]:
         """Splits data so that their chains are decoded together in bounded memory."""
         at_once = max(1, draws_at_once(vae, rows.x[:1]) // self.num_chains)
@@ -89,8 +95,11 @@ class Plan:
 class Path:
     """The distributions from the initial one to p(x, z), given a batch of data."""
 
-    def __init__(self, vae: Amortized, rows: Rows, initial: Initial) -> None:
+    def __init__(
+        self, vae: Amortized, rows: Rows, initial: Initial, transitions: Transitions
+    ) -> None:
         self.vae, self.rows, self.initial = vae, rows, initial
+        self._transitions = transitions
         with torch.no_grad():
             self.features = vae.features(rows)
             with pyro.validation_enabled(False):
@@ -115,19 +124,12 @@ class Path:
             return self(self.vae.guide_at(self.features, self.rows).sample((num_chains,)))
 
     def __call__(self, z: Tensor) -> Point:
-        # Parameters may require gradients: only those by z are computed, and none is accumulated.
-        # Validation would raise where a trajectory diverges; a transition rejects that instead.
-        with torch.enable_grad(), pyro.validation_enabled(False):
-            z = z.detach().requires_grad_()
-            vae, rows = self.vae, self.rows
-            guided = self.initial == "guide"
-            base = (vae.guide_at(self.features, self.rows) if guided else self._prior()).log_prob(z)
-            ratio = vae.log_likelihood(z, rows)
-            if guided:
-                ratio = ratio + self._prior().log_prob(z) - base
-            (base_gradient,) = torch.autograd.grad(base.sum(), z, retain_graph=True)
-            (ratio_gradient,) = torch.autograd.grad(ratio.sum(), z)
-        return Point(z.detach(), base.detach(), ratio.detach(), base_gradient, ratio_gradient)
+        return density(self.vae, self.features, self.rows, self.initial, z)
+
+    def move(self, point: Point, beta: float, step_size: Tensor) -> tuple[Point, Tensor]:
+        """Moves every chain by a transition at ``beta``."""
+        given = self.rows, self.features, point, beta, step_size, self.scale(beta)
+        return self._transitions(*given)
 
     def _prior(self) -> Distribution:
         return self.vae.prior_at(self.rows.given)
@@ -149,9 +151,7 @@ def warm_up(path: Path, plan: Plan, tick: Ticks) -> list[Tensor]:
     log_steps = []
     for index in [0] * _WARMUP_START + plan.adapted:
         beta = plan.betas[index]
-        point, probability = transition(
-            path, point, beta, log_step.exp(), path.scale(beta), plan.num_leapfrog
-        )
+        point, probability = path.move(point, beta, log_step.exp())
         log_step = log_step + _GAIN * (probability.mean(0) - _ACCEPTANCE)
         log_steps.append(log_step)
         tick()
@@ -170,9 +170,7 @@ def forward(
     log_weights, acceptance = _increment(point, 0.0, plan.betas[1]), []
     for t in range(1, len(plan.betas) - 1):
         beta = plan.betas[t]
-        point, probability = transition(
-            path, point, beta, steps[t], path.scale(beta), plan.num_leapfrog
-        )
+        point, probability = path.move(point, beta, steps[t])
         log_weights += _increment(point, beta, plan.betas[t + 1])
         acceptance.append(probability.mean(0))
         tick()
@@ -182,14 +180,14 @@ def forward(
 def reverse(path: Path, plan: Plan, steps: list[Tensor], start: Tensor, tick: Ticks) -> Tensor:
     """Goes back from exact posterior draws; returns the logs of inverse weights, ``(C, B)``."""
     point = path(start)
-    betas, L = plan.betas, plan.num_leapfrog
+    betas = plan.betas
     for _ in range(plan.forgetting):
-        point, _ = transition(path, point, 1.0, steps[-1], path.scale(1.0), L)
+        point, _ = path.move(point, 1.0, steps[-1])
         tick()
     log_inverse = -_increment(point, betas[-2], 1.0)
     for t in range(len(betas) - 2, 0, -1):
         # Reversible as it is, so that it is its own reversal.
-        point, _ = transition(path, point, betas[t], steps[t], path.scale(betas[t]), L)
+        point, _ = path.move(point, betas[t], steps[t])
         log_inverse -= _increment(point, betas[t - 1], betas[t])
         tick()
     return log_inverse

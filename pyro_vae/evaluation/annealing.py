@@ -31,6 +31,7 @@ from pyro_vae.evaluation._path import (
     shown,
     warm_up,
 )
+from pyro_vae.evaluation._transitions import Transitions
 from pyro_vae.programs import Amortized
 
 __all__ = ["Annealed", "ais"]
@@ -166,9 +167,11 @@ def ais(
     columns = []
     with undisturbed(vae, seed, rows.x.device):
         batches = plan.batches(vae, rows)
+        calls = plan.calls()
+        move = Transitions(vae, initial, plan.num_leapfrog, batches, calls)
         tick = Ticks(progress, len(batches) * (plan.warmup_transitions + num_temperatures - 1))
         for batch in batches:
-            path = Path(vae, batch, initial)
+            path = Path(vae, batch, initial, move)
             steps = warm_up(path, plan, tick)
             log_weights, acceptance = forward(path, plan, steps, tick)
             columns.append(estimate(log_weights) | _chains(acceptance, steps))

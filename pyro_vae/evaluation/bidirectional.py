@@ -27,6 +27,7 @@ from pyro_vae.evaluation._path import (
     shown,
     warm_up,
 )
+from pyro_vae.evaluation._transitions import Transitions
 from pyro_vae.programs import Amortized
 
 __all__ = ["Bidirectional", "bdmc"]
@@ -175,9 +176,11 @@ def bdmc(
             x = vae.decode(z, **checked).sample()
         batches = plan.batches(vae, Rows(x, checked))
         each = plan.warmup_transitions + 2 * (num_temperatures - 1) + plan.forgetting
+        calls = plan.calls(both_ways=True)
+        move = Transitions(vae, initial, plan.num_leapfrog, batches, calls)
         tick = Ticks(progress, len(batches) * each)
         for batch, truth in zip(batches, z.split(len(batches[0])), strict=True):
-            path = Path(vae, batch, initial)
+            path = Path(vae, batch, initial, move)
             steps = warm_up(path, plan, tick)
             lower = estimate(forward(path, plan, steps, tick)[0])
             start = truth.expand(num_chains, *truth.shape)

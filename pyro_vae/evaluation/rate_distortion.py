@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
+from pyro_vae.distributions import are_diagonal, log_probs_of_each
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import Amortized
@@ -228,7 +229,10 @@ def _information(
             for left in column_starts:
                 some = slice(left, left + _COLUMNS)
                 theirs = vae.guide_at(features[some], data[some])
-                log_q = theirs.log_prob(z.unsqueeze(1))
+                if are_diagonal(theirs):
+                    log_q = log_probs_of_each(theirs, z)
+                else:
+                    log_q = theirs.log_prob(z.unsqueeze(1))
                 inside = (own >= left) & (own < left + _COLUMNS)
                 log_q[inside, own[inside] - left] = -math.inf  # its own term is known
                 log_others = torch.logaddexp(log_others, log_q.logsumexp(1).cpu().double())

@@ -8,7 +8,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import positive_integer
-from pyro_vae.distributions import inverse_positive, positive
+from pyro_vae.distributions import inverse_positive, mixture, positive
 from pyro_vae.priors.prior import Prior
 
 __all__ = ["Mixture"]
@@ -55,4 +55,4 @@ class Mixture(Prior):
     def forward(self, cond: Tensor | None = None) -> Distribution:
         """Returns p(z), event shape ``(dim,)``."""
         components = dist.Normal(self.loc, positive(self.raw_scale)).to_event(1)
-        return dist.MixtureSameFamily(dist.Categorical(logits=self.logits), components)
+        return mixture(dist.Categorical(logits=self.logits), components)

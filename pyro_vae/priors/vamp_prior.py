@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae.distributions import mixture
 from pyro_vae.priors.prior import Prior
 
 if TYPE_CHECKING:  # programs are made of parts, and know them
@@ -98,4 +99,4 @@ class VampPrior(Prior):
             raise expected("prior", "one that is part of a VAE, whose guide it is made of", self)
         components = self._view.encode(self.pseudo)
         weights = dist.Categorical(logits=self.pseudo.new_zeros(self.number))
-        return dist.MixtureSameFamily(weights, components)
+        return mixture(weights, components)
