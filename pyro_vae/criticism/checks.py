@@ -272,7 +272,7 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
     if note:
         note += f"{also}: {_TOO_SHARP}"
     residual = residual_statistics(halves)
-    each = residuals(vae, data, halves, z)
+    each = residuals(vae, data[: z.shape[1]], halves, z)
     own = next(each)
     found = Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
     drawn = [values(residual, e) for e in each]

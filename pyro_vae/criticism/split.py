@@ -167,7 +167,7 @@ class Inference:
         self._expectation: Tensor | None = None
         self._z: list[Tensor] = []
         self._weights: list[Tensor] = []
-        self._seen = self._few = 0
+        self._seen = self._few = 0  # observations
 
     @property
     def is_hopeless(self) -> bool:
@@ -184,21 +184,23 @@ class Inference:
         return self.is_hopeless
 
     def draws(self, num_draws: int) -> tuple[Tensor, str]:
-        """Draws z of all observations.
+        """Draws z of all observations; where it is hopeless, of those alone that show it.
+
+        From too few effective draws no verdict follows, of however many observations: so more of
+        them are not worth their time.
 
         Args:
             num_draws: Draws of z per observation; a hundred more are drawn for the residuals.
 
         Returns:
-            Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
-            trusted, empty if they are.
+            Draws of the first M observations, shape ``(100 + num_draws, M, *prior.event_shape)``,
+            and why they are not to be trusted, empty if they are.
         """
-        while self._seen < len(self._rows):
-            self._next()
         note = ""
-        if self.is_hopeless:
-            share = self._few / len(self._rows)
-            note = f"fewer than {_FEW:g} effective draws of z for {share:.0%} of the data"
+        if self.until_hopeless():
+            share, whole = self._few / self._seen, self._seen == len(self._rows)
+            of = "the data" if whole else f"the first {self._seen} data, which alone are looked at"
+            note = f"fewer than {_FEW:g} effective draws of z for {share:.0%} of {of}"
         z, weights = torch.cat(self._z, 1), torch.cat(self._weights, 1)
         index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
         return z[index.T, torch.arange(self._seen, device=z.device)], note

@@ -14,7 +14,7 @@ from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 
-__all__ = ["by_entry", "feasible", "masked"]
+__all__ = ["by_entry", "feasible", "log_prob_of", "log_prob_of_binary", "masked"]
 
 
 def by_entry(d: Any, event_dim: int) -> TorchDistributionMixin | None:
@@ -40,7 +40,7 @@ def log_prob_of(d: Any, x: Tensor) -> Tensor:
     event_dim = len(d.event_shape)
     entries = None if torch.is_grad_enabled() or x.device.type != "cpu" else by_entry(d, event_dim)
     # What derives from it may have a density of its own.
-    if entries is not None and type(entries) is dist.Bernoulli:
+    if entries is not None and event_dim > 0 and type(entries) is dist.Bernoulli:
         return log_prob_of_binary(entries.logits, x, event_dim)
     log_prob: Tensor = d.log_prob(x)
     return log_prob
@@ -58,12 +58,12 @@ def log_prob_of_binary(logits: Tensor, x: Tensor, event_dim: int) -> Tensor:
     Args:
         logits: Shape ``(*, B, *event_shape)``.
         x: Shape ``(B, *event_shape)``.
-        event_dim: Dimensions of the event shape.
+        event_dim: Dimensions of the event shape, one at least.
     """
     dims = tuple(range(-event_dim, 0))
     turned = logits * (1 - 2 * x)
-    above, near = turned.clamp_min(0), turned.abs_().neg_().exp_().add_(1).log_()
-    return -(above.sum(dims) + near.sum(dims)) if dims else -(above + near)
+    above = turned.clamp_min(0).sum(dims)
+    return -(above + turned.abs_().neg_().exp_().add_(1).log_().sum(dims))
 
 
 def masked(d: Any, mask: Tensor) -> Distribution:
