@@ -15,6 +15,7 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.criticism import Checks, Statistic, check, default_statistics
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._measures import standardized
 from pyro_vae.criticism.checks import compare, holm
 from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.split import Inference, _log_likelihood, halve
@@ -247,6 +248,15 @@ def _exact_half(vae: pv.VAE, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     scale = vae.decode(torch.zeros(1, 2)).base_dist.stddev[0, 0]
     covariance = torch.linalg.inv(torch.eye(2) + weight.T @ weight / scale**2)
     return (x[:, given] - bias) @ weight @ covariance / scale**2, covariance
+
+
+def test_what_rounding_leaves_of_a_constant_is_no_spread() -> None:
+    """Fails when a constant is scaled by it, or what varies little about its mean is a constant."""
+    constants = torch.tensor([0.1, -3.3e7, 0.0]).expand(999, 3)
+    varied = 5 + 1e-4 * torch.randn(999, 1, generator=torch.Generator().manual_seed(0))
+    found = standardized(torch.cat([constants, varied], 1))
+    assert (found[:, :3] == 0).all()
+    assert abs(float(found[:, 3].square().mean()) - 1) < 1e-3
 
 
 @torch.no_grad()
