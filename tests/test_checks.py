@@ -15,9 +15,10 @@ from torch import Tensor, nn
 import pyro_vae as pv
 from pyro_vae.criticism import Checks, Statistic, check, default_statistics
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._measures import standardized
 from pyro_vae.criticism.checks import compare, holm
 from pyro_vae.criticism.latent import collapsed_units
-from pyro_vae.criticism.split import _log_likelihood, halve, infer, is_hopeless
+from pyro_vae.criticism.split import Inference, _log_likelihood, halve
 from pyro_vae.criticism.two_sample import classify
 from pyro_vae.data.rows import Rows
 
@@ -249,6 +250,15 @@ def _exact_half(vae: pv.VAE, x: Tensor, given: Tensor) -> tuple[Tensor, Tensor]:
     return (x[:, given] - bias) @ weight @ covariance / scale**2, covariance
 
 
+def test_what_rounding_leaves_of_a_constant_is_no_spread() -> None:
+    """Fails when a constant is scaled by it, or what varies little about its mean is a constant."""
+    constants = torch.tensor([0.1, -3.3e7, 0.0]).expand(999, 3)
+    varied = 5 + 1e-4 * torch.randn(999, 1, generator=torch.Generator().manual_seed(0))
+    found = standardized(torch.cat([constants, varied], 1))
+    assert (found[:, :3] == 0).all()
+    assert abs(float(found[:, 3].square().mean()) - 1) < 1e-3
+
+
 @torch.no_grad()
 def test_half_of_the_features_give_the_exact_posterior() -> None:
     """Within four standard errors; fails when all features are given, or the prior is left out."""
@@ -257,7 +267,7 @@ def test_half_of_the_features_give_the_exact_posterior() -> None:
     x = vae.sample(50)
     halves = halve(vae, entries_of(vae, list("abcdef")), {})
     assert [each.name for each in halves.tested] == ["d", "e", "f"]
-    z, note = infer(vae, Rows(x), halves, 900)
+    z, note = Inference(vae, Rows(x), halves).draws(900)
     assert note == ""
     mean, covariance = _exact_half(vae, x, halves.given)
     error = (z.mean(0) - mean) / covariance.diagonal().sqrt()
@@ -268,8 +278,8 @@ def test_half_of_the_features_give_the_exact_posterior() -> None:
 
 
 @torch.no_grad()
-def test_forty_rows_show_where_half_of_the_features_are_hopeless() -> None:
-    """They say what all rows say. Fails when every model or none is hopeless."""
+def test_the_first_rows_show_where_half_of_the_features_are_hopeless() -> None:
+    """They say what all rows say. Fails when every model or none is hopeless, or all are seen."""
     vae = _linear("Normal", latent=12)
     halves = halve(vae, entries_of(vae, list("abcdef")), {})
     for factor, hopeless in (
@@ -278,8 +288,12 @@ def test_forty_rows_show_where_half_of_the_features_are_hopeless() -> None:
     ):  # weak, and far too sharp, evidence of z
         vae.decoder[0].weight.normal_().mul_(factor)
         rows = Rows(vae.sample(60))
-        assert is_hopeless(vae, rows, halves) == hopeless
-        assert bool(infer(vae, rows, halves, 10)[1]) == hopeless
+        inference = Inference(vae, rows, halves)
+        assert inference.until_hopeless() == hopeless
+        assert inference._seen == (40 if hopeless else 60)
+        z, note = inference.draws(10)
+        assert z.shape == (110, 40 if hopeless else 60, 12)
+        assert ("of the first 40 data" in note) == hopeless
 
 
 @torch.no_grad()
@@ -299,12 +313,27 @@ def test_binary_halves_are_weighed_as_their_distribution_has_it(
     torch.testing.assert_close(found.double(), exact[..., :3].sum(-1), rtol=1e-5, atol=1e-5)
 
 
+def test_log_p_of_binary_x_is_that_of_its_distribution() -> None:
+    """However far out a logit is, and with its gradient. Fails when one dimension is not summed."""
+    vae = _linear("Bernoulli", (1, 2, 3))
+    with torch.no_grad():
+        vae.decoder[0].weight.normal_().mul_(60)
+        rows, z = Rows(vae.sample(40)), vae.prior().sample((30, 40))
+        found = vae.log_likelihood(z, rows)
+        logits = vae.decode(z).base_dist.logits.double()
+    exact = dist.Bernoulli(logits=logits).log_prob(rows.x.double()).flatten(2).sum(-1)
+    torch.testing.assert_close(found.double(), exact, rtol=1e-5, atol=1e-5)
+    z.requires_grad_()
+    (gradient,) = torch.autograd.grad(vae.log_likelihood(z, rows).sum(), z)
+    assert gradient.abs().max() > 1
+
+
 def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:
     vae = pv.VAE(
         pv.priors.Categorical(1, 3), pv.guides.GumbelSoftmax(1, 3), pv.likelihoods.Poisson((4,))
     )
     x = vae.sample(30)
-    z, note = infer(vae, Rows(x), halve(vae, entries_of(vae, list("abcd")), {}), 20_000)
+    z, note = Inference(vae, Rows(x), halve(vae, entries_of(vae, list("abcd")), {})).draws(20_000)
     assert note == ""
     with torch.no_grad():
         entries = vae.decode(torch.eye(3)[:, None, None]).base_dist.log_prob(x)

@@ -24,7 +24,7 @@ from torch.nn.functional import logsigmoid
 
 import pyro_vae as pv
 from pyro_vae.criticism._entries import entries_of
-from pyro_vae.criticism.split import Halves, halve, infer
+from pyro_vae.criticism.split import Halves, Inference, halve
 from pyro_vae.data.rows import Rows
 from pyro_vae.distributions import LogitRelaxedBernoulli, PowerSpherical, SphericalUniform
 from pyro_vae.evaluation import ais, enumerate_log_prob, gaps, posterior_draws
@@ -574,7 +574,7 @@ def test_evaluation_and_criticism_take_them(space: str) -> None:
     halves = halve(vae, entries_of(vae, list("abcd")), {})
     assert isinstance(halves, Halves)
     with torch.no_grad():
-        z, _ = infer(vae, Rows(x), halves, 20)
+        z, _ = Inference(vae, Rows(x), halves).draws(20)
     assert z.shape == (120, 30, 3)
 
 

@@ -146,11 +146,12 @@ def dispersion(x: Tensor) -> Tensor:
 
 def standardized(x: Tensor) -> Tensor:
     """Columns of mean 0 and variance 1; a constant one is 0."""
-    centered = x - x.mean(-2, keepdim=True)
+    mean = x.mean(-2, keepdim=True)
+    centered = x - mean
     scale = centered.square().mean(-2, keepdim=True).sqrt()
-    # What rounding leaves of a constant is no spread.
-    largest = torch.maximum(x.amax(-2, keepdim=True), -x.amin(-2, keepdim=True))
-    varies = scale > torch.finfo(x.dtype).eps * 8 * largest
+    # What rounding leaves of a constant is no spread. Of what varies, no value is farther from the
+    # mean than the root of N scales, so that the mean will do in place of the largest value.
+    varies = scale > torch.finfo(x.dtype).eps * 8 * mean.abs()
     # In place, and constants set to zero only where there are any: a pass over x is what costs.
     centered.div_(torch.where(varies, scale, 1.0))
     return centered if bool(varies.all()) else centered.masked_fill_(~varies, 0.0)

@@ -21,7 +21,7 @@ from pyro_vae.criticism.checks import holm
 from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.uniformity import Bands, Coverage, bands, ecdf, how_uneven, uniformity
 from pyro_vae.data.rows import Given, GivenLike, Rows
-from pyro_vae.distributions import same_support
+from pyro_vae.distributions import log_prob_of, same_support
 from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable
 from pyro_vae.evaluation.posterior import Method, posterior_draws
 from pyro_vae.programs import Amortized
@@ -439,7 +439,7 @@ def _quantities(vae: Amortized, prior: Any, guide: Any, z: Tensor, rows: Rows) -
     """Computes what is ranked, ``(S, B, Q)`` in float64 on the CPU, in the order of the names."""
     one_hot = same_support(vae.space.support, constraints.one_hot)
     latents = z.argmax(-1) if one_hot else z
-    log_likelihood = vae.decode(z, **rows.given).log_prob(rows.x)
+    log_likelihood = log_prob_of(vae.decode(z, **rows.given), rows.x)
     log_prior = prior.log_prob(z)
     densities = [log_likelihood, log_prior, log_likelihood + log_prior]
     if guide is not None:

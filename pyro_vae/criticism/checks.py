@@ -23,9 +23,8 @@ from pyro_vae.criticism.relations import relations
 from pyro_vae.criticism.row import Row
 from pyro_vae.criticism.split import (
     Halves,
+    Inference,
     halve,
-    infer,
-    is_hopeless,
     residual_statistics,
     residuals,
 )
@@ -260,21 +259,20 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
     Of which there are too few draws, such rows are shown, and not in the verdict.
     """
     on, also = HALF, ""
-    z, note = infer(vae, data, halves, plan.num_draws)
+    chosen = Inference(vae, data, halves)
     for share, name in _FEWER.items():
-        fewer = halve(vae, plan.entries, data.given, share) if note else "half of them will do"
+        fewer = halve(vae, plan.entries, data.given, share) if chosen.until_hopeless() else ""
         if isinstance(fewer, str):
             break
         also = ", and for fewer features than half of x, too"
-        if is_hopeless(vae, data, fewer):
-            continue
-        tried, still = infer(vae, data, fewer, plan.num_draws)
-        if not still:
-            z, note, halves, on = tried, still, fewer, f"z ~ p(z|{name} of x)"
+        tried = Inference(vae, data, fewer)
+        if not tried.until_hopeless():
+            chosen, halves, on = tried, fewer, f"z ~ p(z|{name} of x)"
+    z, note = chosen.draws(plan.num_draws)
     if note:
         note += f"{also}: {_TOO_SHARP}"
     residual = residual_statistics(halves)
-    each = residuals(vae, data, halves, z)
+    each = residuals(vae, data[: z.shape[1]], halves, z)
     own = next(each)
     found = Found(values(residual, own), spreads_of(residual, own, seed), own.dtype)
     drawn = [values(residual, e) for e in each]

@@ -18,14 +18,14 @@ from pyro_vae.criticism._of_tables import WORDS, Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, Rows
-from pyro_vae.distributions import MAX_ENUMERATED, by_entry
+from pyro_vae.distributions import MAX_ENUMERATED, by_entry, log_prob_of_binary
 from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.adaptive import AdaptiveMixture, adapts, moments
 from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.weigh import draws_at_once, encoded
 
-__all__ = ["Halves", "halve", "infer", "is_hopeless", "residual_statistics", "residuals"]
+__all__ = ["Halves", "Inference", "halve", "residual_statistics", "residuals"]
 
 _ROUNDS, _FIRST, _LAST = (
     4,
@@ -37,7 +37,7 @@ _EXPECTED = 500  # draws that the expectation of the model is taken of
 _STATES = 4096  # joint states of a discrete latent that are summed over
 _FEW = 100.0  # effective draws, of fewer p-values are not to be trusted
 _SHARE = 0.05  # of the data may have fewer
-_PILOT = 40  # observations that show whether far too many have
+_BLOCK = 40  # observations whose z are inferred together: far too many hopeless ones show soon
 _TOGETHER = 4  # times as many draws as are simulated at a time are weighed together
 
 
@@ -143,8 +143,8 @@ def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator
         yield standardized(drawn)
 
 
-def infer(vae: Amortized, rows: Rows, halves: Halves, num_draws: int) -> tuple[Tensor, str]:
-    r"""Draws z given the first half of the features of each observation.
+class Inference:
+    r"""z given the first half of the features of each observation, inferred block by block.
 
     .. math:: z \sim p(z \mid x_A) \propto p(z) \prod_{d \in A} p(x_d \mid z)
 
@@ -160,39 +160,70 @@ def infer(vae: Amortized, rows: Rows, halves: Halves, num_draws: int) -> tuple[T
         vae: The model.
         rows: Data, with what goes with them.
         halves: Which features are given.
-        num_draws: Draws of z per observation; a hundred more are drawn for the residuals.
-
-    Returns:
-        Draws, shape ``(100 + num_draws, N, *prior.event_shape)``, and why they are not to be
-        trusted, empty if they are.
     """
-    z, weights, few = _weighted(vae, rows, halves)
-    note = ""
-    if few > _SHARE:
-        note = f"fewer than {_FEW:g} effective draws of z for {few:.0%} of the data"
-    index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
-    return z[index.T, torch.arange(len(rows), device=rows.x.device)], note
 
+    def __init__(self, vae: Amortized, rows: Rows, halves: Halves) -> None:
+        self._vae, self._rows, self._halves = vae, rows, halves
+        self._expectation: Tensor | None = None
+        self._z: list[Tensor] = []
+        self._weights: list[Tensor] = []
+        self._seen = self._few = 0  # observations
 
-def is_hopeless(vae: Amortized, rows: Rows, halves: Halves) -> bool:
-    """Whether a few observations show that too many have too few effective draws of z.
+    @property
+    def is_hopeless(self) -> bool:
+        """Whether too many of all observations have too few effective draws, as far as is seen.
 
-    By more than three standard errors: :func:`infer` on all of them would only say so.
-    """
-    _, _, few = _weighted(vae, rows[:_PILOT], halves)
-    return few > _SHARE + 3 * math.sqrt(_SHARE * (1 - _SHARE) / len(rows[:_PILOT]))
+        Those still to come can make them no fewer: what is True stays so.
+        """
+        return self._few > _SHARE * len(self._rows)
 
+    def until_hopeless(self) -> bool:
+        """Infers z of further observations until all are seen or it is hopeless, and says which."""
+        while self._seen < len(self._rows) and not self.is_hopeless:
+            self._next()
+        return self.is_hopeless
 
-def _weighted(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, float]:
-    """Returns draws, their weights ``(S, N)``, and the share of rows with few effective ones."""
-    if adapts(vae):
-        z, log_weights = _continuous(vae, rows, halves)
-        exact = False
-    else:
-        z, log_weights, exact = _elsewhere(vae, rows, halves)
-    weights = log_weights.softmax(0)
-    few = (1 / weights.square().sum(0) < _FEW).double().mean().item()
-    return z, weights, 0.0 if exact else few
+    def draws(self, num_draws: int) -> tuple[Tensor, str]:
+        """Draws z of all observations; where it is hopeless, of those alone that show it.
+
+        From too few effective draws no verdict follows, of however many observations: so more of
+        them are not worth their time.
+
+        Args:
+            num_draws: Draws of z per observation; a hundred more are drawn for the residuals.
+
+        Returns:
+            Draws of the first M observations, shape ``(100 + num_draws, M, *prior.event_shape)``,
+            and why they are not to be trusted, empty if they are.
+        """
+        note = ""
+        if self.until_hopeless():
+            share, whole = self._few / self._seen, self._seen == len(self._rows)
+            of = "the data" if whole else f"the first {self._seen} data, which alone are looked at"
+            note = f"fewer than {_FEW:g} effective draws of z for {share:.0%} of {of}"
+        z, weights = torch.cat(self._z, 1), torch.cat(self._weights, 1)
+        index = torch.multinomial(weights.T, _REFERENCE + num_draws, replacement=True)
+        return z[index.T, torch.arange(self._seen, device=z.device)], note
+
+    def _next(self) -> None:
+        """Draws and weighs z of the next block of observations."""
+        vae, halves = self._vae, self._halves
+        rows = self._rows[self._seen : self._seen + _BLOCK]
+        self._seen += len(rows)
+        prior, exact = prior_of(vae, rows.given), False
+        if vae.space.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
+            z, log_weights = _summed(vae, rows, halves, prior)
+            exact = True
+        else:
+            if self._expectation is None:
+                self._expectation = _expected(vae, self._rows, halves)
+            seen = torch.where(halves.given, rows.x, self._expectation)
+            weigh = _continuous if adapts(vae) else _elsewhere
+            z, log_weights = weigh(vae, rows, halves, prior, encoded(vae, seen, rows.given))
+        weights = log_weights.softmax(0)
+        self._few += 0 if exact else int((1 / weights.square().sum(0) < _FEW).sum())
+        self._z.append(z)
+        self._weights.append(weights)
 
 
 def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Tensor:
@@ -205,59 +236,47 @@ def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Te
         with pyro.validation_enabled(validated and not parts):
             entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
             assert entries is not None  # it was so for the halves
-            if parts and type(entries) is dist.Bernoulli:
-                parts.append(_of_binary(entries.logits, rows.x, halves.num_given))
+            if type(entries) is dist.Bernoulli:
+                given = entries.logits.flatten(2)[..., : halves.num_given]
+                x = rows.x.flatten(1)[:, : halves.num_given]
+                parts.append(log_prob_of_binary(given, x, 1))
             else:
                 parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
     return torch.cat(parts)
 
 
-def _of_binary(logits: Tensor, x: Tensor, count: int) -> Tensor:
-    r"""Log-probabilities of the first entries of binary x, summed: shape ``(S, N)``.
-
-    .. math:: \log p(x_d) = -\max(t_d, 0) - \log(1 + e^{-|t_d|}), \quad
-        t_d = (1 - 2 x_d) \, \mathrm{logit}_d
-
-    A logarithm takes a tenth of the time of ``log1p``, and loses 6e-8 an entry, which is less than
-    the rounding of a sum of hundreds.
-
-    Args:
-        logits: Shape ``(S, N, *event_shape)``.
-        x: Shape ``(N, *event_shape)``.
-        count: How many entries.
-    """
-    turned = logits.flatten(2)[..., :count] * (1 - 2 * x.flatten(1)[:, :count])
-    above = turned.clamp_min(0).sum(-1)
-    return -(above + turned.abs_().neg_().exp_().add_(1).log_().sum(-1))
-
-
-def _half_seen(vae: Amortized, rows: Rows, halves: Halves) -> Any:
-    """The guide, of data whose other half is what the model expects on the whole."""
+def _expected(vae: Amortized, rows: Rows, halves: Halves) -> Tensor:
+    """What the model expects of x on the whole, shape ``event_shape``."""
     drawn = simulate(vae, 1, _EXPECTED, cycled(rows.given, _EXPECTED))[0]
     expectation = drawn.mean(0)
     for each in halves.tested:
         if each.shares:  # levels have no mean: the commonest
             expectation.view(-1)[each.index] = drawn.flatten(1)[:, each.index].mode().values
-    return encoded(vae, torch.where(halves.given, rows.x, expectation), rows.given)
+    return expectation
 
 
-def _elsewhere(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor, bool]:
+def _summed(vae: Amortized, rows: Rows, halves: Halves, prior: Any) -> tuple[Tensor, Tensor]:
+    """All states of a discrete latent."""
+    states = states_of(prior, rows)
+    log_weights = _log_likelihood(vae, rows, halves, states) + prior.log_prob(states)
+    return states.expand(-1, len(rows), *prior.event_shape), log_weights
+
+
+def _elsewhere(
+    vae: Amortized, rows: Rows, halves: Halves, prior: Any, guide: Any
+) -> tuple[Tensor, Tensor]:
     """Of latents that are not all real vectors, where proposals cannot adapt by moments."""
-    prior = prior_of(vae, rows.given)
-    if vae.space.support.is_discrete and prior.num_states <= min(_STATES, MAX_ENUMERATED):
-        states = states_of(prior, rows)
-        log_weights = _log_likelihood(vae, rows, halves, states) + prior.log_prob(states)
-        return states.expand(-1, len(rows), *prior.event_shape), log_weights, True
-    guide = _half_seen(vae, rows, halves)
     z = torch.cat([guide.sample((_LAST,)), draw_prior(prior, _LAST, len(rows))])
     log_prior = prior.log_prob(z)
     log_proposal = torch.logaddexp(guide.log_prob(z), log_prior) - math.log(2)
-    return z, _log_likelihood(vae, rows, halves, z) + log_prior - log_proposal, False
+    return z, _log_likelihood(vae, rows, halves, z) + log_prior - log_proposal
 
 
-def _continuous(vae: Amortized, rows: Rows, halves: Halves) -> tuple[Tensor, Tensor]:
-    prior, shape = prior_of(vae, rows.given), vae.space.event_shape
-    start = _half_seen(vae, rows, halves).sample((_FIRST,)).flatten(2)
+def _continuous(
+    vae: Amortized, rows: Rows, halves: Halves, prior: Any, guide: Any
+) -> tuple[Tensor, Tensor]:
+    shape = vae.space.event_shape
+    start = guide.sample((_FIRST,)).flatten(2)
     mean = start.mean(0)
     covariance = torch.diag_embed(2 * start.var(0) + 1e-6)
     for size in (*[_FIRST] * _ROUNDS, _LAST):

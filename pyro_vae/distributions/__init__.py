@@ -16,7 +16,13 @@ from pyro_vae.distributions.compositions import CompositionSupport, EdgedDirichl
 from pyro_vae.distributions.discretized_logistic import DiscretizedLogistic
 from pyro_vae.distributions.divergence import closed_kl
 from pyro_vae.distributions.edged_beta import EdgedBeta
-from pyro_vae.distributions.entries import by_entry, feasible, masked
+from pyro_vae.distributions.entries import (
+    by_entry,
+    feasible,
+    log_prob_of,
+    log_prob_of_binary,
+    masked,
+)
 from pyro_vae.distributions.enumeration import MAX_ENUMERATED
 from pyro_vae.distributions.exp_relaxed_categorical import ExpRelaxedCategorical
 from pyro_vae.distributions.grouped_one_hot_categorical import GroupedOneHotCategorical, labelled
@@ -80,6 +86,8 @@ __all__ = [
     "feasible",
     "inverse_positive",
     "labelled",
+    "log_prob_of",
+    "log_prob_of_binary",
     "log_probs_of_each",
     "masked",
     "mixture",

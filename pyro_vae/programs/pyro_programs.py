@@ -16,7 +16,7 @@ from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Given, Rows, given_of
-from pyro_vae.distributions import feasible, labelled, masked
+from pyro_vae.distributions import feasible, labelled, log_prob_of, masked
 from pyro_vae.distributions.joint import draw_sites
 from pyro_vae.distributions.space import Relaxation, same_support
 from pyro_vae.guides import Guide
@@ -186,8 +186,7 @@ class Model(_Program):
         """Returns log p(x|z), shape ``(*, B)``, nats; with missingness as :meth:`completed`."""
         if self.missingness is not None:
             return self.completed(z, rows)[1]
-        log_likelihood: Tensor = self.decode(z, rows.given).log_prob(rows.x)
-        return log_likelihood
+        return log_prob_of(self.decode(z, rows.given), rows.x)
 
     def forward(
         self,
