@@ -357,7 +357,7 @@ def test_compiled_transitions_have_the_same_numbers(monkeypatch: pytest.MonkeyPa
     options: dict[str, Any] = {"num_chains": 3, "num_temperatures": 6, "mask": mask}
     eager = ais(vae, x, **options)
     calls = _path.Plan(3, 6, 3, "guide").warmup_transitions
-    operations = 3 * 3 * _draws.decoder_operations(vae) * calls * _path._WARMUP_CHAINS
+    operations = 2 * 3 * _draws.decoder_operations(vae) * calls * _path._WARMUP_CHAINS
     # Enough for the warm-up of the two full batches, and for nothing else: one graph, not four.
     monkeypatch.setitem(_draws._WORTH, "cpu", 3 * operations)
     replayed = []

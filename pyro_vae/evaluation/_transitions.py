@@ -26,7 +26,7 @@ __all__ = ["Initial", "Transitions", "density"]
 log = logging.getLogger("pyro_vae")
 
 Initial = Literal["guide", "prior"]
-_GRADIENT = 3  # times the operations of the value: those of the value, and two products for each
+_GRADIENT = 2  # times the operations of the value: a product forwards, and one back to z
 
 
 def density(vae: Amortized, features: Tensor, rows: Rows, initial: Initial, z: Tensor) -> Point:
