@@ -239,7 +239,7 @@ def table() -> str:
         for level in LEVELS:
             found = torch.tensor([each[level] for each in covered if level in each])
             if len(found) == 0:
-                cells.append("")
+                cells.append("–")
                 continue
             nominal, mean = int(level) / 100, float(found.double().mean())
             binary = bool(((found == 0) | (found == 1)).all())
@@ -249,7 +249,8 @@ def table() -> str:
             cells.append(f"{100 * mean:.1f}{mark}")
         lines.append(f"| {label} | {len(covered)} | {' | '.join(cells)} |")
     marks = "Marked: more than three standard errors (binomial, or over repetitions) from nominal."
-    return "\n".join([*lines, "", marks])
+    single = "`compare` gives an interval of 95 % alone."
+    return "\n".join([*lines, "", marks, single])
 
 
 def main() -> None:

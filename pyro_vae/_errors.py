@@ -15,6 +15,7 @@ from pyro_vae._terminal import shown
 if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
     import torch
 
+_BEGUN = 3  # letters by which a name is known
 _SHOWN = 12  # names listed in full before the list is cut
 _SHORT = 5  # of so many names the nearest is found at the end, of more it is to be read first
 
@@ -64,6 +65,8 @@ def unknown_name(
     Example:
         >>> print(unknown_name("data", "digts", ["digits", "mnist"]))
         `data`: expected one of digits, mnist, got 'digts' (did you mean 'digits'?)
+        >>> print(unknown_name("by", "recon", ["elbo", "reconstruction"]))
+        `by`: expected one of elbo, reconstruction, got 'recon' (did you mean 'reconstruction'?)
         >>> print(unknown_name("n", "fuor", ["one", "two", "three", "four", "five", "six"]))
         `n`: did you mean 'four'? expected one of one, two, three, four, five, six, got 'fuor'
     """
@@ -72,7 +75,10 @@ def unknown_name(
     if len(known) > _SHOWN:
         listed += f" and {len(known) - _SHOWN} more"
     by_lower = {each.lower(): each for each in known}
-    near = difflib.get_close_matches(str(name).lower(), by_lower, n=1)
+    word = str(name).lower()
+    near = difflib.get_close_matches(word, by_lower, n=1)
+    if len(word) >= _BEGUN:  # a name that was not written to its end
+        near = near or [each for each in by_lower if each.startswith(word)]
     meant = meant or (by_lower[near[0]] if near else None)
     first = last = ""
     if meant is not None and len(known) > _SHORT:
@@ -81,6 +87,19 @@ def unknown_name(
         last = f" (did you mean {meant!r}?)"
     message = f"`{argument}`: {first}expected one of {listed}, got {_shown(name)}{last}"
     return ValueError(shown(message))
+
+
+def plural(count: int, noun: str) -> str:
+    """Returns a number of things, in the number that it is.
+
+    Example:
+        >>> plural(1, "epoch"), plural(1200, "entry"), plural(0, "class")
+        ('1 epoch', '1,200 entries', '0 classes')
+    """
+    if count == 1:
+        return f"1 {noun}"
+    stem, ending = (noun[:-1], "ies") if noun.endswith("y") else (noun, "s")
+    return f"{count:,} {stem}{'es' if noun.endswith('s') else ending}"
 
 
 def positive_integer(argument: str, value: object) -> int:

@@ -20,6 +20,7 @@ from typing import Any
 from pyro_vae._errors import expected
 
 __all__ = [
+    "LARGEST_JSON",
     "MODEL",
     "RECORD",
     "Address",
@@ -44,7 +45,7 @@ _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"
 _REPO = re.compile(rf"{_PART}/{_PART}")
 _REVISION = re.compile(r"[A-Za-z0-9_](?:[A-Za-z0-9_./+-]*[A-Za-z0-9_+-])?")
 _LONGEST = 96  # characters of a repository, as the Hub has it
-_LARGEST_TEXT = 2**26  # bytes, as of any JSON file that is read
+LARGEST_JSON = 2**26  # bytes of any JSON file that is read
 _LOGIN = "log in by `hf auth login`, or set HF_TOKEN"
 _copies: dict[
     tuple[Path, tuple[str, ...]], Path
@@ -213,8 +214,8 @@ def _snapshot(argument: str, address: Address, names: Sequence[str]) -> Path:
         if not set(MODEL) <= set(wanted):
             raise _without_model(argument, address)
         for name in wanted:
-            if name != MODEL[1] and sizes[name] > _LARGEST_TEXT:
-                what = f"at most {_LARGEST_TEXT:,} bytes of {name}"
+            if name != MODEL[1] and sizes[name] > LARGEST_JSON:
+                what = f"at most {LARGEST_JSON:,} bytes of {name}"
                 raise expected(argument, what, f"{address} with {sizes[name]:,}")
     with client(argument, address) as hub:
         # By the name of the branch: by that of a commit, the client would not know it again.

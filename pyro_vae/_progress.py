@@ -21,9 +21,10 @@ from rich.progress import BarColumn, Progress, TaskProgressColumn, TextColumn, T
 from rich.text import Text
 
 from pyro_vae._console import Terminal
+from pyro_vae._errors import plural
 from pyro_vae._html import Html, tag
 
-__all__ = ["Monitor", "displayed", "figures", "in_notebook", "live"]
+__all__ = ["Monitor", "displayed", "figures", "in_notebook", "live", "per_second"]
 
 _SPACE = "\u00a0"  # at which no line breaks
 _PAUSE = 0.2  # seconds between two updates of a notebook's output, which are messages to a browser
@@ -87,8 +88,8 @@ class Monitor:
 
         def on_epoch(line: Mapping[str, float]) -> None:
             epoch = int(line["epoch"])
-            speed = f"{steps * epoch / max(line['seconds'], 1e-9):,.0f} step/s"
-            name = f"epoch {epoch}/{epochs}"
+            speed = per_second(steps * epoch / max(line["seconds"], 1e-9))
+            name = f"{epoch}/{epochs} epochs"  # that are behind: the next one is on its way
             self._bar.update(task, completed=epoch, description=name, speed=speed)
             words = figures(line)
             words[-1] += "" if bound else " (not a bound)"
@@ -119,6 +120,16 @@ class Monitor:
             self.changed()
 
         return on_fraction
+
+
+def per_second(steps: float) -> str:
+    """Returns how many steps a second are taken.
+
+    Example:
+        >>> per_second(1234.5), per_second(1.2), per_second(0.25)
+        ('1,234 steps/s', '1 step/s', '0.25 steps/s')
+    """
+    return f"{plural(round(steps), 'step')}/s" if steps >= 0.95 else f"{steps:.2g} steps/s"
 
 
 def figures(line: Mapping[str, float]) -> list[str]:

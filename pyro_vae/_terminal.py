@@ -61,7 +61,11 @@ class _Shown(logging.Filter):
     """Lets all records through, with their messages as a terminal may have them."""
 
     def filter(self, record: logging.LogRecord) -> bool:
-        text = record.getMessage()
+        try:
+            text = record.getMessage()
+        except (TypeError, ValueError, KeyError):  # its arguments do not go with its message
+            record.msg, record.args = shown_lines(f"{record.msg} {record.args}"), None
+            return True
         if (plain := shown_lines(text)) != text:
             record.msg, record.args = plain, None
         return True

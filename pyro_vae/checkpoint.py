@@ -23,7 +23,7 @@ from torch import Tensor, nn
 from pyro_vae import guides, likelihoods, missingness, networks, priors
 from pyro_vae._bounded import Bounded
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
-from pyro_vae._hub import MODEL, local
+from pyro_vae._hub import LARGEST_JSON, MODEL, local
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import composed_of
@@ -53,7 +53,7 @@ SCHEMA = 1  # of every file
 CHECKPOINTS = "checkpoints"  # the folder that a run has until it is finished
 _LEAST = 2**24  # numbers that any model may have while it is built
 _HEADER = 2**20  # bytes
-_LARGEST_JSON, _MOST_VALUES, _MOST_PARTS = 2**26, 2**22, 2**12
+_MOST_VALUES, _MOST_PARTS = 2**22, 2**12
 _PACKAGES = {"guides": guides, "likelihoods": likelihoods, "networks": networks, "priors": priors}
 _PACKAGES |= {"missingness": missingness}
 _OPTIONS = {"cond_size", "show_mask", "standardize"}
@@ -387,8 +387,8 @@ def read_json(path: Path, **kinds: Any) -> dict[str, Any]:
         ValueError: If there is no such file, it is no JSON object, of another schema, says what no
             file of a run does, or does not say what it must.
     """
-    if (size := size_of(path)) > _LARGEST_JSON:
-        raise expected(str(path), f"at most {_LARGEST_JSON:,} bytes of JSON", size)
+    if (size := size_of(path)) > LARGEST_JSON:
+        raise expected(str(path), f"at most {LARGEST_JSON:,} bytes of JSON", size)
     written = path.read_bytes()
     if (values := sum(written.count(each) for each in (b",", b"[", b"{"))) > _MOST_VALUES:
         raise expected(str(path), f"at most {_MOST_VALUES:,} values", values)

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyro_vae._errors import check_seed, expected, plain, positive_integer
+from pyro_vae._errors import check_seed, expected, plain, plural, positive_integer
 from pyro_vae._untouched import seeded
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS
@@ -152,7 +152,8 @@ class Selection:
 
     def __repr__(self) -> str:
         folds, seeds = int(self.fold.max()) + 1, self.log_marginal.shape[1]
-        sizes = f"{len(self.fold)} observations, {folds} folds, {seeds} seeds"
+        data = plural(len(self.fold), "observation")
+        sizes = f"{data}, {plural(folds, 'fold')}, {plural(seeds, 'seed')}"
         lines = [f"Selection({sizes}, nats per observation)"]
         for each in sorted(self.candidates, key=lambda each: each.rank):
             lines.append(

@@ -83,6 +83,19 @@ def test_averaged_weights_are_scored_and_written(tmp_path: Path) -> None:
     assert run.best_epoch == 1 + max(range(6), key=best.__getitem__)
 
 
+def test_a_run_of_averages_says_what_was_not_scored(tmp_path: Path) -> None:
+    """The history has scores of the weights before averaging, which are not those of the run."""
+    run = fit(build(), X, average="swa", validation=HELD_OUT, epochs=4, out=tmp_path / "run")
+    assert "\n  training    not scored of averaged weights\n" in str(run)
+    assert "training: not scored of averaged weights" in run._repr_html_()
+    again = pv.Run.load(tmp_path / "run")
+    assert run.weights in str(again)
+    assert again.settings == run.settings, "sequences are of one type, before and after"
+    plain = fit(build(), X, epochs=1)
+    assert "not scored" not in str(plain)
+    assert str(plain).startswith("Run(1 epoch, ")
+
+
 def test_averaging_changes_nothing_else() -> None:
     """Fails when scoring averaged weights leaves them, or moves the generators."""
     options: dict[str, Any] = {"validation": HELD_OUT, "restore": "last"}
@@ -282,7 +295,8 @@ BAD: list[tuple[dict[str, Any], str]] = [
     ({"schedule": "StepLR(30)"}, "`schedule`: expected arguments by name, as in"),
     ({"schedule": "StepLR(step_size=f())"}, "`schedule`: expected arguments that are numbers"),
     ({"schedule": "StepLR"}, "`schedule`: .*missing 1 required.*'step_size'"),
-    ({"schedule": "OneCycleLR(max_lr=1, total_steps=2)"}, "`schedule`: .*one that has 4 epochs"),
+    ({"schedule": "OneCycleLR(max_lr=1, total_steps=2)"},
+     "`schedule`: .*one that goes through 4 epochs, got .*, which fails: "),
     ({"schedule": "os.system('ls')"}, "`schedule`: expected a name"),
     ({"schedule": lambda optimizer: 3}, "`schedule`: expected a function that returns a scheduler"),
     ({"init": "nowhere"}, "`init`: expected the folder of a finished run, got 'nowhere'"),

@@ -244,6 +244,20 @@ def test_a_collapsed_guide_passes_the_ranks_of_z() -> None:
     assert rejected <= 3  # one is expected at most
 
 
+def test_a_collapsed_unit_needs_no_richer_guide() -> None:
+    """Its scale is a trifle too small; fails when the family of the guide is blamed."""
+    vae = collapsed()
+    with torch.no_grad():
+        vae.encoder.bias[3:] = inverse_positive(torch.full((3,), 0.93))
+    run = calibrate(vae, num_simulations=2000, seed=0)
+    assert run.collapsed == ("z[0]", "z[1]", "z[2]")
+    of_z = [row.advice for row in run.rows() if row.failed and row.statistic.endswith("]")]
+    assert of_z
+    assert all("have collapsed onto the prior" in each for each in of_z)
+    assert not any("swap guides.Normal" in each for each in of_z)
+    assert calibrate(linear(0.5), **SMALL).collapsed == ()
+
+
 def test_which_way_a_guide_is_wrong() -> None:
     """A guide too narrow, too wide, and shifted; fails when too small and too large are swapped."""
     assert "too small" in calibrate(linear(0.5)).advice[0]

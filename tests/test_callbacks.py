@@ -336,6 +336,6 @@ def test_a_bar_is_asked_for(capsys: pytest.CaptureFixture[str]) -> None:
     said = capsys.readouterr()
     assert said.out == ""
     bar, figures = said.err.strip().splitlines()
-    assert re.fullmatch(r"epoch 3/3 +━+ 100% 0:00:\d\d [\d,]+ step/s *", bar)
+    assert re.fullmatch(r"3/3 epochs +━+ 100% 0:00:\d\d [\d,.]+ steps?/s *", bar)
     shown = figures.replace("\u00a0", " ")
     assert shown.startswith(f"ELBO {run.history['elbo'][-1]:.2f}  val. ")

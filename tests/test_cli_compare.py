@@ -201,7 +201,10 @@ def test_a_page_puts_runs_side_by_side(
     few = ["--max-data", "40", *_FEW]
     result = _json(capsys, "compare", "runs/two", "runs/three", *few, "--html", "new/page.html")
     assert result["html"] == "new/page.html"
-    assert set(result["checks"]) == {"runs/two", "runs/three"}
+    ranked = [row["name"] for row in result["runs"]]
+    assert list(result["checks"]) == ranked, "all is in the order of the scores"
+    other = ["compare", ranked[1], ranked[0], *few, "--checks"]
+    assert list(_json(capsys, *other)["checks"]) == ranked
     page = (tmp_path / "new/page.html").read_text(encoding="utf-8")
     for row in result["runs"]:
         assert f"{row['rank']}. {row['name']}" in page

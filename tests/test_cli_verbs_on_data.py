@@ -199,6 +199,23 @@ def test_anomalies_are_ranked_with_their_names(
     assert max(map(len, out.splitlines())) <= 80
 
 
+def test_text_that_a_spreadsheet_computes_is_quoted_where_it_goes_along(fitted: Path) -> None:
+    new = table().assign(patient_id="=1+1")
+    new.to_csv("n.csv", index=False)
+    run, few = str(fitted), ["--num-samples", "5", "--data", "n.csv"]
+    written = {
+        "z.csv": ["encode", run, "--data", "n.csv", "--out", "z.csv"],
+        "a.csv": ["anomalies", run, *few, "--out", "a.csv"],
+        "p.csv": ["impute", run, *few, "--out", "f.csv", "--probabilities", "p.csv"],
+    }
+    for name, argv in written.items():
+        for safe, cell in (([], "=1+1"), (["--safe"], "'=1+1")):
+            assert main([*argv, *safe]) == 0
+            assert set(pd.read_csv(name).patient_id) == {cell}
+            Path(name).unlink()
+            Path("f.csv").unlink(missing_ok=True)
+
+
 def test_labels_are_predicted_beside_the_data_and_their_pca(
     fitted: Path, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:

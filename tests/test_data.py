@@ -390,8 +390,8 @@ def test_a_report_finds_what_may_surprise() -> None:
     assert found.classes == {"train": {0: 10, 1: 10}}
     assert found.ranges["train"] == (x.min(), x.mean(), x.max())
     text = str(found)
-    assert "1 features are constant in training: [2]" in text
-    assert "2 test observations are training data too" in text
+    assert "1 feature is constant in training: [2]" in text
+    assert "2 of 5 test observations equal training observations" in text
     json.dumps(found.summary())
 
 

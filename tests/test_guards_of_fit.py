@@ -17,6 +17,14 @@ def test_a_model_of_half_precision_is_refused(dtype: torch.dtype) -> None:
         pv.fit(build().to(dtype), torch.rand(30, 6).round(), epochs=1, device="cpu", compile=False)
 
 
+def test_tf32_on_a_cpu_is_said_to_have_no_effect(caplog: pytest.LogCaptureFixture) -> None:
+    for precision, said in (("float32", False), ("tf32", True)):
+        caplog.clear()
+        x, options = torch.rand(30, 6).round(), {"device": "cpu", "compile": False}
+        pv.fit(build(), x, epochs=1, precision=precision, **options)
+        assert any("has no effect on a CPU" in line for line in caplog.messages) == said
+
+
 @pytest.mark.parametrize(("scale", "refused"), [(1e20, True), (1e10, False)])
 def test_numbers_whose_squares_overflow_are_the_fault_of_the_data(
     scale: float, refused: bool

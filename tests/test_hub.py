@@ -24,6 +24,7 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import _hub
+from pyro_vae._hub import Address
 from pyro_vae.cli import main
 
 REPO = "some-lab/people"
@@ -254,12 +255,35 @@ def test_a_card_has_names_as_text(hub: Hub, run: Path) -> None:
 
 
 def test_markup_is_escaped_in_text_and_code() -> None:
-    from pyro_vae.report.card import _code, _text
+    from pyro_vae.report.card import _code, _sentence, _text
 
     assert _text("<img src=x>\n# a*b_c[d](http://e)|`f`") == (
         "\\<img src=x\\> # a\\*b\\_c\\[d\\](http:\\//e)\\|\\`f\\`"
     )
     assert _code("a``b|c\n") == "``` a``b\\|c ```"
+    assert _sentence("more `num_samples` (--num-samples), <b>`") == (
+        "more `num_samples` (--num-samples), \\<b\\>\\`"
+    )
+
+
+@pytest.mark.parametrize(
+    ("source", "names", "says"),
+    [
+        ("people.tsv", ["age"], "columns of the same names:|--data new.tsv"),
+        ("arrays.npz", [], "entries of the same shape:|--data new.npz"),
+        ("mnist", [], "entries of the same shape:|--data new.npy"),
+        ("faces", [], "entries of the same shape:|--data images"),
+        (None, [], "entries of the same shape:|--data new.npy"),
+    ],
+)
+def test_the_card_asks_about_data_of_the_kind_that_it_had(
+    source: str | None, names: list[str], says: str, tmp_path: Path
+) -> None:
+    from pyro_vae.report.card import _asking
+
+    (tmp_path / "data.json").write_text(json.dumps({"source": source, "names": names}))
+    text = "".join(_asking(tmp_path, {"vae": {}}, Address(REPO)))
+    assert all(each in text for each in says.split("|")), text
 
 
 def test_code_of_ones_own_is_named_and_never_fetched(hub: Hub) -> None:
@@ -345,7 +369,7 @@ def test_a_repository_without_a_model_is_one_line(missing: str, hub: Hub) -> Non
 def test_endless_text_is_not_fetched(hub: Hub, monkeypatch: pytest.MonkeyPatch) -> None:
     pv.push(small(), REPO)
     size = len(hub.repos[REPO].files()["model.json"])
-    monkeypatch.setattr(_hub, "_LARGEST_TEXT", size - 1)
+    monkeypatch.setattr(_hub, "LARGEST_JSON", size - 1)
     with pytest.raises(
         ValueError, match=rf"at most {size - 1:,} bytes of model.json, got .*{size:,}"
     ):
@@ -403,7 +427,12 @@ def test_what_is_no_address_is_one_line(name: str, hub: Hub) -> None:
         ({"repo": "hf://a/b"}, "`repo`: expected the name of a repository, as owner/name"),
         ({"revision": "a b"}, "`revision`: expected a branch"),
         ({"private": "yes"}, "`private`: expected True, False or None"),
-        ({"license": "MIT\ntags: [x]"}, "`license`: expected an identifier"),
+        (
+            {"license": "MIT"},
+            "`license`: did you mean 'mit'? expected one of apache-2.0, mit, other",
+        ),
+        ({"license": "mit\ntags: [x]"}, "`license`: expected one of apache-2.0, mit, other"),
+        ({"license": "LicenseRef-x"}, "`license`: expected one of apache-2.0, mit, other"),
         ({"pictures": True}, "`pictures`: expected False"),
         ({"page": True}, "`page`: expected False"),
         ({"model": 3}, "`model`: expected a path"),

@@ -65,7 +65,7 @@ def test_a_kernel_stores_the_bar_once() -> None:
     (bar,) = [output for output in fitted if output.output_type == "display_data"]
     assert set(bar.data) == {"text/plain", "text/html"}
     plain, read = bar.data["text/plain"], _Text(bar.data["text/html"])
-    assert re.search(rf"^epoch {EPOCHS}/{EPOCHS} +━+ 100% ", plain)
+    assert re.search(rf"^{EPOCHS}/{EPOCHS} epochs +━+ 100% ", plain)
     assert "\x1b" not in plain
     (progress,) = [attributes for name, attributes in read.elements if name == "progress"]
     assert progress["value"] == progress["max"] == str(EPOCHS)

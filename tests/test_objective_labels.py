@@ -86,7 +86,7 @@ def test_the_progress_fits_80_columns(size: float) -> None:
     shown = io.StringIO()
     Console(file=shown, width=80).print(monitor)
     bar, figures = shown.getvalue().splitlines()
-    assert "10,000 step/s" in bar
+    assert "10,000 steps/s" in bar
     assert figures.replace("\u00a0", " ").endswith(" (not a bound)")
 
 

@@ -11,6 +11,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pandas as pd
 import pytest
 import torch
@@ -26,6 +27,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.programs.weigh import observations_at_once
 from pyro_vae.report.beside import beside
 from pyro_vae.report.findings import Findings
+from pyro_vae.report.sections import scores as scores_section
 from pyro_vae.report.sections.header import conditions, header
 from pyro_vae.report.sections.verdict import verdict
 
@@ -225,6 +227,25 @@ def test_the_verdict_is_that_of_the_checks_and_of_calibration() -> None:
     assert re.search(r"No: \d+ of \d+ checks fail", far)
     assert "nats per observation" in own
     assert "nats above the ELBO" in own
+
+
+def test_rows_that_lack_entries_are_ranked_by_the_entry(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The sum over fewer entries is nearer to zero: such a row is not the most likely for that."""
+    shown: list[tuple[list[int], list[str]]] = []
+    keep = lambda _, index, titles: shown.append((index.tolist(), titles)) or []  # noqa: E731
+    monkeypatch.setattr(scores_section, "lines", keep)
+    mask = torch.tensor([[1, 1, 1, 1], [1, 0, 0, 0], [1, 1, 1, 1], [1, 1, 0, 0]]).bool()
+    found: Any = SimpleNamespace(
+        scores=SimpleNamespace(log_marginal=np.array([-8.0, -3.0, -2.0, -5.0])),
+        rows=SimpleNamespace(mask=mask), x=torch.zeros(4, 4), images=False, columns=True,
+    )  # fmt: skip
+    text = scores_section._extremes(found)
+    assert [index for index, _ in shown] == [[1, 3], [2, 0]]
+    assert shown[0][1][0] == "Least likely: log p(x) an observed entry −3.00"
+    assert "ranked by nats an observed entry" in text
+    found.rows.mask = None
+    assert "observed entry" not in scores_section._extremes(found)
+    assert [index for index, _ in shown[2:]] == [[0, 3], [2, 1]]
 
 
 def test_a_one_hot_site_of_several_is_one_unit_of_the_page() -> None:

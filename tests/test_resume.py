@@ -183,6 +183,8 @@ def test_a_finished_run_with_a_network_of_ones_own_is_read(tmp_path: Path) -> No
         ({"epochs": 5}, "got epochs was 4, is 5"),
         ({"lr": 0.1, "seed": 2}, "got lr was 0.001, is 0.1; seed was 1, is 2"),
         ({"compile": "auto"}, "got compile was False, is auto"),
+        ({"accumulate": 4}, "got accumulate was 1, is 4"),
+        ({"monitor_every": 2}, "got monitor_every was 1, is 2"),
         ({"objective": ELBO(beta=2.0)}, "got objective.beta was 1.0, is 2.0"),
         ({"optim": partial(torch.optim.SGD, lr=1e-3)}, "got optim was nothing, is SGD"),
         ({"validation": 0.2}, "got data.train was "),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import math
 import re
+from dataclasses import replace
 from types import SimpleNamespace
 from typing import Any
 
@@ -107,8 +108,21 @@ def test_checks_begin_with_the_verdict_and_show_what_failed(everything: bool) ->
     failed = [["+2.50 "], ["+0.10 "]]
     rest = [failed[0], ["-1.50 "], failed[1], ["+9.90 "], []]
     assert effects == (rest if everything else failed)
-    assert any("--all shows them" in line for line in lines) == (not everything)
+    hidden = "not shown: 2 passed, 1 not judged; --all shows them"
+    assert (hidden in lines) == (not everything)
+    assert not any("(of " in line for line in lines)
     assert any(line.startswith("✗ tiny (negligible, +0.10") for line in lines)
+
+
+def test_a_check_of_many_entries_says_whose_p_it_shows() -> None:
+    """That of the most extreme of them, over all."""
+    checks, ranks = _checks()
+    checks.rows = [replace(row, columns=1234) for row in checks.rows[:1]]
+    console = Console(file=io.StringIO(), width=80, highlight=False)
+    console.print(checks_table(checks, ranks, everything=True))
+    text = " ".join(console.file.getvalue().split())  # type: ignore[attr-defined]
+    assert "(of 1,234)" in text
+    assert "of N: the one farthest out of N entries, and p is that of the most extreme" in text
 
 
 @pytest.mark.parametrize(

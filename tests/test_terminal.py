@@ -114,6 +114,10 @@ def test_say_and_log_and_errors_write_it_out(
     assert (said.out, said.err) == (f"a{shown(ESC)}\nb\n", f"a{shown(ESC)}\n")
     logging.getLogger("pyro_vae").warning("%s of 100%%", ESC)
     assert caplog.messages == [f"{shown(ESC)} of 100%"]
+    caplog.clear()
+    logging.getLogger("pyro_vae").warning("%d of %s", ESC)  # which no handler can format
+    assert caplog.messages[0].startswith("%d of %s ")
+    assert _commands(caplog.messages[0]) == ""
     for error in (expected(ESC, ESC, 1), unknown_name(ESC, ESC, [ESC])):
         assert _commands(str(error)) == ""
 

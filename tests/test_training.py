@@ -329,6 +329,12 @@ SCHEDULED = pyro.optim.ExponentialLR(
         (torch.zeros(4, 6), {"lr": 0.0}, "`lr`: expected a positive number"),
         (torch.zeros(4, 6), {"lr": math.nan}, "`lr`: expected a positive number"),
         (torch.zeros(4, 6), {"schedule": "cosin"}, "`schedule`: .*did you mean 'cosine'"),
+        (
+            torch.zeros(4, 6),
+            {"monitor": "recon"},
+            "`monitor`: .*did you mean 'reconstruction'",
+        ),
+        (torch.zeros(4, 6), {"monitor": "kl"}, "`monitor`: .* the greatest is the best, got 'kl'"),
         (torch.zeros(4, 6), {"patience": 3}, "`patience`: expected validation data"),
         (torch.zeros(4, 6), {"optim": SCHEDULED}, "`optim`: .*without a schedule.*'ExponentialLR'"),
     ],

@@ -12,11 +12,12 @@ from rich.table import Table
 
 from pyro_vae import checkpoint
 from pyro_vae._console import Terminal
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import expected, plural, positive_integer
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
-from pyro_vae.cli.new_data import add_data, data_of, recorded_like
+from pyro_vae.cli.new_data import add_data, data_of, recorded_like, say_copies
+from pyro_vae.cli.options import add_safe
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, load_run
 from pyro_vae.cli.runs import new_path, recorded_data
@@ -61,6 +62,7 @@ def run(argv: list[str]) -> None:
     parser.add_argument(
         "--seed", type=int, default=default_of(outliers, "seed"), help="Of the draws."
     )
+    add_safe(parser)
     add_data(parser)
     add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
@@ -99,10 +101,12 @@ def run(argv: list[str]) -> None:
             seed=options.seed,
             progress=monitor.evaluating("anomalies"),
         )
+    say_copies(folder, data, split, own=own, root=options.data_root)
     named = names_of_rows(folder, data, like, options.data, split)
     if out is not None:
         out.parent.mkdir(parents=True, exist_ok=True)
-        checkpoint.write_bytes(out, content_of(_ranked(found, named), out.suffix))
+        content = content_of(_ranked(found, named), out.suffix, safe=options.safe)
+        checkpoint.write_bytes(out, content)
     top = _ranked(found, named).head(options.top)
     if options.json:
         lines = json.loads(top.to_json(orient="records", date_format="iso"))
@@ -129,9 +133,9 @@ def _table(found: Outliers, top: Any, name: str) -> Table:
     """The most unlikely rows, as a person sees them."""
     size, reference = len(found.log_marginal), len(found.reference)
     table = Table(
-        title=f"{size:,} rows of {name}, by -log p(x)",
-        caption=f"p among {reference:,} held-out observations; {found.discoveries():,} rows are "
-        "outliers at a false discovery rate of 5%",
+        title=f"{plural(size, 'row')} of {name}, by -log p(x)",
+        caption=f"p among {plural(reference, 'held-out observation')}; outliers at a false "
+        f"discovery rate of 5%: {plural(found.discoveries(), 'row')}",
         box=box.SIMPLE_HEAD,
     )
     names = [each for each in top.columns if each not in ("surprise", "mcse", "p_value")][:_NAMES]

@@ -13,10 +13,10 @@ from pyro_vae._errors import expected
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
-from pyro_vae.cli.new_data import add_data, data_of
+from pyro_vae.cli.new_data import add_data, data_of, only_condition, say_copies
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
-from pyro_vae.cli.runs import only_condition, recorded_data
+from pyro_vae.cli.runs import recorded_data
 from pyro_vae.cli.tables import checks_table
 from pyro_vae.criticism import calibrate, check
 from pyro_vae.data import Dataset
@@ -117,6 +117,7 @@ def run(argv: list[str]) -> int:
             progress=monitor.evaluating("calibrate"),
             **rows.given,
         )
+    say_copies(folder, data, options.split, own=own, root=options.data_root)
     if options.json:
         say(json.dumps(checks.summary() | {"calibration": calibration.summary()}))
     else:

@@ -52,8 +52,11 @@ def run(argv: list[str]) -> None:
     groups = _fits_of_one_model(folders)
     loaded = load_runs(list(folders.values()), options)
     models, held_out = dict(zip(folders, loaded, strict=True)), {}
+    copies: dict[str, list[str]] = {}
     for name, folder in folders.items():
-        held_out[name] = load_held_out(folder, models[name], options)
+        rows, measure, said = load_held_out(folder, models[name], options)
+        held_out[name] = rows, measure
+        copies.setdefault(said, []).append(name)
     measures = {
         name: describe(models[name], rows, measure) for name, (rows, measure) in held_out.items()
     }
@@ -81,12 +84,16 @@ def run(argv: list[str]) -> None:
             if checked:
                 progress = monitor.evaluating(f"check {Path(name).name}")
                 checks[name] = check(models[name], rows.x, progress=progress, **known, **rows.given)
+    comparison = None if refused else compare(scores, groups=groups)
+    if comparison is not None:  # all that is shown is in one order
+        ranked = [each.name for each in comparison.runs]
+        held_out = {name: held_out[name] for name in ranked}
+        checks = {name: checks[name] for name in ranked if name in checks}
     if options.out is not None:
         pyro.set_rng_seed(options.seed)
         Path(options.out).parent.mkdir(parents=True, exist_ok=True)
         shown = {name: (models[name], rows) for name, (rows, _) in held_out.items()}
         side_by_side(shown, options.out, found=checks or None)
-    comparison = None if refused else compare(scores, groups=groups)
     if options.html is not None:
         content = beside(
             {name: (models[name], rows) for name, (rows, _) in held_out.items()},
@@ -94,6 +101,9 @@ def run(argv: list[str]) -> None:
         )  # fmt: skip
         Path(options.html).parent.mkdir(parents=True, exist_ok=True)
         checkpoint.write_bytes(Path(options.html), content.encode())
+    for said, names in copies.items():
+        if said:
+            say(f"{', '.join(names)}: {said}", error=True)
     if options.json:
         result: dict[str, Any] = (
             {"refused": refused} if comparison is None else comparison.summary()

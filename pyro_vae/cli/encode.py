@@ -12,11 +12,12 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import check_seed, expected
+from pyro_vae._errors import check_seed, expected, plural
 from pyro_vae._terminal import say
 from pyro_vae._untouched import undisturbed
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
+from pyro_vae.cli.options import add_safe
 from pyro_vae.cli.parsing import Parser, parse
 from pyro_vae.cli.programs import add_program, load_run
 from pyro_vae.cli.runs import SEED, new_path
@@ -52,6 +53,7 @@ def run(argv: list[str]) -> None:
         "--data, of the data of the run, with a column split.",
     )
     parser.add_argument("--seed", type=int, default=SEED, help="Of draws, if the guide needs some.")
+    add_safe(parser)
     add_data(parser)
     add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
@@ -71,9 +73,9 @@ def run(argv: list[str]) -> None:
     loc, scale = (torch.cat(each)[order].numpy() for each in zip(*found, strict=True))
     beside = beside_rows(folder, data, like, options.data, own=own)
     out.parent.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_bytes(out, _content(out.suffix, vae, loc, scale, beside))
+    checkpoint.write_bytes(out, _content(out.suffix, vae, loc, scale, beside, options.safe))
     written = {"out": str(out), "rows": len(loc), "shape": list(loc.shape[1:])}
-    say(json.dumps(written) if options.json else f"Wrote {len(loc):,} rows to {out}")
+    say(json.dumps(written) if options.json else f"Wrote {plural(len(loc), 'row')} to {out}")
 
 
 @torch.no_grad()
@@ -96,7 +98,12 @@ def _latents(vae: Amortized, rows: Rows, seed: int) -> tuple[Tensor, Tensor]:
 
 
 def _content(
-    suffix: str, vae: Amortized, loc: np.ndarray, scale: np.ndarray, beside: dict[str, Any]
+    suffix: str,
+    vae: Amortized,
+    loc: np.ndarray,
+    scale: np.ndarray,
+    beside: dict[str, Any],
+    safe: bool,
 ) -> bytes:
     import pandas as pd
 
@@ -115,4 +122,4 @@ def _content(
             for index in np.ndindex(*each.shape[1:]):
                 where = ",".join(map(str, index))
                 named[f"{name}[{where}]{part}"] = each[(slice(None), *index)].numpy()
-    return content_of(pd.DataFrame(named), suffix)
+    return content_of(pd.DataFrame(named), suffix, safe=safe)

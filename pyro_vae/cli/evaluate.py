@@ -12,10 +12,9 @@ from pyro_vae._console import Terminal
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
-from pyro_vae.cli.new_data import add_data, data_of
+from pyro_vae.cli.new_data import add_data, data_of, held_out, training_copies
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
-from pyro_vae.cli.runs import held_out
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
@@ -84,7 +83,7 @@ def run(argv: list[str]) -> None:
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = run_folder(options.run)
     vae = load_run(folder, options)
-    rows, measure = load_held_out(folder, vae, options)
+    rows, measure, copies = load_held_out(folder, vae, options)
     with live() as monitor:
         scores = evaluate(
             vae,
@@ -101,6 +100,7 @@ def run(argv: list[str]) -> None:
         )
         known: dict[str, Any] = {"seed": options.seed, "base_measure": measure}
         summary = scores.summary()
+        summary["notes"] += [copies] if copies else []
         estimate: dict[str, Any] = {}
         one = at_a_draw(vae, options.seed) if options.ais or options.gaps else vae
         if options.ais:
@@ -148,7 +148,14 @@ def add_options(parser: Parser) -> None:
     parser.add_argument("--json", action="store_true", help="Print one JSON object, no table.")
 
 
-def load_held_out(folder: Path, vae: Amortized, options: Namespace) -> tuple[Rows, dict[str, Any]]:
-    """Returns the data of a run that the options ask for, and their base measure."""
-    data, _ = data_of(folder, vae, options.split, options)
-    return held_out(data, options.split, options.max_data)
+def load_held_out(
+    folder: Path, vae: Amortized, options: Namespace
+) -> tuple[Rows, dict[str, Any], str]:
+    """Returns the data of a run that the options ask for, their base measure, and a sentence.
+
+    The sentence is about those of them that equal training data; it is empty if there are none.
+    """
+    data, own = data_of(folder, vae, options.split, options)
+    rows, measure = held_out(data, options.split, options.max_data)
+    _, said = training_copies(folder, data, options.split, own=own, root=options.data_root)
+    return rows, measure, said

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.cli.table_files import content_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.dates import as_written
-from pyro_vae.data.formulas import quoted, quoted_frame
+from pyro_vae.data.formulas import quoted
 from pyro_vae.data.frames import Table
 from pyro_vae.data.likeness import reading_like
 from pyro_vae.data.readers import Reading
@@ -82,7 +82,7 @@ def filled_table(
         if missing.any():
             name = table.names[where[entry]]
             frame[name] = _with_values(frame[name], missing, column)
-    return content_of(quoted_frame(frame) if safe else frame, suffix)
+    return content_of(frame, suffix, safe=safe)
 
 
 def _decoded(data: Dataset, x: Tensor, words: Sequence[Sequence[str]]) -> list[pd.Series]:

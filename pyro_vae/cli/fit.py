@@ -22,7 +22,7 @@ from pyro_vae import checkpoint, report
 from pyro_vae import data as data_room
 from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae._progress import live
+from pyro_vae._progress import live, per_second
 from pyro_vae._terminal import say
 from pyro_vae.cli.going_on import check_resumed, going_on
 from pyro_vae.cli.options import add_given, add_reading, add_splits, add_tables, split_of
@@ -50,8 +50,9 @@ from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
+from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.frames import NUMBERS
-from pyro_vae.data.inspection import copies
+from pyro_vae.data.inspection import copies, said_of_copies
 from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE, Program
@@ -114,6 +115,8 @@ def run(argv: list[str]) -> None:
         if scores is not None and labels is not None and truth is not None:
             right = accuracy(cast(VAE, vae), data.split(split), truth)
             summary |= {"accuracy": right[0], "accuracy_standard_error": right[1]}
+        if scores is not None and split != "train" and (count := copies(data)[split]):
+            summary["notes"].append(said_of_copies(count, len(data.split(split)), split))
 
         def write(folder: Path) -> None:
             fitted.write(folder)
@@ -142,7 +145,8 @@ def run(argv: list[str]) -> None:
             return
         console = Terminal()
         console.print(scores_table(summary, len(data.split(report.held_out(data)))))
-        console.print(f"{seconds:.0f} s in all, {fitted.steps_per_second:,.0f} steps/s. Wrote")
+        console.print(f"These are scores of the weights {fitted.weights}.")
+        console.print(f"{seconds:.0f} s in all, {per_second(fitted.steps_per_second)}. Wrote")
         for file in sorted(out.iterdir()):
             console.print(f"  {file}", soft_wrap=True)
 
@@ -220,10 +224,20 @@ def _checked(options: Namespace) -> tuple[Path, torch.device | None]:
 
 def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
-    found = [f"{count:,} {split}" for split, count in copies(data).items() if count]
-    if found:
-        what = f"{' and '.join(found)} observations equal training observations, and score too well"
-        say(f"{what}; --group COLUMN keeps rows that belong together in one split", error=True)
+    counts = copies(data)
+    found = [
+        said_of_copies(counts[split], len(data.split(split)), split)
+        for split in SPLITS
+        if split in counts
+    ]
+    if any(found):
+        # What is no table has no column to group rows by.
+        way = (
+            "--group COLUMN keeps rows that belong together in one split"
+            if data.names
+            else "take them out of the data"
+        )
+        say(f"{'; '.join(filter(None, found))}; {way}", error=True)
 
 
 def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._errors import check_seed, expected, plural, positive_integer
 from pyro_vae._terminal import say
 from pyro_vae.cli.filled import FILLED, filled_table
 from pyro_vae.cli.folders import RUN, run_folder
@@ -139,13 +139,14 @@ def run(argv: list[str]) -> None:
     files = list(outs)
     if others is not None:
         content = _probabilities(source, shares, mask, lacking)
-        checkpoint.write_bytes(others, content_of(content, others.suffix))
+        checkpoint.write_bytes(others, content_of(content, others.suffix, safe=options.safe))
         written["probabilities"] = str(others)
         files.append(others)
     if options.json:
         say(json.dumps(written))
         return
-    say(f"Filled {written['filled']:,} of {x.numel():,} cells in {len(x):,} rows. Wrote")
+    cells, lines = plural(x.numel(), "cell"), plural(len(x), "row")
+    say(f"Filled {written['filled']:,} of {cells} in {lines}. Wrote")
     for file in files:
         say(f"  {file}")
     if found is not None:

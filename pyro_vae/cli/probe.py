@@ -11,7 +11,7 @@ from rich import box
 from rich.table import Table
 
 from pyro_vae._console import Terminal
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
@@ -74,7 +74,7 @@ def run(argv: list[str]) -> None:
     labels = _labels(data, like, found_by, split, options.label)
     known = labels >= 0
     if not known.all():
-        say(f"left out {int((~known).sum()):,} rows without a label", error=True)
+        say(f"left out {plural(int((~known).sum()), 'row')} without a label", error=True)
     vae = at_a_draw(vae, options.seed)
     rows = vae.uses(data.rows(split))[torch.from_numpy(known)]
     labels = labels[known]
@@ -130,7 +130,8 @@ def _table(found: Mapping[str, Probes], label: str, classes: int) -> Table:
     """Accuracies side by side."""
     first = next(iter(found.values()))
     table = Table(
-        title=f"accuracy of {label}, {classes} classes, {first.num_data:,} observations",
+        title=f"accuracy of {label}, {plural(classes, 'class')}, "
+        f"{plural(first.num_data, 'observation')}",
         caption=f"{first.method}; ± is one standard error; always the most frequent class: "
         f"{first.accuracy['majority']:.3f}",
         box=box.SIMPLE_HEAD,

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from pyro_vae._errors import check_seed
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
-from pyro_vae.cli.new_data import add_data, data_of
+from pyro_vae.cli.new_data import add_data, data_of, say_copies
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.criticism import calibrate, check
@@ -110,8 +110,9 @@ def _parser() -> Parser:
 def _checked(folder: Path, options: Namespace) -> dict[str, Any]:
     """What the page of the run would find of its model and its guide."""
     vae = load_run(folder, options)
-    data, _ = data_of(folder, vae, "test", options)
-    rows = vae.uses(data.rows(held_out(data)))
+    data, own = data_of(folder, vae, "test", options)
+    split = held_out(data)
+    rows = vae.uses(data.rows(split))
     with live() as monitor:
         checks = check(vae, rows, seed=options.seed, progress=monitor.evaluating("check"))
         calibration = calibrate(
@@ -120,6 +121,7 @@ def _checked(folder: Path, options: Namespace) -> dict[str, Any]:
             progress=monitor.evaluating("calibrate"),
             **rows.given,
         )
+    say_copies(folder, data, split, own=own, root=options.data_root)
     return {"checks": checks, "calibration": calibration}
 
 

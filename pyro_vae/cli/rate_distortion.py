@@ -65,7 +65,7 @@ def run(argv: list[str]) -> None:
     options = parse(parser, argv)
     folder = run_folder(options.run)
     vae: Amortized = load_run(folder, options)
-    rows, measure = load_held_out(folder, vae, options)
+    rows, measure, copies = load_held_out(folder, vae, options)
     vae = at_a_draw(vae, options.seed)
     with live() as monitor:
         found = rate_distortion(
@@ -77,6 +77,8 @@ def run(argv: list[str]) -> None:
             progress=monitor.evaluating("rate-distortion"),
             **rows.given,
         )
+    if copies:
+        say(copies, error=True)
     summary = found.summary()
     if options.json:
         say(json.dumps(summary))

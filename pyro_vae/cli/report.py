@@ -8,16 +8,15 @@ from collections.abc import Mapping
 from typing import Any
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._errors import check_seed, expected, plural, positive_integer
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, beside, run_folder
-from pyro_vae.cli.new_data import add_data, data_of
+from pyro_vae.cli.new_data import add_data, data_of, only_condition, training_copies
 from pyro_vae.cli.parsing import Parser, classes, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import (
     new_path,
-    only_condition,
     recorded_config,
     recorded_scores,
 )
@@ -85,6 +84,7 @@ def run(argv: list[str]) -> None:
     data, own = data_of(folder, vae, split, options)
     split = split if own else held_out(data)
     data = only_condition(folder, vae, data, split, options.cond)
+    copies, said = training_copies(folder, data, split, own=own, root=options.data_root)
     vae = at_a_draw(vae, options.seed)
     with live() as monitor:
         content = page(
@@ -96,9 +96,12 @@ def run(argv: list[str]) -> None:
             name=folder.resolve().name,
             num_samples=options.num_samples,
             num_draws=options.num_draws,
+            copies=copies,
             seed=options.seed,
             progress=monitor.evaluating("report"),
         )
+    if said:
+        say(said, error=True)
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, content.encode())
     written = {"out": str(out), "bytes": out.stat().st_size, "seconds": time.perf_counter() - began}
@@ -117,5 +120,5 @@ def _settings(
     return {
         "objective": f"objectives.{name}({arguments}){warning}",
         "training": ", ".join(f"{name}={config[name]}" for name in _SETTINGS if name in config),
-        "engine": ", ".join(f"{name}: {steps:,} steps" for name, steps in engine.items()),
+        "engine": ", ".join(f"{name}: {plural(steps, 'step')}" for name, steps in engine.items()),
     }

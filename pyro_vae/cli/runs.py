@@ -8,7 +8,6 @@ import secrets
 import shutil
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
-from dataclasses import replace
 from itertools import count
 from pathlib import Path
 from typing import Any
@@ -19,7 +18,7 @@ from torch.distributions import constraints
 
 from pyro_vae import _errors
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, unknown_name
 from pyro_vae.checkpoint import check_kinds, read_json, size_of, write_json
 from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
@@ -27,7 +26,6 @@ from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.readers.csv_files import header_of_words
-from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
 from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.resume import Resume, taken
@@ -39,10 +37,8 @@ __all__ = [
     "cond_size_of",
     "condition",
     "covariates_at",
-    "held_out",
     "load_data",
     "new_path",
-    "only_condition",
     "record_data",
     "recorded_config",
     "recorded_data",
@@ -67,7 +63,6 @@ _MEANS = ("log_marginal", "elbo", "reconstruction", "kl", "mcse", "standard_erro
 _COUNTS = ("active_units", "num_samples")
 _OF_SOME = ("bits_per_dim", "accuracy", "accuracy_standard_error")  # runs
 _DESCRIBED = {"data": str, "split": str, "binarize": str, "transform": str}
-_SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
 
 def new_path(out: str | None, default: Path, *, resume: Resume = False) -> Path:
@@ -309,7 +304,9 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     return found_by, {name: recorded[name] for name in kinds}
 
 
-def recorded_data(folder: Path, split: Split, source: str | None, root: str | None) -> Dataset:
+def recorded_data(
+    folder: Path, split: Split, source: str | None, root: str | None, *, download: bool = True
+) -> Dataset:
     """Loads the data of a run.
 
     Args:
@@ -317,6 +314,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
         split: The split that will be used.
         source: Where the data are now; None if they have not moved.
         root: Folder of the named sets; None if it has not moved.
+        download: Whether a named set may be fetched.
 
     Raises:
         ValueError: If the folder has no record of its data, or they are not the same any more.
@@ -326,7 +324,7 @@ def recorded_data(folder: Path, split: Split, source: str | None, root: str | No
     check_kinds(path, prints, {split: str} | dict.fromkeys(prints, str))
     found_by, recorded = recorded_source(folder, source)
     # What is not there is not fetched to where a file points.
-    recorded["download"] = root is not None or recorded["root"] is None
+    recorded["download"] = download and (root is not None or recorded["root"] is None)
     moved: dict[str, Any] = {} if root is None else {"root": root}
     if found_by not in data_room.NAMES:
         moved["schema"], how = recorded_table(folder, Path(found_by).expanduser(), recorded)
@@ -441,60 +439,3 @@ def recorded_unit(folder: Path) -> float:
     if unit <= 0:
         raise expected(str(path), "a positive size_unit", unit)
     return unit
-
-
-def only_condition(
-    folder: Path, vae: Amortized, data: Dataset, split: Split, text: str | None
-) -> Dataset:
-    """Returns the data of a run with those of one condition alone in a split, if one was asked for.
-
-    Raises:
-        ValueError: If it is none, or the run has no conditions.
-    """
-    if text is None:
-        return data
-    cond = condition(folder, vae, text)
-    assert cond is not None  # it would have been refused
-    chosen = torch.isclose(data.cond[split], cond).all(1)
-
-    def some(each: Tensor) -> Tensor:
-        return each[chosen]
-
-    labels = data.labels[split]
-    covariates = {name: some(each) for name, each in data.covariates.get(split, {}).items()}
-    parts: dict[str, Any] = {
-        "cond": {**data.cond, split: some(data.cond[split])},
-        "labels": {**data.labels, split: None if labels is None else some(labels)},
-        "mask": {**data.mask, split: some(data.mask[split])} if data.mask else {},
-        "covariates": {**data.covariates, split: covariates},
-    }
-    parts[split] = some(data.split(split))
-    name = f"{data.name}, {', '.join(each.name for each in data.columns)} = {text}"
-    return replace(data, **parts, name=name)
-
-
-def held_out(data: Dataset, split: Split, max_data: int | None) -> tuple[Rows, dict[str, Any]]:
-    """Returns what to score, and its base measure.
-
-    The base measure records it if it is not the whole split.
-
-    Args:
-        data: The data of a run.
-        split: The split to score.
-        max_data: The most data to take: a random subset, always the same one.
-
-    Raises:
-        ValueError: If the split is empty, or the most is no positive integer.
-    """
-    rows, measure = data.rows(split), data.base_measure(split)
-    if len(rows) == 0:
-        raise expected("--split", f"a split that {data.name} has", split)
-    if max_data is None or positive_integer("--max-data", max_data) >= len(rows):
-        return rows, measure
-    order = torch.randperm(len(rows), generator=torch.Generator().manual_seed(_SUBSET_SEED))
-    chosen = rows[order[:max_data].sort().values]
-    of_subset = {
-        "split": f"{split}[{max_data} of {len(rows)}]",
-        "fingerprint": fingerprint(chosen.x),
-    }
-    return chosen, measure | of_subset

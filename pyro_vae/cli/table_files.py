@@ -16,6 +16,7 @@ from pyro_vae.cli.runs import recorded_source
 from pyro_vae.data import Dataset
 from pyro_vae.data.containers import Asked
 from pyro_vae.data.dataset import SPLITS, Split
+from pyro_vae.data.formulas import quoted_frame
 from pyro_vae.data.frames import Table
 from pyro_vae.data.likeness import reading_like
 from pyro_vae.data.readers import Reading, read_file
@@ -41,16 +42,18 @@ WRITTEN = (*TABLES, ".xlsx")
 _NEEDS = {".parquet": "pyarrow", ".xlsx": "openpyxl"}
 
 
-def content_of(frame: pd.DataFrame, suffix: str) -> bytes:
+def content_of(frame: pd.DataFrame, suffix: str, *, safe: bool = False) -> bytes:
     """Returns a table as the bytes of a file.
 
     Args:
         frame: The table, whose index is no part of it.
         suffix: One of :data:`WRITTEN`.
+        safe: Whether text that a spreadsheet would compute is quoted.
 
     Raises:
         ValueError: If the package is not installed that writes such a file.
     """
+    frame = quoted_frame(frame) if safe else frame
     if suffix == ".csv":
         return frame.to_csv(index=False, lineterminator="\n").encode()
     content = io.BytesIO()

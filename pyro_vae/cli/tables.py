@@ -10,6 +10,7 @@ from rich.console import Group
 from rich.table import Table
 from rich.text import Text
 
+from pyro_vae._errors import plural
 from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.evaluation import Comparison
 from pyro_vae.evaluation.comparison import RankedModel, RankedRun
@@ -49,7 +50,7 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     table.add_column("mean", justify="right")
     table.add_column("± over data", justify="right")
     table.add_column("± Monte Carlo", justify="right")
-    samples = f"{summary['num_samples']:,} importance samples"
+    samples = f"{plural(summary['num_samples'], 'importance sample')}"
     if summary["estimator"] == EXACT:
         samples = f"summed over {summary['num_samples']:,} states"
     table.add_row(
@@ -61,7 +62,7 @@ def scores_table(summary: Mapping[str, Any], size: int) -> Table:
     if "ais" in summary:
         annealed = summary["ais"]
         table.add_row(
-            f"log p(x), annealed, {annealed['num_chains']} chains",
+            f"log p(x), annealed, {plural(annealed['num_chains'], 'chain')}",
             _number(annealed["log_marginal"]),
             _number(annealed["standard_error"]),
             _number(annealed["mcse"], 3),
@@ -133,9 +134,18 @@ def checks_table(checks: Checks, calibration: Calibration, *, everything: bool =
     if everything and any(not row.calibrated and not row.note for row in checks.rows):
         lines.append(Text("z ~ q(z|x) has seen the data: conservative, and not in the verdict"))
     lines += [Text(f"not checked: {what}: {why}") for what, why in checks.skipped.items()]
-    if left := len(checks.rows) - len(rows) + len(ranks) - len(of_guide):
-        lines.append(Text(f"{left} more rows did not fail: --all shows them", style="dim"))
+    if not everything:
+        lines += [Text(line, style="dim") for line in _hidden([*checks.rows, *ranks])]
     return Group(*lines)
+
+
+def _hidden(rows: Sequence[Row]) -> Iterator[str]:
+    """What is said of rows that are not shown, as they did not fail or are not judged."""
+    passed = sum(row.calibrated and not row.failed for row in rows)
+    unjudged = sum(not row.calibrated for row in rows)
+    counts = {"passed": passed, "not judged": unjudged}
+    if found := [f"{count} {what}" for what, count in counts.items() if count]:
+        yield f"not shown: {', '.join(found)}; --all shows them"
 
 
 def _verdicts(checks: Checks, calibration: Calibration) -> Iterator[Text]:
@@ -180,8 +190,11 @@ def _table_of(
         everything: Whether some of them did not fail: then each has its verdict, and stands under
             what its z was drawn from.
     """
+    caption = "effect: in sd; p: before Holm's correction; replicates: their central 95 %"
+    if any(row.columns > 1 for row in rows):
+        caption += "; of N: the one farthest out of N entries, and p is that of the most extreme"
     table = Table(
-        caption="effect: in sd; p: before Holm's correction; replicates: their central 95 %",
+        caption=caption,
         caption_justify="left",
         box=box.SIMPLE_HEAD,
         padding=(0, 1, 0, 0),
@@ -200,7 +213,8 @@ def _table_of(
     def add(row: Row, least: float) -> None:
         verdict = Text("failed", "bold") if row.failed else "passed" if row.calibrated else "-"
         cells: list[str | Text] = [row.severity, f"{row.effect:+.2f}" if row.severity else ""]
-        cells += [_p_value(row.p_value, least), row.title, *row.texts]
+        several = f" (of {row.columns:,})" if row.columns > 1 else ""
+        cells += [_p_value(row.p_value, least), f"{row.title}{several}", *row.texts]
         table.add_row(*[verdict] * everything, *cells)
 
     before = [""] * (3 + everything)  # the columns left of what titles stand in

@@ -13,11 +13,13 @@ from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae import guides
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, plural, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, replicate
+from pyro_vae.criticism._sentences import COLLAPSED, SENTENCES, UNEVEN
 from pyro_vae.criticism.advice import alternatives
 from pyro_vae.criticism.checks import holm
+from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.row import Row, rows_shown
 from pyro_vae.criticism.uniformity import Bands, Coverage, bands, ecdf, how_uneven, uniformity
 from pyro_vae.data.rows import Given, GivenLike, Rows
@@ -34,6 +36,10 @@ Draws = Callable[..., Tensor]
 
 _MAX_BINS = 100  # more points in an ECDF show no more
 _NAMED = 3  # latents named in a sentence before it only counts them
+_BETTER = {
+    "importance": "draw them from a guide nearer to the posterior, or by NUTS",
+    "nuts": "look at r_hat and divergences of posterior_draws",
+}
 _SHOWN = (0.5, 0.8, 0.9, 0.95)  # nominal coverage in the summary
 _THINNING = 4  # successive draws of NUTS are too alike to be ranked among
 _CHAINS_AT_ONCE = 10  # between two reports of progress
@@ -56,6 +62,7 @@ class Calibration:
         level: Probability of any false alarm, at most.
         discrete: Whether the latents are discrete.
         richer: What to swap the guide for, or how else to come by better draws.
+        collapsed: Latents whose q(z|x) is the prior, whatever is simulated.
     """
 
     names: tuple[str, ...]
@@ -69,6 +76,7 @@ class Calibration:
     level: float
     discrete: bool
     richer: str
+    collapsed: tuple[str, ...] = ()
 
     @property
     def failed(self) -> np.ndarray:
@@ -212,6 +220,8 @@ class Calibration:
         grouped: dict[tuple[str, str], list[str]] = {}
         for name, shape in shapes.items():
             kind = "z" if name.endswith("]") else name
+            if name in self.collapsed:
+                kind, shape = "collapsed", "uneven"
             if missed and kind in ("log_likelihood", "log_joint", "log_guide"):
                 kind, shape = "missed", "uneven"
             grouped.setdefault((kind, shape), []).append(name)
@@ -228,8 +238,8 @@ class Calibration:
         subject, learn = "the distribution of draws", self.richer
         if self.draws == "guide":
             subject, learn = "the guide", "give the encoder more capacity or training"
-        other = f"ranks of {{names}} are {_UNEVEN[shape]}: look at their ECDF"
-        sentence = _SENTENCES.get((kind, shape), other)
+        other = f"ranks of {{names}} are {UNEVEN[shape]}: look at their ECDF"
+        sentence = COLLAPSED if kind == "collapsed" else SENTENCES.get((kind, shape), other)
         return sentence.format(names=listed, subject=subject, learn=learn, richer=self.richer)
 
     @property
@@ -237,7 +247,8 @@ class Calibration:
         return min(_MAX_BINS, self.num_draws + 1)
 
     def __repr__(self) -> str:
-        size = f"{len(self.ranks)} simulations, {self.num_draws} draws of {self.draws}"
+        size = f"{plural(len(self.ranks), 'simulation')}, "
+        size += f"{plural(self.num_draws, 'draw')} of {self.draws}"
         verdict = f"{self.num_failed} of {len(self.names)} quantities failed at {self.level:g}"
         return "\n".join([f"Calibration({size}): {verdict}", *(f"  {s}" for s in self.advice)])
 
@@ -324,19 +335,25 @@ def calibrate(
         at_once = min(at_once, _CHAINS_AT_ONCE)
     ranks: list[Tensor] = []
     varied = torch.zeros((), dtype=torch.bool)
+    collapsed: np.ndarray = np.ones(1, dtype=bool)
     with undisturbed(vae, seed, device):
         for size in chunk_sizes(num_simulations, at_once):
             own = cycled(everything, size, sum(map(len, ranks)))
-            ranked, differs = _ranks(vae, size, own, num_draws, draws)
+            ranked, differs, idle = _ranks(vae, size, own, num_draws, draws)
             ranks.append(ranked)
-            varied = varied | differs
+            varied, collapsed = varied | differs, collapsed & idle
             if progress is not None:
                 progress(sum(map(len, ranks)) / num_simulations)
         # A quantity that is the same for every z, such as a uniform log p(z), tests nothing.
+        names = _names(vae, draws)
+        latents = [name for name in names if name.endswith("]")]
+        if collapsed.size != len(latents):  # units of which some are none of the latents
+            collapsed = np.zeros(len(latents), dtype=bool)
         return of_ranks(
             torch.cat(ranks)[:, varied],
             num_draws,
-            names=tuple(n for n, each in zip(_names(vae, draws), varied, strict=True) if each),
+            names=tuple(n for n, each in zip(names, varied, strict=True) if each),
+            collapsed=tuple(n for n, each in zip(latents, collapsed, strict=True) if each),
             draws=getattr(draws, "__name__", type(draws).__name__) if callable(draws) else draws,
             level=level,
             discrete=bool(vae.space.support.is_discrete),
@@ -368,8 +385,11 @@ def of_ranks(ranks: Tensor, num_draws: int, **described: Any) -> Calibration:
 
 def _ranks(
     vae: Amortized, size: int, given: Given, num_draws: int, draws: Method | Draws
-) -> tuple[Tensor, Tensor]:
-    """Ranks the quantities of that many simulations, ``(size, Q)``, and marks which ever differ."""
+) -> tuple[Tensor, Tensor, np.ndarray]:
+    """Ranks the quantities of that many simulations, ``(size, Q)``.
+
+    Marks which ever differ, and of the latents, the first of them, which have collapsed.
+    """
     prior = prior_of(vae, given)
     truth = draw_prior(prior, 1, size)[0]
     rows = Rows(replicate(vae, truth, given), given)
@@ -385,7 +405,15 @@ def _ranks(
         below += (values < true).sum(0)
         ties += (values == true).sum(0)
     placed = (torch.rand(true.shape, dtype=torch.float64) * (ties + 1)).floor().long()
-    return below + placed, (ties < num_draws).any(0)
+    return below + placed, (ties < num_draws).any(0), _idle(vae, rows, draws)
+
+
+def _idle(vae: Amortized, rows: Rows, draws: Method | Draws) -> np.ndarray:
+    """Marks latents that have collapsed, in the order of their names; none of other draws."""
+    if draws != "guide":
+        return np.zeros(0, dtype=bool)
+    found = collapsed_units(vae, rows)
+    return np.isin(found["units"], found["collapsed"])
 
 
 def _drawn(
@@ -457,44 +485,3 @@ def _names(vae: Amortized, draws: Method | Draws) -> list[str]:
     indices = [",".join(map(str, index)) for index in np.ndindex(*ranked)]
     densities = ["log_likelihood", "log_prior", "log_joint"]
     return [f"z[{i}]" for i in indices] + densities + (["log_guide"] if draws == "guide" else [])
-
-
-_BETTER = {
-    "importance": "draw them from a guide nearer to the posterior, or by NUTS",
-    "nuts": "look at r_hat and divergences of posterior_draws",
-}
-_UNEVEN = {
-    "high": "too high",
-    "low": "too low",
-    "outer": "too often extreme",
-    "inner": "too often in the middle",
-    "uneven": "uneven",
-}
-_SENTENCES = {
-    (
-        "missed",
-        "uneven",
-    ): "draws explain x worse than the true z does, and that is where {subject} puts "
-    "little mass: it misses the posterior, in place or in correlation; {richer}",
-    ("z", "high"): "draws of {names} are too low: {subject} is biased; {learn}",
-    ("z", "low"): "draws of {names} are too high: {subject} is biased; {learn}",
-    ("z", "outer"): "the scale of {subject} is too small in {names}: the truth lies outside its "
-    "intervals too often; {richer}",
-    ("z", "inner"): "the scale of {subject} is too large in {names}: the truth lies in the middle "
-    "of its draws too often; {learn}",
-    ("log_likelihood", "high"): "draws explain x worse than the true z does: {subject} is too wide "
-    "or has collapsed to the prior; warm up the KL, or {learn}",
-    ("log_likelihood", "low"): "draws explain x better than the true z does: {subject} keeps too "
-    "close to the best fit; {richer}",
-    ("log_prior", "high"): "draws lie farther out in the prior than the true z; {learn}",
-    ("log_prior", "low"): "draws lie nearer to the prior's mode than the true z: {subject} leaves "
-    "out part of the posterior; {richer}",
-    ("log_joint", "high"): "draws are less likely under the model than the true z: {subject} is "
-    "too wide; {learn}",
-    ("log_joint", "low"): "draws are more likely under the model than the true z: {subject} is too "
-    "narrow; {richer}",
-    ("log_guide", "high"): "the true z is denser under {subject} than its own draws are: it is too "
-    "wide; {learn}",
-    ("log_guide", "low"): "the true z is where {subject} puts little mass: it is too sure of "
-    "itself; {richer}",
-}

@@ -13,7 +13,7 @@ import xarray
 from torch import Tensor
 
 from pyro_vae._deprecated import renamed_argument, renamed_property
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, plural, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._labels import Labels
@@ -192,7 +192,7 @@ class PIT:
 
     def __repr__(self) -> str:
         verdict = f"{self.num_failed} of {self.trusted.sum()} entries failed at {self.level:g}"
-        head = f"PIT({len(self.values)} observations, {self.conditioned_on}): {verdict}"
+        head = f"PIT({plural(len(self.values), 'observation')}, {self.conditioned_on}): {verdict}"
         sentences = [*self.advice, *([self.note] if self.note else [])]
         return "\n".join([head, *(f"  {sentence}" for sentence in sentences)])
 

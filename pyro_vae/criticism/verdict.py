@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import xarray
 
+from pyro_vae._errors import plural
 from pyro_vae.criticism._ranks import holm
 from pyro_vae.criticism.advice import advise
 from pyro_vae.criticism.refitted import fit_error
@@ -146,7 +147,8 @@ class Checks:
 
     def _repr_html_(self) -> str:
         title, *advice = repr(self).splitlines()
-        size = f"{self.num_data:,} observations, {self.num_draws:,} simulated data sets of as many"
+        data = plural(self.num_data, "observation")
+        size = f"{data}, {self.num_draws:,} simulated data sets of as many"
         missed = [f"{what}: not in the verdict, {why}" for what, why in self.unjudged.items()]
         missed += [f"not checked: {what}: {why}" for what, why in self.skipped.items()]
         return rows_shown(title, self.rows, [*advice, size, *missed])

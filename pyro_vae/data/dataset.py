@@ -14,7 +14,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 from torch.utils.weak import WeakTensorKeyDictionary
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae._html import shown
 from pyro_vae.data.axes import Axes, keep_axes
 from pyro_vae.data.columns import Column
@@ -305,7 +305,7 @@ binarize='threshold')
                 f"{name} {tuple(each.shape[1:])}"
                 for name, each in self.rows(split).tensors().items()
             ]
-            classes = "–" if labels is None else f"{len(labels.unique()):,} classes"
+            classes = "–" if labels is None else f"{plural(len(labels.unique()), 'class')}"
             missing = f"{x.isnan().double().mean():.1%}" if self.mask and len(x) > 0 else "–"
             rows.append((split, ", ".join(beside) or "–", classes, f"{len(x):,}", missing))
         how = f"binarize {self.binarize}, transform {self.transform}, dequantize {self.dequantize}"

@@ -12,7 +12,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae.data.cells import Cells, Where, cells_of
 from pyro_vae.data.encoding import Unseen, all_numbers, beside, encoded, labels_of
 from pyro_vae.data.fields import described, is_nameless, kind_of, of_counts
@@ -298,7 +298,7 @@ class _Reader:
         gone |= {n for n, own in known.items() if own.get("kind") in ("id", "ignore")}
         columns = [name for name in self.names if name not in gone]
         if len(words) not in (1, len(columns)):
-            what = f"one list, or one for each of {len(columns)} columns"
+            what = f"one list, or one for each of {plural(len(columns), 'column')}"
             raise expected("words", what, f"{len(words)} lists")
         pairs = zip(columns, words if len(words) > 1 else [words[0]] * len(columns), strict=True)
         return {name: tuple(own) for name, own in pairs if own}

@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING
 import numpy as np
 from scipy.special import gammaln
 
+from pyro_vae._errors import plural
 from pyro_vae.data.extent import distinct_of, extent_of
 from pyro_vae.data.schema import Kind
 from pyro_vae.data.vocabulary import (
@@ -354,7 +355,7 @@ def kind_of_words(name: str, cells: pd.Series) -> tuple[Found, list[str]]:
         return Found("id", f"texts that differ, {len(counts):,} of {size:,}"), []
     if len(counts) > _MOST_LEVELS:
         return Found("id", f"{len(counts):,} different texts, more than {_MOST_LEVELS:,}"), []
-    return Found("category", f"{len(counts)} words without a known order"), words
+    return Found("category", f"{plural(len(counts), 'word')} without a known order"), words
 
 
 def in_two(words: list[str]) -> list[str]:

@@ -10,9 +10,11 @@ from typing import Any
 
 from torch import Tensor
 
+from pyro_vae._errors import plural
 from pyro_vae.data.dataset import SPLITS, Dataset, Split
+from pyro_vae.data.rows import Rows
 
-__all__ = ["DataReport", "copies", "inspect"]
+__all__ = ["DataReport", "copies", "copies_of", "inspect", "said_of_copies"]
 
 _CLOSE = 0.5  # of the distance of random pairs
 
@@ -30,9 +32,10 @@ class DataReport:
         missing: Share of the entries that are missing, in each split that has data.
         constant: Features that do not vary in the training data, at most ten of them.
         num_constant: How many there are.
-        duplicates: For each split, observations that equal another one of it.
+        duplicates: For each split, observations that equal another one of it, with what goes with
+            them.
         in_train: Data of the other splits that a training observation equals: they are no held-out
-            data.
+            data if they are the same.
         classes: For each split with labels, how many data each has.
         step: How far apart observations are that follow one another in the source, of what random
             pairs are, see :func:`pyro_vae.data.splitting.step_in_order`.
@@ -65,34 +68,34 @@ class DataReport:
         shape = " × ".join(map(str, self.event_shape))
         lines = [f"{self.name}: {shape}, support {self.support}"]
         for split, size in self.sizes.items():
-            line = f"  {split}: {size:,} observations"
+            line = f"  {split}: {plural(size, 'observation')}"
             if split in self.ranges:
                 low, mean, high = self.ranges[split]
                 line += f", values {low:.4g} to {high:.4g}, mean {mean:.4g}"
                 if self.missing[split]:
                     line += f", {self.missing[split]:.1%} missing"
             if split in self.classes:
-                line += f", {len(self.classes[split])} classes"
+                line += f", {plural(len(self.classes[split]), 'class')}"
             lines.append(line)
         if self.num_constant:
             where = ", ".join(
                 self.names[index[0]] if self.names else str(list(index)) for index in self.constant
             )
             more = ", ..." if self.num_constant > len(self.constant) else ""
-            lines.append(f"  {self.num_constant} features are constant in training: {where}{more}")
+            are = "is" if self.num_constant == 1 else "are"
+            what = f"{plural(self.num_constant, 'feature')} {are} constant in training"
+            lines.append(f"  {what}: {where}{more}")
         for split, count in self.duplicates.items():
             if count:
                 lines.append(f"  {count:,} {split} observations equal another one of that split")
         for split, count in self.in_train.items():
             if count:
-                lines.append(
-                    f"  {count:,} {split} observations are training data too, and score too well"
-                )
+                lines.append(f"  {said_of_copies(count, self.sizes[split], split)}")
         if self.step < _CLOSE:
             lines.append(
                 f"  neighbours in order are {self.step:.2g} times as far apart as random pairs: of "
-                "a time series, --split blocks keeps near-copies out of the test set; of groups, "
-                "--group COLUMN"
+                "a time series, --split blocks keeps near-copies out of the test set"
+                + ("; of groups, --group COLUMN" if self.names else "")
             )
         lines += [f"  {name}: {what}" for name, what in self.columns.items()]
         lines += [f"  {warning}" for warning in self.warnings]
@@ -123,7 +126,7 @@ def inspect(data: Dataset) -> DataReport:
     filled = {split: x for split, x in splits.items() if len(x)}
     seen = {split: x[~x.isnan()] for split, x in filled.items()}
     still = (data.train == data.train[:1]).all(0).nonzero()
-    rows = {split: _digests(x) for split, x in splits.items()}
+    rows = {split: _digests(data.rows(split)) for split in SPLITS}
     counts = {split: Counter(each) for split, each in rows.items()}
     return DataReport(
         name=data.name,
@@ -164,15 +167,64 @@ def copies(data: Dataset) -> dict[str, int]:
         >>> copies(load(torch.ones(20, 3)))
         {'validation': 2, 'test': 2}
     """
-    return _copies({split: _digests(data.split(split)) for split in SPLITS})
+    return _copies({split: _digests(data.rows(split)) for split in SPLITS})
 
 
-def _copies(rows: Mapping[Split, Sequence[bytes]]) -> dict[str, int]:
-    known = set(rows["train"])
-    return {s: sum(row in known for row in rows[s]) for s in SPLITS if s != "train"}
+def copies_of(rows: Rows, train: Rows) -> int:
+    """Returns how many observations a training observation equals, with what goes with them.
+
+    Args:
+        rows: Observations.
+        train: Those that a model was fitted to.
+
+    Example:
+        >>> import torch
+        >>> copies_of(Rows(torch.tensor([[0.0], [1.0], [0.0]])), Rows(torch.zeros(5, 1)))
+        2
+    """
+    known = set(_digests(train))
+    return sum(row in known for row in _digests(rows))
 
 
-def _digests(x: Tensor) -> list[bytes]:
+def said_of_copies(count: int, size: int, split: str = "") -> str:
+    """Returns a sentence on observations that equal training ones; empty if there are none.
+
+    Args:
+        count: Of such observations.
+        size: Of all observations.
+        split: What they are called, such as test.
+
+    Example:
+        >>> said_of_copies(2, 10, "test")[:56]
+        '2 of 10 test observations equal training observations: i'
+    """
+    if not count:
+        return ""
+    what = f"{count:,} of {size:,} {split} observations".replace("  ", " ")
+    if count == 1:
+        return f"{what} equals a training observation: if it is the same, it scores too well"
+    return f"{what} equal training observations: if they are the same, they score too well"
+
+
+def _copies(digests: Mapping[Split, Sequence[bytes]]) -> dict[str, int]:
+    known = set(digests["train"])
+    return {s: sum(row in known for row in digests[s]) for s in SPLITS if s != "train"}
+
+
+def _digests(rows: Rows) -> list[bytes]:
+    """Hashes of the observations, with what goes with them: others are no copies."""
+    beside = [values for _, values in sorted(rows.tensors().items())]
+    parts = [_plain(values).numpy() for values in (rows.x, *beside)]
+    found = []
+    for each in zip(*parts, strict=True):
+        digest = hashlib.blake2b(digest_size=16)
+        for values in each:
+            digest.update(values.tobytes())
+        found.append(digest.digest())
+    return found
+
+
+def _plain(x: Tensor) -> Tensor:
+    plain = x.detach().cpu()
     # Minus zero is zero.
-    flat = (x.detach().cpu() + 0.0).flatten(1).numpy()
-    return [hashlib.blake2b(row.tobytes(), digest_size=16).digest() for row in flat]
+    return plain + 0.0 if plain.is_floating_point() else plain

@@ -17,7 +17,7 @@ from torch._C import _is_any_autocast_enabled
 from torch.distributions import Distribution
 from torch.utils import _device
 
-from pyro_vae._errors import out_of_memory
+from pyro_vae._errors import out_of_memory, plural
 from pyro_vae.engine.captured import Captured, all_finite
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
@@ -379,5 +379,5 @@ class CompiledEngine:
         if not self._worthwhile:
             # One line, also where batches of several shapes ask.
             raise NotWorthwhile(
-                f"with {self._left} steps left, compiling would take longer than it saves"
+                f"with {plural(self._left, 'step')} left, compiling would take longer than it saves"
             )

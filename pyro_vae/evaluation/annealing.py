@@ -11,6 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae._errors import plural
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, RowsLike
 from pyro_vae.evaluation._common import (
@@ -92,8 +93,9 @@ class Annealed:
 
     def __repr__(self) -> str:
         return (
-            f"Annealed({len(self.log_marginal)} observations, {self.num_chains} chains from the "
-            f"{self.initial}, {self.num_temperatures} temperatures, nats per observation)\n"
+            f"Annealed({plural(len(self.log_marginal), 'observation')}, "
+            f"{plural(self.num_chains, 'chain')} from the {self.initial}, "
+            f"{self.num_temperatures} temperatures, nats per observation)\n"
             f"  log p(x)    {shown(self.summary(), 'log_marginal', 'standard_error')} over data, "
             f"± {shown(self.summary(), 'mcse')} Monte Carlo\n"
             f"  chains      {np.median(self.ess):.3g} effective in the median, "

@@ -8,6 +8,7 @@ from collections.abc import Sequence
 import numpy as np
 from scipy.special import logsumexp
 
+from pyro_vae._errors import plural
 from pyro_vae.evaluation.scores import Scores, jackknife_error
 
 __all__ = ["averaged", "log_mean"]
@@ -65,7 +66,7 @@ def averaged(scores: Sequence[Scores]) -> Scores:
     k_hat = table("k_hat")
     unknown = np.isnan(k_hat)
     worst = np.where(unknown, -math.inf, k_hat).max(0)
-    estimated = f"averaged over {len(scores)} draws of the global latents"
+    estimated = f"averaged over {plural(len(scores), 'draw')} of the global latents"
     return Scores(
         log_marginal=logsumexp(columns, 0) - math.log(len(columns)),
         mcse=mcse,

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import positive_integer
+from pyro_vae._errors import plural, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import ConditionsLike, Rows
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, check_unbounded, finite
@@ -100,8 +100,9 @@ class Bidirectional:
     def __repr__(self) -> str:
         known = self.summary()
         return (
-            f"Bidirectional({len(self.lower)} simulated observations, "
-            f"{self.num_chains} chains each way, {self.num_temperatures} temperatures, "
+            f"Bidirectional({plural(len(self.lower), 'simulated observation')}, "
+            f"{plural(self.num_chains, 'chain')} each way, "
+            f"{plural(self.num_temperatures, 'temperature')}, "
             "nats per observation)\n"
             f"  log p(x)  from {shown(known, 'lower', 'lower_mcse')} "
             f"to {shown(known, 'upper', 'upper_mcse')}\n"

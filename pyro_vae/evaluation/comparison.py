@@ -11,7 +11,7 @@ from typing import Any, TypeAlias
 import numpy as np
 from scipy import special
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae._html import shown
 from pyro_vae.evaluation.scores import Scores
 
@@ -178,7 +178,7 @@ class Comparison:
         }
 
     def __repr__(self) -> str:
-        lines = [f"Comparison({self.size} observations, nats per observation)"]
+        lines = [f"Comparison({plural(self.size, 'observation')}, nats per observation)"]
         for row in (*self.runs, *self.models):
             lines.append(
                 f"  {row.rank}. {row.name}  log p(x) {row.log_marginal:.2f}, difference "
@@ -200,7 +200,9 @@ class Comparison:
             rows.append((row.rank, row.name, *numbers))
         head = ("rank", "model", "log p(x)", "difference", "± over data", "95 %, all together")
         notes = ["nats per observation; difference: to the best, paired", *self.notes]
-        return shown(f"Comparison: {self.size:,} observations", head, rows, notes=notes, text=2)
+        return shown(
+            f"Comparison: {plural(self.size, 'observation')}", head, rows, notes=notes, text=2
+        )
 
 
 def check_comparable(measures: Mapping[str, Mapping[str, Any]], argument: str = "scores") -> None:

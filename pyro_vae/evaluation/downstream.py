@@ -12,7 +12,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._errors import check_seed, expected, plural, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Numbers, RowsLike
 from pyro_vae.evaluation._common import check_arguments
@@ -96,7 +96,7 @@ class Probes:
             f"  {name:10} {self.accuracy[name]:.3f} ± {self.standard_error[name]:.3f}"
             for name in self.accuracy
         ]
-        return "\n".join([f"Probes({self.num_data} observations, {self.method})", *lines])
+        return "\n".join([f"Probes({plural(self.num_data, 'observation')}, {self.method})", *lines])
 
 
 def anomalies(

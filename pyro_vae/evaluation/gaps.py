@@ -13,7 +13,7 @@ import torch
 from numpy.typing import ArrayLike
 from torch import Tensor
 
-from pyro_vae._errors import expected, is_number, positive_integer
+from pyro_vae._errors import expected, is_number, plural, positive_integer
 from pyro_vae._html import shown
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
@@ -110,7 +110,7 @@ class Gaps:
         known = self.summary()
         told = {name: f"{known[name]:.4g} ± {known[f'{name}_mcse']:.2g}" for name in _MEASURED}
         return (
-            f"Gaps({len(self.elbo)} observations, nats per observation, ± Monte Carlo)\n"
+            f"Gaps({plural(len(self.elbo), 'observation')}, nats per observation, ± Monte Carlo)\n"
             f"  log p(x)       {told['log_marginal']} ({self.estimator})\n"
             f"  approximation  {told['approximation']}\n"
             f"  L[q*]          {told['elbo_optimal']}\n"
@@ -127,9 +127,9 @@ class Gaps:
         ]
         notes = [
             "nats per observation; ± is one standard error",
-            f"log p(x) by {self.estimator}; {self.num_steps:,} steps for each q*",
+            f"log p(x) by {self.estimator}; {plural(self.num_steps, 'step')} for each q*",
         ]
-        title = f"Gaps: {len(self.elbo):,} observations"
+        title = f"Gaps: {plural(len(self.elbo), 'observation')}"
         return shown(title, ("", "mean", "± Monte Carlo"), rows, notes=notes)
 
 

@@ -8,7 +8,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import expected, plural, positive_integer
 from pyro_vae.data.rows import RowsLike
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.evaluation.importance import evaluate
@@ -70,7 +70,8 @@ class Outliers:
     def __repr__(self) -> str:
         known = self.summary()
         return (
-            f"Outliers({known['num_data']} observations, {known['num_reference']} for reference)\n"
+            f"Outliers({plural(known['num_data'], 'observation')}, "
+            f"{known['num_reference']:,} for reference)\n"
             f"  log p(x)     {known['log_marginal']:.4g}, of the reference "
             f"{known['log_marginal_reference']:.4g}\n"
             f"  outliers     {known['discoveries']} at a false discovery rate of 5%\n"

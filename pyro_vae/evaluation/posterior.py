@@ -13,7 +13,7 @@ from pyro.infer import MCMC, NUTS
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, plural, positive_integer, unknown_name
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.evaluation._common import check_arguments, check_ignorable, check_unbounded, finite
@@ -91,7 +91,8 @@ class PosteriorDraws:
             for name, value in known.items()
             if isinstance(value, int | float) and name not in ("num_draws", "num_data")
         ]
-        sizes = f"{known['num_draws']} draws for each of {known['num_data']} observations"
+        draws, data = known["num_draws"], known["num_data"]
+        sizes = f"{plural(draws, 'draw')} for each of {plural(data, 'observation')}"
         return f"PosteriorDraws({', '.join([self.method, sizes, *shown])})"
 
 

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import expected, plural, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import are_diagonal, log_probs_of_each
@@ -116,7 +116,8 @@ class RateDistortion:
             for name in _ESTIMATED
         }
         return (
-            f"RateDistortion({len(self.rate)} observations, nats per observation, ± over data)\n"
+            f"RateDistortion({plural(len(self.rate), 'observation')}, nats per observation, "
+            "± over data)\n"
             f"  distortion   {shown['distortion']}\n"
             f"  rate         {shown['rate']} ({self.rate_estimator})\n"
             f"  information  {shown['mutual_information']} to {shown['mutual_information_upper']}, "

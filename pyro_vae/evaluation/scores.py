@@ -8,6 +8,7 @@ from typing import Any, Literal
 
 import numpy as np
 
+from pyro_vae._errors import plural
 from pyro_vae._html import shown
 from pyro_vae.evaluation.pareto import SHORTEST_TAIL, k_hat_threshold, tail_length
 
@@ -129,8 +130,8 @@ class Scores:
         notes = []
         if not self.is_exact and self.num_samples < FEW_DRAWS:
             notes.append(
-                f"of {self.num_samples:,} draws the Monte Carlo error is itself unreliable: "
-                f"`num_samples` (--num-samples) of {FEW_DRAWS} or more"
+                f"of {plural(self.num_samples, 'draw')} the Monte Carlo error is itself unreliable"
+                f": `num_samples` (--num-samples) of {FEW_DRAWS} or more"
             )
         if (share := self.unreliable.mean()) > _ALARMING and self.num_samples >= FEW_DRAWS:
             notes.append(
@@ -184,13 +185,14 @@ class Scores:
             for name, value in known.items()
             if value is None or isinstance(value, float)
         }
-        drawn = "all states of z" if self.is_exact else f"{self.num_samples} samples"
+        drawn = "all states of z" if self.is_exact else f"{plural(self.num_samples, 'sample')}"
         tail = (
             f"  k-hat     {shown['k_hat_median']} in the median, "
             f"{shown['k_hat_above_threshold']} of data above {self.k_hat_threshold:.2g}\n"
         )
         return (
-            f"Scores({len(self.log_marginal)} observations, {drawn}, nats per observation)\n"
+            f"Scores({plural(len(self.log_marginal), 'observation')}, {drawn}, nats per "
+            "observation)\n"
             f"  log p(x)  {shown['log_marginal']} ± {shown['standard_error']} over data, "
             f"{'a sum without draws' if self.is_exact else '± ' + shown['mcse'] + ' Monte Carlo'}\n"
             f"  ELBO      {shown['elbo']} = {shown['reconstruction']} - KL {shown['kl']} "
@@ -223,9 +225,9 @@ class Scores:
                 [f"k-hat, share above {self.k_hat_threshold:.2g}", above, *nothing],
             ]
         what = f"{measure['split'] or 'held-out'} data of {measure['data'] or 'an array'}"
-        drawn = "all states of z" if self.is_exact else f"{self.num_samples:,} samples each"
+        drawn = "all states of z" if self.is_exact else f"{plural(self.num_samples, 'sample')} each"
         note = f"nats per observation; {drawn}; ± is one standard error"
-        title = f"Scores: {len(self.log_marginal):,} observations, {what}"
+        title = f"Scores: {plural(len(self.log_marginal), 'observation')}, {what}"
         head = ("", "mean", "± over data", "± Monte Carlo")
         return shown(title, head, rows, notes=[note])
 

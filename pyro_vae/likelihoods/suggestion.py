@@ -26,7 +26,7 @@ from torch import Tensor
 from torch.distributions import constraints
 
 import pyro_vae.likelihoods as package
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, plural
 from pyro_vae.distributions import AngleSupport, CompositionSupport
 from pyro_vae.likelihoods.likelihood import Likelihood, thinned
 
@@ -218,7 +218,9 @@ def _by_kind(field: Any) -> dict[str, Any] | None:
 
 
 def _why_kind(field: Any) -> str:
-    return "angles" if field.kind == "angle" else f"{field.kind}, {len(field.levels)} levels"
+    return (
+        "angles" if field.kind == "angle" else f"{field.kind}, {plural(len(field.levels), 'level')}"
+    )
 
 
 def _support(field: Any, values: Tensor) -> str:

@@ -13,7 +13,7 @@ from matplotlib.figure import Figure, SubFigure
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae._errors import expected, positive_integer
+from pyro_vae._errors import expected, plural, positive_integer
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Conditions, ConditionsLike, GivenLike, Numbers, Rows, RowsLike
@@ -236,7 +236,9 @@ def _marginals(
     what = "column" if are_columns(entries, drawn.shape[1:]) else "entry"
     some = f"the first {PANELS} of {dim} {what}s" if dim > PANELS else f"each {what}"
     some = some.replace("entrys", "entries")
-    figure.suptitle(f"Marginal distribution of {some}: {len(drawn):,} draws of x", fontsize=11)
+    figure.suptitle(
+        f"Marginal distribution of {some}: {plural(len(drawn), 'draw')} of x", fontsize=11
+    )
     return all_axes
 
 

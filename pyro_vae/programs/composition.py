@@ -14,6 +14,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._deprecated import renamed_property
+from pyro_vae._errors import plural
 from pyro_vae._html import shown
 from pyro_vae._untouched import evaluating
 from pyro_vae.data.rows import Conditions, Given, Rows
@@ -204,13 +205,13 @@ class Composition(nn.Module):
         sites = ", ".join(f"{name} {tuple(site.shape)}" for name, site in self.space.items())
         notes = [f"latent variables: {sites}"]
         if self.cond_size is not None:
-            notes.append(f"given a condition of {self.cond_size} entries")
+            notes.append(f"given a condition of {plural(self.cond_size, 'entry')}")
         if self.likelihood.covariates:
             notes.append(f"covariates: {', '.join(self.likelihood.covariates)}")
         parameter = next(self.parameters(), self.initialized)
         total = sum(p.numel() for p in self.parameters())
         kind = str(parameter.dtype).removeprefix("torch.")
-        notes.append(f"{total:,} parameters, {kind}, on {parameter.device}")
+        notes.append(f"{plural(total, 'parameter')}, {kind}, on {parameter.device}")
         return shown(
             "VAE", ("part", "what it is", "shape", "parameters"), rows, notes=notes, text=3
         )

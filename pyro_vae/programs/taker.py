@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, plural
 from pyro_vae.data.rows import Given, Numbers, Rows, given_of
 from pyro_vae.programs.accept import as_tensor, unlabelled
 from pyro_vae.programs.running import Pair
@@ -52,7 +52,7 @@ class Taker(Pair):
                 raise expected(name, "None, as neither program takes it", value)
             for each in value.values() if isinstance(value, Mapping) else (value,):
                 if not isinstance(each, Tensor) or each.ndim == 0 or len(each) != len(x):
-                    raise expected(name, f"a row for each of {len(x)} observations", each)
+                    raise expected(name, f"a row for each of {plural(len(x), 'observation')}", each)
         if (mask := given.get("mask")) is not None and mask.shape != x.shape:
             what = f"a mask of the shape of `{argument}`, {tuple(x.shape)}, by `expand` if need be"
             raise expected("mask", what, mask)
@@ -98,7 +98,7 @@ class Taker(Pair):
         checked = self.like(given)
         for name, value in Rows(torch.empty(0), checked).tensors().items():
             if len(value) != size:
-                raise expected(name, f"a row for each of {size} observations", value)
+                raise expected(name, f"a row for each of {plural(size, 'observation')}", value)
         return checked
 
     def like(self, given: Mapping[str, Any]) -> Given:

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae._errors import plural
 from pyro_vae._html import Html, join, table, tag
 from pyro_vae.plots import _panels as panels
 from pyro_vae.plots._canvas import as_svg, chart
@@ -122,4 +123,8 @@ def written(findings: Findings, x: Tensor) -> Html:
 
 def _more(findings: Findings) -> Html:
     left = len(findings.entries) - _COLUMNS
-    return tag("p", f"{left} more columns are not shown.") if left > 0 else Html("")
+    return (
+        tag("p", f"{plural(left, 'more column')} {'is' if left == 1 else 'are'} not shown.")
+        if left > 0
+        else Html("")
+    )

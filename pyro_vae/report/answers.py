@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Any
 
+from pyro_vae._errors import plural
 from pyro_vae.criticism import Calibration, Checks
 from pyro_vae.report._numbers import number, percent
 
@@ -102,7 +103,7 @@ def _reproduction(found: Checks | str) -> Answer:
     judged = [row for row in found.rows if row.calibrated]
     failed = [row for row in judged if row.failed]
     if not failed:
-        rest = f"Nothing rejects it: {len(judged)} checks, {found.headline}"
+        rest = f"Nothing rejects it: {plural(len(judged), 'check')}, {found.headline}"
         return Answer(question, "", rest, means)
     largest = ", ".join(
         f"{row.title} ({number(row.effect)}, {row.severity})" if row.severity else row.title

@@ -15,14 +15,17 @@ from typing import Any
 import yaml
 
 from pyro_vae import objectives
-from pyro_vae._errors import expected
+from pyro_vae._errors import plural
 from pyro_vae._hub import Address
 from pyro_vae.checkpoint import read_bytes, read_json, tensors_of
 from pyro_vae.criticism import Calibration, Checks
+from pyro_vae.data import NAMES
+from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.data.schema import Field, Schema
 from pyro_vae.evaluation.scores import EXACT
 from pyro_vae.report._numbers import number, percent
 from pyro_vae.report.answers import answers
+from pyro_vae.report.licenses import check_license
 from pyro_vae.report.sections.fitted import versions
 
 __all__ = ["TAGS", "card"]
@@ -69,7 +72,8 @@ def card(
         f"# {_text(address.repo.partition('/')[2])}",
         _lead(described),
         "## How to load it",
-        *_loading(described, address, has_data=(folder / "data.json").exists()),
+        *_loading(described, address),
+        *_asking(folder, described, address),
         "## What it is",
         *_built(described),
         _table(("", ""), _facts(folder, described, run, scores)),
@@ -84,16 +88,30 @@ def card(
     return "\n\n".join(part for part in parts if part) + "\n"
 
 
-def _text(value: object) -> str:
-    """A text that is no markup."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+def _words(value: object) -> str:
+    """A text on one line."""
+    return " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+
+
+def _escaped(words: str) -> str:
     words = _ACTIVE.sub(lambda found: f"\\{found[0]}", words)
     return words.replace("://", ":\\//").replace("www.", "www\\.")
 
 
+def _text(value: object) -> str:
+    """A text that is no markup."""
+    return _escaped(_words(value))
+
+
+def _sentence(value: object) -> str:
+    """A text that is no markup but for what stands between backticks, which is code."""
+    parts = re.split("`([^`]+)`", _words(value))
+    return "".join(_code(part) if i % 2 else _escaped(part) for i, part in enumerate(parts))
+
+
 def _code(value: object) -> str:
     """A text as a span of code, also within a table."""
-    words = " ".join("".join(c if c.isprintable() else " " for c in str(value)).split())
+    words = _words(value)
     runs = [len(found) for found in re.findall("`+", words)]
     fence, space = "`" * (max(runs, default=0) + 1), " " if runs else ""
     return f"{fence}{space}{words}{space}{fence}".replace("|", "\\|") if words else ""
@@ -123,9 +141,7 @@ def _metadata(license: str | None, schema: Schema | None) -> str:
     tags = [*TAGS, *(["tabular"] if schema is not None else [])]
     content: dict[str, Any] = {"library_name": "pyro-vae", "tags": tags}
     if license is not None:
-        if not (isinstance(license, str) and re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9.+-]*", license)):
-            raise expected("license", "an identifier such as apache-2.0", license)
-        content["license"] = license
+        content["license"] = check_license(license)
     return f"---\n{yaml.safe_dump(content, sort_keys=False)}---"
 
 
@@ -141,7 +157,7 @@ def _lead(described: Mapping[str, Any]) -> str:
     )
 
 
-def _loading(described: Mapping[str, Any], address: Address, *, has_data: bool) -> Iterator[str]:
+def _loading(described: Mapping[str, Any], address: Address) -> Iterator[str]:
     """How the model is loaded: code that runs as it stands, unless it needs code of one's own."""
     lines, before = ["import pyro_vae as pv", ""], ""
     where = repr(str(address)).replace("'", '"')
@@ -170,13 +186,22 @@ def _loading(described: Mapping[str, Any], address: Address, *, has_data: bool) 
         "Weights are safetensors and all else is JSON or YAML: nothing is unpickled, and no code "
         "of this repository is run."
     )
-    if has_data:
-        program = " --program package.module:name" if "program" in described else ""
-        yield (
-            "By the record of its data, it is asked about data of yours that have columns of the "
-            "same names, or entries of the same shape:"
-        )
-        yield _block(f"pyro-vae evaluate {address} --data new.csv{program}", "sh")
+
+
+def _asking(folder: Path, described: Mapping[str, Any], address: Address) -> Iterator[str]:
+    """How it is asked about other data, by the record of those that it was fitted to."""
+    if not (folder / "data.json").exists():
+        return
+    record = {"names": []} | read_json(folder / "data.json", source=str | None)
+    source = record["source"] or ""
+    suffix = Path(source).suffix
+    # Of data sets by name there are arrays, and what has no suffix is a folder of images.
+    new = "images" if not suffix else f"new{suffix if suffix in SUFFIXES else '.npy'}"
+    new = "new.npy" if source in NAMES or not source else new
+    program = " --program package.module:name" if "program" in described else ""
+    alike = "columns of the same names" if record["names"] else "entries of the same shape"
+    yield f"By the record of its data, it is asked about data of yours that have {alike}:"
+    yield _block(f"pyro-vae evaluate {address} --data {new}{program}", "sh")
 
 
 def _name(value: object) -> str:
@@ -287,7 +312,7 @@ def _facts(
     """What there is to know of it in a line each."""
     weights = folder / "model.safetensors"
     tensors, _ = tensors_of(weights, read_bytes(weights, described.get("sha256")))
-    yield "weights", f"{sum(each.numel() for each in tensors.values()):,} numbers"
+    yield "weights", f"{plural(sum(each.numel() for each in tensors.values()), 'number')}"
     settings = run.get("settings", {})
     if isinstance(chosen := settings.get("objective"), dict):
         yield "objective", _code(_objective(chosen))
@@ -364,7 +389,7 @@ def _judged(
     )
     yield _table(
         ("question", "answer", "what that means"),
-        ((_text(each.question), f"**{_text(each)}**", _text(each.meaning)) for each in found),
+        ((_text(each.question), f"**{_text(each)}**", _sentence(each.meaning)) for each in found),
     )
     measure = scores["base_measure"]
     head = ("nats per observation", "mean", "± over data", "± Monte Carlo")
@@ -395,7 +420,7 @@ def _judged(
         "observations. The error over data is how far other data of the same kind might lie, the "
         "Monte Carlo error how far another seed."
     )
-    yield "\n".join(f"- {_text(note)}" for note in scores.get("notes", ()))
+    yield "\n".join(f"- {_sentence(note)}" for note in scores.get("notes", ()))
 
 
 def _limitations(

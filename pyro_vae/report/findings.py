@@ -15,6 +15,7 @@ from pyro_vae.criticism import Calibration, Checks, calibrate, check
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.data import Dataset
 from pyro_vae.data.entries import Entry
+from pyro_vae.data.inspection import copies_of
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation import Scores, evaluate
 from pyro_vae.evaluation._common import variance_by_site
@@ -45,11 +46,19 @@ class Findings:
     num_draws: int | None
     seed: int
     progress: Callable[[float], None] | None
+    known_copies: int | None = None
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
     def split(self) -> str:
         return held_out(self.data)
+
+    @cached_property
+    def copies(self) -> int | None:
+        """How many held-out observations equal training ones; None if that is not known."""
+        if self.known_copies is not None or self.split == "train" or not len(self.data.train):
+            return self.known_copies
+        return copies_of(self.data.rows(held_out(self.data)), self.data.rows("train"))
 
     @cached_property
     def given(self) -> Rows:

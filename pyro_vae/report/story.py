@@ -59,6 +59,7 @@ def page(
     name: str | None = None,
     num_samples: int = 1000,
     num_draws: int | None = None,
+    copies: int | None = None,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> str:
@@ -77,6 +78,8 @@ def page(
         name: Of the run; that of the data if not given.
         num_samples: Importance samples for each observation.
         num_draws: Replicated data sets of the checks; as many as they need if not given.
+        copies: How many of the observations that it is judged by equal training ones; counted if
+            not given and `data` has those.
         seed: Of all draws.
         progress: Called now and then with the fraction that is done.
 
@@ -106,6 +109,7 @@ def page(
         num_draws,
         seed,
         progress,
+        copies,
     )
     with undisturbed(vae, seed, vae.device), torch.no_grad():
         return _document(findings)

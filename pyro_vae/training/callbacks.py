@@ -65,7 +65,8 @@ class Callback:
 
         Args:
             line: The entries of the history for this epoch, see :class:`pyro_vae.Run`; ``epoch``
-                counts from 1.
+                counts from 1. One that is not scored, see ``monitor_every``, has ``epoch``,
+                ``loss`` and ``seconds`` alone, where the history has NaN.
         """
 
     def on_checkpoint(self, path: Path) -> None:

@@ -49,7 +49,7 @@ from pyro_vae.training.resume import (
     state_of,
 )
 from pyro_vae.training.run import Fitted, Run
-from pyro_vae.training.settings import describe
+from pyro_vae.training.settings import as_read, describe
 from pyro_vae.training.splits import Splits, Values, beside, split
 
 __all__ = ["best_device", "fit"]
@@ -250,11 +250,14 @@ def fit(
         if ongoing is not None:
             settings = recipe.recorded() | describe(vae, objective, data, splits)
             settings |= {} if weights is None else {"init": fingerprint(weights)}
+            settings = as_read(settings)
             state = state_of(ongoing, settings)
             if is_finished(ongoing.folder):
                 log.info("%s is finished", ongoing.folder)
                 return Run.read(vae, ongoing.folder)
         vae.to(where)
+        if recipe.precision == "tf32" and vae.device.type == "cpu":
+            log.warning("`precision`: tf32 is of CUDA, and has no effect on a CPU")
         if state is not None:
             with of_a_checkpoint(ongoing.folder):
                 set_random_state(state["start"], vae.device)

@@ -30,6 +30,7 @@ __all__ = [
     "Restore",
     "Schedule",
     "Score",
+    "later_defaults",
     "needs_validation",
 ]
 
@@ -52,8 +53,19 @@ Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOpt
 SMALL_DATA: dict[str, Any] = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1}
 # Off by default, and then recorded by nobody: runs of before there was a choice are known again.
 _LATER = ("accumulate", "precision", "average", "restore", "monitor", "monitor_every", "trainable")
+_NO_SCORES = ("kl", "validation_kl", "loss")  # of the history: less of them is no better fit
 # What a selection starts from, from either: compiling takes longer than a short fit.
 SHORT_FITS: dict[str, Any] = {"compile": False}
+
+
+def later_defaults() -> dict[str, Any]:
+    """Returns the options that nobody records while they are off, as they are then.
+
+    Example:
+        >>> later_defaults()["accumulate"]
+        1
+    """
+    return {each.name: each.default for each in fields(Recipe) if each.name in _LATER}
 
 
 def needs_validation(score: Monitor | None) -> bool:
@@ -140,6 +152,9 @@ class Recipe:
             ("monitor", get_args(Score)),
         ):
             value = getattr(self, name)
+            if name == "monitor" and value in _NO_SCORES:
+                what = f"one of {', '.join(known)}, of each of which the greatest is the best"
+                raise expected(name, what, value)
             if not (value is None or value in known or (name == "monitor" and callable(value))):
                 raise unknown_name(name, value, known)
         if self.restore == "average" and self.average is None:

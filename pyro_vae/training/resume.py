@@ -21,6 +21,7 @@ from pyro_vae.checkpoint import (
     write_bytes,
     written,
 )
+from pyro_vae.training.recipe import later_defaults
 from pyro_vae.training.state_file import from_file, to_bytes
 
 try:
@@ -325,7 +326,8 @@ def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, 
         state = progress.read()
         with of_a_checkpoint(folder):
             before = settings if state is None else state["settings"]
-    if (changed := differences(before, settings)) != "":
+    off = later_defaults()
+    if (changed := differences(off | dict(before), off | dict(settings))) != "":
         raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
     return state
 

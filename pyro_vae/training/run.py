@@ -14,7 +14,7 @@ from torch import Tensor, nn
 from typing_extensions import TypeVar
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import as_path, expected
+from pyro_vae._errors import as_path, expected, plural
 from pyro_vae._html import shown
 from pyro_vae.data.rows import Rows
 from pyro_vae.programs import VAE, Amortized, Program
@@ -126,7 +126,9 @@ class Run(Generic[Fitted]):
 
     def __repr__(self) -> str:
         vae, epochs = self.vae, len(self.history["epoch"])
-        lines = [f"Run({epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s)"]
+        lines = [
+            f"Run({plural(epochs, 'epoch')}, {plural(self.steps, 'step')} in {self.seconds:.1f} s)"
+        ]
         roles = ("prior", "guide_family", "likelihood") if isinstance(vae, VAE) else ()
         for role in roles:
             lines.append(f"  {role.partition('_')[0]:<12}{named(getattr(vae, role))}")
@@ -139,7 +141,9 @@ class Run(Generic[Fitted]):
 
     def _repr_html_(self) -> str:
         epochs = len(self.history["epoch"])
-        title = f"Run: {epochs:,} epochs, {self.steps:,} steps in {self.seconds:.1f} s"
+        title = (
+            f"Run: {plural(epochs, 'epoch')}, {plural(self.steps, 'step')} in {self.seconds:.1f} s"
+        )
         rows = [
             [word, *(f"{value:.4g}" for value in values)] for word, values in self._scores().items()
         ]
@@ -163,15 +167,21 @@ class Run(Generic[Fitted]):
 
     def _facts(self) -> dict[str, str]:
         """What there is to say besides the parts and the scores."""
-        took = ", ".join(f"{name}: {count:,} steps" for name, count in self.engine_steps.items())
+        took = ", ".join(
+            f"{name}: {plural(count, 'step')}" for name, count in self.engine_steps.items()
+        )
         skipped = f"; {self.skipped:,} skipped" if self.skipped else ""
-        facts = {"weights": self._whose(self._epoch())}
+        facts = {"weights": self.weights}
+        if self.restored == "average" and "averaged_kl" not in self.history:
+            facts = {"training": "not scored of averaged weights"} | facts
         facts |= {"stopped": self.stopped.removeprefix("stopped ")} if self.stopped else {}
         facts["engine"] = f"{took}{skipped}"
         return facts if self.out is None else facts | {"out": str(self.out)}
 
-    def _whose(self, epoch: int) -> str:
-        """Says which weights the model has."""
+    @property
+    def weights(self) -> str:
+        """Which weights the model has, in words: of which epoch, chosen how, or averaged."""
+        epoch = self._epoch()
         if self.restored == "average":
             return f"averaged, as at the end of epoch {epoch:,}"
         if self.restored == "last" or self.best_epoch is None:

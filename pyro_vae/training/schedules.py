@@ -12,7 +12,7 @@ import torch
 from torch.optim import SGD, Optimizer, lr_scheduler
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 
 __all__ = ["NAMES", "Factory", "Rates", "factory_of"]
 
@@ -65,7 +65,8 @@ CosineAnnealingWarmRestarts, OneCycleLR and 1 more, got 'StepRL'
             raise
         reason = str(error).splitlines()[0]
         shown = schedule if isinstance(schedule, str) else type(schedule).__name__
-        what = f"`schedule`: expected one that has {epochs} epochs, got {shown}: {reason}"
+        through = f"one that goes through {plural(epochs, 'epoch')}"
+        what = f"`schedule`: expected {through}, got {shown}, which fails: {reason}"
         raise ValueError(what) from None
     return factory
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -13,7 +14,7 @@ from pyro_vae.data.dataset import SPLITS, fingerprint
 from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.splits import Splits
 
-__all__ = ["describe", "environment"]
+__all__ = ["as_read", "describe", "environment"]
 
 _FOUND = ("max_plate_nesting", "data_per_label")  # by an objective, not asked of it
 
@@ -46,6 +47,20 @@ def describe(vae: Amortized, objective: PyroELBO, data: object, splits: Splits) 
         "objective": {"class": type(objective).__name__} | plain,
         "data": described,
     }
+
+
+def as_read(settings: Any) -> Any:
+    """Returns settings as a file has them, in which a sequence is a list.
+
+    Example:
+        >>> as_read({"model": {"event_shape": (4,)}})
+        {'model': {'event_shape': [4]}}
+    """
+    if isinstance(settings, Mapping):
+        return {name: as_read(value) for name, value in settings.items()}
+    if isinstance(settings, list | tuple):
+        return [as_read(value) for value in settings]
+    return settings
 
 
 def environment(device: torch.device) -> dict[str, Any]:

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.raw import Raw, as_labels, as_values
 
@@ -157,7 +157,9 @@ def _values(part: Contents, what: str, asked: Asked) -> Tensor:
         raise expected("mask", f"true or false{of}, of shape {x.shape}, true is observed", mask)
     seen = torch.from_numpy(mask.astype(bool))
     if not (asked.missing or seen.all()):
-        hidden = f"True (--missing) with a mask{of} that hides {int((~seen).sum())} entries"
+        hidden = (
+            f"True (--missing) with a mask{of} that hides {plural(int((~seen).sum()), 'entry')}"
+        )
         raise expected("missing", hidden, asked.missing)
     values = as_values(np.where(mask.astype(bool), x, x.dtype.type(0)), what, missing=asked.missing)
     values[~seen] = math.nan

@@ -17,7 +17,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import IO, TYPE_CHECKING, Any, Literal, TypeAlias
 
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae.data.formulas import quoted
 from pyro_vae.data.frames import Table
 from pyro_vae.data.readers.first_rows import Header, check_separator, names_in
@@ -187,7 +187,7 @@ def read_csv(path: Path, how: Reading) -> Table:
     (line, first), *rest = records
     for at, cells in rest:
         if len(cells) != len(first):
-            error = expected("data", f"{len(first)} cells in row {at}", len(cells))
+            error = expected("data", f"{plural(len(first), 'cell')} in row {at}", len(cells))
             raise ValueError(f"{error}{_hint_of_titles(how, records)}")
     rows = [cells for _, cells in records]
     named = how.header != "none"

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 
+from pyro_vae._errors import plural
 from pyro_vae._html import Html, join, table, tag
 from pyro_vae.criticism import Row
 from pyro_vae.plots._canvas import as_svg, chart
@@ -62,7 +63,10 @@ def section(findings: Findings) -> Html:
         parts.append(
             tag(
                 "details",
-                tag("summary", f"{len(shown)} checks that are shown and not judged"),
+                tag(
+                    "summary",
+                    f"{plural(len(shown), 'check')} shown and not judged",
+                ),
                 tag(
                     "p",
                     "Where z ~ q(z|x) was drawn given the data that are compared with, even a true "

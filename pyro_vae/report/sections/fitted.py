@@ -6,6 +6,7 @@ import platform
 from collections.abc import Iterator
 from importlib.metadata import version
 
+from pyro_vae._errors import plural
 from pyro_vae._html import Html, tag
 from pyro_vae.criticism._entries import likelihood_of
 from pyro_vae.part import Part
@@ -71,7 +72,7 @@ def _beside(findings: Findings) -> Iterator[tuple[str, str]]:
     vae, data, rows = findings.vae, findings.data, findings.rows
     if (cond := rows.given.get("cond")) is not None:
         size = cond.shape[-1]
-        names = ", ".join(each.name for each in data.columns) or f"{size} numbers"
+        names = ", ".join(each.name for each in data.columns) or f"{plural(size, 'number')}"
         yield "conditioned on", f"{names}: log p(x) is log p(x | {names}), here and below"
     if (covariates := rows.given.get("covariates")) is not None:
         yield "covariates", ", ".join(covariates)
@@ -88,7 +89,7 @@ def _observation(findings: Findings) -> str:
     kinds = [f" ({each.field.kind})" if each.field else "" for each in findings.entries]
     shown = [f"{e.title}{kind}" for e, kind in zip(findings.entries, kinds, strict=True)]
     more = f" and {len(shown) - _NAMED} more" if len(shown) > _NAMED else ""
-    return f"{len(shown)} columns: {', '.join(shown[:_NAMED])}{more}"
+    return f"{plural(len(shown), 'column')}: {', '.join(shown[:_NAMED])}{more}"
 
 
 def _measure(findings: Findings) -> str:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 from typing import Any
 
+from pyro_vae._errors import plural
 from pyro_vae._html import Html, tag
 from pyro_vae.report._numbers import number, percent
 from pyro_vae.report.findings import Findings
@@ -18,10 +19,11 @@ def header(findings: Findings) -> Html:
     summary = findings.summary
     name, size = findings.data.name, len(findings.data.train)
     lead = (
-        f"Fitted to {size:,} training observations of {name}; judged by {len(findings.x):,} "
-        f"{findings.split} observations, which {_role_of_split(findings)}."
+        f"Fitted to {plural(size, 'training observation')} of {name}; judged by "
+        f"{plural(len(findings.x), f'{findings.split} observation')}, {_role_of_split(findings)}."
         if size > 0
-        else f"Judged by {len(findings.x):,} observations of {name}, which it never saw."
+        else f"Judged by {plural(len(findings.x), 'observation')} of {name}, "
+        f"{_seen_before(findings)}."
     )
     if known := conditions(findings):
         lead += (
@@ -81,7 +83,18 @@ def _failures(findings: Findings) -> tuple[str, str]:
 
 def _role_of_split(findings: Findings) -> str:
     return {
-        "test": "it never saw",
-        "validation": "chose its best epoch",
-        "train": "are the same, since there are no others",
+        "test": _seen_before(findings),
+        "validation": "which chose its best epoch",
+        "train": "which are the same, since there are no others",
     }[findings.split]
+
+
+def _seen_before(findings: Findings) -> str:
+    """What is known of whether observations that it was not fitted to equal some that it was."""
+    count = findings.copies
+    if count is None:
+        return "which were not compared with what it was fitted to"
+    if count == 0:
+        return "which it never saw"
+    does = "equals a training observation" if count == 1 else "equal training observations"
+    return f"of which {count:,} {does}"

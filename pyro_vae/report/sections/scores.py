@@ -82,8 +82,15 @@ def section(findings: Findings) -> Html:
 
 
 def _extremes(findings: Findings) -> Html:
-    """The data that the model finds least and most likely."""
-    log_marginal = findings.scores.log_marginal
+    """The data that the model finds least and most likely, of masked ones by observed entry."""
+    log_marginal, mask = findings.scores.log_marginal, findings.rows.mask
+    unit, note, digits = "log p(x)", "", 1
+    if mask is not None and not mask[: len(log_marginal)].all():
+        # The sum over fewer entries is nearer to zero, whatever they are.
+        counts = mask[: len(log_marginal)].flatten(1).sum(1).clamp(min=1).cpu().numpy()
+        log_marginal = log_marginal / counts
+        unit, digits = "log p(x) an observed entry", 2
+        note = " They are ranked by nats an observed entry, as some lack entries."
     order = np.argsort(log_marginal)
     count = min(10 if findings.images else 3, len(order) // 2)
     if count == 0:
@@ -91,12 +98,12 @@ def _extremes(findings: Findings) -> Html:
     parts = []
     for title, chosen in (("Least likely", order[:count]), ("Most likely", order[::-1][:count])):
         index = torch.as_tensor(chosen.copy()).to(findings.x.device)
-        first, last = (number(log_marginal[i], 1) for i in (chosen[0], chosen[-1]))
+        first, last = (number(log_marginal[i], digits) for i in (chosen[0], chosen[-1]))
         if findings.images:
             shown = pairs(findings, *findings.reconstructed(index))
-            parts.append(tag("div", tag("h3", f"{title}: log p(x) {first} to {last}"), *shown))
+            parts.append(tag("div", tag("h3", f"{title}: {unit} {first} to {last}"), *shown))
         else:
-            titles = [f"{title}: log p(x) {number(log_marginal[i], 1)}" for i in chosen]
+            titles = [f"{title}: {unit} {number(log_marginal[i], digits)}" for i in chosen]
             parts.extend(lines(findings, index, titles))
     return captioned(
         tag(
@@ -105,5 +112,5 @@ def _extremes(findings: Findings) -> Html:
             class_=None if findings.columns else "panels wide" if findings.images else "panels",
         ),
         "The observations that the model finds least and most likely, with their reconstructions. "
-        "Among the least likely look for mistakes in the data before you blame the model.",
+        f"Among the least likely look for mistakes in the data before you blame the model.{note}",
     )
