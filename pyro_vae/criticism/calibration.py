@@ -289,7 +289,8 @@ def calibrate(
         level: Probability of any false alarm, at most.
         seed: Of simulations and draws: the same seed gives the same ranks.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with observed data: simulated ones are given the same, over and over.
+        **given: What goes with observed data (:class:`~pyro_vae.data.Given`): simulated ones are
+            given the same, over and over.
 
     Returns:
         Ranks, their p-values, coverage, and advice.

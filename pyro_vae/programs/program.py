@@ -136,6 +136,10 @@ class Program(Taker):
     def initialize(self, x_train: Numbers, **given: Unpack[GivenLike]) -> None:
         """Tries both programs on data, by which their parameters are made.
 
+        Args:
+            x_train: Training data, shape ``(N, *event_shape)``.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
+
         Raises:
             ValueError: As :meth:`accepts`.
         """
@@ -174,12 +178,17 @@ class Program(Taker):
             raise
 
     def prior_at(self, given: Conditions) -> Latent:
-        """Returns p(z), of batch shape ``()``, or that of each of N conditions, ``(N,)``."""
+        """Returns p(z), of batch shape ``()``, or that of each of N observations, ``(N,)``.
+
+        Args:
+            given: What they are given, as the program takes it
+                (:class:`~pyro_vae.data.Conditions`).
+        """
         sizes = [len(each) for each in Rows(torch.empty(0), cast(Given, given)).tensors().values()]
         return Latent(self, cast(Given, given), (sizes[0],) if sizes else ())
 
     def features(self, rows: Rows) -> Tensor:
-        """Returns the unconstrained parameters of q(z|x), ``(B, P)``.
+        """Returns the unconstrained parameters of q(z|x), ``(B, P)``, of accepted rows.
 
         There are none, P = 0, where sites depend on each other's draws, are discrete or of a kind
         that its parameters do not make: what q(z|x) is made of is then known to the guide alone.
@@ -192,30 +201,50 @@ class Program(Taker):
         return torch.cat([m.numbers(trace.nodes[m.local.name]["fn"]) for m in self._family], 1)
 
     def guide_at(self, features: Tensor, rows: Rows) -> Encoded | Family:
-        """Returns q(z|x), batch shape ``(B,)``, from what :meth:`features` returned."""
+        """Returns q(z|x), batch shape ``(B,)``, from the ``features`` of rows, :meth:`features`."""
         if features.shape[-1] > 0:
             return Family(self._family, self.space, features)
         return Encoded(self, rows)
 
     def infer(self, rows: Rows) -> Encoded:
-        """Returns q(z|x), batch shape ``(B,)``."""
+        """Returns q(z|x), batch shape ``(B,)``, of rows that the program accepted."""
         return Encoded(self, rows)
 
     def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Encoded:
-        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
+        """Returns q(z|x), batch shape ``(B,)``.
+
+        Args:
+            x: Data, shape ``(B, *event_shape)``.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
+        """
         rows = x if isinstance(x, Rows) else Rows(as_tensor(x), unlabelled(given))
         return self.infer(self.accepts(rows))
 
     def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Decoded:
-        """Returns p(x|z) for z of shape ``(*, B, D)``."""
+        """Returns p(x|z), batch shape ``(*, B)``.
+
+        Args:
+            z: Latents, all sites in one vector, shape ``(*, B, D)``.
+            **given: What goes with each of B observations (:class:`~pyro_vae.data.Given`).
+        """
         return Decoded(self, as_tensor(z, "z"), unlabelled(given))
 
     def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x|z), shape ``(*, B)``, nats, differentiable in z."""
+        """Returns log p(x|z), shape ``(*, B)``, nats, differentiable in z.
+
+        Args:
+            z: Latents, all sites in one vector, shape ``(*, B, D)``.
+            rows: B observations that the program accepted.
+        """
         return self.decode(z, **rows.given).log_prob(rows.x)
 
     def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x, z), shape ``(*, B)``, nats, differentiable in z."""
+        """Returns log p(x, z), shape ``(*, B)``, nats, differentiable in z.
+
+        Args:
+            z: Latents, all sites in one vector, shape ``(*, B, D)``.
+            rows: B observations that the program accepted.
+        """
         size = z.shape[:-1].numel()
         x = rows.x.expand(*z.shape[:-1], *self._event_shape).reshape(size, *self._event_shape)
         known = self._known(z.reshape(size, -1))
@@ -226,7 +255,15 @@ class Program(Taker):
 
     @torch.no_grad()
     def draw_weighted(self, rows: Rows, count: int) -> WeightedDraws:
-        """Draws z from the guide, with what their importance weights are made of."""
+        """Draws z from the guide, with what their importance weights are made of.
+
+        Args:
+            rows: B observations that the program accepted.
+            count: Draws for each.
+
+        Raises:
+            ValueError: If ``count`` is not a positive integer.
+        """
         from pyro_vae.programs.weigh import draw_weighted
 
         with evaluating(self):
@@ -237,6 +274,11 @@ class Program(Taker):
         """Draws z from the prior and then x: ``count`` data sets, one after the other.
 
         Global latents are drawn from the guide, once for each data set.
+
+        Args:
+            size: Observations of a data set, or what goes with each of them
+                (:class:`~pyro_vae.data.Given`).
+            count: Data sets, R: the rows that are returned are R times as many.
         """
         if self.has_globals:
             seed = int(torch.randint(2**31, ()))
@@ -252,7 +294,7 @@ class Program(Taker):
 
     @torch.no_grad()
     def replicate(self, rows: Rows, count: int) -> Tensor:
-        """Draws z from q(z|x) and then x: shape ``(count, B, *event_shape)``."""
+        """Draws z from q(z|x) and then x, of accepted rows: shape ``(count, B, *event_shape)``."""
         with evaluating(self):
             return self.decode(self.infer(rows).sample((count,)), **rows.given).sample()
 
@@ -272,7 +314,14 @@ class Program(Taker):
         return state | {f"{_EXAMPLE}{name}": tensor.clone() for name, tensor in leaves.items()}
 
     def ready_for(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Runs the programs on the observation of a file, and returns the file's parameters."""
+        """Runs the programs on the observation of a file, which makes their parameters.
+
+        Args:
+            state: What :meth:`state_to_write` returned.
+
+        Returns:
+            The parameters and buffers in it, by name, each of the shape that it was written in.
+        """
         known = {n.removeprefix(_EXAMPLE): t for n, t in state.items() if n.startswith(_EXAMPLE)}
         if self._structure is None and "x" in known:
             x = known.pop("x")
@@ -289,7 +338,12 @@ class Program(Taker):
         Args:
             n: How many.
             seed: The same seed draws the same; None draws from torch's generators.
-            **given: What goes with each, as :meth:`conditions` takes it.
+            **given: What goes with each (:class:`~pyro_vae.data.Conditions`), as
+                :meth:`conditions` takes it.
+
+        Raises:
+            ValueError: If ``n`` is not a positive integer, ``seed`` none from 0 on, or what goes
+                with the draws does not suit the program.
         """
         n = positive_integer("n", n)
         checked = self.conditions(given, n)
@@ -301,6 +355,10 @@ class Program(Taker):
         """Returns E[x|z] at z = E[z|x], same shape as ``x``.
 
         Where p(x|z) has no mean in closed form it is that of 256 draws of x.
+
+        Args:
+            x: Data, shape ``(B, *event_shape)``.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
         Raises:
             ValueError: If p(x|z) has no mean, as that of a category, or of tails too heavy.
@@ -339,7 +397,11 @@ class Program(Taker):
         return all(isinstance(each, nn.Module) or not networks_of(each) for each in programs)
 
     def take_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Takes over what :meth:`joined` learnt of each observed site, from :meth:`spec`."""
+        """Takes over what :meth:`joined` learnt of each observed site, from :meth:`spec`.
+
+        Args:
+            shapes: Of an observation at each site, by the name of the site.
+        """
         self._shapes = {name: torch.Size(shapes[name]) for name in self.observed if name in shapes}
 
     def __repr__(self) -> str:
@@ -369,6 +431,9 @@ class Program(Taker):
 
         Returns:
             Programs of the same parameters, each at a draw. What verbs find of one is of that draw.
+
+        Raises:
+            ValueError: If ``seed`` is no integer from 0 on.
         """
         if not (names := self.structure.globals):
             return (self,)
