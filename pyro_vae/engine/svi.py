@@ -208,15 +208,7 @@ class CompiledSVI(Parts):
         return self._engine.captures
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes one step, and counts it.
-
-        Args:
-            *args: What the programs take; tensors are inputs of the graph.
-            **kwargs: Likewise, by name.
-
-        Returns:
-            The loss before the step, summed over the batch, in nats if the programs score in them:
-            a number, or a tuple of numbers where the loss is one.
+        """Returns the loss of a batch, a number or a tuple of them, and takes one step by it.
 
         Raises:
             NonFinite: If the loss is not finite, and that is to stop the run, or to be left out
@@ -344,11 +336,7 @@ class CompiledSVI(Parts):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` returned. Parameters are loaded by themselves.
-
-        Args:
-            state: Counts of steps, and the state of the optimiser.
-        """
+        """Takes over a ``state`` of :meth:`state_dict`. Parameters are loaded by themselves."""
         self.steps = state["steps"]
         self.skipped = state["skipped"]
         self.engine = state["engine"]

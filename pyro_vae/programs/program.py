@@ -134,11 +134,7 @@ class Program(Taker):
         return True
 
     def initialize(self, x_train: Numbers, **given: Unpack[GivenLike]) -> None:
-        """Tries both programs on data, by which their parameters are made.
-
-        Args:
-            x_train: Training data, shape ``(N, *event_shape)``.
-            **given: What goes with them (:class:`~pyro_vae.data.Given`).
+        """Tries both programs on ``x_train``, ``(N, *event_shape)``, with what is ``given`` for it.
 
         Raises:
             ValueError: As :meth:`accepts`.
@@ -178,12 +174,7 @@ class Program(Taker):
             raise
 
     def prior_at(self, given: Conditions) -> Latent:
-        """Returns p(z), of batch shape ``()``, or that of each of N observations, ``(N,)``.
-
-        Args:
-            given: What they are given, as the program takes it
-                (:class:`~pyro_vae.data.Conditions`).
-        """
+        """Returns p(z), batch shape ``()``, or ``(N,)`` where something is ``given`` for N data."""
         sizes = [len(each) for each in Rows(torch.empty(0), cast(Given, given)).tensors().values()]
         return Latent(self, cast(Given, given), (sizes[0],) if sizes else ())
 
@@ -211,40 +202,20 @@ class Program(Taker):
         return Encoded(self, rows)
 
     def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Encoded:
-        """Returns q(z|x), batch shape ``(B,)``.
-
-        Args:
-            x: Data, shape ``(B, *event_shape)``.
-            **given: What goes with them (:class:`~pyro_vae.data.Given`).
-        """
+        """Returns q(z|x), ``(B,)``, of x, ``(B, *event_shape)``, and what is ``given`` for each."""
         rows = x if isinstance(x, Rows) else Rows(as_tensor(x), unlabelled(given))
         return self.infer(self.accepts(rows))
 
     def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Decoded:
-        """Returns p(x|z), batch shape ``(*, B)``.
-
-        Args:
-            z: Latents, all sites in one vector, shape ``(*, B, D)``.
-            **given: What goes with each of B observations (:class:`~pyro_vae.data.Given`).
-        """
+        """Returns p(x|z), ``(*, B)``, of z, ``(*, B, D)``, and what is ``given`` for each of B."""
         return Decoded(self, as_tensor(z, "z"), unlabelled(given))
 
     def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x|z), shape ``(*, B)``, nats, differentiable in z.
-
-        Args:
-            z: Latents, all sites in one vector, shape ``(*, B, D)``.
-            rows: B observations that the program accepted.
-        """
+        """Returns log p(x|z), ``(*, B)``, nats, of B rows, differentiable in z, ``(*, B, D)``."""
         return self.decode(z, **rows.given).log_prob(rows.x)
 
     def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x, z), shape ``(*, B)``, nats, differentiable in z.
-
-        Args:
-            z: Latents, all sites in one vector, shape ``(*, B, D)``.
-            rows: B observations that the program accepted.
-        """
+        """Returns log p(x, z), ``(*, B)``, nats, of B rows, differentiable in z, ``(*, B, D)``."""
         size = z.shape[:-1].numel()
         x = rows.x.expand(*z.shape[:-1], *self._event_shape).reshape(size, *self._event_shape)
         known = self._known(z.reshape(size, -1))
@@ -255,11 +226,7 @@ class Program(Taker):
 
     @torch.no_grad()
     def draw_weighted(self, rows: Rows, count: int) -> WeightedDraws:
-        """Draws z from the guide, with what their importance weights are made of.
-
-        Args:
-            rows: B observations that the program accepted.
-            count: Draws for each.
+        """Draws z ``count`` times for each of the rows, with what importance weights are made of.
 
         Raises:
             ValueError: If ``count`` is not a positive integer.
@@ -273,12 +240,8 @@ class Program(Taker):
     def simulate(self, size: int | Given, count: int = 1) -> Rows:
         """Draws z from the prior and then x: ``count`` data sets, one after the other.
 
-        Global latents are drawn from the guide, once for each data set.
-
-        Args:
-            size: Observations of a data set, or what goes with each of them
-                (:class:`~pyro_vae.data.Given`).
-            count: Data sets, R: the rows that are returned are R times as many.
+        Each has ``size`` observations, or as many as ``size`` goes with, of the shape that
+        :class:`~pyro_vae.data.Given` has. Global latents are drawn from the guide, once for each.
         """
         if self.has_globals:
             seed = int(torch.randint(2**31, ()))
@@ -314,14 +277,7 @@ class Program(Taker):
         return state | {f"{_EXAMPLE}{name}": tensor.clone() for name, tensor in leaves.items()}
 
     def ready_for(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Runs the programs on the observation of a file, which makes their parameters.
-
-        Args:
-            state: What :meth:`state_to_write` returned.
-
-        Returns:
-            The parameters and buffers in it, by name, each of the shape that it was written in.
-        """
+        """Returns the parameters of a file's ``state``, after a run on the observation in it."""
         known = {n.removeprefix(_EXAMPLE): t for n, t in state.items() if n.startswith(_EXAMPLE)}
         if self._structure is None and "x" in known:
             x = known.pop("x")
@@ -352,13 +308,9 @@ class Program(Taker):
 
     @torch.no_grad()
     def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
-        """Returns E[x|z] at z = E[z|x], same shape as ``x``.
+        """Returns E[x|z] at z = E[z|x], of the shape of ``x``, with what is ``given`` for each.
 
         Where p(x|z) has no mean in closed form it is that of 256 draws of x.
-
-        Args:
-            x: Data, shape ``(B, *event_shape)``.
-            **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
         Raises:
             ValueError: If p(x|z) has no mean, as that of a category, or of tails too heavy.
@@ -397,11 +349,7 @@ class Program(Taker):
         return all(isinstance(each, nn.Module) or not networks_of(each) for each in programs)
 
     def take_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Takes over what :meth:`joined` learnt of each observed site, from :meth:`spec`.
-
-        Args:
-            shapes: Of an observation at each site, by the name of the site.
-        """
+        """Takes over what :meth:`joined` learnt, the ``shapes`` of sites, from :meth:`spec`."""
         self._shapes = {name: torch.Size(shapes[name]) for name in self.observed if name in shapes}
 
     def __repr__(self) -> str:
