@@ -87,6 +87,7 @@ def shown(
     *,
     notes: Sequence[object] = (),
     text: int = 1,
+    first: int | None = None,
 ) -> Html:
     """A table that a notebook shows in place of an object; it needs nothing beside itself.
 
@@ -96,6 +97,7 @@ def shown(
         rows: Of cells.
         notes: Sentences below the table, a line each.
         text: How many columns hold text; of those after them numbers are aligned, words are not.
+        first: How many rows are shown at once; those after them are folded. All if not given.
     """
     aligned = [
         "left" if i < text or _are_words(row[i] for row in rows) else "right"
@@ -108,7 +110,11 @@ def shown(
 
     body = [line("td", row, "normal") for row in rows]
     top = tag("thead", line("th", head, "bold"))
-    inside = tag("table", top, tag("tbody", *body), style=_TABLE)
+    inside = [tag("table", top, tag("tbody", *body[:first]), style=_TABLE)]
+    if folded := [] if first is None else body[first:]:
+        what = "1 more row" if len(folded) == 1 else f"{len(folded):,} more rows"
+        more = tag("summary", what, style="cursor: pointer")
+        inside.append(tag("details", more, tag("table", top, tag("tbody", *folded), style=_TABLE)))
     below = [tag("div", note, style="opacity: 0.8") for note in notes]
     heading = tag("div", title, style="font-weight: bold")
-    return tag("div", heading, inside, *below, style="overflow-x: auto")
+    return tag("div", heading, *inside, *below, style="overflow-x: auto")

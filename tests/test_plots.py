@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import dataclasses
+import itertools
 from pathlib import Path
 from typing import Any
 
@@ -175,6 +176,20 @@ def test_more_classes_than_colours_differ_in_shape() -> None:
     ]
     assert len(set(looks)) == 12
     assert {colour for colour, _ in looks} == {to_rgb(each) for each in CLASSES}
+    assert all(one[1] != other[1] for one, other in itertools.pairwise(looks))
+
+
+@pytest.mark.parametrize(("count", "shapes"), [(8, 1), (9, 3), (20, 3), (21, 1)])
+def test_shapes_tell_classes_apart_where_colours_do_not(count: int, shapes: int) -> None:
+    """Fails where eight classes have shapes, or two of twenty look alike."""
+    ax = _own()
+    panels.scatter(ax, torch.randn(2 * count, 2), torch.arange(count).repeat(2))
+    looks = [
+        (tuple(each.get_facecolor()[0]), each.get_paths()[0].vertices.shape)
+        for each in ax.collections
+    ]
+    assert len(set(looks)) == count
+    assert len({shape for _, shape in looks}) == shapes
 
 
 def test_a_traversal_of_a_table_has_a_line_a_column() -> None:

@@ -90,6 +90,21 @@ def test_tables_are_those_of_the_results(page: Path) -> None:
         assert table == result.read_text(encoding="utf-8").strip(), name
 
 
+def test_the_comparison_counts_what_there_is() -> None:
+    """Fails when a likelihood, a part or a tutorial comes or goes, and the page is not told."""
+    page = (ROOT / "docs" / "compared.md").read_text(encoding="utf-8")
+    parts = set(re.findall(r"^\| `(\w+\.\w+)` \|", PARTS, re.MULTILINE))
+    likelihoods = [name for name in parts if name.startswith("likelihoods.")]
+    counts = {
+        "Likelihoods to swap in one word": len(likelihoods),
+        "Published autoencoders by name": len(parts),
+        "Tutorials": len([*(ROOT / "docs" / "tutorials").glob("*.md")]),
+    }
+    for line, count in counts.items():
+        told = re.findall(rf"^\| {line} \| \[(?:partly: )?(\d+)\b", page, re.MULTILINE)
+        assert told == [str(count)], line
+
+
 @pytest.mark.parametrize(
     "base",
     [

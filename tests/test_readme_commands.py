@@ -62,6 +62,7 @@ SESSION: Mapping[str, str] = {
         f"evaluate runs/digits --ais --gaps {FEW} --max-data 4 --num-temperatures 3"
     ),
     "compare RUN RUN ...": "compare runs/digits runs/cond",
+    "compare RUN RUN --html page.html": f"compare runs/digits runs/cond --html page.html {FEW}",
     "select digits --latent-dim 2,4,8,16 --folds 5": f"{{}} {SMALL} {FEW}",
     "report RUN": f"report runs/iris {FEW}",
     "check RUN": "check runs/digits",
@@ -71,6 +72,9 @@ SESSION: Mapping[str, str] = {
         "push runs/iris owner/name --license apache-2.0"
     ),
     "evaluate hf://owner/name --data new.csv": (f"evaluate hf://owner/name --data iris.csv {FEW}"),
+    # The shell writes what comes after the sign.
+    "completion bash > ~/.local/share/bash-completion/completions/pyro-vae": "completion bash",
+    "completion zsh > ~/.zfunc/_pyro-vae": "completion zsh",
     "fit --help": "{}",
     "fit --help-all": "{}",
 }
@@ -165,6 +169,7 @@ def test_the_commands_run_in_one_session(
     assert before.isna().to_numpy().any()
     assert not filled.isna().to_numpy().any()
     assert (folder / "runs" / "iris" / "report.html").is_file()
+    assert (folder / "page.html").read_text(encoding="utf-8").count("<h2>") > 2
 
 
 @pytest.mark.slow

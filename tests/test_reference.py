@@ -40,6 +40,15 @@ def _written() -> tuple[set[str], list[object]]:
     return modules, found
 
 
+def documented() -> list[object]:
+    """All that is exported or has a place on a page, once each, but for modules."""
+    found = _written()[1]
+    for module in _public():
+        found += [getattr(module, name) for name in module.__all__ if not name.startswith("__")]
+    unlike_modules = [each for each in found if not isinstance(each, ModuleType)]
+    return list({id(each): each for each in unlike_modules}.values())
+
+
 def _is_told(what: object, name: str) -> bool:
     """Whether it has a docstring: of an alias or a constant, the string below its assignment."""
     if isinstance(what, ModuleType) or inspect.isclass(what) or inspect.isroutine(what):

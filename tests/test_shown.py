@@ -19,6 +19,7 @@ from pyro_vae.criticism.two_sample import TwoSample
 from pyro_vae.evaluation import gaps
 from pyro_vae.evaluation.scores import EXACT
 
+_FOLD = ("details", "summary")
 EVIL = "<script>alert(1)</script>"
 
 
@@ -55,7 +56,7 @@ def _read(thing: Any) -> _Cells:
     """What is shown, which needs nothing beside itself and sets no colours but those of lines."""
     text = thing._repr_html_()
     read = _Cells(text)
-    assert read.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td", "strong"}
+    assert read.tags <= {"div", "table", "thead", "tbody", "tr", "th", "td", "strong", *_FOLD}
     assert read.attributes <= {"style"}
     assert set(re.findall(r"(?<![-\w])(?:color|background): ([^;\"]+)", text)) == {
         "inherit",
@@ -220,8 +221,27 @@ def test_numbers_are_aligned_and_words_are_not() -> None:
 
 def test_of_very_many_rows_those_of_the_smallest_p_are_shown() -> None:
     many = _checks(*(_row(str(i), 1 - i / 100) for i in range(100)))
-    assert [line[0] for line in _read(many).lines[1:]] == [f"{i}, x[0]" for i in range(60, 100)]
+    lines = [line for line in _read(many).lines if line[0] != "what"]
+    assert [line[0] for line in lines] == [f"{i}, x[0]" for i in range(60, 100)]
     assert "60 more, with larger p-values" in many._repr_html_()
+
+
+@pytest.mark.parametrize("count", [9, 10, 11, 25])
+def test_ten_checks_are_seen_at_once_and_the_others_are_folded(count: int) -> None:
+    """Fails when a long table is shown whole, when a row is lost, or a fold has no head."""
+    text = _checks(*(_row(str(i), 0.5) for i in range(count)))._repr_html_()
+    seen, *folded = re.split(r"<details><summary[^>]*>(.*?)</summary>", text)
+    assert [line[0] for line in _Cells(seen + "</div>" * bool(folded)).lines][1:] == [
+        f"{i}, x[0]" for i in range(min(count, 10))
+    ]
+    assert text.count("<details>") == text.count("</details>") == (count > 10)
+    if folded:
+        words, rest = folded
+        assert words == ("1 more row" if count == 11 else f"{count - 10} more rows")
+        inside = _Cells(rest.partition("</details>")[0]).lines
+        assert [line[0] for line in inside] == [
+            "what", *(f"{i}, x[0]" for i in range(10, count))
+        ]  # fmt: skip
 
 
 def test_what_is_no_markup_is_escaped() -> None:

@@ -71,17 +71,30 @@ class Statistic:
         return values.reshape(len(x), -1)
 
     def column(self, index: int, of: int) -> str:
-        """Names a column; empty where there is only one without a name."""
+        """Returns the name of a column; empty where there is only one without a name.
+
+        Args:
+            index: Of the column, from 0.
+            of: How many columns there are, S.
+        """
         if self.columns:
             return self.columns[index]
         return f"[{index}]" if of > 1 else ""
 
     def about(self, index: int) -> tuple[Entry, ...]:
-        """Returns the entries of x that a column is about; none if it is about all."""
+        """Returns the entries of x that a column is about; none if it is about all.
+
+        Args:
+            index: Of the column, from 0.
+        """
         return self.of[index] if self.of else ()
 
     def title(self, index: int) -> str:
-        """Says what a column is; empty where its names say all there is."""
+        """Returns what a column is, in words; empty where its names say all there is.
+
+        Args:
+            index: Of the column, from 0.
+        """
         if self.titles:
             return self.titles[index]
         return f"{self.name} of {self.columns[index]}" if self.about(index) else ""

@@ -300,7 +300,7 @@ def calibrate(
         level: Probability of any false alarm, at most.
         seed: Of simulations and draws: the same seed gives the same ranks.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with observed data: simulated ones are given the same, over and over.
+        **given: What goes with x (:class:`~pyro_vae.data.Given`), over and over with simulated x.
 
     Returns:
         Ranks, their p-values, coverage, and advice.

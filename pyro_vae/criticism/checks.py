@@ -133,10 +133,11 @@ def check(
         progress: Called now and then with the fraction that is done.
         refit: From rows and a seed to a program fitted to them, such as ``Run.refit``.
         refits: How many refits, 5 at least; 20 if not given.
-        train: What the model was fitted to: refits are to as many, and are given the same. As many
-            as x, if not given.
-        **given: What goes with the data. Replicates are given the same, and hide what a mask hides;
-            the classifier sees conditions and covariates beside x.
+        train: What the model was fitted to, shape ``(M, *event_shape)``: refits are to as many, and
+            are given the same. As many as x, if not given.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`). Replicates are given the
+            same, and hide what a mask hides; the classifier sees conditions and covariates beside
+            x.
 
     Returns:
         The checks; ``checks.num_failed`` of them reject the model.

@@ -111,7 +111,7 @@ def to_datatree(
         max_memory: Bytes that draws may take: all of them without ``out``, one block with it. The
             data, and what the networks need for themselves, come on top.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data. What a mask hides is NaN, in data and replicates.
+        **given: What goes with x (:class:`~pyro_vae.data.Given`). Replicates are masked as x is.
 
     Returns:
         The tree. Its attributes hold the model, the objective, the base measure of the data, the

@@ -57,7 +57,7 @@ def calibrate_globals(
         level: Probability of any false alarm, at most.
         seed: Of simulations, fits and draws.
         progress: Called with the fraction that is done.
-        **given: What goes with the observations of each data set.
+        **given: What goes with the observations of each data set (:class:`~pyro_vae.data.Given`).
 
     Returns:
         Ranks, their p-values, coverage, and advice.

@@ -241,7 +241,8 @@ def pit(
         level: Probability of any false alarm, at most.
         seed: Of the draws: the same seed gives the same values.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data. What a mask hides has no value, and predicts nothing.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`). What a mask hides has no
+            value, and predicts nothing.
 
     Returns:
         The values, p-values of each entry, and advice.

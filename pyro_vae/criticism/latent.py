@@ -46,7 +46,8 @@ def latent_statistics(
     Args:
         vae: The model.
         size: Draws of the prior that thresholds come from.
-        **given: What goes with the data that are judged: draws are given the same.
+        **given: What goes with the data that are judged (:class:`~pyro_vae.data.Given`): draws are
+            given the same.
 
     Example:
         >>> import pyro_vae as pv

@@ -31,6 +31,10 @@ def tree_for(
     ``plot_ppc_pit``, ``plot_ppc_rootogram`` and ``plot_loo_pit`` want variables whose only
     dimension beside ``chain`` and ``draw`` is that of the data.
 
+    References:
+        Visualization in Bayesian workflow (Gabry et al., 2019), https://arxiv.org/abs/1709.01449,
+        for these plots
+
     Args:
         tree: What :func:`to_datatree`, :func:`posterior_predictive`, :func:`prior_predictive` or
             :func:`from_pyro_svi` returned.

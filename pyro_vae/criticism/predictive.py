@@ -47,7 +47,8 @@ def posterior_predictive(
         seed: Of the draws: the same seed gives the same replicates.
         dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
         coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
-        **given: What goes with the data, as for :func:`to_datatree`.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`), as for
+            :func:`to_datatree`.
 
     Returns:
         Groups ``posterior_predictive`` and ``observed_data`` of :func:`to_datatree`: variable
@@ -90,6 +91,10 @@ def prior_predictive(
 
     .. math:: z \sim p(z), \quad x \sim p(x \mid z)
 
+    References:
+        Visualization in Bayesian workflow (Gabry et al., 2019), https://arxiv.org/abs/1709.01449,
+        on what simulated data say of a prior before a model is fitted
+
     Args:
         vae: The model.
         size: Data in each data set.
@@ -97,7 +102,8 @@ def prior_predictive(
         seed: Of the draws: the same seed gives the same data sets.
         dims: Names of the event dimensions, as ``{"x": ["channel", "row", "column"]}``.
         coords: Labels along dimensions, as ``{"feature": ["height", "weight"]}``.
-        **given: A condition for each observation of a data set, and covariates.
+        **given: A condition for each observation of a data set, and covariates
+            (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         A tree with groups ``prior`` (variable ``z``) and ``prior_predictive`` (variable ``x``),

@@ -14,6 +14,7 @@ from pyro_vae.data.entries import figure
 __all__ = ["Row", "rows_shown"]
 
 _MOST = 40  # rows of a table in a notebook
+_AT_ONCE = 10  # of them that are seen before the others are unfolded
 
 
 @dataclass(frozen=True)
@@ -123,7 +124,10 @@ class Row:
 
 
 def rows_shown(title: str, rows: Sequence[Row], notes: Sequence[str]) -> Html:
-    """Returns a table of checks as a notebook shows it: of very many, those of the smallest p."""
+    """Returns a table of checks as a notebook shows it: of very many, those of the smallest p.
+
+    The first ten of them are seen at once, and the others when they are unfolded.
+    """
     kept = set(sorted(range(len(rows)), key=lambda i: rows[i].p_value)[:_MOST])
     shown_rows = [row for i, row in enumerate(rows) if i in kept]
     if left := len(rows) - len(kept):
@@ -143,4 +147,4 @@ def rows_shown(title: str, rows: Sequence[Row], notes: Sequence[str]) -> Html:
         head.insert(1, "given")
         for row, line in zip(shown_rows, cells, strict=True):
             line.insert(1, row.conditioned_on)
-    return shown(title, head, cells, notes=notes, text=2 + several + sized)
+    return shown(title, head, cells, notes=notes, text=2 + several + sized, first=_AT_ONCE)

@@ -51,7 +51,15 @@ def default_statistics(
         vae: The model.
         size: Draws that the thresholds come from.
         entries: What the entries of x are called; by their places if not given.
-        **given: What goes with the data that are judged: draws are given the same.
+        **given: What goes with the data that are judged (:class:`~pyro_vae.data.Given`): draws are
+            given the same.
+
+    Returns:
+        The statistics, each of the entries or columns that it suits; those of which there is
+        nothing to ask, such as correlations of a single entry, are left out.
+
+    Raises:
+        ValueError: If ``size`` is not a positive integer.
 
     Example:
         >>> import pyro_vae as pv

@@ -58,7 +58,7 @@ def base_measure_of(x: Tensor) -> dict[str, Any] | None:
     The tensor is recognised by identity: a slice or a copy of a split is another tensor.
 
     Args:
-        x: What a caller handed on, for example ``data.test``.
+        x: What a caller handed on, for example ``data.test``, shape ``(N, *event_shape)``.
 
     Example:
         >>> from pyro_vae.data import load
@@ -107,7 +107,7 @@ class Dataset:
         step: How far apart rows of the source are that follow one another, of what random pairs
             are; NaN where that is not known.
         schema: What the columns of a table are, and how x is decoded to one; None for other data.
-        places: For each split, where in the source its observations are, counted from 0.
+        places: For each split, where in the source its observations are, counted from 0: ``(N,)``.
         options: How they were loaded, by the names of arguments of :func:`~pyro_vae.data.load`, as
             data that are loaded ``like`` these are.
         classes: What the labels 0, 1, ... are called, where they have names.
@@ -156,7 +156,7 @@ binarize='threshold')
         return self.train.shape[1:]
 
     def split(self, name: Split) -> Tensor:
-        """The tensor of one split by its name.
+        """The tensor of one split by its name, shape ``(N, *event_shape)``.
 
         Raises:
             ValueError: If there is no such split.

@@ -186,6 +186,10 @@ def load(
         unseen: Whether a level that the data `like` which these are do not have is refused, or
             taken for ``missing``.
 
+    Returns:
+        The data set: its splits, float32 of shape ``(N, *event_shape)`` each, with labels,
+        conditions and masks of the same length beside them, and the schema of a table.
+
     Raises:
         ValueError: If the name is unknown, files are missing and cannot be downloaded, values are
             not finite numbers of the right shape, or an option does not fit the source.

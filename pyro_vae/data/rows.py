@@ -101,12 +101,12 @@ class Rows:
 
     @property
     def mask(self) -> Tensor | None:
-        """Which entries are observed, if not all."""
+        """Which entries are observed, shape ``(N, *event_shape)``; None if all are."""
         return self.given.get("mask")
 
     @property
     def conditions(self) -> Conditions:
-        """What each is given, whether it is seen or simulated: neither mask nor labels."""
+        """What each row is given, seen or simulated: :class:`Conditions`, no mask and no labels."""
         return cast(Conditions, self.without("mask", "labels").given)
 
     @property
@@ -124,30 +124,42 @@ class Rows:
         return Rows(x, cast(Given, moved))
 
     def without(self, *names: str) -> Rows:
-        """Returns the rows without some of what goes with them."""
+        """Returns the rows without some of what goes with them.
+
+        Args:
+            names: Keys of :class:`Given`; those that are not there do no harm.
+        """
         kept = {name: value for name, value in self.given.items() if name not in names}
         return Rows(self.x, cast(Given, kept))
 
     def batches(self, size: int) -> Iterator[Rows]:
-        """Splits the rows, in order, into batches of at most ``size``."""
+        """Yields the rows, in order, in batches of at most ``size``."""
         for start in range(0, len(self), size):
             yield self[start : start + size]
 
     def tensors(self) -> dict[str, Tensor]:
-        """Returns what goes with x by its own names: ``cond``, ``mask``, those of covariates."""
+        """Returns what goes with x by its own names: ``cond``, ``mask``, those of covariates.
+
+        The first dimension of each is that of the rows, ``(N, *)``.
+        """
         named: dict[str, Tensor] = {}
         for name, value in self.given.items():
             named |= value if isinstance(value, Mapping) else {name: cast(Tensor, value)}
         return named
 
     def flatten(self) -> tuple[list[Tensor], TreeSpec]:
-        """Returns all tensors, x first, and the structure that :meth:`unflatten` needs."""
+        """Returns all tensors, ``(N, *)`` each, x first, and what else :meth:`unflatten` needs."""
         leaves, structure = tree_flatten((self.x, dict(self.given)))
         return leaves, structure
 
     @classmethod
     def unflatten(cls, tensors: list[Tensor] | tuple[Tensor, ...], structure: TreeSpec) -> Rows:
-        """Puts together again what :meth:`flatten` took apart."""
+        """Returns the rows that :meth:`flatten` took apart.
+
+        Args:
+            tensors: As they came from it, or others in their place, shape ``(N, *)`` each.
+            structure: What came with them.
+        """
         return cls(*tree_unflatten(list(tensors), structure))
 
 

@@ -129,6 +129,13 @@ class Field:
     def from_spec(cls, name: str, spec: Mapping[str, Any]) -> Field:
         """Reads what :meth:`spec` returned.
 
+        Args:
+            name: Of the column.
+            spec: What is known of it, by the names of the attributes.
+
+        Returns:
+            The field.
+
         Raises:
             ValueError: If it is something else.
         """
@@ -145,6 +152,9 @@ class Schema:
     Args:
         columns: One field each, of different names.
         notes: What was decided about the table as a whole, a line each.
+
+    Raises:
+        ValueError: If two columns have the same name.
 
     Example:
         >>> import pandas as pd
@@ -269,6 +279,12 @@ class Schema:
     def from_spec(cls, spec: Mapping[str, Any]) -> Schema:
         """Reads what :meth:`spec` returned.
 
+        Args:
+            spec: ``columns``, the fields by name, and ``notes``.
+
+        Returns:
+            The schema.
+
         Raises:
             ValueError: If it is something else.
         """
@@ -284,7 +300,11 @@ class Schema:
         path.write_text(self.text(json_too=path.suffix == ".json"), encoding="utf-8")
 
     def text(self, *, json_too: bool = False) -> str:
-        """Returns it as YAML, which is JSON as well if that is asked for."""
+        """Returns it as YAML.
+
+        Args:
+            json_too: Whether the text is JSON as well, which YAML includes.
+        """
         if json_too:
             return json.dumps(self.spec(), indent=2, ensure_ascii=False) + "\n"
         return yaml.safe_dump(self.spec(), sort_keys=False, allow_unicode=True)
@@ -292,6 +312,12 @@ class Schema:
     @classmethod
     def read(cls, path: str | os.PathLike[str]) -> Schema:
         """Reads a complete schema from a file of YAML or JSON.
+
+        Args:
+            path: Of the file.
+
+        Returns:
+            The schema.
 
         Raises:
             ValueError: If there is no such file, or it holds something else.

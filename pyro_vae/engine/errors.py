@@ -33,6 +33,9 @@ class ReadsBack(NotCapturable):
 class GraphMismatch(RuntimeError):
     """A step of a graph that is not the step of the programs themselves.
 
+    Args:
+        message: What differs, and by how much.
+
     Attributes:
         name: The parameter that differs; None where it is the loss alone.
         compiled: What the graph made of it.

@@ -22,10 +22,14 @@ _TRIES = 20  # draws with which to find out why a loss was not finite
 class NonFinite(FloatingPointError):
     """A loss that is not finite, and the site, parameter or number that is to blame.
 
+    Args:
+        message: The place, and what is to blame.
+
     Attributes:
         step: The step that was not taken.
         batch: What the programs were called with.
-        random: State of torch's generator with which it is so; None if it was not so again.
+        random: State of torch's generator with which it is so, bytes of shape ``(S,)``; None if it
+            was not so again.
         rows: Of the data, those in the batch; None for a step that was given its batch.
     """
 

@@ -52,7 +52,7 @@ class Position:
     Attributes:
         order: The rows, as they are taken, shape ``(N,)``, or fewer: those are the pass.
         start: How many have been taken.
-        losses: Of the steps so far, in pieces.
+        losses: Of the steps so far, in pieces of shape ``(steps,)``, or ``(steps, k)``.
     """
 
     order: Tensor
@@ -119,6 +119,9 @@ class CompiledSVI(Parts):
             ``auto`` at the first two runs of each graph and when it has taken 10, 100, 1000 steps
             and so on; a number also each time that it has taken so many; None never.
         check_folder: Where to write what reproduces a difference; a temporary folder if not given.
+
+    Raises:
+        ValueError: If an option is not one of those that are named, or not a positive number.
 
     Attributes:
         engine: What took the last step: ``inductor``, ``cuda-graph`` or ``eager``.
@@ -205,7 +208,7 @@ class CompiledSVI(Parts):
         return self._engine.captures
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
-        """Takes one step and returns the loss, a number or a tuple of them.
+        """Returns the loss of a batch, a number or a tuple of them, and takes one step by it.
 
         Raises:
             NonFinite: If the loss is not finite, and that is to stop the run, or to be left out
@@ -248,7 +251,7 @@ class CompiledSVI(Parts):
         """Takes one pass over data and returns the loss of each step, read back once.
 
         Args:
-            tensors: Data, all of one length, on the device of the parameters: what the programs
+            tensors: Data, shape ``(N, *)`` each, on the device of the parameters: what the programs
                 take as positional arguments, a batch at a time.
             batch_size: Rows a step. The last step takes what is left.
             shuffle: Whether to permute the rows, by torch's random numbers.
@@ -333,7 +336,7 @@ class CompiledSVI(Parts):
         return state
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        """Takes over what :meth:`state_dict` returned. Parameters are loaded by themselves."""
+        """Takes over a ``state`` of :meth:`state_dict`. Parameters are loaded by themselves."""
         self.steps = state["steps"]
         self.skipped = state["skipped"]
         self.engine = state["engine"]

@@ -144,7 +144,8 @@ def ais(
         seed: Of the draws: the same seed gives the same estimates.
         base_measure: As in :func:`pyro_vae.evaluate`.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data: estimates are of log p(x|c), and of what a mask leaves.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`): estimates are of log
+            p(x|c), and of what a mask leaves.
 
     Returns:
         Estimates per observation; ``summary()`` has their means and errors.

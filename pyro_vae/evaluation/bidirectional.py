@@ -40,11 +40,13 @@ class Bidirectional:
     Attributes:
         lower: Forward estimates of log p(x), too low in expectation, shape ``(N,)``.
         upper: Reverse estimates, too high in expectation, shape ``(N,)``.
-        lower_mcse: Monte Carlo standard errors of ``lower``, by the delta method over chains.
-        upper_mcse: The same of ``upper``. All reverse chains of an observation start at its one
-            true z and are taken to be independent: too small where they have not forgotten it.
-        lower_ess: Effective numbers of forward chains.
-        upper_ess: Effective numbers of reverse chains.
+        lower_mcse: Monte Carlo standard errors of ``lower``, shape ``(N,)``, by the delta method
+            over chains.
+        upper_mcse: The same of ``upper``, shape ``(N,)``. All reverse chains of an observation
+            start at its one true z and are taken to be independent: too small where they have not
+            forgotten it.
+        lower_ess: Effective numbers of forward chains, shape ``(N,)``.
+        upper_ess: Effective numbers of reverse chains, shape ``(N,)``.
         x: The data, shape ``(N, *event_shape)``.
         num_chains: Chains for each observation, each way.
         num_temperatures: Steps from the initial distribution to p(x, z).
@@ -147,7 +149,7 @@ def bdmc(
         initial: ``guide`` or ``prior``, as in :func:`pyro_vae.evaluation.ais`.
         seed: Of the data and the draws.
         progress: Called now and then with the fraction that is done.
-        **given: A condition for each, and covariates.
+        **given: A condition for each, and covariates (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         Bounds per observation; ``summary()`` has their means and errors.

@@ -129,8 +129,9 @@ def anomalies(
             them: a :class:`~pyro_vae.data.Rows` each.
         inliers: Held-out data like those of the fit, shape ``(N, *event_shape)``.
         outliers: Data from elsewhere, shape ``(M, *event_shape)``.
-        reference: Data like the inliers and none of them, whose mean log p(x) is the typical one;
-            for example validation data. Training data are denser than held-out ones.
+        reference: Data like the inliers and none of them, shape ``(K, *event_shape)``, whose mean
+            log p(x) is the typical one; for example validation data. Training data are denser than
+            held-out ones.
         num_samples: Draws of z for each log p(x).
         seed: Of the draws: the same seed gives the same scores.
         progress: Called now and then with the fraction that is done.
@@ -214,6 +215,12 @@ def probe(
     linear probe is logistic regression on standardised means; distances are those of z as it is.
     For one-hot latents the means are the probabilities of the classes.
 
+    References:
+        Understanding intermediate layers using linear classifier probes (Alain and Bengio, 2016),
+        https://arxiv.org/abs/1610.01644
+        Nearest neighbor pattern classification (Cover and Hart, 1967),
+        https://doi.org/10.1109/TIT.1967.1053964
+
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``; :class:`~pyro_vae.data.Rows` where the model needs to
@@ -267,6 +274,10 @@ def probe_features(
     seed: int = 0,
 ) -> dict[str, Probes]:
     """Classifies data by features of other kinds, as :func:`probe` does by latent means.
+
+    References:
+        Understanding intermediate layers using linear classifier probes (Alain and Bengio, 2016),
+        https://arxiv.org/abs/1610.01644
 
     Args:
         features: Arrays of shape ``(N, D)`` by name, which are standardised.

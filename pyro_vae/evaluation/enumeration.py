@@ -29,10 +29,14 @@ def enumerate_log_prob(vae: Amortized, x: RowsLike, **given: Unpack[GivenLike]) 
 
     .. math:: \log p(x) = \log \sum_z p(x \mid z) \, p(z)
 
+    References:
+        Pyro: Deep Universal Probabilistic Programming (Bingham et al., 2019),
+        https://arxiv.org/abs/1810.09538
+
     Args:
         vae: A model with a discrete latent.
         x: Data, shape ``(N, *event_shape)``.
-        **given: What goes with them.
+        **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
     Returns:
         Exact log-densities in nats, shape ``(N,)``.

@@ -186,7 +186,7 @@ def gaps(
         seed: Of all draws: the same seed gives the same gaps.
         base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data: gaps are those of log p(x|c), and of what a mask leaves.
+        **given: Goes with x (:class:`~pyro_vae.data.Given`): gaps of p(x|c), of what a mask leaves.
 
     Returns:
         Both gaps per observation, each with its error, and what they are made of.

@@ -91,9 +91,10 @@ def evaluate(
         num_globals: Of a :class:`pyro_vae.Program` with latents that all observations share, draws
             of these: log p(x) is that of the mean of p(x | globals) over them, with its error by
             the jackknife; k-hat and ESS are the worst of any draw.
-        **given: What goes with the data: scores are of log p(x|c), and of what a mask leaves. With
-            a missingness model they are of what is observed together with the mask, no mask being
-            one of ones, and what is missing is drawn with each z.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`): scores are of log p(x|c),
+            and of what a mask leaves. With a missingness model they are of what is observed
+            together with the mask, no mask being one of ones, and what is missing is drawn with
+            each z.
 
     Returns:
         Scores per observation; ``scores.summary()`` has their means and errors.

@@ -134,7 +134,7 @@ def impute(
         fitted_to: The rows that the model was fitted to, which are resampled; those to be imputed,
             with their mask, if not given.
         seed: Of all draws; None draws from torch's generators as they are.
-        **given: What else goes with the data.
+        **given: What else goes with the data (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         Completed rows, with the diagnostics of each.

@@ -103,8 +103,8 @@ def outliers(
         vae: The model.
         x: Data, shape ``(N, *event_shape)``; :class:`~pyro_vae.data.Rows` where the model needs to
             know more of them.
-        reference: Held-out data like those of the fit; the other observations of ``x`` if not
-            given.
+        reference: Held-out data like those of the fit, shape ``(M, *event_shape)``; the other
+            observations of ``x`` if not given.
         num_samples: Draws of z for each log p(x).
         seed: Of the draws: the same seed gives the same scores.
         progress: Called now and then with the fraction that is done.

@@ -138,7 +138,8 @@ def posterior_draws(
         num_chains: Of ``nuts``: chains for each observation, of ``num_draws / num_chains`` draws.
         seed: Of the draws: the same seed gives the same draws.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data: draws are given the condition, and what a mask leaves.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`): draws are given the
+            condition, and what a mask leaves.
 
     Returns:
         Draws, with diagnostics for each observation.

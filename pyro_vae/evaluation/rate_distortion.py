@@ -75,7 +75,7 @@ class RateDistortion:
     base_measure: dict[str, Any]
 
     def summary(self) -> dict[str, Any]:
-        """Returns the means over the data and their standard errors, ready for JSON.
+        """Returns the means over the data and their standard errors in nats, ready for JSON.
 
         The errors ``X_standard_error`` are those of data and of draws together. To first order
         they need nothing for the shared q(z): an observation added to a mixture moves the
@@ -161,9 +161,9 @@ def rate_distortion(
         seed: Of the draws: the same seed gives the same figures.
         base_measure: As in :func:`~pyro_vae.evaluation.evaluate`.
         progress: Called now and then with the fraction that is done.
-        **given: What goes with the data. Where the prior depends on a condition, the information
-            is that of z about x and c together, and the last term, the mean of log q(z) - log
-            p(z|c), is no divergence: it may be negative.
+        **given: What goes with the data (:class:`~pyro_vae.data.Given`). Where the prior depends on
+            a condition, the information is that of z about x and c together, and the last term, the
+            mean of log q(z) - log p(z|c), is no divergence: it may be negative.
 
     Returns:
         What each observation contributes; ``summary()`` has the figures and their errors.

@@ -47,6 +47,7 @@ class Guide(Part, ABC):
 
     @cached_property
     def space(self) -> Space:
+        """The latent variables by name, with the shape and the support of each: one, ``z``."""
         return Space({"z": Site(self.event_shape, self.support)})
 
     def _declared(self, name: str) -> Any:
@@ -78,6 +79,7 @@ class Guide(Part, ABC):
 
         Args:
             features: What the encoder returned, shape ``(*, B, *param_shape)``.
-            log_joint: From z, shape ``(*, B, *event_shape)``, to log p(x, z), shape ``(*, B)``.
+            log_joint: From z, shape ``(*, B, *event_shape)``, to log p(x, z) in nats, shape
+                ``(*, B)``.
         """
         return features

@@ -48,7 +48,7 @@ class LikelihoodInUnits(Likelihood):
 
         Args:
             residuals: Shape ``(M, *event_shape)``.
-            weights: Not negative, likewise; where they add up to 0 anything will do.
+            weights: Not negative, of the same shape; where they add up to 0 anything will do.
             dims: The first dimension, or all.
 
         Raises:

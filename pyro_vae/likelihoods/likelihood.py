@@ -106,7 +106,11 @@ class Likelihood(Part, ABC):
         return self.measure
 
     def entry(self, index: Sequence[int]) -> Likelihood:
-        """Returns the likelihood of one entry of x: this one, unless entries differ."""
+        """Returns the likelihood of one entry of x: this one, unless entries differ.
+
+        Args:
+            index: Of the entry, an integer for each dimension of x.
+        """
         return self
 
     def domain_of(self, covariate: str) -> Constraint:
@@ -114,7 +118,12 @@ class Likelihood(Part, ABC):
         return _DOMAINS.get(covariate, constraints.real)
 
     def encoder_input(self, x: Tensor, **covariates: Tensor) -> Tensor:
-        """Returns what an encoder sees of x before it is standardised, of the same shape."""
+        """Returns what an encoder sees of x before it is standardised, of the same shape.
+
+        Args:
+            x: Data, shape ``(*, B, *event_shape)``.
+            covariates: Those that the likelihood declares, by name, shape ``(B,)`` each.
+        """
         return x
 
     def take_units(self, x_train: Tensor) -> Tensor:
@@ -129,15 +138,24 @@ class Likelihood(Part, ABC):
         return x_train.new_zeros(self.event_shape, dtype=torch.bool)
 
     def standardized(self, inputs: Tensor) -> Tensor:
-        """Returns the encoder's input, where it is data themselves in the units of those."""
+        """Returns the encoder's input, where it is data themselves in the units of those.
+
+        Args:
+            inputs: What :meth:`encoder_input` returned, shape ``(*, B, *event_shape)``; what is
+                returned has the same.
+        """
         return inputs
 
     def to_units(self, x: Tensor) -> Tensor:
-        """Returns data, shape ``(*, *event_shape)``, in the units of this likelihood."""
+        """Returns data ``x``, shape ``(*, *event_shape)``, in the units of this likelihood."""
         return x
 
     def from_units(self, u: Tensor) -> Tensor:
-        """Inverts :meth:`to_units`."""
+        """Returns data in their own units, the inverse of :meth:`to_units`.
+
+        Args:
+            u: Data in the units of this likelihood, shape ``(*, *event_shape)``.
+        """
         return u
 
     @property
@@ -172,7 +190,12 @@ class Likelihood(Part, ABC):
         adopt(cls, "seen", "encoder_input")
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Splits stacked parameters ``(*, B, *param_shape)`` into one tensor a parameter."""
+        """Returns one tensor a parameter, ``(*, B, *event_shape)`` each.
+
+        Args:
+            params: All of them, stacked along the first dimension of an event,
+                ``(*, B, *param_shape)``.
+        """
         return params.chunk(self.num_params, -len(self.event_shape))
 
     @torch.enable_grad()

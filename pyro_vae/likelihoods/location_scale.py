@@ -62,11 +62,20 @@ class LocationScale(LikelihoodInUnits):
 
     @abstractmethod
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:
-        """Returns the distribution of single entries, batch shape that of ``loc``."""
+        """Returns the distribution of single entries, batch shape that of ``loc``.
+
+        Args:
+            loc: Locations, in units of the training data, shape ``(*, B, *event_shape)``.
+            scale: Scales in the same units, of a shape that broadcasts with it.
+        """
 
     @abstractmethod
     def fit_marginal(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Returns locations and scales that fit data ``(N, *event_shape)`` entry by entry."""
+        """Returns locations and scales that fit data entry by entry, of shape ``event_shape`` each.
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``.
+        """
 
     @torch.no_grad()
     def take_units(self, x_train: Tensor) -> Tensor:
@@ -80,7 +89,11 @@ class LocationScale(LikelihoodInUnits):
         return self.to_units(x) - params
 
     def pooled(self, scale: Tensor) -> Tensor:
-        """Returns the one scale that stands for those of all entries."""
+        """Returns the one scale, of shape ``()``, that stands for those of all entries.
+
+        Args:
+            scale: Those, of shape ``event_shape``.
+        """
         return scale.mean()
 
     @torch.no_grad()

@@ -89,10 +89,22 @@ class Mixed(Likelihood):
         return f"mixed, counting in columns {', '.join(counting)}"
 
     def split(self, params: Tensor) -> tuple[Tensor, ...]:
-        """Splits parameters ``(*, B, *param_shape)`` into those of each likelihood."""
+        """Returns the parameters of each likelihood, ``(*, B, *its param_shape)``.
+
+        Args:
+            params: All of them, one after the other, ``(*, B, *param_shape)``.
+        """
         return params.split([part.param_shape.numel() for part in self._parts()], -1)
 
     def entry(self, index: Sequence[int]) -> Likelihood:
+        """Returns the likelihood of a column, which may be one of several columns.
+
+        Args:
+            index: Of the column, one integer.
+
+        Raises:
+            IndexError: If there is no such column.
+        """
         (left,) = index
         for part in self._parts():
             if left < part.event_shape.numel():
@@ -123,7 +135,12 @@ class Mixed(Likelihood):
         return torch.cat([part.from_units(own) for part, own in each], -1)
 
     def init_params(self, x_train: Tensor, **covariates: Tensor) -> Tensor:
-        """Returns the start of each likelihood, fitted to its own columns."""
+        """Returns the start of each likelihood, fitted to its own columns.
+
+        Args:
+            x_train: Training data, shape ``(N, *event_shape)``.
+            covariates: Those that some of the likelihoods declare, by name, shape ``(N,)`` each.
+        """
         each = zip(self._parts(), self._columns(x_train), strict=True)
         return torch.cat([part.init_params(x, **_its(part, covariates)) for part, x in each])
 
@@ -143,7 +160,12 @@ class Mixed(Likelihood):
                 part.fit_scale(own, own_params, own_mask, weights)
 
     def forward(self, params: Tensor, **covariates: Tensor) -> Distribution:
-        """Returns p(x|z) from the parameters of all likelihoods, ``(*, B, *param_shape)``."""
+        """Returns p(x|z) from the parameters of all likelihoods.
+
+        Args:
+            params: Shape ``(*, B, *param_shape)``.
+            covariates: Those that some of the likelihoods declare, by name, shape ``(B,)`` each.
+        """
         each = zip(self._parts(), self.split(params), strict=True)
         ds = [part(own, **_its(part, covariates)).base_dist for part, own in each]
         return Columns(ds).to_event(1)

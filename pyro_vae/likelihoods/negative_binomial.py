@@ -54,7 +54,12 @@ class NegativeBinomial(Dispersed):
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor, size_factor: Tensor | None = None) -> Tensor:
-        """Returns the raw means, with the raw inverse dispersions after them if predicted."""
+        """Returns the raw means, with the raw inverse dispersions after them if predicted.
+
+        Args:
+            x_train: Counts, shape ``(N, *event_shape)``.
+            size_factor: Of each observation, shape ``(N,)``; 1 if not given.
+        """
         sizes = self.sizes(x_train, size_factor)
         mean = x_train.mean(0) / sizes.mean(0)
         excess = (x_train - sizes * mean).square().mean(0) - x_train.mean(0)
@@ -62,6 +67,11 @@ class NegativeBinomial(Dispersed):
         return self.start_at([inverse_positive(mean)], theta)
 
     def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
-        """Returns p(x|z) from raw means, and raw dispersions if predicted."""
+        """Returns p(x|z) from raw means, and raw dispersions if predicted.
+
+        Args:
+            params: What the decoder returned, shape ``(*, B, *param_shape)``.
+            size_factor: Of each observation, shape ``(B,)``; 1 if not given.
+        """
         raw_mean, *raw = self.split(params)
         return self.counts(raw_mean, raw, size_factor).to_event(len(self.event_shape))

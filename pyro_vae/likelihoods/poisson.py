@@ -45,10 +45,20 @@ class Poisson(Counts):
         super().__init__(event_shape, size_factor=size_factor)
 
     def init_params(self, x_train: Tensor, size_factor: Tensor | None = None) -> Tensor:
-        """Returns the raw rates that are likeliest: all counts over all size factors."""
+        """Returns the raw rates that are likeliest: all counts over all size factors.
+
+        Args:
+            x_train: Counts, shape ``(N, *event_shape)``.
+            size_factor: Of each observation, shape ``(N,)``; 1 if not given.
+        """
         return inverse_positive(x_train.mean(0) / self.sizes(x_train, size_factor).mean(0))
 
     def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
-        """Returns p(x|z) from raw rates of shape ``(*, B, *event_shape)``."""
+        """Returns p(x|z) from raw rates of shape ``(*, B, *event_shape)``.
+
+        Args:
+            params: What the decoder returned, shape ``(*, B, *param_shape)``.
+            size_factor: Of each observation, shape ``(B,)``; 1 if not given.
+        """
         rate = self.sized(positive(params), size_factor)
         return dist.Poisson(rate).to_event(len(self.event_shape))

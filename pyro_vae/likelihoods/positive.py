@@ -56,14 +56,19 @@ class Positive(LikelihoodInUnits):
 
     @abstractmethod
     def distribution(self, loc: Tensor, spread: Tensor) -> TorchDistributionMixin:
-        """Returns the distribution of single entries, batch shape that of ``loc``."""
+        """Returns the distribution of single entries, batch shape that of ``loc``.
+
+        Args:
+            loc: Logarithms of a location, shape ``(*, B, *event_shape)``.
+            spread: Relative spreads, of a shape that broadcasts with it.
+        """
 
     @abstractmethod
     def fit_logs(self, log_x: Tensor, *, pooled: bool) -> tuple[Tensor, Tensor]:
         """Returns locations and spreads that fit log x, shape ``(N, *event_shape)``.
 
         Args:
-            log_x: Logarithms of data.
+            log_x: Logarithms of data, shape ``(N, *event_shape)``.
             pooled: Whether there is one spread for all entries, of shape ``()``.
         """
 

@@ -61,6 +61,10 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         By expectation-maximisation, the negative binomial fitted by its moments. With size factors
         each observation has a probability of its own to be an additional zero, and a thousand
         observations are enough.
+
+        Args:
+            x_train: Counts, shape ``(N, *event_shape)``.
+            size_factor: Of each observation, shape ``(N,)``; 1 if not given.
         """
         sizes = self.sizes(x_train, size_factor)
         if size_factor is not None:
@@ -84,7 +88,12 @@ class ZeroInflatedNegativeBinomial(Dispersed):
         return self.start_at([inverse_positive(inner), logits], theta)
 
     def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
-        """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted."""
+        """Returns p(x|z) from raw means, logits of zeros, and raw dispersions if predicted.
+
+        Args:
+            params: What the decoder returned, shape ``(*, B, *param_shape)``.
+            size_factor: Of each observation, shape ``(B,)``; 1 if not given.
+        """
         raw_mean, gate, *raw = self.split(params)
         d = ZeroInflated(self.counts(raw_mean, raw, size_factor), gate_logits=gate)
         return d.to_event(len(self.event_shape))

@@ -50,6 +50,10 @@ class ZeroInflatedPoisson(Counts):
 
         With size factors each observation has a probability of its own to be an additional zero,
         and a thousand observations are enough.
+
+        Args:
+            x_train: Counts, shape ``(N, *event_shape)``.
+            size_factor: Of each observation, shape ``(N,)``; 1 if not given.
         """
         sizes = self.sizes(x_train, size_factor)
         if size_factor is not None:
@@ -68,7 +72,12 @@ class ZeroInflatedPoisson(Counts):
         return torch.cat([inverse_positive(rate), logits])
 
     def forward(self, params: Tensor, size_factor: Tensor | None = None) -> Distribution:
-        """Returns p(x|z) from raw rates and logits of zeros, shape ``(*, B, *param_shape)``."""
+        """Returns p(x|z) from raw rates and logits of zeros, shape ``(*, B, *param_shape)``.
+
+        Args:
+            params: What the decoder returned, shape ``(*, B, *param_shape)``.
+            size_factor: Of each observation, shape ``(B,)``; 1 if not given.
+        """
         raw_rate, gate = self.split(params)
         rate = self.sized(positive(raw_rate), size_factor)
         d = ZeroInflated(dist.Poisson(rate), gate_logits=gate)

@@ -119,7 +119,12 @@ class ConvEncoder(Network):
         last.bias.copy_(output.flatten())
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Maps ``(B, C, H, W)``, and a condition if any, to ``(B, *out_shape)``."""
+        """Returns the features, ``(B, *out_shape)``.
+
+        Args:
+            x: Images, shape ``(B, C, H, W)``.
+            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
+        """
         if cond is not None:  # the same in each pixel
             x = torch.cat([x, cond[..., None, None].expand(-1, -1, *x.shape[2:])], 1)
         return self.layers(x).reshape(-1, *self.out_shape)
@@ -211,6 +216,11 @@ class ConvDecoder(Network):
         self.bias.copy_(output)
 
     def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Maps ``(B, *in_shape)``, and a condition if any, to ``(B, C, H, W)``."""
+        """Returns the parameters of images, ``(B, C, H, W)``.
+
+        Args:
+            z: Latents, shape ``(B, *in_shape)``.
+            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
+        """
         inputs = z if cond is None else torch.cat([z.flatten(1), cond], 1)
         return self.layers(inputs) + self.bias

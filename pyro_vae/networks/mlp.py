@@ -91,6 +91,11 @@ class MLP(Network):
         last.bias.copy_(output.flatten())
 
     def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Maps ``(B, *in_shape)``, and a condition if any, to ``(B, *out_shape)``."""
+        """Returns the outputs, ``(B, *out_shape)``.
+
+        Args:
+            x: Inputs, shape ``(B, *in_shape)``.
+            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
+        """
         inputs = x.flatten(1) if cond is None else torch.cat([x.flatten(1), cond], 1)
         return self.layers(inputs).reshape(-1, *self.out_shape)

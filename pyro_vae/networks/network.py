@@ -50,7 +50,7 @@ class Network(Part, ABC):
         """Sets the last layer such that the untrained network returns nearly ``output``.
 
         Args:
-            output: Shape ``out_shape``.
+            output: What to return, of shape ``out_shape``.
         """
 
 

@@ -168,7 +168,7 @@ class ELBO(Objective):
         self.data_per_label = num_data / num_labels if num_labels > 0 else 1.0
 
     def weight(self) -> Tensor | float:
-        """Returns the weight of the KL term at the current step."""
+        """Returns the weight of the KL at the current step, without a unit: a number or ``()``."""
         return self.beta if self.capacity is not None else self.beta * self._ramp()
 
     def _ramp(self) -> Tensor | float:
@@ -206,6 +206,12 @@ class ELBO(Objective):
 
         Neither beta nor a relaxation enters: this is the bound itself.
 
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: What both are called with.
+            **kwargs: Likewise, by name.
+
         Raises:
             ValueError: If the model has no plate ``data``.
         """
@@ -215,7 +221,16 @@ class ELBO(Objective):
     def totals(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> tuple[Tensor, Tensor]:
-        """Returns the two halves of the ELBO summed over the batch, whatever plates there are."""
+        """Returns the two halves of the ELBO summed over the batch, whatever plates there are.
+
+        They are E_q[log p(x|z)] and the KL, of shape ``()`` and in nats each.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: What both are called with.
+            **kwargs: Likewise, by name.
+        """
         observed, latents = self._all_terms(model, guide, args, kwargs)
         return total(observed), total(latents)
 

@@ -97,6 +97,12 @@ class Enumerated(Objective):
 
         Over the prior they are those of log p(x) itself, which is the ELBO of the exact posterior
         in place of the guide.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: What both are called with.
+            **kwargs: Likewise, by name.
         """
         _only_one(guide)
         if self.over == "guide":

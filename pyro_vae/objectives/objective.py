@@ -72,6 +72,13 @@ class Objective(pyro.infer.ELBO, ABC):
     Schedules are computed from ``step``, a tensor that counts optimiser steps. Whoever takes the
     step advances it; stock ``SVI`` does so through :meth:`loss_and_grads`.
 
+    Args:
+        num_particles: Draws of z for each observation, over which the loss is averaged.
+        **kwargs: What else :class:`pyro.infer.ELBO` takes.
+
+    Raises:
+        ValueError: If ``num_particles`` is not a positive integer.
+
     Attributes:
         step: Optimiser steps taken so far, shape ``()``.
         is_bound: Whether minus the loss is a lower bound of log p(x) in expectation.
@@ -92,7 +99,14 @@ class Objective(pyro.infer.ELBO, ABC):
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:
-        """Returns the loss summed over the batch, shape ``()``, nats."""
+        """Returns the loss summed over the batch, shape ``()``, nats.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: What both are called with, such as a batch of data, shape ``(B, *event_shape)``.
+            **kwargs: Likewise, by name.
+        """
 
     def bounds(self, guide: Program) -> bool:
         """Returns whether minus the loss is a lower bound of log p(x) with this very guide.
@@ -104,9 +118,13 @@ class Objective(pyro.infer.ELBO, ABC):
         return self.is_bound and modes(guide) <= {"enumerate"}
 
     def prepare(self, num_data: int, num_labels: int = 0) -> None:
-        """Receives the number of training observations, and of labels, before the first step.
+        """Receives how many training data there are, before the first step.
 
-        Most objectives need neither.
+        Most objectives need neither number.
+
+        Args:
+            num_data: Observations.
+            num_labels: How many of them have a label.
         """
 
     told = renamed("told", "prepare")
@@ -116,7 +134,7 @@ class Objective(pyro.infer.ELBO, ABC):
         adopt(cls, "told", "prepare")
 
     def to(self, device: torch.device) -> None:
-        """Moves the tensors that it holds; for whoever takes steps, to where the model is."""
+        """Moves the tensors that it holds to a ``device``: for whoever takes steps, the model's."""
         for name, value in vars(self).items():
             if isinstance(value, Tensor) and value.device != device:
                 setattr(self, name, value.to(device))
@@ -127,11 +145,25 @@ class Objective(pyro.infer.ELBO, ABC):
 
     @torch.no_grad()
     def loss(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Returns the loss as a number, without gradients and without counting a step."""
+        """Returns the loss in nats, without gradients and without counting a step.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: What both are called with.
+            **kwargs: Likewise, by name.
+        """
         return float(self.differentiable_loss(model, guide, *args, **kwargs))
 
     def loss_and_grads(self, model: Program, guide: Program, *args: Any, **kwargs: Any) -> float:
-        """Returns the loss as a number, adds its gradients to the parameters, counts a step."""
+        """Returns the loss in nats, adds its gradients to the parameters, and counts a step.
+
+        Args:
+            model: A Pyro program.
+            guide: A Pyro program with the same arguments.
+            *args: What both are called with.
+            **kwargs: Likewise, by name.
+        """
         loss = self.differentiable_loss(model, guide, *args, **kwargs)
         if loss.requires_grad:
             loss.backward()

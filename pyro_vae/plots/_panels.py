@@ -153,6 +153,8 @@ def scatter(
         points[:, 1] = torch.linspace(0, 1, len(means))  # spread out, to see how many there are
         axes.set_yticks([])
     size = min(60, max(5, 6000 / len(means)))
+    if labels is not None and len(CLASSES) < len(labels.unique()) <= _LEGEND:
+        size *= 1.5  # a shape needs room to be seen
     for label, chosen, colour, marker in _classes(labels, len(means), classes):
         across, up = points[chosen].T
         axes.scatter(
@@ -184,12 +186,16 @@ def _classes(
 ) -> list[tuple[str, Tensor, object, str]]:
     """For each label its name, the data that have it, a colour and a marker.
 
-    Of more labels than colours each colour is there again with a marker of another shape.
+    Of more labels than colours all have shapes, too: a colour is there again with another shape,
+    and neighbours differ in both.
     """
     if labels is None:
         return [("", torch.ones(size, dtype=torch.bool), HELD_OUT, "o")]
     found = labels.unique().tolist()
-    looks: list[tuple[object, str]] = [(each, shape) for shape in _SHAPES for each in CLASSES]
+    shapes = _SHAPES if len(found) > len(CLASSES) else _SHAPES[:1]
+    looks: list[tuple[object, str]] = [
+        (CLASSES[i % len(CLASSES)], shapes[i % len(shapes)]) for i in range(len(found))
+    ]
     if len(found) > _LEGEND:
         palette = colormaps["viridis"].resampled(len(found))
         looks = [(palette(i), "o") for i in range(len(found))]

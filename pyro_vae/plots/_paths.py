@@ -105,7 +105,7 @@ def interpolations(vae: VAE, first: RowsLike, second: RowsLike, *, steps: int = 
         vae: The model, with one latent variable, a vector or one-hot.
         first: Where to start, shape ``(P, *event_shape)``; or rows, with what goes with them.
             Their conditions hold all the way.
-        second: Where to end, the same.
+        second: Where to end, of the same shape.
         steps: Positions on the way, both ends included, S.
 
     Returns:

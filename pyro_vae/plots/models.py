@@ -54,10 +54,13 @@ def samples(
             the marginals of vectors; NaN where they are missing.
         columns: What the columns of x are, or their names; as the reference has them if not given.
         figure: Where to draw; one of its own if not given.
-        **given: What goes with each draw.
+        **given: What goes with each draw (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         The axes: one of images, or one an entry of x.
+
+    Raises:
+        ValueError: If ``num_samples`` is not a positive integer.
     """
     num_samples = positive_integer("num_samples", num_samples)
     beside: Tensor | None = as_tensor(reference)
@@ -94,7 +97,7 @@ def reconstructions(
         name: What to call the data.
         columns: What the columns of x are, or their names; as the data have them if not given.
         figure: Where to draw; one of its own if not given.
-        **given: What goes with them.
+        **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
     Returns:
         The axes: of images data and reconstructions in turn, else one an observation.
@@ -154,7 +157,7 @@ def latent(
         classes: What the integers 0, 1, ... are called, if they have names.
         name: What to call the data.
         ax: Where to draw; a figure of its own if not given.
-        **given: What goes with them.
+        **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
     Returns:
         The axes.

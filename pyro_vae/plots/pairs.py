@@ -111,7 +111,7 @@ def pairs(
         count: Pairs, at most.
         columns: What the columns are; as the data know them if not given.
         figure: Where to draw; one of its own if not given.
-        **given: What goes with each observation.
+        **given: What goes with each observation (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         The axes, of each pair one or two.

@@ -40,8 +40,9 @@ def traversal(
         units: Indices of latent units, shape ``(U,)``.
         steps: Positions of a real unit; a discrete one takes each of its values.
         reach: How far a real unit goes, in standard deviations of the prior.
-        reference: Of a table, data such as ``data.test`` that name its columns: each is then a
-            line of its own, in standard deviations of these data from their mean.
+        reference: Of a table, data such as ``data.test``, shape ``(N, *event_shape)``, that name
+            its columns: each is then a line of its own, in standard deviations of these data from
+            their mean.
         figure: Where to draw; one of its own if not given.
 
     Returns:
@@ -74,7 +75,7 @@ def interpolation(
     Args:
         vae: The model, with one latent variable, a vector or one-hot.
         first: Where to start, shape ``(P, *event_shape)``; or rows, with what goes with them.
-        second: Where to end, the same.
+        second: Where to end, of the same shape.
         steps: Positions on the way, both ends included.
         figure: Where to draw; one of its own if not given.
 

@@ -55,6 +55,7 @@ class Prior(Part, ABC):
 
     @cached_property
     def space(self) -> Space:
+        """The latent variables by name, with the shape and the support of each: one, ``z``."""
         return Space({"z": Site(self.event_shape, self.support)})
 
     def _declared(self, name: str) -> Any:
@@ -76,7 +77,12 @@ class Prior(Part, ABC):
         """
 
     def bind(self, view: View) -> None:
-        """Takes the view of the model that the prior is in; most priors need none."""
+        """Takes the view of the model that the prior is in; most priors need none.
+
+        Raises:
+            ValueError: If the prior cannot be in this model, as one without conditions or with
+                another guide.
+        """
 
     def start(self, x_train: Tensor) -> None:
         """Starts the prior's own parameters from training data.

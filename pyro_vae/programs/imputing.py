@@ -142,7 +142,7 @@ class Imputing(Composition):
                 ``adaptive``, adapted to each row by the curvature of log p(x, z); or ``auto``: from
                 the guide, and adapted where it is poor, of 100 draws or more; a discrete latent
                 of no more states than draws is summed.
-            **given: What else goes with them.
+            **given: What else goes with them (:class:`~pyro_vae.data.Conditions`).
 
         Returns:
             ``x`` where it is observed, and what was imputed elsewhere: shape ``(N, *event_shape)``,

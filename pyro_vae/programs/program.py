@@ -134,7 +134,7 @@ class Program(Taker):
         return True
 
     def initialize(self, x_train: Numbers, **given: Unpack[GivenLike]) -> None:
-        """Tries both programs on data, by which their parameters are made.
+        """Tries both programs on ``x_train``, ``(N, *event_shape)``, with what is ``given`` for it.
 
         Raises:
             ValueError: As :meth:`accepts`.
@@ -174,12 +174,12 @@ class Program(Taker):
             raise
 
     def prior_at(self, given: Conditions) -> Latent:
-        """Returns p(z), of batch shape ``()``, or that of each of N conditions, ``(N,)``."""
+        """Returns p(z), batch shape ``()``, or ``(N,)`` where something is ``given`` for N data."""
         sizes = [len(each) for each in Rows(torch.empty(0), cast(Given, given)).tensors().values()]
         return Latent(self, cast(Given, given), (sizes[0],) if sizes else ())
 
     def features(self, rows: Rows) -> Tensor:
-        """Returns the unconstrained parameters of q(z|x), ``(B, P)``.
+        """Returns the unconstrained parameters of q(z|x), ``(B, P)``, of accepted rows.
 
         There are none, P = 0, where sites depend on each other's draws, are discrete or of a kind
         that its parameters do not make: what q(z|x) is made of is then known to the guide alone.
@@ -192,30 +192,30 @@ class Program(Taker):
         return torch.cat([m.numbers(trace.nodes[m.local.name]["fn"]) for m in self._family], 1)
 
     def guide_at(self, features: Tensor, rows: Rows) -> Encoded | Family:
-        """Returns q(z|x), batch shape ``(B,)``, from what :meth:`features` returned."""
+        """Returns q(z|x), batch shape ``(B,)``, from the ``features`` of rows, :meth:`features`."""
         if features.shape[-1] > 0:
             return Family(self._family, self.space, features)
         return Encoded(self, rows)
 
     def infer(self, rows: Rows) -> Encoded:
-        """Returns q(z|x), batch shape ``(B,)``."""
+        """Returns q(z|x), batch shape ``(B,)``, of rows that the program accepted."""
         return Encoded(self, rows)
 
     def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Encoded:
-        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
+        """Returns q(z|x), ``(B,)``, of x, ``(B, *event_shape)``, and what is ``given`` for each."""
         rows = x if isinstance(x, Rows) else Rows(as_tensor(x), unlabelled(given))
         return self.infer(self.accepts(rows))
 
     def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Decoded:
-        """Returns p(x|z) for z of shape ``(*, B, D)``."""
+        """Returns p(x|z), ``(*, B)``, of z, ``(*, B, D)``, and what is ``given`` for each of B."""
         return Decoded(self, as_tensor(z, "z"), unlabelled(given))
 
     def log_likelihood(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x|z), shape ``(*, B)``, nats, differentiable in z."""
+        """Returns log p(x|z), ``(*, B)``, nats, of B rows, differentiable in z, ``(*, B, D)``."""
         return self.decode(z, **rows.given).log_prob(rows.x)
 
     def log_joint(self, z: Tensor, rows: Rows) -> Tensor:
-        """Returns log p(x, z), shape ``(*, B)``, nats, differentiable in z."""
+        """Returns log p(x, z), ``(*, B)``, nats, of B rows, differentiable in z, ``(*, B, D)``."""
         size = z.shape[:-1].numel()
         x = rows.x.expand(*z.shape[:-1], *self._event_shape).reshape(size, *self._event_shape)
         known = self._known(z.reshape(size, -1))
@@ -226,7 +226,11 @@ class Program(Taker):
 
     @torch.no_grad()
     def draw_weighted(self, rows: Rows, count: int) -> WeightedDraws:
-        """Draws z from the guide, with what their importance weights are made of."""
+        """Draws z ``count`` times for each of the rows, with what importance weights are made of.
+
+        Raises:
+            ValueError: If ``count`` is not a positive integer.
+        """
         from pyro_vae.programs.weigh import draw_weighted
 
         with evaluating(self):
@@ -236,7 +240,8 @@ class Program(Taker):
     def simulate(self, size: int | Given, count: int = 1) -> Rows:
         """Draws z from the prior and then x: ``count`` data sets, one after the other.
 
-        Global latents are drawn from the guide, once for each data set.
+        Each has ``size`` observations, or as many as ``size`` goes with, of the shape that
+        :class:`~pyro_vae.data.Given` has. Global latents are drawn from the guide, once for each.
         """
         if self.has_globals:
             seed = int(torch.randint(2**31, ()))
@@ -252,7 +257,7 @@ class Program(Taker):
 
     @torch.no_grad()
     def replicate(self, rows: Rows, count: int) -> Tensor:
-        """Draws z from q(z|x) and then x: shape ``(count, B, *event_shape)``."""
+        """Draws z from q(z|x) and then x, of accepted rows: shape ``(count, B, *event_shape)``."""
         with evaluating(self):
             return self.decode(self.infer(rows).sample((count,)), **rows.given).sample()
 
@@ -272,7 +277,7 @@ class Program(Taker):
         return state | {f"{_EXAMPLE}{name}": tensor.clone() for name, tensor in leaves.items()}
 
     def ready_for(self, state: Mapping[str, Tensor]) -> dict[str, Tensor]:
-        """Runs the programs on the observation of a file, and returns the file's parameters."""
+        """Returns the parameters of a file's ``state``, after a run on the observation in it."""
         known = {n.removeprefix(_EXAMPLE): t for n, t in state.items() if n.startswith(_EXAMPLE)}
         if self._structure is None and "x" in known:
             x = known.pop("x")
@@ -289,7 +294,12 @@ class Program(Taker):
         Args:
             n: How many.
             seed: The same seed draws the same; None draws from torch's generators.
-            **given: What goes with each, as :meth:`conditions` takes it.
+            **given: What goes with each (:class:`~pyro_vae.data.Conditions`), as
+                :meth:`conditions` takes it.
+
+        Raises:
+            ValueError: If ``n`` is not a positive integer, ``seed`` none from 0 on, or what goes
+                with the draws does not suit the program.
         """
         n = positive_integer("n", n)
         checked = self.conditions(given, n)
@@ -298,7 +308,7 @@ class Program(Taker):
 
     @torch.no_grad()
     def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
-        """Returns E[x|z] at z = E[z|x], same shape as ``x``.
+        """Returns E[x|z] at z = E[z|x], of the shape of ``x``, with what is ``given`` for each.
 
         Where p(x|z) has no mean in closed form it is that of 256 draws of x.
 
@@ -339,7 +349,7 @@ class Program(Taker):
         return all(isinstance(each, nn.Module) or not networks_of(each) for each in programs)
 
     def take_shapes(self, shapes: Mapping[str, Sequence[int]]) -> None:
-        """Takes over what :meth:`joined` learnt of each observed site, from :meth:`spec`."""
+        """Takes over what :meth:`joined` learnt, the ``shapes`` of sites, from :meth:`spec`."""
         self._shapes = {name: torch.Size(shapes[name]) for name in self.observed if name in shapes}
 
     def __repr__(self) -> str:
@@ -369,6 +379,9 @@ class Program(Taker):
 
         Returns:
             Programs of the same parameters, each at a draw. What verbs find of one is of that draw.
+
+        Raises:
+            ValueError: If ``seed`` is no integer from 0 on.
         """
         if not (names := self.structure.globals):
             return (self,)

@@ -179,7 +179,7 @@ class VAE(Imputing):
 
         Args:
             x_train: Training data, shape ``(N, *event_shape)``.
-            **given: What goes with them.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
         """
         self.notice_masks(as_tensor(given.get("mask"), "mask"))
         if self.initialized:
@@ -222,7 +222,12 @@ class VAE(Imputing):
 
     @_positional
     def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Distribution:
-        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
+        """Returns q(z|x), batch shape ``(B,)``.
+
+        Args:
+            x: Data, shape ``(B, *event_shape)``.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
+        """
         rows = encodable(self, x, given)
         with evaluating(self):
             return self.guide.encode(rows.x, rows.given)
@@ -234,7 +239,7 @@ class VAE(Imputing):
 
         Args:
             x: Data, shape ``(B, *event_shape)``.
-            **given: What goes with them.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
         Raises:
             ValueError: If the guide has not exactly one site that is one categorical variable.
@@ -257,7 +262,12 @@ class VAE(Imputing):
 
     @_positional
     def decode(self, z: Numbers, **given: Unpack[GivenLike]) -> Distribution:
-        """Returns p(x|z) for latents of shape ``(*, B, *prior.event_shape)``."""
+        """Returns p(x|z), batch shape ``(*, B)``.
+
+        Args:
+            z: Latents, shape ``(*, B, *prior.event_shape)``.
+            **given: What goes with each of B observations (:class:`~pyro_vae.data.Given`).
+        """
         latents, checked = decodable(self, as_tensor(z, "z"), unlabelled(given))
         with evaluating(self):
             return self.model.decode(latents, checked)
@@ -270,7 +280,11 @@ class VAE(Imputing):
         Args:
             n: How many.
             seed: The same seed draws the same; None draws from torch's generators.
-            **given: A condition for each, and covariates.
+            **given: A condition for each, and covariates (:class:`~pyro_vae.data.Conditions`).
+
+        Raises:
+            ValueError: If ``n`` is not a positive integer, ``seed`` none from 0 on, or what goes
+                with the draws does not suit the model.
         """
         n, seed = positive_integer("n", n), None if seed is None else check_seed("seed", seed)
         checked = checked_given(self, given, n)
@@ -282,7 +296,12 @@ class VAE(Imputing):
     @torch.no_grad()
     @_positional
     def reconstruct(self, x: RowsLike, **given: Unpack[GivenLike]) -> Tensor:
-        """Returns E[x|z] at z = E[z|x], same shape as ``x``."""
+        """Returns E[x|z] at z = E[z|x], same shape as ``x``.
+
+        Args:
+            x: Data, shape ``(B, *event_shape)``.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`).
+        """
         rows = rows_of(self, x, given)
         with evaluating(self):
             z = self.guide.encode(rows.x, rows.given).mean
@@ -302,8 +321,8 @@ class VAE(Imputing):
         Args:
             x: Data, shape ``(N, *event_shape)``.
             num_samples: Draws for each observation, K.
-            **given: What goes with them; with a mask, log p of what is observed, and of the mask
-                itself with a missingness model.
+            **given: What goes with them (:class:`~pyro_vae.data.Given`); with a mask, log p of what
+                is observed, and of the mask itself with a missingness model.
 
         Returns:
             Log-densities in nats, shape ``(N,)``, too low in expectation, and less so as K grows.
@@ -329,6 +348,9 @@ class VAE(Imputing):
         Args:
             rows: B observations that the model accepted.
             count: Draws for each.
+
+        Raises:
+            ValueError: If ``count`` is not a positive integer.
         """
         with evaluating(self):
             return weigh.draw_weighted(self, rows, positive_integer("count", count))

@@ -75,7 +75,11 @@ def pictures(
 
 
 def held_out(data: Dataset) -> Split:
-    """Returns the split to judge by: test, or else validation, or else all there is."""
+    """Returns the name of the split to judge by: test, or else validation, or else training data.
+
+    Args:
+        data: The data set, whose splits may be empty.
+    """
     filled: list[Split] = [split for split in SPLITS if len(data.split(split)) > 0]
     return filled[-1]
 
@@ -101,7 +105,7 @@ def samples(
         reference: Data ``(N, *event_shape)``, which set the grey scale of images and stand beside
             the marginals of vectors; NaN where they are missing.
         columns: What the columns of x are, or their names; as the reference has them if not given.
-        **given: What goes with each draw.
+        **given: What goes with each draw (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         The path.
@@ -131,7 +135,7 @@ def reconstructions(
         path: The PNG to write.
         name: What to call the data.
         columns: What the columns of x are, or their names; as the data have them if not given.
-        **given: What goes with them.
+        **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
     Returns:
         The path.
@@ -163,7 +167,7 @@ def latent(
         color_by: Integers ``(N,)`` that colour the data; the model never saw them.
         classes: What the integers 0, 1, ... are called, if they have names.
         name: What to call the data.
-        **given: What goes with them.
+        **given: What goes with them (:class:`~pyro_vae.data.Given`).
 
     Returns:
         The path.
@@ -207,7 +211,7 @@ def pairs(
         path: The PNG to write.
         count: Pairs, at most.
         columns: What the columns are; as the data know them if not given.
-        **given: What goes with each observation.
+        **given: What goes with each observation (:class:`~pyro_vae.data.Conditions`).
 
     Returns:
         The path.

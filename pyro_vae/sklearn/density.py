@@ -124,6 +124,9 @@ class VAEDensity(DensityMixin, VAEEstimator):
             X: Shape ``(n_samples, n_features)``, at least two rows.
             y: Not used.
 
+        Returns:
+            The estimator itself, fitted.
+
         Raises:
             ValueError: If the data or an argument are not what they should be.
         """

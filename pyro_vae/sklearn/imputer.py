@@ -139,6 +139,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
             X: Shape ``(n_samples, n_features)``, at least two rows; NaN is missing.
             y: Not used.
 
+        Returns:
+            The estimator itself, fitted.
+
         Raises:
             ValueError: If the data or an argument are not what they should be.
         """
@@ -197,6 +200,9 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, VAEEstimator):
 
         Args:
             input_features: Names of the columns of the data, if they have none of their own.
+
+        Returns:
+            Names, shape ``(n_features_out,)``.
         """
         names = super().get_feature_names_out(input_features)
         return names if self.keep_empty_features else names[self._observed]

@@ -126,6 +126,9 @@ class VAETransformer(ClassNamePrefixFeaturesOutMixin, TransformerMixin, VAEEstim
             X: Shape ``(n_samples, n_features)``, at least two rows.
             y: Not used.
 
+        Returns:
+            The estimator itself, fitted.
+
         Raises:
             ValueError: If the data or an argument are not what they should be.
         """

@@ -143,7 +143,8 @@ def fit(
             https://arxiv.org/abs/1711.05101).
         optim: From parameters to a torch optimiser, or an optimiser of ``pyro.optim`` that is no
             scheduler; in place of Adam, with its own learning rate.
-        validation: Data, or the fraction of ``data`` to set apart; a dataset brings its own.
+        validation: Data of shape ``(M, *event_shape)``, or the fraction of ``data`` to set apart; a
+            dataset brings its own.
         cond: What each observation is conditioned on, shape ``(N, cond_size)``; where validation
             data come apart, and with a dataset, a mapping with ``train`` and ``validation``. A
             dataset may bring its own, and a mask and covariates.

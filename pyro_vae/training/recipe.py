@@ -188,6 +188,9 @@ class Recipe:
     def check_parts(self, vae: Amortized) -> None:
         """Checks that the model has the parts that are named.
 
+        Args:
+            vae: The model.
+
         Raises:
             ValueError: If it has none of one of these names.
         """
@@ -218,7 +221,11 @@ class Recipe:
         return None if factory is None else Rates(factory, self._first_rate)
 
     def optimizer(self, vae: Amortized) -> Optim:
-        """Returns what makes the optimiser: the user's own, or AdamW of these rates."""
+        """Returns what makes the optimiser: the user's own, or AdamW of these rates.
+
+        Args:
+            vae: The model, whose parts may have rates of their own.
+        """
         if self.optim is not None:
             return self.optim
         return partial(adamw, vae=vae, lr=self.lr, decay=self.weight_decay)

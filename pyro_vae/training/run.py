@@ -119,7 +119,11 @@ class Run(Generic[Fitted]):
         return pd.DataFrame(dict(self.history)).astype({"epoch": int}).set_index("epoch")
 
     def plot(self, *, figure: Figure | SubFigure | None = None) -> list[Axes]:
-        """Draws the history, see :func:`pyro_vae.plots.history`."""
+        """Draws the history, see :func:`pyro_vae.plots.history`.
+
+        Args:
+            figure: Where to draw; one of its own if not given.
+        """
         from pyro_vae import plots
 
         return plots.history(self.history, figure=figure)
@@ -251,6 +255,9 @@ class Run(Generic[Fitted]):
 
         The best and the averaged weights, if the model has others, are in ``best.safetensors`` and
         ``average.safetensors``.
+
+        Args:
+            folder: Where to; it is there already.
         """
         checkpoint.save(self.vae, folder)
         digest = checkpoint.write_tensors(folder / "last.safetensors", self.last_weights)
@@ -334,6 +341,13 @@ class Run(Generic[Fitted]):
     def read(cls, vae: Fitted, folder: Path) -> Run[Fitted]:
         """Reads a finished run, whose weights go into the model.
 
+        Args:
+            vae: A model of the same parts.
+            folder: What :meth:`write` wrote to.
+
+        Returns:
+            The run, of this model.
+
         Raises:
             ValueError: If a file is missing or damaged.
         """
@@ -369,6 +383,13 @@ class Run(Generic[Fitted]):
 def read_history(path: Path) -> dict[str, list[float]]:
     """Reads ``history.json``, in which null is what was not finite.
 
+    Args:
+        path: Of the file.
+
+    Returns:
+        A value for each epoch, by name, as ``run.history`` has them: scores in nats per
+        observation, NaN where they were not finite.
+
     Raises:
         ValueError: If it is missing or damaged.
     """
@@ -388,6 +409,12 @@ def read_history(path: Path) -> dict[str, list[float]]:
 
 def read_engine(path: Path) -> dict[str, int]:
     """Reads ``engine.json``.
+
+    Args:
+        path: Of the file.
+
+    Returns:
+        Steps taken, by engine.
 
     Raises:
         ValueError: If it is missing or damaged.
