@@ -432,7 +432,7 @@ def test_what_is_no_address_is_one_line(name: str, hub: Hub) -> None:
             "`license`: did you mean 'mit'? expected one of apache-2.0, mit, other",
         ),
         ({"license": "mit\ntags: [x]"}, "`license`: expected one of apache-2.0, mit, other"),
-        ({"license": "LicenseRef-x"}, "`license`: expected one of apache-2.0, mit, other"),
+        ({"license": "LicenseRef-x"}, "`license`: did you mean 'unlicense'? expected one of "),
         ({"pictures": True}, "`pictures`: expected False"),
         ({"page": True}, "`page`: expected False"),
         ({"model": 3}, "`model`: expected a path"),
@@ -441,7 +441,7 @@ def test_what_is_no_address_is_one_line(name: str, hub: Hub) -> None:
     ],
 )
 def test_what_is_no_argument_is_one_line(options: dict[str, Any], says: str, hub: Hub) -> None:
-    with pytest.raises(ValueError, match="^" + says.replace(".", r"\.")):
+    with pytest.raises(ValueError, match="^" + re.escape(says)):
         pv.push(**({"model": small(), "repo": REPO} | options))
     assert hub.repos == {}
 

@@ -394,4 +394,4 @@ def test_what_is_refused_or_reported_of_a_column_has_its_name() -> None:
         vae.encode(data.train)
     frame["still"] = 3.0
     report_of = pv.data.inspect(pv.data.load(frame, schema="numbers"))
-    assert "1 features are constant in training: still" in str(report_of)
+    assert "1 feature is constant in training: still" in str(report_of)
