@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import as_path, expected, positive_integer
+from pyro_vae._errors import as_path, expected, out_of_memory, positive_integer
 from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
@@ -214,9 +214,10 @@ def in_progress(
             _sweep(folder)
             yield RunInProgress(folder, every, keep, resume)
     except OSError as error:
-        if (folder / CHECKPOINTS).is_dir() or is_finished(folder):
-            raise
-        if error.filename is None or hasattr(error, "__notes__"):  # by a callback
+        noted = hasattr(error, "__notes__")  # by a callback, whose error it stays
+        if is_unfinished(folder) and not (noted or isinstance(error, BrokenPipeError)):
+            raise OSError(f"{error}; --resume goes on with {folder}") from error
+        if is_finished(folder) or error.filename is None or noted:
             raise
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
@@ -232,6 +233,9 @@ def in_progress(
         if isinstance(error, ValueError) and folder in missing and going_on and not noted:
             # What came after the fit has failed; the fit is not to be lost for that.
             raise ValueError(f"{error}; {going_on}") from None
+        if out_of_memory(error) and going_on and not noted:
+            line = " ".join(str(error).split()) or "out of memory"
+            raise MemoryError(f"{line}; {going_on}") from error
         raise
 
 
