@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -45,6 +46,7 @@ Resume: TypeAlias = bool | Literal["previous"]
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _STAGING = ".finishing"
 _REPRODUCTION = "nonfinite.safetensors"
+_OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 _SHOWN = 5  # differences named one by one
 
 
@@ -215,9 +217,10 @@ def in_progress(
             yield RunInProgress(folder, every, keep, resume)
     except OSError as error:
         noted = hasattr(error, "__notes__")  # by a callback, whose error it stays
-        if is_unfinished(folder) and not (noted or isinstance(error, BrokenPipeError)):
+        if is_unfinished(folder) and error.errno in _OF_DISKS and not noted:
             raise OSError(f"{error}; --resume goes on with {folder}") from error
-        if is_finished(folder) or error.filename is None or noted:
+        known = is_unfinished(folder) or is_finished(folder)
+        if known or error.filename is None or noted:
             raise
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
