@@ -18,6 +18,7 @@ import signal
 import stat
 import tempfile
 import time
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -72,9 +73,9 @@ def same(a: dict[str, Any], b: dict[str, Any]) -> bool:
     )
 
 
-def dies_writing(out: Path, compile: bool, rng: random.Random) -> None:
-    """Fits, and is killed with some bytes of a checkpoint, and no more, on the disk."""
-    fsync, left = os.fsync, rng.randrange(1, 2 * STEPS)  # a file and its folder, each step
+def write_and_die(work: Callable[[], object], rng: random.Random, steps: int) -> None:
+    """Works, and is killed with some bytes of a checkpoint, and no more, on the disk."""
+    fsync, left = os.fsync, rng.randrange(1, 2 * steps)  # a file and its folder, each step
 
     def kill(handle: int) -> None:
         nonlocal left
@@ -85,15 +86,15 @@ def dies_writing(out: Path, compile: bool, rng: random.Random) -> None:
         fsync(handle)
 
     os.fsync = kill
-    train(out, compile)
+    work()
 
 
 def trial(out: Path, compile: bool, seconds: float, rng: random.Random) -> str:
     """Kills one run; returns what it was doing."""
     writing = rng.random() < 0.4
     while True:
-        work = partial(dies_writing, rng=rng) if writing else train
-        pid = forked(partial(work, out, compile))
+        work = partial(train, out, compile)
+        pid = forked(partial(write_and_die, work, rng, STEPS) if writing else work)
         if not writing:
             begun = rng.random() < 0.9  # most of them not while they get ready
             while begun and not any(out.glob("checkpoints/step-*")) and not is_finished(out):

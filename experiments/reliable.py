@@ -2,7 +2,7 @@
 
     python experiments/reliable.py    # results/reliable.md
 
-After killed, damage, fault_injection, fuzz and endurance have written theirs.
+After killed and the others of WRITTEN have written theirs.
 """
 
 from __future__ import annotations
@@ -16,6 +16,8 @@ import torch
 
 import pyro_vae as pv
 
+WRITTEN = ("killed_kinds", "damage", "fault_injection", "scarce", "fuzz", "fuzz_folders",
+           "fuzz_doors", "endurance")  # fmt: skip
 INSTANTS = ("before the first checkpoint", "between two writes", "while writing")
 X = torch.rand(300, 20, generator=torch.Generator().manual_seed(0)).round()
 fit = partial(pv.fit, device="cpu", compile=False, epochs=4, batch_size=64, seed=1)
@@ -58,7 +60,7 @@ def table() -> str:
         killed = ", ".join(f"{count} {what}" for what, count in found["killed"].items())
         what = f"{found['runs']} runs killed ({killed}; {found['compiled']} compiled) and resumed"
         rows.append((what, f"{found['identical']} of {found['runs']} end bit-identical"))
-    for name in ("damage", "fault_injection", "fuzz", "endurance"):
+    for name in WRITTEN:
         for found in common.read(f"{name}.json"):
             rows += [(row["what"], row["came_of_it"]) for row in found["rows"]]
     lines = ["| what was done | what came of it |", "|---|---|"]

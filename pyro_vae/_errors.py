@@ -159,6 +159,15 @@ def as_path(argument: str, value: object) -> Path:
     return Path(path)
 
 
+def typed_path(text: str | os.PathLike[str]) -> Path:
+    """Returns a path as it was typed, with ``~`` for a home.
+
+    Where there is no home of that name the path stays, and does not exist; pathlib's own function
+    raises a RuntimeError.
+    """
+    return Path(os.path.expanduser(text))
+
+
 def as_device(argument: str, value: Any) -> torch.device:
     """Returns a device of this machine.
 

@@ -6,7 +6,6 @@ import hashlib
 import inspect
 import json
 import logging
-import math
 import os
 import secrets
 from collections.abc import Callable, Mapping
@@ -24,6 +23,7 @@ from pyro_vae import guides, likelihoods, missingness, networks, priors
 from pyro_vae._bounded import Bounded
 from pyro_vae._errors import as_device, as_path, expected, unknown_name
 from pyro_vae._hub import LARGEST_JSON, MODEL, local
+from pyro_vae._json import loads
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import composed_of
@@ -76,8 +76,10 @@ def write_bytes(path: Path, content: bytes) -> None:
             file.flush()
             os.fsync(file.fileno())
         beside.replace(path)
-    except BaseException:
+    except BaseException as error:
         beside.unlink(missing_ok=True)
+        if isinstance(error, OSError) and error.filename is None:
+            error.filename = str(path)  # which a write does not know
         raise
     written(path.parent)
 
@@ -288,11 +290,24 @@ def load_weights(vae: Amortized, path: Path, digest: object) -> None:
         work_as_before(vae, state)
     if isinstance(vae, Program):
         state = vae.ready_for(state)
+    _check_numbers(path, vae, state)
     try:
         vae.load_state_dict(state)
     except RuntimeError as error:
         reason = str(error).splitlines()[-1].strip()  # the first line only names the class
         raise ValueError(f"`{path}`: expected the weights of model.json, got {reason}") from None
+
+
+def _check_numbers(path: Path, vae: Amortized, state: Mapping[str, Tensor]) -> None:
+    """Refuses weights that no fit leaves, of which no score would be one."""
+    parameters = {name for name, _ in vae.named_parameters()}
+    for name, own in vae.state_dict().items():
+        if (found := state.get(name)) is None or not own.is_floating_point():
+            continue
+        if found.dtype not in (torch.float32, torch.float64):
+            raise expected(str(path), f"float32 or float64 numbers as {name}", str(found.dtype))
+        if name in parameters and not found.isfinite().all():
+            raise expected(str(path), f"finite numbers as {name}", found)
 
 
 def _options(vae: VAE) -> dict[str, Any]:
@@ -393,9 +408,7 @@ def read_json(path: Path, **kinds: Any) -> dict[str, Any]:
     if (values := sum(written.count(each) for each in (b",", b"[", b"{"))) > _MOST_VALUES:
         raise expected(str(path), f"at most {_MOST_VALUES:,} values", values)
     try:
-        content = json.loads(
-            written, parse_float=_finite, parse_int=_integer, parse_constant=_finite
-        )
+        content = loads(written)
     except (ValueError, RecursionError) as error:
         raise expected(str(path), "valid JSON", str(error)) from None
     if not isinstance(content, dict):
@@ -419,17 +432,6 @@ def check_kinds(path: Path, content: Mapping[str, Any], kinds: Mapping[str, Any]
             raise expected(str(path), f"{wanted} as {name}", content[name])
 
 
-def _finite(text: str) -> float:
-    if not math.isfinite(value := float(text)):
-        raise ValueError(f"not a finite number: {text[:12]}")
-    return value
-
-
-def _integer(text: str) -> int:
-    _finite(text)  # what no float holds would not be shown either
-    return int(text)
-
-
 def read_bytes(path: Path, digest: object) -> bytes:
     """Reads a file whose SHA-256 is known.
 
@@ -451,7 +453,8 @@ def tensors_of(path: Path, content: bytes) -> tuple[dict[str, Tensor], dict[str,
     """
     try:
         tensors = tensors_from_bytes(content)  # checks the header against the length
-        header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
+        text = content[8 : 8 + int.from_bytes(content[:8], "little")]
+        header = loads(text)
     except (SafetensorError, ValueError, KeyError, RuntimeError) as error:
         raise expected(str(path), "a safetensors file", str(error)) from None
     return tensors, of_known_schema(path, header.get("__metadata__", {}))
@@ -468,9 +471,11 @@ def size_of(path: Path) -> int:
         if (path.parent / CHECKPOINTS).is_dir():
             what = "a finished run (fit --resume goes on with this one)"
         raise expected("folder", what, str(path.parent))
-    inside = path.resolve().is_relative_to(path.parent.resolve())
-    if not (inside and path.is_file()):  # a pipe would be waited for without end
-        raise expected(str(path), "a plain file inside the folder", str(path.resolve()))
+    # Of links that lead to one another a path of pathlib's raises an error without a name.
+    end = os.path.realpath(path)
+    if not (path.is_file() and Path(end).is_relative_to(path.parent.resolve())):
+        # A pipe would be waited for without end.
+        raise expected(str(path), "a plain file inside the folder", end)
     return path.stat().st_size
 
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import io
+import os
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -157,3 +160,73 @@ def test_an_annotated_matrix_is_read_without_its_package(
         load(path, layers="scald")
     with pytest.raises(ValueError, match="a value for each observation in odd, got '20 missing'"):
         load(path, cond="odd")
+
+
+# --- Archives from a stranger ---------------------------------------------------------------------
+
+
+def test_what_has_no_use_is_not_unpacked(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when all that is in an archive is read, before it is known what of it has a use."""
+    np.savez_compressed(tmp_path / "x.npz", train=X, extra=np.zeros(10**6))
+    opened: list[str] = []
+    read = zipfile.ZipFile.open
+
+    def noted(self: zipfile.ZipFile, name: Any, *args: Any, **options: Any) -> Any:
+        opened.append(getattr(name, "filename", name))
+        return read(self, name, *args, **options)
+
+    monkeypatch.setattr(zipfile.ZipFile, "open", noted)
+    with pytest.raises(ValueError, match="no arrays besides those that have a use, got .'extra'"):
+        load(tmp_path / "x.npz")
+    assert torch.equal(load(tmp_path / "x.npz", key="train", test=0, validation=0).train, _of(X))
+    assert set(opened) == {"train.npy"}
+
+
+def _of(x: np.ndarray) -> torch.Tensor:
+    return torch.from_numpy(x)
+
+
+def _member(descr: str, shape: tuple[int, ...], content: bytes) -> bytes:
+    file = io.BytesIO()
+    header = {"descr": descr, "fortran_order": False, "shape": shape}
+    np.lib.format.write_array_header_1_0(file, header)
+    return file.getvalue() + content
+
+
+@pytest.mark.parametrize(
+    ("members", "says"),
+    [
+        ([("x.npy", _member("<f8", (10**12,), b"0" * 8))], "a NumPy file of plain arrays"),
+        ([("x.npy", _member("<f8", (-3, 2), b"0" * 48))], "a NumPy file of plain arrays"),
+        ([("x.npy", _member("|O", (1,), b"0" * 8))], "a NumPy file of plain arrays"),
+        ([("x.npy", b"no header")], "a NumPy file of plain arrays"),
+        ([("x.npy", _member("<f4", (4, 2), bytes(32)))] * 2, "each key once"),
+    ],
+)
+@pytest.mark.filterwarnings("ignore:Duplicate name")
+def test_an_archive_is_refused_before_there_is_memory_for_it(
+    members: list[tuple[str, bytes]], says: str, tmp_path: Path
+) -> None:
+    """Fails, with a MemoryError, when a header is believed that promises what is not there."""
+    with zipfile.ZipFile(tmp_path / "x.npz", "w") as archive:
+        for name, content in members:
+            archive.writestr(name, content)
+    with pytest.raises(ValueError, match=f"`data`: expected {says}") as error:
+        load(tmp_path / "x.npz")
+    assert "\n" not in str(error.value)
+
+
+@pytest.mark.parametrize("suffix", [".npy", ".npz", ".csv", ".csv.gz", ".h5"])
+def test_a_pipe_is_not_waited_for(suffix: str, tmp_path: Path) -> None:
+    """Fails, without end, when what exists is opened whatever it is."""
+    os.mkfifo(tmp_path / f"pipe{suffix}")
+    (tmp_path / f"loop{suffix}").symlink_to(tmp_path / f"loop{suffix}")
+    for name in ("pipe", "loop"):
+        with pytest.raises(ValueError, match="`data`: expected an existing file"):
+            load(tmp_path / f"{name}{suffix}")
+
+
+def test_a_home_that_there_is_not_is_no_traceback() -> None:
+    """Fails, with a RuntimeError, when pathlib looks for the home of nobody."""
+    with pytest.raises(ValueError, match="`data`: expected an existing file, got '~no-such-user/"):
+        load("~no-such-user/x.csv")

@@ -13,6 +13,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import Dataset
+from pyro_vae.data.schema import Schema
 
 X = np.random.default_rng(0).normal(size=(60, 4))
 FLOATS = "".join(f"{i % 7}.5,{i}.25,{i % 3}.1\n" for i in range(60))
@@ -272,3 +273,66 @@ def test_excel_sheets_are_read(tmp_path: Path) -> None:
     (tmp_path / "bad.xlsx").write_bytes(b"nothing")
     with pytest.raises(ValueError, match="`data`: expected an Excel file"):
         load(tmp_path / "bad.xlsx")
+
+
+# --- Lines that are very long ---------------------------------------------------------------------
+
+
+def test_a_first_line_may_be_longer_than_what_is_looked_at(tmp_path: Path) -> None:
+    """Fails when the first 2**20 characters are taken for a whole line, and others for ragged."""
+    names = [f"{'a long name of a measurement ' * 30}{i}" for i in range(1300)]
+    values = np.random.default_rng(0).normal(size=(20, len(names))).round(3)
+    path = tmp_path / "t.csv"
+    pd.DataFrame(values, columns=names).to_csv(path, index=False)
+    assert path.read_text().index("\n") > 2**20
+    data = load(path)
+    assert data.names == names
+    np.testing.assert_array_equal(data.train.numpy(), values.astype(np.float32))
+
+
+@pytest.mark.parametrize(
+    ("content", "says"),
+    [
+        (",".join(["1.5"] * 2**18) + ",2\n", "at most 262,144 columns of text, got 262145"),
+        (
+            "a,b\n" + "1,2\n" * 10**6 + "1," * 2**23 + "1\n",
+            "lines of at most 16,777,216 characters",
+        ),
+        ("a,b\n1," + "2" * 2**18 + "\n", "field larger than field limit"),
+        ('a,b\n1,"' + "2\n" * 2**18, "field larger than field limit"),
+    ],
+)
+def test_a_line_that_is_no_row_is_one_line(content: str, says: str, tmp_path: Path) -> None:
+    """Fails, with a traceback or after a minute, when as many cells are read as there are."""
+    (tmp_path / "t.csv").write_text(content)
+    (tmp_path / "t.csv.gz").write_bytes(gzip.compress(content.encode(), 1))
+    for name in ("t.csv", "t.csv.gz"):
+        with pytest.raises(ValueError, match=f"`data`: expected .*{says}") as error:
+            load(tmp_path / name)
+        assert "\n" not in str(error.value)
+
+
+def test_columns_cost_what_they_are(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Fails when each sixteen columns go through all of them, as 10^5 columns would show."""
+    asked: list[int] = []
+    own = Schema.x.fget
+    assert own is not None
+
+    def counted(self: Schema) -> Any:
+        asked.append(len(self.columns))
+        return own(self)
+
+    monkeypatch.setattr(Schema, "x", property(counted))
+    pd.DataFrame(np.random.default_rng(0).normal(size=(12, 320))).add_prefix("v").to_csv(
+        tmp_path / "t.csv", index=False
+    )
+    assert load(tmp_path / "t.csv").train.shape == (12, 320)
+    assert len(asked) < 10
+
+
+def test_a_size_factor_that_float32_loses_is_refused(tmp_path: Path) -> None:
+    """Fails when 1e-300 is positive, and 0 in the model: of its logarithm no rate is left."""
+    rows = "".join(f"{i % 4},{i % 3},{'1' if i else '1e-300'}\n" for i in range(60))
+    (tmp_path / "t.csv").write_text("a,b,s\n" + rows)
+    with pytest.raises(ValueError, match="`size_factor`: .* float32 holds, got 1e-300"):
+        load(tmp_path / "t.csv", size_factor="s")

@@ -119,17 +119,35 @@ def _fail(message: str, code: int) -> int:
     return code
 
 
+def _open_streams() -> None:
+    """Opens what was closed: its number is that of the next file else, such as a checkpoint's.
+
+    Whatever writes to standard error, torch's own code for one, would write there.
+    """
+    for number, name in enumerate(("stdin", "stdout", "stderr")):
+        try:
+            os.fstat(number)
+        except OSError:
+            os.open(os.devnull, os.O_RDWR)  # which takes the lowest number that is free
+        if getattr(sys, name) is None:
+            file = os.fdopen(number, "w" if number else "r", closefd=False)
+            setattr(sys, name, file)
+
+
 def entry() -> None:
     """The console script."""
+    _open_streams()
     if sys.argv[1:2] and sys.argv[1] in VERBS:
         with leaving_at_once():
             _module(sys.argv[1])
-    code = main()
+    code, unwritten = main(), False
     try:
         sys.stdout.flush()
     except BrokenPipeError:
         code = _UNREAD
-    if code == _UNREAD:  # what is left to print has no reader, either
+    except OSError as error:  # a full disk
+        code, unwritten = _fail(f"error: standard output: {error}", 2), True
+    if unwritten or code == _UNREAD:  # what is left to print has no reader, either
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback of what is left

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import json
 import math
+import os
 import time
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
@@ -444,7 +445,7 @@ def _config(asked: _Asked, typed: str | None) -> str:
         if kept.get(key) == default:
             kept.pop(key, None)
     if kept.get("schema") not in (None, NUMBERS):
-        kept.schema = str(Path(kept.schema).resolve())  # a replay works from anywhere
+        kept.schema = os.path.realpath(kept.schema)  # a replay works from anywhere
     from_anywhere(kept)
     kept.data, kept.data_root = asked.data.source, asked.served["root"]
     # For people and for `compare`: whoever replays it has to type it.

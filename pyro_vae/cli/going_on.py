@@ -17,6 +17,7 @@ from pyro_vae.training.resume import is_unfinished
 __all__ = ["check_resumed", "going_on"]
 
 _HINT = "; --resume goes on with"
+_KINDS = (ValueError, OSError, MemoryError)
 
 
 @contextmanager
@@ -29,14 +30,15 @@ def going_on(folder: Path, argv: Sequence[str]) -> Iterator[None]:
     """
     try:
         yield
-    except (Interrupted, ValueError) as error:
+    except (Interrupted, *_KINDS) as error:
         reason, hint, _ = str(error).partition(_HINT)
         if not hint or not is_unfinished(folder):
             raise
         message = f"{reason}; this goes on with it: {_again(folder, argv)}"
         if isinstance(error, Interrupted):
             raise Interrupted(message, error.signum) from None
-        raise ValueError(message) from error
+        kind = next(kind for kind in _KINDS if isinstance(error, kind))
+        raise kind(message) from error
 
 
 def _again(folder: Path, argv: Sequence[str]) -> str:

@@ -15,7 +15,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import check_seed, expected, plural, positive_integer
+from pyro_vae._errors import check_seed, expected, plural, positive_integer, typed_path
 from pyro_vae._terminal import say
 from pyro_vae.cli.filled import FILLED, filled_table
 from pyro_vae.cli.folders import RUN, run_folder
@@ -264,7 +264,7 @@ def _parser() -> Parser:
 def _source(folder: Path, vae: VAE, source: str | None, unseen: Any) -> _Source:
     """Reads what is to be filled, in the order of the file."""
     found_by = recorded_source(folder, source)[0]
-    path = Path(found_by).expanduser()
+    path = typed_path(found_by)
     if path.suffix not in _SUFFIXES:
         raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
     like = recorded_like(folder, vae)

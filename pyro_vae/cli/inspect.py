@@ -5,7 +5,7 @@ from __future__ import annotations
 import json
 from pathlib import Path
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, typed_path
 from pyro_vae._terminal import say
 from pyro_vae.checkpoint import write_bytes
 from pyro_vae.cli.options import add_tables
@@ -40,7 +40,7 @@ def run(argv: list[str]) -> None:
     add_tables(parser)
     options = parse(parser, argv)
     how = Reading(**{name: options[name] for name in READING})
-    table = read_file(Path(options.data).expanduser(), how)
+    table = read_file(typed_path(options.data), how)
     if not isinstance(table, Table):
         raise expected("TABLE", f"a table, {files}", options.data)
     out = None if options.out is None else new_path(options.out, Path(options.out))

@@ -11,7 +11,7 @@ from jsonargparse import Namespace
 from torch import Tensor
 
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected, plural, positive_integer
+from pyro_vae._errors import expected, plural, positive_integer, typed_path
 from pyro_vae._terminal import say
 from pyro_vae.checkpoint import check_kinds, read_json
 from pyro_vae.cli.parsing import Parser, default_of
@@ -158,7 +158,7 @@ def read_as_before(folder: Path, source: str, like: Dataset) -> dict[str, Any]:
     if like.schema is not None or source in data_room.NAMES:
         return {}
     recorded = recorded_source(folder, None)[1]
-    how = recorded_table(folder, Path(source).expanduser(), recorded)[1]
+    how = recorded_table(folder, typed_path(source), recorded)[1]
     return {"header": how["header"]} if "header" in how else {}
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import math
+import os
 import secrets
 import shutil
 from collections.abc import Iterator, Mapping
@@ -18,7 +19,7 @@ from torch.distributions import constraints
 
 from pyro_vae import _errors
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected, unknown_name
+from pyro_vae._errors import expected, typed_path, unknown_name
 from pyro_vae.checkpoint import check_kinds, read_json, size_of, write_json
 from pyro_vae.cli.parsing import read_yaml
 from pyro_vae.data import Dataset
@@ -166,7 +167,7 @@ def load_data(
     elif binarize is None and support is not constraints.boolean:
         binarize = "none"
     if root is not None:
-        root = str(Path(root).expanduser().resolve())  # a replay works from anywhere
+        root = os.path.realpath(typed_path(root))  # a replay works from anywhere
     beside: dict[str, Any] = {"cond": cond or "", "size_factor": size_factor, "missing": missing}
     if columns := columns_by_name("--covariate", covariate):
         beside["covariates"] = columns
@@ -327,7 +328,7 @@ def recorded_data(
     recorded["download"] = download and (root is not None or recorded["root"] is None)
     moved: dict[str, Any] = {} if root is None else {"root": root}
     if found_by not in data_room.NAMES:
-        moved["schema"], how = recorded_table(folder, Path(found_by).expanduser(), recorded)
+        moved["schema"], how = recorded_table(folder, typed_path(found_by), recorded)
         moved |= how
     if isinstance(moved.get("schema"), Schema):
         moved["words"] = ()  # a part of the schema

@@ -11,7 +11,7 @@ import numpy as np
 import torch
 
 from pyro_vae import data as data_room
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, typed_path
 from pyro_vae.cli.runs import recorded_source
 from pyro_vae.data import Dataset
 from pyro_vae.data.containers import Asked
@@ -78,7 +78,7 @@ def read_like(source: str, like: Dataset) -> Table | None:
     Raises:
         ValueError: If it cannot be read.
     """
-    path = Path(source).expanduser()
+    path = typed_path(source)
     if source in data_room.NAMES or path.is_dir():
         return None
     asked = Asked(missing=True, key=like.options.get("key"), layers=like.options.get("layers"))

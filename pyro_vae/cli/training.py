@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from pathlib import Path
+import os
 from typing import Any
 
 from jsonargparse import Namespace
@@ -92,4 +92,4 @@ def training_options(options: Namespace) -> dict[str, Any]:
 def from_anywhere(kept: Namespace) -> None:
     """Makes the paths among recorded options such that a replay works from anywhere."""
     if kept.get("init") is not None:
-        kept.init = str(Path(kept.init).resolve())
+        kept.init = os.path.realpath(kept.init)

@@ -383,12 +383,13 @@ class _Reader:
 
     def _raw(self, schema: Schema, cells: dict[str, Cells], missing: bool, *, checked: bool) -> Raw:
         positions = {name: i for i, name in enumerate(self.names)}
+        in_x = schema.x
         if not missing:
-            at = [positions[each.name] for each in schema.x]
+            at = [positions[each.name] for each in in_x]
             _check_complete(self.table, at, lambda i: cells[self.names[i]].lacking)
-        x = np.empty((self.size, len(schema.x)), dtype=np.float32)
-        for start in range(0, len(schema.x), _TOGETHER):
-            some = schema.x[start : start + _TOGETHER]
+        x = np.empty((self.size, len(in_x)), dtype=np.float32)
+        for start in range(0, len(in_x), _TOGETHER):
+            some = in_x[start : start + _TOGETHER]
             rows = np.empty((len(some), self.size), dtype=np.float32)
             for i, each in enumerate(some):
                 place = partial(self._place, positions[each.name])
@@ -421,7 +422,7 @@ class _Reader:
             labels=labels,
             classes=_classes(schema),
             label_names=[each.name for each in schema if each.role == "label"] or ("label",),
-            names=[each.name for each in schema.x] if self.table.named or not self.plain else (),
+            names=[each.name for each in in_x] if self.table.named or not self.plain else (),
             aside=aside,
             words={name: words for name, words in of_words.items() if words},
             schema=None if self.plain else schema,

@@ -12,7 +12,7 @@ from typing import Any, get_args
 
 from torch import Tensor
 
-from pyro_vae._errors import check_seed, expected, unknown_name
+from pyro_vae._errors import check_seed, expected, typed_path, unknown_name
 from pyro_vae.data.columns import columns_by_name
 from pyro_vae.data.containers import Asked, from_container
 from pyro_vae.data.containers.tables import index_of
@@ -319,13 +319,13 @@ def _read(
     """The raw values with their name, and with what `load` finds them by again."""
     name, source = "array", None
     if isinstance(data, str) and data in NAMES:
-        folder = Path(ROOT if root is None else root).expanduser()
+        folder = typed_path(ROOT if root is None else root)
         if like is None:
             _refuse(how, columns)
             _refuse_arrays(asked)
         return read_named(data, folder, download), data, data
     if isinstance(data, str | os.PathLike):
-        path = Path(data).expanduser()
+        path = typed_path(data)
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
         data, name, source = read_file(path, how, asked), path.name, str(path.resolve())

@@ -106,9 +106,11 @@ def beside(
             raise expected("size_factor", f"positive numbers in {size_factor}", lowest)
         unit = float(sizes["train"].double().mean()) if like is None else like.size_unit
         found["size_unit"] = unit
-        found["covariates"] = {
-            split: {"size_factor": (size / unit).float()} for split, size in sizes.items()
-        }
+        scaled = {split: (size / unit).float() for split, size in sizes.items()}
+        if not all(bool(((each > 0) & each.isfinite()).all()) for each in scaled.values()):
+            what = f"numbers in {size_factor} whose ratios to their mean float32 holds"
+            raise expected("size_factor", what, lowest)
+        found["covariates"] = {split: {"size_factor": each} for split, each in scaled.items()}
     if covariates:
         sized = found.get("covariates", {})
         found["covariates"] = {

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import hashlib
 import os
 import re
@@ -13,7 +14,7 @@ from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
 from pyro_vae import checkpoint
-from pyro_vae._errors import as_path, expected, positive_integer
+from pyro_vae._errors import as_path, expected, out_of_memory, positive_integer
 from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import (
     CHECKPOINTS,
@@ -46,6 +47,7 @@ Resume: TypeAlias = bool | Literal["previous"]
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _STAGING = ".finishing"
 _REPRODUCTION = "nonfinite.safetensors"
+_OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 _SHOWN = 5  # differences named one by one
 
 
@@ -215,9 +217,11 @@ def in_progress(
             _sweep(folder)
             yield RunInProgress(folder, every, keep, resume)
     except OSError as error:
-        if (folder / CHECKPOINTS).is_dir() or is_finished(folder):
-            raise
-        if error.filename is None or hasattr(error, "__notes__"):  # by a callback
+        noted = hasattr(error, "__notes__")  # by a callback, whose error it stays
+        if is_unfinished(folder) and error.errno in _OF_DISKS and not noted:
+            raise OSError(f"{error}; --resume goes on with {folder}") from error
+        known = is_unfinished(folder) or is_finished(folder)
+        if known or error.filename is None or noted:
             raise
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
@@ -233,6 +237,9 @@ def in_progress(
         if isinstance(error, ValueError) and folder in missing and going_on and not noted:
             # What came after the fit has failed; the fit is not to be lost for that.
             raise ValueError(f"{error}; {going_on}") from None
+        if out_of_memory(error) and going_on and not noted:
+            line = " ".join(str(error).split()) or "out of memory"
+            raise MemoryError(f"{line}; {going_on}") from error
         raise
 
 

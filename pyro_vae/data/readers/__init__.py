@@ -61,8 +61,9 @@ def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None
         return read_images(path, asked)
     if path.suffix not in SUFFIXES:
         raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
-    if not path.exists() or path.is_dir() != (path.suffix == ".zarr"):
-        what = "a folder, as Zarr writes one" if path.suffix == ".zarr" else "an existing file"
+    folder = path.suffix == ".zarr"
+    if not (path.is_dir() if folder else path.is_file()):  # a pipe would be waited for without end
+        what = "a folder, as Zarr writes one" if folder else "an existing file"
         raise expected("data", what, str(path))
     if asked.layers is not None and path.suffix not in (".h5ad", ".zarr"):
         raise expected("layers", f"None with a {path.suffix} file", asked.layers)

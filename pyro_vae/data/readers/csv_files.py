@@ -36,6 +36,8 @@ _OPENERS: Mapping[str, Callable[..., Any]] = {
 _BY_SUFFIX = {".gz": "gzip", ".bz2": "bz2", ".xz": "xz"}
 _DAMAGED = (OSError, EOFError, csv.Error, zlib.error, lzma.LZMAError)
 _LOOKED_AT, _ROWS = 2**20, 1000  # characters and rows that are read to see what there is
+_FEW = 12  # rows that are read even if they have more characters
+_LONGEST, _MOST_COLUMNS = 2**24, 2**18  # characters of a line, and cells of the first one
 _MANY = 10  # rows from which on digits of one length with zeros before them are codes
 _LONG = 16  # digits, of which float64 loses some
 _NUMBER = re.compile(r"[+-]?((\d+\.?\d*|\.\d+)(e[+-]?\d+)?|inf(inity)?|nan)", re.IGNORECASE)
@@ -101,6 +103,31 @@ class Reading:
         }
 
 
+class _Lines:
+    """A text of which a line is refused before it takes all memory."""
+
+    def __init__(self, file: IO[str], path: Path) -> None:
+        self._file, self._path, self._open = file, path, 0
+
+    def read(self, size: int = -1) -> str:
+        """Reads as many characters as there are, up to so many."""
+        piece = self._file.read(size)
+        end = max(piece.rfind("\n"), piece.rfind("\r"))
+        self._open = len(piece) + (self._open if end < 0 else -1 - end)
+        self._check(self._open)
+        return piece
+
+    def __iter__(self) -> Iterator[str]:
+        while line := self._file.readline(_LONGEST + 1):
+            self._check(len(line))
+            yield line
+
+    def _check(self, length: int) -> None:
+        if length > _LONGEST:
+            what = f"lines of at most {_LONGEST:,} characters"
+            raise expected("data", what, f"{self._path}: a longer one")
+
+
 class _Text:
     """A file, opened as often as it takes."""
 
@@ -127,6 +154,12 @@ class _Text:
             )
             raise expected("data", f"{kind} in UTF-8", str(self.path)) from error
 
+    @contextmanager
+    def lines(self) -> Iterator[_Lines]:
+        """Opens the file, of which no line is longer than there is reason for."""
+        with self.open() as file:
+            yield _Lines(file, self.path)
+
     def undecodable(self) -> ValueError:
         name = "UTF-8" if self.encoding == "utf-8-sig" else self.encoding
         error = expected("data", f"a CSV file in {name}", str(self.path))
@@ -134,7 +167,7 @@ class _Text:
 
     def records(self) -> Iterator[tuple[int, list[str]]]:
         """Yields each record that is not empty, with the line where it ends."""
-        with self.open() as file:
+        with self.lines() as file:
             reader = csv.reader(file, delimiter=self.sep)
             for cells in reader:
                 if cells:
@@ -142,22 +175,27 @@ class _Text:
 
     def start(self) -> list[tuple[int, list[str]]]:
         """The first records, as :meth:`records` has them, and checks what separates cells."""
-        with self.open() as file:
-            text = file.read(_LOOKED_AT)
-        cut = len(text) == _LOOKED_AT
+        with self.lines() as file:
+            text = piece = file.read(_LOOKED_AT)
+            while len(piece) == _LOOKED_AT and len(text) < _LONGEST and text.count("\n") < _FEW:
+                text += (piece := file.read(_LOOKED_AT))
+        cut = len(piece) == _LOOKED_AT
         if cut:  # the last line may be a part of one
             text = text[: max(text.rfind("\n"), text.rfind("\r")) + 1] or text
-        lines = text.splitlines()
-        check_separator([line for line in lines if line.strip()][:_ROWS], self.sep)
+        lines = [line for line in text.splitlines() if line.strip()][:_ROWS]
+        if lines and (columns := lines[0].count(self.sep) + 1) > _MOST_COLUMNS:
+            error = expected("data", f"at most {_MOST_COLUMNS:,} columns of text", columns)
+            raise ValueError(f"{error}; an .npy file takes more")
         reader, found = csv.reader(io.StringIO(text, newline=""), delimiter=self.sep), []
         try:
+            check_separator(lines, self.sep)
             for cells in reader:
                 if cells:
                     found.append((reader.line_num, cells))
                 if len(found) > _ROWS:
                     break
         except csv.Error as error:
-            raise expected("data", "a CSV file in UTF-8", str(self.path)) from error
+            raise expected("data", "a CSV file in UTF-8", f"{self.path}: {error}") from error
         if cut and len(found) > 1:
             found.pop()  # which may be a part of a record of several lines
         return found
@@ -273,28 +311,27 @@ def _read(
         "skiprows": above or None,
         "keep_default_na": False,
         "na_values": how.missing_words,
-        "encoding": text.encoding,
-        "compression": None if text.compression == "none" else text.compression,
     }
+
+    def read(**own: Any) -> pd.DataFrame:
+        with text.lines() as file:
+            return pd.read_csv(file, **options, **own)
+
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            frame = pd.read_csv(text.path, dtype=dict.fromkeys(as_text, str), **options)
+            frame = read(dtype=dict.fromkeys(as_text, str))
         except pd.errors.EmptyDataError:
             return pd.DataFrame(columns=list(range(width)))
         except pd.errors.ParserError as error:
             raise _ragged(text, width, error) from None
-        except UnicodeError:
-            raise text.undecodable() from None
-        except _DAMAGED as error:
-            raise expected("data", "a CSV file in UTF-8", str(text.path)) from error
         if any(issubclass(each.category, pd.errors.ParserWarning) for each in caught):
             raise _ragged(text, width, None)
     if any(issubclass(each.category, pd.errors.DtypeWarning) for each in caught):
         # Pandas reads in pieces, and took some pieces of a column for numbers, others for words.
         kinds = ("mixed", "mixed-integer", "mixed-integer-float")
         mixed = [i for i in frame if pd.api.types.infer_dtype(frame[i], skipna=True) in kinds]
-        again = pd.read_csv(text.path, dtype=str, usecols=mixed, **options)
+        again = read(dtype=str, usecols=mixed)
         for i in mixed:
             frame[i] = again[i]
     return frame

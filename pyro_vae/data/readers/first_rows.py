@@ -123,7 +123,8 @@ def names_in(rows: Sequence[Sequence[str]], path: str) -> bool:
     first, *rest = [[cell.strip() for cell in row] for row in rows]
     columns = [_Column(cell, [row[i] for row in rest]) for i, cell in enumerate(first)]
     numbers = [each for each in columns if _NUMBER.fullmatch(each.first)]
-    words = [each for each in columns if each not in numbers and not _empty(each.first)]
+    others = (each for each in columns if not _NUMBER.fullmatch(each.first))
+    words = [each for each in others if not _empty(each.first)]
     if not rest:
         return not numbers
     if not numbers:
@@ -139,7 +140,7 @@ def names_in(rows: Sequence[Sequence[str]], path: str) -> bool:
     if words:
         above_numbers = [each for each in words if each.numeric]
         alike = sum(each.alike for each in numbers)
-        if above_numbers and (alike == 0 or _in_steps([c for c in columns if c in numbers])):
+        if above_numbers and (alike == 0 or _in_steps(numbers)):
             return True
         if above_numbers:
             column = columns.index(above_numbers[0])

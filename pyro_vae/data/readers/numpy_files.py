@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import math
 import tokenize
 import zipfile
 import zlib
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import IO
 
 import numpy as np
 
@@ -27,7 +30,7 @@ def read_npy(path: Path, asked: Asked) -> Raw:
     if asked.key is not None:
         raise expected("key", "None, as an .npy file has one array", asked.key)
     # What is mapped is read once, as it is made float32.
-    return raw_of({"train": Contents(_numpy_load(path, mapped=True))}, asked)
+    return raw_of({"train": Contents(_numpy_mapped(path))}, asked)
 
 
 def read_npz(path: Path, asked: Asked) -> Raw:
@@ -35,20 +38,69 @@ def read_npz(path: Path, asked: Asked) -> Raw:
     return raw_of(parts_of(arrays_of(path), asked), asked)
 
 
-def arrays_of(path: Path) -> dict[str, np.ndarray]:
-    """The arrays of an `.npz` file by their keys; nothing in it is executed."""
-    found = _numpy_load(path)
-    if not isinstance(found, dict):
-        raise expected("data", "an .npz archive of arrays", str(path))
-    return found
+def arrays_of(path: Path) -> Mapping[str, np.ndarray]:
+    """The arrays of an `.npz` file by their keys, each read when it is asked for.
+
+    Nothing in it is executed, and what nobody asks for is not unpacked.
+
+    Raises:
+        ValueError: If it is no such file, or has a key twice.
+    """
+    with _damage_told(path), path.open("rb") as file:
+        if isinstance(np.load(file, allow_pickle=False), np.ndarray):
+            raise expected("data", "an .npz archive of arrays", str(path))
+        file.seek(0)
+        with zipfile.ZipFile(file) as archive:
+            inside = archive.infolist()
+    sizes = {info.filename.removesuffix(".npy"): info.file_size for info in inside}
+    if len(sizes) < len(inside):
+        raise expected("data", f"each key once in {path}", [info.filename for info in inside])
+    return _Archive(path, sizes)
 
 
-def _numpy_load(path: Path, *, mapped: bool = False) -> Any:
+class _Archive(Mapping[str, np.ndarray]):
+    """The arrays of an `.npz` file, and how many bytes each is unpacked to."""
+
+    def __init__(self, path: Path, sizes: Mapping[str, int]) -> None:
+        self._path, self._sizes = path, sizes
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._sizes)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __getitem__(self, key: str) -> np.ndarray:
+        if key not in self._sizes:
+            raise KeyError(key)
+        with _damage_told(self._path), np.load(self._path, allow_pickle=False) as archive:
+            name = key if key in archive.zip.namelist() else f"{key}.npy"
+            with archive.zip.open(name) as member:  # before there is memory for what it promises
+                if math.prod(_header(member)) > self._sizes[key]:
+                    raise ValueError("an array that is longer than what there is of it")
+            found: np.ndarray = archive[key]
+            return found
+
+
+def _header(member: IO[bytes]) -> tuple[int, ...]:
+    """Returns how many bytes an entry has, and the shape."""
+    of = np.lib.format
+    first = of.read_magic(member)[0] == 1
+    shape, _, dtype = (of.read_array_header_1_0 if first else of.read_array_header_2_0)(member)
+    return (dtype.itemsize, *shape)
+
+
+def _numpy_mapped(path: Path) -> np.ndarray:
+    with _damage_told(path):
+        return np.lib.format.open_memmap(path, mode="r")
+
+
+@contextmanager
+def _damage_told(path: Path) -> Iterator[None]:
+    """Inside it, what NumPy finds wrong with a file is one line about the file."""
     try:
-        if mapped:
-            return np.lib.format.open_memmap(path, mode="r")
-        with path.open("rb") as file:
-            found = np.load(file, allow_pickle=False)
-            return dict(found) if isinstance(found, np.lib.npyio.NpzFile) else found
+        yield
     except _DAMAGED as error:
+        if str(error).startswith("`data`"):
+            raise
         raise expected("data", "a NumPy file of plain arrays (no pickles)", str(path)) from error
