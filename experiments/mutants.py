@@ -31,6 +31,7 @@ import time
 import warnings
 from collections import Counter
 from collections.abc import Iterable, Iterator
+from contextlib import suppress
 from itertools import chain, zip_longest
 from pathlib import Path
 from typing import Any
@@ -49,8 +50,8 @@ SEED = 27
 # Files of tests by subpackage, beside those that are named as the module is.
 SUITES = {
     "checkpoint": "damage run_folders private schema old_runs compositions",
-    "training": "training fit_options best_epoch averaging resume going_on damage run_folders refit "
-    "callbacks health splitting guards_of_fit loggers pairs signals seeds defaults",
+    "training": "training fit_options best_epoch averaging resume going_on damage run_folders "
+    "refit callbacks health splitting guards_of_fit loggers pairs signals seeds defaults",
     "engine": "compiled svi dependencies guards watchdog replaced_tensors replaced_modules "
     "replaced_attributes changing_numbers nonfinite optim other_elbos devices values_read "
     "validation_in_graph shared_parameters private score_function",
@@ -80,6 +81,7 @@ def hit(name):
 
 
 def group_of(path: str) -> str:
+    """Returns the subpackage of a module."""
     return path.partition("/")[0].removesuffix(".py")
 
 
@@ -129,10 +131,8 @@ class Copy:
                 os.waitpid(child, 0)
                 return "timeout"
             time.sleep(0.05)
-        try:
+        with suppress(ProcessLookupError):
             os.killpg(child, signal.SIGKILL)  # what it has started and left behind
-        except ProcessLookupError:
-            pass
         if os.WIFSIGNALED(ended[1]):
             return "timeout" if os.WTERMSIG(ended[1]) == signal.SIGXCPU else "crashed"
         code = os.waitstatus_to_exitcode(ended[1])
@@ -279,15 +279,17 @@ def verdict(mutant: Mutant, tests: Tests, *, whole: bool) -> dict[str, Any]:
     """Runs what may notice a mutant, a file of tests after the other."""
     copy, ran = None, 0
     line = {"mutant": mutant.key, "group": group_of(mutant.path), "line": mutant.line}
+    try:
+        changed = mutant.applied((ROOT / "pyro_vae" / mutant.path).read_bytes())
+    except SyntaxError:
+        return line | {"verdict": "no Python"}
     for name in files_for(mutant.path, whole=whole):
         if not (chosen := tests.running(mutant, name)):
             continue
         if copy is None:
             copy = Copy(tests.work / "mutant")
             path = copy.folder / "pyro_vae" / mutant.path
-            source = path.read_bytes()
-            path.unlink()
-            path.write_bytes(mutant.applied(source))
+            path.write_bytes(changed)
         selecting = Selecting(copy.folder, [test for test, _ in chosen])
         cpu = 60 + 5 * sum(seconds for _, seconds in chosen)
         came_of_it = copy.run([name], selecting, cpu)
@@ -307,6 +309,7 @@ def read() -> dict[str, dict[str, Any]]:
 
 
 def equivalents() -> dict[str, str]:
+    """Returns why some change nothing that anyone could notice."""
     return {line["mutant"]: line["reason"] for line in json.loads(EQUIVALENT.read_text())}
 
 
@@ -318,7 +321,7 @@ def table() -> str:
         counted[line["group"]]["equivalent" if key in same else line["verdict"]] += 1
     counted["all"] = sum(counted.values(), Counter())
     lines = [
-        "| | mutants | noticed | by a time limit | survived | run by no test | equivalent | score |",
+        "| | mutants | noticed | time limit | survived | run by no test | equivalent | score |",
         "|---|---:|---:|---:|---:|---:|---:|---:|",
     ]
     for group, each in counted.items():
@@ -327,15 +330,13 @@ def table() -> str:
         cells = [sum(each.values()), *(each[kind] for kind in (*kinds, "equivalent")), score]
         lines.append(f"| {group} | " + " | ".join(map(str, cells)) + " |")
     tried = sum(bool(line.get("whole")) for line in read().values())
-    lines += [
-        "",
-        f"Sampled by seed {SEED}, in turn from each subpackage; {tried} that survived the ",
-    ]
-    lines[-1] += "tests of their subpackage were tried against the whole suite."
+    lines += ["", f"Sampled by seed {SEED}, in turn from each subpackage; {tried} that survived"]
+    lines += ["the tests of their subpackage were tried against the whole suite."]
     return "\n".join(lines) + "\n"
 
 
 def main() -> None:
+    """Goes on with what has no verdict yet."""
     parser = common.Parser(__doc__, smoke="2 mutants, no verdict kept", table="results/mutants.md")
     parser.add_argument("--count", type=int, default=400)
     parser.add_argument("--whole", action="store_true", help="try survivors on all other tests")
