@@ -172,9 +172,9 @@ class Measuring:
 
     @pytest.hookimpl(wrapper=True)
     def pytest_runtest_protocol(self, item: pytest.Item) -> Iterator[None]:
-        import mutants_hits
+        from pyro_vae import _hits
 
-        mutants_hits._seen.clear()
+        _hits._seen.clear()
         self.hits.write_bytes(b"")
         self.passed, began = True, time.process_time()
         result = yield
@@ -238,7 +238,7 @@ class Tests:
             inside = path.relative_to(copy.folder / "pyro_vae").as_posix()
             if group_of(inside) in SUITES:
                 path.write_text(marked(inside, path.read_text())[0])
-        (copy.folder / "mutants_hits.py").write_text(HITS)
+        (copy.folder / "pyro_vae" / "_hits.py").write_text(HITS)
         print(f"  measures {name}: ", end="", flush=True)
         measuring = Measuring(copy.folder)
         came_of_it = copy.run([name], measuring, 1800)
@@ -339,6 +339,7 @@ def main() -> None:
     """Goes on with what has no verdict yet."""
     parser = common.Parser(__doc__, smoke="2 mutants, no verdict kept", table="results/mutants.md")
     parser.add_argument("--count", type=int, default=400)
+    parser.add_argument("--only", choices=SUITES, help="of those, the mutants of a subpackage")
     parser.add_argument("--whole", action="store_true", help="try survivors on all other tests")
     parser.add_argument("--again", action="store_true", help="try survivors again: of new tests")
     parser.add_argument("--work", type=Path, default=common.RUNS / "mutants", help="kept map")
@@ -350,6 +351,8 @@ def main() -> None:
     for mutant in sampled(2 if options.smoke else options.count):
         before = done.get(mutant.key)
         alive = before is not None and before["verdict"] in ("survived", "not run by a test")
+        if options.only not in (None, group_of(mutant.path)):
+            continue
         wanted = alive and mutant.key not in same if options.whole or options.again else not before
         if not (wanted or options.smoke) or (options.whole and before and before.get("whole")):
             continue

@@ -259,7 +259,8 @@ def mutants_of(path: str, source: bytes) -> Iterator[Mutant]:
 def marked(path: str, source: str) -> tuple[str, list[str]]:
     """Returns a module whose functions say when they are run, and the names of these.
 
-    Each begins with a call of ``mutants_hits.hit``; lines stay what they were.
+    Each begins with a call of ``pyro_vae._hits.hit``: of what the package itself reads, the engine
+    does not see to it that it stays as it is.
     """
     tree, within, names = ast.parse(source), [], []
 
@@ -269,7 +270,7 @@ def marked(path: str, source: str) -> tuple[str, list[str]]:
             within.extend([each.name] if is_one else [])
             if is_one and not isinstance(each, ast.ClassDef):
                 names.append(f"{path} {'.'.join(within)}")
-                code = f"__import__('mutants_hits').hit({names[-1]!r})"
+                code = f"__import__('pyro_vae._hits', fromlist=['hit']).hit({names[-1]!r})"
                 has_text = isinstance(each.body[0], ast.Expr) and isinstance(
                     each.body[0].value, ast.Constant
                 )
