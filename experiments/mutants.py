@@ -125,14 +125,14 @@ class Copy:
         child = os.fork()
         if child == 0:
             self._child([f"tests/{name}.py" for name in files], plugin, int(cpu))
-        while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
-            if time.monotonic() - began > wall:
-                os.killpg(child, signal.SIGKILL)
-                os.waitpid(child, 0)
-                return "timeout"
-            time.sleep(0.05)
-        with suppress(ProcessLookupError):
-            os.killpg(child, signal.SIGKILL)  # what it has started and left behind
+        try:
+            while (ended := os.waitpid(child, os.WNOHANG))[0] == 0:
+                if time.monotonic() - began > wall:
+                    return "timeout"
+                time.sleep(0.05)
+        finally:
+            with suppress(ProcessLookupError):
+                os.killpg(child, signal.SIGKILL)  # it, or what it has started and left behind
         if os.WIFSIGNALED(ended[1]):
             return "timeout" if os.WTERMSIG(ended[1]) == signal.SIGXCPU else "crashed"
         code = os.waitstatus_to_exitcode(ended[1])
@@ -142,6 +142,7 @@ class Copy:
         code = 70
         try:
             os.setsid()
+            signal.signal(signal.SIGTERM, signal.SIG_DFL)
             resource.setrlimit(resource.RLIMIT_CPU, (cpu, cpu + 5))
             resource.setrlimit(resource.RLIMIT_AS, (16 * GIB, 16 * GIB))
             resource.setrlimit(resource.RLIMIT_FSIZE, (GIB, GIB))
@@ -347,6 +348,7 @@ def main() -> None:
     if options.table:
         (common.RESULTS / "mutants.md").write_text(table())
         return
+    signal.signal(signal.SIGTERM, signal.default_int_handler)  # its child ends with it
     tests, done, same = Tests(options.work), read(), equivalents()
     for mutant in sampled(2 if options.smoke else options.count):
         before = done.get(mutant.key)

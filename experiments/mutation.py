@@ -156,8 +156,8 @@ class _Finder(ast.NodeVisitor):
         self.generic_visit(node)
 
     def visit_BinOp(self, node: ast.BinOp) -> None:
-        is_text = any(isinstance(each, ast.JoinedStr) or _is_text(each) for each in _sides(node))
-        if (other := _ARITHMETIC.get(type(node.op))) is not None and not is_text:
+        left_alone = any(map(_is_text_or_type, (node.left, node.right)))
+        if (other := _ARITHMETIC.get(type(node.op))) is not None and not left_alone:
             self.replace(node, ast.BinOp(node.left, other(), node.right))
         self.generic_visit(node)
 
@@ -186,7 +186,7 @@ class _Finder(ast.NodeVisitor):
 
     def visit_Attribute(self, node: ast.Attribute) -> None:
         if node.attr in _NAMES and isinstance(node.ctx, ast.Load):
-            self.add(node, f"{ast.unparse(node.value)}.{_NAMES[node.attr]}")
+            self.add(node, f"({ast.unparse(node.value)}).{_NAMES[node.attr]}")
         self.generic_visit(node)
 
     def visit_Return(self, node: ast.Return) -> None:
@@ -231,12 +231,13 @@ class _Finder(ast.NodeVisitor):
         self.add(node, "continue")
 
 
-def _sides(node: ast.BinOp) -> tuple[ast.expr, ast.expr]:
-    return node.left, node.right
-
-
-def _is_text(node: ast.expr) -> bool:
-    return isinstance(node, ast.Constant) and isinstance(node.value, str)
+def _is_text_or_type(node: ast.expr) -> bool:
+    """Returns whether it is no number, of which the other operators would not be Python."""
+    if isinstance(node, ast.Subscript):
+        node = node.value
+    of_constant = isinstance(node, ast.Constant) and isinstance(node.value, str | None)
+    of_name = isinstance(node, ast.Name) and node.id.strip("_")[:1].isupper()
+    return of_constant or isinstance(node, ast.JoinedStr) or (of_name and not node.id.isupper())
 
 
 def mutants_of(path: str, source: bytes) -> Iterator[Mutant]:
