@@ -7,6 +7,7 @@ from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 import yaml
@@ -91,7 +92,7 @@ def test_work_is_counted_with_the_backward_pass() -> None:
         (a @ b).sum().backward()
     assert work.products == 3 * 2 * 60
     assert work.operations >= 4
-    assert 0 < work.elements < 60
+    assert 20 < work.elements < 100
 
 
 def test_compiling_pays_by_steps_work_and_costs() -> None:
@@ -136,13 +137,15 @@ def test_a_replay_takes_the_recorded_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Fails when the config that a run leaves asks for a choice again; and the run can be read."""
+    np.save(tmp_path / "x.npy", X.numpy())
+    data = str(tmp_path / "x.npy")
     few = "--epochs 1 --num-samples 5 --device cpu --encoder.hidden [4] --decoder.hidden [4]"
     monkeypatch.setattr(compiled, "costs_of", lambda device: SLOW)
-    assert main(["fit", "iris", *few.split(), "--out", str(tmp_path / "run")]) == 0
+    assert main(["fit", data, *few.split(), "--out", str(tmp_path / "run")]) == 0
     config = tmp_path / "run" / "config.yaml"
     assert yaml.safe_load(config.read_text())["compile"] is True
     monkeypatch.setattr(compiled, "costs_of", lambda device: Costs())
     for name, more in (("again", []), ("run", ["--resume"])):
         out = ["--config", str(config), "--out", str(tmp_path / name), *more]
-        assert main(["fit", "iris", *out]) == 0
+        assert main(["fit", data, *out]) == 0
         assert pv.Run.load(tmp_path / name).compiled
