@@ -51,7 +51,8 @@ SEED = 27
 SUITES = {
     "checkpoint": "damage run_folders private schema old_runs compositions",
     "training": "training fit_options best_epoch averaging resume going_on damage run_folders "
-    "refit callbacks health splitting guards_of_fit loggers pairs signals seeds defaults",
+    "units importance_objectives refit callbacks health splitting guards_of_fit loggers pairs "
+    "signals seeds defaults",
     "engine": "compiled svi dependencies guards watchdog replaced_tensors replaced_modules "
     "replaced_attributes changing_numbers nonfinite optim other_elbos devices values_read "
     "validation_in_graph shared_parameters private score_function",
