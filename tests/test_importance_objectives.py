@@ -11,7 +11,9 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae.data.rows import Rows
 from pyro_vae.objectives import ELBO, IWAE, Objective, Renyi
+from pyro_vae.training.scales import Scales
 
 EXACTLY = {"rtol": 1e-10, "atol": 1e-10}
 
@@ -66,3 +68,14 @@ def test_a_captured_step_is_an_eager_one(objective: Any) -> None:
         ends.append((loss, torch.cat([p.detach().flatten() for p in twin.parameters()])))
     assert ends[0][0] == pytest.approx(ends[1][0], rel=1e-6)
     torch.testing.assert_close(ends[0][1], ends[1][1])
+
+
+def test_residuals_weigh_as_the_objective_weighs_its_draws() -> None:
+    """At order 0.5 by the roots of the weights that IWAE has, order 0; fails when it is 1 + 0.5."""
+    vae, rows = small_vae(), Rows(torch.randn(6, 3).double())
+
+    def weights(objective: Objective) -> Tensor:
+        return Scales(vae, objective, rows)._with_draws(3, lambda params, weights: weights)
+
+    roots = weights(IWAE(20)).sqrt()
+    torch.testing.assert_close(weights(Renyi(0.5, 20)), roots / roots.sum(0))

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import logging
-import math
 import os
 import re
 import signal
@@ -23,7 +22,6 @@ from torch._inductor import compile_fx
 import pyro_vae as pv
 from pyro_vae._signals import Interrupted
 from pyro_vae.data.rows import Rows
-from pyro_vae.engine import compiled
 from pyro_vae.training import loop
 from pyro_vae.training.scales import Scales
 
@@ -86,16 +84,6 @@ def test_so_does_a_captured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch)
 @pytest.mark.slow
 def test_so_does_a_compiled_one(tmp_path: Path) -> None:
     _check(RECIPES["AdamW, validation"], 6, tmp_path, compile=True)
-
-
-def test_the_choice_of_the_engine_is_kept(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Where `auto` chose to compile it goes on so, though so few steps alone would not pay."""
-    monkeypatch.setattr(compile_fx, "compile_fx", lambda module, examples, **kwargs: module)
-    monkeypatch.setattr(compiled, "_COMPILE_SECONDS", 0.0)
-    stopped(tmp_path / "run", 3, compile="auto", batch_size=15)
-    monkeypatch.setattr(compiled, "_COMPILE_SECONDS", math.inf)
-    again = {"batch_size": 15, "out": tmp_path / "run", "resume": True}
-    assert fit(build(5), X, compile="auto", **again).engine_steps == {"inductor": 8}
 
 
 def test_checkpoints_are_written_and_the_newest_kept(tmp_path: Path) -> None:

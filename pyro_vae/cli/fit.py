@@ -121,7 +121,10 @@ def run(argv: list[str]) -> None:
 
         def write(folder: Path) -> None:
             fitted.write(folder)
-            checkpoint.write_bytes(folder / "config.yaml", config_text)
+            if options.compile == "auto":
+                options.compile = fitted.compiled  # a replay does not choose again
+            config = _config(asked, typed).encode()
+            checkpoint.write_bytes(folder / "config.yaml", config)
             checkpoint.write_json(folder / "scores.json", summary)
             record_data(folder, data, asked.served)
             report.pictures(fitted.vae.fixed(1, options.seed)[0], data, fitted.history, folder)

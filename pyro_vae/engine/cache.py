@@ -1,4 +1,4 @@
-"""Where compiled code is kept: in a folder that no one else can write to."""
+"""Where compiled code is kept, and what is measured: in folders that no one else can write to."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ import stat
 import tempfile
 from pathlib import Path
 
-__all__ = ["keep_compiled_code_private"]
+__all__ = ["keep_compiled_code_private", "private"]
 
 _NAME = "TORCHINDUCTOR_CACHE_DIR"
 
@@ -19,13 +19,15 @@ def keep_compiled_code_private() -> None:
     finds there: whoever makes that folder first on a shared machine has their code run.
     """
     if _NAME not in os.environ:
-        os.environ[_NAME] = str(_private())
+        folder = private("inductor")
+        os.environ[_NAME] = str(folder or tempfile.mkdtemp(prefix="pyro_vae-"))
 
 
-def _private() -> Path:
+def private(name: str) -> Path | None:
+    """Returns a folder of that name which is the user's alone; None where it cannot be had."""
     base = Path(os.environ.get("XDG_CACHE_HOME") or "~/.cache")
     try:
-        folder = base.expanduser() / "pyro_vae" / "inductor"
+        folder = base.expanduser() / "pyro_vae" / name
         folder.mkdir(mode=0o700, parents=True, exist_ok=True)
         found = folder.lstat()
         own = not hasattr(os, "getuid") or found.st_uid == os.getuid()
@@ -34,4 +36,4 @@ def _private() -> Path:
             return folder
     except (OSError, RuntimeError):  # no home, or none that can be written to
         pass
-    return Path(tempfile.mkdtemp(prefix="pyro_vae-"))
+    return None

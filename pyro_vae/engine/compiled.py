@@ -19,6 +19,7 @@ from torch.utils import _device
 
 from pyro_vae._errors import out_of_memory, plural
 from pyro_vae.engine.captured import Captured, all_finite
+from pyro_vae.engine.costs import Work, costs_of
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.eager import EagerEngine
 from pyro_vae.engine.errors import GraphMismatch, NotCapturable, NotWorthwhile, Stopping
@@ -40,7 +41,6 @@ log = logging.getLogger("pyro_vae")
 _REMEMBERED = 256  # calls whose repetition is waited for
 _IN_VAIN = 3  # graphs in a row of one call that were of little use, and are put up with
 _LITTLE = 2  # steps
-_COMPILE_SECONDS = 50.0  # two small graphs (full and short batch) on one core, nothing cached
 
 
 class CompiledEngine:
@@ -314,9 +314,9 @@ class CompiledEngine:
             if dependencies.moving and key in self._read:
                 dependencies.reads = self._read[key]
                 dependencies.narrow()
-            timed = self._steps_left is not None and self._worthwhile is None
+            counted = self._steps_left is not None and self._worthwhile is None
             try:
-                trial = rehearse(self._problem, dependencies, batch, tensors, timed)
+                trial = rehearse(self._problem, dependencies, batch, tensors, counted)
             except ValueError as error:
                 if self._problem.on_nonfinite == "ignore" or "invalid values" not in str(error):
                     raise
@@ -331,7 +331,7 @@ class CompiledEngine:
             # Those without a gradient too, as a step that is not compiled.
             self._problem.optim.adopt(trial.met)
             if self._steps_left is not None:
-                self._pays(self._steps_left, trial.seconds)
+                self._pays(self._steps_left, trial.work)
             start = time.perf_counter()
             log.info("CompiledSVI compiles %s", "a step" if count == 1 else f"{count} steps")
             inside, inputs = batch, tensors
@@ -370,12 +370,11 @@ class CompiledEngine:
         device = self._problem.device
         return self._finite.setdefault(device, torch.ones((), dtype=torch.bool, device=device))
 
-    def _pays(self, steps_left: Callable[[], int], eager_seconds: float) -> None:
+    def _pays(self, steps_left: Callable[[], int], work: Work | None) -> None:
         if self._left is None:
             self._left = steps_left()
-        if self._worthwhile is None:
-            # Compiled steps take well under half of the time.
-            self._worthwhile = 0.5 * self._left * eager_seconds >= _COMPILE_SECONDS
+        if self._worthwhile is None and work is not None:
+            self._worthwhile = costs_of(self._problem.device).pay(work, self._left)
         if not self._worthwhile:
             # One line, also where batches of several shapes ask.
             raise NotWorthwhile(

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import functools
-import time
 from collections.abc import Callable, Sequence
 from typing import Any, NamedTuple
 
@@ -14,6 +13,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 
 from pyro_vae.engine.captured import Captured
+from pyro_vae.engine.costs import Work
 from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.errors import NotCapturable, NotReparameterised, ReadsBack
 from pyro_vae.engine.graph import Graph
@@ -34,13 +34,13 @@ class Trial(NamedTuple):
         met: The parameters.
         trained: Those of them that are to be trained.
         losses: Of a step that it could not but take.
-        seconds: That an eager step takes, if that was asked.
+        work: What there is to do in a step, if that was asked.
     """
 
     met: list[Tensor]
     trained: list[Tensor]
     losses: list[Loss]
-    seconds: float
+    work: Work | None
 
 
 def rehearse(
@@ -48,7 +48,7 @@ def rehearse(
     dependencies: Dependencies,
     batch: Batch,
     tensors: Sequence[Tensor],
-    timed: bool,
+    counted: bool,
 ) -> Trial:
     """Runs the programs once, and takes no step.
 
@@ -61,7 +61,7 @@ def rehearse(
         dependencies: All that the programs reach, whose reads are recorded.
         batch: How the arguments are made.
         tensors: What from.
-        timed: Whether to find out how long an eager step takes.
+        counted: Whether to find out how much there is to do in a step.
 
     Raises:
         NotCapturable: If there is something about the parameters or the sites that is in the way.
@@ -86,9 +86,11 @@ def rehearse(
         created = any(id(param) not in known for param in params)
         if created or moves or preparation(problem.loss) != prepared:
             undo.clear()
-            return Trial(params, trained, [problem.step(loss, params)], 0.0)
-        # The first run is cold, and another program may have the processor for a while.
-        seconds = min(_seconds(problem, args, kwargs) for _ in range(3)) if timed else 0.0
+            return Trial(params, trained, [problem.step(loss, params)], None)
+        work = None
+        if counted:
+            with Work() as work:
+                problem.gradients(args, kwargs)
     for param in params:
         param.grad = None
     if sites.fault is not None and isinstance(problem.loss, Objective):
@@ -97,13 +99,7 @@ def rehearse(
         raise NotCapturable("a parameter has a hook on its gradient")
     if not trained:
         raise NotCapturable("no parameter has a gradient; are the modules registered?")
-    return Trial(params, trained, [], seconds)
-
-
-def _seconds(problem: Problem, args: Any, kwargs: Any) -> float:
-    start = time.perf_counter()
-    problem.gradients(args, kwargs)
-    return time.perf_counter() - start
+    return Trial(params, trained, [], work)
 
 
 def record(

@@ -96,7 +96,8 @@ class CompiledSVI(Parts):
         num_samples: As in :class:`pyro.infer.SVI`, deprecated there.
         num_steps: As in :class:`pyro.infer.SVI`, deprecated there.
         num_chains: As in :class:`pyro.infer.SVI`.
-        compile: Whether to compile; ``"auto"`` does where it pays.
+        compile: Whether to compile; ``"auto"`` does where it pays, by the work of a step and what
+            that costs on this machine, which is measured once and kept.
         planned_steps: Steps that will be taken in all, which ``"auto"`` decides from.
         unroll: Steps that :meth:`epoch` takes in one graph.
         max_graphs: How many graphs are held. Beyond it a call has to come again, several times,

@@ -159,7 +159,8 @@ def fit(
             Python, which are then as they were. The weights are drawn before, see
             :class:`pyro_vae.VAE`. None draws from the generators as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
-        compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
+        compile: Whether to run compiled steps; ``auto`` decides by the work ahead, and by what work
+            costs on this machine, which is measured once and kept.
         patience: Epochs without a better one, by ``monitor``, after which to stop; None never does.
         clip_norm: Largest norm of the gradient an observation, of all parameters together; a longer
             one is scaled down to it.

@@ -329,10 +329,15 @@ def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, 
     folder, state = progress.folder, None
     if is_finished(folder):
         before = checkpoint.read_json(folder / "fit.json", settings=dict)["settings"]
+        steps = checkpoint.read_json(folder / "engine.json")
     else:
         state = progress.read()
         with of_a_checkpoint(folder):
             before = settings if state is None else state["settings"]
+            steps = {} if state is None else state["svi"]["engine_steps"]
+    if before.get("compile") == "auto" != settings["compile"]:
+        # What it chose may be asked for: a config that it has written does.
+        before = {**before, "compile": any(name != "eager" for name in steps)}
     off = later_defaults()
     if (changed := differences(off | dict(before), off | dict(settings))) != "":
         raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
 
@@ -96,6 +96,11 @@ class Run(Generic[Fitted]):
     skipped: int = 0
     recipe: Recipe | None = None
     objective: PyroELBO | None = None
+
+    @property
+    def compiled(self) -> bool:
+        """Whether steps were compiled: asked for as ``compile``, it chooses as ``auto`` did."""
+        return any(name != "eager" for name in self.engine_steps)
 
     @property
     def steps_per_second(self) -> float:
@@ -238,6 +243,7 @@ class Run(Generic[Fitted]):
 
         recipe, objective = self.recipe, self.objective
         recipe = refit.recipe_of(self.settings) if recipe is None else recipe
+        recipe = replace(recipe, compile=recipe.compile and self.compiled)
         if objective is None:
             objective = refit.objective_of(self.settings, self.steps)
         return refit.refitted(
