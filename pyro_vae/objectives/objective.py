@@ -109,6 +109,11 @@ class Objective(pyro.infer.ELBO, ABC):
         Most objectives need neither.
         """
 
+    @property
+    def needs_batch(self) -> str:
+        """What of it is of a whole batch, and no sum over observations; empty if nothing is."""
+        return ""
+
     told = renamed("told", "prepare")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
