@@ -11,12 +11,13 @@ from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
 
-from pyro_vae._errors import out_of_memory, unknown_name
+from pyro_vae._errors import expected, out_of_memory, unknown_name
 from pyro_vae._signals import Interrupted, leaving_at_once, raising
 from pyro_vae._terminal import say, shown
 
 __all__ = ["VERBS", "entry", "main"]
 
+_SHARED = "fit"  # by the processes that torchrun starts
 _UNREAD = 128 + 13  # as of SIGPIPE, which Windows does not have
 VERBS: dict[str, str] = {
     "inspect": "Show what the columns of a table are; write it as a schema.",
@@ -70,6 +71,8 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if verb not in VERBS:
             raise unknown_name("command", verb, VERBS)
+        if verb != _SHARED and _is_one_of_several():
+            raise expected("torchrun", f"the command {_SHARED}, whose steps are shared", verb)
         with raising():
             run: Callable[[list[str]], int | None] = _module(verb).run
             return run(rest) or 0
@@ -85,6 +88,11 @@ def main(argv: list[str] | None = None) -> int:
         if (line := _in_one_line(error)) is None:
             raise
         return _fail(f"error: {line}", 2)
+
+
+def _is_one_of_several() -> bool:
+    """Tells whether torchrun has started this process with others."""
+    return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
 
 
 def _stopped(stop: KeyboardInterrupt) -> int:

@@ -8,6 +8,7 @@ import math
 import os
 import time
 from collections.abc import Callable, Mapping
+from contextlib import redirect_stderr, redirect_stdout
 from dataclasses import dataclass
 from functools import partial
 from pathlib import Path
@@ -55,6 +56,7 @@ from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.inspection import copies, said_of_copies
 from pyro_vae.data.readers import SUFFIXES
+from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE, Program
 from pyro_vae.training import Run, fit
@@ -84,6 +86,15 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option, the data or the folder are not what they should be.
     """
+    if all_processes().is_first:
+        _run(argv)
+        return
+    # It takes its share of the steps. The first one has the terminal; an error is said by all.
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+        _run(argv)
+
+
+def _run(argv: list[str]) -> None:
     began = time.perf_counter()
     path = value_of(argv, "--config")
     config = {} if path is None else read_config(path)
@@ -105,12 +116,14 @@ def run(argv: list[str]) -> None:
     config_text = _config(asked, typed).encode()
     kept = {"every": options.checkpoint_every, "keep": options.keep, "resume": options.resume}
     with going_on(out, argv), in_progress(out, argument="--out", **kept) as progress:
-        if not (out / "config.yaml").exists():
+        if progress.writes and not (out / "config.yaml").exists():
             checkpoint.write_bytes(out / "config.yaml", config_text)
         pyro.set_rng_seed(options.seed)
         vae, objective = asked.build()
         given = {"device": device, "labels": labels, **training_options(options)}
         fitted, scores = _fit(vae, objective, data, options, given, progress)
+        if not progress.writes:
+            return
         summary = scores.summary() if scores else recorded_scores(out)
         truth = data.labels[split := report.held_out(data)]
         if scores is not None and labels is not None and truth is not None:
@@ -222,7 +235,7 @@ def _checked(options: Namespace) -> tuple[Path, torch.device | None]:
     positive_integer("--num-samples", options.num_samples)
     check_seed("--seed", options.seed)
     default = Path("runs") / Path(options.data).stem
-    out = new_path(options.out, default, resume=options.resume)
+    out = all_processes().from_first(lambda: new_path(options.out, default, resume=options.resume))
     return out, as_device(options.device)
 
 
@@ -412,7 +425,7 @@ def _fit(
 ) -> tuple[Run[Any], Scores | None]:
     rows = max(options.batch_size, 1) * max(options.accumulate, 1)
     steps = math.ceil(len(data.train) / rows)
-    finished = is_finished(folder.folder)
+    finished = is_finished(folder.folder) or not folder.writes
     with live() as monitor:
         on_epoch = monitor.fitting(options.epochs, steps, bound=objective.bounds(vae.guide))
         fitted = fit(

@@ -155,6 +155,11 @@ class Captured:
                 grads = [grad + more for grad, more in zip(grads, added, strict=True)]
         valid = None if self._checks is None else self._checks.flag()
         self.validates = valid is not None
+        return self.finish(Step(loss, valid, grads), rows, moved)
+
+    def finish(self, step: Step, rows: Tensor, moved: Sequence[tuple[Tensor, Tensor]]) -> Step:
+        """Does what follows loss and gradients: these are clipped, and the step is taken."""
+        problem, (loss, valid, grads) = self._problem, step
         if problem.clip_norm is not None:
             norm, scale = clipping(grads, problem.clip_norm)
             grads = [grad * scale for grad in grads]

@@ -22,6 +22,7 @@ from torch.optim import Optimizer
 from pyro_vae._errors import as_path, expected, positive_integer, unknown_name
 from pyro_vae.engine.batches import batch_of, gathered
 from pyro_vae.engine.compiled import CompiledEngine
+from pyro_vae.engine.distributed import SharedEngine, Sharing, compiles
 from pyro_vae.engine.eager import EagerEngine
 from pyro_vae.engine.memory import layout
 from pyro_vae.engine.nonfinite import NonFinite, explain
@@ -120,6 +121,7 @@ class CompiledSVI(Parts):
             ``auto`` at the first two runs of each graph and when it has taken 10, 100, 1000 steps
             and so on; a number also each time that it has taken so many; None never.
         check_folder: Where to write what reproduces a difference; a temporary folder if not given.
+        sharing: How the steps of :meth:`epoch` are shared by several processes, see :func:`fit`.
 
     Raises:
         ValueError: If an option is not one of those that are named, or not a positive number.
@@ -162,6 +164,7 @@ class CompiledSVI(Parts):
         validate: bool = True,
         check_every: CheckEvery = "auto",
         check_folder: str | Path | None = None,
+        sharing: Sharing | None = None,
     ) -> None:
         _check(compile, precision, clip_norm, on_nonfinite, check_every)
         for name, number in (("num_steps", num_steps), ("num_samples", num_samples)):
@@ -194,14 +197,23 @@ class CompiledSVI(Parts):
         max_graphs = positive_integer("max_graphs", max_graphs)
         self.engine: EngineName = "eager"
         self.engine_steps: dict[EngineName, int] = {}
-        self._engine: Engine
-        if compile is False:
-            self._engine = EagerEngine(self._problem)
-        else:
-            left = (lambda: (planned_steps or 0) - self.steps) if compile == "auto" else None
+        left = (lambda: (planned_steps or 0) - self.steps) if compile == "auto" else None
+        if sharing is not None:
+            compile, left = compiles(compile, planned_steps, sharing), None
+
+        def engine_of(problem: Problem) -> Engine:
+            if compile is False:
+                return EagerEngine(problem)
             folder = None if check_folder is None else as_path("check_folder", check_folder)
-            watchdog = Watchdog(self._problem, check_every, folder)
-            self._engine = CompiledEngine(self._problem, max_graphs, watchdog, left)
+            return CompiledEngine(problem, max_graphs, Watchdog(problem, check_every, folder), left)
+
+        self._engine: Engine
+        if sharing is None:
+            self._engine = engine_of(self._problem)
+        else:
+            self._engine = SharedEngine(
+                self._problem, sharing, engine_of, compiles=bool(compile), steps=lambda: self.steps
+            )
 
     @property
     def captures(self) -> int:

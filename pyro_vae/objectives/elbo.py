@@ -167,6 +167,12 @@ class ELBO(Objective):
             raise expected("label_weight", "0 without labels", self.label_weight)
         self.data_per_label = num_data / num_labels if num_labels > 0 else 1.0
 
+    @property
+    def needs_batch(self) -> str:
+        if self.capacity is not None:
+            return "the capacity"
+        return "the floor of `free_bits`" if self.free_bits > 0 else ""
+
     def weight(self) -> Tensor | float:
         """Returns the weight of the KL at the current step, without a unit: a number or ``()``."""
         return self.beta if self.capacity is not None else self.beta * self._ramp()

@@ -72,6 +72,10 @@ class MMD(Objective):
         self.kernel = kernel
         self.beta = beta
 
+    @property
+    def needs_batch(self) -> str:
+        return "the discrepancy"
+
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:

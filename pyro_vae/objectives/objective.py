@@ -127,6 +127,11 @@ class Objective(pyro.infer.ELBO, ABC):
             num_labels: How many of them have a label.
         """
 
+    @property
+    def needs_batch(self) -> str:
+        """What of it is of a whole batch, and no sum over observations; empty if nothing is."""
+        return ""
+
     told = renamed("told", "prepare")
 
     def __init_subclass__(cls, **kwargs: Any) -> None:

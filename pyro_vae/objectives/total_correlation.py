@@ -64,6 +64,10 @@ class TotalCorrelation(Objective):
         if not self._given:
             self.num_data = num_data
 
+    @property
+    def needs_batch(self) -> str:
+        return "the total correlation"
+
     def differentiable_loss(
         self, model: Program, guide: Program, *args: Any, **kwargs: Any
     ) -> Tensor:

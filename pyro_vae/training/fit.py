@@ -21,6 +21,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.rows import Numbers
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Precision
+from pyro_vae.engine.processes import Processes, all_processes
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
@@ -51,6 +52,7 @@ from pyro_vae.training.resume import (
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.settings import as_read, describe
 from pyro_vae.training.splits import Splits, Values, beside, split
+from pyro_vae.training.together import begin_alike, check_alike, device_of, draw_alike, together
 
 __all__ = ["best_device", "fit"]
 
@@ -89,6 +91,7 @@ def fit(
     clip_norm: float | None = None,
     on_nonfinite: OnNonFinite = "raise",
     accumulate: int = 1,
+    shards: int | None = None,
     precision: Precision = "float32",
     average: Average | None = None,
     restore: Restore | None = None,
@@ -117,6 +120,9 @@ def fit(
     ``resume=True``, on a CPU to the very weights that it would have had: model, optimiser,
     generators, the place in the epoch and the engine are those of the checkpoint. What ran already
     is not run again, and a finished run is read. Settings and data must be those of before.
+
+    Where several processes call it, as ``torchrun`` starts them, they share each batch. All have
+    all data, and return the same run; the first one writes, logs and calls the callbacks.
 
     The arguments are the options of the command line, and therefore listed here one by one, which
     is what makes this function longer than others.
@@ -169,6 +175,9 @@ def fit(
             and counted.
         accumulate: Batches an update, whose gradients are added up: the update is that of a batch
             of so many times the rows, in the memory of one.
+        shards: Equal parts of each batch, whose gradients are computed one by one and added up in
+            their order: 1, 2 or more processes that divide them then give the same weights, on a
+            CPU to the bit. Statistics of batches are those of a shard.
         precision: Of matrix products: ``tf32`` (on CUDA) or ``bfloat16``, by autocast. Weights and
             likelihoods stay in float32.
         average: Averages weights as they move: ``ema``, exponentially after each step (with a decay
@@ -227,19 +236,24 @@ def fit(
     if isinstance(vae, VAE):  # of others the parameters are made by a first run
         recipe.check_parts(vae)
     weights = None if init is None else weights_of(init)
+    processes = all_processes()
     followers = checked(callbacks)
     if on_epoch is not None:
         followers.insert(0, Function(on_epoch))
+    if not processes.is_first:
+        followers, progress = [], False
     objective = ELBO() if objective is None else objective
     if not isinstance(objective, PyroELBO):
         raise expected("objective", "an objective, such as ELBO()", objective)
     where = best_device() if device is None else as_device("device", device)
+    where = device_of(where, processes)
     if resume is not False and out is None:
         raise expected("out", "the folder of the run to resume", out)
     folder: Any = nullcontext(out)
     if out is not None and not isinstance(out, RunInProgress):
         folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
-    with folder as ongoing, seeded(recipe.seed):
+    with folder as ongoing, seeded(recipe.seed), together(processes):
+        draw_alike(processes)
         given = beside(vae, data, cond, mask, covariates, labels)
         splits = split(data, validation, recipe.seed, given)
         if not vae.is_ignorable and splits.train.mask is None:
@@ -249,12 +263,17 @@ def fit(
             objective.prepare(len(splits.train), splits.train.num_labels)
         _check_scores(recipe, splits)
         settings, state = {}, None
-        if ongoing is not None:
+        if ongoing is not None or processes.count > 1:
             settings = recipe.recorded() | describe(vae, objective, data, splits)
             settings |= {} if weights is None else {"init": fingerprint(weights)}
+            # The order of sums in a product depends on it, and what is to be the same is the bits.
+            threads = torch.get_num_threads()
+            settings |= {} if recipe.shards is None else {"OMP_NUM_THREADS": threads}
             settings = as_read(settings)
-            state = state_of(ongoing, settings)
-            if is_finished(ongoing.folder):
+            check_alike(settings, processes)
+        if ongoing is not None:
+            state = processes.from_first(lambda: state_of(ongoing, settings))
+            if processes.from_first(lambda: is_finished(ongoing.folder)):
                 log.info("%s is finished", ongoing.folder)
                 return Run.read(vae, ongoing.folder)
         vae.to(where)
@@ -264,7 +283,7 @@ def fit(
             with of_a_checkpoint(ongoing.folder):
                 set_random_state(state["start"], vae.device)
         start = None if weights is None else (weights, not isinstance(init, Mapping))
-        loop = _started(vae, objective, recipe, splits, ongoing, settings, start)
+        loop = _started(vae, objective, recipe, splits, ongoing, settings, start, processes)
         if state is not None:
             with of_a_checkpoint(ongoing.folder):
                 loop.load_state_dict(state)
@@ -275,7 +294,7 @@ def fit(
                 with only(vae, recipe.trained):
                     run = loop.run(called)
                 if ongoing is not None and ongoing is not out:
-                    ongoing.finish(run.write)
+                    processes.from_first(lambda: ongoing.finish(run.write))
                 called.on_end(run)
     return run
 
@@ -330,6 +349,7 @@ def _started(
     progress: RunInProgress | None,
     settings: Mapping[str, Any],
     weights: tuple[Mapping[str, Tensor], bool] | None,
+    processes: Processes,
 ) -> Loop[Fitted]:
     """Starts the model at the data, and returns the loop that is to fit it."""
     start = random_state(vae.device)
@@ -340,6 +360,7 @@ def _started(
     recipe.check_parts(vae)
     if weights is not None:
         start_from(vae, weights[0], whole=weights[1])
+    begin_alike(vae, processes)
     monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
     return Loop(
         vae,
@@ -349,4 +370,5 @@ def _started(
         monitored=monitored,
         progress=progress,
         start=Start(start, settings),
+        processes=processes,
     )

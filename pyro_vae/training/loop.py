@@ -20,9 +20,11 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae._errors import out_of_memory
 from pyro_vae._signals import Interrupted, Waiting
+from pyro_vae.checkpoint import CHECKPOINTS
 from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.engine.processes import Processes
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE
 from pyro_vae.training.averaging import Averaging, copied
@@ -36,6 +38,7 @@ from pyro_vae.training.scales import Scales, Unscaled
 from pyro_vae.training.scoring import AVERAGED, Best, Scoring
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Splits, rows_of_a_pass
+from pyro_vae.training.together import check_weights, sharing_of
 
 __all__ = ["Loop", "Start", "State"]
 
@@ -105,6 +108,7 @@ class Loop(Generic[Fitted]):
         monitored: Training rows on which the ELBO is followed.
         progress: The folder of the run, if any.
         start: What the run started with.
+        processes: Who takes the steps.
     """
 
     def __init__(
@@ -117,6 +121,7 @@ class Loop(Generic[Fitted]):
         monitored: Rows,
         progress: RunInProgress | None,
         start: Start,
+        processes: Processes,
     ) -> None:
         self.vae = vae
         self.objective = objective
@@ -128,7 +133,9 @@ class Loop(Generic[Fitted]):
         self.start = start
         self.state = State()
         self.signals = Waiting()
-        self.rows_a_pass = rows_of_a_pass(vae, self.train, recipe.batch_size)
+        self.processes = processes
+        self.sharing = sharing_of(vae, objective, recipe, processes)
+        self.rows_a_pass = rows_of_a_pass(vae, self.train, recipe.rows_at_once(processes.count))
         self.rows_a_step = recipe.rows_a_step
         if (left := len(self.train) - self.rows_a_pass) > 0:
             log.warning("each epoch leaves out %d row, another each time: a batch of one cannot be "
@@ -150,6 +157,7 @@ class Loop(Generic[Fitted]):
             check_folder=None if progress is None else progress.folder,
             precision=recipe.precision,
             rows_at_once=recipe.batch_size if recipe.accumulate > 1 else None,
+            sharing=self.sharing,
         )
         self.health = Health(vae, self.monitored.without("labels"))
         self.scales: Scales | Unscaled = Unscaled()
@@ -183,13 +191,13 @@ class Loop(Generic[Fitted]):
             "random": random_state(self.train.x.device),
             "model": self.vae.state_dict(),
             "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
-            "environment": environment(self.train.x.device),
+            "environment": self._environment(),
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what :meth:`state_dict` returned."""
         device = self.train.x.device
-        if (changed := differences(state["environment"], environment(device))) != "":
+        if (changed := differences(state["environment"], self._environment())) != "":
             log.warning("resumed where the last bits may differ: %s", changed)
         position = None
         if state["position"] is not None:
@@ -230,6 +238,9 @@ class Loop(Generic[Fitted]):
             while not self.state.is_over(self.recipe):
                 line = self._pass()
                 line["seconds"] = self.state.seconds + time.perf_counter() - self.began
+                # They are one, whatever processor each has: all stop at the same epoch.
+                line = self.processes.first_of(line)
+                check_weights(self.vae, self.processes)
                 self.state.record(line)
                 callbacks.on_epoch(line)
             self.vae.eval()
@@ -398,7 +409,7 @@ class Loop(Generic[Fitted]):
             return
         self.state.position = position
         every = self.progress.every
-        if self.signals.signum is None and (every is None or self.svi.steps % every):
+        if not self._is_asked() and (every is None or self.svi.steps % every):
             return
         sound = self.recipe.on_nonfinite == "skip" or all(
             bool(losses.isfinite().all()) for losses in position.losses
@@ -408,6 +419,19 @@ class Loop(Generic[Fitted]):
             position.start = position.start if sound else len(position.order)
             return
         self._stop(self._save())
+
+    def _is_asked(self) -> bool:
+        """Tells whether this process, or one of those that it shares steps with, is to stop."""
+        if self.sharing is None or self.processes.count == 1:
+            return self.signals.signum is not None
+        self.sharing.asked = self.signals.signum is not None  # which the next step takes along
+        return self.sharing.stops
+
+    def _environment(self) -> dict[str, Any]:
+        found = environment(self.train.x.device)
+        if self.recipe.shards is None and self.processes.count > 1:
+            found["processes"] = self.processes.count
+        return found
 
     def _last_losses(self, position: Position) -> Tensor:
         """The loss an observation at each of the steps just taken."""
@@ -419,6 +443,8 @@ class Loop(Generic[Fitted]):
 
     def _stop(self, path: Path) -> None:
         """Leaves, if a signal has come, now that a checkpoint is written."""
+        if self.processes.count > 1:  # to any of them
+            self.signals.signum = max(self.processes.gathered(self.signals.signum or 0)) or None
         if self.signals.signum is not None:
             name = signal.Signals(self.signals.signum).name
             raise Interrupted(
@@ -429,7 +455,9 @@ class Loop(Generic[Fitted]):
 
     def _save(self) -> Path:
         assert self.progress is not None
-        path = self.progress.write(self.svi.steps, self.state_dict())
+        path = self.progress.folder / CHECKPOINTS / "step"
+        if self.progress.writes:
+            path = self.progress.write(self.svi.steps, self.state_dict())
         self.callbacks.on_checkpoint(path)
         return path
 

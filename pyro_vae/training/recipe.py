@@ -52,7 +52,8 @@ Optim: TypeAlias = Callable[[Iterable[Tensor]], torch.optim.Optimizer] | PyroOpt
 # and is overfitted without. All other options of a fit are by default what they are from Python.
 SMALL_DATA: dict[str, Any] = {"epochs": 300, "lr": 2e-3, "schedule": "cosine", "weight_decay": 0.1}
 # Off by default, and then recorded by nobody: runs of before there was a choice are known again.
-_LATER = ("accumulate", "precision", "average", "restore", "monitor", "monitor_every", "trainable")
+_LATER = ("accumulate", "precision", "average", "restore", "monitor", "monitor_every", "trainable",
+          "shards")  # fmt: skip
 _NO_SCORES = ("kl", "validation_kl", "loss")  # of the history: less of them is no better fit
 # What a selection starts from, from either: compiling takes longer than a short fit.
 SHORT_FITS: dict[str, Any] = {"compile": False}
@@ -104,6 +105,7 @@ class Recipe:
     clip_norm: float | None = None
     on_nonfinite: OnNonFinite = "raise"
     accumulate: int = 1
+    shards: int | None = None
     precision: Precision = "float32"
     average: Average | None = None
     restore: Restore | None = None
@@ -112,11 +114,14 @@ class Recipe:
     trainable: str | Sequence[str] | None = None
 
     def __post_init__(self) -> None:
-        for name in ("epochs", "batch_size", "patience", "accumulate", "monitor_every"):
+        for name in ("epochs", "batch_size", "patience", "accumulate", "monitor_every", "shards"):
             if (value := getattr(self, name)) is not None:
                 object.__setattr__(self, name, positive_integer(name, value))
         if self.batch_size * self.accumulate >= 2**63:
             raise expected("batch_size", "a positive integer below 2**63", self.batch_size)
+        if self.shards is not None and self.batch_size % self.shards:
+            what = f"a divisor of `batch_size`, {self.batch_size}"
+            raise expected("shards", what, self.shards)
         self._check_rates()
         if self.seed is not None:
             object.__setattr__(self, "seed", check_seed("seed", self.seed))
@@ -184,6 +189,11 @@ class Recipe:
     def rows_a_step(self) -> int:
         """Observations that an update is of."""
         return self.batch_size * self.accumulate
+
+    def rows_at_once(self, processes: int) -> int:
+        """Observations that a pass through the networks is of, at most."""
+        shards = processes if self.shards is None else self.shards
+        return min(self.batch_size, self.rows_a_step // shards)
 
     def check_parts(self, vae: Amortized) -> None:
         """Checks that the model has the parts that are named.

@@ -9,7 +9,7 @@ import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -22,6 +22,7 @@ from pyro_vae.checkpoint import (
     write_bytes,
     written,
 )
+from pyro_vae.engine.processes import all_processes
 from pyro_vae.training.recipe import later_defaults
 from pyro_vae.training.state_file import from_file, to_bytes
 
@@ -59,7 +60,10 @@ class RunInProgress:
         every: Steps from one checkpoint to the next; None writes one only when asked to stop.
         keep: Checkpoints to keep, the newest ones.
         resume: Whether to go on from what is there.
+        writes: Whether this process does; of several the first one.
     """
+
+    writes = True
 
     def __init__(self, folder: Path, every: int | None, keep: int, resume: Resume) -> None:
         self.folder = folder
@@ -133,6 +137,8 @@ class RunInProgress:
 
     def reproduce(self, state: Mapping[str, Any]) -> Path:
         """Writes what repeats a failure."""
+        if not self.writes:
+            return self.folder / _REPRODUCTION
         write_bytes(self.folder / _REPRODUCTION, to_bytes({"schema": SCHEMA, **state}))
         return self.folder / _REPRODUCTION
 
@@ -141,6 +147,8 @@ class RunInProgress:
 
         That file makes it a finished run: one that is killed before has its checkpoints still.
         """
+        if not self.writes:
+            return
         staging = self.folder / _STAGING
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
@@ -180,7 +188,8 @@ def in_progress(
 ) -> Iterator[RunInProgress]:
     """Makes a run folder and holds its lock, or takes over one that was left unfinished.
 
-    If the block ends in an error before there is anything to go on from, the folder goes too.
+    If the block ends in an error before there is anything to go on from, the folder goes too. Of
+    several processes the first one makes it and holds its lock; the others know of it.
 
     Args:
         folder: The run folder.
@@ -194,6 +203,19 @@ def in_progress(
         ValueError: If the folder exists and is not to be resumed, is no run folder, or another
             process is writing to it.
     """
+    processes = all_processes()
+    held = _held(folder, every, keep, resume, argument)
+    with ExitStack() as stack:
+        progress = processes.from_first(lambda: stack.enter_context(held))
+        progress.writes = processes.is_first
+        yield progress
+
+
+@contextmanager
+def _held(
+    folder: str | Path, every: int | None, keep: int, resume: Resume, argument: str
+) -> Iterator[RunInProgress]:
+    """Does so in the one process that writes."""
     folder = as_path(argument, folder)
     if every is not None:
         positive_integer("checkpoint_every", every)

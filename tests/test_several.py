@@ -1,0 +1,158 @@
+"""Processes that share the steps of a fit: two real ones, against one, to the bit."""
+
+from __future__ import annotations
+
+import os
+import re
+import shlex
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import pytest
+import several
+import torch
+
+from pyro_vae.cli import main
+from pyro_vae.engine.processes import Processes, all_processes
+from pyro_vae.training.resume import is_finished
+
+SAME = (
+    "dropout", "statistics of batches", "clipped, accumulated", "labels", "another optimiser",
+    "captured", "a run",
+)  # fmt: skip
+Both = tuple[list[dict[str, Any]], dict[str, Any], Path]
+
+
+@pytest.fixture(scope="module")
+def both(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Both]:
+    """What each of two processes has found, what one has, and the folder of the two."""
+    folder = tmp_path_factory.mktemp("several")
+    threads = torch.get_num_threads()
+    torch.set_num_threads(1)
+    alone = folder / "alone"
+    alone.mkdir()
+    yield several.by_group(2, folder), several.found(alone), folder / "shared"
+    torch.set_num_threads(threads)
+
+
+@pytest.mark.parametrize("case", SAME)
+def test_two_processes_give_the_weights_of_one(both: Both, case: str) -> None:
+    """Bit by bit, with losses and scores; batches are cut into 8 + 8 + 8 + 8 and 8 + 3 + 0 + 0."""
+    (first, second), alone, _ = both
+    assert first[case] == second[case] == alone[case]
+
+
+def test_that_no_reduction_is_noticed(both: Both) -> None:
+    """By the processes themselves, at the end of an epoch: they never diverge unnoticed."""
+    (first, second), alone, _ = both
+    assert "process 1 has other weights than process 0: the sum of " in first["without a reduction"]
+    assert (
+        "process 0 has other weights than process 1: the sum of " in second["without a reduction"]
+    )
+    assert alone["without a reduction"][:64].isalnum()
+
+
+def test_without_shards_the_sum_is_that_of_one_process(both: Both) -> None:
+    """Of an objective without draws, to rounding in double precision; the sum is in the graph."""
+    (first, second), alone, _ = both
+    assert first["without shards"] == second["without shards"]
+    assert first["without shards"] == pytest.approx(alone["without shards"], rel=1e-6, abs=1e-9)
+
+
+def test_weights_are_those_of_the_first_process(both: Both) -> None:
+    (first, second), _, _ = both
+    assert first["without a seed"] == second["without a seed"]
+
+
+def test_one_process_that_is_asked_stops_all_and_one_goes_on(both: Both) -> None:
+    """What two have left is finished by one, with the weights of a run that nobody stopped."""
+    (first, second), alone, folder = both
+    assert first["stopped"] == second["stopped"] == "stopped by SIGTERM at step 3"
+    run = several.fit(several.model(), out=folder / "stopped", resume=True)
+    assert several._weights(run) == alone["a run"]
+
+
+def test_another_number_of_threads_is_refused(both: Both) -> None:
+    _, _, folder = both
+    torch.set_num_threads(2)
+    with pytest.raises(ValueError, match="got OMP_NUM_THREADS was 1, is 2"):
+        several.fit(several.model(), out=folder / "run", resume=True)
+    torch.set_num_threads(1)
+
+
+def test_the_first_process_writes_and_calls(both: Both) -> None:
+    (first, second), _, folder = both
+    assert is_finished(folder / "run")
+    assert (first["callbacks"], second["callbacks"]) == (2, 0)
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("other data", "in process 1, data.train was .* is"),
+        ("a folder that exists", "`out`: expected a path that does not exist yet"),
+        ("a batch of 33", "`batch_size`: expected a multiple of the 2 processes, got 33"),
+        ("three shards", "`shards`: expected a multiple of the 2 processes, got 3"),
+        ("total correlation", "`objective`: .*adds up over 2 processes, got 'the total corr"),
+    ],
+)
+def test_all_processes_refuse_what_one_refuses(both: Both, case: str, message: str) -> None:
+    (first, second), _, _ = both
+    assert first[case] == second[case]
+    with pytest.raises(ValueError, match=message):
+        raise ValueError(first[case])
+
+
+def test_shards_divide_a_batch_and_need_a_sum() -> None:
+    with pytest.raises(ValueError, match="`shards`: expected a divisor of `batch_size`, 32, got 5"):
+        several.fit(several.model(), shards=5)
+    free = several.pv.objectives.ELBO(free_bits=0.1)
+    with pytest.raises(ValueError, match="`shards`: expected none with ELBO, of which the floor"):
+        several.fit(several.model(), objective=free)
+
+
+def test_a_process_by_itself_is_no_group(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Nor is one that a worker of a group has started, which has its environment."""
+    assert all_processes() == Processes()
+    for name, value in {"RANK": "0", "WORLD_SIZE": "1"}.items():
+        monkeypatch.setenv(name, value)
+    assert all_processes() == Processes(0, 1)
+    assert os.environ["WORLD_SIZE"] == "1"
+
+
+@pytest.mark.slow
+def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path) -> None:
+    """One table is printed, by the first process; each folder has the model that one would have."""
+    page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
+    blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    lines = [line.split() for block in blocks for line in block.splitlines()]
+    few = shlex.split("--epochs 2 --compile false --device cpu --encoder.hidden [8]")
+    assert [line[0] for line in lines] == ["torchrun", "torchrun"]
+    models = []
+    for words in lines:
+        alone = words[words.index("-m") :]
+        group = [sys.executable, "-m", "torch.distributed.run", *words[1:], *few]
+        out = words[words.index("--out") + 1]
+        single = [sys.executable, *alone, *few, "--out", f"{out}-alone"]
+        for command, folder in ((group, out), (single, f"{out}-alone")):
+            environment = os.environ | {"OMP_NUM_THREADS": "1"}
+            run = subprocess.run(
+                command, cwd=tmp_path, env=environment, capture_output=True, text=True
+            )
+            assert run.returncode == 0, run.stderr
+            assert run.stdout.count("s in all") == 1
+            models.append((tmp_path / folder / "model.safetensors").read_bytes())
+    assert len(set(models)) == 1
+
+
+def test_another_command_is_of_one_process(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}.items():
+        monkeypatch.setenv(name, value)
+    assert main(["evaluate", "runs/digits"]) == 2
+    said = "error: `torchrun`: expected the command fit, whose steps are shared, got 'evaluate'\n"
+    assert capsys.readouterr().err == said
