@@ -45,6 +45,7 @@ _FILES = {
     "reconstructions.png",
     "samples.png",
     "scores.json",
+    "state.safetensors",
 }
 
 Fails = Callable[..., str]
