@@ -9,9 +9,11 @@ from pathlib import Path
 from typing import Any
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from stopping import X, build, fit, same, same_run, signal_at
+from torch import Tensor
 from torch.optim import lr_scheduler
 
 import pyro_vae as pv
@@ -67,6 +69,43 @@ def test_a_longer_run_is_one_that_was_long_from_the_start(name: str, tmp_path: P
     read = fit(build(5), X, **options, epochs=6, out=tmp_path / "run", resume=True)
     assert _alike(read, whole)
     assert read.settings["epochs"] == 6
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", ["plain", "ema"])
+def test_so_is_a_compiled_one(name: str) -> None:
+    options = OPTIONS[name] | {"compile": True}
+    whole = fit(build(), X, **options, epochs=6)
+    longer = fit(build(), X, **options, epochs=3).resume(epochs=6)
+    assert longer.engine == "inductor"
+    assert _alike(longer, whole)
+
+
+def _program() -> pv.Program:
+    """A pair of functions, whose parameters are made by a first run."""
+
+    def model(x: Tensor) -> None:
+        with pyro.plate("items", len(x)):
+            z = pyro.sample("z", dist.Normal(torch.tensor(0.0), 1.0))
+            logits = z[..., None] * pyro.param("slope", torch.ones(6))
+            pyro.sample("x", dist.Bernoulli(logits=logits).to_event(1), obs=x)
+
+    def guide(x: Tensor) -> None:
+        weight = pyro.param("weight", torch.full((6,), 0.1))
+        with pyro.plate("items", len(x)):
+            pyro.sample("z", dist.Normal(x @ weight, 1.0))
+
+    return pv.Program(model, guide, plate="items")
+
+
+def test_so_is_a_program_of_functions(tmp_path: Path) -> None:
+    whole = fit(_program(), X, epochs=6)
+    for out in (None, tmp_path / "run"):
+        pyro.clear_param_store()
+        assert _alike(fit(_program(), X, epochs=3, out=out).resume(epochs=6), whole)
+    pyro.clear_param_store()
+    read = pv.Run.load(tmp_path / "run", program=_program())
+    assert len(read.resume(X, epochs=7).history["epoch"]) == 7
 
 
 def test_a_run_goes_on_twice() -> None:
