@@ -39,6 +39,8 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "accumulate": {"accumulate": 2, "batch_size": 4},
     "trainable": {"trainable": ["decoder"]},
     "init": {"init": build(9).state_dict()},
+    # Of which a fresh model draws values for what is hidden, and one that goes on does not.
+    "mask": {"mask": torch.rand(30, 6, generator=torch.Generator().manual_seed(4)) < 0.8},
 }
 
 
