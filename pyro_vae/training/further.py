@@ -28,14 +28,14 @@ def is_further(folder: Path, settings: Mapping[str, Any]) -> bool:
 
 def further_state(
     run: Run[Any],
-    settings: Mapping[str, Any],
+    settings: dict[str, Any],
     progress: RunInProgress | None = None,
 ) -> Mapping[str, Any]:
     """Returns the state that a finished run goes on from.
 
     Args:
         run: The finished run.
-        settings: Of the longer one.
+        settings: Of the longer one, from which the type of parameters goes that a first run made.
         progress: Its folder, if it has one; a checkpoint on the way is taken before its end.
 
     Raises:
@@ -46,6 +46,8 @@ def further_state(
     if progress is not None:
         state = progress.go_further()
         before = before if state is None else state["settings"]
+    if "dtype" in (model := before.get("model", {})) and model["dtype"] is None:
+        settings["model"] = settings["model"] | {"dtype": None}
     same = {**before, "epochs": settings["epochs"]}
     if (changed := differences(same, settings)) != "":
         raise ValueError(f"`resume`: expected the settings and data of the run, got {changed}")
