@@ -72,7 +72,7 @@ def test_averaged_weights_are_scored_and_written(tmp_path: Path) -> None:
     scores = run.history["averaged_validation_elbo"]
     assert run.averaged_epoch == 1 + max(range(6), key=scores.__getitem__)
     names = {path.name for path in (tmp_path / "run").glob("*.safetensors")}
-    assert names == {"model.safetensors", "last.safetensors", "best.safetensors"}
+    assert names == {f"{name}.safetensors" for name in ("model", "last", "best", "state")}
     assert same(run.vae.state_dict(), run.averaged_weights)
     assert f"averaged, as at the end of epoch {run.averaged_epoch}" in str(run)
     for restore, weights in (("best", run.best_weights), ("last", run.last_weights)):

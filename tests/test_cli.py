@@ -46,6 +46,7 @@ _FILES = {
     "reconstructions.png",
     "samples.png",
     "scores.json",
+    "state.safetensors",
 }
 
 Fails = Callable[..., str]

@@ -88,3 +88,26 @@ def test_bad_values_are_one_line(
     assert says in said
     assert said.count("\n") == 1
     assert not (table / "bad").exists()
+
+
+def test_a_finished_run_goes_on_to_more_epochs(
+    table: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By the same command; its weights and scores are those of the long run. Else in one line."""
+    words = f"fit x.npy {QUICK} --schedule constant --average ema"
+    assert main(f"{words} --epochs 5 --out whole".split()) == 0
+    assert main(f"{words} --epochs 2 --out run".split()) == 0
+    assert main(f"{words} --epochs 5 --out run --resume".split()) == 0
+    for name in ("model.safetensors", "last.safetensors", "scores.json", "config.yaml"):
+        assert (table / "run" / name).read_bytes() == (table / "whole" / name).read_bytes(), name
+    assert pv.Run.load(table / "run").history["epoch"] == [1, 2, 3, 4, 5]
+    assert main(f"{words} --epochs 5 --out run --resume".split()) == 0
+    assert "run is finished: these are its scores" in capsys.readouterr().err
+    assert main(f"fit x.npy {QUICK} --epochs 2 --out cosine".split()) == 0
+    before = {path.name: path.read_bytes() for path in (table / "cosine").iterdir()}
+    capsys.readouterr()
+    assert main(f"fit x.npy {QUICK} --epochs 3 --out cosine --resume".split()) == 2
+    said = capsys.readouterr().err
+    assert "`epochs`: expected 2, at which the cosine of the run has come to its end" in said
+    assert said.count("\n") == 1
+    assert {path.name: path.read_bytes() for path in (table / "cosine").iterdir()} == before

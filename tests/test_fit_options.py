@@ -11,6 +11,8 @@ import pytest
 from stopping import X, build, fit, same, same_run, stopped
 from torch.optim import lr_scheduler
 
+from pyro_vae.training.parts import weights_of
+
 pytestmark = pytest.mark.usefixtures("interruptible")
 
 
@@ -55,6 +57,24 @@ def test_an_interrupted_run_ends_as_one_that_was_not(name: str, tmp_path: Path) 
     Fails when the averages, the best of them, or the rates of the schedule are not put back.
     """
     _check(OPTIONS[name], {"swa": 30, "plateau of few scores": 18}.get(name, 6), tmp_path)
+
+
+def test_the_best_averages_are_those_of_before_the_interruption(tmp_path: Path) -> None:
+    """Fails when the best epoch of averaged weights is forgotten by the checkpoint."""
+    start = weights_of(build())
+
+    def near_start(vae: Any) -> float:
+        """Less with each step of so high a rate."""
+        return -float(sum((p - start[name]).square().sum() for name, p in vae.named_parameters()))
+
+    options: dict[str, Any] = {"average": "ema", "monitor": near_start, "lr": 0.05}
+    whole = fit(build(), X, **options)
+    stopped(tmp_path / "run", 10, **options)
+    again = fit(build(5), X, **options, out=tmp_path / "run", resume=True)
+    assert again.averaged_epoch == whole.averaged_epoch == 1
+    assert again.best_epoch == whole.best_epoch == 1
+    assert same(again.averaged_weights, whole.averaged_weights)
+    assert same_run(again, whole)
 
 
 @pytest.mark.usefixtures("interpreted")

@@ -283,7 +283,7 @@ def test_what_is_written(tmp_path: Path) -> None:
     run = fit(vae, pairs(60), epochs=2, validation=0.5, out=tmp_path / "run", seed=0)
     assert run.out == tmp_path / "run"
     names = {path.name for path in run.out.iterdir()}
-    weights = {"model.safetensors", "last.safetensors"}
+    weights = {"model.safetensors", "last.safetensors", "state.safetensors"}
     assert names == {"model.json", "history.json", "engine.json", "fit.json", *weights}
     assert read_json(run.out / "engine.json") == {"eager": run.steps}
     assert read_json(run.out / "history.json") == run.history

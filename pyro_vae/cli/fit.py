@@ -61,7 +61,7 @@ from pyro_vae.evaluation import Scores, accuracy, evaluate
 from pyro_vae.programs import VAE, Program
 from pyro_vae.training import Run, fit
 from pyro_vae.training.recipe import SMALL_DATA
-from pyro_vae.training.resume import RunInProgress, in_progress, is_finished
+from pyro_vae.training.resume import RunInProgress, in_progress
 
 __all__ = ["DEFAULT_PARTS", "build_model", "fit_parser", "run"]
 
@@ -354,8 +354,8 @@ def _add_checkpoints(parser: Parser) -> None:
         "--resume",
         type=bool | Literal["previous"],
         default=_RESUME,
-        help="Go on with an unfinished run: the same command with --resume. --resume=previous "
-        "passes over checkpoints that are damaged.",
+        help="Go on with an unfinished run: the same command with --resume; or with a finished "
+        "one, by more --epochs. --resume=previous passes over checkpoints that are damaged.",
     )
 
 
@@ -425,7 +425,6 @@ def _fit(
 ) -> tuple[Run[Any], Scores | None]:
     rows = max(options.batch_size, 1) * max(options.accumulate, 1)
     steps = math.ceil(len(data.train) / rows)
-    finished = is_finished(folder.folder) or not folder.writes
     with live() as monitor:
         on_epoch = monitor.fitting(options.epochs, steps, bound=objective.bounds(vae.guide))
         fitted = fit(
@@ -437,7 +436,7 @@ def _fit(
             out=folder,
             **given,
         )
-        if finished:
+        if fitted.recipe is None:  # it was finished, and read
             return fitted, None
         split = report.held_out(data)
         known = {"num_samples": options.num_samples, "progress": monitor.evaluating()}

@@ -12,7 +12,7 @@ from pyro_vae._signals import Interrupted
 from pyro_vae.cli.parsing import value_of
 from pyro_vae.cli.programs import typed_before
 from pyro_vae.cli.runs import recorded_config
-from pyro_vae.training.resume import is_unfinished
+from pyro_vae.training.resume import has_checkpoints, is_unfinished
 
 __all__ = ["check_resumed", "going_on"]
 
@@ -32,7 +32,7 @@ def going_on(folder: Path, argv: Sequence[str]) -> Iterator[None]:
         yield
     except (Interrupted, *_KINDS) as error:
         reason, hint, _ = str(error).partition(_HINT)
-        if not hint or not is_unfinished(folder):
+        if not hint or not has_checkpoints(folder):
             raise
         message = f"{reason}; this goes on with it: {_again(folder, argv)}"
         if isinstance(error, Interrupted):

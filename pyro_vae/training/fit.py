@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping, Sequence
-from contextlib import nullcontext
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import fields
+from functools import partial
+from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
@@ -28,6 +30,7 @@ from pyro_vae.programs import VAE
 from pyro_vae.programs.protocol import Amortized, is_amortized
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
+from pyro_vae.training.further import asked_of, further_state, is_further
 from pyro_vae.training.loop import Loop, Start
 from pyro_vae.training.monitor import MONITORED
 from pyro_vae.training.parts import fingerprint, only, start_from, weights_of
@@ -55,6 +58,9 @@ from pyro_vae.training.splits import Splits, Values, beside, split
 from pyro_vae.training.together import begin_alike, check_alike, device_of, draw_alike, together
 
 __all__ = ["best_device", "fit"]
+
+# Arguments that a run which goes on has of its own.
+_OF_ONE_CALL = ("vae", "out", "resume", "on_epoch", "callbacks", "progress")
 
 Init: TypeAlias = str | Path | Run[Any] | nn.Module | Mapping[str, Tensor]
 
@@ -230,41 +236,73 @@ def fit(
     """
     if not is_amortized(vae):
         raise expected("vae", "a VAE, or a Program", vae)
+    return _fitted(vae, locals(), None)
+
+
+def resumed(
+    run: Run[Fitted],
+    data: Any,
+    epochs: int,
+    followed: Mapping[str, Any],
+    given: Mapping[str, Any],
+) -> Run[Fitted]:
+    """Goes on to more epochs; see :meth:`pyro_vae.Run.resume`.
+
+    Args:
+        run: The finished run.
+        data: Of one that was read.
+        epochs: In all.
+        followed: What follows the fit: callbacks and the bar.
+        given: Of one that was read, what no file has.
+    """
+    asked = {**asked_of(run, data, epochs, given), **followed}
+    if run.out is not None:
+        return fit(run.vae, **asked, out=run.out, resume=True)
+    defaults = {each.name: each.default for each in signature(fit).parameters.values()}
+    return _fitted(run.vae, defaults | asked, run)
+
+
+def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -> Run[Fitted]:
+    """Fits a model by the arguments of :func:`fit`, perhaps from where a run ended."""
     _check_precision(vae)
-    asked = locals()
+    data, out, resume = asked["data"], asked["out"], asked["resume"]
     recipe = Recipe(**{each.name: asked[each.name] for each in fields(Recipe)})
     if isinstance(vae, VAE):  # of others the parameters are made by a first run
         recipe.check_parts(vae)
-    weights = None if init is None else weights_of(init)
+    weights = None if (init := asked["init"]) is None else weights_of(init)
     processes = all_processes()
-    followers = checked(callbacks)
-    if on_epoch is not None:
-        followers.insert(0, Function(on_epoch))
+    followers, progress = checked(asked["callbacks"]), asked["progress"]
+    if asked["on_epoch"] is not None:
+        followers.insert(0, Function(asked["on_epoch"]))
     if not processes.is_first:
         followers, progress = [], False
-    objective = ELBO() if objective is None else objective
+    objective = ELBO() if asked["objective"] is None else asked["objective"]
     if not isinstance(objective, PyroELBO):
         raise expected("objective", "an objective, such as ELBO()", objective)
+    device = asked["device"]
     where = best_device() if device is None else as_device("device", device)
     where = device_of(where, processes)
     if resume is not False and out is None:
         raise expected("out", "the folder of the run to resume", out)
     folder: Any = nullcontext(out)
     if out is not None and not isinstance(out, RunInProgress):
-        folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
+        kept = {"every": asked["checkpoint_every"], "keep": asked["keep"]}
+        folder = in_progress(out, **kept, resume=resume)
     with folder as ongoing, seeded(recipe.seed), together(processes):
         draw_alike(processes)
-        given = beside(vae, data, cond, mask, covariates, labels)
-        splits = split(data, validation, recipe.seed, given)
+        names = ("cond", "mask", "covariates", "labels")
+        given = beside(vae, data, *(asked[name] for name in names))
+        splits = split(data, asked["validation"], recipe.seed, given)
         if not vae.is_ignorable and splits.train.mask is None:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)
         if isinstance(objective, Objective):
             objective.prepare(len(splits.train), splits.train.num_labels)
         _check_scores(recipe, splits)
-        settings, state = {}, None
+        settings = recipe.recorded()
+        state = None if before is None else further_state(before, settings)
         if ongoing is not None or processes.count > 1:
-            settings = recipe.recorded() | describe(vae, objective, data, splits)
+            settings |= describe(vae, objective, data, splits)
             settings |= {} if weights is None else {"init": fingerprint(weights)}
             # The order of sums in a product depends on it, and what is to be the same is the bits.
             threads = torch.get_num_threads()
@@ -272,20 +310,23 @@ def fit(
             settings = as_read(settings)
             check_alike(settings, processes)
         if ongoing is not None:
-            state = processes.from_first(lambda: state_of(ongoing, settings))
-            if processes.from_first(lambda: is_finished(ongoing.folder)):
+            state, is_over = processes.from_first(partial(_where, vae, ongoing, settings))
+            if is_over:
                 log.info("%s is finished", ongoing.folder)
                 return Run.read(vae, ongoing.folder)
         vae.to(where)
         if recipe.precision == "tf32" and vae.device.type == "cpu":
             log.warning("`precision`: tf32 is of CUDA, and has no effect on a CPU")
         if state is not None:
-            with of_a_checkpoint(ongoing.folder):
+            with _from_a_checkpoint(ongoing):
                 set_random_state(state["start"], vae.device)
         start = None if weights is None else (weights, not isinstance(init, Mapping))
-        loop = _started(vae, objective, recipe, splits, ongoing, settings, start, processes)
+        order = None if state is None else state.get("monitored")
+        again = {name: value for name, value in asked.items() if name not in _OF_ONE_CALL}
+        began = again, order
+        loop = _started(vae, objective, recipe, splits, ongoing, settings, start, began, processes)
         if state is not None:
-            with of_a_checkpoint(ongoing.folder):
+            with _from_a_checkpoint(ongoing):
                 loop.load_state_dict(state)
         with displayed(progress) as shown:
             if shown is not None:
@@ -297,6 +338,21 @@ def fit(
                     processes.from_first(lambda: ongoing.finish(run.write))
                 called.on_end(run)
     return run
+
+
+def _where(
+    vae: Fitted, ongoing: RunInProgress, settings: dict[str, Any]
+) -> tuple[Mapping[str, Any] | None, bool]:
+    """Returns the state that a folder goes on from, and whether it has nothing left to do."""
+    is_over = is_finished(ongoing.folder)
+    if is_over and is_further(ongoing.folder, settings):
+        return further_state(Run.read(vae, ongoing.folder), settings, ongoing), False
+    return state_of(ongoing, settings), is_over
+
+
+def _from_a_checkpoint(ongoing: RunInProgress | None) -> AbstractContextManager[None]:
+    """Inside it, what does not fit is the fault of a checkpoint, if there is one."""
+    return nullcontext() if ongoing is None else of_a_checkpoint(ongoing.folder)
 
 
 def _shown_by(shown: Shown, loop: Loop[Any]) -> Callable[[Mapping[str, float]], None]:
@@ -349,6 +405,7 @@ def _started(
     progress: RunInProgress | None,
     settings: Mapping[str, Any],
     weights: tuple[Mapping[str, Tensor], bool] | None,
+    began: tuple[Mapping[str, Any], Tensor | None],
     processes: Processes,
 ) -> Loop[Fitted]:
     """Starts the model at the data, and returns the loop that is to fit it."""
@@ -361,7 +418,10 @@ def _started(
     if weights is not None:
         start_from(vae, weights[0], whole=weights[1])
     begin_alike(vae, processes)
-    monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
+    asked, order = began
+    if order is None:
+        order = torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]
+    monitored = drawn[order.to(drawn.x.device)]
     return Loop(
         vae,
         objective,
@@ -369,6 +429,6 @@ def _started(
         splits=splits,
         monitored=monitored,
         progress=progress,
-        start=Start(start, settings),
+        start=Start(start, settings, asked, order),
         processes=processes,
     )

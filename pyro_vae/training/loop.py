@@ -47,10 +47,19 @@ _NAMED = 8  # rows of a batch
 
 
 class Start(NamedTuple):
-    """What a run started with: the state of the generators, and its settings."""
+    """What a run started with.
+
+    Attributes:
+        random: The state of the generators.
+        settings: What it is known again by.
+        asked: The arguments of the fit.
+        order: Places of the training rows on which the ELBO is followed.
+    """
 
     random: Mapping[str, Any]
     settings: Mapping[str, Any]
+    asked: Mapping[str, Any]
+    order: Tensor
 
 
 @dataclass
@@ -179,6 +188,7 @@ class Loop(Generic[Fitted]):
         return {
             "start": self.start.random,
             "settings": self.start.settings,
+            "monitored": self.start.order,
             "scales_kept": self.scales.are_kept,
             "scales_held_out": self.scales.are_held_out,
             "epoch": state.epoch,
@@ -248,7 +258,7 @@ class Loop(Generic[Fitted]):
                 path = self._save()  # what comes after may be interrupted too
         if self.progress is not None:
             self._stop(path)  # a signal may have come after the last step
-        last_weights, history = copied(self.vae), self.state.history
+        last_weights, history, end = copied(self.vae), self.state.history, self._end()
         best, averaged = self.state.best, self.state.averaged
         if self.average is not None and averaged is None:
             _, weights = self.scoring.averaged(self.average, self.scales)
@@ -281,7 +291,17 @@ class Loop(Generic[Fitted]):
             skipped=self.svi.skipped,
             recipe=self.recipe,
             objective=self.objective,
+            state=end,
+            asked=self.start.asked,
         )
+
+    def _end(self) -> dict[str, Any]:
+        """What a longer run goes on from, besides the weights, which the run has."""
+        state = self.state_dict()
+        del state["model"], state["settings"]
+        for name in ("best", "averaged"):
+            state[name] = state[name] and state[name][:2]
+        return state
 
     def _pass(self) -> dict[str, float]:
         """Takes one pass over the data, or what is left of one, and returns its line."""

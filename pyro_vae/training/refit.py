@@ -3,30 +3,26 @@
 from __future__ import annotations
 
 import copy
-import inspect
 import logging
 import math
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import fields, replace
-from typing import Any, cast, get_args
+from dataclasses import replace
+from typing import Any, cast
 
 import pyro
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from pyro.optim import PyroOptim
 
-from pyro_vae import objectives
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae.data.rows import Rows
-from pyro_vae.objectives import Objective
 from pyro_vae.programs import VAE, Program
 from pyro_vae.training.fit import fit
-from pyro_vae.training.recipe import Recipe, Score
+from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.run import Fitted
-from pyro_vae.training.schedules import NAMES
 
-__all__ = ["default_epochs", "objective_of", "recipe_of", "refitted"]
+__all__ = ["default_epochs", "refitted"]
 
 _SHARE = 4  # of the epochs of the fit, one in so many: a warm start has little to go, but
 _LEAST_STEPS = 1000  # as many, or what is drawn stays too near to where it started
@@ -145,42 +141,3 @@ def _silently() -> Iterator[None]:
     finally:
         for log, level in levels.items():
             log.setLevel(level)
-
-
-def recipe_of(settings: Mapping[str, Any]) -> Recipe:
-    """Returns the recipe that ``fit.json`` has recorded.
-
-    Raises:
-        ValueError: If the optimiser, the schedule or the score to choose by was one of the user's
-            own, of which no file has the code.
-    """
-    known = {each.name: settings[each.name] for each in fields(Recipe) if each.name in settings}
-    none_has = {
-        "optim": known.get("optim") is not None,
-        "monitor": known.get("monitor") not in (None, *get_args(Score)),
-        "schedule": str(known.get("schedule", "constant")).partition("(")[0] not in NAMES,
-    }
-    for name in (name for name, is_missing in none_has.items() if is_missing):
-        what = f"one that a file has: for your own `{name}`, `refit` of the run that `fit` returned"
-        raise expected(name, what, known[name])
-    return Recipe(**known)
-
-
-def objective_of(settings: Mapping[str, Any], steps: int) -> PyroELBO:
-    """Returns the objective that ``fit.json`` has recorded, as after so many steps.
-
-    Raises:
-        ValueError: If it is none of the package's own.
-    """
-    recorded = dict(settings.get("objective", {}))
-    name = recorded.pop("class", None)
-    if name not in objectives.__all__:
-        what = "an objective of `pyro_vae.objectives`: `refit` of the run that `fit` returned"
-        raise expected("objective", what, name)
-    kind = getattr(objectives, name)
-    # How many observations there are is found anew.
-    asked = inspect.signature(kind).parameters.keys() - {"num_data"}
-    objective = kind(**{key: recorded[key] for key in asked & recorded.keys()})
-    assert isinstance(objective, Objective)
-    objective.step.fill_(steps)  # no warm-up for what is warm
-    return objective

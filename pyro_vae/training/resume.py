@@ -35,6 +35,7 @@ __all__ = [
     "Resume",
     "RunInProgress",
     "differences",
+    "has_checkpoints",
     "in_progress",
     "is_finished",
     "is_unfinished",
@@ -46,6 +47,7 @@ __all__ = [
 Resume: TypeAlias = bool | Literal["previous"]
 
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
+_FURTHER = "further"  # checkpoints of a finished run on its way to more epochs
 _STAGING = ".finishing"
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
@@ -70,11 +72,12 @@ class RunInProgress:
         self.every = every
         self.keep = keep
         self.resume = resume
+        self._place = folder / CHECKPOINTS
 
     @property
     def checkpoints(self) -> list[Path]:
         """The checkpoints, oldest first."""
-        found = (self.folder / CHECKPOINTS).glob("step-*")
+        found = self._place.glob("step-*")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
     def write(self, step: int, state: Mapping[str, Any]) -> Path:
@@ -90,9 +93,11 @@ class RunInProgress:
         """
         content = to_bytes({"schema": SCHEMA, "step": step, **state})
         name = f"step-{step:010d}-{hashlib.sha256(content).hexdigest()}.safetensors"
-        path = self.folder / CHECKPOINTS / name
+        path = self._place / name
         before = self.checkpoints
         try:
+            if self._place.name == _FURTHER:
+                self._place.mkdir(exist_ok=True)
             write_bytes(path, content)
         except OSError as error:
             stands = f"; {before[-1].name[:15]} stands" if before else ""
@@ -142,10 +147,23 @@ class RunInProgress:
         write_bytes(self.folder / _REPRODUCTION, to_bytes({"schema": SCHEMA, **state}))
         return self.folder / _REPRODUCTION
 
+    def go_further(self) -> dict[str, Any] | None:
+        """Has checkpoints of a finished run beside it, which stays as it is until the longer is.
+
+        Returns:
+            The newest state on the way, if there is one.
+
+        Raises:
+            ValueError: If it is damaged, and an older one was not asked for.
+        """
+        self._place = self.folder / _FURTHER
+        return self.read()
+
     def finish(self, write: Callable[[Path], object]) -> None:
         """Has a folder written, whose files then move here, ``model.json`` last of all.
 
-        That file makes it a finished run: one that is killed before has its checkpoints still.
+        That file makes it a finished run: one that is killed before has its checkpoints still. A
+        run that went further is an unfinished one for as long as its files move.
         """
         if not self.writes:
             return
@@ -153,6 +171,10 @@ class RunInProgress:
         shutil.rmtree(staging, ignore_errors=True)
         staging.mkdir()
         write(staging)
+        if self._place.name == _FURTHER:
+            self._place.replace(self.folder / CHECKPOINTS)
+            (self.folder / "model.json").unlink()
+            written(self.folder)
         for path in sorted(staging.iterdir(), key=lambda path: path.name == "model.json"):
             path.replace(self.folder / path.name)
         written(self.folder)
@@ -169,6 +191,11 @@ def is_finished(folder: Path) -> bool:
 def is_unfinished(folder: Path) -> bool:
     """Returns whether a folder holds a run that can be resumed."""
     return (folder / CHECKPOINTS).is_dir() and not is_finished(folder)
+
+
+def has_checkpoints(folder: Path) -> bool:
+    """Returns whether a folder holds a run that was left on its way, be it one to more epochs."""
+    return is_unfinished(folder) or (folder / _FURTHER).is_dir()
 
 
 def taken(argument: str, folder: Path) -> ValueError:
@@ -225,7 +252,7 @@ def _held(
     missing = [each for each in (folder, *folder.parents) if not each.exists()]
     if not missing and not resume:
         raise taken(argument, folder)
-    if any((folder / own).is_symlink() for own in (CHECKPOINTS, _STAGING)):
+    if any((folder / own).is_symlink() for own in (CHECKPOINTS, _FURTHER, _STAGING)):
         # What is removed when a run goes on, and when it is finished, is nobody else's.
         raise expected(argument, "a run folder with its checkpoints in it, no link", str(folder))
     if not missing and not (is_unfinished(folder) or is_finished(folder)):
@@ -248,7 +275,7 @@ def _held(
         what = "a path that can be written to"
         raise expected(argument, what, f"{folder}: {error}") from None
     except BaseException as error:
-        going_on = f"--resume goes on with {folder}" if is_unfinished(folder) else ""
+        going_on = f"--resume goes on with {folder}" if has_checkpoints(folder) else ""
         left = going_on or (f"{folder} is written" if is_finished(folder) else "")
         if isinstance(error, KeyboardInterrupt) and left:
             reason = str(error) or "interrupted"
@@ -303,8 +330,9 @@ def _remove(folder: Path, made: list[Path]) -> None:
 def _sweep(folder: Path) -> None:
     """Removes what a process that was killed had not finished writing."""
     shutil.rmtree(folder / _STAGING, ignore_errors=True)
-    for path in (folder / CHECKPOINTS).glob(".step-*"):
-        path.unlink()
+    for place in (CHECKPOINTS, _FURTHER):
+        for path in (folder / place).glob(".step-*"):
+            path.unlink()
     if is_finished(folder):
         shutil.rmtree(folder / CHECKPOINTS, ignore_errors=True)
 

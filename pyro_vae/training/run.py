@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import hashlib
 import math
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Generic, overload
@@ -21,13 +22,17 @@ from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.composition import named
 from pyro_vae.training.averaging import copied
 from pyro_vae.training.recipe import Recipe
+from pyro_vae.training.state_file import to_bytes
 
 if TYPE_CHECKING:
     import pandas as pd
     from matplotlib.axes import Axes
     from matplotlib.figure import Figure, SubFigure
 
-__all__ = ["Fitted", "Run", "read_engine", "read_history"]
+__all__ = ["STATE", "Fitted", "Run", "read_engine", "read_history"]
+
+STATE = "state.safetensors"
+"""What a longer run goes on from, besides the weights."""
 
 _RECORDED = {  # by fit.json, as they are in the run
     "engine": str,
@@ -76,6 +81,8 @@ class Run(Generic[Fitted]):
         skipped: Steps left out, their loss not being finite.
         recipe: How it was fitted; None if the run was read, see ``settings``.
         objective: What was minimised, as it was at the last step; likewise.
+        state: Optimiser, generators and what else there is at the end besides weights; likewise.
+        asked: The arguments of the fit, its data among them; likewise. A pickle has none.
     """
 
     vae: Fitted
@@ -96,6 +103,11 @@ class Run(Generic[Fitted]):
     skipped: int = 0
     recipe: Recipe | None = None
     objective: PyroELBO | None = None
+    state: Mapping[str, Any] | None = None
+    asked: Mapping[str, Any] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:
+        return vars(self) | {"asked": None}
 
     @property
     def compiled(self) -> bool:
@@ -145,7 +157,7 @@ class Run(Generic[Fitted]):
             lines.append(f"  {'program':<12}{vae}")
         for word, (elbo, fit, kl) in self._scores().items():
             lines.append(f"  {word:<12}ELBO {elbo:.4g} = reconstruction {fit:.4g} - KL {kl:.4g}")
-        lines += [f"  {word:<12}{what}" for word, what in self._facts().items()]
+        lines += [f"  {word:<12}{what}" for word, what in _facts(self).items()]
         return "\n".join(lines)
 
     def _repr_html_(self) -> str:
@@ -156,7 +168,7 @@ class Run(Generic[Fitted]):
         rows = [
             [word, *(f"{value:.4g}" for value in values)] for word, values in self._scores().items()
         ]
-        notes = [f"{word}: {what}" for word, what in self._facts().items()]
+        notes = [f"{word}: {what}" for word, what in _facts(self).items()]
         return shown(title, ["nats", "ELBO", "reconstruction", "KL"], rows, notes=notes)
 
     def _epoch(self) -> int:
@@ -174,30 +186,10 @@ class Run(Generic[Fitted]):
             if f"{start}kl" in self.history
         }
 
-    def _facts(self) -> dict[str, str]:
-        """What there is to say besides the parts and the scores."""
-        took = ", ".join(
-            f"{name}: {plural(count, 'step')}" for name, count in self.engine_steps.items()
-        )
-        skipped = f"; {self.skipped:,} skipped" if self.skipped else ""
-        facts = {"weights": self.weights}
-        if self.restored == "average" and "averaged_kl" not in self.history:
-            facts = {"training": "not scored of averaged weights"} | facts
-        facts |= {"stopped": self.stopped.removeprefix("stopped ")} if self.stopped else {}
-        facts["engine"] = f"{took}{skipped}"
-        return facts if self.out is None else facts | {"out": str(self.out)}
-
     @property
     def weights(self) -> str:
         """Which weights the model has, in words: of which epoch, chosen how, or averaged."""
-        epoch = self._epoch()
-        if self.restored == "average":
-            return f"averaged, as at the end of epoch {epoch:,}"
-        if self.restored == "last" or self.best_epoch is None:
-            return "of the last epoch"
-        asked = self.settings.get("monitor") if self.recipe is None else self.recipe.monitor
-        by = "on validation data" if asked is None else f"by {getattr(asked, '__name__', asked)}"
-        return f"of epoch {epoch:,}, the best {by}"
+        return _whose(self, self._epoch())
 
     def refit(self, rows: Rows, seed: int, *, epochs: int | None = None) -> Fitted:
         """Fits a fresh copy of the program to other rows, by the recipe of the run.
@@ -239,13 +231,13 @@ class Run(Generic[Fitted]):
             >>> bool(other.sample(500, seed=0).mean() > vae.sample(500, seed=0).mean())
             True
         """
-        from pyro_vae.training import refit  # which fits, and a fit returns a run
+        from pyro_vae.training import recorded, refit  # which fits, and a fit returns a run
 
         recipe, objective = self.recipe, self.objective
-        recipe = refit.recipe_of(self.settings) if recipe is None else recipe
+        recipe = recorded.recipe_of(self.settings) if recipe is None else recipe
         recipe = replace(recipe, compile=recipe.compile and self.compiled)
         if objective is None:
-            objective = refit.objective_of(self.settings, self.steps)
+            objective = recorded.objective_of(self.settings, self.steps)
         return refit.refitted(
             self.vae,
             rows,
@@ -256,11 +248,57 @@ class Run(Generic[Fitted]):
             validates="validation_kl" in self.history,
         )
 
+    def resume(
+        self,
+        data: Any = None,
+        *,
+        epochs: int,
+        callbacks: Sequence[object] = (),
+        progress: bool | None = None,
+        **given: Any,
+    ) -> Run[Fitted]:
+        """Goes on to more epochs, in place, from where the fit ended.
+
+        The longer run is, on a CPU bit for bit, the one that a single fit of so many epochs would
+        have been, whose history it has: optimiser, generators and averages go on as they were. With
+        ``compile="auto"`` that one may be compiled sooner, and with ``monitor_every`` the end of
+        the first run has a score of its own. A run folder is the finished run that it was until it
+        is the longer one; interrupted in between, the same call goes on.
+
+        Args:
+            data: Of a run that was read: those of the fit. A run that :func:`fit` returned has them
+                still.
+            epochs: Passes over the data in all, those that are behind included.
+            callbacks: As of :func:`fit`.
+            progress: Likewise.
+            **given: Of a run that was read, what else :func:`fit` was given that no file has:
+                ``validation``, ``mask`` and the like, an optimiser or a schedule of your own.
+
+        Returns:
+            The longer run; this one stays, but for the weights of its model.
+
+        Raises:
+            ValueError: If a cosine, ``swa`` or ``patience`` has ended the run, so that a longer one
+                would have been another from the start; data are missing or others; or the run was
+                written by a version that kept no state.
+
+        Example:
+            >>> import torch, pyro_vae as pv
+            >>> likelihood = pv.likelihoods.Bernoulli((4,))
+            >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, seed=0)
+            >>> run = pv.fit(vae, torch.eye(4).repeat(8, 1), epochs=2, seed=0)
+            >>> run.resume(epochs=5).history["epoch"]
+            [1, 2, 3, 4, 5]
+        """
+        from pyro_vae.training.fit import resumed  # which returns a run
+
+        return resumed(self, data, epochs, {"callbacks": callbacks, "progress": progress}, given)
+
     def write(self, folder: Path) -> None:
         """Writes model, last weights, ``history.json``, ``engine.json`` and ``fit.json``.
 
         The best and the averaged weights, if the model has others, are in ``best.safetensors`` and
-        ``average.safetensors``.
+        ``average.safetensors``, and what a longer run goes on from is in ``state.safetensors``.
 
         Args:
             folder: Where to; it is there already.
@@ -279,6 +317,10 @@ class Run(Generic[Fitted]):
             if (weights := getattr(self, attribute)) and self.restored != name:
                 path = folder / f"{name}.safetensors"
                 record[f"{name}_sha256"] = checkpoint.write_tensors(path, weights)
+        if self.state is not None:
+            content = to_bytes({"schema": checkpoint.SCHEMA, **self.state})
+            checkpoint.write_bytes(folder / STATE, content)
+            record["state_sha256"] = hashlib.sha256(content).hexdigest()
         if isinstance(self.vae, VAE):
             record["likelihood"] = self.vae.likelihood.spec()
         checkpoint.write_json(folder / "fit.json", record)
@@ -384,6 +426,29 @@ class Run(Generic[Fitted]):
             **{name: record[name] for name in _RECORDED},
             **kept,
         )
+
+
+def _facts(run: Run[Any]) -> dict[str, str]:
+    """What there is to say of a run besides the parts and the scores."""
+    took = ", ".join(f"{name}: {plural(count, 'step')}" for name, count in run.engine_steps.items())
+    skipped = f"; {run.skipped:,} skipped" if run.skipped else ""
+    facts = {"weights": run.weights}
+    if run.restored == "average" and "averaged_kl" not in run.history:
+        facts = {"training": "not scored of averaged weights"} | facts
+    facts |= {"stopped": run.stopped.removeprefix("stopped ")} if run.stopped else {}
+    facts["engine"] = f"{took}{skipped}"
+    return facts if run.out is None else facts | {"out": str(run.out)}
+
+
+def _whose(run: Run[Any], epoch: int) -> str:
+    """Says which weights the model of a run has."""
+    if run.restored == "average":
+        return f"averaged, as at the end of epoch {epoch:,}"
+    if run.restored == "last" or run.best_epoch is None:
+        return "of the last epoch"
+    asked = run.settings.get("monitor") if run.recipe is None else run.recipe.monitor
+    by = "on validation data" if asked is None else f"by {getattr(asked, '__name__', asked)}"
+    return f"of epoch {epoch:,}, the best {by}"
 
 
 def read_history(path: Path) -> dict[str, list[float]]:
