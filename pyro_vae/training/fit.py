@@ -31,7 +31,7 @@ from pyro_vae.programs.protocol import Amortized, is_amortized
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.further import asked_of, further_state, is_further
-from pyro_vae.training.loop import Loop, Start
+from pyro_vae.training.loop import Loop
 from pyro_vae.training.monitor import MONITORED
 from pyro_vae.training.parts import fingerprint, only, start_from, weights_of
 from pyro_vae.training.recipe import (
@@ -55,6 +55,7 @@ from pyro_vae.training.resume import (
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.settings import as_read, describe
 from pyro_vae.training.splits import Splits, Values, beside, split
+from pyro_vae.training.state import Start
 from pyro_vae.training.together import begin_alike, check_alike, device_of, draw_alike, together
 
 __all__ = ["best_device", "fit"]

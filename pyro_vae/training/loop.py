@@ -8,9 +8,8 @@ import signal
 import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, nullcontext
-from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any, Generic, NamedTuple
+from typing import Any, Generic
 
 import pyro
 import torch
@@ -38,72 +37,13 @@ from pyro_vae.training.scales import Scales, Unscaled
 from pyro_vae.training.scoring import AVERAGED, Best, Scoring
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Splits, rows_of_a_pass
+from pyro_vae.training.state import Start, State
 from pyro_vae.training.together import check_weights, sharing_of
 
-__all__ = ["Loop", "Start", "State"]
+__all__ = ["Loop"]
 
 log = logging.getLogger("pyro_vae")
 _NAMED = 8  # rows of a batch
-
-
-class Start(NamedTuple):
-    """What a run started with.
-
-    Attributes:
-        random: The state of the generators.
-        settings: What it is known again by.
-        asked: The arguments of the fit.
-        order: Places of the training rows on which the ELBO is followed.
-    """
-
-    random: Mapping[str, Any]
-    settings: Mapping[str, Any]
-    asked: Mapping[str, Any]
-    order: Tensor
-
-
-@dataclass
-class State:
-    """Where a fit is between two steps, besides what model, optimiser and generators are.
-
-    Attributes:
-        epoch: The epoch that goes on, counted from 1.
-        position: Where its pass is; None between two epochs.
-        history: What there is to say of the epochs that are over, by name.
-        best: The best epoch so far, where there is a score.
-        averaged: The best epoch of averaged weights, likewise.
-        seconds: Time that earlier processes took.
-    """
-
-    epoch: int = 1
-    position: Position | None = None
-    history: dict[str, list[float]] = field(default_factory=dict)
-    best: Best | None = None
-    averaged: Best | None = None
-    seconds: float = 0.0
-
-    def record(self, line: Mapping[str, float]) -> None:
-        """Ends an epoch with its line of the history; what it has not is NaN."""
-        behind = len(self.history.get("epoch", ()))
-        for key in dict.fromkeys((*self.history, *line)):
-            column = self.history.setdefault(key, [math.nan] * behind)
-            column.append(line.get(key, math.nan))
-        self.epoch += 1
-        self.position = None
-
-    def watched(self, recipe: Recipe) -> Best | None:
-        """Returns the best epoch of the weights that the model is to end with."""
-        return self.averaged if recipe.restored == "average" else self.best
-
-    def is_over(self, recipe: Recipe) -> bool:
-        """Returns whether all epochs, or enough of them, are behind."""
-        if self.epoch > recipe.epochs:
-            return True
-        best = self.watched(recipe)
-        if recipe.patience is None or best is None:
-            return False
-        scored = (self.epoch - 1) // recipe.monitor_every * recipe.monitor_every
-        return scored - best.epoch >= recipe.patience
 
 
 class Loop(Generic[Fitted]):
