@@ -326,10 +326,10 @@ def test_summaries_are_ready_for_json() -> None:
     assert known["base_measure"]["data"] == "ones"
     bits = -annealed.log_marginal.mean() / (4 * math.log(2))
     assert known["bits_per_dim"] == pytest.approx(bits)
-    assert "5 observations, 1 chains from the guide" in repr(annealed)
+    assert "5 observations, 1 chain from the guide" in repr(annealed)
     bounds = bdmc(vae, 1, num_chains=2, num_temperatures=3)
     assert json.loads(json.dumps(bounds.summary(), allow_nan=False))["gap_standard_error"] is None
-    assert "1 simulated observations" in repr(bounds)
+    assert "1 simulated observation," in repr(bounds)
 
 
 def test_a_trajectory_that_diverges_is_rejected() -> None:

@@ -54,7 +54,7 @@ def test_compressed_tables_are_told_by_their_suffix(
 def test_a_title_above_names_is_named(tmp_path: Path) -> None:
     """Fails where the line about ragged rows does not say which option reads the file."""
     (path := tmp_path / "t.csv").write_text(f"# by hand\n\n# in May\n{TEXT}")
-    with pytest.raises(ValueError, match=r"1 cells in row 4, got 3; `header` \(--header 2\) takes"):
+    with pytest.raises(ValueError, match=r"1 cell in row 4, got 3; `header` \(--header 2\) takes"):
         load(path)
     assert _loaded(path, header=2).shape == (N, 3)
     path.write_text(TEXT + "1,2\n")

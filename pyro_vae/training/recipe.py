@@ -191,7 +191,14 @@ class Recipe:
         return self.batch_size * self.accumulate
 
     def rows_at_once(self, processes: int) -> int:
-        """Observations that a pass through the networks is of, at most."""
+        """Returns how many observations a pass through the networks is of, at most.
+
+        Args:
+            processes: Who shares each batch, where ``shards`` does not say into how many parts.
+
+        Returns:
+            Observations.
+        """
         shards = processes if self.shards is None else self.shards
         return min(self.batch_size, self.rows_a_step // shards)
 
