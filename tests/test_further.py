@@ -38,6 +38,7 @@ OPTIONS: dict[str, dict[str, Any]] = {
     "optimiser": {"optim": partial(torch.optim.SGD, lr=1e-3, momentum=0.9)},
     "Pyro's optimiser": {"optim": pyro.optim.ClippedAdam({"lr": 0.01})},
     "accumulate": {"accumulate": 2, "batch_size": 4},
+    "shards": {"shards": 2},
     "trainable": {"trainable": ["decoder"]},
     "init": {"init": build(9).state_dict()},
     # Of which a fresh model draws values for what is hidden, and one that goes on does not.
@@ -158,6 +159,26 @@ def test_an_interrupted_one_stays_what_it_was_and_goes_on(tmp_path: Path) -> Non
     assert _alike(again, whole)
     assert steps[0] == 15
     assert {path.name for path in folder.iterdir()} == before.keys()
+
+
+def test_a_run_on_its_way_is_none_of_the_epoch_that_has_begun(tmp_path: Path) -> None:
+    """Fails when a checkpoint within the fourth epoch is taken for the end of the third."""
+    run = fit(build(), X, epochs=2, out=tmp_path / "run")
+    with signal_at(14, 2), pytest.raises(Interrupted):
+        run.resume(epochs=6)
+    with pytest.raises(ValueError, match=r"^`epochs`: expected at least the 4 begun, got 3$"):
+        run.resume(epochs=3)
+    assert _alike(run.resume(epochs=4), fit(build(), X, epochs=4))
+
+
+def test_a_folder_that_has_gone_is_not_made_anew(tmp_path: Path) -> None:
+    """Fails when another fit starts there, from the fitted weights."""
+    run = fit(build(), X, epochs=2, out=tmp_path / "run")
+    (tmp_path / "run").rename(tmp_path / "moved")
+    with pytest.raises(ValueError, match=r"^`resume`: expected the folder of the run where it"):
+        run.resume(epochs=3)
+    assert not (tmp_path / "run").exists()
+    assert pv.Run.load(tmp_path / "moved").resume(X, epochs=3).history["epoch"] == [1, 2, 3]
 
 
 def test_a_process_that_dies_while_files_move_leaves_a_run_that_goes_on(

@@ -49,6 +49,16 @@ def test_scales_of_a_millionth_lose_thousandths_of_a_nat() -> None:
     assert torch.allclose(own, components.log_prob(z), rtol=0, atol=2e-3)
 
 
+@pytest.mark.parametrize("of_values", [torch.int64, torch.float32, torch.float64])
+@pytest.mark.parametrize("of_means", [torch.float32, torch.float64])
+def test_its_type_is_that_of_a_difference(of_values: torch.dtype, of_means: torch.dtype) -> None:
+    """Fails when densities of integers are cut to integers."""
+    leaves, z = parts(10.0, of_means), torch.full((3, D), 100, dtype=of_values)
+    own, plain = of(*leaves).log_prob(z), of(*leaves, dist.MixtureSameFamily).log_prob(z)
+    assert own.dtype == plain.dtype
+    assert torch.allclose(own, plain, rtol=1e-5)
+
+
 @pytest.mark.parametrize("shape", [(), (7,), (3, 7), (3, 1)])
 def test_it_is_expanded_as_any_distribution(shape: tuple[int, ...]) -> None:
     logits, loc, scale = parts(1.0)

@@ -51,18 +51,19 @@ def log_probs_of_each(components: Any, value: Tensor) -> Tensor:
         value: Shape ``(*, D)``.
 
     Returns:
-        Shape ``(*, K)``, in the precision of ``value``.
+        Shape ``(*, K)``, of the type that a difference of values and means has.
     """
     loc, scale = components.base_dist.loc, components.base_dist.scale
     if value.device.type == "mps":  # which has no float64
         return components.log_prob(value.unsqueeze(-2))
+    dtype = torch.promote_types(value.dtype, loc.dtype)
     center = loc.detach().double().mean(0)
     z, loc, scale = value.double() - center, loc.double() - center, scale.double()
     precision = scale.square().reciprocal()
     natural = loc * precision
     squares = torch.cat([z.square(), z], -1) @ torch.cat([precision, -2 * natural], -1).mT
     constant = (loc * natural).sum(-1) + loc.shape[-1] * math.log(2 * math.pi)
-    return (-0.5 * (squares + constant) - scale.log().sum(-1)).to(value.dtype)
+    return (-0.5 * (squares + constant) - scale.log().sum(-1)).to(dtype)
 
 
 class NormalMixture(dist.MixtureSameFamily):

@@ -47,6 +47,7 @@ from pyro_vae.training.recipe import (
 from pyro_vae.training.resume import (
     Resume,
     RunInProgress,
+    has_checkpoints,
     in_progress,
     is_finished,
     of_a_checkpoint,
@@ -258,6 +259,9 @@ def resumed(
     """
     asked = {**asked_of(run, data, epochs, given), **followed}
     if run.out is not None:
+        if not (is_finished(run.out) or has_checkpoints(run.out)):
+            # Or it would be a fit of another folder, which starts from the fitted weights.
+            raise expected("resume", "the folder of the run where it was written", str(run.out))
         return fit(run.vae, **asked, out=run.out, resume=True)
     defaults = {each.name: each.default for each in signature(fit).parameters.values()}
     return _fitted(run.vae, defaults | asked, run)

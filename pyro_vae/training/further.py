@@ -54,8 +54,10 @@ def further_state(
     _check_end(run, settings)
     if state is None:
         state = _at_the_end(run)
-    if (behind := int(state["epoch"]) - 1) > settings["epochs"]:  # on the way to even more
-        raise expected("epochs", f"at least the {behind:,} behind", settings["epochs"])
+    behind = int(state["epoch"]) - 1
+    if (begun := behind + (state["position"] is not None)) > settings["epochs"]:
+        # On the way to even more: weights within an epoch are those of no shorter run.
+        raise expected("epochs", f"at least the {begun:,} begun", settings["epochs"])
     log.info("goes on after epoch %d", behind)
     return state
 
