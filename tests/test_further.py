@@ -216,7 +216,7 @@ BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"average": "swa"}, 6, "`epochs`: expected 3, of whose last quarter the run's average is"),
     ({}, 3, "`epochs`: expected more than the 3 behind, counted in all, got 3"),
     ({}, 0, "`epochs`: expected a positive integer"),
-    ({"schedule": "OneCycleLR(max_lr=0.1, total_steps=3)"}, 6, "`schedule`: .* goes through 6 epochs"),
+    ({"schedule": "OneCycleLR(max_lr=0.1, total_steps=3)"}, 6, "`schedule`: .* through 6 epochs"),
     ({"monitor": "elbo", "patience": 1, "lr": 3.0, "epochs": 40}, 41,
      r"`epochs`: expected no more, as the run stopped after epoch \d+ of 40: elbo was greatest"),
 ]  # fmt: skip
