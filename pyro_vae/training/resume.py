@@ -34,6 +34,7 @@ except ImportError:  # Windows
 __all__ = [
     "Resume",
     "RunInProgress",
+    "check_same",
     "differences",
     "has_checkpoints",
     "in_progress",
@@ -385,13 +386,30 @@ def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, 
         with of_a_checkpoint(folder):
             before = settings if state is None else state["settings"]
             steps = {} if state is None else state["svi"]["engine_steps"]
+    check_same(before, settings, steps, str(folder))
+    return state
+
+
+def check_same(
+    before: Mapping[str, Any], settings: Mapping[str, Any], steps: Mapping[str, int], what: str
+) -> None:
+    """Checks that a run goes on with the settings that it began with.
+
+    Args:
+        before: Those that it began with.
+        settings: Those of now.
+        steps: Taken by each engine so far.
+        what: The run, in words.
+
+    Raises:
+        ValueError: If they are others.
+    """
     if before.get("compile") == "auto" != settings["compile"]:
         # What it chose may be asked for: a config that it has written does.
         before = {**before, "compile": any(name != "eager" for name in steps)}
     off = later_defaults()
     if (changed := differences(off | dict(before), off | dict(settings))) != "":
-        raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
-    return state
+        raise ValueError(f"`resume`: expected the settings and data of {what}, got {changed}")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
