@@ -50,6 +50,9 @@ Resume: TypeAlias = bool | Literal["previous"]
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _FURTHER = "further"  # checkpoints of a finished run on its way to more epochs
 _STAGING = ".finishing"
+# What the command line writes of the weights, and a longer run that Python fits does not.
+_OF_WEIGHTS = ("scores.json", "report.html", "samples.png", "reconstructions.png", "latent.png",
+               "curves.png", "pairs.png")  # fmt: skip
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 _SHOWN = 5  # differences named one by one
@@ -175,6 +178,9 @@ class RunInProgress:
         if self._place.name == _FURTHER:
             self._place.replace(self.folder / CHECKPOINTS)
             (self.folder / "model.json").unlink()
+            for name in _OF_WEIGHTS:  # of the shorter run, and seen beside the longer
+                if (self.folder / name).exists():
+                    (self.folder / name).unlink()
             written(self.folder)
         for path in sorted(staging.iterdir(), key=lambda path: path.name == "model.json"):
             path.replace(self.folder / path.name)
