@@ -117,6 +117,15 @@ def _stopped_by_the_last(folder: Path) -> str:
     return "not stopped"
 
 
+def _went_on(folder: Path) -> list[str]:
+    """A run of two epochs, and two of one that go on; what is hidden is drawn at a start alone."""
+    mask = torch.rand(X.shape, generator=torch.Generator().manual_seed(4)) < 0.8
+    runs = [fit(model(), mask=mask)]
+    for out in (None, folder / "further"):
+        runs.append(fit(model(), mask=mask, epochs=1, out=out).resume(epochs=2))
+    return [_weights(run) for run in runs]
+
+
 def _unseeded() -> str:
     """Each process draws its own weights, and takes those of the first."""
     pyro.set_rng_seed(all_processes().rank)
@@ -148,6 +157,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "without a reduction": lambda _: _unreduced(),
     "a run": lambda folder: _weights(fit(model(), out=folder / "run")),
     "stopped": _stopped_by_the_last,
+    "went on": _went_on,
     "callbacks": lambda _: _calls(),
     "other data": lambda _: _error(x=X + all_processes().rank),
     "a folder that exists": lambda folder: _error(out=folder),

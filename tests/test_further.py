@@ -211,12 +211,32 @@ def test_a_process_that_dies_while_files_move_leaves_a_run_that_goes_on(
         assert not (folder / "checkpoints").exists()
 
 
+def test_no_score_of_the_shorter_run_stays_beside_the_longer(tmp_path: Path) -> None:
+    """Those that the command line has written, which a model card and `compare` read."""
+    run = fit(build(), X, epochs=2, out=tmp_path / "run")
+    for name in ("scores.json", "samples.png", "notes.txt"):
+        (tmp_path / "run" / name).write_text("{}")
+    run.resume(epochs=3)
+    left = {path.name for path in (tmp_path / "run").iterdir()}
+    assert left & {"scores.json", "samples.png", "notes.txt"} == {"notes.txt"}
+
+
+def test_what_auto_has_chosen_may_be_asked_for(tmp_path: Path) -> None:
+    """As the config of a finished run does; the other engine is refused."""
+    fit(build(), X, epochs=2, compile="auto", out=tmp_path / "run")
+    with pytest.raises(ValueError, match=r"^`resume`: .*compile was False, is True$"):
+        fit(build(5), X, epochs=3, compile=True, out=tmp_path / "run", resume=True)
+    longer = fit(build(5), X, epochs=3, out=tmp_path / "run", resume=True)
+    assert _alike(longer, fit(build(), X, epochs=3))
+
+
 BAD: list[tuple[dict[str, Any], int, str]] = [
     ({"schedule": "cosine"}, 6, "`epochs`: expected 3, at which the cosine of the run has come"),
     ({"average": "swa"}, 6, "`epochs`: expected 3, of whose last quarter the run's average is"),
     ({}, 3, "`epochs`: expected more than the 3 behind, counted in all, got 3"),
     ({}, 0, "`epochs`: expected a positive integer"),
-    ({"schedule": "OneCycleLR(max_lr=0.1, total_steps=3)"}, 6, "`schedule`: .* through 6 epochs"),
+    ({"schedule": "OneCycleLR(max_lr=0.1, total_steps=3)"}, 6,
+     "`schedule`: expected one that goes through 6 epochs"),
     ({"monitor": "elbo", "patience": 1, "lr": 3.0, "epochs": 40}, 41,
      r"`epochs`: expected no more, as the run stopped after epoch \d+ of 40: elbo was greatest"),
 ]  # fmt: skip

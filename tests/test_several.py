@@ -75,6 +75,30 @@ def test_one_process_that_is_asked_stops_all_and_one_goes_on(both: Both) -> None
     assert several._weights(run) == alone["a run"]
 
 
+def test_more_epochs_are_those_of_a_run_that_had_them_from_the_start(both: Both) -> None:
+    """In memory and in a folder; fails when the seed of the shards is drawn after the start."""
+    (first, second), alone, _ = both
+    assert first["went on"] == second["went on"] == alone["went on"]
+    assert len(set(alone["went on"])) == 1
+
+
+def test_the_best_epoch_is_that_of_the_scores_of_the_first_process(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Whose processor may be another: fails when a process chooses by its own scores."""
+    for sign, best in ((1, 2), (-1, 1)):
+        calls: list[object] = []
+
+        def first_of(
+            self: Processes, value: Any, sign: int = sign, calls: list[object] = calls
+        ) -> Any:
+            calls.append(value)
+            return value | {"elbo": float(sign * len(calls))}
+
+        monkeypatch.setattr(Processes, "first_of", first_of)
+        assert several.fit(several.model(), monitor="elbo").best_epoch == best
+
+
 def test_another_number_of_threads_is_refused(both: Both) -> None:
     _, _, folder = both
     torch.set_num_threads(2)

@@ -305,7 +305,6 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
             objective.prepare(len(splits.train), splits.train.num_labels)
         _check_scores(recipe, splits)
         settings = recipe.recorded()
-        state = None if before is None else further_state(before, settings)
         if ongoing is not None or processes.count > 1:
             settings |= describe(vae, objective, data, splits)
             settings |= {} if weights is None else {"init": fingerprint(weights)}
@@ -314,6 +313,7 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
             settings |= {} if recipe.shards is None else {"OMP_NUM_THREADS": threads}
             settings = as_read(settings)
             check_alike(settings, processes)
+        state = None if before is None else further_state(before, settings)
         if ongoing is not None:
             state, is_over = processes.from_first(partial(_where, vae, ongoing, settings))
             if is_over:

@@ -11,7 +11,7 @@ from typing import Any
 from pyro_vae import checkpoint
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.training.recorded import objective_of, recipe_of
-from pyro_vae.training.resume import RunInProgress, differences
+from pyro_vae.training.resume import RunInProgress, check_same
 from pyro_vae.training.run import STATE, Fitted, Run
 from pyro_vae.training.state_file import from_file
 
@@ -42,15 +42,12 @@ def further_state(
         ValueError: If the longer run would not have begun as the finished one did, or there is no
             state to go on from.
     """
-    before, state = run.settings, None
-    if progress is not None:
-        state = progress.go_further()
-        before = before if state is None else state["settings"]
+    before, steps, state = run.settings, run.engine_steps, None
+    if progress is not None and (state := progress.go_further()) is not None:
+        before, steps = state["settings"], state["svi"]["engine_steps"]
     if "dtype" in (model := before.get("model", {})) and model["dtype"] is None:
         settings["model"] = settings["model"] | {"dtype": None}
-    same = {**before, "epochs": settings["epochs"]}
-    if (changed := differences(same, settings)) != "":
-        raise ValueError(f"`resume`: expected the settings and data of the run, got {changed}")
+    check_same({**before, "epochs": settings["epochs"]}, settings, steps, "the run")
     _check_end(run, settings)
     if state is None:
         state = _at_the_end(run)

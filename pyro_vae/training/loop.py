@@ -83,7 +83,7 @@ class Loop(Generic[Fitted]):
         self.state = State()
         self.signals = Waiting()
         self.processes = processes
-        self.sharing = sharing_of(vae, objective, recipe, processes)
+        self.sharing = sharing_of(vae, objective, recipe, processes, start.random)
         self.rows_a_pass = rows_of_a_pass(vae, self.train, recipe.rows_at_once(processes.count))
         self.rows_a_step = recipe.rows_a_step
         if (left := len(self.train) - self.rows_a_pass) > 0:
@@ -192,8 +192,7 @@ class Loop(Generic[Fitted]):
             while not self.state.is_over(self.recipe):
                 line = self._pass()
                 line["seconds"] = self.state.seconds + time.perf_counter() - self.began
-                # They are one, whatever processor each has: all stop at the same epoch.
-                line = self.processes.first_of(line)
+                line = self.processes.first_of(line)  # the clock, too
                 check_weights(self.vae, self.processes)
                 self.state.record(line)
                 callbacks.on_epoch(line)
@@ -280,14 +279,15 @@ class Loop(Generic[Fitted]):
     def _score(self, line: dict[str, float]) -> None:
         """Scores the weights at the end of an epoch, and keeps them if they are the best."""
         scoring, state, epoch = self.scoring, self.state, self.state.epoch
-        line |= scoring.line()
+        # They are one, whatever processor each has: all choose and stop at the same epoch.
+        line |= self.processes.first_of(scoring.line())
         self.health.look(line)
         if scoring.better(state.best, line):
             state.best = Best(epoch, line[scoring.name], copied(self.vae))
         if self.average is None or not (self.average.has_begun and scoring.chooses):
             return
         scores, weights = scoring.averaged(self.average, self.scales)
-        line |= scores
+        line |= self.processes.first_of(scores)
         if scoring.better(state.averaged, line, AVERAGED):
             state.averaged = Best(epoch, line[AVERAGED + scoring.name], weights)
 

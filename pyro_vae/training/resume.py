@@ -34,6 +34,7 @@ except ImportError:  # Windows
 __all__ = [
     "Resume",
     "RunInProgress",
+    "check_same",
     "differences",
     "has_checkpoints",
     "in_progress",
@@ -49,6 +50,9 @@ Resume: TypeAlias = bool | Literal["previous"]
 _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _FURTHER = "further"  # checkpoints of a finished run on its way to more epochs
 _STAGING = ".finishing"
+# What the command line writes of the weights, and a longer run that Python fits does not.
+_OF_WEIGHTS = ("scores.json", "report.html", "samples.png", "reconstructions.png", "latent.png",
+               "curves.png", "pairs.png")  # fmt: skip
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 _SHOWN = 5  # differences named one by one
@@ -174,6 +178,9 @@ class RunInProgress:
         if self._place.name == _FURTHER:
             self._place.replace(self.folder / CHECKPOINTS)
             (self.folder / "model.json").unlink()
+            for name in _OF_WEIGHTS:  # of the shorter run, and seen beside the longer
+                if (self.folder / name).exists():
+                    (self.folder / name).unlink()
             written(self.folder)
         for path in sorted(staging.iterdir(), key=lambda path: path.name == "model.json"):
             path.replace(self.folder / path.name)
@@ -385,13 +392,30 @@ def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, 
         with of_a_checkpoint(folder):
             before = settings if state is None else state["settings"]
             steps = {} if state is None else state["svi"]["engine_steps"]
+    check_same(before, settings, steps, str(folder))
+    return state
+
+
+def check_same(
+    before: Mapping[str, Any], settings: Mapping[str, Any], steps: Mapping[str, int], what: str
+) -> None:
+    """Checks that a run goes on with the settings that it began with.
+
+    Args:
+        before: Those that it began with.
+        settings: Those of now.
+        steps: Taken by each engine so far.
+        what: The run, in words.
+
+    Raises:
+        ValueError: If they are others.
+    """
     if before.get("compile") == "auto" != settings["compile"]:
         # What it chose may be asked for: a config that it has written does.
         before = {**before, "compile": any(name != "eager" for name in steps)}
     off = later_defaults()
     if (changed := differences(off | dict(before), off | dict(settings))) != "":
-        raise ValueError(f"`resume`: expected the settings and data of {folder}, got {changed}")
-    return state
+        raise ValueError(f"`resume`: expected the settings and data of {what}, got {changed}")
 
 
 def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:

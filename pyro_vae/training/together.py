@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import logging
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -35,9 +36,20 @@ _CPU = torch.device("cpu")
 
 
 def sharing_of(
-    vae: Amortized, objective: PyroELBO, recipe: Recipe, processes: Processes
+    vae: Amortized,
+    objective: PyroELBO,
+    recipe: Recipe,
+    processes: Processes,
+    start: Mapping[str, Any],
 ) -> Sharing | None:
     """Returns how steps are shared; None where one process takes them as a whole.
+
+    Args:
+        vae: The model.
+        objective: What is minimised.
+        recipe: How.
+        processes: Who takes the steps.
+        start: The state of the generators that the run began with.
 
     Raises:
         ValueError: If batches cannot be cut so, or the objective is none of shards.
@@ -58,7 +70,9 @@ def sharing_of(
             what, got = f"one that adds up over {among}", f"{why} of {type(objective).__name__}"
         raise expected(argument, what, got)
     rows = recipe.rows_a_step // (count if shards is None else shards)
-    seed = int(torch.randint(2**62, ()))
+    # Not drawn: how much has been since the start is another for a run that goes on.
+    began = start["torch"].numpy().tobytes()
+    seed = int.from_bytes(hashlib.blake2b(began, digest_size=8).digest(), "little")
     buffers = [buffer for module in vae.modules() for buffer in module.buffers(recurse=False)]
     moved = list({id(each): each for each in buffers if not each.is_complex()}.values())
     return Sharing(processes, shards, rows, seed, moved)
