@@ -142,7 +142,6 @@ class Loop(Generic[Fitted]):
             "model": self.vae.state_dict(),
             "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
             "environment": self._environment(),
-            "shards_seed": self.sharing and self.sharing.seed,
         }
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
@@ -177,9 +176,6 @@ class Loop(Generic[Fitted]):
             group["initial_lr"] = state["rates"][0]
         self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
         self.scales.resume(self.svi.steps)
-        if self.sharing is not None and state.get("shards_seed") is not None:
-            # A run that goes on has not drawn all that a fresh one draws before it.
-            self.sharing.seed = int(state["shards_seed"])
         set_random_state(state["random"], device)
 
     def run(self, callbacks: Callbacks) -> Run[Fitted]:
