@@ -367,7 +367,7 @@ def test_terminated_is_143(
         ("fit digits --latnt-dim 3", "`--latnt-dim`: no such option, did you mean '--latent-dim'?"),
         ("fit digits --latent-dim three", "`--latent-dim`: expected an integer, got 'three'"),
         ("fit digits --latent-dim 0", "expected a positive integer, got 0"),
-        ("fit digits --epochs", "`--epochs`: expected a value"),
+        ("fit digits --epochs", "`--epochs`: expected a value, got nothing"),
         ("fit digits --epochs 0", "`epochs`: expected a positive integer, got 0"),
         ("fit digits --seed -1", "`--seed`: expected an integer >= 0 and below 2**32, got -1"),
         ("fit digits --seed 4294967296", "`--seed`: expected an integer >= 0 and below 2**32"),
@@ -416,7 +416,7 @@ def test_terminated_is_143(
         ("fit empty.csv", "at least one observation"),
         ("evaluate nowhere", "expected an existing run folder, got 'nowhere'"),
         ("evaluate taken", "model.json"),
-        ("evaluate", "`run`: expected a value"),
+        ("evaluate", "`run`: expected a value (see --help), got nothing"),
         ("sample nowhere", "expected an existing run folder, got 'nowhere'"),
     ],
 )

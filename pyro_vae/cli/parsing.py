@@ -401,10 +401,10 @@ def _mistake(message: str, parser: Parser) -> ValueError:
     if found := re.match(r"unrecognized arguments: (--[^\s=]+)", message):
         return _unknown_option(written(found[1]), parser)
     if found := re.match(r"the following arguments are required: ([^,]+)", message):
-        wanted = "a value (see --help)"
-        return expected(written(f"--{found[1]}") if "." in found[1] else found[1], wanted, None)
+        name = written(f"--{found[1]}") if "." in found[1] else found[1]
+        return ValueError(f"`{name}`: expected a value (see --help), got nothing")
     if found := re.match(r"argument (?:-\w/)?(--[\w.]+): expected one argument", message):
-        return expected(written(found[1]), "a value", None)
+        return ValueError(f"`{written(found[1])}`: expected a value, got nothing")
     key = re.match(r'Parser key "([^"]+)"', message)
     value = re.search(r"(?:Got|Given) value: (.*)", message)
     types = re.findall(r"Expected an? (<class '[\w.]+'>|typing\.Literal\[.*?\])", message)

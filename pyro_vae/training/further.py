@@ -62,7 +62,7 @@ def further_state(
 def _check_end(run: Run[Any], settings: Mapping[str, Any]) -> None:
     """Refuses more epochs where those that are behind would have been others."""
     epochs, behind = settings["epochs"], len(run.history["epoch"])
-    hint = "`init` starts another fit from its weights"
+    hint = "`init` (`--init`) starts another fit from its weights"
     if settings["schedule"] == "cosine":
         what = f"{behind:,}, at which the cosine of the run has come to its end; {hint}"
         raise expected("epochs", what, epochs)
