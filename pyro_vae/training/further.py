@@ -64,7 +64,10 @@ def _check_end(run: Run[Any], settings: Mapping[str, Any]) -> None:
     epochs, behind = settings["epochs"], len(run.history["epoch"])
     hint = "`init` (`--init`) starts another fit from its weights"
     if settings["schedule"] == "cosine":
-        what = f"{behind:,}, at which the cosine of the run has come to its end; {hint}"
+        what = (
+            f"{behind:,}, at which the cosine of the run has come to its end: a constant schedule "
+            f"(`--schedule constant`) has none; {hint}"
+        )
         raise expected("epochs", what, epochs)
     if settings.get("average") == "swa":
         what = f"{behind:,}, of whose last quarter the run's average is; {hint}"
