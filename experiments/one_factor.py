@@ -148,9 +148,9 @@ def _scores(each: dict[str, Any]) -> pv.Scores:
 
 
 def _bound(scores: pv.Scores) -> float:
-    (alone,) = pv.compare({"": scores}).runs
-    assert alone.bias_bound is not None
-    return alone.bias_bound
+    either, _ = pv.compare({"one": scores, "same": scores}).runs
+    assert either.bias_bound is not None
+    return either.bias_bound
 
 
 def _gain(scores: dict[str, pv.Scores], name: str, other: str) -> str:
