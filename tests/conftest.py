@@ -44,6 +44,18 @@ def fresh_pyro() -> None:
 
 
 @pytest.fixture(autouse=True)
+def logging_as_it_was() -> Iterator[None]:
+    """Puts the levels of the package's loggers back, which a reader's block of the docs may set."""
+    before = logging.root.manager.loggerDict.keys() | {"pyro_vae"}
+    names = {name for name in before if name.partition(".")[0] == "pyro_vae"}
+    levels = {name: logging.getLogger(name).level for name in names}
+    yield
+    for name in [*logging.root.manager.loggerDict]:
+        if name.partition(".")[0] == "pyro_vae":
+            logging.getLogger(name).setLevel(levels.get(name, logging.NOTSET))
+
+
+@pytest.fixture(autouse=True)
 def closed_figures() -> Iterator[None]:
     """Closes what pyplot holds open, as ArviZ's plots are."""
     yield
