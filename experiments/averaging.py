@@ -57,18 +57,7 @@ class Clock:
 def run(network: str, average: Any, seed: int, root: str | None, smoke: bool) -> None:
     """Fits one network, scores its three sets of weights and writes the result."""
     recipe = mnist.RECIPES[network] | ({"epochs": 1} if smoke else {})
-    data = pv.data.load("binarized_mnist", root=root, download=False)
-    if smoke:
-        data = pv.data.load(data.train[:2000], validation=0.1, test=0.1)
-    torch.manual_seed(seed)
-    mlp = partial(pv.networks.MLP, recipe["hidden"], recipe["activation"])
-    vae = pv.VAE(
-        prior=pv.priors.Normal(recipe["latent"]),
-        guide=pv.guides.Normal(recipe["latent"]),
-        likelihood=pv.likelihoods.Bernoulli(data.event_shape),
-        encoder=mlp(recipe["encoder_dropout"]),
-        decoder=mlp(),
-    )
+    data, vae = mnist.begun(recipe, seed, root, smoke)
     warmup = recipe["warmup"] * -(-len(data.train) // mnist.BATCH)
     name = f"averaging-{network}-{average}-{seed}"
     common.RUNS.mkdir(exist_ok=True)

@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import statistics
 from functools import partial
+from typing import Any
 
 import common
 import torch
@@ -49,9 +50,10 @@ BATCH = 100
 BOUNDS = {"two-layer": 89.2, "one-layer": 91.0}
 
 
-def run(name: str, seed: int, root: str | None, smoke: bool) -> None:
-    """Fits one network and writes its result."""
-    recipe = RECIPES[name] | ({"epochs": 1} if smoke else {})
+def begun(
+    recipe: dict[str, Any], seed: int, root: str | None, smoke: bool
+) -> tuple[pv.data.Dataset, pv.VAE]:
+    """Returns the data, and a network of a recipe with weights as a seed draws them."""
     data = pv.data.load("binarized_mnist", root=root, download=False)
     if smoke:
         data = pv.data.load(data.train[:2000], validation=0.1, test=0.1)
@@ -64,6 +66,13 @@ def run(name: str, seed: int, root: str | None, smoke: bool) -> None:
         encoder=mlp(recipe["encoder_dropout"]),
         decoder=mlp(),
     )
+    return data, vae
+
+
+def run(name: str, seed: int, root: str | None, smoke: bool) -> None:
+    """Fits one network and writes its result."""
+    recipe = RECIPES[name] | ({"epochs": 1} if smoke else {})
+    data, vae = begun(recipe, seed, root, smoke)
     warmup = recipe["warmup"] * -(-len(data.train) // BATCH)
     fitted = pv.fit(
         vae,

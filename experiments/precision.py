@@ -15,14 +15,12 @@ from __future__ import annotations
 import json
 import statistics
 import time
-from functools import partial
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
 import common
 import mnist
-import torch
 
 import pyro_vae as pv
 
@@ -42,19 +40,7 @@ def units() -> dict[str, bool]:
 
 def case(precision: Any, seed: int, root: str | None, smoke: bool) -> dict[str, Any]:
     """Fits one network, and returns its times and scores."""
-    recipe = mnist.RECIPES["one-layer"]
-    data = pv.data.load("binarized_mnist", root=root, download=False)
-    if smoke:
-        data = pv.data.load(data.train[:2000], validation=0.1, test=0.1)
-    torch.manual_seed(seed)
-    mlp = partial(pv.networks.MLP, recipe["hidden"], recipe["activation"])
-    vae = pv.VAE(
-        prior=pv.priors.Normal(recipe["latent"]),
-        guide=pv.guides.Normal(recipe["latent"]),
-        likelihood=pv.likelihoods.Bernoulli(data.event_shape),
-        encoder=mlp(),
-        decoder=mlp(),
-    )
+    data, vae = mnist.begun(mnist.RECIPES["one-layer"], seed, root, smoke)
     clock = [time.process_time()]
     fitted = pv.fit(
         vae,
