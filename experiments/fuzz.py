@@ -58,6 +58,18 @@ def outcome(argv: list[str], own_process: bool) -> tuple[int | None, str]:
         signal.alarm(0)
 
 
+def verdict(code: Any, printed: str) -> str:
+    """Returns what an exit code and a text say: correct, refused in one line, or what is wrong."""
+    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
+    if code == 0:
+        return "correct"
+    if code != 2 or "Traceback" in printed:
+        return f"exit code {code}: {printed[-1500:]}"
+    if len(errors) != 1 or not printed.endswith(errors[0] + "\n"):
+        return f"not one line: {printed[-500:]}"
+    return "refused"
+
+
 def judge(argv: list[str], files: dict[str, bytes], own_process: bool) -> str:
     """Returns what became of a command: correct, refused, or what is wrong."""
     with tempfile.TemporaryDirectory() as folder:
@@ -71,16 +83,10 @@ def judge(argv: list[str], files: dict[str, bytes], own_process: bool) -> str:
         code, printed = outcome(argv, own_process)
         after = sorted(Path(folder).rglob("*"))
         os.chdir(common.HERE)
-    errors = [line for line in printed.splitlines() if line.startswith("error: ")]
-    if code == 0:
-        return "correct"
-    if code != 2 or "Traceback" in printed:
-        return f"exit code {code}: {printed[-1500:]}"
-    if len(errors) != 1 or not printed.endswith(errors[0] + "\n"):
-        return f"not one line: {printed[-500:]}"
-    if before != after and "--resume goes on with" not in printed:
+    found = verdict(code, printed)
+    if found == "refused" and before != after and "--resume goes on with" not in printed:
         return f"left behind: {sorted(set(after) - set(before))}"
-    return "refused"
+    return found
 
 
 def tally(cases: list[Case], own_process: bool) -> dict[str, int]:

@@ -27,7 +27,7 @@ from typing import Any
 import common
 import numpy as np
 import yaml
-from fuzz import generated
+from fuzz import generated, verdict
 from fuzz_cases import tree
 from hypothesis import strategies as st
 
@@ -117,14 +117,8 @@ def judged(argv: list[str], files: dict[str, bytes], whole: Path) -> str:
         code, said = read(argv)
         late = time.thread_time() - began > LATE
         os.chdir(common.HERE)
-    errors = [line for line in said.splitlines() if line.startswith("error: ")]
-    if code == 0:
-        return "correct"
-    if code != 2 or "Traceback" in said:
-        return f"exit code {code}: {said[-1500:]}"
-    if len(errors) != 1 or not said.endswith(errors[0] + "\n"):
-        return f"not one line: {said[-500:]}"
-    return "late" if late else "refused"
+    found = verdict(code, said)
+    return "late" if late and found == "refused" else found
 
 
 def prepare(folder: Path) -> dict[str, Any]:
