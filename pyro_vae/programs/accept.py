@@ -14,6 +14,7 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae._errors import expected
 from pyro_vae.data.axes import Axes, axes_of, keep_axes
 from pyro_vae.data.containers import Contents, contents_or_value, is_container
+from pyro_vae.data.raw import plain_tensor
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
@@ -82,21 +83,10 @@ def as_tensor(value: Any, argument: str = "x") -> Any:
             value = np.asarray(value)
     found = contents_or_value(value, argument)
     if not isinstance(found, Contents):
-        return _plain_tensor(found)
-    if isinstance(x := _plain_tensor(found.x), Tensor):
+        return plain_tensor(found)
+    if isinstance(x := plain_tensor(found.x), Tensor):
         keep_axes(x, Axes(tuple(found.dims), found.coords, tuple(found.names), found.index))
     return x
-
-
-def _plain_tensor(value: Any) -> Any:
-    """Returns an array of real numbers as a tensor, and anything else as it is."""
-    if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray | np.generic):
-        return value
-    if value.dtype.kind not in "biuf":
-        return value
-    # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only arrays.
-    kept = np.float64 if value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
-    return torch.from_numpy(np.array(value, dtype=kept, order="C"))
 
 
 def as_tensors(given: Mapping[str, Any]) -> Given:
