@@ -121,17 +121,25 @@ class Stream:
         return 4 * self.event_shape.numel() + others
 
     @property
+    def has_blocks(self) -> bool:
+        """Whether the source says how many neighbours are read together."""
+        return bool(getattr(self.source, "rows_a_block", None))
+
+    @property
     def rows_a_block(self) -> int:
-        """How many neighbours are read together as rows are shuffled."""
+        """How many neighbours are best read together; about a megabyte where the source is free."""
         own = getattr(self.source, "rows_a_block", None)
         return int(own) if own else max(1, _BLOCK // self.bytes_a_row)
 
-    def edges(self) -> np.ndarray:
-        """Returns where the blocks of neighbours begin, and where the last one ends.
+    def edges(self, step: int) -> np.ndarray:
+        """Returns where blocks of neighbours begin, and where the last one ends.
 
-        They are those of the source: of one a part of whose rows are elsewhere, fewer are left.
+        They are blocks of the source: of one a part of whose rows are elsewhere, fewer are left.
+
+        Args:
+            step: Rows of the source a block.
         """
-        size, step = len(self), self.rows_a_block
+        size = len(self)
         starts = np.arange(0, size, step)
         if self._rows is not None and bool((np.diff(self._rows) > 0).all()):
             steps = np.arange(0, int(self._rows[-1]) + 1, step)

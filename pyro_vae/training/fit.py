@@ -17,14 +17,15 @@ from pyro_vae._errors import as_device, expected
 from pyro_vae._progress import Monitor as Shown
 from pyro_vae._progress import displayed
 from pyro_vae._untouched import seeded
-from pyro_vae.data import Dataset
-from pyro_vae.data.rows import Numbers
+from pyro_vae.data import Dataset, Stream
+from pyro_vae.data.rows import Numbers, Rows
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Precision
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
 from pyro_vae.programs.protocol import Amortized, is_amortized
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.loop import Loop, Start
@@ -43,14 +44,15 @@ from pyro_vae.training.recipe import (
 from pyro_vae.training.resume import (
     Resume,
     RunInProgress,
+    check_settings,
     in_progress,
     is_finished,
     of_a_checkpoint,
-    state_of,
 )
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.settings import describe
-from pyro_vae.training.splits import Splits, Values, beside, split
+from pyro_vae.training.splits import Accepted, Memory, Splits, Values, beside, some_of, split
+from pyro_vae.training.splits import start as start_at
 
 __all__ = ["best_device", "fit"]
 
@@ -68,7 +70,7 @@ def best_device() -> torch.device:
 
 def fit(
     vae: Fitted,
-    data: Dataset | Numbers,
+    data: Dataset | Stream | Numbers,
     *,
     objective: PyroELBO | None = None,
     epochs: int = 100,
@@ -77,13 +79,14 @@ def fit(
     schedule: Schedule = "constant",
     weight_decay: float = 0.0,
     optim: Optim | None = None,
-    validation: Numbers | float | None = None,
+    validation: Stream | Numbers | float | None = None,
     cond: Values = None,
     mask: Values = None,
     covariates: Mapping[str, Any] | None = None,
     labels: Values = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
+    max_memory: int | str | None = None,
     compile: Compile = "auto",
     patience: int | None = None,
     clip_norm: float | None = None,
@@ -158,6 +161,9 @@ def fit(
             Python, which are then as they were. The weights are drawn before, see
             :class:`pyro_vae.VAE`. None draws from the generators as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
+        max_memory: What data that are not in memory may take there, in bytes or as ``2GiB``; a
+            quarter of what is free if not given. More is read in windows, and batches are of
+            neighbours of a window, see :func:`pyro_vae.data.stream`.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead.
         patience: Epochs without a better one, by ``monitor``, after which to stop; None never does.
         clip_norm: Largest norm of the gradient an observation, of all parameters together; a longer
@@ -239,18 +245,22 @@ def fit(
         folder = in_progress(out, every=checkpoint_every, keep=keep, resume=resume)
     with folder as ongoing, seeded(recipe.seed):
         given = beside(vae, data, cond, mask, covariates, labels)
-        splits = split(data, validation, recipe.seed, given)
-        if not vae.is_ignorable and splits.train.mask is None:
+        state = None
+        if ongoing is not None and not is_finished(ongoing.folder):
+            state = ongoing.read()
+        memory = Memory.of(max_memory, where, state)
+        splits = split(data, validation, recipe.seed, given, memory)
+        if not vae.is_ignorable and not splits.has_mask:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)
         if isinstance(objective, Objective):
-            objective.prepare(len(splits.train), splits.train.num_labels)
+            objective.prepare(len(splits.train), splits.num_labels)
         _check_scores(recipe, splits)
-        settings, state = {}, None
+        settings = {}
         if ongoing is not None:
             settings = recipe.recorded() | describe(vae, objective, data, splits)
             settings |= {} if weights is None else {"init": fingerprint(weights)}
-            state = state_of(ongoing, settings)
+            check_settings(ongoing, state, settings)
             if is_finished(ongoing.folder):
                 log.info("%s is finished", ongoing.folder)
                 return Run.read(vae, ongoing.folder)
@@ -259,7 +269,11 @@ def fit(
             with of_a_checkpoint(ongoing.folder):
                 set_random_state(state["start"], vae.device)
         start = None if weights is None else (weights, not isinstance(init, Mapping))
-        loop = _started(vae, objective, recipe, splits, ongoing, settings, start)
+        began = Start(random_state(vae.device), settings)
+        accepted = splits.accepted(vae)
+        del splits, given  # what came in another form is not held beside what the model takes
+        loop = _started(vae, objective, recipe, accepted, ongoing, began, start)
+        del accepted
         if state is not None:
             with of_a_checkpoint(ongoing.folder):
                 loop.load_state_dict(state)
@@ -290,15 +304,17 @@ def _check_precision(vae: Amortized) -> None:
             raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
 
 
-def _check_size(splits: Splits) -> None:
+def _check_size(accepted: Accepted) -> None:
     """Refuses numbers whose squares overflow, of which a parameter would be the first to show."""
-    for rows in (splits.train, splits.held_out):
-        if rows is None or not rows.x.is_floating_point():
-            continue
-        largest = max(abs(end.item()) for end in rows.x.aminmax())
-        if largest > (most := torch.finfo(rows.x.dtype).max ** 0.5 / 4):
-            dtype = str(rows.x.dtype).removeprefix("torch.")
-            what = f"numbers up to {most:.1e}, whose squares {dtype} holds: take another unit"
+    for rows, seen in ((accepted.train, "train"), (accepted.held_out, "held_out")):
+        largest, dtype = accepted.largest.get(seen, 0.0), torch.get_default_dtype()
+        if isinstance(rows, Rows):
+            if not rows.x.is_floating_point():
+                continue
+            largest, dtype = max(abs(end.item()) for end in rows.x.aminmax()), rows.x.dtype
+        if largest > (most := torch.finfo(dtype).max ** 0.5 / 4):
+            name = str(dtype).removeprefix("torch.")
+            what = f"numbers up to {most:.1e}, whose squares {name} holds: take another unit"
             raise expected("data", what, largest)
 
 
@@ -321,21 +337,20 @@ def _started(
     vae: Fitted,
     objective: PyroELBO,
     recipe: Recipe,
-    splits: Splits,
+    accepted: tuple[Accepted, Rows | StreamedRows],
     progress: RunInProgress | None,
-    settings: Mapping[str, Any],
+    began: Start,
     weights: tuple[Mapping[str, Tensor], bool] | None,
 ) -> Loop[Fitted]:
     """Starts the model at the data, and returns the loop that is to fit it."""
-    start = random_state(vae.device)
-    splits, drawn = splits.accepted(vae)
+    splits, drawn = accepted
     if not (isinstance(vae, VAE) and isinstance(vae.likelihood, LikelihoodInUnits)):
         _check_size(splits)
-    vae.initialize(drawn.x, **drawn.without("labels").given)
+    start_at(vae, drawn)
     recipe.check_parts(vae)
     if weights is not None:
         start_from(vae, weights[0], whole=weights[1])
-    monitored = drawn[torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]]
+    monitored = some_of(drawn, MONITORED)
     return Loop(
         vae,
         objective,
@@ -343,5 +358,5 @@ def _started(
         splits=splits,
         monitored=monitored,
         progress=progress,
-        start=Start(start, settings),
+        start=began,
     )

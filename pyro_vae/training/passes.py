@@ -17,14 +17,43 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
+from pyro_vae.programs import Amortized
 from pyro_vae.programs.streamed import StreamedRows
+from pyro_vae.training.splits import Accepted
 
-__all__ = ["Pass", "Resident", "Windows", "WindowPosition", "position_of", "window_of"]
+__all__ = [
+    "Pass", "Resident", "WindowPosition", "Windows", "pass_of", "position_of", "window_of"
+]
 
 log = logging.getLogger("pyro_vae")
 
+_BLOCKS = 16  # of a window, at least, of a source that is read as one likes
 _PARTS = 4  # of the memory: a window that is used, one that is read, and what reading takes
 _BYTES = (torch.bool, torch.uint8, torch.int8, torch.int16)  # smaller than what a program takes
+
+
+def pass_of(vae: Amortized, accepted: Accepted, batch_size: int, rows_a_pass: int) -> Pass:
+    """Returns what takes passes over the training rows of a fit.
+
+    Args:
+        vae: The model.
+        accepted: The rows.
+        batch_size: Rows a step.
+        rows_a_pass: Rows a pass.
+
+    Raises:
+        ValueError: As :func:`window_of`.
+    """
+    rows = accepted.train
+    if isinstance(rows, Rows):
+        return Resident(rows, accepted.draw, batch_size, rows_a_pass)
+    window = accepted.memory.window or window_of(rows, accepted.memory.most, batch_size)
+    log.info(
+        "%s rows are read in %d windows of %s, %d neighbours together",
+        f"{len(rows):,}", -(-len(rows) // window), f"{window:,}", _neighbours(rows, window),
+    )  # fmt: skip
+    dtype = next((each.dtype for each in vae.parameters()), torch.get_default_dtype())
+    return Windows(rows, window, batch_size, rows_a_pass, dtype)
 
 
 class Pass(Protocol):
@@ -110,11 +139,18 @@ def window_of(rows: StreamedRows, memory: int, batch_size: int) -> int:
     stream = rows.stream
     held = memory // _PARTS // stream.bytes_a_row
     window = held // batch_size * batch_size
-    least = max(batch_size, min(stream.rows_a_block, len(rows)))
+    block = stream.rows_a_block if stream.has_blocks else 1  # which is read as a whole
+    least = min(max(batch_size, block), len(rows))
     if window < least and held < len(rows):
         what = f"at least {_PARTS * least * stream.bytes_a_row:,} bytes, for windows of {least} rows"
         raise expected("max_memory", what, memory)
     return min(window, len(rows)) if window > 0 else len(rows)
+
+
+def _neighbours(rows: StreamedRows, window: int) -> int:
+    """Returns how many rows that follow one another stay together: a window has several such."""
+    own = rows.stream.rows_a_block
+    return own if rows.stream.has_blocks else min(own, max(1, window // _BLOCKS))
 
 
 class Windows:
@@ -150,7 +186,7 @@ class Windows:
     ) -> None:
         self._rows, self.window = rows, window
         self._size, self._rows_a_pass = batch_size, rows_a_pass
-        self._edges = rows.stream.edges()
+        self._edges = rows.stream.edges(_neighbours(rows, window))
         self._device = rows.vae.device
         first = rows.stream.first
         self._is_bytes = first.x.dtype in _BYTES and not first.given
@@ -158,6 +194,8 @@ class Windows:
         tensors, structure = tree_flatten(dict(rows[:1].given))
         self._transform = cast if len(tensors) == 0 else _by_name(structure, cast)
         self._kept: list[Tensor] = []  # on CUDA, at the addresses that its graphs know
+        is_cuda = self._device.type == "cuda"
+        self._copies = torch.cuda.Stream(self._device) if is_cuda else None
 
     @property
     def _count(self) -> int:
@@ -176,14 +214,14 @@ class Windows:
                 places, tensors = reading.result()
                 following = _Following(pool, self._read, position, self._count)
                 with _in_the_data(places):
-                    svi.epoch(
+                    losses = svi.epoch(
                         *self._placed(tensors),
                         batch_size=self._size,
                         transform=self._transform,
                         position=position,
                         on_step=following.then(on_step),
                     )
-                position.before.append(torch.cat(position.losses).cpu())
+                position.before.append(losses)
                 if (reading := following.reading()) is None:
                     return torch.cat(position.before)
                 position.window += 1
@@ -221,29 +259,33 @@ class Windows:
     def _read(self, blocks: Tensor, window: int) -> tuple[np.ndarray, list[Tensor]]:
         """Reads a window; of a last one that has fewer rows, the others are never looked at."""
         places = self._places(blocks, window)
-        # By the order of the source: each of its blocks is read once, from one end to the other.
-        rows = self._rows.stream.take(places)
+        rows = self._moved(self._rows.stream.take(places))
         if not self._is_bytes:
             rows = self._rows.taken(rows)
-        tensors, _ = tree_flatten((rows.x, dict(rows.given)))
+        tensors, _ = rows.flatten()
         if len(places) < self.window:
             tensors = [_padded(each, self.window) for each in tensors]
-        if self._device.type == "cuda":
-            tensors = [each.pin_memory() if each.device.type == "cpu" else each for each in tensors]
-            moved = [each.to(self._device, non_blocking=True) for each in tensors]
-            torch.cuda.current_stream(self._device).synchronize()
-            tensors = moved
         return places, tensors
+
+    def _moved(self, rows: Rows) -> Rows:
+        """Returns rows on the device, on CUDA by way of pinned memory and a stream of its own."""
+        if self._copies is None:
+            return rows.to(self._device)
+        leaves, structure = rows.flatten()
+        with torch.cuda.stream(self._copies):
+            moved = [each.pin_memory().to(self._device, non_blocking=True) for each in leaves]
+        self._copies.synchronize()
+        return Rows.unflatten(moved, structure)
 
     def _placed(self, tensors: list[Tensor]) -> list[Tensor]:
         """Returns a window where graphs look for it."""
-        if self._device.type != "cuda":
+        if self._copies is None:
             return tensors
         if not self._kept:
-            self._kept = tensors
+            self._kept = [each.clone() for each in tensors]
         for kept, each in zip(self._kept, tensors, strict=True):
-            if kept is not each:
-                kept.copy_(each)
+            each.record_stream(torch.cuda.current_stream(self._device))
+            kept.copy_(each)
         return self._kept
 
 
