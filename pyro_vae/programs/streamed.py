@@ -10,6 +10,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
+from pyro_vae._untouched import evaluating
 from pyro_vae.data.budget import budget
 from pyro_vae.data.rows import Rows, given_of
 from pyro_vae.data.sources import is_elsewhere, stream
@@ -18,7 +19,10 @@ from pyro_vae.data.stream import Stream
 if TYPE_CHECKING:
     from pyro_vae.programs.protocol import Amortized
 
-__all__ = ["StreamedRows", "at_equal_distances", "checked", "kept_elsewhere"]
+__all__ = ["StreamedRows", "at_equal_distances", "checked", "features_of", "refuse_unused",
+           "streamed"]  # fmt: skip
+
+_ENCODED = 1024  # rows at a time
 
 
 def kept_elsewhere(
@@ -88,22 +92,20 @@ class StreamedRows:
             for batch in rows.batches(size):
                 yield self.taken(batch)
 
-    def taken(self, rows: Rows) -> Rows:
+    def taken(self, rows: Rows, argument: str = "x") -> Rows:
         """Returns rows that were read as the program takes them."""
-        return self.vae.accepts(self.vae.uses(rows.without(*self._left_out)))
+        return self.vae.accepts(self.vae.uses(rows.without(*self._left_out)), argument)
 
 
 def checked(
-    vae: Amortized,
-    stream: Stream,
+    rows: StreamedRows,
     argument: str,
     look: Callable[[Rows, Rows], Mapping[str, Tensor]],
 ) -> dict[str, str]:
     """Reads all rows once, checks that the program accepts them, and returns fingerprints.
 
     Args:
-        vae: The program.
-        stream: The rows.
+        rows: The rows.
         argument: What to call them in an error.
         look: From a block of rows as they come and as the program takes them to the tensors, by
             name, whose fingerprints are asked for.
@@ -112,15 +114,47 @@ def checked(
         ValueError: If it does not accept them, with the place of the first rows of their block.
     """
 
-    def accepted(rows: Rows, start: int) -> Mapping[str, Tensor]:
+    def looked_at(block: Rows, start: int) -> Mapping[str, Tensor]:
         try:
-            return look(rows, vae.accepts(vae.uses(rows), argument))
+            return look(block, rows.taken(block, argument))
         except ValueError as error:
             if start == 0:
                 raise
             raise ValueError(f"{error}; counted from row {start:,}") from None
 
-    return stream.digests(accepted)
+    return rows.stream.digests(looked_at)
+
+
+def streamed(vae: Amortized, x: Any, given: Mapping[str, Any]) -> StreamedRows | None:
+    """Returns the rows that a verb was called with, if they are to stay elsewhere.
+
+    Raises:
+        ValueError: As :func:`kept_elsewhere`, or if something goes with them that has no use.
+    """
+    if not is_elsewhere(x) or (stream := kept_elsewhere(x, given)) is None:
+        return None
+    if "labels" in given_of(given):
+        raise expected("labels", "None, as labels are used in fitting alone", given["labels"])
+    refuse_unused(vae, given)
+    return StreamedRows(vae, stream, ("labels",))
+
+
+@torch.no_grad()
+def features_of(rows: StreamedRows) -> Tensor:
+    """Returns what the guide's family reads of all rows, shape ``(N, *param_shape)``."""
+    with evaluating(rows.vae):
+        return torch.cat([rows.vae.features(batch) for batch in rows.batches(_ENCODED)])
+
+
+def refuse_unused(vae: Amortized, given: Mapping[str, Any]) -> None:
+    """Refuses what goes with rows and has no use in a program.
+
+    Raises:
+        ValueError: If there is something.
+    """
+    for name, value in given_of(given).items():
+        if name not in vae.takes:
+            raise expected(name, "None, as the model has no use for it", value)
 
 
 def at_equal_distances(rows: StreamedRows, entries: int) -> Rows:

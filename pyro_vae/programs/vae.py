@@ -15,6 +15,7 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike
+from pyro_vae.data.stream import Stream
 from pyro_vae.distributions import by_entry
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
@@ -41,6 +42,7 @@ from pyro_vae.programs.accept import (
 from pyro_vae.programs.composition import weights_of
 from pyro_vae.programs.imputing import Imputing
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
+from pyro_vae.programs.streamed import features_of, streamed
 from pyro_vae.programs.view import ModelView
 
 __all__ = ["VAE"]
@@ -221,8 +223,15 @@ class VAE(Imputing):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Distribution:
-        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``."""
+    def encode(self, x: RowsLike | Stream, **given: Unpack[GivenLike]) -> Distribution:
+        """Returns q(z|x), batch shape ``(B,)``, for data of shape ``(B, *event_shape)``.
+
+        Of a :class:`~pyro_vae.data.Stream`, or an array that is mapped to a file and larger than a
+        quarter of free memory, some rows are read at a time, and nothing has a gradient.
+        """
+        if (elsewhere := streamed(self, x, given)) is not None:
+            found: Distribution = self.guide_family(features_of(elsewhere))
+            return found
         rows = encodable(self, x, given)
         with evaluating(self):
             return self.guide.encode(rows.x, rows.given)

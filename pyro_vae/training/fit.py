@@ -25,7 +25,7 @@ from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
 from pyro_vae.programs.protocol import Amortized, is_amortized
-from pyro_vae.programs.streamed import StreamedRows
+from pyro_vae.programs.streamed import StreamedRows, refuse_unused
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.loop import Loop, Start
@@ -250,6 +250,8 @@ def fit(
             state = ongoing.read()
         memory = Memory.of(max_memory, where, state)
         splits = split(data, validation, recipe.seed, given, memory)
+        if isinstance(splits.train, Stream):
+            refuse_unused(vae, given)
         if not vae.is_ignorable and not splits.has_mask:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)

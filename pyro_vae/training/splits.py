@@ -117,7 +117,8 @@ class Splits:
         for name, argument in (("train", "data"), ("held_out", "validation")):
             rows = getattr(self, name)
             if isinstance(rows, Stream) and name not in self._seen:
-                self._seen[name] = checked(vae, rows, argument, partial(self._looked_at, name))
+                streamed = StreamedRows(vae, rows, () if name == "train" else ("labels",))
+                self._seen[name] = checked(streamed, argument, partial(self._looked_at, name))
             if isinstance(rows, Stream):
                 found[name] = self._seen[name]
             elif rows is not None:
