@@ -407,12 +407,19 @@ def _start(vae: VAE, rows: Rows) -> None:
     done = torch.zeros(vae.event_shape, dtype=torch.bool, device=rows.x.device)
     if vae.standardize and isinstance(vae.decoder, Network):
         done = likelihood.take_units(rows.x)
-    inputs = likelihood.encoder_input(rows.x, **covariates)
-    if isinstance(standardize, Standardize):
-        inputs = likelihood.standardized(inputs)
-        if vae.standardize:
-            standardize.fit(inputs, done)
-    vae.prior.start(standardize(inputs))
+    # What nobody asks for is not made: it is as large as the data.
+    starts, fits = (
+        type(vae.prior).start is not Prior.start,
+        vae.standardize and not bool(done.all()),
+    )
+    if starts or (fits and isinstance(standardize, Standardize)):
+        inputs = likelihood.encoder_input(rows.x, **covariates)
+        if isinstance(standardize, Standardize):
+            inputs = likelihood.standardized(inputs)
+            if vae.standardize:
+                standardize.fit(inputs, done)
+        if starts:
+            vae.prior.start(standardize(inputs))
     params = likelihood.init_params(rows.x, **covariates)
     if isinstance(vae.decoder, Network):
         vae.decoder.start_at(params)

@@ -63,7 +63,9 @@ def _shared(vae: Amortized, rows: Rows | StreamedRows) -> tuple[float, float]:
     return reconstruction, kl
 
 
-def monitor(vae: Amortized, objective: object, rows: Rows | StreamedRows, prefix: str = "") -> dict[str, float]:
+def monitor(
+    vae: Amortized, objective: object, rows: Rows | StreamedRows, prefix: str = ""
+) -> dict[str, float]:
     """Returns the bound and its two terms, means over some rows, in nats, for the history."""
     if vae.has_globals:
         reconstruction, kl = _shared(vae, rows)

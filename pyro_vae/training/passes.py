@@ -21,9 +21,7 @@ from pyro_vae.programs import Amortized
 from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.splits import Accepted
 
-__all__ = [
-    "Pass", "Resident", "WindowPosition", "Windows", "pass_of", "position_of", "window_of"
-]
+__all__ = ["Pass", "Resident", "WindowPosition", "Windows", "pass_of", "position_of", "window_of"]
 
 log = logging.getLogger("pyro_vae")
 
@@ -142,7 +140,9 @@ def window_of(rows: StreamedRows, memory: int, batch_size: int) -> int:
     block = stream.rows_a_block if stream.has_blocks else 1  # which is read as a whole
     least = min(max(batch_size, block), len(rows))
     if window < least and held < len(rows):
-        what = f"at least {_PARTS * least * stream.bytes_a_row:,} bytes, for windows of {least} rows"
+        what = (
+            f"at least {_PARTS * least * stream.bytes_a_row:,} bytes, for windows of {least} rows"
+        )
         raise expected("max_memory", what, memory)
     return min(window, len(rows)) if window > 0 else len(rows)
 

@@ -329,9 +329,7 @@ def rows_of_a_pass(vae: Amortized, train: Rows | StreamedRows, batch_size: int) 
     return size
 
 
-def _chosen(
-    given: Mapping[str, Values], split: Split, *, alone: bool = False
-) -> dict[str, Any]:
+def _chosen(given: Mapping[str, Values], split: Split, *, alone: bool = False) -> dict[str, Any]:
     """Returns what goes with a split; ``alone`` if there is no other split."""
     found: dict[str, Any] = {}
     for name, value in given.items():

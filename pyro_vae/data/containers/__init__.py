@@ -28,8 +28,16 @@ from pyro_vae.data.raw import Raw, refuse_unreadable
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Asked", "Contents", "contents_of",
- "contents_or_value", "from_container", "is_container", "package_of", "raw_of"]
+__all__ = [
+    "Asked",
+    "Contents",
+    "contents_of",
+    "contents_or_value",
+    "from_container",
+    "is_container",
+    "package_of",
+    "raw_of",
+]
 
 Read = Callable[[Any, Asked], Contents]
 
