@@ -193,7 +193,8 @@ def check(
         units = collapsed_units(vae, data)
     effects = []
     for k in range(num_refits):
-        assert refit is not None and isinstance(fitted, Rows)  # or there would be none
+        assert refit is not None  # or there would be none
+        assert isinstance(fitted, Rows)
         effects.append(
             _of_refit(whole, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k)
         )

@@ -20,7 +20,7 @@ from pyro_vae.distributions.entries import by_entry, feasible, masked
 from pyro_vae.distributions.enumeration import MAX_ENUMERATED
 from pyro_vae.distributions.exp_relaxed_categorical import ExpRelaxedCategorical
 from pyro_vae.distributions.grouped_one_hot_categorical import GroupedOneHotCategorical, labelled
-from pyro_vae.distributions.in_units import InUnits, by_entries, robust_units_of, units_of
+from pyro_vae.distributions.in_units import InUnits, robust_units_of, units_of
 from pyro_vae.distributions.joint import Joint, draw_sites, site_of
 from pyro_vae.distributions.joint_bernoulli import JointBernoulli
 from pyro_vae.distributions.levels import Levels

@@ -12,7 +12,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
-from pyro_vae.distributions import by_entries, inverse_positive, units_of
+from pyro_vae.distributions import inverse_positive, units_of
+from pyro_vae.distributions.in_units import by_entries
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.likelihoods.likelihood import a_shape
 

@@ -1,4 +1,4 @@
-"""Rows of a source as a program takes them: checked in one pass, then read as they are asked for."""
+"""Rows of a source as a program takes them: checked in one pass, then read some at a time."""
 
 from __future__ import annotations
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import mmap
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -54,7 +55,7 @@ class ArraySource:
         if is_plain and len(rows) < _ALONE * (len(starts) - 1):
             np.take(self._array, rows, axis=0, out=found, mode="clip")
         else:
-            for start, stop in zip(starts[:-1], starts[1:], strict=True):
+            for start, stop in pairwise(starts):
                 if start < stop:
                     first = int(rows[start])
                     found[start:stop] = self._array[first : first + int(stop - start)]

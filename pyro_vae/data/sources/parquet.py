@@ -92,8 +92,9 @@ class ParquetSource:
         values: np.ndarray = column.to_numpy()
         if values.dtype == object:  # truth values, of which some are missing
             values = values.astype(np.float32)
-        if values.dtype.kind in "iu" and len(values):
-            if max(abs(int(values.min())), abs(int(values.max()))) >= EXACT:
+        if values.dtype.kind in "iu":
+            ends = (int(values.min()), int(values.max())) if len(values) else (0, 0)
+            if max(map(abs, ends)) >= EXACT:
                 what = f"integers below 2**24 in {name}, which float32 holds exactly"
                 raise expected("data", what, int(values.max()))
         return values
