@@ -8,8 +8,8 @@ from __future__ import annotations
 
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
-from concurrent.futures import ThreadPoolExecutor
-from typing import Any, Protocol, TypeVar, cast, runtime_checkable
+from concurrent.futures import Future, ThreadPoolExecutor
+from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
 import torch
@@ -82,16 +82,22 @@ class Stream:
 
     def __getitem__(self, index: Any) -> Stream:
         """Returns a stream of some of the rows: ``index`` is a slice, a tensor or an array."""
-        if isinstance(index, Tensor):
-            index = index.cpu().numpy()
-        rows = np.arange(len(self))[index] if self._rows is None else self._rows[index]
-        if rows.ndim != 1:
-            raise expected("index", "a slice or an array of rows", index)
-        return Stream(self.source, rows)
+        places = self.places(index)
+        return Stream(self.source, places if self._rows is None else self._rows[places])
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
         return f"Stream({len(self)}, event_shape={tuple(self.event_shape)}, dtype={dtype})"
+
+    def places(self, index: Any) -> np.ndarray:
+        """Returns which rows an index means, shape ``(B,)``."""
+        if isinstance(index, slice):
+            return np.arange(*index.indices(len(self)))
+        index = index.cpu().numpy() if isinstance(index, Tensor) else np.asarray(index)
+        found = np.arange(len(self))[index]
+        if found.ndim != 1:
+            raise expected("index", "a slice or an array of rows", index)
+        return found
 
     def take(self, index: np.ndarray) -> Rows:
         """Returns some of the rows, by their places in this stream, shape ``(B,)``."""
@@ -197,11 +203,11 @@ class Digests:
 def ahead(jobs: Iterable[Callable[[], T]]) -> Iterator[T]:
     """Yields what jobs return, in order; while one is looked at, a thread does the next."""
     with ThreadPoolExecutor(1, "pyro-vae-read") as pool:
-        pending = None
+        pending: Future[T] | None = None
         for job in jobs:
             following = pool.submit(job)
             if pending is not None:
-                yield cast(T, pending.result())
+                yield pending.result()
             pending = following
         if pending is not None:
-            yield cast(T, pending.result())
+            yield pending.result()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -175,7 +175,7 @@ def impute(
         if num_fits is not None:
             raise expected("num_fits", "None with data of which some are read at a time", num_fits)
         return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed)
-    rows = rows_of(vae, x, beside)
+    rows = rows_of(vae, cast(Numbers, x), beside)
     if num_fits is None:
         for name, value in (("refit", refit), ("fitted_to", fitted_to)):
             if value is not None:
@@ -223,12 +223,9 @@ def _streamed(
         except UnexplainedRows as error:
             raise UnexplainedRows(error.index + done) from None
         done += len(part)
-    columns = {
-        name: np.concatenate([getattr(each, name) for each in found])
-        for name in ("ess", "k_hat", "num_samples")
-    }
     x = torch.cat([each.x for each in found], 0 if num_imputations is None else 1)
-    return Imputation(x=x, **columns)
+    columns = zip(*((each.ess, each.k_hat, each.num_samples) for each in found), strict=True)
+    return Imputation(x, *map(np.concatenate, columns))
 
 
 def _mixed(seed: int, fit: int) -> int:

@@ -59,17 +59,26 @@ class StreamedRows:
         vae: The program.
         stream: The rows, which it accepts: see :func:`checked`.
         leave_out: What goes with the rows, and is left out.
+        is_strict: Whether what the program has no use for is refused, and not left out, too.
     """
 
-    def __init__(self, vae: Amortized, stream: Stream, leave_out: tuple[str, ...] = ()) -> None:
-        self.vae, self.stream, self._left_out = vae, stream, leave_out
+    def __init__(
+        self,
+        vae: Amortized,
+        stream: Stream,
+        leave_out: tuple[str, ...] = (),
+        *,
+        is_strict: bool = False,
+    ) -> None:
+        self.vae, self.stream = vae, stream
+        self._left_out, self._is_strict = leave_out, is_strict
 
     def __len__(self) -> int:
         return len(self.stream)
 
     def __getitem__(self, index: Any) -> Rows:
         """Reads some of the rows: ``index`` is a slice, a tensor or an array."""
-        return self.taken(self.stream[index].read())
+        return self.taken(self.stream.take(self.stream.places(index)))
 
     @property
     def x(self) -> Tensor:
@@ -83,7 +92,8 @@ class StreamedRows:
 
     def without(self, *names: str) -> StreamedRows:
         """Returns the rows without some of what goes with them."""
-        return StreamedRows(self.vae, self.stream, (*self._left_out, *names))
+        left_out = (*self._left_out, *names)
+        return StreamedRows(self.vae, self.stream, left_out, is_strict=self._is_strict)
 
     def batches(self, size: int) -> Iterator[Rows]:
         """Yields the rows, in order, in batches of at most ``size``; a thread reads ahead."""
@@ -94,7 +104,8 @@ class StreamedRows:
 
     def taken(self, rows: Rows, argument: str = "x") -> Rows:
         """Returns rows that were read as the program takes them."""
-        return self.vae.accepts(self.vae.uses(rows.without(*self._left_out)), argument)
+        kept = rows.without(*self._left_out)
+        return self.vae.accepts(kept if self._is_strict else self.vae.uses(kept), argument)
 
 
 def checked(

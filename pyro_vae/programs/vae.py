@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -232,7 +232,7 @@ class VAE(Imputing):
         if (elsewhere := streamed(self, x, given)) is not None:
             found: Distribution = self.guide_family(features_of(elsewhere))
             return found
-        rows = encodable(self, x, given)
+        rows = encodable(self, cast(RowsLike, x), given)
         with evaluating(self):
             return self.guide.encode(rows.x, rows.given)
 

@@ -17,7 +17,7 @@ from pyro_vae._errors import as_device, expected
 from pyro_vae._progress import Monitor as Shown
 from pyro_vae._progress import displayed
 from pyro_vae._untouched import seeded
-from pyro_vae.data import Dataset, Stream
+from pyro_vae.data import Dataset, Source, Stream
 from pyro_vae.data.rows import Numbers, Rows
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Precision
@@ -25,7 +25,7 @@ from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
 from pyro_vae.programs.protocol import Amortized, is_amortized
-from pyro_vae.programs.streamed import StreamedRows, refuse_unused
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.loop import Loop, Start
@@ -70,7 +70,7 @@ def best_device() -> torch.device:
 
 def fit(
     vae: Fitted,
-    data: Dataset | Stream | Numbers,
+    data: Dataset | Stream | Source | Numbers,
     *,
     objective: PyroELBO | None = None,
     epochs: int = 100,
@@ -129,7 +129,8 @@ def fit(
 
     Args:
         vae: The model, trained in place.
-        data: A dataset, which brings its splits, or an array of shape ``(N, *event_shape)``.
+        data: A dataset, which brings its splits; an array of shape ``(N, *event_shape)``; or rows
+            that are elsewhere, see :func:`pyro_vae.data.stream`.
         objective: What to minimise, ours or Pyro's; ``ELBO()`` if not given.
         epochs: Passes over the training data.
         batch_size: Observations a step.
@@ -250,8 +251,6 @@ def fit(
             state = ongoing.read()
         memory = Memory.of(max_memory, where, state)
         splits = split(data, validation, recipe.seed, given, memory)
-        if isinstance(splits.train, Stream):
-            refuse_unused(vae, given)
         if not vae.is_ignorable and not splits.has_mask:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)

@@ -57,7 +57,9 @@ def pass_of(vae: Amortized, accepted: Accepted, batch_size: int, rows_a_pass: in
 class Pass(Protocol):
     """What takes a pass over the training rows."""
 
-    window: int | None
+    @property
+    def window(self) -> int | None:
+        """Rows of a window; None where all are on the device."""
 
     def __call__(
         self, svi: CompiledSVI, position: Position | None, on_step: Callable[[Position], None]
@@ -222,8 +224,9 @@ class Windows:
                         on_step=following.then(on_step),
                     )
                 position.before.append(losses)
-                if (reading := following.reading()) is None:
+                if (next_one := following.reading()) is None:
                     return torch.cat(position.before)
+                reading = next_one
                 position.window += 1
                 position.order, position.start = self._order(position.seed, position.window), 0
                 position.losses = []

@@ -19,7 +19,7 @@ from pyro_vae.data.budget import budget
 from pyro_vae.data.dataset import Split, fingerprint
 from pyro_vae.data.rows import Numbers, Rows, given_of
 from pyro_vae.data.sources import is_elsewhere, stream
-from pyro_vae.data.stream import Stream
+from pyro_vae.data.stream import Source, Stream
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.streamed import StreamedRows, at_equal_distances, checked
@@ -117,7 +117,7 @@ class Splits:
         for name, argument in (("train", "data"), ("held_out", "validation")):
             rows = getattr(self, name)
             if isinstance(rows, Stream) and name not in self._seen:
-                streamed = StreamedRows(vae, rows, () if name == "train" else ("labels",))
+                streamed = _strict(vae, rows, is_train=name == "train")
                 self._seen[name] = checked(streamed, argument, partial(self._looked_at, name))
             if isinstance(rows, Stream):
                 found[name] = self._seen[name]
@@ -154,13 +154,13 @@ class Splits:
             self.prints(vae)
         train: Rows | StreamedRows
         train = (
-            StreamedRows(vae, self.train)
+            _strict(vae, self.train, is_train=True)
             if isinstance(self.train, Stream)
             else vae.accepts(self.train, "data")
         )
         held_out: Rows | StreamedRows | None = None
         if isinstance(self.held_out, Stream):
-            held_out = StreamedRows(vae, self.held_out, ("labels",))
+            held_out = _strict(vae, self.held_out, is_train=False)
             if self.held_out.nbytes <= self.memory.most // _SHARE:
                 held_out = held_out[:]
         elif self.held_out is not None:
@@ -177,6 +177,10 @@ class Accepted:
     draw: Callable[[Tensor], Tensor] | None
     memory: Memory
     largest: Mapping[str, float] = field(default_factory=dict)  # absolute value, of streamed rows
+
+
+def _strict(vae: Amortized, rows: Stream, *, is_train: bool) -> StreamedRows:
+    return StreamedRows(vae, rows, () if is_train else ("labels",), is_strict=True)
 
 
 def _tensors(rows: Rows) -> dict[str, Tensor]:
@@ -223,7 +227,7 @@ def beside(
 
 
 def split(
-    data: Dataset | Stream | Numbers,
+    data: Dataset | Stream | Source | Numbers,
     validation: object,
     seed: int | None,
     given: Mapping[str, Values],

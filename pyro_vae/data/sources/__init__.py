@@ -88,10 +88,12 @@ def _of_object(data: Any, key: str | None, missing: bool) -> Source:
         return ArraySource(data if key is None else data[key], missing=missing)
     if isinstance(data, Tensor):
         return ArraySource(data.detach().cpu().numpy(), missing=missing)
+    if package in _ITEMS and not isinstance(data, Source):
+        return ItemSource(data, package, key)
+    if hasattr(data, "__array__"):
+        return ArraySource(np.asarray(data), missing=missing)
     if isinstance(data, Source):
         return data
-    if package in _ITEMS:
-        return ItemSource(data, package, key)
     what = "a path, an array, a data set of items, or an object with a length and `take(rows)`"
     raise expected("data", what, data)
 
@@ -109,7 +111,7 @@ def is_elsewhere(data: Any) -> bool:
         return False
     package = package_of(data)
     if package is None:
-        return isinstance(data, Source)
+        return isinstance(data, Source) and not hasattr(data, "__array__")
     if package in _ARRAYS:
         return hasattr(data, "shape")
     return package == "anndata" and bool(getattr(data, "isbacked", False))

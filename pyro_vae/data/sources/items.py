@@ -25,11 +25,11 @@ def _of_hugging_face(data: Any, rows: np.ndarray) -> Any:
 
 
 def _of_annotated(data: Any, rows: np.ndarray) -> Any:
-    # An open file of HDF5 takes rows in ascending order.
-    order = np.argsort(rows, kind="stable")
-    some = data[rows[order]]
+    # An open file of HDF5 takes rows in ascending order, and each once.
+    places, back = np.unique(rows, return_inverse=True)
+    some = data[places]
     some = some.to_memory() if getattr(some, "isbacked", False) else some
-    return some[np.argsort(order, kind="stable")]
+    return some[back]
 
 
 _SELECT: Mapping[str, Callable[[Any, np.ndarray], Any]] = {

@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.data.raw import plain_tensor
 from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.sources.arrays import ArraySource
 from pyro_vae.data.stream import Source
 
 __all__ = ["Joined"]
@@ -29,17 +30,29 @@ class Joined:
     """
 
     def __init__(self, source: Source, given: Given) -> None:
-        self.source, self._given = source, dict(given)
+        self.source = source
         self.names = getattr(source, "names", ())
         self.rows_a_block = getattr(source, "rows_a_block", None)
-        for name, value in self._given.items():
-            each = value if isinstance(value, Mapping) else {name: value}
-            for key, array in each.items():
-                if not hasattr(array, "__len__") or len(array) != len(source):
-                    raise expected(key, f"one row for each of {len(source)} data", array)
+        self._given: dict[str, Any] = {
+            name: {key: self._held(f"{name}: {key}", each) for key, each in value.items()}
+            if isinstance(value, Mapping)
+            else self._held(name, value)
+            for name, value in given.items()
+        }
 
     def __len__(self) -> int:
         return len(self.source)
+
+    def _held(self, argument: str, value: Any) -> Any:
+        """Returns what rows can be taken from, and checks its length."""
+        is_elsewhere = isinstance(value, np.memmap) or hasattr(value, "chunks")
+        if not isinstance(value, Tensor | np.ndarray) and not is_elsewhere:
+            value = np.asarray(value)
+        if value.ndim == 0 or len(value) != len(self.source):
+            raise expected(argument, f"one row for each of {len(self.source)} data", value)
+        if is_elsewhere:
+            return ArraySource(value) if value.ndim > 1 else np.array(value)
+        return value
 
     def take(self, rows: np.ndarray, /) -> Rows:
         found = self.source.take(rows)
@@ -53,7 +66,9 @@ class Joined:
 
 
 def _some(value: Any, rows: np.ndarray) -> Tensor:
+    if isinstance(value, ArraySource):
+        return value.take(rows).x
     if isinstance(value, Tensor):
         return value.cpu()[torch.from_numpy(rows)]
-    found: Tensor = plain_tensor(np.asarray(value)[rows])
+    found: Tensor = plain_tensor(value[rows])
     return found

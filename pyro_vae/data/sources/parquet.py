@@ -48,8 +48,8 @@ class ParquetSource:
                 or pa.types.is_floating(field.type)
                 or pa.types.is_boolean(field.type)
             ):
-                error = expected("data", f"numbers in the column {field.name}", str(field.type))
-                raise ValueError(f"{error}; `pv.data.load` makes numbers of words, in memory")
+                reason = expected("data", f"numbers in the column {field.name}", str(field.type))
+                raise ValueError(f"{reason}; `pv.data.load` makes numbers of words, in memory")
         self._pool = pa.default_memory_pool()
         self._missing = missing
         self.names = tuple(schema.names)
