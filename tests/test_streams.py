@@ -172,43 +172,56 @@ def test_a_fraction_validates_the_same_rows(tmp_path: Path) -> None:
     assert inside.settings["data"]["validation"] != wanted  # there in the order of the draw
 
 
-def test_sources_of_every_kind_have_the_same_rows(tmp_path: Path) -> None:
-    import h5py
+def _written(kind: str, folder: Path) -> Any:
+    """The rows of X in a file, or in a container of another package, which need not be there."""
+    path = folder / f"x.{kind}"
+    if kind == "npy":
+        np.save(path, X)
+    elif kind == "h5":
+        h5py = pytest.importorskip("h5py")
+        with h5py.File(path, "w") as file:
+            file.create_dataset("x", data=X, chunks=(64, DIM))
+    elif kind == "zarr":
+        pytest.importorskip("zarr").save(str(path), X)
+    elif kind == "parquet":
+        pa, pq = pytest.importorskip("pyarrow"), pytest.importorskip("pyarrow.parquet")
+        pq.write_table(pa.table({f"c{i}": X[:, i] for i in range(DIM)}), path, row_group_size=128)
+    elif kind == "datasets":
+        datasets = pytest.importorskip("datasets")
+        return datasets.Dataset.from_dict({"x": X.tolist()}).with_format("numpy")
+    elif kind == "h5ad":
+        anndata = pytest.importorskip("anndata")
+        anndata.AnnData(X).write_h5ad(path)
+        return anndata.read_h5ad(path, backed="r")
+    else:
+        return {"array": X, "tensor": torch.from_numpy(X), "own": Own(X)}.get(
+            kind, torch.utils.data.TensorDataset(torch.from_numpy(X))
+        )
+    return path
 
-    np.save(tmp_path / "x.npy", X)
-    with h5py.File(tmp_path / "x.h5", "w") as file:
-        file.create_dataset("x", data=X, chunks=(64, DIM))
-    own = Own(X)
-    kinds: list[Any] = [tmp_path / "x.npy", tmp_path / "x.h5", own, X, torch.from_numpy(X)]
-    kinds.append(torch.utils.data.TensorDataset(torch.from_numpy(X)))
-    kinds += _of_extras(tmp_path)
+
+@pytest.mark.parametrize(
+    "kind",
+    ["npy", "h5", "zarr", "parquet", "datasets", "h5ad", "array", "tensor", "own", "torch"],
+)
+def test_sources_of_every_kind_have_the_same_rows(kind: str, tmp_path: Path) -> None:
+    rows = pv.data.stream(_written(kind, tmp_path))
+    assert isinstance(rows, Stream)
+    assert (len(rows), tuple(rows.event_shape)) == (SIZE, (DIM,))
     index = np.array([599, 3, 4, 5, 77, 3])
-    for kind in kinds:
-        rows = pv.data.stream(kind)
-        assert isinstance(rows, Stream)
-        assert (len(rows), tuple(rows.event_shape)) == (SIZE, (DIM,))
-        assert torch.equal(rows.take(index).x, torch.from_numpy(X[index]))
-        assert torch.cat([each.x for each in rows.blocks(70)]).tolist() == X.tolist()
-        assert rows[::7][3:5].read().x.tolist() == X[::7][3:5].tolist()
-        (found,) = rows.digests(lambda block, start: {"x": block.x}).values()
-        assert found == fingerprint(torch.from_numpy(X))
+    assert rows.take(index).x.tolist() == X[index].tolist()
+    assert torch.cat([each.x for each in rows.blocks(70)]).tolist() == X.tolist()
+    assert rows[::7][3:5].read().x.tolist() == X[::7][3:5].tolist()
+    (found,) = rows.digests(lambda block, start: {"x": block.x.float()}).values()
+    assert found == fingerprint(torch.from_numpy(X))
 
 
-def _of_extras(folder: Path) -> list[Any]:
-    """Files and containers of packages that need not be there."""
-    found: list[Any] = []
-    pq = pytest.importorskip("pyarrow.parquet")
-    import pyarrow as pa
-
-    table = pa.table({f"c{i}": X[:, i] for i in range(DIM)})
-    pq.write_table(table, folder / "x.parquet", row_group_size=128)
-    found.append(folder / "x.parquet")
-    zarr = pytest.importorskip("zarr")
-    zarr.save(str(folder / "x.zarr"), X)
-    found.append(folder / "x.zarr")
-    datasets = pytest.importorskip("datasets")
-    found.append(datasets.Dataset.from_dict({"x": X.tolist()}).with_format("numpy"))
-    return found
+def test_rows_of_a_parquet_file_are_fitted_by_row_groups(tmp_path: Path) -> None:
+    path = _written("parquet", tmp_path)
+    with pytest.raises(ValueError, match="`max_memory`: expected at least .* windows of 128 rows"):
+        fitted(pv.data.stream(path), max_memory=10_000)
+    _, run = fitted(pv.data.stream(path), max_memory=14_000, batch_size=16, epochs=1)
+    assert run.steps == -(-SIZE // 16)
 
 
 def test_a_parquet_file_refuses_what_are_no_numbers(tmp_path: Path) -> None:

@@ -136,8 +136,7 @@ def impute(
         x: Data, shape ``(N, *event_shape)``; what is not observed may be anything, NaN too. Of a
             :class:`~pyro_vae.data.Stream`, or an array that is mapped to a file and larger than a
             quarter of free memory, some rows are read and filled at a time.
-        mask: Which entries are observed, boolean, of the same shape; None with a stream that has
-            one.
+        mask: Which entries are observed, boolean, of the same shape; a stream may bring one.
         num_samples: Draws of z for each observation; ``auto`` draws 1,000, then 4,000 and at most
             16,000 for rows in which fewer than 100 (or ``num_imputations``) are effective.
         num_imputations: How many draws to return; None returns the mean.
@@ -172,9 +171,7 @@ def impute(
         num_imputations = positive_integer("num_imputations", num_imputations)
     beside = given_of({**given, "mask": mask})
     if (elsewhere := streamed(vae, x, beside)) is not None:
-        if num_fits is not None:
-            raise expected("num_fits", "None with data of which some are read at a time", num_fits)
-        return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed)
+        return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed, num_fits)
     rows = rows_of(vae, cast(Numbers, x), beside)
     if num_fits is None:
         for name, value in (("refit", refit), ("fitted_to", fitted_to)):
@@ -213,8 +210,11 @@ def _streamed(
     num_imputations: int | None,
     proposal: Proposal,
     seed: int | None,
+    num_fits: int | None,
 ) -> Imputation:
     """Fills rows of a stream some at a time, each of these with random numbers of their own."""
+    if num_fits is not None:
+        raise expected("num_fits", "None with data of which some are read at a time", num_fits)
     found, done = [], 0
     for part in rows.batches(_AT_ONCE):
         own = None if seed is None else _mixed(seed, done)
@@ -225,7 +225,8 @@ def _streamed(
         done += len(part)
     x = torch.cat([each.x for each in found], 0 if num_imputations is None else 1)
     columns = zip(*((each.ess, each.k_hat, each.num_samples) for each in found), strict=True)
-    return Imputation(x, *map(np.concatenate, columns))
+    ess, shapes, counts = (np.concatenate(each) for each in columns)
+    return Imputation(x, ess, shapes, counts)
 
 
 def _mixed(seed: int, fit: int) -> int:
