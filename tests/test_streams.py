@@ -116,7 +116,9 @@ def test_a_pass_takes_each_row_once_in_an_order_of_its_own(tmp_path: Path) -> No
     assert max(np.abs(np.diff(orders[0][:100]))) > 200
 
 
-def test_a_stream_is_resumed_to_the_last_bit(tmp_path: Path) -> None:
+def test_a_stream_is_resumed_to_the_last_bit(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
     x = mapped(tmp_path)
     known = {"validation": 0.2, "max_memory": LITTLE, "epochs": 3}
     through, _ = fitted(x, out=tmp_path / "through", **known)
@@ -135,7 +137,10 @@ def test_a_stream_is_resumed_to_the_last_bit(tmp_path: Path) -> None:
         with pytest.raises(Left):
             fitted(x, out=out, checkpoint_every=1, callbacks=[Leaving()], **known)
         # Other memory by now: the windows are those that it began with.
-        again, run = fitted(x, out=out, resume=True, **{**known, "max_memory": 10**9})
+        with caplog.at_level(logging.INFO, "pyro_vae"):
+            again, run = fitted(x, out=out, resume=True, **{**known, "max_memory": 10**9})
+        assert "480 rows are read in 5 windows of 100" in caplog.text
+        caplog.clear()
         assert equal(through, again)
         assert len(run.history["epoch"]) == 3
 

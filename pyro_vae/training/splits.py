@@ -305,7 +305,7 @@ def _of_a_stream(
     elif validation is not None:
         chosen, kept = (part.sort().values for part in _fractions(len(rows), validation, seed))
         train, held_out = rows[kept], rows[chosen]
-    if not memory.holds(train):
+    if not memory.holds(rows):  # all of them, as whoever asked before
         return Splits(train, held_out, None, memory)
     if isinstance(held_out, Stream):
         held_out = held_out.read().without("labels")
