@@ -17,7 +17,7 @@ from torch import Tensor
 import pyro_vae as pv
 from pyro_vae.data import Rows, Stream
 from pyro_vae.data.dataset import fingerprint
-from pyro_vae.data.stream import ahead
+from pyro_vae.data.source import ahead
 from pyro_vae.training import passes
 
 SIZE, DIM = 600, 6

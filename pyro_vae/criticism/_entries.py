@@ -16,7 +16,7 @@ from pyro_vae.data.axes import Axes, axes_of
 from pyro_vae.data.entries import Entry, described
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
-from pyro_vae.data.stream import Stream
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import AngleSupport
 from pyro_vae.likelihoods import Autoregressive, Categorical, Likelihood
 from pyro_vae.programs import Amortized, Program

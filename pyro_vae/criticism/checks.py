@@ -34,8 +34,8 @@ from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.criticism.verdict import Checks, judged
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
+from pyro_vae.data.source import Stream
 from pyro_vae.data.sources import is_elsewhere
-from pyro_vae.data.stream import Stream
 from pyro_vae.evaluation._common import (
     SIMULATED,
     check_arguments,

@@ -6,8 +6,8 @@ from pyro_vae.data.loading import load
 from pyro_vae.data.named import NAMES
 from pyro_vae.data.rows import Conditions, Given, Numbers, Rows, RowsLike
 from pyro_vae.data.schema import Field, Schema
+from pyro_vae.data.source import Source, Stream
 from pyro_vae.data.sources import stream
-from pyro_vae.data.stream import Source, Stream
 
 __all__ = [
     "NAMES",

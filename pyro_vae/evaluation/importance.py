@@ -14,7 +14,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
-from pyro_vae.data.stream import Stream
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import Space, closed_kl
 from pyro_vae.evaluation._common import check_arguments, measured_anywhere, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal

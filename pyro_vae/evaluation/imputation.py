@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import ConditionsLike, Numbers, Rows, given_of
-from pyro_vae.data.stream import Stream
+from pyro_vae.data.source import Stream
 from pyro_vae.evaluation._common import finite
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE, Amortized, Refit

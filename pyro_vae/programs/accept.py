@@ -16,7 +16,7 @@ from pyro_vae.data.axes import Axes, axes_of, keep_axes
 from pyro_vae.data.containers import Contents, contents_or_value, is_container
 from pyro_vae.data.raw import plain_tensor
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
-from pyro_vae.data.stream import Stream
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.suggestion import what_fits

@@ -13,8 +13,8 @@ from pyro_vae._errors import expected
 from pyro_vae._untouched import evaluating
 from pyro_vae.data.budget import budget
 from pyro_vae.data.rows import Rows, given_of
+from pyro_vae.data.source import Stream
 from pyro_vae.data.sources import is_elsewhere, stream
-from pyro_vae.data.stream import Stream
 
 if TYPE_CHECKING:
     from pyro_vae.programs.protocol import Amortized

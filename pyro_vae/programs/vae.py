@@ -15,7 +15,7 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike
-from pyro_vae.data.stream import Stream
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import by_entry
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide

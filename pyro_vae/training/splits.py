@@ -18,8 +18,8 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.budget import budget
 from pyro_vae.data.dataset import Split, fingerprint
 from pyro_vae.data.rows import Numbers, Rows, given_of
+from pyro_vae.data.source import Source, Stream
 from pyro_vae.data.sources import is_elsewhere, stream
-from pyro_vae.data.stream import Source, Stream
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.streamed import StreamedRows, at_equal_distances, checked

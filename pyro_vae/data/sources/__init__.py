@@ -16,11 +16,11 @@ from torch import Tensor
 from pyro_vae._errors import as_path, expected
 from pyro_vae.data.containers import package_of
 from pyro_vae.data.rows import GivenLike, Numbers, given_of
+from pyro_vae.data.source import Source, Stream
 from pyro_vae.data.sources.arrays import ArraySource, opened_array
 from pyro_vae.data.sources.items import ItemSource
 from pyro_vae.data.sources.joined import Joined
 from pyro_vae.data.sources.parquet import ParquetSource
-from pyro_vae.data.stream import Source, Stream
 
 __all__ = ["SUFFIXES", "is_elsewhere", "stream"]
 

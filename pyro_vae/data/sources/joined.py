@@ -12,8 +12,8 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.data.raw import plain_tensor
 from pyro_vae.data.rows import Given, Rows
+from pyro_vae.data.source import Source
 from pyro_vae.data.sources.arrays import ArraySource
-from pyro_vae.data.stream import Source
 
 __all__ = ["Joined"]
 
