@@ -105,13 +105,22 @@ def is_elsewhere(data: Any) -> bool:
         >>> is_elsewhere(np.zeros((5, 3)))
         False
     """
-    if isinstance(data, Stream | np.memmap):
+    if isinstance(data, Stream):
         return True
+    if isinstance(data, np.memmap):
+        return _has_rows(data)
     if isinstance(data, Tensor | np.ndarray | list | tuple | Mapping):
         return False
     package = package_of(data)
     if package is None:
         return isinstance(data, Source) and not hasattr(data, "__array__")
     if package in _ARRAYS:
-        return hasattr(data, "shape")
+        return _has_rows(data)
     return package == "anndata" and bool(getattr(data, "isbacked", False))
+
+
+def _has_rows(array: Any) -> bool:
+    """Returns whether an array has rows of numbers; whoever reads all of it refuses any other."""
+    if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
+        return False
+    return len(array.shape) > 1 and 0 not in array.shape and np.dtype(array.dtype).kind in "biuf"
