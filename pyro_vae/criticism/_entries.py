@@ -16,6 +16,7 @@ from pyro_vae.data.axes import Axes, axes_of
 from pyro_vae.data.entries import Entry, described
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import AngleSupport
 from pyro_vae.likelihoods import Autoregressive, Categorical, Likelihood
 from pyro_vae.programs import Amortized, Program
@@ -81,6 +82,8 @@ def _axes(x: Any) -> Axes:
         return Axes(names=tuple(each.name for each in x.x), schema=x)
     if isinstance(x, Tensor):
         return axes_of(x)
+    if isinstance(x, Stream):
+        return Axes(names=x.names)
     if isinstance(x, Sequence) and all(isinstance(each, str) for each in x):
         return Axes(names=tuple(x))
     return Axes()

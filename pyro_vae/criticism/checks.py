@@ -33,7 +33,14 @@ from pyro_vae.criticism.two_sample import TwoSample, classify
 from pyro_vae.criticism.verdict import Checks, judged
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
-from pyro_vae.evaluation._common import SIMULATED, check_arguments, check_ignorable, measured
+from pyro_vae.data.source import Stream
+from pyro_vae.data.sources import is_elsewhere
+from pyro_vae.evaluation._common import (
+    SIMULATED,
+    check_arguments,
+    check_ignorable,
+    measured_anywhere,
+)
 from pyro_vae.programs import Amortized, Refit
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.accept import rows_of as rows_given
@@ -67,7 +74,7 @@ _REFIT_DRAWS = 100  # replicates of a refit, of which mean and spread are taken,
 @torch.no_grad()
 def check(
     vae: Amortized,
-    x: RowsLike,
+    x: RowsLike | Stream,
     *,
     num_draws: int | None = None,
     level: float = 0.05,
@@ -158,18 +165,22 @@ def check(
         raise expected("level", "a number between 0 and 1", level)
     max_data = positive_integer("max_data", max_data)
     num_refits = _num_refits(refit, refits)
-    x = x if isinstance(x, Rows) else as_tensor(x)
-    data, described = measured(vae, x, given, base_measure)
-    fitted = data if train is None else rows_given(vae, train, {})
+    if not isinstance(x, Rows) and not is_elsewhere(x):
+        x = as_tensor(x)
+    found, described = measured_anywhere(vae, x, given, base_measure)
+    fitted = found if train is None else rows_given(vae, train, {})
     # The guide of one draw of the globals is a function of x like another; replicates have draws
     # of their own.
     whole, vae = vae, vae.fixed(1, seed)[0]
     entries = entries_of(vae, x)
-    if min(len(data), max_data) < _FEWEST:
-        raise expected("x", f"at least {_FEWEST} observations", min(len(data), max_data))
-    with undisturbed(vae, seed, data.x.device):
-        order = torch.randperm(len(data))[:max_data].to(data.x.device)
-        data = data[order]
+    if min(len(found), max_data) < _FEWEST:
+        raise expected("x", f"at least {_FEWEST} observations", min(len(found), max_data))
+    if num_refits and not isinstance(fitted, Rows):
+        what = "rows in memory that are fitted anew, beside data of which some are read at a time"
+        raise expected("train", what, train)
+    with undisturbed(vae, seed, vae.device):
+        order = torch.randperm(len(found))[:max_data].to(vae.device)
+        data = found[order]
         asked = None if statistics is None else _named(statistics)
         plan = _Plan(vae, whole, data, order, asked, entries)
         plan.num_draws = _enough(num_draws, plan.num_tests, level)
@@ -183,6 +194,7 @@ def check(
     effects = []
     for k in range(num_refits):
         assert refit is not None  # or there would be none
+        assert isinstance(fitted, Rows)
         effects.append(
             _of_refit(whole, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k)
         )

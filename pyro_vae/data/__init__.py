@@ -6,6 +6,8 @@ from pyro_vae.data.loading import load
 from pyro_vae.data.named import NAMES
 from pyro_vae.data.rows import Conditions, Given, Numbers, Rows, RowsLike
 from pyro_vae.data.schema import Field, Schema
+from pyro_vae.data.source import Source, Stream
+from pyro_vae.data.sources import stream
 
 __all__ = [
     "NAMES",
@@ -18,7 +20,10 @@ __all__ = [
     "Rows",
     "RowsLike",
     "Schema",
+    "Source",
+    "Stream",
     "base_measure_of",
     "inspect",
     "load",
+    "stream",
 ]

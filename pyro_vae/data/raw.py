@@ -14,9 +14,10 @@ from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.dataset import Split
+from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
 
-_EXACT = 2**24  # float32 holds every smaller integer
+EXACT = 2**24  # float32 holds every smaller integer
 _PIECE = 2**18  # entries that are checked at once
 _FEWEST = 64  # different numbers, between the smallest and the largest of an entry
 # What an error about an entry that is not there suggests.
@@ -165,7 +166,7 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         raise ValueError(f"{error}{MISSING}") if lacking[where] else error
     if isinstance(array, np.ndarray) and array.dtype == np.float64:
         _check_apart(array, of)
-    if not _is_floating(array) and values.abs().max() >= _EXACT:
+    if not _is_floating(array) and values.abs().max() >= EXACT:
         raise expected("data", f"integers below 2**24{of}, which float32 holds exactly", array)
     return values
 
@@ -215,6 +216,22 @@ def _check_apart(array: np.ndarray, of: str) -> None:
             f"values at {where}{of} that float32 can tell apart: subtract what they have in common"
         )
         raise expected("data", what, float(high[where]))
+
+
+def plain_tensor(value: Any) -> Any:
+    """Returns an array of real numbers as a tensor, and anything else as it is."""
+    if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray | np.generic):
+        return value
+    if value.dtype.kind not in "biuf":
+        return value
+    # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only arrays.
+    kept = np.float64 if value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
+    return torch.from_numpy(np.array(value, dtype=kept, order="C"))
+
+
+def with_missing(x: Tensor, missing: bool) -> Rows:
+    """Returns rows, with a mask where NaN is an entry that nobody observed."""
+    return Rows(x, {"mask": ~x.isnan()} if missing else {})
 
 
 def holds(support: Constraint, x: Tensor) -> bool:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any, ClassVar
 
 import torch
@@ -10,10 +11,12 @@ from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor
 from torch.distributions import constraints
 
-__all__ = ["InUnits", "robust_units_of", "units_of"]
+__all__ = ["InUnits", "by_entries", "robust_units_of", "units_of"]
 
 _QUARTILES = 1.349  # standard deviations between those of a normal variable
 _QUARTILES_OF = 10_000  # observations, about, which are enough
+_AT_ONCE = 2**24  # entries of data, of which nobody minds a second array
+_TEMPORARIES = 8  # of more, pieces that are so many times smaller
 
 
 class InUnits(TorchDistribution):
@@ -144,6 +147,41 @@ def robust_units_of(x: Tensor) -> tuple[Tensor, Tensor]:
     return loc, torch.where(scale > 0, scale, units_of(x)[1])
 
 
+def _moments(x: Tensor) -> tuple[Tensor, Tensor]:
+    return x.mean(0), x.std(0, correction=0)
+
+
+def by_entries(
+    function: Callable[..., tuple[Tensor, ...]], x: Tensor, *each: Tensor
+) -> tuple[Tensor, ...]:
+    """Returns what a function makes of data entry by entry, of many data of some entries at a time.
+
+    So it needs no second array of the size of the data.
+
+    Args:
+        function: From data ``(N, *event_shape)`` and tensors of ``event_shape`` to such tensors.
+        x: The data.
+        each: The tensors.
+
+    Example:
+        >>> by_entries(lambda x, low: (x.mean(0) - low,), torch.eye(2), torch.ones(2))
+        (tensor([-0.5000, -0.5000]),)
+    """
+    if x.numel() <= _AT_ONCE:
+        return function(x, *each)
+    flat = [x.flatten(1), *(value.flatten()[None] for value in each)]
+    step = max(1, _AT_ONCE // (_TEMPORARIES * len(x)))
+    whole: tuple[Tensor, ...] = ()
+    for i, part in enumerate(zip(*(value.split(step, 1) for value in flat), strict=True)):
+        found = function(part[0], *(value[0] for value in part[1:]))
+        # Into one place: small tensors that stay would lie where the next large one has no room.
+        whole = whole or tuple(value.new_empty(flat[0].shape[1]) for value in found)
+        for value, entries in zip(found, whole, strict=True):
+            entries[i * step : i * step + len(value)] = value
+        del found
+    return tuple(entries.reshape(x.shape[1:]) for entries in whole)
+
+
 def units_of(x: Tensor) -> tuple[Tensor, Tensor]:
     """Returns the mean and the standard deviation of data, which are their units.
 
@@ -161,9 +199,10 @@ def units_of(x: Tensor) -> tuple[Tensor, Tensor]:
     width = high - low
     varies = width > 0
     # Of data between 0 and 1, no square overflows or vanishes, and a constant is exactly one.
-    within = (x - low) / torch.where(varies, width, torch.ones_like(width))
-    loc = torch.where(varies, low + width * within.mean(0), low)
-    scale = width * within.std(0, correction=0)
+    per = torch.where(varies, width, torch.ones_like(width))
+    mean, std = by_entries(lambda x, low, per: _moments((x - low) / per), x, low, per)
+    loc = torch.where(varies, low + width * mean, low)
+    scale = width * std
     if scale.ndim > 1:
         largest = scale.amax()
         share = scale / torch.where(largest > 0, largest, torch.ones_like(largest))

@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 from torch import Tensor
 from torch.distributions import constraints
 
 from pyro_vae._errors import check_seed, expected, unknown_name
-from pyro_vae.data import base_measure_of
+from pyro_vae.data import Stream, base_measure_of
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.data.rows import Rows, RowsLike
 from pyro_vae.distributions import Space, same_support
@@ -20,6 +20,7 @@ from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.programs.pyro_programs import refuse_missingness
+from pyro_vae.programs.streamed import StreamedRows, checked, streamed
 
 __all__ = [
     "SIMULATED",
@@ -29,6 +30,7 @@ __all__ = [
     "describe",
     "finite",
     "measured",
+    "measured_anywhere",
     "states_of",
     "summarize",
     "variance_by_site",
@@ -77,6 +79,38 @@ def check_unbounded(vae: Amortized, instead: str = "enumerate_log_prob or evalua
 
 def _prior(vae: Amortized) -> object:
     return vae.prior if isinstance(vae, Composition) else vae.space
+
+
+def measured_anywhere(
+    vae: Amortized,
+    x: RowsLike | Stream,
+    given: Mapping[str, Any],
+    origin: Mapping[str, Any] | None,
+) -> tuple[Rows | StreamedRows, dict[str, Any]]:
+    """Returns the same as :func:`measured`; data that do not fit into memory stay elsewhere.
+
+    They are read once, for what does not suit the model and for the base measure.
+
+    Raises:
+        ValueError: As there.
+    """
+    if (rows := streamed(vae, x, given)) is None:
+        return measured(vae, cast(RowsLike, x), given, origin)
+    observed = 0
+
+    def look(block: Rows, accepted: Rows) -> dict[str, Tensor]:
+        nonlocal observed
+        seen = block.x
+        if (mask := accepted.mask) is not None:
+            observed += int(mask.sum())
+            seen = seen.where(mask.to(seen.device), math.nan)
+        return {"x": seen, **accepted.tensors()}
+
+    prints = checked(rows, "x", look)
+    found: dict[str, Any] = {"fingerprint": prints.pop("x"), "dim": vae.event_shape.numel()}
+    if rows.stream.first.mask is not None:
+        found["dim"] = observed / len(rows)
+    return rows, _described(vae, found | prints, origin or {}, origin)
 
 
 def measured(
@@ -173,9 +207,18 @@ def describe(vae: Amortized, rows: Rows, origin: Mapping[str, Any] | None) -> di
         seen = x.where(mask.to(x.device), math.nan)
         found = {"fingerprint": fingerprint(seen), "dim": mask.sum().item() / len(mask)}
     found |= {name: fingerprint(part) for name, part in rows.tensors().items()}
+    known = origin if origin is not None else base_measure_of(x) or {}
+    return _described(vae, found, known, origin)
+
+
+def _described(
+    vae: Amortized,
+    found: Mapping[str, Any],
+    known: Mapping[str, Any],
+    origin: Mapping[str, Any] | None,
+) -> dict[str, Any]:
     for name in origin or {}:
         if name not in (*_DESCRIBED, *found, "measure"):
             raise unknown_name("base_measure", name, _DESCRIBED)
-    known = origin if origin is not None else base_measure_of(x) or {}
     described = {name: known.get(name) for name in _DESCRIBED}
-    return described | found | {"measure": vae.base_measure}
+    return described | dict(found) | {"measure": vae.base_measure}

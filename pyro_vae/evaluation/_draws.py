@@ -23,8 +23,10 @@ from pyro_vae.evaluation._memory import peak_bytes
 from pyro_vae.evaluation.pareto import tail_length
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.composition import Composition
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.programs.weigh import (
     WeightedDraws,
+    chunk_sizes,
     draw_weighted,
     draws_at_once,
     observations_at_once,
@@ -91,7 +93,7 @@ class Draws:
     def __init__(
         self,
         vae: Amortized,
-        rows: Rows,
+        rows: Rows | StreamedRows,
         num_samples: int,
         proposal: Proposal,
         max_memory: int | None,
@@ -102,20 +104,25 @@ class Draws:
         share = _FROM_PRIOR if proposal == "defensive" else 0.0
         from_prior = round(share * num_samples)
         self.strata = {False: num_samples - from_prior, True: from_prior}
-        x = rows.x
-        batch = min(len(x), observations_at_once(vae, x))
-        at_once = draws_at_once(vae, x[:batch])
-        self._flops, self._device = decoder_operations(vae), x.device
-        if worth_compiling(len(x) * num_samples * self._flops, x.device):
+        batch = min(len(rows), observations_at_once(vae, rows[:1].x))
+        at_once = draws_at_once(vae, rows[:batch].x)
+        self._flops, self._device = decoder_operations(vae), vae.device
+        if worth_compiling(len(rows) * num_samples * self._flops, vae.device):
             at_once *= _FEWER_PASSES
         if max_memory is not None:
             batch, at_once = self._within(max_memory, rows, batch, at_once, num_samples)
-        self.batches = list(rows.batches(batch))
+        self._rows, self._batch = rows, batch
+        self.sizes = chunk_sizes(len(rows), batch)
         self.counts = {
             from_prior: _counts(total, at_once) for from_prior, total in self.strata.items()
         }
         self._least = num_samples  # at a time: fewer, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
+
+    @property
+    def batches(self) -> Iterator[Rows]:
+        """The observations in batches of these ``sizes``."""
+        return self._rows.batches(self._batch)
 
     def of(self, rows: Rows, features: Tensor) -> Iterator[tuple[bool, Tensor]]:
         """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
@@ -194,7 +201,7 @@ class Draws:
 
     def _worth_compiling(self) -> list[_Chunk]:
         """The chunks of which there are so many that compiling them pays."""
-        sizes = Counter(len(batch) for batch in self.batches)
+        sizes = Counter(self.sizes)
         times = {
             _Chunk(size, count, from_prior): batches * number
             for from_prior, counts in self.counts.items()
@@ -208,7 +215,7 @@ class Draws:
         ]
 
     def _within(
-        self, max_memory: int, rows: Rows, batch: int, at_once: int, num_samples: int
+        self, max_memory: int, rows: Rows | StreamedRows, batch: int, at_once: int, num_samples: int
     ) -> tuple[int, int]:
         """Returns how many data and draws fit into the memory, no more than is asked for."""
         max_memory = positive_integer("max_memory", max_memory)

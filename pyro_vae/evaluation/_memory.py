@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 import weakref
 from collections.abc import Callable
 from typing import Any
@@ -11,29 +10,9 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_leaves
 
-from pyro_vae._errors import expected
+from pyro_vae.data.budget import as_bytes
 
 __all__ = ["as_bytes", "peak_bytes"]
-
-_UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
-
-
-def as_bytes(text: str, argument: str = "max_memory") -> int:
-    """Returns the number of bytes that a text such as ``512MiB``, ``2GB`` or ``1000000`` names.
-
-    Raises:
-        ValueError: If it names none.
-
-    Example:
-        >>> as_bytes("512MiB"), as_bytes("2 GB"), as_bytes("4096")
-        (536870912, 2000000000, 4096)
-    """
-    found = re.fullmatch(r"\s*(\d+(?:\.\d+)?)\s*([KMGT]?)(i?)B?\s*", text, re.IGNORECASE)
-    if found is None or (found[3] and not found[2]):
-        raise expected(argument, "a number of bytes such as 512MiB", text)
-    unit = found[2].upper()
-    scale = (1024 if found[3] else 1000) ** _UNITS[unit] if unit else 1
-    return int(float(found[1]) * scale)
 
 
 def peak_bytes(run: Callable[[], Any]) -> int:

@@ -16,6 +16,7 @@ from pyro_vae.evaluation._common import check_ignorable, states_of
 from pyro_vae.evaluation._draws import Draws
 from pyro_vae.programs import Amortized, Program
 from pyro_vae.programs.accept import rows_of
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.programs.weigh import draws_at_once, observations_at_once
 
 __all__ = ["enumerate_log_prob", "enumerated", "is_summed", "num_mixed", "summed_terms"]
@@ -89,7 +90,7 @@ class Enumerated(NamedTuple):
     num_states: int
 
 
-def is_summed(vae: Amortized, rows: Rows, most: int) -> bool:
+def is_summed(vae: Amortized, rows: Rows | StreamedRows, most: int) -> bool:
     """Returns whether the latent is discrete and has no more joint states than ``most``."""
     if not vae.is_ignorable or not vae.space.support.is_discrete:
         return False
@@ -132,14 +133,14 @@ def summed_terms(vae: Amortized, rows: Rows, count: int) -> tuple[Tensor, Tensor
     return log_weights, _expected(log_state, log_likelihood), _expected(log_state, log_ratio)
 
 
-def _number_of_states(vae: Amortized, rows: Rows) -> int:
+def _number_of_states(vae: Amortized, rows: Rows | StreamedRows) -> int:
     number: int = vae.prior_at(rows[:1].given).num_states
     return number
 
 
 def enumerated(
     vae: Amortized,
-    rows: Rows,
+    rows: Rows | StreamedRows,
     max_memory: int | None,
     progress: Callable[[float], None] | None,
 ) -> Enumerated:
@@ -168,7 +169,7 @@ def enumerated(
         columns.append(torch.stack([total, reconstruction, kl]))
         means.append(guide.mean.cpu().double())
         if progress is not None:
-            progress((i + 1) / len(plan.batches))
+            progress((i + 1) / len(plan.sizes))
     log_marginal, reconstruction, kl = torch.cat(columns, 1)
     return Enumerated(log_marginal, reconstruction, kl, torch.cat(means), num_states)
 

@@ -14,14 +14,16 @@ from torch import Tensor
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import Space, closed_kl
-from pyro_vae.evaluation._common import check_arguments, measured, variance_by_site
+from pyro_vae.evaluation._common import check_arguments, measured_anywhere, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.averaging import averaged
 from pyro_vae.evaluation.enumeration import enumerated, is_summed, num_mixed, summed_terms
 from pyro_vae.evaluation.pareto import k_hat, smooth_tail, tail_length
 from pyro_vae.evaluation.scores import EXACT, Scores
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.programs.weigh import chunk_sizes
 
 __all__ = ["evaluate"]
@@ -33,7 +35,7 @@ _PARTS = 10  # of the draws, each of which estimates log p(x), too
 @torch.no_grad()
 def evaluate(
     vae: Amortized,
-    x: RowsLike,
+    x: RowsLike | Stream,
     *,
     num_samples: int = 1000,
     proposal: Proposal = "auto",
@@ -76,7 +78,9 @@ def evaluate(
     Args:
         vae: The model.
         x: Data, shape ``(N, *event_shape)``: a tensor, an array, or
-            :class:`~pyro_vae.data.Rows`, which bring with them what the model needs to know.
+            :class:`~pyro_vae.data.Rows`, which bring with them what the model needs to know; or a
+            :class:`~pyro_vae.data.Stream`, or an array that is mapped to a file and larger than a
+            quarter of free memory, of which some rows are read at a time.
         num_samples: Draws of z for each observation, S.
         proposal: Where they are drawn: ``guide`` or ``defensive``; ``auto`` sums a small discrete
             latent, and draws any other from the guide.
@@ -114,7 +118,7 @@ def evaluate(
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
     num_globals = positive_integer("num_globals", num_globals)
-    rows, described = measured(vae, x, given, base_measure)
+    rows, described = measured_anywhere(vae, x, given, base_measure)
     options = (num_samples, proposal, smooth, max_memory)
     programs = vae.fixed(num_globals, seed)
     scores = []
@@ -132,7 +136,7 @@ def _share(progress: Callable[[float], None], done: int, total: int, fraction: f
 
 def _scored(
     vae: Amortized,
-    rows: Rows,
+    rows: Rows | StreamedRows,
     num_samples: int,
     proposal: Proposal,
     smooth: bool,
@@ -148,18 +152,18 @@ def _scored(
         proposal, mixed = "guide", num_mixed(vae)
     else:
         mixed = 0
-    with undisturbed(vae, seed, rows.x.device):
+    with undisturbed(vae, seed, vae.device):
         draws = Draws(vae, rows, num_samples, proposal, max_memory)
     columns, means, kl_estimators = [], [], set()
-    with undisturbed(vae, seed, rows.x.device):
+    with undisturbed(vae, seed, vae.device):
         for i, batch in enumerate(draws.batches):
             if mixed:
-                strata = _mixed(vae, draws, i, num_samples, mixed, progress)
+                strata = _mixed(vae, draws, i, batch, num_samples, mixed, progress)
                 columns.append(_columns(strata[False], strata[True], None, smooth))
                 means.append(vae.infer(batch).mean.cpu().double())
                 kl_estimators.add("sampled")
                 continue
-            features, strata = _weighed(vae, draws, i, num_samples, progress)
+            features, strata = _weighed(vae, draws, i, batch, num_samples, progress)
             guide = vae.guide_at(features, batch)
             kl = closed_kl(guide, vae.prior_at(batch.given))
             kl = None if kl is None else kl.expand(guide.batch_shape)
@@ -186,14 +190,14 @@ def _estimator(proposal: Proposal, smooth: bool, mixed: int) -> str:
 
 def _summed(
     vae: Amortized,
-    rows: Rows,
+    rows: Rows | StreamedRows,
     max_memory: int | None,
     seed: int,
     described: dict[str, Any],
     progress: Callable[[float], None] | None,
 ) -> Scores:
     """Scores a model whose latent has few enough states to list."""
-    with undisturbed(vae, seed, rows.x.device):
+    with undisturbed(vae, seed, vae.device):
         found = enumerated(vae, rows, max_memory, progress)
     size = len(found.log_marginal)
     return Scores(
@@ -216,11 +220,11 @@ def _weighed(
     vae: Amortized,
     draws: Draws,
     i: int,
+    batch: Rows,
     num_samples: int,
     progress: Callable[[float], None] | None,
 ) -> tuple[Tensor, dict[bool, _Sums]]:
     """Draws and weighs z for batch ``i``: returns its features, and sums by whether p(z) drew."""
-    batch = draws.batches[i]
     features = vae.features(batch)
     strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in draws.counts}
     done = 0
@@ -230,7 +234,7 @@ def _weighed(
         strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)
         done += len(log_weights)
         if progress is not None:
-            progress((i + done / num_samples) / len(draws.batches))
+            progress((i + done / num_samples) / len(draws.sizes))
     return features, strata
 
 
@@ -238,19 +242,19 @@ def _mixed(
     vae: Amortized,
     draws: Draws,
     i: int,
+    batch: Rows,
     num_samples: int,
     states: int,
     progress: Callable[[float], None] | None,
 ) -> dict[bool, _Sums]:
     """Draws and weighs the continuous sites of batch ``i`` at each state of the others."""
-    batch = draws.batches[i]
     strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in (False, True)}
     done = 0
     for count in chunk_sizes(num_samples, max(1, max(draws.counts[False]) // states)):
         strata[False].update(*summed_terms(vae, batch, count))
         done += count
         if progress is not None:
-            progress((i + done / num_samples) / len(draws.batches))
+            progress((i + done / num_samples) / len(draws.sizes))
     return strata
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import dataclass, replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import numpy as np
 import torch
@@ -13,12 +13,21 @@ from torch import Tensor
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import ConditionsLike, Numbers, Rows, given_of
+from pyro_vae.data.source import Stream
 from pyro_vae.evaluation._common import finite
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE, Amortized, Refit
 from pyro_vae.programs.accept import rows_of
 from pyro_vae.programs.adaptive import effective
-from pyro_vae.programs.imputing import NumSamples, Proposal, Weighed, filled, weighed
+from pyro_vae.programs.imputing import (
+    NumSamples,
+    Proposal,
+    UnexplainedRows,
+    Weighed,
+    filled,
+    weighed,
+)
+from pyro_vae.programs.streamed import StreamedRows, streamed
 
 __all__ = ["Imputation", "impute"]
 
@@ -26,6 +35,7 @@ _FEW = 100  # effective draws: of fewer, intervals are not to be trusted
 _HIGH = 0.7  # k-hat
 _SOME = 0.05  # of the rows may be poor
 _MOST = 16_000  # draws that `auto` makes at most
+_AT_ONCE = 8192  # rows of a stream that are filled together
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -93,8 +103,8 @@ class Imputation:
 
 def impute(
     vae: Amortized,
-    x: Numbers,
-    mask: Numbers,
+    x: Numbers | Stream,
+    mask: Numbers | None = None,
     *,
     num_samples: NumSamples = "auto",
     num_imputations: int | None = None,
@@ -123,8 +133,10 @@ def impute(
 
     Args:
         vae: The model, a :class:`pyro_vae.VAE`.
-        x: Data, shape ``(N, *event_shape)``; what is not observed may be anything, NaN too.
-        mask: Which entries are observed, boolean, of the same shape.
+        x: Data, shape ``(N, *event_shape)``; what is not observed may be anything, NaN too. Of a
+            :class:`~pyro_vae.data.Stream`, or an array that is mapped to a file and larger than a
+            quarter of free memory, some rows are read and filled at a time.
+        mask: Which entries are observed, boolean, of the same shape; a stream may bring one.
         num_samples: Draws of z for each observation; ``auto`` draws 1,000, then 4,000 and at most
             16,000 for rows in which fewer than 100 (or ``num_imputations``) are effective.
         num_imputations: How many draws to return; None returns the mean.
@@ -152,12 +164,15 @@ def impute(
     """
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
-    if mask is None:
+    if mask is None and not (isinstance(x, Stream) and x.first.mask is not None):
         raise expected("mask", "which entries are observed", None)
     seed = None if seed is None else check_seed("seed", seed)
     if num_imputations is not None:
         num_imputations = positive_integer("num_imputations", num_imputations)
-    rows = rows_of(vae, x, given_of({**given, "mask": mask}))
+    beside = given_of({**given, "mask": mask})
+    if (elsewhere := streamed(vae, x, beside)) is not None:
+        return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed, num_fits)
+    rows = rows_of(vae, cast(Numbers, x), beside)
     if num_fits is None:
         for name, value in (("refit", refit), ("fitted_to", fitted_to)):
             if value is not None:
@@ -186,6 +201,32 @@ def impute(
         each = rows if other.device == rows.x.device else rows.to(other.device)
         found.append(_imputed(other, each, num_samples, count, proposal, _mixed(first, fit)))
     return _together(found)
+
+
+def _streamed(
+    vae: VAE,
+    rows: StreamedRows,
+    num_samples: NumSamples,
+    num_imputations: int | None,
+    proposal: Proposal,
+    seed: int | None,
+    num_fits: int | None,
+) -> Imputation:
+    """Fills rows of a stream some at a time, each of these with random numbers of their own."""
+    if num_fits is not None:
+        raise expected("num_fits", "None with data of which some are read at a time", num_fits)
+    found, done = [], 0
+    for part in rows.batches(_AT_ONCE):
+        own = None if seed is None else _mixed(seed, done)
+        try:
+            found.append(_imputed(vae, part, num_samples, num_imputations, proposal, own))
+        except UnexplainedRows as error:
+            raise UnexplainedRows(error.index + done) from None
+        done += len(part)
+    x = torch.cat([each.x for each in found], 0 if num_imputations is None else 1)
+    columns = zip(*((each.ess, each.k_hat, each.num_samples) for each in found), strict=True)
+    ess, shapes, counts = (np.concatenate(each) for each in columns)
+    return Imputation(x, ess, shapes, counts)
 
 
 def _mixed(seed: int, fit: int) -> int:

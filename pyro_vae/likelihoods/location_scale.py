@@ -13,6 +13,7 @@ from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.distributions import inverse_positive, units_of
+from pyro_vae.distributions.in_units import by_entries
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.likelihoods.likelihood import a_shape
 
@@ -96,10 +97,14 @@ class LocationScale(LikelihoodInUnits):
         """
         return scale.mean()
 
+    def _marginal(self, x: Tensor, unit_loc: Tensor, unit_scale: Tensor) -> tuple[Tensor, Tensor]:
+        return self.fit_marginal((x - unit_loc) / unit_scale)
+
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns the locations, with the raw scales after them if predicted: in its units."""
-        loc, scale = self.fit_marginal(self.to_units(x_train))
+        units = self.unit_loc.to(x_train.device), self.unit_scale.to(x_train.device)
+        loc, scale = by_entries(self._marginal, x_train, *units)
         if self.scale == "shared":
             self.raw_scale.copy_(inverse_positive(self.pooled(scale)))
         elif self.scale == "per-dimension":

@@ -14,7 +14,9 @@ from torch.utils._pytree import tree_leaves
 from pyro_vae._errors import expected
 from pyro_vae.data.axes import Axes, axes_of, keep_axes
 from pyro_vae.data.containers import Contents, contents_or_value, is_container
+from pyro_vae.data.raw import plain_tensor
 from pyro_vae.data.rows import Conditions, Given, Rows, RowsLike, given_of
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.suggestion import what_fits
@@ -41,6 +43,9 @@ __all__ = [
 ]
 
 
+_PIECE = 2**20  # entries that are checked at once
+
+
 def rows_of(vae: Amortized, x: RowsLike, given: Mapping[str, Any], argument: str = "x") -> Rows:
     """Returns what a verb was called with as rows that the model accepts.
 
@@ -57,6 +62,8 @@ def rows_of(vae: Amortized, x: RowsLike, given: Mapping[str, Any], argument: str
         TypeError: If a keyword is none of :class:`Given`.
     """
     checked = unlabelled(given)
+    if isinstance(x, Stream):
+        raise expected(argument, "rows in memory, as `.read()` of a stream returns them", x)
     if not isinstance(x, Rows):
         return vae.accepts(Rows(as_tensor(x, argument), checked), argument)
     if checked:
@@ -82,21 +89,10 @@ def as_tensor(value: Any, argument: str = "x") -> Any:
             value = np.asarray(value)
     found = contents_or_value(value, argument)
     if not isinstance(found, Contents):
-        return _plain_tensor(found)
-    if isinstance(x := _plain_tensor(found.x), Tensor):
+        return plain_tensor(found)
+    if isinstance(x := plain_tensor(found.x), Tensor):
         keep_axes(x, Axes(tuple(found.dims), found.coords, tuple(found.names), found.index))
     return x
-
-
-def _plain_tensor(value: Any) -> Any:
-    """Returns an array of real numbers as a tensor, and anything else as it is."""
-    if isinstance(value, np.ma.MaskedArray) or not isinstance(value, np.ndarray | np.generic):
-        return value
-    if value.dtype.kind not in "biuf":
-        return value
-    # A copy: torch knows neither the other order of bytes, nor long doubles, nor read-only arrays.
-    kept = np.float64 if value.dtype.itemsize > 8 else value.dtype.newbyteorder("=")
-    return torch.from_numpy(np.array(value, dtype=kept, order="C"))
 
 
 def as_tensors(given: Mapping[str, Any]) -> Given:
@@ -278,14 +274,18 @@ def _observations(vae: Composition, x: Tensor, argument: str, mask: Tensor | Non
     names = axes_of(x).names
     if mask is not None:
         x = torch.where(mask.to(x.device), x, vae.model.filler.to(x))
-    bad = ~x.isfinite()
-    if bad.any():
-        bad = bad | ~vae.likelihood.support.check(x)
-        raise _outside(vae, x, bad, argument, mask, names)
+    support = vae.likelihood.support
+    # In pieces: what is right is checked without another array of its size.
+    if not all(bool(each.isfinite().all()) for each in _pieces(x)):
+        raise _outside(vae, x, ~x.isfinite() | ~support.check(x), argument, mask, names)
     x = x.to(vae.initialized.device)
-    if (bad := ~vae.likelihood.support.check(x)).any():
-        raise _outside(vae, x, bad, argument, mask, names)
+    if not all(bool(support.check(each).all()) for each in _pieces(x)):
+        raise _outside(vae, x, ~support.check(x), argument, mask, names)
     return x
+
+
+def _pieces(x: Tensor) -> tuple[Tensor, ...]:
+    return x.split(max(1, _PIECE // max(1, x[:1].numel())))
 
 
 def _outside(

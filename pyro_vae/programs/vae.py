@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 from dataclasses import replace
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import torch
 from torch import Tensor, nn
@@ -15,6 +15,7 @@ from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._untouched import evaluating, seeded, undisturbed
 from pyro_vae.data.hot_deck import hot_deck
 from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike
+from pyro_vae.data.source import Stream
 from pyro_vae.distributions import by_entry
 from pyro_vae.distributions.joint import site_of
 from pyro_vae.guides import Guide
@@ -41,6 +42,7 @@ from pyro_vae.programs.accept import (
 from pyro_vae.programs.composition import weights_of
 from pyro_vae.programs.imputing import Imputing
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
+from pyro_vae.programs.streamed import features_of, streamed
 from pyro_vae.programs.view import ModelView
 
 __all__ = ["VAE"]
@@ -221,14 +223,20 @@ class VAE(Imputing):
         return hasattr(self.prior, _CONDITION)
 
     @_positional
-    def encode(self, x: RowsLike, **given: Unpack[GivenLike]) -> Distribution:
+    def encode(self, x: RowsLike | Stream, **given: Unpack[GivenLike]) -> Distribution:
         """Returns q(z|x), batch shape ``(B,)``.
+
+        Of a :class:`~pyro_vae.data.Stream`, or an array that is mapped to a file and larger than a
+        quarter of free memory, some rows are read at a time, and nothing has a gradient.
 
         Args:
             x: Data, shape ``(B, *event_shape)``.
             **given: What goes with them (:class:`~pyro_vae.data.Given`).
         """
-        rows = encodable(self, x, given)
+        if (elsewhere := streamed(self, x, given)) is not None:
+            found: Distribution = self.guide_family(features_of(elsewhere))
+            return found
+        rows = encodable(self, cast(RowsLike, x), given)
         with evaluating(self):
             return self.guide.encode(rows.x, rows.given)
 
@@ -420,12 +428,19 @@ def _start(vae: VAE, rows: Rows) -> None:
     done = torch.zeros(vae.event_shape, dtype=torch.bool, device=rows.x.device)
     if vae.standardize and isinstance(vae.decoder, Network):
         done = likelihood.take_units(rows.x)
-    inputs = likelihood.encoder_input(rows.x, **covariates)
-    if isinstance(standardize, Standardize):
-        inputs = likelihood.standardized(inputs)
-        if vae.standardize:
-            standardize.fit(inputs, done)
-    vae.prior.start(standardize(inputs))
+    # What nobody asks for is not made: it is as large as the data.
+    starts, fits = (
+        type(vae.prior).start is not Prior.start,
+        vae.standardize and not bool(done.all()),
+    )
+    if starts or (fits and isinstance(standardize, Standardize)):
+        inputs = likelihood.encoder_input(rows.x, **covariates)
+        if isinstance(standardize, Standardize):
+            inputs = likelihood.standardized(inputs)
+            if vae.standardize:
+                standardize.fit(inputs, done)
+        if starts:
+            vae.prior.start(standardize(inputs))
     params = likelihood.init_params(rows.x, **covariates)
     if isinstance(vae.decoder, Network):
         vae.decoder.start_at(params)

@@ -15,12 +15,14 @@ import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from torch import Tensor, nn
 
+from pyro_vae import checkpoint
 from pyro_vae._errors import as_device, expected
 from pyro_vae._progress import Monitor as Shown
 from pyro_vae._progress import displayed
 from pyro_vae._untouched import seeded
-from pyro_vae.data import Dataset
-from pyro_vae.data.rows import Numbers
+from pyro_vae.data import Dataset, Source, Stream
+from pyro_vae.data.budget import budget
+from pyro_vae.data.rows import Numbers, Rows
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Precision
 from pyro_vae.engine.processes import Processes, all_processes
@@ -28,6 +30,7 @@ from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
 from pyro_vae.programs.protocol import Amortized, is_amortized
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.further import asked_of, further_state, is_further
@@ -47,15 +50,16 @@ from pyro_vae.training.recipe import (
 from pyro_vae.training.resume import (
     Resume,
     RunInProgress,
+    check_settings,
     has_checkpoints,
     in_progress,
     is_finished,
     of_a_checkpoint,
-    state_of,
 )
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.settings import as_read, describe
-from pyro_vae.training.splits import Splits, Values, beside, split
+from pyro_vae.training.splits import Accepted, Memory, Splits, Values, beside, split
+from pyro_vae.training.splits import start as start_at
 from pyro_vae.training.state import Start
 from pyro_vae.training.together import begin_alike, check_alike, device_of, draw_alike, together
 
@@ -78,7 +82,7 @@ def best_device() -> torch.device:
 
 def fit(
     vae: Fitted,
-    data: Dataset | Numbers,
+    data: Dataset | Stream | Source | Numbers,
     *,
     objective: PyroELBO | None = None,
     epochs: int = 100,
@@ -87,13 +91,14 @@ def fit(
     schedule: Schedule = "constant",
     weight_decay: float = 0.0,
     optim: Optim | None = None,
-    validation: Numbers | float | None = None,
+    validation: Stream | Numbers | float | None = None,
     cond: Values = None,
     mask: Values = None,
     covariates: Mapping[str, Any] | None = None,
     labels: Values = None,
     seed: int | None = None,
     device: torch.device | str | None = None,
+    max_memory: int | str | None = None,
     compile: Compile = "auto",
     patience: int | None = None,
     clip_norm: float | None = None,
@@ -140,7 +145,8 @@ def fit(
 
     Args:
         vae: The model, trained in place.
-        data: A dataset, which brings its splits, or an array of shape ``(N, *event_shape)``.
+        data: A dataset, which brings its splits; an array of shape ``(N, *event_shape)``; or rows
+            that are elsewhere, see :func:`pyro_vae.data.stream`.
         objective: What to minimise, ours or Pyro's; ``ELBO()`` if not given.
         epochs: Passes over the training data.
         batch_size: Observations a step.
@@ -173,6 +179,9 @@ def fit(
             Python, which are then as they were. The weights are drawn before, see
             :class:`pyro_vae.VAE`. None draws from the generators as they are.
         device: Where to train; CUDA where there is one, else MPS, else the CPU.
+        max_memory: What data that are not in memory may take there, in bytes or as ``2GiB``; a
+            quarter of what is free if not given. More is read in windows, and batches are of
+            neighbours of a window, see :func:`pyro_vae.data.stream`.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead, and by what work
             costs on this machine, which is measured once and kept.
         patience: Epochs without a better one, by ``monitor``, after which to stop; None never does.
@@ -297,12 +306,16 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
         draw_alike(processes)
         names = ("cond", "mask", "covariates", "labels")
         given = beside(vae, data, *(asked[name] for name in names))
-        splits = split(data, asked["validation"], recipe.seed, given)
-        if not vae.is_ignorable and splits.train.mask is None:
+        state = processes.from_first(partial(_unfinished, ongoing))
+        of_run = processes.from_first(partial(_window, before, ongoing, state))
+        most = processes.from_first(partial(budget, asked["max_memory"], where))
+        splits = split(data, asked["validation"], recipe.seed, given, Memory(most, *of_run))
+        _check_alone(splits, recipe, processes)
+        if not vae.is_ignorable and not splits.has_mask:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)
         if isinstance(objective, Objective):
-            objective.prepare(len(splits.train), splits.train.num_labels)
+            objective.prepare(len(splits.train), splits.num_labels)
         _check_scores(recipe, splits)
         settings = recipe.recorded()
         if ongoing is not None or processes.count > 1:
@@ -313,9 +326,12 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
             settings |= {} if recipe.shards is None else {"OMP_NUM_THREADS": threads}
             settings = as_read(settings)
             check_alike(settings, processes)
-        state = None if before is None else further_state(before, settings)
+        if before is not None:
+            state = further_state(before, settings)
         if ongoing is not None:
-            state, is_over = processes.from_first(partial(_where, vae, ongoing, settings))
+            going = partial(_further, vae, ongoing, state, settings)
+            further, is_over = processes.from_first(going)
+            state = state if further is None else further
             if is_over:
                 log.info("%s is finished", ongoing.folder)
                 return Run.read(vae, ongoing.folder)
@@ -328,8 +344,11 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
         start = None if weights is None else (weights, not isinstance(init, Mapping))
         order = None if state is None else state.get("monitored")
         again = {name: value for name, value in asked.items() if name not in _OF_ONE_CALL}
-        began = again, order
-        loop = _started(vae, objective, recipe, splits, ongoing, settings, start, began, processes)
+        began = Start(random_state(vae.device), settings, again, order)
+        accepted = splits.accepted(vae)
+        del splits, given  # what came in another form is not held beside what the model takes
+        loop = _started(vae, objective, recipe, accepted, ongoing, began, start, processes)
+        del accepted
         if state is not None:
             with _from_a_checkpoint(ongoing):
                 loop.load_state_dict(state)
@@ -345,14 +364,51 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
     return run
 
 
-def _where(
-    vae: Fitted, ongoing: RunInProgress, settings: dict[str, Any]
+def _unfinished(ongoing: RunInProgress | None) -> Mapping[str, Any] | None:
+    """Returns the newest checkpoint of a run that is not finished, if there is one."""
+    return None if ongoing is None or is_finished(ongoing.folder) else ongoing.read()
+
+
+def _window(
+    before: Run[Any] | None, ongoing: RunInProgress | None, state: Mapping[str, Any] | None
+) -> tuple[bool, int | None]:
+    """Returns whether a run goes on, and the rows of its windows: data stay where they were."""
+    if before is not None:
+        return True, before.window
+    if state is not None:
+        return True, state.get("window")
+    if ongoing is not None and is_finished(ongoing.folder):
+        return True, checkpoint.read_json(ongoing.folder / "fit.json").get("window")
+    return False, None
+
+
+def _check_alone(splits: Splits, recipe: Recipe, processes: Processes) -> None:
+    """Refuses to share steps of rows that are not in memory.
+
+    Raises:
+        ValueError: If that was asked for.
+    """
+    if recipe.shards is None and processes.count == 1:
+        return
+    for argument, rows in (("data", splits.train), ("validation", splits.held_out)):
+        if isinstance(rows, Stream):
+            by = "`shards`" if processes.count == 1 else f"{processes.count} processes"
+            what = f"rows that are in memory (`max_memory`), as {by} cut batches of those alone"
+            raise expected(argument, what, rows)
+
+
+def _further(
+    vae: Fitted,
+    ongoing: RunInProgress,
+    state: Mapping[str, Any] | None,
+    settings: dict[str, Any],
 ) -> tuple[Mapping[str, Any] | None, bool]:
-    """Returns the state that a folder goes on from, and whether it has nothing left to do."""
+    """Returns the state that a finished run goes on from, and whether a folder has no work left."""
     is_over = is_finished(ongoing.folder)
     if is_over and is_further(ongoing.folder, settings):
         return further_state(Run.read(vae, ongoing.folder), settings, ongoing), False
-    return state_of(ongoing, settings), is_over
+    check_settings(ongoing, state, settings)
+    return None, is_over
 
 
 def _from_a_checkpoint(ongoing: RunInProgress | None) -> AbstractContextManager[None]:
@@ -375,15 +431,17 @@ def _check_precision(vae: Amortized) -> None:
             raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
 
 
-def _check_size(splits: Splits) -> None:
+def _check_size(accepted: Accepted) -> None:
     """Refuses numbers whose squares overflow, of which a parameter would be the first to show."""
-    for rows in (splits.train, splits.held_out):
-        if rows is None or not rows.x.is_floating_point():
-            continue
-        largest = max(abs(end.item()) for end in rows.x.aminmax())
-        if largest > (most := torch.finfo(rows.x.dtype).max ** 0.5 / 4):
-            dtype = str(rows.x.dtype).removeprefix("torch.")
-            what = f"numbers up to {most:.1e}, whose squares {dtype} holds: take another unit"
+    for rows, seen in ((accepted.train, "train"), (accepted.held_out, "held_out")):
+        largest, dtype = accepted.largest.get(seen, 0.0), torch.get_default_dtype()
+        if isinstance(rows, Rows):
+            if not rows.x.is_floating_point():
+                continue
+            largest, dtype = max(abs(end.item()) for end in rows.x.aminmax()), rows.x.dtype
+        if largest > (most := torch.finfo(dtype).max ** 0.5 / 4):
+            name = str(dtype).removeprefix("torch.")
+            what = f"numbers up to {most:.1e}, whose squares {name} holds: take another unit"
             raise expected("data", what, largest)
 
 
@@ -406,34 +464,30 @@ def _started(
     vae: Fitted,
     objective: PyroELBO,
     recipe: Recipe,
-    splits: Splits,
+    accepted: tuple[Accepted, Rows | StreamedRows],
     progress: RunInProgress | None,
-    settings: Mapping[str, Any],
+    began: Start,
     weights: tuple[Mapping[str, Tensor], bool] | None,
-    began: tuple[Mapping[str, Any], Tensor | None],
     processes: Processes,
 ) -> Loop[Fitted]:
     """Starts the model at the data, and returns the loop that is to fit it."""
-    start = random_state(vae.device)
-    splits, drawn = splits.accepted(vae)
+    splits, drawn = accepted
     if not (isinstance(vae, VAE) and isinstance(vae.likelihood, LikelihoodInUnits)):
         _check_size(splits)
-    vae.initialize(drawn.x, **drawn.without("labels").given)
+    start_at(vae, drawn, splits.memory.most)
     recipe.check_parts(vae)
     if weights is not None:
         start_from(vae, weights[0], whole=weights[1])
     begin_alike(vae, processes)
-    asked, order = began
-    if order is None:
-        order = torch.randperm(len(drawn), device=drawn.x.device)[:MONITORED]
-    monitored = drawn[order.to(drawn.x.device)]
+    if (order := began.order) is None:
+        order = torch.randperm(len(drawn), device=vae.device)[:MONITORED]
     return Loop(
         vae,
         objective,
         recipe,
         splits=splits,
-        monitored=monitored,
+        monitored=drawn[order.to(vae.device)],
         progress=progress,
-        start=Start(start, settings, asked, order),
+        start=began._replace(order=order),
         processes=processes,
     )

@@ -6,7 +6,7 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, nullcontext
 from pathlib import Path
 from typing import Any, Generic
@@ -15,7 +15,6 @@ import pyro
 import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from torch import Tensor
-from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 
 from pyro_vae._errors import out_of_memory
 from pyro_vae._signals import Interrupted, Waiting
@@ -30,13 +29,14 @@ from pyro_vae.training.averaging import Averaging, copied
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.health import Health
 from pyro_vae.training.parts import rest
+from pyro_vae.training.passes import pass_of, position_of
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import RunInProgress, differences
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.scales import Scales, Unscaled
 from pyro_vae.training.scoring import AVERAGED, Best, Scoring
 from pyro_vae.training.settings import environment
-from pyro_vae.training.splits import Splits, rows_of_a_pass
+from pyro_vae.training.splits import Accepted, rows_of_a_pass
 from pyro_vae.training.state import Start, State
 from pyro_vae.training.together import check_weights, sharing_of
 
@@ -66,7 +66,7 @@ class Loop(Generic[Fitted]):
         objective: PyroELBO,
         recipe: Recipe,
         *,
-        splits: Splits,
+        splits: Accepted,
         monitored: Rows,
         progress: RunInProgress | None,
         start: Start,
@@ -76,8 +76,6 @@ class Loop(Generic[Fitted]):
         self.objective = objective
         self.recipe = recipe
         self.train, self.held_out, self.monitored = splits.train, splits.held_out, monitored
-        self.tensors, structure = tree_flatten(dict(self.train.given))
-        self.transform = splits.draw if len(self.tensors) == 0 else _by_name(structure, splits.draw)
         self.progress = progress
         self.start = start
         self.state = State()
@@ -90,6 +88,7 @@ class Loop(Generic[Fitted]):
             log.warning("each epoch leaves out %d row, another each time: a batch of one cannot be "
                         "normalised; another `batch_size` takes all", left)  # fmt: skip
         self.steps_an_epoch = math.ceil(self.rows_a_pass / self.rows_a_step)
+        self.take_pass = pass_of(vae, splits, self.rows_a_step, self.rows_a_pass)
         clip = recipe.clip_norm
         self.svi = CompiledSVI(
             vae.model,
@@ -133,12 +132,13 @@ class Loop(Generic[Fitted]):
             "scales_held_out": self.scales.are_held_out,
             "epoch": state.epoch,
             "position": state.position and dict(vars(state.position)),
+            "window": self.take_pass.window,
             "history": state.history,
             "best": state.best,
             "averaged": state.averaged,
             "average": self.average and self.average.state_dict(),
             "seconds": state.seconds + time.perf_counter() - self.began,
-            "random": random_state(self.train.x.device),
+            "random": random_state(self.vae.device),
             "model": self.vae.state_dict(),
             "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
             "environment": self._environment(),
@@ -146,13 +146,12 @@ class Loop(Generic[Fitted]):
 
     def load_state_dict(self, state: Mapping[str, Any]) -> None:
         """Takes over what :meth:`state_dict` returned."""
-        device = self.train.x.device
+        device = self.vae.device
         if (changed := differences(state["environment"], self._environment())) != "":
             log.warning("resumed where the last bits may differ: %s", changed)
         position = None
         if state["position"] is not None:
-            position = Position(**state["position"])
-            position.losses = [losses.to(device) for losses in position.losses]
+            position = position_of(state["position"], device)
         best, averaged = (_on(device, state.get(name)) for name in ("best", "averaged"))
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -228,6 +227,7 @@ class Loop(Generic[Fitted]):
             stopped=stopped,
             settings=self.start.settings,
             skipped=self.svi.skipped,
+            window=self.take_pass.window,
             recipe=self.recipe,
             objective=self.objective,
             state=end,
@@ -249,18 +249,8 @@ class Loop(Generic[Fitted]):
             self.svi.scale_lr(self.rates.share(epoch, self._losses()))
         elif self.recipe.schedule != "constant" and epoch > 1:
             self.svi.scale_lr(self.recipe.lr_share(epoch))
-        if self.state.position is None and self.rows_a_pass < len(self.train):
-            order = torch.randperm(len(self.train))
-            self.state.position = Position(order[: self.rows_a_pass])
         with self._errors_explained():
-            losses = self.svi.epoch(
-                self.train.x,
-                *self.tensors,
-                batch_size=self.rows_a_step,
-                transform=self.transform,
-                position=self.state.position,
-                on_step=self._on_step,
-            )
+            losses = self.take_pass(self.svi, self.state.position, self._on_step)
             self.scales.fit()
             line = {"epoch": epoch, "loss": self._mean(losses)}
             if self.average is not None:
@@ -388,7 +378,7 @@ class Loop(Generic[Fitted]):
         return self.sharing.stops
 
     def _environment(self) -> dict[str, Any]:
-        found = environment(self.train.x.device)
+        found = environment(self.vae.device)
         if self.recipe.shards is None and self.processes.count > 1:
             found["processes"] = self.processes.count
         return found
@@ -430,17 +420,6 @@ class Loop(Generic[Fitted]):
         if to_store:
             names = {name: stored for stored, name in names.items()}
         return {names.get(key, key): value for key, value in optim.items()}
-
-
-def _by_name(
-    structure: TreeSpec, draw: Callable[[Tensor], Tensor] | None
-) -> Callable[..., dict[str, Any]]:
-    """What makes a batch of tensors into the arguments that the programs know by name."""
-
-    def transform(x: Tensor, *others: Tensor) -> dict[str, Any]:
-        return {"x": x if draw is None else draw(x), **tree_unflatten(others, structure)}
-
-    return transform
 
 
 def _on(device: torch.device, best: Any) -> Best | None:

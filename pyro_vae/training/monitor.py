@@ -9,6 +9,7 @@ from pyro_vae.data.rows import Rows
 from pyro_vae.objectives import ELBO, Enumerated, Terms
 from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.streamed import StreamedRows
 
 __all__ = ["MONITORED", "chosen_by", "monitor"]
 
@@ -17,12 +18,12 @@ _ENUMERATED = 100  # at a time, each with all states of its latent
 _SEED = 20140414  # the same draws at each epoch: what changes is the model
 
 
-def _terms(vae: Amortized, objective: object, rows: Rows) -> Terms:
+def _terms(vae: Amortized, objective: object, rows: Rows | StreamedRows) -> Terms:
     """The bound itself on some rows, whatever the objective, leaving the generators alone."""
     # Where a sum over states is what is trained the guide may not be; it takes more memory.
     bound: ELBO | Enumerated = objective if isinstance(objective, Enumerated) else ELBO()
     size = MONITORED if isinstance(bound, ELBO) else _ENUMERATED
-    with undisturbed(vae, _SEED, rows.x.device):
+    with undisturbed(vae, _SEED, vae.device):
         terms = [
             bound.terms(vae.model, vae.guide, batch.x, **batch.given)
             for batch in rows.batches(size)
@@ -42,19 +43,19 @@ def chosen_by(vae: Amortized, objective: object) -> str:
     return "validation_elbo"
 
 
-def bound(vae: Amortized, objective: Importance, rows: Rows) -> float:
+def bound(vae: Amortized, objective: Importance, rows: Rows | StreamedRows) -> float:
     """Returns the objective's own bound, the mean over some rows, in nats."""
     total = 0.0
-    with undisturbed(vae, _SEED, rows.x.device):
+    with undisturbed(vae, _SEED, vae.device):
         for batch in rows.batches(max(1, MONITORED // objective.num_samples)):
             total -= objective.loss(vae.model, vae.guide, batch.x, **batch.given)
     return total / len(rows)
 
 
-def _shared(vae: Amortized, rows: Rows) -> tuple[float, float]:
+def _shared(vae: Amortized, rows: Rows | StreamedRows) -> tuple[float, float]:
     """The two halves of the ELBO an observation, where some latents belong to none."""
     reconstruction = kl = 0.0
-    with undisturbed(vae, _SEED, rows.x.device), torch.no_grad():
+    with undisturbed(vae, _SEED, vae.device), torch.no_grad():
         for batch in rows.batches(MONITORED):
             halves = ELBO().totals(vae.model, vae.guide, batch.x, **batch.given)
             reconstruction += halves[0].item() / len(rows)
@@ -62,7 +63,9 @@ def _shared(vae: Amortized, rows: Rows) -> tuple[float, float]:
     return reconstruction, kl
 
 
-def monitor(vae: Amortized, objective: object, rows: Rows, prefix: str = "") -> dict[str, float]:
+def monitor(
+    vae: Amortized, objective: object, rows: Rows | StreamedRows, prefix: str = ""
+) -> dict[str, float]:
     """Returns the bound and its two terms, means over some rows, in nats, for the history."""
     if vae.has_globals:
         reconstruction, kl = _shared(vae, rows)

@@ -35,13 +35,13 @@ __all__ = [
     "Resume",
     "RunInProgress",
     "check_same",
+    "check_settings",
     "differences",
     "has_checkpoints",
     "in_progress",
     "is_finished",
     "is_unfinished",
     "of_a_checkpoint",
-    "state_of",
     "taken",
 ]
 
@@ -377,23 +377,28 @@ def of_a_checkpoint(folder: Path) -> Iterator[None]:
         raise ValueError(f"`{folder / CHECKPOINTS}`: expected {what}, got {reason}") from None
 
 
-def state_of(progress: RunInProgress, settings: Mapping[str, Any]) -> dict[str, Any] | None:
-    """Returns the state to go on from, if there is one.
+def check_settings(
+    progress: RunInProgress, state: Mapping[str, Any] | None, settings: Mapping[str, Any]
+) -> None:
+    """Checks that a run that goes on is of these settings.
+
+    Args:
+        progress: The run.
+        state: What it goes on from, if there is something, and it is not finished.
+        settings: Those of now.
 
     Raises:
-        ValueError: If the run is of other settings.
+        ValueError: If it is of others.
     """
-    folder, state = progress.folder, None
+    folder = progress.folder
     if is_finished(folder):
         before = checkpoint.read_json(folder / "fit.json", settings=dict)["settings"]
         steps = checkpoint.read_json(folder / "engine.json")
     else:
-        state = progress.read()
         with of_a_checkpoint(folder):
             before = settings if state is None else state["settings"]
             steps = {} if state is None else state["svi"]["engine_steps"]
     check_same(before, settings, steps, str(folder))
-    return state
 
 
 def check_same(

@@ -41,7 +41,12 @@ _RECORDED = {  # by fit.json, as they are in the run
     "best_epoch": int | None,
     "skipped": int,
 }
-_OF_SOME = {"averaged_epoch": None, "restored": "", "stopped": ""}  # likewise; not of old runs
+_OF_SOME = {
+    "averaged_epoch": None,
+    "restored": "",
+    "stopped": "",
+    "window": None,
+}  # likewise; not of old runs
 _KEPT = {"best": "best_weights", "average": "averaged_weights"}  # beside the last, if they are
 _HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
 _VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")
@@ -77,6 +82,7 @@ class Run(Generic[Fitted]):
         averaged_epoch: That epoch.
         restored: Which of these the model has: ``best``, ``last`` or ``average``.
         stopped: When and why the fit stopped before the last epoch; empty if it did not.
+        window: Rows that were in memory at a time; None if all of them were.
         settings: What was fitted, to what and how, by which a run is known again.
         skipped: Steps left out, their loss not being finite.
         recipe: How it was fitted; None if the run was read, see ``settings``.
@@ -99,6 +105,7 @@ class Run(Generic[Fitted]):
     averaged_epoch: int | None = None
     restored: str = ""
     stopped: str = ""
+    window: int | None = None
     settings: Mapping[str, Any] = field(default_factory=dict)
     skipped: int = 0
     recipe: Recipe | None = None

@@ -17,6 +17,7 @@ from pyro_vae.objectives import Objective
 from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import covariates_of
+from pyro_vae.programs.streamed import StreamedRows
 
 __all__ = ["Scales", "Unscaled"]
 
@@ -70,7 +71,7 @@ class Scales:
         vae: VAE,
         objective: PyroELBO,
         rows: Rows,
-        held_out: Rows | None = None,
+        held_out: Rows | StreamedRows | None = None,
         num_train: int | None = None,
     ) -> None:
         self.vae, self.objective = vae, objective
@@ -99,7 +100,7 @@ class Scales:
                 )  # fmt: skip
         self._next = _FIRST
 
-    def use(self, rows: Rows) -> None:
+    def use(self, rows: Rows | StreamedRows) -> None:
         """Takes the rows of which the residuals are."""
         entries = self.vae.event_shape.numel()
         weighted = isinstance(self.objective, Importance)
@@ -158,7 +159,7 @@ class Scales:
     def _with_draws(self, seed: int, use: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
         """Calls with what the decoder makes of draws of z, and with their weights, ``(S, N)``."""
         vae, rows = self.vae, self.rows
-        with undisturbed(vae, seed, rows.x.device):
+        with undisturbed(vae, seed, vae.device):
             if isinstance(self.objective, Importance):
                 drawn = vae.draw_weighted(rows, self.num_samples)
                 power = 1 - getattr(self.objective, "alpha", 0.0)

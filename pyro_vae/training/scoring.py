@@ -14,6 +14,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Rows
 from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import Amortized
+from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.averaging import Averaging, copied
 from pyro_vae.training.monitor import bound, chosen_by, monitor
 from pyro_vae.training.recipe import Monitor
@@ -51,7 +52,7 @@ class Scoring:
         vae: Amortized,
         objective: object,
         rows: Rows,
-        held_out: Rows | None,
+        held_out: Rows | StreamedRows | None,
         asked: Monitor | None,
     ) -> None:
         self.vae, self.objective, self.rows, self.held_out = vae, objective, rows, held_out
@@ -102,7 +103,7 @@ class Scoring:
     def _own(self) -> dict[str, float]:
         if self.function is None:
             return {}
-        with undisturbed(self.vae, _SEED, self.rows.x.device), torch.no_grad():
+        with undisturbed(self.vae, _SEED, self.vae.device), torch.no_grad():
             value = self.function(self.vae)
         value = value.item() if isinstance(value, Tensor) and value.numel() == 1 else value
         if not is_number(value):

@@ -21,16 +21,14 @@ _FOUND = ("max_plate_nesting", "data_per_label")  # by an objective, not asked o
 
 def describe(vae: Amortized, objective: PyroELBO, data: object, splits: Splits) -> dict[str, Any]:
     """Returns what a run is known again by, besides its recipe."""
-    train, held_out = splits.train, splits.held_out
-    prints = {"train": train.x, "validation": None if held_out is None else held_out.x}
-    described: dict[str, Any] = {}
+    found = splits.prints(vae)
+    by_split = {"train": found["train"], "validation": found.get("held_out", {})}
+    described: dict[str, Any] = {split: each.get("x") for split, each in by_split.items()}
     if isinstance(data, Dataset):
-        prints = {split: data.split(split) for split in SPLITS}
         described = {"name": data.name, "binarize": data.binarize, "transform": data.transform}
-    for split, kept in (("train", train), ("validation", held_out)):
-        others = {} if kept is None else kept.tensors()
-        prints |= {f"{split} {name}": tensor for name, tensor in others.items()}
-    described |= {name: x if x is None else fingerprint(x) for name, x in prints.items()}
+        described |= {split: fingerprint(data.split(split)) for split in SPLITS}
+    for split, prints in by_split.items():
+        described |= {f"{split} {name}": each for name, each in prints.items() if name != "x"}
     dtype = next((str(p.dtype) for p in vae.parameters()), None)
     plain = {
         name: value

@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
+from functools import partial
 from typing import Any, TypeAlias, cast
 
 import numpy as np
@@ -14,14 +15,49 @@ from torch import Tensor, nn
 from pyro_vae._errors import expected, is_number
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
-from pyro_vae.data.dataset import Split
+from pyro_vae.data.dataset import Split, fingerprint
 from pyro_vae.data.rows import Numbers, Rows, given_of
-from pyro_vae.programs import VAE, Amortized
+from pyro_vae.data.source import Source, Stream
+from pyro_vae.data.sources import is_elsewhere, stream
+from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.accept import as_tensor
+from pyro_vae.programs.streamed import StreamedRows, at_equal_distances, checked
 
-__all__ = ["Splits", "Values", "beside", "rows_of_a_pass", "split"]
+__all__ = [
+    "Accepted",
+    "Memory",
+    "Splits",
+    "Values",
+    "beside",
+    "rows_of_a_pass",
+    "split",
+    "start",
+]
 
 Values: TypeAlias = Numbers | Mapping[Split, Any] | Mapping[str, Any] | None
+
+
+_STARTED_AT = 2**24  # entries of streamed rows, about, that a model is started at
+_SHARE = 4  # of the memory is for validation rows, one part in so many
+
+
+@dataclass(frozen=True)
+class Memory:
+    """What data may take, and how a run that goes on has it.
+
+    Attributes:
+        most: Bytes.
+        is_resumed: Whether a run goes on.
+        window: Rows of a window of that run; None if its data were in memory.
+    """
+
+    most: int
+    is_resumed: bool = False
+    window: int | None = None
+
+    def holds(self, rows: Stream) -> bool:
+        """Returns whether rows are to be in memory: a run goes on as it began."""
+        return self.window is None if self.is_resumed else rows.nbytes <= self.most
 
 
 @dataclass(frozen=True)
@@ -29,28 +65,130 @@ class Splits:
     """The rows of a fit.
 
     Attributes:
-        train: Training rows.
+        train: Training rows; a stream of those that do not fit into memory.
         held_out: Validation rows, if any.
         draw: What to do to each batch afresh: data of probabilities are drawn anew for each.
+        memory: What rows of a stream may take.
     """
 
-    train: Rows
-    held_out: Rows | None = None
+    train: Rows | Stream
+    held_out: Rows | Stream | None = None
     draw: Callable[[Tensor], Tensor] | None = None
+    memory: Memory = Memory(0)
+    _seen: dict[str, dict[str, str]] = field(default_factory=dict)
+    _largest: dict[str, float] = field(default_factory=dict)
 
-    def accepted(self, vae: Amortized) -> tuple[Splits, Rows]:
+    @property
+    def has_mask(self) -> bool:
+        """Whether it is known which entries of the training rows are observed."""
+        train = self.train.first if isinstance(self.train, Stream) else self.train
+        return train.mask is not None
+
+    @property
+    def num_labels(self) -> int:
+        """How many training rows have a label."""
+        if isinstance(self.train, Rows):
+            return self.train.num_labels
+        if "labels" not in self.train.first.given:
+            return 0
+        return sum(rows.num_labels for rows in self.train.blocks())
+
+    def prints(self, vae: Amortized) -> dict[str, dict[str, str]]:
+        """Returns fingerprints of both splits, ``x`` and what goes with it; checks streamed rows.
+
+        Raises:
+            ValueError: If streamed rows do not fit the model.
+        """
+        found = {}
+        for name, argument in (("train", "data"), ("held_out", "validation")):
+            rows = getattr(self, name)
+            if isinstance(rows, Stream) and name not in self._seen:
+                streamed = _strict(vae, rows, is_train=name == "train")
+                self._seen[name] = checked(streamed, argument, partial(self._looked_at, name))
+            if isinstance(rows, Stream):
+                found[name] = self._seen[name]
+            elif rows is not None:
+                found[name] = {key: fingerprint(each) for key, each in _tensors(rows).items()}
+        return found
+
+    def _looked_at(self, name: str, rows: Rows, accepted: Rows) -> dict[str, Tensor]:
+        """Notes the largest number of a block, and returns what has fingerprints."""
+        if accepted.x.is_floating_point():
+            largest = max(abs(end.item()) for end in accepted.x.aminmax())
+            self._largest[name] = max(self._largest.get(name, 0.0), largest)
+        return _tensors(rows)
+
+    def accepted(self, vae: Amortized) -> tuple[Accepted, Rows | StreamedRows]:
         """Returns the same as the model takes them, and one draw of the training rows.
 
         Raises:
             ValueError: If they do not fit the model.
         """
+        if isinstance(self.train, Stream) or isinstance(self.held_out, Stream):
+            return self._streamed(vae)
         if self.draw is None:
             drawn = train = vae.accepts(self.train, "data")
         else:
             drawn = vae.accepts(replace(self.train, x=self.draw(self.train.x)), "data")
             train = replace(drawn, x=self.train.x.to(drawn.x))
         held_out = None if self.held_out is None else vae.accepts(self.held_out, "validation")
-        return Splits(train, held_out, self.draw), drawn
+        return Accepted(train, held_out, self.draw, self.memory), drawn
+
+    def _streamed(self, vae: Amortized) -> tuple[Accepted, Rows | StreamedRows]:
+        """Reads validation rows that fit into a part of the memory, and leaves all others."""
+        if not self._seen:
+            self.prints(vae)
+        train: Rows | StreamedRows
+        train = (
+            _strict(vae, self.train, is_train=True)
+            if isinstance(self.train, Stream)
+            else vae.accepts(self.train, "data")
+        )
+        held_out: Rows | StreamedRows | None = None
+        if isinstance(self.held_out, Stream):
+            held_out = _strict(vae, self.held_out, is_train=False)
+            if self.held_out.nbytes <= self.memory.most // _SHARE:
+                held_out = held_out[:]
+        elif self.held_out is not None:
+            held_out = vae.accepts(self.held_out, "validation")
+        return Accepted(train, held_out, None, self.memory, self._largest), train
+
+
+@dataclass(frozen=True)
+class Accepted:
+    """The rows of a fit as the model takes them; attributes as those of :class:`Splits`."""
+
+    train: Rows | StreamedRows
+    held_out: Rows | StreamedRows | None
+    draw: Callable[[Tensor], Tensor] | None
+    memory: Memory
+    largest: Mapping[str, float] = field(default_factory=dict)  # absolute value, of streamed rows
+
+
+def _strict(vae: Amortized, rows: Stream, *, is_train: bool) -> StreamedRows:
+    return StreamedRows(vae, rows, () if is_train else ("labels",), is_strict=True)
+
+
+def _tensors(rows: Rows) -> dict[str, Tensor]:
+    return {"x": rows.x, **rows.tensors()}
+
+
+def start(vae: Amortized, drawn: Rows | StreamedRows, most: int) -> None:
+    """Starts a model at training rows; at some at equal distances, of many that are streamed.
+
+    Args:
+        vae: The model.
+        drawn: The rows.
+        most: Bytes that rows may take.
+    """
+    rows = drawn
+    if isinstance(rows, StreamedRows):
+        share = most // _SHARE // rows.stream.bytes_a_row * rows.stream.event_shape.numel()
+        rows = at_equal_distances(rows, max(1, min(_STARTED_AT, share)))
+    vae.initialize(rows.x, **rows.without("labels").given)
+    if isinstance(vae, Program):
+        for half in (vae.model, vae.guide):
+            half.num_data = len(drawn)
 
 
 def beside(
@@ -76,10 +214,11 @@ def beside(
 
 
 def split(
-    data: Dataset | Numbers,
+    data: Dataset | Stream | Source | Numbers,
     validation: object,
     seed: int | None,
     given: Mapping[str, Values],
+    memory: Memory,
 ) -> Splits:
     """Sets validation rows apart, and puts with all rows what goes with them.
 
@@ -88,6 +227,7 @@ def split(
         validation: Data, or the fraction of ``data`` to set apart; None for none.
         seed: Of the permutation by which that fraction is drawn.
         given: What goes with the rows, by name; where there are splits, by split.
+        memory: What data that are not in memory may take there.
 
     Raises:
         ValueError: If something is missing, or of another length than the rows.
@@ -99,27 +239,67 @@ def split(
         if len(data.validation) > 0:
             held_out = _rows(data.validation, given, "validation")
         return Splits(train, held_out, data.draw if data.binarize == "stochastic" else None)
+    if is_elsewhere(data):
+        alone = validation is None or is_number(validation)
+        rows = stream(cast(Any, data), **_chosen(given, "train", alone=alone))
+        if isinstance(data, Stream) or not memory.holds(rows):
+            return _of_a_stream(rows, validation, seed, given, memory)
     x = _as_tensor("data", data)
     if len(x) == 0:
         raise expected("data", "at least one observation", data)
     if validation is None:
         return Splits(_rows(x, given, "train", alone=True))
     if not is_number(validation):
-        held_out = _rows(_as_tensor("validation", validation), given, "validation")
-        return Splits(_rows(x, given, "train"), held_out)
-    fraction = float(cast(float, validation))
-    if not 0 < fraction < 1:
-        raise expected("validation", "data or a fraction between 0 and 1", validation)
+        return Splits(_rows(x, given, "train"), _held_out(validation, given, memory), None, memory)
     train = _rows(x, given, "train", alone=True)
-    generator = torch.Generator().manual_seed(0 if seed is None else seed)
-    order = torch.randperm(len(x), generator=generator)
-    chosen, kept = order.split([n := round(fraction * len(x)), len(x) - n])
-    if len(chosen) == 0 or len(kept) == 0:
-        raise expected("validation", f"a fraction that splits {len(x)} data", validation)
+    chosen, kept = _fractions(len(x), validation, seed)
     return Splits(train[kept], train[chosen].without("labels"))
 
 
-def rows_of_a_pass(vae: Amortized, train: Rows, batch_size: int) -> int:
+def _held_out(validation: object, given: Mapping[str, Values], memory: Memory) -> Rows | Stream:
+    """Returns validation rows that are data of their own."""
+    if is_elsewhere(validation):
+        rows = stream(cast(Any, validation), **_chosen(given, "validation"))
+        if isinstance(validation, Stream) or rows.nbytes > memory.most // _SHARE:
+            return rows
+    return _rows(_as_tensor("validation", validation), given, "validation")
+
+
+def _fractions(size: int, validation: object, seed: int | None) -> tuple[Tensor, Tensor]:
+    """Draws which rows validate, and returns these and all others."""
+    fraction = float(cast(float, validation))
+    if not 0 < fraction < 1:
+        raise expected("validation", "data or a fraction between 0 and 1", validation)
+    generator = torch.Generator().manual_seed(0 if seed is None else seed)
+    order = torch.randperm(size, generator=generator)
+    chosen, kept = order.split([n := round(fraction * size), size - n])
+    if len(chosen) == 0 or len(kept) == 0:
+        raise expected("validation", f"a fraction that splits {size} data", validation)
+    return chosen, kept
+
+
+def _of_a_stream(
+    rows: Stream,
+    validation: object,
+    seed: int | None,
+    given: Mapping[str, Values],
+    memory: Memory,
+) -> Splits:
+    """Sets validation rows apart, those that are drawn in the order of the source."""
+    train, held_out = rows, None
+    if validation is not None and not is_number(validation):
+        held_out = _held_out(validation, given, memory)
+    elif validation is not None:
+        chosen, kept = (part.sort().values for part in _fractions(len(rows), validation, seed))
+        train, held_out = rows[kept], rows[chosen]
+    if not memory.holds(rows):  # all of them, as whoever asked before
+        return Splits(train, held_out, None, memory)
+    if isinstance(held_out, Stream):
+        held_out = held_out.read().without("labels")
+    return Splits(train.read(), held_out, None, memory)
+
+
+def rows_of_a_pass(vae: Amortized, train: Rows | StreamedRows, batch_size: int) -> int:
     """Returns how many rows a pass takes: all, or all but a last one that is a batch by itself.
 
     That is where a network of the user's has batch normalisation, which refuses a batch of one
@@ -140,8 +320,8 @@ def rows_of_a_pass(vae: Amortized, train: Rows, batch_size: int) -> int:
     return size
 
 
-def _rows(x: Tensor, given: Mapping[str, Values], split: Split, *, alone: bool = False) -> Rows:
-    """Returns a split with what goes with it; ``alone`` if there is no other split."""
+def _chosen(given: Mapping[str, Values], split: Split, *, alone: bool = False) -> dict[str, Any]:
+    """Returns what goes with a split; ``alone`` if there is no other split."""
     found: dict[str, Any] = {}
     for name, value in given.items():
         if name == "labels" and split == "validation":
@@ -152,6 +332,14 @@ def _rows(x: Tensor, given: Mapping[str, Values], split: Split, *, alone: bool =
             value = cast("Mapping[str, Any]", value)[split]
         elif not alone and name != "labels":
             raise expected(name, "a mapping with train and validation", value)
+        found[name] = value
+    return found
+
+
+def _rows(x: Tensor, given: Mapping[str, Values], split: Split, *, alone: bool = False) -> Rows:
+    """Returns a split with what goes with it; ``alone`` if there is no other split."""
+    found: dict[str, Any] = {}
+    for name, value in _chosen(given, split, alone=alone).items():
         if isinstance(value, Mapping):
             named = value.items()
             found[name] = {key: _as_rows(f"{name}: {key}", each, x) for key, each in named}

@@ -23,13 +23,13 @@ class Start(NamedTuple):
         random: The state of the generators.
         settings: What it is known again by.
         asked: The arguments of the fit.
-        order: Places of the training rows on which the ELBO is followed.
+        order: Places of the training rows on which the ELBO is followed; None until drawn.
     """
 
     random: Mapping[str, Any]
     settings: Mapping[str, Any]
     asked: Mapping[str, Any]
-    order: Tensor
+    order: Tensor | None
 
 
 @dataclass

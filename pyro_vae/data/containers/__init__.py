@@ -28,7 +28,16 @@ from pyro_vae.data.raw import Raw, refuse_unreadable
 if TYPE_CHECKING:
     import pandas as pd
 
-__all__ = ["Asked", "Contents", "contents_or_value", "from_container", "is_container", "raw_of"]
+__all__ = [
+    "Asked",
+    "Contents",
+    "contents_of",
+    "contents_or_value",
+    "from_container",
+    "is_container",
+    "package_of",
+    "raw_of",
+]
 
 Read = Callable[[Any, Asked], Contents]
 
@@ -67,7 +76,7 @@ def from_container(data: Any, asked: Asked) -> Raw | pd.DataFrame | None:
     Raises:
         ValueError: If it does not hold what was asked for, or no finite numbers.
     """
-    if (package := _package(data)) is None:
+    if (package := package_of(data)) is None:
         return None
     for name, known in (("key", _TAKES_KEY), ("layers", ("anndata",))):
         if getattr(asked, name) is not None and package not in known:
@@ -81,9 +90,21 @@ def from_container(data: Any, asked: Asked) -> Raw | pd.DataFrame | None:
     return raw_of({"train": READS[package](data, asked)}, asked)
 
 
+def contents_of(data: Any, asked: Asked) -> Contents:
+    """Returns what a container holds that is one split.
+
+    Raises:
+        ValueError: If no array is in it.
+    """
+    package = package_of(data)
+    if package is None:
+        raise expected(asked.argument, "a container of observations", data)
+    return READS[package](data, asked)
+
+
 def is_container(data: Any) -> bool:
     """Returns whether something is a container of another package."""
-    return _package(data) is not None
+    return package_of(data) is not None
 
 
 def contents_or_value(value: Any, argument: str) -> Any:
@@ -100,7 +121,7 @@ def contents_or_value(value: Any, argument: str) -> Any:
     if isinstance(value, Tensor):
         refuse_unreadable(value, argument)
         return value
-    if (package := _package(value)) is None:
+    if (package := package_of(value)) is None:
         known = isinstance(value, np.ndarray | np.generic) or not hasattr(value, "__array__")
         return value if known else array_of(value, argument)
     if package == "datasets" and isinstance(value, Mapping):
@@ -108,7 +129,7 @@ def contents_or_value(value: Any, argument: str) -> Any:
     return READS[package](value, Asked(argument=argument))
 
 
-def _package(data: Any) -> str | None:
+def package_of(data: Any) -> str | None:
     """Returns the package that a container's class, or one that it derives from, is of."""
     if isinstance(data, Tensor | np.ndarray | np.generic | list | tuple | str | bytes):
         return None

@@ -1,0 +1,126 @@
+"""Sources of rows that are read when they are asked for: files, and containers of other packages.
+
+A new one is a class with a length and `take`, and a line in :func:`stream`.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any, Unpack
+
+import numpy as np
+from torch import Tensor
+
+from pyro_vae._errors import as_path, expected
+from pyro_vae.data.containers import package_of
+from pyro_vae.data.rows import GivenLike, Numbers, given_of
+from pyro_vae.data.source import Source, Stream
+from pyro_vae.data.sources.arrays import ArraySource, opened_array
+from pyro_vae.data.sources.items import ItemSource
+from pyro_vae.data.sources.joined import Joined
+from pyro_vae.data.sources.parquet import ParquetSource
+
+__all__ = ["SUFFIXES", "is_elsewhere", "stream"]
+
+SUFFIXES = (".npy", ".h5", ".hdf5", ".zarr", ".parquet")
+_ARRAYS = ("h5py", "zarr")
+_ITEMS = ("torch", "datasets", "anndata")
+
+
+def stream(
+    data: str | os.PathLike[str] | Numbers | Source | Stream,
+    *,
+    key: str | None = None,
+    missing: bool = False,
+    **given: Unpack[GivenLike],
+) -> Stream:
+    """Returns rows that are read when they are asked for, of data larger than memory.
+
+    :func:`pyro_vae.fit`, :func:`pyro_vae.evaluate`, :func:`pyro_vae.evaluation.impute`,
+    :meth:`pyro_vae.VAE.encode` and :func:`pyro_vae.criticism.check` take them as they take arrays.
+    Nothing is converted or standardised here: bytes stay bytes until a model sees them.
+
+    Args:
+        data: The path of a ``.npy``, ``.h5``, ``.zarr`` or ``.parquet`` file, whose columns are
+            numbers; an array, mapped to a file or not; an open array of HDF5 or Zarr; a map-style
+            data set of torch, or one of Hugging Face; an ``AnnData``, best one that is backed; or a
+            :class:`Source`: any object that has a length and ``take(rows)``.
+        key: Which of several arrays of a file, or entries of items, is x.
+        missing: Whether NaN, or null in a table, is an entry that nobody observed.
+        **given: What goes with each observation: arrays as long as the data, mapped ones too.
+
+    Raises:
+        ValueError: If it is none of these, or has no observation.
+
+    Example:
+        >>> rows = stream(np.zeros((5, 3), dtype=np.uint8))
+        >>> rows, rows[[4, 0]].read().x.dtype
+        (Stream(5, event_shape=(3,), dtype=uint8), torch.uint8)
+    """
+    if isinstance(data, Stream):
+        source: Source = data
+    elif isinstance(data, str | os.PathLike):
+        source = _of_path(as_path("data", data), key, missing)
+    else:
+        source = _of_object(data, key, missing)
+    beside = given_of(given)
+    return Stream(Joined(source, beside) if beside else source)
+
+
+def _of_path(path: Path, key: str | None, missing: bool) -> Source:
+    path = path.expanduser()
+    if path.suffix not in SUFFIXES:
+        raise expected("data", f"a file that ends in {', '.join(SUFFIXES)}", str(path))
+    if not path.exists():
+        raise expected("data", "an existing file", str(path))
+    if path.suffix == ".parquet":
+        if key is not None:
+            raise expected("key", "None with a .parquet file", key)
+        return ParquetSource(path, missing=missing)
+    return ArraySource(opened_array(path, key), missing=missing)
+
+
+def _of_object(data: Any, key: str | None, missing: bool) -> Source:
+    package = package_of(data)
+    if isinstance(data, np.ndarray) or package in _ARRAYS:
+        return ArraySource(data if key is None else data[key], missing=missing)
+    if isinstance(data, Tensor):
+        return ArraySource(data.detach().cpu().numpy(), missing=missing)
+    if package in _ITEMS and not isinstance(data, Source):
+        return ItemSource(data, package, key)
+    if hasattr(data, "__array__"):
+        return ArraySource(np.asarray(data), missing=missing)
+    if isinstance(data, Source):
+        return data
+    what = "a path, an array, a data set of items, or an object with a length and `take(rows)`"
+    raise expected("data", what, data)
+
+
+def is_elsewhere(data: Any) -> bool:
+    """Returns whether data are not in memory: mapped, in an open file, or in a source.
+
+    Example:
+        >>> is_elsewhere(np.zeros((5, 3)))
+        False
+    """
+    if isinstance(data, Stream):
+        return True
+    if isinstance(data, np.memmap):
+        return _has_rows(data)
+    if isinstance(data, Tensor | np.ndarray | list | tuple | Mapping):
+        return False
+    package = package_of(data)
+    if package is None:
+        return isinstance(data, Source) and not hasattr(data, "__array__")
+    if package in _ARRAYS:
+        return _has_rows(data)
+    return package == "anndata" and bool(getattr(data, "isbacked", False))
+
+
+def _has_rows(array: Any) -> bool:
+    """Returns whether an array has rows of numbers; whoever reads all of it refuses any other."""
+    if not all(hasattr(array, name) for name in ("shape", "dtype", "__getitem__")):
+        return False
+    return len(array.shape) > 1 and 0 not in array.shape and np.dtype(array.dtype).kind in "biuf"

@@ -1,0 +1,128 @@
+"""Arrays that are not in memory: mapped to a file, or open in HDF5 or Zarr."""
+
+from __future__ import annotations
+
+import mmap
+from itertools import pairwise
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.raw import with_missing
+from pyro_vae.data.rows import Rows
+
+__all__ = ["ArraySource", "opened_array"]
+
+_ALONE = 4  # rows a run, on average: of shorter runs an index is faster than slices
+
+
+class ArraySource:
+    """Creates a source of the rows of an array, of which those that are asked for are copied.
+
+    Pages of a file that is mapped are given back once they are copied: what the process then holds
+    is what it was asked for.
+
+    Args:
+        array: What has a shape, a dtype and slices: ``(N, *event_shape)``.
+        missing: Whether NaN is an entry that nobody observed.
+
+    Raises:
+        ValueError: If it has no rows of real numbers.
+    """
+
+    def __init__(self, array: Any, *, missing: bool = False) -> None:
+        if not hasattr(array, "shape") or len(array.shape) < 2:
+            raise expected("data", "at least two dimensions (data by event)", array)
+        dtype = np.dtype(array.dtype)
+        if dtype.kind not in "biuf":
+            raise expected("data", "real, integer or boolean values", array)
+        self._array, self._missing = array, missing
+        self._dtype = np.dtype(np.float64) if dtype.itemsize > 8 else dtype.newbyteorder("=")
+        self._mapping = _mapping_of(array)
+        chunks = getattr(array, "chunks", None)
+        self.rows_a_block = int(chunks[0]) if chunks else None
+
+    def __len__(self) -> int:
+        return int(self._array.shape[0])
+
+    def take(self, rows: np.ndarray, /) -> Rows:
+        found = np.empty((len(rows), *self._array.shape[1:]), dtype=self._dtype)
+        starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]])
+        is_plain = isinstance(self._array, np.ndarray) and self._array.dtype == self._dtype
+        if is_plain and len(rows) < _ALONE * (len(starts) - 1):
+            np.take(self._array, rows, axis=0, out=found, mode="clip")
+        else:
+            for start, stop in pairwise(starts):
+                if start < stop:
+                    first = int(rows[start])
+                    found[start:stop] = self._array[first : first + int(stop - start)]
+        if self._mapping is not None:
+            self._mapping.madvise(mmap.MADV_DONTNEED)
+        return with_missing(torch.from_numpy(found), self._missing)
+
+
+def _mapping_of(array: Any) -> mmap.mmap | None:
+    """Returns what maps an array to a file, where pages of it can be given back.
+
+    Of one that may be written to, pages may have been, and giving these back would lose that.
+    """
+    if not isinstance(array, np.ndarray) or array.flags.writeable:
+        return None
+    found: Any = array
+    while isinstance(found, np.ndarray):
+        found = found.base
+    return found if isinstance(found, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
+
+
+def opened_array(path: Path, key: str | None = None) -> Any:
+    """Returns the array of a file, open or mapped, of which nothing is read yet.
+
+    Args:
+        path: A ``.npy``, ``.h5``, ``.hdf5`` file, or a ``.zarr`` folder.
+        key: Which of several arrays; the only one if not given.
+
+    Raises:
+        ValueError: If it is no such file, there is no such array, or Zarr is not installed.
+    """
+    if path.suffix == ".npy":
+        if key is not None:
+            raise expected("key", "None, as an .npy file has one array", key)
+        try:
+            return np.lib.format.open_memmap(path, mode="r")
+        except (ValueError, OSError, EOFError) as error:
+            what = "a NumPy file of plain arrays (no pickles)"
+            raise expected("data", what, str(path)) from error
+    stored = _opened_zarr(path) if path.suffix == ".zarr" else _opened_hdf5(path)
+    if not hasattr(stored, "keys"):
+        return stored
+    names = [name for name in stored if hasattr(stored[name], "shape")]
+    if key is None and len(names) == 1:
+        key = names[0]
+    if key is None or key not in stored:
+        raise unknown_name("key", key, names)
+    return stored[key]
+
+
+def _opened_hdf5(path: Path) -> Any:
+    import h5py  # slow, and few need it
+
+    try:
+        return h5py.File(path, "r")
+    except OSError as error:
+        raise expected("data", "an HDF5 file", f"{path}: {error}".splitlines()[0]) from None
+
+
+def _opened_zarr(path: Path) -> Any:
+    try:
+        import zarr
+    except ImportError:
+        what = "zarr, to read .zarr folders: pip install 'pyro-vae[data]'"
+        raise expected("data", what, str(path)) from None
+    try:
+        return zarr.open(str(path), mode="r")
+    except (OSError, KeyError, TypeError, AttributeError) as error:
+        reason = f"{path}: {error}".splitlines()[0]
+        raise expected("data", "a folder that Zarr has written", reason) from None

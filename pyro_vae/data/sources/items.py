@@ -1,0 +1,64 @@
+"""Data sets of items of other packages, of which some are read at a time."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from typing import Any
+
+import numpy as np
+import torch
+
+from pyro_vae._errors import expected
+from pyro_vae.data.containers import Asked, contents_of
+from pyro_vae.data.raw import plain_tensor
+from pyro_vae.data.rows import Rows
+
+__all__ = ["ItemSource"]
+
+
+def _of_torch(data: Any, rows: np.ndarray) -> Any:
+    return torch.utils.data.Subset(data, rows.tolist())
+
+
+def _of_hugging_face(data: Any, rows: np.ndarray) -> Any:
+    return data.select(rows)
+
+
+def _of_annotated(data: Any, rows: np.ndarray) -> Any:
+    # An open file of HDF5 takes rows in ascending order, and each once.
+    places, back = np.unique(rows, return_inverse=True)
+    some = data[places]
+    some = some.to_memory() if getattr(some, "isbacked", False) else some
+    return some[back]
+
+
+_SELECT: Mapping[str, Callable[[Any, np.ndarray], Any]] = {
+    "torch": _of_torch,
+    "datasets": _of_hugging_face,
+    "anndata": _of_annotated,
+}
+
+
+class ItemSource:
+    """Creates a source of the items of a data set, which its own reader makes arrays of.
+
+    Args:
+        data: A map-style data set of torch, one of Hugging Face, or an ``AnnData``.
+        package: Which of them it is.
+        key: The entry of an item that is x, where there are several.
+
+    Raises:
+        ValueError: If it has no length.
+    """
+
+    def __init__(self, data: Any, package: str, key: str | None = None) -> None:
+        if not hasattr(data, "__len__") or isinstance(data, torch.utils.data.IterableDataset):
+            raise expected("data", "a map-style data set, which has a length", data)
+        self._data, self._package, self._key = data, package, key
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def take(self, rows: np.ndarray, /) -> Rows:
+        some = _SELECT[self._package](self._data, rows)
+        return Rows(plain_tensor(contents_of(some, Asked(key=self._key)).x))
