@@ -145,6 +145,33 @@ def test_a_stream_is_resumed_to_the_last_bit(
         assert len(run.history["epoch"]) == 3
 
 
+def test_a_finished_stream_goes_on_with_its_windows(tmp_path: Path) -> None:
+    x = mapped(tmp_path)
+    long, run = fitted(x, max_memory=LITTLE, epochs=3)
+    assert run.window == 100
+    assert fitted(X)[1].window is None
+    _, short = fitted(x, max_memory=LITTLE, epochs=1)
+    assert equal(long, weights(short.resume(epochs=3).vae))
+    fitted(x, out=tmp_path / "run", max_memory=LITTLE, epochs=1)
+    # With memory for all of them, the windows are what they were.
+    gone_on, run = fitted(x, out=tmp_path / "run", max_memory=10**9, epochs=3, resume=True)
+    assert run.window == 100
+    assert equal(long, gone_on)
+    assert pv.Run.load(tmp_path / "run").window == 100
+
+
+@pytest.mark.parametrize("kind", ["data", "validation"])
+def test_shards_are_of_rows_in_memory(kind: str, tmp_path: Path) -> None:
+    elsewhere = pv.data.stream(mapped(tmp_path))
+    with pytest.raises(ValueError, match=f"`{kind}`: expected rows that are in memory"):
+        fitted(
+            elsewhere if kind == "data" else X,
+            validation=elsewhere if kind == "validation" else None,
+            shards=2,
+            max_memory=LITTLE,
+        )
+
+
 def test_verbs_give_the_numbers_of_data_in_memory(tmp_path: Path) -> None:
     program = vae()
     pv.fit(program, X, epochs=1, seed=0, compile=False)
