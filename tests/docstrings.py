@@ -207,7 +207,9 @@ def faults_of_class(kind: type) -> Iterator[str]:
         checked = vars(kind).get("__post_init__")
         if checked is not None and raises(checked) and "Raises" not in said.sections:
             yield "no Raises"
-    elif isinstance(vars(kind).get("__init__"), FunctionType):
+    elif not getattr(kind, "_is_protocol", False) and isinstance(  # whose constructor refuses
+        vars(kind).get("__init__"), FunctionType
+    ):
         constructor = vars(kind)["__init__"]
         own = told(constructor.__doc__)
         every = [own, *(told(base.__doc__) for base in kind.__mro__ if base is not object)]

@@ -90,7 +90,14 @@ class Stream:
         return f"Stream({len(self)}, event_shape={tuple(self.event_shape)}, dtype={dtype})"
 
     def places(self, index: Any) -> np.ndarray:
-        """Returns which rows an index means, shape ``(B,)``."""
+        """Returns which rows an index means, shape ``(B,)``.
+
+        Args:
+            index: A slice; a tensor or an array of numbers of rows, or of booleans, one a row.
+
+        Raises:
+            ValueError: If it is none of these.
+        """
         if isinstance(index, slice):
             return np.arange(*index.indices(len(self)))
         index = index.cpu().numpy() if isinstance(index, Tensor) else np.asarray(index)
@@ -100,7 +107,14 @@ class Stream:
         return found
 
     def take(self, index: np.ndarray) -> Rows:
-        """Returns some of the rows, by their places in this stream, shape ``(B,)``."""
+        """Returns some of the rows.
+
+        Args:
+            index: Their places in this stream, shape ``(B,)``.
+
+        Raises:
+            ValueError: If the source gives anything else for them.
+        """
         places = index if self._rows is None else self._rows[index]
         found = self.source.take(places)
         if not isinstance(found, Rows) or len(found) != len(places):
@@ -138,7 +152,7 @@ class Stream:
         return int(own) if own else max(1, _BLOCK // self.bytes_a_row)
 
     def edges(self, step: int) -> np.ndarray:
-        """Returns where blocks of neighbours begin, and where the last one ends.
+        """Returns where blocks of neighbours begin, and where the last one ends, shape ``(K + 1,)``.
 
         They are blocks of the source: of one a part of whose rows are elsewhere, fewer are left.
 
@@ -153,7 +167,11 @@ class Stream:
         return np.append(starts[starts < size], size)
 
     def blocks(self, size: int | None = None) -> Iterator[Rows]:
-        """Yields the rows in order, so many at a time, and reads one block ahead."""
+        """Yields the rows in order, so many at a time, and reads one block ahead.
+
+        Args:
+            size: How many; about four megabytes, in whole blocks, if not given.
+        """
         step = max(1, _READ // self.bytes_a_row) if size is None else size
         if size is None:
             step = max(1, step // self.rows_a_block) * self.rows_a_block
@@ -166,6 +184,9 @@ class Stream:
         Args:
             look: From a block of rows, and the place of its first, to the tensors, by name, whose
                 fingerprints are asked for.
+
+        Returns:
+            The fingerprints, by name.
         """
         digests, start = Digests(len(self)), 0
         for block in self.blocks():

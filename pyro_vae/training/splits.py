@@ -38,6 +38,7 @@ Values: TypeAlias = Numbers | Mapping[Split, Any] | Mapping[str, Any] | None
 
 
 _STARTED_AT = 2**24  # entries of streamed rows, about, that a model is started at
+_STARTED_AT_LEAST = 2**20
 _SHARE = 4  # of the memory is for validation rows, one part in so many
 
 
@@ -184,7 +185,7 @@ def start(vae: Amortized, drawn: Rows | StreamedRows, most: int) -> None:
     rows = drawn
     if isinstance(rows, StreamedRows):
         share = most // _SHARE // rows.stream.bytes_a_row * rows.stream.event_shape.numel()
-        rows = at_equal_distances(rows, max(1, min(_STARTED_AT, share)))
+        rows = at_equal_distances(rows, max(_STARTED_AT_LEAST, min(_STARTED_AT, share)))
     vae.initialize(rows.x, **rows.without("labels").given)
     if isinstance(vae, Program):
         for half in (vae.model, vae.guide):

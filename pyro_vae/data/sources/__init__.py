@@ -88,7 +88,8 @@ def _of_object(data: Any, key: str | None, missing: bool) -> Source:
         return ArraySource(data if key is None else data[key], missing=missing)
     if isinstance(data, Tensor):
         return ArraySource(data.detach().cpu().numpy(), missing=missing)
-    if package in _ITEMS and not isinstance(data, Source):
+    # Hugging Face's have a `take` of another meaning.
+    if package in _ITEMS and (package == "datasets" or not isinstance(data, Source)):
         return ItemSource(data, package, key)
     if hasattr(data, "__array__"):
         return ArraySource(np.asarray(data), missing=missing)
