@@ -152,9 +152,10 @@ class Stream:
         return int(own) if own else max(1, _BLOCK // self.bytes_a_row)
 
     def edges(self, step: int) -> np.ndarray:
-        """Returns where blocks of neighbours begin, and where the last one ends, shape ``(K + 1,)``.
+        """Returns where blocks of neighbours begin, and where the last one ends.
 
-        They are blocks of the source: of one a part of whose rows are elsewhere, fewer are left.
+        They are blocks of the source: of one a part of whose rows are elsewhere, fewer are left. K
+        of them have edges of shape ``(K + 1,)``.
 
         Args:
             step: Rows of the source a block.

@@ -44,12 +44,14 @@ def stream(
 
     Args:
         data: The path of a ``.npy``, ``.h5``, ``.zarr`` or ``.parquet`` file, whose columns are
-            numbers; an array, mapped to a file or not; an open array of HDF5 or Zarr; a map-style
-            data set of torch, or one of Hugging Face; an ``AnnData``, best one that is backed; or a
-            :class:`Source`: any object that has a length and ``take(rows)``.
+            numbers; an array of shape ``(N, *event_shape)``, mapped to a file or not; an open array
+            of HDF5 or Zarr; a map-style data set of torch, or one of Hugging Face; an ``AnnData``,
+            best one that is backed; or a :class:`Source`: any object that has a length and
+            ``take(rows)``.
         key: Which of several arrays of a file, or entries of items, is x.
         missing: Whether NaN, or null in a table, is an entry that nobody observed.
-        **given: What goes with each observation: arrays as long as the data, mapped ones too.
+        **given: What goes with each observation (:class:`~pyro_vae.data.Given`): arrays as long as
+            the data, mapped ones too.
 
     Raises:
         ValueError: If it is none of these, or has no observation.
