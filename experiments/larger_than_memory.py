@@ -2,15 +2,17 @@
 
     python experiments/larger_than_memory.py --data-root DATA    # a file of 20 GB, which is removed
     python experiments/larger_than_memory.py --data-root DATA --gigabytes 2
+    python experiments/larger_than_memory.py --data-root DATA --kind parquet     # or zarr
+    python experiments/larger_than_memory.py --table         # results/larger_than_memory.md
     python experiments/larger_than_memory.py --smoke             # digits, 30 MB; nothing is written
 
 The images of a real set are repeated with small changes: each copy has other pixels switched, one
-in fifty, so that no two rows are equal. The file is mapped, and fitted for one pass with little
-memory for data; then rows that are spread over all of it are evaluated, and filled where a third of
-their entries is hidden. A thread samples the anonymous memory of the process (``RssAnon``) and the
-pages of the file that are mapped (``RssFile``). The first part of the file, in memory, is fitted by
-the same steps: steps a second of processor time are compared, which others on the machine do not
-change.
+in fifty, so that no two rows are equal. The file is mapped (or one of Parquet or Zarr, read by row
+groups or chunks), and fitted for one pass with little memory for data; then rows that are spread
+over all of it are evaluated, and filled where a third of their entries is hidden. A thread samples
+the anonymous memory of the process (``RssAnon``) and the pages of the file that are mapped
+(``RssFile``). The first part of the file, in memory, is fitted by the same steps: steps a second of
+processor time are compared, which others on the machine do not change.
 """
 
 from __future__ import annotations
@@ -34,8 +36,11 @@ SPREAD = 100_000  # rows that are evaluated and filled
 PART = 200_000  # rows, the first part, which is in memory
 SWITCHED = 0.02
 EVERY = 0.05  # seconds from one sample of the memory to the next
+KINDS = ("npy", "parquet", "zarr")
+STAGES = ("fit", "evaluate", "impute")
 BATCH = 512
 DRAWS = 10
+GROUP = 5_000  # rows of a row group, or a chunk
 
 
 def memory() -> dict[str, int]:
@@ -70,18 +75,41 @@ def watched(run: Callable[[], Any]) -> dict[str, Any]:
     return {"value": value, **times, **peaks, "curve": samples[::step]}
 
 
-def written(path: Path, block: np.ndarray, rows: int) -> np.ndarray:
-    """Writes so many rows, copies of a block with other pixels switched in each, and maps them."""
+def written(path: Path, block: np.ndarray, rows: int) -> None:
+    """Writes so many rows, copies of a block with other pixels switched in each."""
     random = np.random.default_rng(0)
     shape = (rows, block.shape[1])
-    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    write, close = writer(path, shape)
     for start in range(0, rows, len(block)):
         some = block[: rows - start].copy()
         some[random.random(some.shape, dtype=np.float32) < SWITCHED] += 1
-        file[start : start + len(some)] = some % 2
-    file.flush()
-    del file
-    return np.load(path, mmap_mode="r")
+        write(start, some % 2)
+    close()
+
+
+def writer(
+    path: Path, shape: tuple[int, int]
+) -> tuple[Callable[[int, np.ndarray], None], Callable[[], None]]:
+    """Returns what writes rows from a place on, and what closes the file."""
+    if path.suffix == ".parquet":
+        import pyarrow as pa
+        from pyarrow import parquet
+
+        names = [f"pixel {i}" for i in range(shape[1])]
+        schema = pa.schema([(name, pa.float32()) for name in names])
+        table = parquet.ParquetWriter(path, schema)
+
+        def in_groups(start: int, rows: np.ndarray) -> None:
+            table.write_table(pa.table(list(rows.T), schema=schema), row_group_size=GROUP)
+
+        return in_groups, table.close
+    if path.suffix == ".zarr":
+        import zarr
+
+        array = zarr.create_array(path, shape=shape, chunks=(GROUP, shape[1]), dtype="float32")
+        return lambda start, rows: array.__setitem__(slice(start, start + len(rows)), rows), int
+    file = np.lib.format.open_memmap(path, mode="w+", dtype=np.float32, shape=shape)
+    return lambda start, rows: file.__setitem__(slice(start, start + len(rows)), rows), file.flush
 
 
 def model(dim: int) -> pv.VAE:
@@ -91,16 +119,20 @@ def model(dim: int) -> pv.VAE:
 
 
 def measure(path: Path, block: np.ndarray, rows: int, compile: bool) -> dict[str, Any]:
-    """Fits all rows of a file that is mapped, evaluates and fills some, and fits its first part."""
-    x = written(path, block, rows)
+    """Fits all rows of a file, evaluates and fills some, and fits its first part in memory."""
+    written(path, block, rows)
+    x = np.load(path, mmap_mode="r") if path.suffix == ".npy" else pv.data.stream(path)
+    dim = block.shape[1]
     known: dict[str, Any] = {"epochs": 1, "batch_size": BATCH, "seed": 0, "compile": compile}
     known |= {"progress": False, "device": "cpu"}
-    part = torch.from_numpy(np.array(x[: min(PART, rows // 2)]))
+    first = pv.data.stream(x)[: min(PART, rows // 2)].read().x
+    part = first.float()
+    del first
     steps: dict[str, float] = {}
-    found: dict[str, Any] = {"rows": rows, "bytes": x.nbytes, "before": memory()}
+    found: dict[str, Any] = {"rows": rows, "bytes": 4 * rows * dim, "before": memory()}
 
     def fitted(name: str, data: Any, **options: Any) -> dict[str, Any]:
-        vae = model(x.shape[1])
+        vae = model(dim)
         clock: list[float] = []
         each = watched(lambda: pv.fit(vae, data, callbacks=[_Clock(clock)], **known, **options))
         # Between the first step, with which a graph is compiled, and the last, of fewer rows.
@@ -112,7 +144,7 @@ def measure(path: Path, block: np.ndarray, rows: int, compile: bool) -> dict[str
     found["fit"] = fitted("streamed", x, max_memory=MEMORY)
     vae = found["fit"]["value"]
     some = pv.data.stream(x)[np.linspace(0, rows - 1, min(SPREAD, rows // 4)).astype(np.int64)]
-    mask = np.random.default_rng(1).random((len(some), x.shape[1]), dtype=np.float32) > 1 / 3
+    mask = np.random.default_rng(1).random((len(some), dim), dtype=np.float32) > 1 / 3
     hidden = pv.data.stream(some, mask=mask)
     found["evaluate"] = watched(lambda: pv.evaluate(vae, some, num_samples=DRAWS))
     found["impute"] = watched(lambda: pv.evaluation.impute(vae, hidden, num_samples=DRAWS))
@@ -132,22 +164,70 @@ class _Clock:
         self._clock.append(time.process_time())
 
 
+def table() -> str:
+    """Returns the table of all results as Markdown, and draws the memory of each over time."""
+    lines = [
+        "| file | rows | stage | CPU seconds | anonymous memory at most, GB | steps a CPU second, "
+        "of those in memory |",
+        "|---|---:|---|---:|---:|---:|",
+    ]
+    results = [
+        (f"{result['bytes'] / 1e9:.0f} GB, {kind}", result)
+        for kind in KINDS
+        for result in common.read(f"larger_than_memory-{kind}-*.json")
+    ]
+    for name, result in results:
+        cells = f"| {name} | {result['rows']:,} "
+        for stage in ("in memory", *STAGES):
+            each = result[stage]
+            share = f"{result['share']:.2f}" if stage == "fit" else ""
+            peak = each["peak RssAnon"] / 1e9
+            cells += f"| {stage} | {each['cpu']:.0f} | {peak:.2f} | {share} |"
+            lines.append(cells)
+            cells = "| | "
+    draw(results)
+    return "\n".join(lines) + "\n"
+
+
+def draw(results: list[tuple[str, dict[str, Any]]]) -> None:
+    """Draws anonymous memory over time, a panel a stage, a line a file."""
+    from matplotlib import pyplot as plt
+
+    figure, axes = plt.subplots(1, len(STAGES), figsize=(9, 2.8), sharey=True, layout="tight")
+    for axis, stage in zip(axes, STAGES, strict=True):
+        for name, result in results:
+            curve = result[stage]["curve"]
+            seconds = [each["seconds"] for each in curve]
+            axis.plot(seconds, [each["RssAnon"] / 1e9 for each in curve], label=name)
+        axis.set(title=stage, xlabel="seconds", ylim=(0, None))
+    axes[0].set_ylabel("anonymous memory, GB")
+    axes[0].legend(fontsize=7)
+    figure.savefig(common.RESULTS / "larger_than_memory.png", dpi=150)
+
+
 def main() -> None:
     """Measures, prints what came out and writes it."""
-    parser = common.Parser(__doc__, data_root="mnist")
+    parser = common.Parser(__doc__, data_root="mnist", table="results/larger_than_memory.md")
     parser.add_argument("--gigabytes", type=float, default=20.0, help="of the file")
+    parser.add_argument("--kind", choices=KINDS, default="npy", help="of file")
     parser.add_argument("--folder", help="where the file is written; a temporary folder if none")
     parser.add_argument("--eager", action="store_true", help="compile nothing")
     options = parser.options()
+    if options.table:
+        (common.RESULTS / "larger_than_memory.md").write_text(table(), encoding="utf-8")
+        return
     name, root = ("digits", None) if options.smoke else ("mnist", options.data_root)
     block = pv.data.load(name, root=root).train.flatten(1).numpy()
     size = 30e6 if options.smoke else options.gigabytes * 1e9
     rows = int(size / block[0].nbytes)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         found = measure(
-            Path(folder) / "x.npy", block, rows, compile=not (options.smoke or options.eager)
+            Path(folder) / f"x.{options.kind}",
+            block,
+            rows,
+            compile=not (options.smoke or options.eager),
         )
-    for stage in ("in memory", "fit", "evaluate", "impute"):
+    for stage in ("in memory", *STAGES):
         each = found[stage]
         peak = each["peak RssAnon"] / 1e9
         print(f"{stage}: {each['cpu']:.1f} s of CPU, RssAnon {peak:.2f} GB at most,", end=" ")
@@ -156,7 +236,8 @@ def main() -> None:
     print(f"steps a CPU second, streamed over in memory: {found['share']:.2f}")
     if not options.smoke:
         content = {"environment": common.environment(), **found}
-        path = common.RESULTS / f"larger_than_memory-{options.gigabytes:g}.json"
+        name = f"larger_than_memory-{options.kind}-{options.gigabytes:g}.json"
+        path = common.RESULTS / name
         path.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
 
 
