@@ -7,8 +7,8 @@
 Compiled fits of binary rows of 784 entries, each process on a core of its own: one process of one
 thread, two of one thread, the same with ``shards=2``, and one of two threads. In turns, three
 times; the median of the steps a second between two steps of the same epoch, by the clock of the
-wall: the machine is to be idle. The sum over processes is timed by itself, as one gloo all-reduce of as many
-numbers as the model has parameters.
+wall: the machine is to be idle. The sum over processes is timed by itself, as one gloo all-reduce
+of as many numbers as the model has parameters.
 
 The figures for GPUs are a calculation, not a measurement: time of a step on one device, taken to be
 that of its floating-point operations at a third of the peak rate, plus that of a ring all-reduce of
@@ -120,7 +120,8 @@ def table() -> str:
     first, *others = WAYS
     lines = [
         f"| network | batch | steps a second, {first} | "
-        f"{' | '.join(f'{way}, ×' for way in others)} | sum, share of a step of two | calculated: 8 GPUs, × | 64 GPUs, × |",
+        f"{' | '.join(f'{way}, ×' for way in others)} | "
+        "sum, share of a step of two | calculated: 8 GPUs, × | 64 GPUs, × |",
         "|---|---:|" + "---:|" * (len(WAYS) + 3),
     ]
     for each in result["cells"]:

@@ -6,8 +6,8 @@ import logging
 import math
 import signal
 import time
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager, nullcontext
+from collections.abc import Mapping
+from contextlib import nullcontext
 from pathlib import Path
 from typing import Any, Generic
 
@@ -16,17 +16,17 @@ import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from torch import Tensor
 
-from pyro_vae._errors import out_of_memory
 from pyro_vae._signals import Interrupted, Waiting
 from pyro_vae.checkpoint import CHECKPOINTS
 from pyro_vae.data.rows import Rows
-from pyro_vae.engine import CompiledSVI, NonFinite, Position
+from pyro_vae.engine import CompiledSVI, Position
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.processes import Processes
 from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE
 from pyro_vae.training.averaging import Averaging, copied
 from pyro_vae.training.callbacks import Callbacks
+from pyro_vae.training.explained import explained
 from pyro_vae.training.health import Health
 from pyro_vae.training.parts import rest
 from pyro_vae.training.passes import pass_of, position_of
@@ -43,7 +43,6 @@ from pyro_vae.training.together import check_weights, sharing_of
 __all__ = ["Loop"]
 
 log = logging.getLogger("pyro_vae")
-_NAMED = 8  # rows of a batch
 
 
 class Loop(Generic[Fitted]):
@@ -249,7 +248,7 @@ class Loop(Generic[Fitted]):
             self.svi.scale_lr(self.rates.share(epoch, self._losses()))
         elif self.recipe.schedule != "constant" and epoch > 1:
             self.svi.scale_lr(self.recipe.lr_share(epoch))
-        with self._errors_explained():
+        with explained(self):
             losses = self.take_pass(self.svi, self.state.position, self._on_step)
             self.scales.fit()
             line = {"epoch": epoch, "loss": self._mean(losses)}
@@ -296,33 +295,6 @@ class Loop(Generic[Fitted]):
             f"{best.bound:.6g}, at epoch {best.epoch:,}, {behind - best.epoch:,} before"
         )
 
-    @contextmanager
-    def _errors_explained(self) -> Iterator[None]:
-        """Inside it, errors say in which epoch they were, and what may be done."""
-        epoch = self.state.epoch
-        try:
-            yield
-        except NonFinite as error:
-            raise self._located(error) from None
-        except (RuntimeError, MemoryError) as error:
-            if error is self.callbacks.raised or not out_of_memory(error):
-                raise
-            size = self.recipe.batch_size
-            raise MemoryError(
-                f"out of memory in epoch {epoch}: lower `batch_size`, now {size}, or the widths of "
-                "the networks"
-            ) from None
-        except ValueError as error:
-            if error is self.callbacks.raised:
-                raise
-            reason = str(error).splitlines()[0]
-            if "Trace Shapes:" in str(error) and "invalid values" not in reason:
-                raise ValueError(reason) from error  # the cause has the shapes that Pyro saw
-            if "invalid values" not in reason:
-                raise
-            # A distribution refuses parameters that are not finite before there is a loss.
-            raise FloatingPointError(f"epoch {epoch}: {reason.rstrip(':')}") from None
-
     def _mean(self, losses: Tensor) -> float:
         """The loss an observation, of the steps that were not left out."""
         sizes = torch.full_like(losses, self.rows_a_step)
@@ -333,21 +305,6 @@ class Loop(Generic[Fitted]):
                 f"epoch {self.state.epoch}: all of its steps would be left out"
             )
         return (losses[taken].sum() / sizes[taken].sum()).item()
-
-    def _located(self, error: NonFinite) -> FloatingPointError:
-        """Says which batch it was; with a folder, leaves there what reproduces it."""
-        message = f"epoch {self.state.epoch}: {error}"
-        if error.rows is not None:
-            rows = ", ".join(map(str, error.rows[:_NAMED].tolist()))
-            more = ", ..." if len(error.rows) > _NAMED else ""
-            message += f"; rows {rows}{more} of the data"
-        if self.progress is not None:
-            state = {"message": str(error), "step": error.step, "rows": error.rows}
-            state |= {"batch": error.batch, "torch": error.random, "model": self.vae.state_dict()}
-            message += f"; reproduced by {self.progress.reproduce(state)}"
-            if len(last := self.progress.checkpoints[-1:]):
-                message += f"; the last checkpoint is {last[0]}"
-        return FloatingPointError(message)
 
     def _on_step(self, position: Position) -> None:
         self.scales.after(self.svi.steps)
