@@ -152,7 +152,8 @@ def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path
     """One table is printed, by the first process; each folder has the model that one would have."""
     page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
-    lines = [line.split() for block in blocks for line in block.splitlines()]
+    joined = [block.replace("\\\n", " ") for block in blocks]
+    lines = [line.split() for block in joined for line in block.splitlines()]
     few = shlex.split("--epochs 2 --compile false --device cpu --encoder.hidden [8]")
     assert [line[0] for line in lines] == ["torchrun", "torchrun"]
     models = []
