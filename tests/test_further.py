@@ -264,3 +264,13 @@ def test_a_run_without_a_state_is_refused(tmp_path: Path) -> None:
         run.resume(epochs=4)
     with pytest.raises(ValueError, match=r"^`data`: expected none, as the run has those"):
         run.resume(X, epochs=4)
+
+
+@pytest.mark.parametrize("name", ["out", "vae", "resume", "on_epoch", "epoch"])
+def test_what_is_not_to_be_chosen_again_is_refused(name: str, tmp_path: Path) -> None:
+    fit(build(), X, epochs=1, out=tmp_path / "run")
+    run = pv.Run.load(tmp_path / "run")
+    with pytest.raises(
+        ValueError, match=f"^`{name}`: expected none, as a run goes on with its own"
+    ):
+        run.resume(X, epochs=2, **{name: 3})

@@ -266,6 +266,11 @@ def resumed(
         followed: What follows the fit: callbacks and the bar.
         given: Of one that was read, what no file has.
     """
+    names = signature(fit).parameters.keys() - {*_OF_ONE_CALL, "data", "epochs"}
+    for name, value in given.items():
+        if name not in names:
+            what = "none, as a run goes on with its own model, in its folder if it has one"
+            raise expected(name, what, value)
     asked = {**asked_of(run, data, epochs, given), **followed}
     if run.out is not None:
         if not (is_finished(run.out) or has_checkpoints(run.out)):
