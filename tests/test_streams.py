@@ -352,3 +352,20 @@ def test_the_peak_beside_the_model_is_one_copy_of_an_array_and_none_of_a_tensor(
     assert array < 2
     assert tensor < 1
     assert mapped < 1
+
+
+def test_a_file_for_which_there_is_no_memory_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of a command, too: nothing is read that a system would kill the process for."""
+    h5py = pytest.importorskip("h5py")
+    mapped(tmp_path)
+    np.savez(tmp_path / "x.npz", x=X)
+    with h5py.File(tmp_path / "x.h5", "w") as file:
+        file["x"] = X
+    for name in ("x.npy", "x.npz", "x.h5"):
+        monkeypatch.setattr("pyro_vae.data.budget.free_memory", lambda: X.nbytes)
+        assert len(pv.data.load(tmp_path / name).train) > 0
+        monkeypatch.setattr("pyro_vae.data.budget.free_memory", lambda: X.nbytes - 1)
+        with pytest.raises(ValueError, match=r"^`data`: expected an array for which there is mem"):
+            pv.data.load(tmp_path / name)

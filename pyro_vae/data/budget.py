@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import math
 import os
 import re
+from collections.abc import Sequence
 
 import torch
 
 from pyro_vae._errors import expected, positive_integer
 
-__all__ = ["as_bytes", "budget", "free_memory"]
+__all__ = ["as_bytes", "budget", "check_fits", "free_memory"]
 
 _UNITS = {"": 1, "K": 1, "M": 2, "G": 3, "T": 4}
 _SHARE = 4  # of what is free, one part in so many
@@ -67,3 +69,26 @@ def budget(max_memory: int | str | None = None, device: torch.device | None = No
     if isinstance(max_memory, str):
         max_memory = as_bytes(max_memory)
     return positive_integer("max_memory", max_memory)
+
+
+def check_fits(shape: Sequence[int], itemsize: int, argument: str = "data") -> None:
+    """Checks that there is memory for an array of a file that is read as a whole.
+
+    Args:
+        shape: Of the array.
+        itemsize: Bytes an entry.
+        argument: What to call it in an error.
+
+    Raises:
+        ValueError: If there is not: a system may kill a process that takes more.
+
+    Example:
+        >>> check_fits((1000, 784), 4)
+    """
+    size, free = math.prod(shape) * itemsize, free_memory()
+    if size > free:
+        what = (
+            f"an array for which there is memory, of which {free / 1e9:.1f} GB are free: "
+            "`pv.data.stream` in Python reads larger ones some rows at a time"
+        )
+        raise expected(argument, what, f"one of shape {tuple(shape)}, {size / 1e9:.1f} GB")

@@ -9,6 +9,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.budget import check_fits
 from pyro_vae.data.containers.contents import Asked, Contents
 from pyro_vae.data.dataset import SPLITS, Split
 
@@ -78,8 +79,11 @@ def _part(
     found = [next((name for name in names if name in arrays), None) for names in (labels, masks)]
     if used is not None:
         used.update(name for name in (key, *found) if name is not None)
+    x = arrays[key]
+    if not isinstance(x, np.ndarray) and hasattr(x, "dtype"):  # of a file, read later on
+        check_fits(x.shape, np.dtype(x.dtype).itemsize)
     of_x = [None if name is None else np.asarray(arrays[name]) for name in found]
-    return Contents(arrays[key], labels=of_x[0], mask=of_x[1])
+    return Contents(x, labels=of_x[0], mask=of_x[1])
 
 
 def _refuse(unused: list[str], asked: Asked) -> None:

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.budget import check_fits
 from pyro_vae.data.containers import Asked, Contents, raw_of
 from pyro_vae.data.containers.keyed import parts_of
 from pyro_vae.data.raw import Raw
@@ -76,11 +77,13 @@ def _matrix(stored: Any) -> np.ndarray:
     """Returns a dense matrix, of a dense one or of the three arrays of a sparse one."""
     kind = _text(stored.attrs.get("encoding-type", "array"))
     if kind not in _SPARSE:
+        check_fits(stored.shape, stored.dtype.itemsize)
         return np.asarray(stored)
     from scipy import sparse  # slow, and few need it
 
     parts = tuple(np.asarray(stored[name]) for name in ("data", "indices", "indptr"))
     shape = tuple(int(size) for size in stored.attrs["shape"])
+    check_fits(shape, parts[0].itemsize)
     made: Any = sparse.csr_matrix if kind == "csr_matrix" else sparse.csc_matrix
     found: np.ndarray = made(parts, shape=shape).toarray()
     return found

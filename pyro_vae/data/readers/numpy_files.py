@@ -14,6 +14,7 @@ from typing import IO
 import numpy as np
 
 from pyro_vae._errors import expected
+from pyro_vae.data.budget import check_fits
 from pyro_vae.data.containers import Asked, Contents, raw_of
 from pyro_vae.data.containers.keyed import parts_of
 from pyro_vae.data.raw import Raw
@@ -30,7 +31,9 @@ def read_npy(path: Path, asked: Asked) -> Raw:
     if asked.key is not None:
         raise expected("key", "None, as an .npy file has one array", asked.key)
     # What is mapped is read once, as it is made float32.
-    return raw_of({"train": Contents(_numpy_mapped(path))}, asked)
+    mapped = _numpy_mapped(path)
+    check_fits(mapped.shape, mapped.itemsize)
+    return raw_of({"train": Contents(mapped)}, asked)
 
 
 def read_npz(path: Path, asked: Asked) -> Raw:
@@ -76,8 +79,10 @@ class _Archive(Mapping[str, np.ndarray]):
         with _damage_told(self._path), np.load(self._path, allow_pickle=False) as archive:
             name = key if key in archive.zip.namelist() else f"{key}.npy"
             with archive.zip.open(name) as member:  # before there is memory for what it promises
-                if math.prod(_header(member)) > self._sizes[key]:
+                itemsize, *shape = _header(member)
+                if math.prod(shape) * itemsize > self._sizes[key]:
                     raise ValueError("an array that is longer than what there is of it")
+                check_fits(shape, itemsize)
             found: np.ndarray = archive[key]
             return found
 

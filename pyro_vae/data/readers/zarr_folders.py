@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 
 from pyro_vae._errors import expected
+from pyro_vae.data.budget import check_fits
 from pyro_vae.data.containers import Asked, Contents, raw_of
 from pyro_vae.data.containers.keyed import parts_of
 from pyro_vae.data.raw import Raw
@@ -53,6 +54,7 @@ def _alone(stored: Any, asked: Asked) -> Raw:
     for name in ("key", "layers"):
         if getattr(asked, name) is not None:
             raise expected(name, "None with a .zarr folder of one array", getattr(asked, name))
+    check_fits(stored.shape, stored.dtype.itemsize)
     return raw_of({"train": Contents(np.asarray(stored))}, asked)
 
 
