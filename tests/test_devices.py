@@ -71,6 +71,7 @@ def _inputs(
     return seen[0]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("objective", "guide"), list(_pairs()), ids=str)
 def test_every_input_is_where_the_parameters_are(
