@@ -155,8 +155,8 @@ def test_a_guide_that_never_saw_a_mask_is_named_once(caplog: pytest.LogCaptureFi
         caplog.clear()
         with caplog.at_level(logging.WARNING, "pyro_vae"):
             for _ in range(2):
-                vae.impute(x, mask)
-            vae.impute(x, torch.ones_like(mask))
+                vae.impute(x, mask, num_samples=20)
+            vae.impute(x, torch.ones_like(mask), num_samples=20)
         assert vae.saw_masks is bool(masks)  # what is known of the fit is not changed by a warning
         lines = [record.message for record in caplog.records]
         assert sum("never saw a mask" in line for line in lines) == said
