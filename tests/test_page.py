@@ -76,6 +76,7 @@ def _page(kind: str, latent: str = "Normal", **options: object) -> str:
     return report.page(vae, data, num_samples=30, **{"history": _HISTORY, **options})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "latent"),
     [
