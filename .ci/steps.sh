@@ -2,10 +2,12 @@
 # lies in a temporary folder, `$scratch`, that is removed in the end.
 
 scratch=$(mktemp -d)
-trap 'rm -rf "$scratch"' EXIT
+trap '{ kill $(jobs -p) || true; } 2>/dev/null; rm -rf "$scratch"' EXIT
 export PIP_QUIET=2 PIP_DISABLE_PIP_VERSION_CHECK=1
 export CI=${CI:-1} # torch's compiler checks more where it is set: the same wherever this runs
 export OMP_NUM_THREADS=${OMP_NUM_THREADS:-2}
+second_half="pytest -m 'long and not slow'" # of the tests, beside what `pytest` alone runs
+export PYTEST_ADDOPTS="--durations=20 --durations-min=3" # for `pytest` alone: what should be `long`
 
 step() { # TITLE COMMAND...: runs the command under a header that ends with its seconds
   local title=$1 began=$SECONDS

@@ -30,7 +30,7 @@ def versions() -> dict[str, str]:
 
 def tests() -> dict[str, Any]:
     """Runs them; returns how many passed, were skipped and failed, and which did."""
-    command = [sys.executable, "-m", "pytest", "-q"]
+    command = [sys.executable, "-m", "pytest", "-q", "-m", "not slow"]
     lines = []
     with subprocess.Popen(
         command, cwd=common.HERE.parent, stdout=subprocess.PIPE, text=True

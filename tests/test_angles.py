@@ -101,6 +101,7 @@ def test_what_lies_on_both_sides_of_the_cut_is_imputed_there() -> None:
     assert (drawn > 0).float().mean() == pytest.approx(0.5, abs=0.1)
 
 
+@pytest.mark.long
 def test_angles_that_turn_full_circle_are_learned() -> None:
     """Two angles that differ by noise. Fails when the decoder's output jumps at π."""
     r = np.random.default_rng(0)

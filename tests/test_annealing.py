@@ -345,6 +345,7 @@ def test_a_trajectory_that_diverges_is_rejected() -> None:
     assert 0 < (probability == 0).float().mean() < 1
 
 
+@pytest.mark.long
 def test_compiled_transitions_have_the_same_numbers(monkeypatch: pytest.MonkeyPatch) -> None:
     """With a mask, and a last batch that is shorter; float64, so that no acceptance is close.
 

@@ -104,6 +104,7 @@ def test_averaging_changes_nothing_else() -> None:
     assert plain.history["validation_elbo"] == averaged.history["validation_elbo"]
 
 
+@pytest.mark.long
 def test_averages_help_where_a_rate_is_too_high() -> None:
     """The mean over the epochs is in the middle of where a rate of 0.1 keeps the weights.
 
@@ -159,6 +160,7 @@ def _enumerated(seed: int = 0) -> pv.VAE:
     return small(pv.priors.Categorical(2, 3), guide)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("captured", [False, True], ids=["eager", "captured"])
 def test_four_batches_of_32_are_one_of_128(captured: bool) -> None:

@@ -91,6 +91,7 @@ def test_a_conjugate_linear_decoder_has_its_closed_form() -> None:
     assert abs(fixed.mean() - exact.mean()) > 3 * error
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(("rank", "near"), [(0, 0.25), (2, 0.4)])
 def test_a_fit_finds_the_posterior(rank: int, near: float) -> None:
     """Conditions are orthogonal, so that the posterior has independent weights.

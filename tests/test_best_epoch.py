@@ -37,6 +37,7 @@ def fitted(objective: ELBO | IWAE | Renyi, **options: object) -> pv.Run:
     return pv.fit(model(), pairs(64, 1), objective=objective, validation=pairs(200, 2), **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("objective", [IWAE(20), Renyi(0.5, 20)])
 def test_a_bound_of_several_draws_chooses_its_own_best_epoch(objective: IWAE | Renyi) -> None:
     """The ELBO, which it does not raise, is greatest at another epoch."""
@@ -61,6 +62,7 @@ def test_the_bound_is_that_of_the_objective() -> None:
     assert bound(vae, IWAE(20), rows) == ours, "the same draws at each epoch"
 
 
+@pytest.mark.long
 def test_patience_waits_for_the_bound() -> None:
     by_bound = fitted(IWAE(20), patience=4, epochs=60)
     bounds = np.array(by_bound.history["validation_bound"])

@@ -99,6 +99,7 @@ def _plain(engine: str) -> pv.Run:
     return fit(build(), X, validation=X[:6], **ENGINES[engine])
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")  # it is capture that counts here
 @pytest.mark.parametrize("interrupted", [False, True])
 @pytest.mark.parametrize("engine", ENGINES)

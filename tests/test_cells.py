@@ -80,6 +80,7 @@ def test_simulated_cells_are_of_types_in_two_batches(simulated: cells_data.Cells
     np.testing.assert_array_equal(again.counts, simulated.counts)
 
 
+@pytest.mark.long
 def test_cells_are_fitted_scored_and_checked_by_size_and_batch(
     simulated: cells_data.Cells,
 ) -> None:

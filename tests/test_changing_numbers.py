@@ -119,6 +119,7 @@ ARITHMETIC: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("dtype", [torch.float64, torch.float32], ids=str)
 @pytest.mark.parametrize("name", list(ARITHMETIC))
 def test_a_number_that_meets_tensors_is_an_input(name: str, dtype: torch.dtype) -> None:
@@ -127,6 +128,7 @@ def test_a_number_that_meets_tensors_is_an_input(name: str, dtype: torch.dtype) 
     assert (svi.captures, svi.engine_steps) == (1, {"eager": 1, "inductor": 7})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "shift",
     [lambda x, n: n * x, lambda x, n: x / n, lambda x, n: n / 3 * x, lambda x, n: 0.9**n * x],
@@ -156,6 +158,7 @@ READ: dict[str, Callable[..., Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(READ))
 def test_a_number_whose_value_is_read_stays_a_constant(
     name: str, caplog: pytest.LogCaptureFixture
@@ -173,6 +176,7 @@ def test_a_number_whose_value_is_read_stays_a_constant(
     assert svi.engine == "inductor"
 
 
+@pytest.mark.long
 def test_one_number_is_read_and_another_is_an_input() -> None:
     """The epoch is branched on, and changes seldom; the weight changes at every step."""
 
@@ -215,6 +219,7 @@ def test_a_number_of_the_wrong_sign_is_refused_as_stock_refuses_it() -> None:
         svi.step(torch.zeros(5, dtype=torch.float64), 0.0)
 
 
+@pytest.mark.long
 def test_a_situation_that_stays_is_captured_however_many_there_were() -> None:
     """Fails when after so many graphs every other call runs eagerly for ever."""
     model = _model(_chosen)

@@ -106,6 +106,7 @@ def test_a_verdict_at_five_per_cent_has_that_many_false_alarms() -> None:
     assert min(holm(list(uniform.values()))) > 0.01, uniform
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("family", "statistic", "advice", "spoil"),
     [
@@ -139,6 +140,7 @@ def test_replicates_that_have_seen_the_data_are_not_in_the_verdict() -> None:
     assert min(row.p_value for row in seen) < 0.01  # and yet they show it
 
 
+@pytest.mark.long
 def test_latent_checks_do_not_reject_for_a_poor_guide() -> None:
     """Fails when the aggregated posterior is compared with the prior instead of with replicates."""
     vae = _linear("Normal")
@@ -174,6 +176,7 @@ def test_a_one_hot_site_of_several_is_one_unit() -> None:
     assert latent["kl"] == pytest.approx([0.0, math.log(classes)], abs=1e-3)
 
 
+@pytest.mark.long
 def test_a_categorical_latent_is_checked_by_the_use_of_its_classes() -> None:
     vae = pv.VAE(
         pv.priors.Categorical(2, 3),
@@ -202,6 +205,7 @@ def test_user_functions_are_statistics() -> None:
     assert next(r.where for r in rows if r.statistic == "one") in ("[0]", "[1]")
 
 
+@pytest.mark.long
 def test_a_classifier_finds_what_is_unlike_the_rest() -> None:
     """Fails when scores of the training half are tested, or the indices are not of ``x``."""
     noise = [classify(torch.randn(60, 5), torch.randn(120, 5), seed=i).p_value for i in range(60)]
@@ -224,6 +228,7 @@ def test_a_classifier_sees_in_few_data_what_is_far_from_replicates(size: int) ->
     assert found.p_value < 0.01
 
 
+@pytest.mark.long
 def test_a_classifier_of_few_data_has_its_level() -> None:
     """300 tries of 20 data like their replicates: 5 % reject, within three binomial errors."""
     tries, rejected = 300, 0
@@ -341,6 +346,7 @@ def test_half_of_the_features_give_a_discrete_latent_exactly() -> None:
     assert (z.mean(0)[:, 0] - exact).abs().max() < 5 * math.sqrt(0.25 / 20_000)
 
 
+@pytest.mark.long
 def test_a_likelihood_that_does_not_factorise_is_not_halved() -> None:
     class _Joint(pv.likelihoods.Likelihood):
         support = torch.distributions.constraints.real
@@ -361,6 +367,7 @@ def test_a_likelihood_that_does_not_factorise_is_not_halved() -> None:
     assert checks.num_failed == 0
 
 
+@pytest.mark.long
 def test_few_effective_draws_are_not_trusted() -> None:
     """Twenty latent dimensions and no noise to speak of: no proposal finds that."""
     vae = pv.VAE(
@@ -378,6 +385,7 @@ def test_few_effective_draws_are_not_trusted() -> None:
     assert not any(row.failed for row in halved)
 
 
+@pytest.mark.long
 def test_fewer_features_are_given_where_half_pin_z_down() -> None:
     """Sixteen features of small noise do, and four leave z open; fails without a second split."""
     torch.manual_seed(0)

@@ -48,6 +48,7 @@ def _of_classifier(found: pv.criticism.Checks) -> Row:
     return next(row for row in found.rows if row.statistic == "classifier")
 
 
+@pytest.mark.long
 def test_rows_that_share_a_draw_are_not_judged_by_a_classifier(shared: pv.Program) -> None:
     """The model is true. Fails, with a verdict of the classifier's alone, where it is judged."""
     areas = []
@@ -91,6 +92,7 @@ def test_a_data_set_has_one_draw_of_what_its_rows_share(
     assert not at_one_draw(shared).has_globals
 
 
+@pytest.mark.long
 def test_a_refit_is_checked_on_the_draw_that_it_was_fitted_to(
     shared: pv.Program, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -139,6 +141,7 @@ def test_replicates_of_a_row_are_in_its_half() -> None:
     assert rejected <= 0.05 * _TRIES + 3 * math.sqrt(0.05 * 0.95 * _TRIES)
 
 
+@pytest.mark.long
 def test_places_change_within_groups_alone() -> None:
     """Against the variance over permutations; of Mann and Whitney it would be far larger.
 
@@ -187,6 +190,7 @@ def test_groups_are_as_large_as_each_other() -> None:
             classify(x, made, groups=groups)
 
 
+@pytest.mark.long
 def test_rows_that_are_given_something_are_in_groups(monkeypatch: pytest.MonkeyPatch) -> None:
     seen: list[Tensor | None] = []
     classify = checks.classify

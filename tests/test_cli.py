@@ -86,6 +86,7 @@ def test_fit_writes_a_whole_run(digits: Path) -> None:
     assert again == scores | {"notes": again["notes"]}
 
 
+@pytest.mark.long
 def test_a_config_replays_the_run(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The same weights, hence the same scores; fails if the model is built before seeding."""
     config = str(digits / "config.yaml")
@@ -506,6 +507,7 @@ def test_the_console_script(digits: Path) -> None:
 _FIRST = ["verdict", "size", "effect", "p"]
 
 
+@pytest.mark.long
 def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["check", str(digits), "--strict", "--json"]) == 1, "one epoch is not enough"
     result = json.loads(capsys.readouterr().out)
@@ -529,6 +531,7 @@ def test_check_prints_a_verdict(digits: Path, capsys: pytest.CaptureFixture[str]
     assert re.search(r"A classifier tells draws from data: AUC \d\.\d\d \[0\.\d\d, ", shown)
 
 
+@pytest.mark.long
 def test_check_refits_a_run_to_as_many_as_it_was_fitted_to(
     digits: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -546,6 +549,7 @@ def test_check_refits_a_run_to_as_many_as_it_was_fitted_to(
     assert "failures of the model are beyond what 5 refits err" in shown
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("spread", [1.0, 2.0])
 @pytest.mark.parametrize("factor", [1.0, 0.5])
 def test_check_tells_a_poor_guide_from_a_bad_model(

@@ -152,6 +152,7 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
         assert words in printed
 
 
+@pytest.mark.long
 def test_annealing_and_gaps_are_those_of_the_library(capsys: pytest.CaptureFixture[str]) -> None:
     few = ["--max-data", "6", "--num-samples", "30"]
     result = _json(
@@ -176,6 +177,7 @@ def test_annealing_and_gaps_are_those_of_the_library(capsys: pytest.CaptureFixtu
     assert not {"ais", "gaps"} & set(_json(capsys, "evaluate", "runs/two", *few))
 
 
+@pytest.mark.long
 def test_checks_compare_what_densities_cannot(
     capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
@@ -194,6 +196,7 @@ def test_checks_compare_what_densities_cannot(
     assert "failed" in shown
 
 
+@pytest.mark.long
 def test_a_page_puts_runs_side_by_side(
     capsys: pytest.CaptureFixture[str], fails: Fails, tmp_path: Path
 ) -> None:

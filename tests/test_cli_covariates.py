@@ -67,6 +67,7 @@ def test_columns_become_covariates_by_name(table: np.ndarray) -> None:
     assert sized.covariates["test"].keys() == {"noise", "size_factor"}
 
 
+@pytest.mark.long
 def test_a_run_with_covariates(table: np.ndarray, capsys: pytest.CaptureFixture[str]) -> None:
     """Fitted, replayed, scored and drawn from, with no more than one option."""
     assert main(["fit", *ARGV, *EFFORT, "--json", "--out", "a"]) == 0

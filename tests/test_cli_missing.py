@@ -93,6 +93,7 @@ def test_the_support_is_that_of_what_is_there() -> None:
     assert "% missing" in str(report)
 
 
+@pytest.mark.long
 def test_scores_are_of_what_is_observed(capsys: pytest.CaptureFixture[str]) -> None:
     """Fitted, scored, and replayed alike. Fails when `evaluate` leaves the mask out."""
     argv = ["fit", "t.csv", "--missing", "--show-mask", *NORMAL, "--json", "--out", "run"]
@@ -127,6 +128,7 @@ def test_scores_are_of_what_is_observed(capsys: pytest.CaptureFixture[str]) -> N
     assert "expected the settings and data of run" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_run_says_nothing_of_what_it_does_not_have() -> None:
     """As those of before had it, so that they are replayed to the same bytes."""
     write("whole.csv", np.nan_to_num(table()))
@@ -135,6 +137,7 @@ def test_a_run_says_nothing_of_what_it_does_not_have() -> None:
     assert not {"missing", "show_mask"} & config.keys()
 
 
+@pytest.mark.long
 def test_pictures_leave_out_what_is_missing() -> None:
     """Of images, and of a column of which nothing is there; fails on NaN in a histogram."""
     images = np.random.default_rng(0).uniform(size=(30, 1, 4, 4)).astype(np.float32)

@@ -120,6 +120,7 @@ def _json(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_a_run_is_fitted_and_judged(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """The command's scores are those of the parameters that the run has, by Python."""
     named = ("--program", "own_pairs:build")
@@ -154,6 +155,7 @@ def test_two_pairs_of_equal_names_share_no_parameters(
     assert abs(together["build"] - together["narrow"]) > 0.1
 
 
+@pytest.mark.long
 def test_latents_that_all_share_are_averaged_over(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -26,6 +26,7 @@ def table(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
+@pytest.mark.long
 def test_options_reach_the_fit_and_the_files(table: Path) -> None:
     """And a replay of a config, resumed where it is finished, finds the same settings.
 
@@ -49,6 +50,7 @@ def test_options_reach_the_fit_and_the_files(table: Path) -> None:
     assert main(again) == 0
 
 
+@pytest.mark.long
 def test_a_fit_starts_from_a_run_and_trains_a_part(table: Path) -> None:
     assert main(f"fit x.npy {QUICK} --epochs 1 --out one".split()) == 0
     argv = f"fit x.npy {QUICK} --epochs 1 --init one --trainable decoder --seed 3 --out two"
@@ -59,6 +61,7 @@ def test_a_fit_starts_from_a_run_and_trains_a_part(table: Path) -> None:
     assert f"init: {table / 'one'}" in (table / "two" / "config.yaml").read_text()
 
 
+@pytest.mark.long
 def test_it_says_when_it_stopped(table: Path, capsys: pytest.CaptureFixture[str]) -> None:
     argv = f"fit x.npy {QUICK} --epochs 30 --lr 1 --patience 1 --monitor elbo --out one"
     assert main(argv.split()) == 0
@@ -90,6 +93,7 @@ def test_bad_values_are_one_line(
     assert not (table / "bad").exists()
 
 
+@pytest.mark.long
 def test_a_finished_run_goes_on_to_more_epochs(
     table: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -216,6 +216,7 @@ def test_text_that_a_spreadsheet_computes_is_quoted_where_it_goes_along(fitted: 
             Path("f.csv").unlink(missing_ok=True)
 
 
+@pytest.mark.long
 def test_labels_are_predicted_beside_the_data_and_their_pca(
     fitted: Path, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:

@@ -160,6 +160,7 @@ NEGATIVE = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", NEGATIVE)
 def test_what_cannot_be_captured_runs_eagerly_and_says_why_once(
@@ -223,6 +224,7 @@ def test_a_trial_run_counts_for_nothing() -> None:
     assert program[0].calls == 4
 
 
+@pytest.mark.long
 @pytest.mark.breaks_capture
 def test_without_a_compiler_one_line_and_eager_steps(
     caplog: pytest.LogCaptureFixture,
@@ -291,6 +293,7 @@ def test_steps_without_gradients_do_what_those_of_stock_do(
     assert svi.engine_steps["eager"] == 5
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("unroll", [1, 2])

@@ -75,6 +75,7 @@ def test_shares_start_at_the_largest_likelihood(alpha: list[float]) -> None:
     assert constant.isfinite().all()
 
 
+@pytest.mark.long
 def test_a_direction_that_moves_shares_is_found(tmp_path: Path) -> None:
     x = _shares()
     margins = Dirichlet((3,))

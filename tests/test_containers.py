@@ -182,6 +182,7 @@ def test_an_open_file_is_data(tmp_path: Path) -> None:
         torch.testing.assert_close(VERBS["encode"](file["x"]), _known("encode"))
 
 
+@pytest.mark.long
 def test_a_memory_map_is_read_once(tmp_path: Path) -> None:
     """Fails when the file is read as a whole, and then copied."""
     np.save(tmp_path / "x.npy", np.zeros((1000, 1000), np.float32))

@@ -59,6 +59,7 @@ def _some(folder: Path, copies: int, more: int) -> str:
     return "some.npy"
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("verb", JUDGES)
 def test_rows_of_new_data_that_the_run_was_fitted_to_are_counted(
     verb: str, folder: Path, capsys: pytest.CaptureFixture[str]
@@ -83,6 +84,7 @@ def test_rows_of_new_data_that_the_run_was_fitted_to_are_counted(
     assert verb != "report" or "which it never saw" in Path("page.html").read_text()
 
 
+@pytest.mark.long
 def test_rows_of_the_test_set_that_are_training_rows_are_counted(
     folder: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -103,6 +105,7 @@ def test_rows_of_the_test_set_that_are_training_rows_are_counted(
     assert TWICE in card(folder / "twice", Address("ann/twice"), scores=scores)
 
 
+@pytest.mark.long
 def test_what_cannot_be_compared_is_said(
     folder: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -106,6 +106,7 @@ def test_compiling_pays_by_steps_work_and_costs() -> None:
     assert twice.pay(work, 984)
 
 
+@pytest.mark.long
 def test_another_machine_goes_on_with_the_engine_that_was_chosen(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_refit_keeps_the_engine(monkeypatch: pytest.MonkeyPatch) -> None:
     assert asked == []
 
 
+@pytest.mark.long
 def test_a_replay_takes_the_recorded_choice(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

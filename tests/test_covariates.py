@@ -155,6 +155,7 @@ def test_an_encoder_sees_counts_over_their_sizes() -> None:
     assert not torch.allclose(one, vae.encode(x, covariates={"size_factor": 3 * s}).mean)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("validation", [None, 0.25])
 def test_compiled_epochs_are_those_of_the_eager_engine(validation: float | None) -> None:

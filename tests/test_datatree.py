@@ -316,6 +316,7 @@ def test_wrong_options_are_reported_in_one_line(options: dict[str, Any], message
     assert "\n" not in str(caught.value)
 
 
+@pytest.mark.long
 def test_a_stream_stays_within_its_memory(tmp_path: Path) -> None:
     """Draws of 92 MiB with 12 MiB beside the data. Fails when draws are kept in memory."""
     command = [sys.executable, "-c", _STREAM, str(tmp_path), str(_STREAM_MEMORY)]

@@ -74,6 +74,7 @@ def _frozen(program: _Regressor) -> None:
     program.net[0].weight.requires_grad_(False)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.filterwarnings("ignore:grad and param do not obey", "ignore:.*not registered")
 @pytest.mark.parametrize(
@@ -164,6 +165,7 @@ READS: dict[str, tuple[Callable[[_Reader], Any], Callable[[_Reader], Any]]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", READS)
 def test_what_is_read_from_anywhere_is_never_stale(
@@ -271,6 +273,7 @@ def _made_in_inference_mode() -> Tensor:
     return torch.zeros(4)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("steps", ["step", "epoch"])
 @pytest.mark.parametrize("name", SHARED)

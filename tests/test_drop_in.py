@@ -72,6 +72,7 @@ ELBOS: dict[str, Callable[[], Any]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", list(ELBOS))
 def test_a_step_returns_what_stock_returns(name: str) -> None:
     """In double precision, in full, a pair or infinite where stock's is, of the same type."""
@@ -179,6 +180,7 @@ def test_the_state_of_the_optimiser_is_in_order_for_whoever_uses_it() -> None:
     _equal(run)
 
 
+@pytest.mark.long
 def test_what_is_assigned_counts_from_then_on() -> None:
     """Fails when a graph of before is run, or the step counts of an optimiser are another's."""
     x = _data()

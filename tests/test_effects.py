@@ -112,6 +112,7 @@ def test_rare_events_that_no_replicate_has_are_small() -> None:
     assert 0.1 < found.size.item() < 0.3
 
 
+@pytest.mark.long
 def test_a_trifle_and_a_fatal_misfit_do_not_tie() -> None:
     """Their p-values are both the smallest that so many replicates allow."""
     vae = _model()

@@ -109,6 +109,7 @@ def _pictures(folder: Path) -> np.ndarray:
     return pixels
 
 
+@pytest.mark.long
 def test_a_folder_of_images_from_png_to_latent_means(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -133,6 +134,7 @@ def test_a_folder_of_images_from_png_to_latent_means(
     assert "`layout`: expected None with pictures" in capsys.readouterr().err
 
 
+@pytest.mark.long
 def test_a_tensor_data_set_and_a_memory_map_go_all_the_way(tmp_path: Path) -> None:
     """Each is what its tensor is, in every function; fails when a map is changed on its file."""
     random = np.random.default_rng(0)

@@ -280,6 +280,7 @@ CASES: dict[str, Callable[[], Case]] = {
 }
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", CASES)
 def test_an_enumerated_program_is_captured_and_equals_stock(name: str) -> None:
@@ -288,10 +289,12 @@ def test_an_enumerated_program_is_captured_and_equals_stock(name: str) -> None:
     assert svi.engine_steps["inductor"] >= 5  # one creates the parameters
 
 
+@pytest.mark.long
 def test_compiled_code_equals_stock() -> None:
     assert _steps(_impossible, 3).engine_steps == {"eager": 1, "inductor": 2}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 def test_labels_are_other_arguments_with_a_graph_of_their_own() -> None:
     """As semi-supervised training takes turns with labelled and other batches.

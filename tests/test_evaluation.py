@@ -251,6 +251,7 @@ def test_enumeration_needs_a_small_discrete_latent() -> None:
         enumerate_log_prob(large, torch.ones(2, 4))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_samples", [1, 7, 1000, 5000])
 def test_memory_is_flat_and_no_draw_is_lost(num_samples: int) -> None:
     """Fails when all draws are decoded together, or when a remainder is dropped."""

@@ -135,6 +135,7 @@ def test_the_bounds_are_ordered() -> None:
     assert bounds[0][0] == pytest.approx(float(exact.mean() - gap), abs=4 * bounds[0][1])
 
 
+@pytest.mark.long
 def test_fit_reaches_the_closed_form() -> None:
     """Fails when the KL has the weight 2, or training stops after a quarter of the epochs."""
     x, vae = synthetic(2000), linear_vae()
@@ -217,6 +218,7 @@ def test_enumerated_log_prob_is_the_sum_over_states() -> None:
 WITHIN = {"enumerate": 0.05, "straight-through": 0.1, "soft": 0.2, "concrete": 0.3}
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", WITHIN)
 def test_every_mode_learns_the_halves(mode: str) -> None:
     """Each is scored by the exact log p(x) and the true categorical ELBO, never the relaxation."""

@@ -38,6 +38,7 @@ _EPOCHS = {"bayesian_decoder": 200, "deep_markov": 12}  # of one batch, and of m
 _QUICK = {"mixed_effects", "multi_view", "semi_supervised"}  # global, several sites, discrete
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", EXAMPLES)
 def test_importance_weighting_agrees_with_what_is_known(name: str) -> None:
     """Kalman, quadrature, conjugacy, normal marginals: within three errors, in sum and by row."""
@@ -58,6 +59,7 @@ def test_importance_weighting_agrees_with_what_is_known(name: str) -> None:
         assert abs(found["errors"]) < 3
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "name",
     [name if name in _QUICK else pytest.param(name, marks=pytest.mark.slow) for name in EXAMPLES],

@@ -77,6 +77,7 @@ def test_the_best_averages_are_those_of_before_the_interruption(tmp_path: Path) 
     assert same_run(again, whole)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("names", TOGETHER, ids=", ".join)
 def test_so_does_a_captured_one(names: tuple[str, ...], tmp_path: Path) -> None:

@@ -62,6 +62,7 @@ def _alike(longer: pv.Run, whole: pv.Run) -> bool:
     )
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", OPTIONS)
 def test_a_longer_run_is_one_that_was_long_from_the_start(name: str, tmp_path: Path) -> None:
     """In memory and in its folder, which then is that of the long run.

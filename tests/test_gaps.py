@@ -23,6 +23,7 @@ def _within(found: Gaps, name: str, exact: float, errors: float = 3) -> bool:
     return abs(summary[name] - exact) < errors * summary[f"{name}_mcse"]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("factor", [1.0, 0.8, 1.2])
 def test_the_gaps_of_a_linear_gaussian_model(factor: float) -> None:
     """Fails with an eighth of the steps, without the prior, or with errors 1.5 times too large."""
@@ -47,6 +48,7 @@ def test_the_gaps_of_a_linear_gaussian_model(factor: float) -> None:
     assert abs(found.residual.mean()) < 2e-3
 
 
+@pytest.mark.long
 def test_importance_weighting_with_the_best_guide() -> None:
     """log p(x) has light-tailed weights here, and a gap of them has a smaller error than either.
 

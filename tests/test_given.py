@@ -92,6 +92,7 @@ def test_wrong_columns_are_reported_in_one_line(
         pv.data.load(torch.ones(9, 2), cond="label")
 
 
+@pytest.mark.long
 def test_a_conditional_run_from_the_command_line(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -157,6 +158,7 @@ def test_a_conditional_prior_asks_for_columns(fails: Callable[..., str]) -> None
     )
 
 
+@pytest.mark.long
 def test_a_run_at_one_condition_is_checked(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -222,6 +224,7 @@ def test_wrong_words_are_reported_in_one_line(
     assert "\n" not in str(raised.value)
 
 
+@pytest.mark.long
 def test_a_run_draws_at_a_word(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     """At the very condition of that word; fails when the order of the words is not recorded."""
     _flowers(tmp_path / "t.csv")

@@ -139,6 +139,7 @@ def test_renyi_between_its_neighbours() -> None:
 # Two distributions of the latents of a whole data set, known in closed form.
 
 
+@pytest.mark.long
 def test_total_correlation_of_a_gaussian() -> None:
     """Data whose latents are together normal with correlation r: the truth is -log(1 - r^2) / 2.
 

@@ -101,6 +101,7 @@ def test_steps_are_left_out_and_counted(caplog: pytest.LogCaptureFixture) -> Non
         bounded.epoch(x, batch_size=8)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("compile", [False, True])
 def test_gradients_are_clipped(compile: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     """By plain gradient descent no step is longer than the rate times the norm.

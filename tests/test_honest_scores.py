@@ -67,6 +67,7 @@ def test_a_small_discrete_latent_is_summed() -> None:
     assert "k-hat" not in repr(scores)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("limit", [None, 2**20])
 def test_the_sum_in_pieces_under_conditions_and_masks(limit: int | None) -> None:
     vae = pv.VAE(
@@ -154,6 +155,7 @@ def test_a_tenth_of_the_draws_by_hand() -> None:
     assert _of_a_tenth(few, _Sums(5, 9)).isnan().all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("factor", "num_samples"), [(0.5, 100), (0.5, 1000), (0.6, 100), (0.6, 1000), (0.7, 100)]
 )
@@ -178,6 +180,7 @@ def _exact(model: LinearGaussian, x: Tensor, like: pv.evaluation.Scores) -> pv.e
     return replace(like, log_marginal=log_prob, log_marginal_tenth=log_prob, mcse=zeros)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("num_samples", [50, 200, 1000])
 def test_guides_of_one_model_are_not_ranked(num_samples: int) -> None:
     """By errors over data alone the narrow ones would be 9 of them behind."""

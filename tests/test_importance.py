@@ -80,6 +80,7 @@ def test_smoothing_leaves_what_has_no_tail() -> None:
         np.testing.assert_allclose(scores.log_marginal, model.log_prob(x), rtol=1e-3)
 
 
+@pytest.mark.long
 def test_k_hat_tells_which_errors_hold() -> None:
     """The best diagonal guide of correlated latents has tails whose error is no longer true.
 
@@ -180,6 +181,7 @@ def _vectors() -> tuple[pv.VAE, Tensor]:
     return vae, vae.sample(100)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("make", [_images, _vectors])
 def test_memory_stays_within_its_bound_and_is_flat(
     make: Callable[[], tuple[pv.VAE, Tensor]],

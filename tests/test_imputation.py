@@ -146,6 +146,7 @@ def test_a_discrete_latent_is_summed() -> None:
     assert found.summary()["ess_median"] is None
 
 
+@pytest.mark.long
 def test_a_guide_that_never_saw_a_mask_is_named_once(caplog: pytest.LogCaptureFixture) -> None:
     x = torch.randn(60, 3, generator=torch.Generator().manual_seed(0))
     mask = torch.rand(60, 3, generator=torch.Generator().manual_seed(1)) > 0.3
@@ -155,8 +156,8 @@ def test_a_guide_that_never_saw_a_mask_is_named_once(caplog: pytest.LogCaptureFi
         caplog.clear()
         with caplog.at_level(logging.WARNING, "pyro_vae"):
             for _ in range(2):
-                vae.impute(x, mask)
-            vae.impute(x, torch.ones_like(mask))
+                vae.impute(x, mask, num_samples=20)
+            vae.impute(x, torch.ones_like(mask), num_samples=20)
         assert vae.saw_masks is bool(masks)  # what is known of the fit is not changed by a warning
         lines = [record.message for record in caplog.records]
         assert sum("never saw a mask" in line for line in lines) == said
@@ -246,6 +247,7 @@ def test_each_fit_is_of_resampled_rows_and_draws_its_share() -> None:
     assert torch.equal(found.x, again.x)
 
 
+@pytest.mark.long
 def test_refits_widen_what_is_imputed() -> None:
     """Of few rows the parameters are not known: means of imputations vary more with refits."""
     rng = torch.Generator().manual_seed(0)
@@ -265,6 +267,7 @@ def test_refits_widen_what_is_imputed() -> None:
     assert between[1] > 1.3 * between[0]
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("count", [None, 3])
 @pytest.mark.parametrize("num_samples", ["auto", 50])
 def test_rows_that_no_draw_explains_are_refused_by_number(

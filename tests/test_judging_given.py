@@ -120,6 +120,7 @@ def test_gaps_of_the_posterior_itself_are_nothing(model: pv.VAE) -> None:
     assert np.abs(found.amortisation).max() < 1e-6
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("method", ["guide", "importance", "nuts"])
 def test_posterior_draws_are_given_what_is_seen(model: pv.VAE, method: Any) -> None:
     """Of each observation within five standard errors of its posterior mean."""
@@ -159,6 +160,7 @@ def test_states_are_summed_for_what_is_seen() -> None:
 # Checks.
 
 
+@pytest.mark.long
 def test_a_true_model_passes_given_what_is_seen(model: pv.VAE) -> None:
     """At its conditions, with the same entries hidden; the planted faults below do not pass."""
     x, beside = _data(model, 200)
@@ -215,6 +217,7 @@ def test_data_sets_are_simulated_at_conditions(model: pv.VAE) -> None:
     assert np.abs((means - (cond @ SHIFT.double()).numpy()) / error).max() < 5
 
 
+@pytest.mark.long
 def test_what_size_factors_explain_is_no_fault() -> None:
     """Counts in proportion to a size of 1 to 20; fails when replicates have others."""
     vae = pv.VAE(
@@ -241,6 +244,7 @@ def test_statistics_and_pictures_are_of_what_is_given(model: pv.VAE, tmp_path: A
     assert side_by_side({"a": (model, rows)}, tmp_path / "a.png").exists()
 
 
+@pytest.mark.long
 def test_a_page_is_of_all_conditions(tmp_path: Any) -> None:
     lines = [f"{i % 2},{i * 0.1},{'' if i % 5 == 0 else i * 0.2}" for i in range(200)]
     (tmp_path / "t.csv").write_text("\n".join(["group,a,b", *lines]), encoding="utf-8")
@@ -266,6 +270,7 @@ def _same(call: Callable[..., Any], *values: Any) -> None:
         np.testing.assert_allclose(call(*map(convert, values)), expected, rtol=1e-9)
 
 
+@pytest.mark.long
 def test_arrays_and_lists_are_taken_alike(model: pv.VAE) -> None:
     """The same values but for rounding, whatever they come in."""
     x, beside = _data(model, 20)
@@ -325,6 +330,7 @@ def test_models_take_arrays_and_a_seed(model: pv.VAE) -> None:
         model.sample(6, cond=beside["cond"], seed=-1)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("initial", ["guide", "prior"])
 def test_a_conditional_prior_is_that_of_each_condition(initial: Any) -> None:
     """Annealing agrees with many importance samples, within four errors; so does what it bounds."""

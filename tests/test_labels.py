@@ -90,6 +90,7 @@ def by_hand(vae: pv.VAE, labels: Tensor, weight: float = 0.0) -> Tensor:
     return -total
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("mode", ["enumerate", "straight-through"])
 def test_the_loss_is_that_of_the_paper(mode: Any) -> None:
     """Within 4 standard errors.
@@ -264,6 +265,7 @@ def _fitted(x: Tensor, mode: Any = "enumerate", **options: Any) -> pv.Run:
     return pv.fit(vae, x, seed=0, batch_size=32, lr=1e-2, **options)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("mode", "options"), [("enumerate", {"validation": 0.2}), ("straight-through", {})]
 )
@@ -294,6 +296,7 @@ def test_fit_tells_how_many_are_labelled() -> None:
         _fitted(x, objective=objective, epochs=1)
 
 
+@pytest.mark.long
 def test_a_captured_step_knows_the_labels() -> None:
     """Fails when the graph keeps the labels of its first batch."""
     torch.manual_seed(1)
@@ -381,6 +384,7 @@ def test_accuracy_is_a_share_of_the_data() -> None:
     assert pv.evaluation.accuracy(vae, X, wrong) == pytest.approx((0.8, (0.16 / 5) ** 0.5))
 
 
+@pytest.mark.long
 def test_the_command_line_fits_with_labels(
     tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -320,6 +320,7 @@ print(validates())
 """
 
 
+@pytest.mark.long
 def test_zuko_is_imported_for_flows_alone_and_validation_stays(tmp_path: Path) -> None:
     """Fails when the import, or that of an unpickled flow, is left to do what it does."""
     path = tmp_path / "flow.pickle"
@@ -562,6 +563,7 @@ def test_traversals_stay_where_z_can_be(space: str) -> None:
     assert (units[1, 1:, 2] > units[1, :-1, 2]).all()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("space", SPACES)
 def test_evaluation_and_criticism_take_them(space: str) -> None:
     vae, x = vae_on(space), binary(30).float()

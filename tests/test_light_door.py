@@ -38,6 +38,7 @@ def test_the_package_alone_imports_neither_torch_nor_pyro() -> None:
     assert _imported("import pyro_vae, pyro_vae.cli", "torch", "pyro", "numpy", *SLOW) == set()
 
 
+@pytest.mark.long
 def test_a_model_and_its_fit_import_no_statistics_and_no_plots() -> None:
     code = "import pyro_vae as pv\npv.VAE, pv.fit, pv.priors.Normal, pv.data"
     assert _imported(code, "torch", "pyro", *SLOW) == {"torch", "pyro"}

@@ -237,6 +237,7 @@ def test_stock_pyro_agrees(particles: int) -> None:
         torch.testing.assert_close(one, other)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     "objective", [lambda: ELBO("sampled"), lambda: IWAE(4, "dreg")], ids=["ELBO", "IWAE"]
 )
@@ -328,6 +329,7 @@ def test_imputations_are_given_the_mask() -> None:
     assert ((spread - 1).abs() < 0.15).all()
 
 
+@pytest.mark.long
 def test_it_recovers_what_leaving_it_out_does_not() -> None:
     """The means of two columns whose large values are hidden, and of nothing else.
 
@@ -529,6 +531,7 @@ def test_a_broken_part_is_noticed(part: Any, message: str) -> None:
         testing.check_missingness(part((2,)))
 
 
+@pytest.mark.long
 def test_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], fails: Any
 ) -> None:

@@ -156,6 +156,7 @@ def test_binarized_mnist_is_served_as_it_was_drawn(tmp_path: Path, layout: str) 
         assert torch.equal(data.split(split), expected)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", ["mnist", "fashion_mnist", "binarized_mnist"])
 def test_real_images(real_data_root: Path, name: str) -> None:
     before = sorted(real_data_root.rglob("*"))

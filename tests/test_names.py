@@ -186,6 +186,7 @@ def test_values_of_a_check_are_in_the_units_of_the_column(
     assert spread.in_units(0, [12.0])[1:] == ("days", ("12",))
 
 
+@pytest.mark.long
 def test_a_check_names_columns(data: pv.data.Dataset, vae: pv.VAE) -> None:
     """In its rows, its JSON and a terminal of 80 columns; fails where an index is left."""
     checks = check(vae, data.rows("test"), seed=1, max_data=30)
@@ -323,6 +324,7 @@ def test_the_pairs_are_the_most_associated(
     assert both[0][0] == f"{(in_berlin == 'poor').mean():.0%}"
 
 
+@pytest.mark.long
 def test_pictures_of_a_table_have_pairs(
     data: pv.data.Dataset, vae: pv.VAE, figures: list[Figure], tmp_path: Path
 ) -> None:
@@ -355,6 +357,7 @@ def test_labels_have_the_names_of_their_classes(tmp_path: Path) -> None:
     matplotlib.pyplot.close("all")
 
 
+@pytest.mark.long
 def test_the_page_of_a_table_names_its_columns(data: pv.data.Dataset, vae: pv.VAE) -> None:
     found = Findings(vae, data, None, None, {}, "people", 20, None, 0, None)
     parts = (fitted, scores, samples, reconstructions, traversals)

@@ -211,6 +211,7 @@ def test_the_data_of_a_run_are_encoded_in_their_order(fitted: Path) -> None:
     assert arrays["patient_id"].tolist() == own.patient_id.tolist()
 
 
+@pytest.mark.long
 def test_new_data_are_checked_and_reported(
     fitted: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -256,6 +257,7 @@ def test_what_was_taken_for_missing_is_again(column: list[str], mark: str, tmp_p
     assert torch.equal(again.test[seen], data.train[seen])
 
 
+@pytest.mark.long
 def test_dates_are_written_as_the_file_has_them(tmp_path: Path) -> None:
     """Fails when filled or drawn dates are in another format than the others of the column."""
     days = pd.date_range("1960-01-01", periods=120, freq="97D").strftime("%m/%d/%y").tolist()

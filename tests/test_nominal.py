@@ -111,6 +111,7 @@ def test_classes_are_levels_and_ordered_levels_and_grey_values_are_not() -> None
     assert shares(pv.likelihoods.Mixed((2,), ["Normal", "Poisson"])) == {False}
 
 
+@pytest.mark.long
 def test_a_classifier_is_shown_classes_one_by_one(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where it is shown their codes."""
     seen: list[Tensor] = []

@@ -19,6 +19,7 @@ import pyro_vae as pv
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize("name", ["Adam", "RMSprop"])
@@ -48,6 +49,7 @@ def test_steps_left_out_are_not_counted(name: str) -> None:
         assert {float(each["step"]) for each in state.values()} == {6.0}
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_no_more_steps_are_left_out_than_may_be() -> None:
@@ -118,6 +120,7 @@ def test_a_loss_that_is_not_finite_stops_the_run_where_it_was(compile: bool) -> 
     assert svi.steps == 16
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_an_optimiser_outside_the_graph_stops_at_once_too() -> None:

@@ -180,6 +180,7 @@ def _steps_equal_stock(shape: tuple[int, ...]) -> None:
     torch.testing.assert_close((losses, ours), (stock_losses, stock), atol=1e-9, rtol=1e-9)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("shape", [(4,), (1, 5, 5)], ids=str)
 def test_captured_steps_equal_stock_steps(shape: tuple[int, ...]) -> None:
@@ -203,6 +204,7 @@ def test_what_was_normalised_is_kept(tmp_path: Path) -> None:
     torch.testing.assert_close(alone, together)
 
 
+@pytest.mark.long
 def test_normalisation_is_an_option_of_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

@@ -18,6 +18,7 @@ from pyro_vae import testing
 from pyro_vae.objectives import ELBO, IWAE, Objective, Renyi, TotalCorrelation
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("case", OBJECTIVES, ids=str)
 def test_objective(case: Case) -> None:
@@ -60,6 +61,7 @@ def mean(w: Tensor) -> Tensor:
     return w.mean(0)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("objective", "bound", "num_samples"),
     [

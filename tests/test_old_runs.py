@@ -226,6 +226,7 @@ def test_a_run_of_the_command_line_is_evaluated(
     assert_same_summary(found, then, exact=not changed(archive))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", COMMANDS)
 def test_a_run_of_the_command_line_is_replayed_and_resumed(
     name: str, copy: Callable[[str], Path], archive: Path, command: Callable[..., Any]

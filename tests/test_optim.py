@@ -20,6 +20,7 @@ import pyro_vae as pv
 from pyro_vae.engine import CompiledSVI
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", OPTIMISERS)
 def test_every_optimiser_moves_as_it_does_by_itself(name: str) -> None:
@@ -157,6 +158,7 @@ def test_an_optimisers_state_is_in_order_for_whoever_saves_or_loads_it(kind: str
     eager_and_captured(run)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 def test_two_may_share_an_optimiser() -> None:
     """Fails when each counts its own steps."""
@@ -241,6 +243,7 @@ def _stepping(optim: Any, compiled: bool) -> tuple[list[float], CompiledSVI]:
     return [svi.step(torch.ones(4)) for _ in range(5)], svi
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("change", ["unused", "set while frozen"])
 def test_parameters_without_a_gradient_are_followed(change: str) -> None:

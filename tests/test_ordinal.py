@@ -91,6 +91,7 @@ def test_what_moves_levels_moves_them_in_order() -> None:
     assert (means.diff(dim=0) > 0).all()
 
 
+@pytest.mark.long
 def test_a_trait_behind_answers_is_found() -> None:
     """Better than the margins by most of what the true model gains, 0.36 nats by quadrature."""
     x = _answers()

@@ -178,6 +178,7 @@ def _steps(make: Callable[[], Any], count: int = 7) -> CompiledSVI:
     return equals_stock(run)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", CAPTURED)
 def test_a_loss_is_captured_and_equals_stock(name: str) -> None:
@@ -236,6 +237,7 @@ def test_others_that_compile_themselves_run_eagerly(
     assert f"loss {make.__name__} compiles itself" in caplog.text
 
 
+@pytest.mark.long
 def test_compiled_code_equals_stock() -> None:
     assert _steps(CAPTURED["wake and sleep"], 4).engine_steps == {"eager": 1, "inductor": 3}
 

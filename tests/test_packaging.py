@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import itertools
 import re
 import tomllib
 from pathlib import Path
@@ -102,6 +103,21 @@ def test_the_workflow_and_the_image_run_what_the_readme_prints() -> None:
         assert f"RUN {install}" in image
         words = ", ".join(f'"{word}"' for word in command.split())
         assert f"CMD [{words}]" in image or f"RUN {line}" in image
+
+
+def test_the_two_halves_are_all_tests_but_the_slow_ones() -> None:
+    """Fails when a test is in neither half, or in both, or a script leaves out the second."""
+    first = re.findall(r"-m '([^']*)'", PROJECT["tool"]["pytest"]["ini_options"]["addopts"])
+    second = re.findall(
+        r"^second_half=\"pytest -m '([^']*)'\"", _read(".ci/steps.sh"), re.MULTILINE
+    )
+    for long, slow in itertools.product((False, True), repeat=2):
+        marks = {"long": long, "slow": slow}
+        halves = [eval(expression, marks) for expression in (*first, *second)]
+        assert halves == [not slow and not long, not slow and long]
+    for script in ("run", "lowest"):
+        assert re.findall(r'bash -euc "(\$\w+half)"', _read(f".ci/{script}")) == ["$second_half"]
+    assert f"pytest -m '{second[0]}'" in _read("CONTRIBUTING.md")
 
 
 def test_a_source_distribution_holds_what_the_tests_read() -> None:

@@ -76,6 +76,7 @@ def _page(kind: str, latent: str = "Normal", **options: object) -> str:
     return report.page(vae, data, num_samples=30, **{"history": _HISTORY, **options})
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "latent"),
     [
@@ -214,6 +215,7 @@ def test_runs_stand_side_by_side(written: dict[str, Path]) -> None:
     assert all(first == other for _, first, other in effects)
 
 
+@pytest.mark.long
 def test_the_verdict_is_that_of_the_checks_and_of_calibration() -> None:
     """Of the same model: it reproduces what it draws itself, and not what is far from that."""
     torch.manual_seed(0)
@@ -275,6 +277,7 @@ def test_what_is_no_markup_is_escaped() -> None:
     assert "<x>" not in table(("a<", "b"), [("<x>", 1)])
 
 
+@pytest.mark.long
 def test_the_page_needs_nothing_beside_itself() -> None:
     page = _page("binary images")
     addresses = re.findall(r"""(?:src|href)\s*=\s*["']([^"']*)""", page)
@@ -285,6 +288,7 @@ def test_the_page_needs_nothing_beside_itself() -> None:
     assert "<script" not in page
 
 
+@pytest.mark.long
 def test_the_contents_list_each_section_in_order() -> None:
     page = _page("counts", history=None)
     links = re.findall(r'<li><a href="#(\w+)">([^<]*)</a></li>', page)
@@ -297,6 +301,7 @@ def test_the_contents_list_each_section_in_order() -> None:
     assert titles["calibration"] == "Posterior calibration (SBC)"
 
 
+@pytest.mark.long
 def test_a_page_is_the_same_again_and_leaves_the_model_alone() -> None:
     data = _data("binary images")
     likelihood = pv.likelihoods.Bernoulli(data.event_shape)
@@ -393,6 +398,7 @@ def test_interpolations_go_from_end_to_end() -> None:
     assert path.squeeze(-1).tolist() == [[0.0, 1.0, 2.0], [2.0, 4.0, 6.0]]
 
 
+@pytest.mark.long
 def test_the_verb_writes_one_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

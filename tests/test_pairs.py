@@ -95,6 +95,7 @@ def _check_a_step(
     assert vae.sample(3, covariates=three).shape == reconstructed.shape == (3, *vae.event_shape)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(("prior", "guide"), FITTING, ids=str)
 def test_every_pair_takes_a_step(prior: Case, guide: Case) -> None:

@@ -59,6 +59,7 @@ _NAMES = [
 ]
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted", "double")
 @pytest.mark.parametrize("name", _NAMES)
 def test_three_steps_are_those_of_stock(name: str) -> None:

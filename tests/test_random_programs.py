@@ -10,6 +10,7 @@ from hypothesis import strategies as st
 from random_programs import draw, interpreted, is_true, numbered, outcome
 
 
+@pytest.mark.long
 def test_random_programs_equal_stock_or_say_that_they_run_eagerly() -> None:
     """Fails where something that a program reads is not watched, or a reason is not true."""
     found: collections.Counter[str] = collections.Counter()
@@ -34,6 +35,7 @@ def test_random_programs_equal_stock_or_say_that_they_run_eagerly() -> None:
     assert found["captured"] >= 0.6 * found.total(), found
 
 
+@pytest.mark.long
 def test_a_guard_that_is_left_out_is_found(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails where the programs and their changes would not show what is stale."""
     monkeypatch.setattr("pyro_vae.engine.guards.Guards.stand", lambda self: True)

@@ -51,6 +51,7 @@ def _learned(names: dict[str, Any]) -> None:
 
 # ArviZ 1.3 fits a Pareto distribution to the tails of each observation's draws, where counts are
 # often tied.
+@pytest.mark.long
 @pytest.mark.filterwarnings(
     "ignore:invalid value encountered:RuntimeWarning:arviz_stats.base.diagnostics"
 )

@@ -73,6 +73,7 @@ def _check(recipe: Callable[[], dict[str, Any]], at: int, tmp_path: Path, **opti
     assert same(pv.load(tmp_path / "run").state_dict(), whole.vae.state_dict())
 
 
+@pytest.mark.long
 def test_so_does_a_captured_one(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Graphs run operation by operation. Fails when the nesting of plates is found anew: then the
     first step after resuming runs eagerly.

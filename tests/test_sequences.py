@@ -115,6 +115,7 @@ def _train(reverse: Any, packs: bool, batches: Callable[[], Any] = lambda: _batc
     return equals_stock(run)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 def test_padded_sequences_have_a_graph_for_each_padded_length() -> None:
     """The lengths are values, and so is the weight, which changes at each step."""

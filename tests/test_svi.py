@@ -206,6 +206,7 @@ def _assert_equal_to_stock(make: Callable[[torch.dtype], Case], dtype: torch.dty
     )
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", CASES)
 def test_captured_steps_equal_stock_steps(name: str) -> None:
@@ -223,6 +224,7 @@ def _binarise(x: Tensor) -> Tensor:
     return (torch.rand_like(x) < x).to(x.dtype)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("unroll", [1, 3])
 def test_an_epoch_is_the_same_with_and_without_capture(unroll: int) -> None:
@@ -243,6 +245,7 @@ def test_an_epoch_is_the_same_with_and_without_capture(unroll: int) -> None:
     assert captured.captures == 2 + (unroll > 1)  # one for the short batch
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 def test_bfloat16_is_for_matrix_products_alone() -> None:
     def run(compiled: bool) -> tuple[list[float], CompiledSVI]:

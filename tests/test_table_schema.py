@@ -222,6 +222,7 @@ def test_the_likelihood_goes_by_kinds() -> None:
     assert mixed.support.check(data.train).all()
 
 
+@pytest.mark.long
 def test_a_survey_is_fitted_sampled_and_filled_as_it_is_written(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

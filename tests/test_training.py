@@ -46,6 +46,7 @@ def same(a: Mapping[str, Tensor], b: Mapping[str, Tensor]) -> bool:
     return a.keys() == b.keys() and all(torch.equal(a[key], b[key]) for key in a)
 
 
+@pytest.mark.long
 def test_it_learns_in_place() -> None:
     vae, x = small_vae(), pairs(500)
     run = fit(vae, x, epochs=40, batch_size=50, lr=1e-2, seed=0)
@@ -421,6 +422,7 @@ def _given_vae() -> pv.VAE:
     return pv.VAE(pv.priors.Conditional(2), pv.guides.Normal(2), likelihood, **small, cond_size=3)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 def test_conditions_and_masks_go_with_their_data() -> None:
     """Captured and eager fits agree; and fails when the rows of a mask are not those of x."""

@@ -63,17 +63,20 @@ def _pyright(*programs: Path) -> list[str]:
     return [f"{each['range']['start']['line'] + 1}: {each['message']}" for each in said]
 
 
+@pytest.mark.long
 def test_pyright_accepts_the_pages(programs: list[Path]) -> None:
     """Fails when a public function returns what has not the attribute that a page uses."""
     assert _pyright(*programs) == []
 
 
+@pytest.mark.long
 def test_mypy_accepts_the_pages(programs: list[Path]) -> None:
     """Strict, with this project's settings; nothing is said of the package, as once installed."""
     options = ("--follow-imports=silent", "--config-file", ROOT / "pyproject.toml")
     assert _run("mypy", *options, *programs).startswith("Success")
 
 
+@pytest.mark.long
 def test_pyright_refuses_what_is_wrong(tmp_path: Path) -> None:
     """The checker sees types, not Any. Fails when public names are hidden from it."""
     wrong = tmp_path / "wrong.py"

@@ -130,6 +130,7 @@ def test_posterior_predictive_needs_the_data_taken_back() -> None:
     assert (draws.var(0) / variance - 1).abs().max() < 5 * math.sqrt(2 / len(draws))
 
 
+@pytest.mark.long
 def test_nuts_over_z_with_the_decoder_fixed() -> None:
     """Against the exact posterior of a linear-Gaussian model.
 

@@ -70,6 +70,7 @@ def test_other_words_are_reported_in_one_line(
         pv.data.load("t.csv", cond="town", words=words)
 
 
+@pytest.mark.long
 def test_a_table_is_fitted_and_filled_by_names_of_levels(
     survey: list[list[str]], capsys: pytest.CaptureFixture[str]
 ) -> None:
