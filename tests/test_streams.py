@@ -64,6 +64,7 @@ class Own:
         return Rows(torch.from_numpy(self.x[rows]))
 
 
+@pytest.mark.long
 def test_a_window_that_has_all_rows_gives_the_weights_of_data_in_memory(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
@@ -116,6 +117,7 @@ def test_a_pass_takes_each_row_once_in_an_order_of_its_own(tmp_path: Path) -> No
     assert max(np.abs(np.diff(orders[0][:100]))) > 200
 
 
+@pytest.mark.long
 def test_a_stream_is_resumed_to_the_last_bit(
     tmp_path: Path, caplog: pytest.LogCaptureFixture
 ) -> None:
@@ -145,6 +147,7 @@ def test_a_stream_is_resumed_to_the_last_bit(
         assert len(run.history["epoch"]) == 3
 
 
+@pytest.mark.long
 def test_a_finished_stream_goes_on_with_its_windows(tmp_path: Path) -> None:
     x = mapped(tmp_path)
     long, run = fitted(x, max_memory=LITTLE, epochs=3)
@@ -172,6 +175,7 @@ def test_shards_are_of_rows_in_memory(kind: str, tmp_path: Path) -> None:
         )
 
 
+@pytest.mark.long
 def test_verbs_give_the_numbers_of_data_in_memory(tmp_path: Path) -> None:
     program = vae()
     pv.fit(program, X, epochs=1, seed=0, compile=False)
@@ -340,6 +344,7 @@ done.set()
 """
 
 
+@pytest.mark.long
 @pytest.mark.skipif(not Path("/proc/self/status").exists(), reason="no /proc")
 def test_the_peak_beside_the_model_is_one_copy_of_an_array_and_none_of_a_tensor(
     tmp_path: Path,
