@@ -140,7 +140,7 @@ def window_of(rows: StreamedRows, memory: int, batch_size: int) -> int:
     held = memory // _PARTS // stream.bytes_a_row
     window = held // batch_size * batch_size
     block = stream.rows_a_block if stream.has_blocks else 1  # which is read as a whole
-    least = min(max(batch_size, block), len(rows))
+    least = min(-(-max(batch_size, block) // batch_size) * batch_size, len(rows))
     if window < least and held < len(rows):
         what = (
             f"at least {_PARTS * least * stream.bytes_a_row:,} bytes, for windows of {least} rows"

@@ -1,0 +1,147 @@
+"""Streams where they meet what else there is: options, containers, sources of the user's own."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from torch import Tensor
+
+import pyro_vae as pv
+from pyro_vae.data import Rows
+
+SIZE, DIM = 600, 6
+X = (np.random.RandomState(0).rand(SIZE, DIM) > 0.4).astype(np.float32)
+LITTLE = 12_000  # bytes: six windows of X, which has 14,400
+
+
+def vae(**options: Any) -> pv.VAE:
+    parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((DIM,))
+    return pv.VAE(*parts, seed=0, **options)
+
+
+def fitted(x: Any, **options: Any) -> tuple[dict[str, Tensor], pv.Run]:
+    program = vae()
+    known: dict[str, Any] = {"epochs": 1, "batch_size": 50, "seed": 0, "compile": False}
+    run = pv.fit(program, x, **known | options)
+    return {name: tensor.clone() for name, tensor in program.state_dict().items()}, run
+
+
+def equal(one: dict[str, Tensor], other: dict[str, Tensor]) -> bool:
+    return all(torch.equal(one[name], other[name]) for name in one)
+
+
+class Own:
+    def __init__(self, x: np.ndarray, rows_a_block: int | None = None) -> None:
+        self.x, self.rows_a_block = x, rows_a_block
+
+    def __len__(self) -> int:
+        return len(self.x)
+
+    def take(self, rows: np.ndarray) -> Rows:
+        return Rows(torch.from_numpy(self.x[rows]))
+
+
+def test_a_stream_is_read_in_the_windows_of_what_it_streams() -> None:
+    """A stream of a stream would take what a free source reads at once for blocks of a file."""
+    rows = pv.data.stream(X)
+    assert pv.data.stream(rows) is rows
+    mask = pv.data.stream(rows, mask=X > 2)
+    assert not mask.has_blocks
+    assert pv.data.stream(pv.data.stream(Own(X, 64)), mask=X > 2).rows_a_block == 64
+    weights, run = fitted(rows, max_memory=LITTLE)
+    assert run.window == 100
+    assert equal(weights, fitted(Own(X), max_memory=LITTLE)[0])
+
+
+def test_a_stream_that_fits_is_fitted_as_a_tensor_is() -> None:
+    """Validation rows are drawn in the same order, too."""
+    known: dict[str, Any] = {"validation": 0.2, "epochs": 2}
+    inside, run = fitted(X, **known)
+    outside, other = fitted(pv.data.stream(X), **known)
+    assert equal(inside, outside)
+    assert {**run.history, "seconds": 0} == {**other.history, "seconds": 0}
+    assert not equal(inside, fitted(pv.data.stream(X[::-1].copy()), **known)[0])
+
+
+def test_a_source_is_one_however_little_it_has() -> None:
+    program = vae()
+    pv.fit(program, Own(X), validation=Own(X[:50]), epochs=1, seed=0, compile=False)
+    one, other = (pv.evaluate(program, x, num_samples=5) for x in (X, Own(X)))
+    assert np.array_equal(one.log_marginal, other.log_marginal)
+    assert torch.equal(program.encode(Own(X)).mean, program.encode(pv.data.stream(X)).mean)
+
+
+def test_validation_rows_that_do_not_fit_stay_where_they_are(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    held_out = pv.data.stream(Own(X))
+
+    def read(stream: pv.data.Stream) -> Rows:
+        raise AssertionError("all of them are read at once")
+
+    few = pv.data.stream(X[:100]).read()
+    monkeypatch.setattr(pv.data.Stream, "read", read)
+    _, run = fitted(few.x, validation=held_out, max_memory=LITTLE)
+    assert len(run.history["validation_elbo"]) == 1
+
+
+def test_windows_are_of_whole_batches_of_whole_blocks() -> None:
+    source = pv.data.stream(Own(X, 50))
+    bytes_a_row = 4 * DIM
+    enough = 4 * 80 * bytes_a_row
+    with pytest.raises(ValueError, match=f"`max_memory`: expected at least {enough:,} bytes"):
+        fitted(source, batch_size=40, max_memory=4 * 60 * bytes_a_row)
+    assert fitted(source, batch_size=40, max_memory=enough)[1].window == 80
+
+
+def test_what_a_stream_cannot_heed_is_refused() -> None:
+    rows, items = pv.data.stream(X, mask=X > 2), torch.utils.data.TensorDataset(torch.from_numpy(X))
+    hidden = np.ma.MaskedArray(X, mask=X > 0)
+    for data, options, what in (
+        (rows, {"missing": True}, "`missing`: expected False"),
+        (rows, {"key": "x"}, "`key`: expected None"),
+        (rows, {"mask": X > 0}, "`mask`: expected None, as the stream brings its own"),
+        (Own(X), {"missing": True}, "`missing`: expected False"),
+        (torch.from_numpy(X), {"key": "x"}, "`key`: expected None"),
+        (X, {"missing": True, "mask": X > 0}, "`mask`: expected None with `missing`"),
+        (hidden, {}, "`data`: expected no masked array"),
+    ):
+        with pytest.raises(ValueError, match=what):
+            pv.data.stream(data, **options)
+    x = X.copy()
+    x[3, 2] = np.nan
+    items = torch.utils.data.TensorDataset(torch.from_numpy(x))
+    mask = pv.data.stream(items, missing=True).read().mask
+    assert mask is not None
+    assert mask.logical_not().nonzero().tolist() == [[3, 2]]
+    program = vae()
+    program.initialize(torch.from_numpy(X))
+    with pytest.raises(ValueError, match="`refit`: expected None without `num_fits`"):
+        pv.evaluation.impute(program, rows, refit=lambda rows, seed: program)
+
+
+def test_pages_of_a_private_copy_are_not_given_back(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", X)
+    private = np.load(tmp_path / "x.npy", mmap_mode="c")
+    private[:] = 7
+    private.flags.writeable = False
+    rows = pv.data.stream(private[:5])
+    assert rows.read().x.unique().tolist() == [7]
+    assert rows.read().x.unique().tolist() == [7]
+
+
+def test_columns_of_a_parquet_file_are_those_of_its_table(tmp_path: Path) -> None:
+    """An index that pandas wrote is none, and integers are exact beside missing ones."""
+    pd, pa, pq = map(pytest.importorskip, ("pandas", "pyarrow", "pyarrow.parquet"))
+    table = pd.DataFrame(X, columns=list("abcdef"))
+    table.sample(frac=1, random_state=0).to_parquet(tmp_path / "shuffled.parquet")
+    rows = pv.data.stream(tmp_path / "shuffled.parquet")
+    assert rows.names == tuple("abcdef")
+    assert rows.read().x.tolist() == table.sample(frac=1, random_state=0).to_numpy().tolist()
+    pq.write_table(pa.table({"a": [2**24 + 1, None], "b": [1, 2]}), tmp_path / "large.parquet")
+    with pytest.raises(ValueError, match=r"below 2\*\*24 in a"):
+        pv.data.stream(tmp_path / "large.parquet", missing=True)
