@@ -109,6 +109,10 @@ def test_what_a_stream_cannot_heed_is_refused() -> None:
         (torch.from_numpy(X), {"key": "x"}, "`key`: expected None"),
         (X, {"missing": True, "mask": X > 0}, "`mask`: expected None with `missing`"),
         (hidden, {}, "`data`: expected no masked array"),
+        (X, {"mask": hidden}, "`mask`: expected a plain array"),
+        (X, {"cond": rows}, "`cond`: expected a plain array"),
+        (X[:, :0], {}, "`data`: expected at least one entry"),
+        (X[:0], {}, "`data`: expected at least one observation, got 0"),
     ):
         with pytest.raises(ValueError, match=what):
             pv.data.stream(data, **options)
@@ -145,3 +149,60 @@ def test_columns_of_a_parquet_file_are_those_of_its_table(tmp_path: Path) -> Non
     pq.write_table(pa.table({"a": [2**24 + 1, None], "b": [1, 2]}), tmp_path / "large.parquet")
     with pytest.raises(ValueError, match=r"below 2\*\*24 in a"):
         pv.data.stream(tmp_path / "large.parquet", missing=True)
+
+
+@pytest.mark.parametrize("kind", ["mask", "dtype", "length"])
+def test_rows_of_a_source_are_all_alike(kind: str) -> None:
+    """Of a window that has a mask beside others that have none, nobody would know whose it is."""
+
+    class Unlike(Own):
+        def take(self, rows: np.ndarray) -> Rows:
+            x = torch.from_numpy(self.x[rows])
+            if 300 not in rows:
+                return Rows(x)
+            mask = torch.ones(len(x) - (kind == "length"), DIM, dtype=torch.bool)
+            return Rows(x.double()) if kind == "dtype" else Rows(x, {"mask": mask})
+
+    what = "takes 600 rows of all" if kind == "length" else r"alike, x float32 \(6,\), got 'x float"
+    with pytest.raises(ValueError, match=f"`data`: expected a source .*{what}"):
+        fitted(Unlike(X), max_memory=LITTLE)
+
+
+def test_columns_of_containers_keep_their_names() -> None:
+    anndata = pytest.importorskip("anndata")
+    data = anndata.AnnData(X)
+    data.var_names = list("abcdef")
+    assert pv.data.stream(data)[3:].names == tuple("abcdef")
+
+
+class Left(Exception):
+    pass
+
+
+@pytest.fixture(scope="module")
+def through() -> dict[str, Tensor]:
+    return fitted(Own(X), max_memory=LITTLE, epochs=2)[0]
+
+
+@pytest.mark.parametrize(("form", "step"), [("blocks", 3), ("tensor", 3), ("blocks", None)])
+def test_a_run_goes_on_in_its_windows_whatever_has_the_rows_by_now(
+    form: str, step: int | None, tmp_path: Path, through: dict[str, Tensor]
+) -> None:
+    """In the middle of a pass, and after the last one."""
+
+    class Leaving:
+        def on_step(self, number: int, loss: Tensor) -> None:
+            if number == step:
+                raise Left
+
+    known: dict[str, Any] = {"max_memory": LITTLE, "epochs": 2}
+    short: dict[str, Any] = {**known, "out": tmp_path / "run"}
+    if step is None:
+        fitted(Own(X), **{**short, "epochs": 1})
+    else:
+        with pytest.raises(Left):
+            fitted(Own(X), checkpoint_every=1, callbacks=[Leaving()], **short)
+    now = Own(X, 150) if form == "blocks" else torch.from_numpy(X)
+    again, run = fitted(now, resume=True, **short)
+    assert run.window == 100
+    assert equal(through, again)

@@ -72,8 +72,12 @@ class Stream:
         self.source = source
         self._rows = rows
         if len(self) == 0:
-            raise expected("data", "at least one observation", source)
+            raise expected("data", "at least one observation", 0)
+        self._kinds: dict[str, Any] = {}
         self.first = first = self.take(np.zeros(1, dtype=np.int64))
+        self._kinds = _kinds_of(first)
+        if first.x.numel() == 0:
+            raise expected("data", "at least one entry in an observation", first.x)
         self.event_shape, self.dtype = first.x.shape[1:], first.x.dtype
         self.names: tuple[str, ...] = tuple(getattr(source, "names", ()))
 
@@ -120,6 +124,10 @@ class Stream:
         if not isinstance(found, Rows) or len(found) != len(places):
             what = f"a source that takes {len(places)} rows as `pyro_vae.data.Rows`"
             raise expected("data", what, found.x if isinstance(found, Rows) else found)
+        if self._kinds and (kinds := _kinds_of(found)) != self._kinds:
+            # A window has a place for each tensor of the first row, and for no other.
+            what = f"a source whose rows are all alike, {_shown(self._kinds)}"
+            raise expected("data", what, _shown(kinds))
         return found
 
     def read(self) -> Rows:
@@ -194,6 +202,22 @@ class Stream:
             digests.update(look(block, start))
             start += len(block)
         return digests.found()
+
+
+def _kinds_of(rows: Rows) -> dict[str, Any]:
+    """Returns what rows have, by name, and of which type and shape that is for one row."""
+    if any(len(each) != len(rows) for each in rows.tensors().values()):
+        sizes = {name: len(each) for name, each in rows.tensors().items()}
+        raise expected("data", f"a source that takes {len(rows)} rows of all that it has", sizes)
+    every = {"x": rows.x, **rows.tensors()}
+    return {name: (each.dtype, tuple(each.shape[1:])) for name, each in every.items()}
+
+
+def _shown(kinds: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {str(dtype).removeprefix('torch.')} {shape}"
+        for name, (dtype, shape) in kinds.items()
+    )
 
 
 class Digests:

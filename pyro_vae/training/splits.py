@@ -50,11 +50,13 @@ class Memory:
         most: Bytes.
         is_resumed: Whether a run goes on.
         window: Rows of a window of that run; None if its data were in memory.
+        neighbours: Rows of a block of that run; None if it is not known yet.
     """
 
     most: int
     is_resumed: bool = False
     window: int | None = None
+    neighbours: int | None = None
 
     def holds(self, rows: Stream) -> bool:
         """Returns whether rows are to be in memory: a run goes on as it began."""
@@ -236,10 +238,14 @@ def split(
     if isinstance(data, Dataset):
         if validation is not None:
             raise expected("validation", "None with a dataset, which brings its own", validation)
+        if memory.window is not None:
+            raise expected("data", "the rows, read in windows, that the run began with", data)
         train, held_out = _rows(data.train, given, "train"), None
         if len(data.validation) > 0:
             held_out = _rows(data.validation, given, "validation")
         return Splits(train, held_out, data.draw if data.binarize == "stochastic" else None)
+    if memory.window is not None and not is_elsewhere(data):
+        data = stream(_as_tensor("data", data))  # a run goes on in windows as it began
     if is_elsewhere(data):
         alone = validation is None or is_number(validation)
         rows = stream(cast(Any, data), **_chosen(given, "train", alone=alone))

@@ -9,7 +9,7 @@ import numpy as np
 import torch
 
 from pyro_vae._errors import expected
-from pyro_vae.data.containers import Asked, contents_of
+from pyro_vae.data.containers import Asked, Contents, contents_of
 from pyro_vae.data.raw import plain_tensor, with_missing
 from pyro_vae.data.rows import Rows
 
@@ -61,11 +61,15 @@ class ItemSource:
             raise expected("key", f"None with a {type(data).__name__}", key)
         self._data, self._package, self._key = data, package, key
         self._missing = missing
+        first = np.zeros(min(1, len(data)), dtype=np.int64)
+        self.names = tuple(self._contents(first).names) if len(first) else ()
 
     def __len__(self) -> int:
         return len(self._data)
 
     def take(self, rows: np.ndarray, /) -> Rows:
+        return with_missing(plain_tensor(self._contents(rows).x), self._missing)
+
+    def _contents(self, rows: np.ndarray) -> Contents:
         some = _SELECT[self._package](self._data, rows)
-        x = plain_tensor(contents_of(some, Asked(key=self._key)).x)
-        return with_missing(x, self._missing)
+        return contents_of(some, Asked(key=self._key))

@@ -46,6 +46,8 @@ class Joined:
 
     def _held(self, argument: str, value: Any) -> Any:
         """Returns what rows can be taken from, and checks its length."""
+        if isinstance(value, np.ma.MaskedArray | Stream):
+            raise expected(argument, "a plain array, in memory or mapped", value)
         is_elsewhere = isinstance(value, np.memmap) or hasattr(value, "chunks")
         if not isinstance(value, Tensor | np.ndarray) and not is_elsewhere:
             value = np.asarray(value)
