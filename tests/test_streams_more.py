@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 from pathlib import Path
+from time import sleep
 from typing import Any
 
 import numpy as np
@@ -177,6 +179,29 @@ def test_columns_of_containers_keep_their_names() -> None:
 
 class Left(Exception):
     pass
+
+
+def test_a_source_is_never_read_twice_at_once() -> None:
+    class Alone(Own):
+        reading = 0
+
+        def take(self, rows: np.ndarray) -> Rows:
+            assert self.reading == 0
+            self.reading += 1
+            sleep(0.01)
+            self.reading -= 1
+            return super().take(rows)
+
+    rows = pv.data.stream(Alone(X))
+
+    class Looking:
+        def on_step(self, number: int, loss: Tensor) -> None:
+            rows[number : number + 3].read()
+
+    _, run = fitted(rows, max_memory=LITTLE, callbacks=[Looking()])
+    assert run.window == 100
+    again = copy.deepcopy(rows[5:])
+    assert torch.equal(again.read().x, torch.from_numpy(X[5:]))
 
 
 @pytest.fixture(scope="module")

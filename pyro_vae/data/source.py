@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from threading import RLock
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -71,6 +72,8 @@ class Stream:
     def __init__(self, source: Source, rows: np.ndarray | None = None) -> None:
         self.source = source
         self._rows = rows
+        # Of all that are made of one: a callback may read rows while a window is read.
+        self._reading = source._reading if isinstance(source, Stream) else RLock()
         if len(self) == 0:
             raise expected("data", "at least one observation", 0)
         self._kinds: dict[str, Any] = {}
@@ -87,7 +90,15 @@ class Stream:
     def __getitem__(self, index: Any) -> Stream:
         """Returns a stream of some of the rows: ``index`` is a slice, a tensor or an array."""
         places = self.places(index)
-        return Stream(self.source, places if self._rows is None else self._rows[places])
+        if len(places) == 0:
+            raise expected("data", "at least one observation", 0)
+        found = object.__new__(Stream)  # which reads no first row anew
+        rows = places if self._rows is None else self._rows[places]
+        found.__dict__.update(self.__dict__, _rows=rows)
+        return found
+
+    def __reduce__(self) -> tuple[type[Stream], tuple[Source, np.ndarray | None]]:
+        return Stream, (self.source, self._rows)  # a lock is of its process
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -120,7 +131,8 @@ class Stream:
             ValueError: If the source gives anything else for them.
         """
         places = index if self._rows is None else self._rows[index]
-        found = self.source.take(places)
+        with self._reading:
+            found = self.source.take(places)
         if not isinstance(found, Rows) or len(found) != len(places):
             what = f"a source that takes {len(places)} rows as `pyro_vae.data.Rows`"
             raise expected("data", what, found.x if isinstance(found, Rows) else found)
