@@ -170,6 +170,21 @@ def test_rows_of_a_source_are_all_alike(kind: str) -> None:
         fitted(Unlike(X), max_memory=LITTLE)
 
 
+def test_items_that_are_integers_in_some_blocks_are_numbers_of_one_type() -> None:
+    items = [([0.5, 1.0], 0), ([1, 2], 0), ([3, 4], 0)]
+
+    class Items(torch.utils.data.Dataset[Any]):
+        def __len__(self) -> int:
+            return len(items)
+
+        def __getitem__(self, index: int) -> Any:
+            return items[index]
+
+    rows = pv.data.stream(Items())
+    assert rows[1:].read().x.tolist() == [[1, 2], [3, 4]]
+    assert rows[1:].read().x.dtype is rows.dtype is torch.float64
+
+
 def test_columns_of_containers_keep_their_names() -> None:
     anndata = pytest.importorskip("anndata")
     data = anndata.AnnData(X)

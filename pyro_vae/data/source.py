@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
 from threading import RLock
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
@@ -136,7 +137,12 @@ class Stream:
         if not isinstance(found, Rows) or len(found) != len(places):
             what = f"a source that takes {len(places)} rows as `pyro_vae.data.Rows`"
             raise expected("data", what, found.x if isinstance(found, Rows) else found)
-        if self._kinds and (kinds := _kinds_of(found)) != self._kinds:
+        if not self._kinds:  # of the first row, which is taken before they are known
+            return found
+        if torch.promote_types(found.x.dtype, self.first.x.dtype) == self.first.x.dtype:
+            # Items that are lists of numbers may be all integers in some blocks alone.
+            found = replace(found, x=found.x.to(self.first.x.dtype))
+        if (kinds := _kinds_of(found)) != self._kinds:
             # A window has a place for each tensor of the first row, and for no other.
             what = f"a source whose rows are all alike, {_shown(self._kinds)}"
             raise expected("data", what, _shown(kinds))
