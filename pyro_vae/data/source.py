@@ -32,8 +32,8 @@ _READ = 2**22  # bytes that are read at once
 class Source(Protocol):
     """Observations somewhere else, of which some are read at a time.
 
-    The same rows are to be the same each time: what a fit has begun, it goes on with. Reading is
-    done in a thread, and never in two at once.
+    The same rows are to be the same each time: what a fit has begun, it goes on with. All have the
+    same with them, of one type and shape. Reading is done in a thread, and never in two at once.
 
     Two further attributes are looked at where there are some: ``rows_a_block``, how many
     neighbours are best read together, such as those of a chunk of a file; and ``names``, those of

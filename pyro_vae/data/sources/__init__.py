@@ -54,7 +54,7 @@ def stream(
             the data, mapped ones too.
 
     Raises:
-        ValueError: If it is none of these, or has no observation.
+        ValueError: If it is none of these, has no observation, or an option has no meaning for it.
 
     Example:
         >>> rows = stream(np.zeros((5, 3), dtype=np.uint8))
