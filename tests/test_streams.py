@@ -254,7 +254,7 @@ def test_sources_of_every_kind_have_the_same_rows(kind: str, tmp_path: Path) -> 
 
 def test_rows_of_a_parquet_file_are_fitted_by_row_groups(tmp_path: Path) -> None:
     path = _written("parquet", tmp_path)
-    with pytest.raises(ValueError, match="`max_memory`: expected at least .* windows of 128 rows"):
+    with pytest.raises(ValueError, match="`max_memory`: expected at least .* windows of 150 rows"):
         fitted(pv.data.stream(path), max_memory=10_000)
     _, run = fitted(pv.data.stream(path), max_memory=14_000, batch_size=16, epochs=1)
     assert run.steps == -(-SIZE // 16)

@@ -9,6 +9,8 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import replace
+from threading import RLock
 from typing import Any, Protocol, TypeVar, runtime_checkable
 
 import numpy as np
@@ -30,8 +32,8 @@ _READ = 2**22  # bytes that are read at once
 class Source(Protocol):
     """Observations somewhere else, of which some are read at a time.
 
-    The same rows are to be the same each time: what a fit has begun, it goes on with. Reading is
-    done in a thread, and never in two at once.
+    The same rows are to be the same each time: what a fit has begun, it goes on with. All have the
+    same with them, of one type and shape. Reading is done in a thread, and never in two at once.
 
     Two further attributes are looked at where there are some: ``rows_a_block``, how many
     neighbours are best read together, such as those of a chunk of a file; and ``names``, those of
@@ -71,9 +73,15 @@ class Stream:
     def __init__(self, source: Source, rows: np.ndarray | None = None) -> None:
         self.source = source
         self._rows = rows
+        # Of all that are made of one: a callback may read rows while a window is read.
+        self._reading = source._reading if isinstance(source, Stream) else RLock()
         if len(self) == 0:
-            raise expected("data", "at least one observation", source)
+            raise expected("data", "at least one observation", 0)
+        self._kinds: dict[str, Any] = {}
         self.first = first = self.take(np.zeros(1, dtype=np.int64))
+        self._kinds = _kinds_of(first)
+        if first.x.numel() == 0:
+            raise expected("data", "at least one entry in an observation", first.x)
         self.event_shape, self.dtype = first.x.shape[1:], first.x.dtype
         self.names: tuple[str, ...] = tuple(getattr(source, "names", ()))
 
@@ -83,7 +91,15 @@ class Stream:
     def __getitem__(self, index: Any) -> Stream:
         """Returns a stream of some of the rows: ``index`` is a slice, a tensor or an array."""
         places = self.places(index)
-        return Stream(self.source, places if self._rows is None else self._rows[places])
+        if len(places) == 0:
+            raise expected("data", "at least one observation", 0)
+        found = object.__new__(Stream)  # which reads no first row anew
+        rows = places if self._rows is None else self._rows[places]
+        found.__dict__.update(self.__dict__, _rows=rows)
+        return found
+
+    def __reduce__(self) -> tuple[type[Stream], tuple[Source, np.ndarray | None]]:
+        return Stream, (self.source, self._rows)  # a lock is of its process
 
     def __repr__(self) -> str:
         dtype = str(self.dtype).removeprefix("torch.")
@@ -116,10 +132,20 @@ class Stream:
             ValueError: If the source gives anything else for them.
         """
         places = index if self._rows is None else self._rows[index]
-        found = self.source.take(places)
+        with self._reading:
+            found = self.source.take(places)
         if not isinstance(found, Rows) or len(found) != len(places):
             what = f"a source that takes {len(places)} rows as `pyro_vae.data.Rows`"
             raise expected("data", what, found.x if isinstance(found, Rows) else found)
+        if not self._kinds:  # of the first row, which is taken before they are known
+            return found
+        if torch.promote_types(found.x.dtype, self.first.x.dtype) == self.first.x.dtype:
+            # Items that are lists of numbers may be all integers in some blocks alone.
+            found = replace(found, x=found.x.to(self.first.x.dtype))
+        if (kinds := _kinds_of(found)) != self._kinds:
+            # A window has a place for each tensor of the first row, and for no other.
+            what = f"a source whose rows are all alike, {_shown(self._kinds)}"
+            raise expected("data", what, _shown(kinds))
         return found
 
     def read(self) -> Rows:
@@ -194,6 +220,22 @@ class Stream:
             digests.update(look(block, start))
             start += len(block)
         return digests.found()
+
+
+def _kinds_of(rows: Rows) -> dict[str, Any]:
+    """Returns what rows have, by name, and of which type and shape that is for one row."""
+    if any(len(each) != len(rows) for each in rows.tensors().values()):
+        sizes = {name: len(each) for name, each in rows.tensors().items()}
+        raise expected("data", f"a source that takes {len(rows)} rows of all that it has", sizes)
+    every = {"x": rows.x, **rows.tensors()}
+    return {name: (each.dtype, tuple(each.shape[1:])) for name, each in every.items()}
+
+
+def _shown(kinds: Mapping[str, Any]) -> str:
+    return ", ".join(
+        f"{name} {str(dtype).removeprefix('torch.')} {shape}"
+        for name, (dtype, shape) in kinds.items()
+    )
 
 
 class Digests:

@@ -170,13 +170,14 @@ def impute(
     if num_imputations is not None:
         num_imputations = positive_integer("num_imputations", num_imputations)
     beside = given_of({**given, "mask": mask})
-    if (elsewhere := streamed(vae, x, beside)) is not None:
-        return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed, num_fits)
-    rows = rows_of(vae, cast(Numbers, x), beside)
     if num_fits is None:
         for name, value in (("refit", refit), ("fitted_to", fitted_to)):
             if value is not None:
                 raise expected(name, "None without `num_fits`", value)
+    if (elsewhere := streamed(vae, x, beside)) is not None:
+        return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed, num_fits)
+    rows = rows_of(vae, cast(Numbers, x), beside)
+    if num_fits is None:
         return _imputed(vae, rows, num_samples, num_imputations, proposal, seed)
     num_fits = positive_integer("num_fits", num_fits)
     if num_imputations is None or num_fits > num_imputations:

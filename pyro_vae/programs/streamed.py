@@ -14,7 +14,7 @@ from pyro_vae._untouched import evaluating
 from pyro_vae.data.budget import budget
 from pyro_vae.data.rows import Rows, given_of
 from pyro_vae.data.source import Stream
-from pyro_vae.data.sources import is_elsewhere, stream
+from pyro_vae.data.sources import is_elsewhere, is_source, stream
 
 if TYPE_CHECKING:
     from pyro_vae.programs.protocol import Amortized
@@ -34,7 +34,8 @@ def kept_elsewhere(
     """Returns data that are to stay where they are, as they do not fit; None for all others.
 
     Args:
-        x: What a verb was called with. A :class:`~pyro_vae.data.Stream` stays where it is.
+        x: What a verb was called with. A :class:`~pyro_vae.data.Stream` stays where it is, and so
+            does another source.
         given: What goes with it.
         max_memory: Bytes that data may take; a quarter of what is free if not given.
         device: Where they would be.
@@ -44,10 +45,8 @@ def kept_elsewhere(
     """
     if not is_elsewhere(x):
         return None
-    if isinstance(x, Stream) and not given_of(given):
-        return x
     rows = stream(x, **given)
-    return rows if isinstance(x, Stream) or rows.nbytes > budget(max_memory, device) else None
+    return rows if is_source(x) or rows.nbytes > budget(max_memory, device) else None
 
 
 class StreamedRows:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractContextManager, nullcontext
-from dataclasses import fields
+from dataclasses import fields, replace
 from functools import partial
 from inspect import signature
 from pathlib import Path
@@ -350,6 +350,9 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
         order = None if state is None else state.get("monitored")
         again = {name: value for name, value in asked.items() if name not in _OF_ONE_CALL}
         began = Start(random_state(vae.device), settings, again, order)
+        if state is not None:  # blocks are those of before, whatever file has the rows by now
+            known = replace(splits.memory, neighbours=state.get("neighbours"))
+            splits = replace(splits, memory=known)
         accepted = splits.accepted(vae)
         del splits, given  # what came in another form is not held beside what the model takes
         loop = _started(vae, objective, recipe, accepted, ongoing, began, start, processes)

@@ -132,6 +132,7 @@ class Loop(Generic[Fitted]):
             "epoch": state.epoch,
             "position": state.position and dict(vars(state.position)),
             "window": self.take_pass.window,
+            "neighbours": self.take_pass.neighbours,
             "history": state.history,
             "best": state.best,
             "averaged": state.averaged,

@@ -46,12 +46,13 @@ def pass_of(vae: Amortized, accepted: Accepted, batch_size: int, rows_a_pass: in
     if isinstance(rows, Rows):
         return Resident(rows, accepted.draw, batch_size, rows_a_pass)
     window = accepted.memory.window or window_of(rows, accepted.memory.most, batch_size)
+    neighbours = accepted.memory.neighbours or _neighbours(rows, window)
     log.info(
         "%s rows are read in %d windows of %s, %d neighbours together",
-        f"{len(rows):,}", -(-len(rows) // window), f"{window:,}", _neighbours(rows, window),
+        f"{len(rows):,}", -(-len(rows) // window), f"{window:,}", neighbours,
     )  # fmt: skip
     dtype = next((each.dtype for each in vae.parameters()), torch.get_default_dtype())
-    return Windows(rows, window, batch_size, rows_a_pass, dtype)
+    return Windows(rows, window, batch_size, rows_a_pass, dtype, neighbours)
 
 
 class Pass(Protocol):
@@ -60,6 +61,10 @@ class Pass(Protocol):
     @property
     def window(self) -> int | None:
         """Rows of a window; None where all are on the device."""
+
+    @property
+    def neighbours(self) -> int | None:
+        """Rows of a block, which stay together; None where all are on the device."""
 
     def __call__(
         self, svi: CompiledSVI, position: Position | None, on_step: Callable[[Position], None]
@@ -78,6 +83,7 @@ class Resident:
     """
 
     window: int | None = None
+    neighbours: int | None = None
 
     def __init__(
         self,
@@ -140,7 +146,7 @@ def window_of(rows: StreamedRows, memory: int, batch_size: int) -> int:
     held = memory // _PARTS // stream.bytes_a_row
     window = held // batch_size * batch_size
     block = stream.rows_a_block if stream.has_blocks else 1  # which is read as a whole
-    least = min(max(batch_size, block), len(rows))
+    least = min(-(-max(batch_size, block) // batch_size) * batch_size, len(rows))
     if window < least and held < len(rows):
         what = (
             f"at least {_PARTS * least * stream.bytes_a_row:,} bytes, for windows of {least} rows"
@@ -176,6 +182,7 @@ class Windows:
         batch_size: Rows a step.
         rows_a_pass: Rows a pass, at most one less than there are.
         dtype: That of the rows within a step: bytes stay bytes until then.
+        neighbours: Rows of a block; as the source has them if not given.
     """
 
     def __init__(
@@ -185,10 +192,12 @@ class Windows:
         batch_size: int,
         rows_a_pass: int,
         dtype: torch.dtype,
+        neighbours: int | None = None,
     ) -> None:
         self._rows, self.window = rows, window
+        self.neighbours = neighbours or _neighbours(rows, window)
         self._size, self._rows_a_pass = batch_size, rows_a_pass
-        self._edges = rows.stream.edges(_neighbours(rows, window))
+        self._edges = rows.stream.edges(self.neighbours)
         self._device = rows.vae.device
         first = rows.stream.first
         self._is_bytes = first.x.dtype in _BYTES and not first.given

@@ -18,7 +18,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split, fingerprint
 from pyro_vae.data.rows import Numbers, Rows, given_of
 from pyro_vae.data.source import Source, Stream
-from pyro_vae.data.sources import is_elsewhere, stream
+from pyro_vae.data.sources import is_elsewhere, is_source, stream
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.streamed import StreamedRows, at_equal_distances, checked
@@ -50,11 +50,13 @@ class Memory:
         most: Bytes.
         is_resumed: Whether a run goes on.
         window: Rows of a window of that run; None if its data were in memory.
+        neighbours: Rows of a block of that run; None if it is not known yet.
     """
 
     most: int
     is_resumed: bool = False
     window: int | None = None
+    neighbours: int | None = None
 
     def holds(self, rows: Stream) -> bool:
         """Returns whether rows are to be in memory: a run goes on as it began."""
@@ -236,14 +238,18 @@ def split(
     if isinstance(data, Dataset):
         if validation is not None:
             raise expected("validation", "None with a dataset, which brings its own", validation)
+        if memory.window is not None:
+            raise expected("data", "the rows, read in windows, that the run began with", data)
         train, held_out = _rows(data.train, given, "train"), None
         if len(data.validation) > 0:
             held_out = _rows(data.validation, given, "validation")
         return Splits(train, held_out, data.draw if data.binarize == "stochastic" else None)
+    if memory.window is not None and not is_elsewhere(data):
+        data = stream(_as_tensor("data", data))  # a run goes on in windows as it began
     if is_elsewhere(data):
         alone = validation is None or is_number(validation)
         rows = stream(cast(Any, data), **_chosen(given, "train", alone=alone))
-        if isinstance(data, Stream) or not memory.holds(rows):
+        if is_source(data) or not memory.holds(rows):
             return _of_a_stream(rows, validation, seed, given, memory)
     x = _as_tensor("data", data)
     if len(x) == 0:
@@ -261,8 +267,10 @@ def _held_out(validation: object, given: Mapping[str, Values], memory: Memory) -
     """Returns validation rows that are data of their own."""
     if is_elsewhere(validation):
         rows = stream(cast(Any, validation), **_chosen(given, "validation"))
-        if isinstance(validation, Stream) or rows.nbytes > memory.most // _SHARE:
+        if rows.nbytes > memory.most // _SHARE:
             return rows
+        if is_source(validation):
+            return rows.read().without("labels")
     return _rows(_as_tensor("validation", validation), given, "validation")
 
 
@@ -287,17 +295,18 @@ def _of_a_stream(
     memory: Memory,
 ) -> Splits:
     """Sets validation rows apart, those that are drawn in the order of the source."""
-    train, held_out = rows, None
+    in_memory = memory.holds(rows)  # all of them, as whoever asked before
+    train: Rows | Stream = rows.read() if in_memory else rows
+    held_out: Rows | Stream | None = None
     if validation is not None and not is_number(validation):
         held_out = _held_out(validation, given, memory)
     elif validation is not None:
-        chosen, kept = (part.sort().values for part in _fractions(len(rows), validation, seed))
-        train, held_out = rows[kept], rows[chosen]
-    if not memory.holds(rows):  # all of them, as whoever asked before
-        return Splits(train, held_out, None, memory)
-    if isinstance(held_out, Stream):
-        held_out = held_out.read().without("labels")
-    return Splits(train.read(), held_out, None, memory)
+        chosen, kept = _fractions(len(rows), validation, seed)
+        if in_memory:  # in the order of the draw, as those of a tensor are
+            train, held_out = train[kept], cast(Rows, train[chosen]).without("labels")
+        else:
+            train, held_out = rows[kept.sort().values], rows[chosen.sort().values]
+    return Splits(train, held_out, None, memory)
 
 
 def rows_of_a_pass(vae: Amortized, train: Rows | StreamedRows, batch_size: int) -> int:

@@ -22,7 +22,7 @@ from pyro_vae.data.sources.items import ItemSource
 from pyro_vae.data.sources.joined import Joined
 from pyro_vae.data.sources.parquet import ParquetSource
 
-__all__ = ["SUFFIXES", "is_elsewhere", "stream"]
+__all__ = ["SUFFIXES", "is_elsewhere", "is_source", "stream"]
 
 SUFFIXES = (".npy", ".h5", ".hdf5", ".zarr", ".parquet")
 _ARRAYS = ("h5py", "zarr")
@@ -54,20 +54,26 @@ def stream(
             the data, mapped ones too.
 
     Raises:
-        ValueError: If it is none of these, or has no observation.
+        ValueError: If it is none of these, has no observation, or an option has no meaning for it.
 
     Example:
         >>> rows = stream(np.zeros((5, 3), dtype=np.uint8))
         >>> rows, rows[[4, 0]].read().x.dtype
         (Stream(5, event_shape=(3,), dtype=uint8), torch.uint8)
     """
+    beside = given_of(given)
+    if missing and "mask" in beside:
+        raise expected("mask", "None with `missing`, which makes one", beside["mask"])
     if isinstance(data, Stream):
-        source: Source = data
-    elif isinstance(data, str | os.PathLike):
+        _refuse_options("a stream", key, missing)
+        for name in beside.keys() & data.first.given.keys():
+            raise expected(name, "None, as the stream brings its own", "one more")
+        # A stream of a stream would take what its source is free to read for blocks of a file.
+        return Stream(Joined(data, beside)) if beside else data
+    if isinstance(data, str | os.PathLike):
         source = _of_path(as_path("data", data), key, missing)
     else:
         source = _of_object(data, key, missing)
-    beside = given_of(given)
     return Stream(Joined(source, beside) if beside else source)
 
 
@@ -88,17 +94,30 @@ def _of_object(data: Any, key: str | None, missing: bool) -> Source:
     package = package_of(data)
     if isinstance(data, np.ndarray) or package in _ARRAYS:
         return ArraySource(data if key is None else data[key], missing=missing)
-    if isinstance(data, Tensor):
-        return ArraySource(data.detach().cpu().numpy(), missing=missing)
     # Hugging Face's have a `take` of another meaning.
     if package in _ITEMS and (package == "datasets" or not isinstance(data, Source)):
-        return ItemSource(data, package, key)
-    if hasattr(data, "__array__"):
-        return ArraySource(np.asarray(data), missing=missing)
+        return ItemSource(data, package, key, missing=missing)
+    if isinstance(data, Tensor) or hasattr(data, "__array__"):
+        _refuse_options(f"a {type(data).__name__}", key, missing=False)
+        array = data.detach().cpu().numpy() if isinstance(data, Tensor) else np.asarray(data)
+        return ArraySource(array, missing=missing)
     if isinstance(data, Source):
+        _refuse_options("a source, whose rows may bring a mask", key, missing)
         return data
     what = "a path, an array, a data set of items, or an object with a length and `take(rows)`"
     raise expected("data", what, data)
+
+
+def _refuse_options(kind: str, key: str | None, missing: bool) -> None:
+    """Refuses options of files and arrays where something else has rows.
+
+    Raises:
+        ValueError: If there is one.
+    """
+    if key is not None:
+        raise expected("key", f"None with {kind}", key)
+    if missing:
+        raise expected("missing", f"False with {kind}", missing)
 
 
 def is_elsewhere(data: Any) -> bool:
@@ -108,18 +127,25 @@ def is_elsewhere(data: Any) -> bool:
         >>> is_elsewhere(np.zeros((5, 3)))
         False
     """
-    if isinstance(data, Stream):
+    if is_source(data):
         return True
     if isinstance(data, np.memmap):
         return _has_rows(data)
     if isinstance(data, Tensor | np.ndarray | list | tuple | Mapping):
         return False
     package = package_of(data)
-    if package is None:
-        return isinstance(data, Source) and not hasattr(data, "__array__")
     if package in _ARRAYS:
         return _has_rows(data)
     return package == "anndata" and bool(getattr(data, "isbacked", False))
+
+
+def is_source(data: Any) -> bool:
+    """Returns whether data are rows that `take` gives, and no array however little they are."""
+    if isinstance(data, Stream):
+        return True
+    if isinstance(data, Tensor | np.ndarray | list | tuple | Mapping):
+        return False
+    return package_of(data) is None and isinstance(data, Source) and not hasattr(data, "__array__")
 
 
 def _has_rows(array: Any) -> bool:

@@ -36,6 +36,9 @@ class ArraySource:
     def __init__(self, array: Any, *, missing: bool = False) -> None:
         if not hasattr(array, "shape") or len(array.shape) < 2:
             raise expected("data", "at least two dimensions (data by event)", array)
+        if isinstance(array, np.ma.MaskedArray):
+            error = expected("data", "no masked array, whose hidden values would be data", array)
+            raise ValueError(f"{error}; `.filled(nan)` of floats, with `missing`, lacks them")
         dtype = np.dtype(array.dtype)
         if dtype.kind not in "biuf":
             raise expected("data", "real, integer or boolean values", array)
@@ -69,10 +72,11 @@ def _mapping_of(array: Any) -> mmap.mmap | None:
 
     Of one that may be written to, pages may have been, and giving these back would lose that.
     """
-    if not isinstance(array, np.ndarray) or array.flags.writeable:
-        return None
     found: Any = array
     while isinstance(found, np.ndarray):
+        # A private copy that is no longer written to has pages of its own as well.
+        if found.flags.writeable or getattr(found, "mode", "r") == "c":
+            return None
         found = found.base
     return found if isinstance(found, mmap.mmap) and hasattr(mmap, "MADV_DONTNEED") else None
 

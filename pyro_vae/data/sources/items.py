@@ -9,8 +9,8 @@ import numpy as np
 import torch
 
 from pyro_vae._errors import expected
-from pyro_vae.data.containers import Asked, contents_of
-from pyro_vae.data.raw import plain_tensor
+from pyro_vae.data.containers import Asked, Contents, contents_of
+from pyro_vae.data.raw import plain_tensor, with_missing
 from pyro_vae.data.rows import Rows
 
 __all__ = ["ItemSource"]
@@ -46,19 +46,30 @@ class ItemSource:
         data: A map-style data set of torch, one of Hugging Face, or an ``AnnData``.
         package: Which of them it is.
         key: The entry of an item that is x, where there are several.
+        missing: Whether NaN is an entry that nobody observed.
 
     Raises:
-        ValueError: If it has no length.
+        ValueError: If it has no length, or its rows have no entries by name.
     """
 
-    def __init__(self, data: Any, package: str, key: str | None = None) -> None:
+    def __init__(
+        self, data: Any, package: str, key: str | None = None, *, missing: bool = False
+    ) -> None:
         if not hasattr(data, "__len__") or isinstance(data, torch.utils.data.IterableDataset):
             raise expected("data", "a map-style data set, which has a length", data)
+        if key is not None and package == "anndata":
+            raise expected("key", f"None with a {type(data).__name__}", key)
         self._data, self._package, self._key = data, package, key
+        self._missing = missing
+        first = np.zeros(min(1, len(data)), dtype=np.int64)
+        self.names = tuple(self._contents(first).names) if len(first) else ()
 
     def __len__(self) -> int:
         return len(self._data)
 
     def take(self, rows: np.ndarray, /) -> Rows:
+        return with_missing(plain_tensor(self._contents(rows).x), self._missing)
+
+    def _contents(self, rows: np.ndarray) -> Contents:
         some = _SELECT[self._package](self._data, rows)
-        return Rows(plain_tensor(contents_of(some, Asked(key=self._key)).x))
+        return contents_of(some, Asked(key=self._key))

@@ -12,7 +12,7 @@ from torch import Tensor
 from pyro_vae._errors import expected
 from pyro_vae.data.raw import plain_tensor
 from pyro_vae.data.rows import Given, Rows
-from pyro_vae.data.source import Source
+from pyro_vae.data.source import Source, Stream
 from pyro_vae.data.sources.arrays import ArraySource
 
 __all__ = ["Joined"]
@@ -32,7 +32,8 @@ class Joined:
     def __init__(self, source: Source, given: Given) -> None:
         self.source = source
         self.names = getattr(source, "names", ())
-        self.rows_a_block = getattr(source, "rows_a_block", None)
+        is_free = isinstance(source, Stream) and not source.has_blocks
+        self.rows_a_block = None if is_free else getattr(source, "rows_a_block", None)
         self._given: dict[str, Any] = {
             name: {key: self._held(f"{name}: {key}", each) for key, each in value.items()}
             if isinstance(value, Mapping)
@@ -45,6 +46,8 @@ class Joined:
 
     def _held(self, argument: str, value: Any) -> Any:
         """Returns what rows can be taken from, and checks its length."""
+        if isinstance(value, np.ma.MaskedArray | Stream):
+            raise expected(argument, "a plain array, in memory or mapped", value)
         is_elsewhere = isinstance(value, np.memmap) or hasattr(value, "chunks")
         if not isinstance(value, Tensor | np.ndarray) and not is_elsewhere:
             value = np.asarray(value)

@@ -20,7 +20,8 @@ _HELD = 2  # row groups, so that rows on both sides of an edge are read once
 class ParquetSource:
     """Creates a source of the rows of a table of numbers, float32, shape ``(columns,)`` each.
 
-    A row group is read as a whole, and the last two are held.
+    A row group is read as a whole, and the last two are held. What pandas wrote as the index of a
+    table is none of its columns, as when it is read into memory.
 
     Args:
         path: The file.
@@ -42,7 +43,10 @@ class ParquetSource:
         except (pa.ArrowException, OSError, ValueError) as error:
             raise expected("data", "a Parquet file", str(path)) from error
         schema = self._file.schema_arrow
-        for field in schema:
+        index = set(map(str, (schema.pandas_metadata or {}).get("index_columns", ())))
+        self._places = [i for i, name in enumerate(schema.names) if name not in index]
+        fields = [schema.field(i) for i in self._places]
+        for field in fields:
             if not (
                 pa.types.is_integer(field.type)
                 or pa.types.is_floating(field.type)
@@ -50,9 +54,12 @@ class ParquetSource:
             ):
                 reason = expected("data", f"numbers in the column {field.name}", str(field.type))
                 raise ValueError(f"{reason}; `pv.data.load` makes numbers of words, in memory")
+        self._is_integer = {each.name: pa.types.is_integer(each.type) for each in fields}
         self._pool = pa.default_memory_pool()
         self._missing = missing
-        self.names = tuple(schema.names)
+        self.names = tuple(field.name for field in fields)
+        if not self.names:
+            raise expected("data", "a table with columns of numbers", str(path))
         known = self._file.metadata
         sizes = [known.row_group(i).num_rows for i in range(known.num_row_groups)]
         self._starts = np.concatenate([[0], np.cumsum(sizes, dtype=np.int64)])
@@ -79,7 +86,7 @@ class ParquetSource:
         table = self._file.read_row_group(number)
         found = np.empty((table.num_rows, len(self.names)), dtype=np.float32)
         for i, name in enumerate(self.names):
-            found[:, i] = self._column(name, table.column(i))
+            found[:, i] = self._column(name, table.column(self._places[i]))
         del table
         self._pool.release_unused()
         self._held[number] = found
@@ -92,9 +99,10 @@ class ParquetSource:
         values: np.ndarray = column.to_numpy()
         if values.dtype == object:  # truth values, of which some are missing
             values = values.astype(np.float32)
-        if values.dtype.kind in "iu":
-            ends = (int(values.min()), int(values.max())) if len(values) else (0, 0)
-            if max(map(abs, ends)) >= EXACT:
+        if self._is_integer[name] and len(known := values[values == values]):
+            # Where some are missing, those that are not are floating numbers by now.
+            largest = max(known.max(), known.min(), key=lambda value: abs(float(value)))
+            if abs(float(largest)) >= EXACT:
                 what = f"integers below 2**24 in {name}, which float32 holds exactly"
-                raise expected("data", what, int(values.max()))
+                raise expected("data", what, int(largest))
         return values
