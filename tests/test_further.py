@@ -214,11 +214,12 @@ def test_a_process_that_dies_while_files_move_leaves_a_run_that_goes_on(
 def test_no_score_of_the_shorter_run_stays_beside_the_longer(tmp_path: Path) -> None:
     """Those that the command line has written, which a model card and `compare` read."""
     run = fit(build(), X, epochs=2, out=tmp_path / "run")
-    for name in ("scores.json", "samples.png", "notes.txt"):
+    for name in ("scores.json", "scores.safetensors", "samples.png", "notes.txt"):
         (tmp_path / "run" / name).write_text("{}")
     run.resume(epochs=3)
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left & {"scores.json", "samples.png", "notes.txt"} == {"notes.txt"}
+    written = {"scores.json", "scores.safetensors", "samples.png", "notes.txt"}
+    assert left & written == {"notes.txt"}
 
 
 def test_what_auto_has_chosen_may_be_asked_for(tmp_path: Path) -> None:

@@ -48,6 +48,7 @@ from pyro_vae.cli.runs import (
     record_data,
     recorded_scores,
 )
+from pyro_vae.cli.scores_by_row import write_by_row
 from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.cli.training import add_training, from_anywhere, training_options
@@ -139,6 +140,8 @@ def _run(argv: list[str]) -> None:
             config = _config(asked, typed).encode()
             checkpoint.write_bytes(folder / "config.yaml", config)
             checkpoint.write_json(folder / "scores.json", summary)
+            if scores is not None:
+                write_by_row(folder, scores)
             record_data(folder, data, asked.served)
             report.pictures(fitted.vae.fixed(1, options.seed)[0], data, fitted.history, folder)
 

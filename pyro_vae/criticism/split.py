@@ -18,7 +18,7 @@ from pyro_vae.criticism._of_tables import WORDS, Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, Rows
-from pyro_vae.distributions import MAX_ENUMERATED, by_entry, log_prob_of_binary
+from pyro_vae.distributions import MAX_ENUMERATED, by_entry, log_prob_of_binary, sample_of
 from pyro_vae.evaluation._common import states_of
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.adaptive import AdaptiveMixture, adapts, moments
@@ -126,7 +126,7 @@ def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator
 
     def replicate(draws: Tensor) -> Iterator[Tensor]:
         for chunk in draws.split(draws_at_once(vae, rows.x)):
-            yield columns(in_units(vae.decode(chunk, **rows.given).sample()).flatten(2))
+            yield columns(in_units(sample_of(vae.decode(chunk, **rows.given))).flatten(2))
 
     def standardized(x: Tensor) -> Tensor:
         residual = (x - mean) / scale

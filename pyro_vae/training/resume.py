@@ -51,8 +51,8 @@ _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _FURTHER = "further"  # checkpoints of a finished run on its way to more epochs
 _STAGING = ".finishing"
 # What the command line writes of the weights, and a longer run that Python fits does not.
-_OF_WEIGHTS = ("scores.json", "report.html", "samples.png", "reconstructions.png", "latent.png",
-               "curves.png", "pairs.png")  # fmt: skip
+_OF_WEIGHTS = ("scores.json", "scores.safetensors", "report.html", "samples.png",
+               "reconstructions.png", "latent.png", "curves.png", "pairs.png")  # fmt: skip
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 _SHOWN = 5  # differences named one by one
