@@ -265,3 +265,10 @@ def test_a_run_without_a_state_is_refused(tmp_path: Path) -> None:
         run.resume(epochs=4)
     with pytest.raises(ValueError, match=r"^`data`: expected none, as the run has those"):
         run.resume(X, epochs=4)
+
+
+def test_a_finished_run_that_is_in_the_way_is_gone_on_with_by_more_epochs(tmp_path: Path) -> None:
+    """Fails when only an unfinished one is known to go on."""
+    fit(build(), X, epochs=1, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="'; --resume with more --epochs goes on with it$"):
+        fit(build(), X, epochs=1, out=tmp_path / "run")

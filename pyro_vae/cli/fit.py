@@ -55,7 +55,7 @@ from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.frames import NUMBERS
-from pyro_vae.data.inspection import copies, said_of_copies
+from pyro_vae.data.inspection import COPIES, copies, said_of_copies
 from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation import Scores, accuracy, evaluate
@@ -244,20 +244,21 @@ def _checked(options: Namespace) -> tuple[Path, torch.device | None]:
 
 def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
-    counts = copies(data)
-    found = [
-        said_of_copies(counts[split], len(data.split(split)), split)
-        for split in SPLITS
-        if split in counts
-    ]
-    if any(found):
+    counts = {split: count for split, count in copies(data).items() if count}
+    if counts:
         # What is no table has no column to group rows by.
         way = (
             "--group COLUMN keeps rows that belong together in one split"
             if data.names
             else "take them out of the data"
         )
-        say(f"{'; '.join(filter(None, found))}; {way}", error=True)
+        sizes = {split: len(data.split(split)) for split in SPLITS if split in counts}
+        found = [f"{counts[split]:,} of {size:,} {split}" for split, size in sizes.items()]
+        said = f"{' and '.join(found)} observations {COPIES}"
+        if len(counts) == 1:
+            ((split, count),) = counts.items()
+            said = said_of_copies(count, sizes[split], split)
+        say(f"{said}; {way}", error=True)
 
 
 def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:
@@ -357,8 +358,8 @@ def _add_checkpoints(parser: Parser) -> None:
         "--resume",
         type=bool | Literal["previous"],
         default=_RESUME,
-        help="Go on with an unfinished run: the same command with --resume; or with a finished "
-        "one, by more --epochs. --resume=previous passes over checkpoints that are damaged.",
+        help="Go on with an unfinished run: the same command with --resume; a finished one goes "
+        "on with more --epochs. --resume=previous passes over checkpoints that are damaged.",
     )
 
 

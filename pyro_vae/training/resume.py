@@ -208,7 +208,11 @@ def has_checkpoints(folder: Path) -> bool:
 def taken(argument: str, folder: Path) -> ValueError:
     """The error of a path that exists."""
     error = expected(argument, "a path that does not exist yet", str(folder))
-    return ValueError(f"{error}; --resume goes on with it") if is_unfinished(folder) else error
+    if is_unfinished(folder):
+        return ValueError(f"{error}; --resume goes on with it")
+    if is_finished(folder):
+        return ValueError(f"{error}; --resume with more --epochs goes on with it")
+    return error
 
 
 @contextmanager
