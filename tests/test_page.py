@@ -23,7 +23,7 @@ from pyro_vae import report
 from pyro_vae._html import Html, table, tag
 from pyro_vae.checkpoint import read_json, tensors_of
 from pyro_vae.cli import main
-from pyro_vae.cli.scores_by_row import recorded_by_row
+from pyro_vae.cli.scores_by_row import recorded_by_row, write_by_row
 from pyro_vae.data.rows import Rows
 from pyro_vae.evaluation.scores import OF_EACH
 from pyro_vae.programs.weigh import observations_at_once
@@ -489,3 +489,17 @@ def test_a_page_refuses_scores_of_other_data() -> None:
     some = pv.evaluate(vae, data.train[:5], num_samples=10)
     with pytest.raises(ValueError, match=r"`scores`: expected scores of \d+ observations"):
         report.page(vae, data, scores=some)
+
+
+def test_exact_scores_of_each_observation_come_back(tmp_path: Path) -> None:
+    """Fails where one array that is two columns is not written, or a NaN is refused."""
+    vae = pv.VAE(
+        pv.priors.Categorical(1, 3), pv.guides.GumbelSoftmax(1, 3), pv.likelihoods.Bernoulli((7,))
+    )
+    scores = pv.evaluate(vae, (_data("vectors").train > 0).float())
+    write_by_row(tmp_path, scores)
+    found = recorded_by_row(tmp_path, scores.summary(), len(scores.log_marginal))
+    assert found is not None
+    assert found.is_exact
+    for name in OF_EACH:
+        np.testing.assert_array_equal(getattr(found, name), getattr(scores, name))

@@ -27,7 +27,8 @@ def write_by_row(folder: Path, scores: Scores) -> None:
     """
     if scores.mean_without_draw is not None:
         return
-    tensors = {name: torch.from_numpy(getattr(scores, name)) for name in OF_EACH}
+    # Copies: of an exact sum two columns are one array, which a file cannot hold twice.
+    tensors = {name: torch.tensor(getattr(scores, name)) for name in OF_EACH}
     tensors[_SAMPLED] = torch.tensor(scores.kl_estimator == "sampled")
     checkpoint.write_tensors(folder / FILE, tensors)
 
