@@ -6,7 +6,7 @@
 
 Models of 12 features whose posterior is known: a linear-Gaussian one (4 latents, orthogonal
 directions, so that the posterior is diagonal), and a Bernoulli one with two one-hot latents of
-three classes, each alone behind half of the features. 500 simulations and 99 draws each, level 5 %.
+three classes, each alone behind half of the features. 500 simulations and 99 draws each, level 5%.
 The exact posterior is calibrated 200 times, each wrong guide 40 times.
 """
 
@@ -83,7 +83,7 @@ CASES: dict[str, tuple[Callable[[], pv.VAE], int]] = {
     "normal: exact posterior": (gaussian, INNOCENT),
     "normal: scale halved": (lambda: gaussian(scale=0.5), GUILTY),
     "normal: collapsed, q = p": (lambda: gaussian(slope=0.0), GUILTY),
-    "normal: scale 10 % too small": (lambda: gaussian(scale=0.9), GUILTY),
+    "normal: scale 10% too small": (lambda: gaussian(scale=0.9), GUILTY),
     "one-hot: exact posterior": (categorical, INNOCENT),
     "one-hot: logits 0": (lambda: categorical(0.0), GUILTY),
     "one-hot: logits doubled": (lambda: categorical(2.0), GUILTY),

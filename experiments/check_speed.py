@@ -14,6 +14,7 @@ from __future__ import annotations
 import json
 import os
 import re
+import resource
 import subprocess
 import sys
 import tempfile
@@ -52,16 +53,22 @@ def _now() -> float:
     return time.perf_counter()
 
 
+def _cpu_of_children() -> float:
+    """Seconds of all threads of the processes that have ended."""
+    used = resource.getrusage(resource.RUSAGE_CHILDREN)
+    return used.ru_utime + used.ru_stime
+
+
 def measure(name: str, root: str | None, epochs: int, threads: int) -> dict[str, Any]:
     """Fits a run, and times its checks and its page."""
     environment = {**os.environ, "OMP_NUM_THREADS": str(threads)}
     if root:
         environment["PYRO_VAE_DATA"] = root
 
-    def run(*words: str) -> tuple[str, float]:
-        start = _now()
+    def run(*words: str) -> tuple[str, float, float]:
+        start, before = _now(), _cpu_of_children()
         done = subprocess.run(words, env=environment, check=True, stdout=subprocess.PIPE, text=True)
-        return done.stdout, _now() - start
+        return done.stdout, _now() - start, _cpu_of_children() - before
 
     verb = (sys.executable, "-m", "pyro_vae.cli")
     with tempfile.TemporaryDirectory() as scratch:
@@ -70,8 +77,8 @@ def measure(name: str, root: str | None, epochs: int, threads: int) -> dict[str,
         options = ("--epochs", str(epochs), "--latent-dim", "20")
         run(*verb, "fit", name, *options, "--out", folder, *own)
         child = (sys.executable, __file__, f"--threads={threads}", "--of", name, folder)
-        out, process = run(*child, *own)
-        _, whole = run(*verb, "report", folder, "--out", page)
+        out, process, _ = run(*child, *own)
+        _, whole, cpu = run(*verb, "report", folder, "--out", page)
         text = Path(page).read_text(encoding="utf-8")
     sections = re.findall(r"this page: ([^<]*)</t[hd]>\s*<td[^>]*>([\d.,]+) s", text)
     return {
@@ -81,6 +88,7 @@ def measure(name: str, root: str | None, epochs: int, threads: int) -> dict[str,
         "check_process": process,
         "page": {title: float(seconds.replace(",", "")) for title, seconds in sections},
         "page_process": whole,
+        "page_cpu": cpu,
     }
 
 
@@ -90,9 +98,11 @@ def table() -> None:
     first, second = result["check"]
     lines = ["| `check`, seconds | first call | second |", "|---|---:|---:|"]
     lines += [f"| {each} | {first[each]:.1f} | {second[each]:.1f} |" for each in (*STAGES, "all")]
+    lines.append(f"| processor time, all threads | {first['cpu']:.1f} | {second['cpu']:.1f} |")
     lines += ["", "| the page, seconds | |", "|---|---:|"]
     lines += [f"| {title} | {seconds:.1f} |" for title, seconds in result["page"].items()]
     lines.append(f"| the process, with imports and data | {result['page_process']:.1f} |")
+    lines.append(f"| its processor time, all threads | {result['page_cpu']:.1f} |")
     where = result["environment"]
     lines += [
         "",

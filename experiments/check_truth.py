@@ -7,7 +7,7 @@
 
 True models: data are simulated from the very model that is checked, one factor at a time from a
 base case: `Normal`, 200 observations of 10 features from two latent dimensions, nothing beside x.
-Of 100 repetitions at 5 %, more than 11 are too many (three binomial standard errors).
+Of 100 repetitions at 5%, more than 11 are too many (three binomial standard errors).
 
 Power: 14 misfits, those of `planted.py` and five more, are planted in 1,000 training and 500
 held-out observations, to which a VAE with a linear decoder is fitted in 120 steps; of 40
@@ -78,7 +78,7 @@ TRUTHS: dict[str, tuple[Any, ...]] = {
     "1,000 observations": ("Normal", 1000),
     "conditions": ("Normal", 200, 10, "conditions"),
     "size factors": ("Poisson", 200, 10, "sizes"),
-    "30 % hidden": ("Normal", 200, 10, "masks"),
+    "30% hidden": ("Normal", 200, 10, "masks"),
     "100 features": ("Normal", 200, 100),
 }
 
@@ -98,7 +98,7 @@ MISFITS: dict[str, tuple[str, str, Callable[[int], Tensor]]] = {
     "uniform": (
         "uniform noise", "Normal", lambda n: location(n) + 1.7 * (torch.rand(n, FEATURES) - 0.5)
     ),
-    "outliers": ("1 % of entries ten times as far out", "Normal", outliers),
+    "outliers": ("1% of entries ten times as far out", "Normal", outliers),
     "two-valued": (
         "noise of two values", "Normal",
         lambda n: location(n) + 0.5 * torch.randn(n, FEATURES).sign() + 0.2 * normal(n),
@@ -176,7 +176,7 @@ def table() -> str:
     (found,) = common.read("check_truth.json")
     cells: dict[str, list[dict[str, Any]]] = found["cells"]
     of = {part: {n: cells.get(f"{part}: {n}", []) for n in names} for part, names in CELLS.items()}
-    lines = ["| true model | rejected at 5 % |", "|---|---:|"]
+    lines = ["| true model | rejected at 5% |", "|---|---:|"]
     lines += [f"| {name} | {_share(each)} |" for name, each in of["true"].items()]
     every = [one for each in of["true"].values() for one in each]
     lines += [f"| all | {_share(every)} |", ""]

@@ -124,7 +124,7 @@ def picture() -> None:
             axis.plot(shown, height, marker, color=colour, ms=7)
         axis.set_yticks(range(len(rows)), [row["statistic"] for row in rows], fontsize=8)
         axis.set_xlim(-4.5, 4.5)
-        axis.set_xticks([-1, 1], ["2.5 %", "97.5 %"], fontsize=8)
+        axis.set_xticks([-1, 1], ["2.5%", "97.5%"], fontsize=8)
         name = LIKELIHOODS[each["likelihood"]][3].replace("`", "")
         failed = f"{each['checks']['num_failed']} of {each['checks']['num_checks']} failed"
         axis.set_title(f"{name}\n{failed}", fontsize=9)

@@ -5,7 +5,7 @@
     python experiments/density.py --table          # results/density.md
     python experiments/density.py --smoke
 
-Every method has the same rows: 60 % to fit, 20 % to choose with, 20 % to test, in three splits. For
+Every method has the same rows: 60% to fit, 20% to choose with, 20% to test, in three splits. For
 anomalies, rows of one class alone are seen, and those of the others are scored beside test rows.
 Columns are standardised by the rows of the fit, for all methods alike, so that densities have one
 unit. A Gaussian mixture is chosen by BIC, a kernel density by cross-validation, both on the rows of

@@ -3,7 +3,7 @@
     python experiments/false_alarms.py           # what is missing of 100 replications: 30 minutes
     python experiments/false_alarms.py --table   # results/false_alarms.md
 
-Data are simulated from a model with the parameters that judge them: each rejection at 5 % is a
+Data are simulated from a model with the parameters that judge them: each rejection at 5% is a
 false alarm. Of 100, more than 13 have a probability of one in a thousand; of all 900, more than 64.
 """
 
@@ -131,7 +131,7 @@ def table() -> str:
     alarms = found["alarms"]
     names = list(dict.fromkeys(cell.partition(": ")[2] for cell in alarms))
     lines = [
-        f"| rejected at 5 %, true model | {' | '.join(names)} |",
+        f"| rejected at 5%, true model | {' | '.join(names)} |",
         "|---" * (len(names) + 1) + "|",
     ]
     for verb in VERBS:
@@ -139,7 +139,7 @@ def table() -> str:
         lines.append(f"| `{verb}` | {' | '.join(f'{sum(c)} of {len(c)}' for c in cells)} |")
     total, runs = sum(map(sum, alarms.values())), sum(map(len, alarms.values()))
     limit = f"more than {MOST_OF_ALL} of 900, or {MOST} of 100, would be too many"
-    lines += ["", f"{total} of {runs} in all; at 5 %, {limit}."]
+    lines += ["", f"{total} of {runs} in all; at 5%, {limit}."]
     return "\n".join(lines) + "\n"
 
 

@@ -99,7 +99,7 @@ def picture(found: dict[str, object], rows: Sequence[dict[str, object]]) -> None
 
 
 def _checks(rows: Sequence[dict[str, object]]) -> list[str]:
-    lines = ["| check | effect, sd [95 %] | size | what to swap |", "|---|---:|---|---|"]
+    lines = ["| check | effect, sd [95%] | size | what to swap |", "|---|---:|---|---|"]
     for row in rows:
         effect = f"{row['effect']:+.2f} [{row['effect_low']:.2f}, {row['effect_high']:.2f}]"
         lines.append(f"| {row['title']} | {effect} | {row['severity']} | {row['advice']} |")
@@ -124,8 +124,8 @@ def _bounds() -> list[str]:
 
 def _guides() -> list[str]:
     cases = common.read("calibration.json")[0]["cases"]
-    kept = ("normal: exact posterior", "normal: scale 10 % too small", "normal: collapsed, q = p")
-    lines = ["| guide | rejected at 5 % |", "|---|---:|"]
+    kept = ("normal: exact posterior", "normal: scale 10% too small", "normal: collapsed, q = p")
+    lines = ["| guide | rejected at 5% |", "|---|---:|"]
     for name in kept:
         case = cases[name]
         lines.append(f"| {name} | {case['convicted']} of {case['replications']} |")

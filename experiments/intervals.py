@@ -13,8 +13,8 @@ Intervals are estimate ± 1.645 or 1.96 Monte Carlo errors of the mean over the 
 mean of the same data, but for: importance weighting "and its bias", whose upper end is above that
 by the bound of the bias; the bracket of the mutual information, from the lower estimate less its
 error over data to the upper one and its error, about that of the population; `compare`, whose own
-intervals, of 95 %, are about the difference in the population, 0; and imputed entries, which are
-covered by the central 90 and 95 % of 199 imputations.
+intervals, of 95%, are about the difference in the population, 0; and imputed entries, which are
+covered by the central 90 and 95% of 199 imputations.
 """
 
 from __future__ import annotations
@@ -229,7 +229,7 @@ def run(name: str, repetitions: int, smoke: bool) -> None:
 
 def table() -> str:
     """A line for each cell: coverage, and whether it is what it should be."""
-    lines = ["| interval | repetitions | 90 % | 95 % |", "|---|---:|---:|---:|"]
+    lines = ["| interval | repetitions | 90% | 95% |", "|---|---:|---:|---:|"]
     for name, (label, _) in CELLS.items():
         path = common.RESULTS / f"coverage-{name}.json"
         if not path.exists():
@@ -249,7 +249,7 @@ def table() -> str:
             cells.append(f"{100 * mean:.1f}{mark}")
         lines.append(f"| {label} | {len(covered)} | {' | '.join(cells)} |")
     marks = "Marked: more than three standard errors (binomial, or over repetitions) from nominal."
-    single = "`compare` gives an interval of 95 % alone."
+    single = "`compare` gives an interval of 95% alone."
     return "\n".join([*lines, "", marks, single])
 
 

@@ -140,7 +140,7 @@ def run(table: str, smoke: bool) -> None:
 
 
 def interval(values: list[float]) -> tuple[float, float]:
-    """Returns the mean, and half the width of its 95 % interval by Student's t."""
+    """Returns the mean, and half the width of its 95% interval by Student's t."""
     mean = math.fsum(values) / len(values)
     variance = math.fsum((value - mean) ** 2 for value in values) / (len(values) - 1)
     factor = float(scipy.stats.t.ppf(0.975, len(values) - 1))
@@ -150,8 +150,8 @@ def interval(values: list[float]) -> tuple[float, float]:
 def table() -> str:
     """Returns the table of the result as Markdown."""
     lines = [
-        "| table | completed by | runs | error of the means of censored columns, in sd (95 % "
-        "interval) | root mean squared error of imputed entries, in sd (95 % interval) |",
+        "| table | completed by | runs | error of the means of censored columns, in sd (95% "
+        "interval) | root mean squared error of imputed entries, in sd (95% interval) |",
         "|---|---|---:|---:|---:|",
     ]
     for each in reversed(common.read("missing_not_at_random-*.json")):

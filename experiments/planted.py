@@ -88,7 +88,7 @@ CASES: dict[str, tuple[str, str, Callable[[int], Tensor]]] = {
         lambda n: location(n) + 0.5 * STUDENT.sample((n, FEATURES)),
     ),
     "zeros": (
-        "20 % extra zeros",
+        "20% extra zeros",
         "Poisson",
         lambda n: torch.poisson(rate(n)) * (torch.rand(n, FEATURES) > 0.2),
     ),

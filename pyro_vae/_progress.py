@@ -60,7 +60,7 @@ class Monitor:
         rows = []
         for task in self._bar.tasks:
             elapsed = int(task.elapsed or 0)
-            words = [f"{task.percentage:.0f} %", f"{elapsed // 60}:{elapsed % 60:02d}"]
+            words = [f"{task.percentage:.0f}%", f"{elapsed // 60}:{elapsed % 60:02d}"]
             if task.fields["speed"]:
                 words.append(task.fields["speed"])
             total = task.total or 1

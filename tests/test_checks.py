@@ -21,6 +21,7 @@ from pyro_vae.criticism.latent import collapsed_units
 from pyro_vae.criticism.split import Inference, _log_likelihood, halve
 from pyro_vae.criticism.two_sample import classify
 from pyro_vae.data.rows import Rows
+from pyro_vae.distributions import by_entry
 
 _FAMILIES = {
     "Bernoulli": pv.likelihoods.Bernoulli,
@@ -316,6 +317,45 @@ def test_binary_halves_are_weighed_as_their_distribution_has_it(
     found = _log_likelihood(vae, rows, halves, z)
     assert exact.min() < -100
     torch.testing.assert_close(found.double(), exact[..., :3].sum(-1), rtol=1e-5, atol=1e-5)
+
+
+@torch.no_grad()
+@pytest.mark.parametrize("given", ["nothing", "a condition", "a mask"])
+def test_a_decoder_makes_the_logits_of_the_given_half_alone(
+    given: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """As its distribution has them. Fails when they are of others, or dropout is on."""
+    vae = pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        pv.likelihoods.Bernoulli((1, 2, 3)),
+        decoder=pv.networks.MLP((5, 4), dropout=0.5, norm="batch"),
+        cond_size=2 if given == "a condition" else None,
+    )
+    for parameter in vae.parameters():
+        parameter.normal_()
+    more = {
+        "nothing": {},
+        "a condition": {"cond": torch.eye(2).repeat(20, 1)},
+        "a mask": {"mask": torch.rand(40, 1, 2, 3) < 0.5},
+    }[given]
+    rows = Rows((torch.rand(40, 1, 2, 3) < 0.5).float(), more)
+    halves = halve(vae, entries_of(vae, None), rows.given)
+    z = vae.prior().sample((30, 40))
+    entries = by_entry(vae.decode(z, **more), 3)
+    exact = (entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1)
+    monkeypatch.setattr("pyro_vae.criticism.split.draws_at_once", lambda *_: 1)  # many chunks
+    counted = list[int]()
+    first = pv.networks.MLP.first_outputs
+
+    def counting(self: pv.networks.MLP, count: int, *inputs: torch.Tensor) -> torch.Tensor:
+        counted.append(count)
+        return first(self, count, *inputs)
+
+    monkeypatch.setattr(pv.networks.MLP, "first_outputs", counting)
+    found = _log_likelihood(vae.train(), rows, halves, z)
+    torch.testing.assert_close(found, exact, rtol=1e-4, atol=1e-4)
+    assert counted == ([3] * 7 if given == "nothing" else [])  # of eight chunks
 
 
 def test_log_p_of_binary_x_is_that_of_its_distribution() -> None:

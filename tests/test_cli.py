@@ -46,6 +46,7 @@ _FILES = {
     "reconstructions.png",
     "samples.png",
     "scores.json",
+    "scores.safetensors",
     "state.safetensors",
 }
 

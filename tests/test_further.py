@@ -215,11 +215,12 @@ def test_a_process_that_dies_while_files_move_leaves_a_run_that_goes_on(
 def test_no_score_of_the_shorter_run_stays_beside_the_longer(tmp_path: Path) -> None:
     """Those that the command line has written, which a model card and `compare` read."""
     run = fit(build(), X, epochs=2, out=tmp_path / "run")
-    for name in ("scores.json", "samples.png", "notes.txt"):
+    for name in ("scores.json", "scores.safetensors", "samples.png", "notes.txt"):
         (tmp_path / "run" / name).write_text("{}")
     run.resume(epochs=3)
     left = {path.name for path in (tmp_path / "run").iterdir()}
-    assert left & {"scores.json", "samples.png", "notes.txt"} == {"notes.txt"}
+    written = {"scores.json", "scores.safetensors", "samples.png", "notes.txt"}
+    assert left & written == {"notes.txt"}
 
 
 def test_what_auto_has_chosen_may_be_asked_for(tmp_path: Path) -> None:
@@ -275,3 +276,10 @@ def test_what_is_not_to_be_chosen_again_is_refused(name: str, tmp_path: Path) ->
         ValueError, match=f"^`{name}`: expected none, as a run goes on with its own"
     ):
         run.resume(X, epochs=2, **{name: 3})
+
+
+def test_a_finished_run_that_is_in_the_way_is_gone_on_with_by_more_epochs(tmp_path: Path) -> None:
+    """Fails when only an unfinished one is known to go on."""
+    fit(build(), X, epochs=1, out=tmp_path / "run")
+    with pytest.raises(ValueError, match="'; --resume with more --epochs goes on with it$"):
+        fit(build(), X, epochs=1, out=tmp_path / "run")

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
+import pyro.distributions as dist
 import pytest
 import torch
 from cases import LIKELIHOODS, Case
@@ -13,7 +14,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae.criticism import check, pit
 from pyro_vae.data import Rows
-from pyro_vae.distributions import Columns, ColumnSupport, TotalMultinomial
+from pyro_vae.distributions import Columns, ColumnSupport, TotalMultinomial, sample_of
 from pyro_vae.evaluation import compare
 from pyro_vae.likelihoods import (
     Autoregressive,
@@ -343,3 +344,31 @@ def test_a_fitted_scale_is_the_likeliest(scale: Any) -> None:
 def test_a_scale_that_is_not_learned_cannot_be_fitted(scale: Any) -> None:
     with pytest.raises(ValueError, match="`scale`: expected shared or per-dimension"):
         Normal((2,), scale=scale).fit_scale(torch.zeros(3, 2), torch.zeros(3, 2))
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.float64, torch.bfloat16])
+def test_binary_entries_are_drawn_as_their_distribution_has_them(dtype: torch.dtype) -> None:
+    """Within 4.5 standard errors; fails when entries are flipped or their order is another."""
+    chance = torch.tensor([0.0, 1.0, 0.03, 0.5, 0.97, 0.2]).reshape(2, 3).to(dtype)
+    many = dist.Bernoulli(chance.expand(40_000, 2, 3)).to_event(2)
+    drawn = sample_of(many)
+    assert drawn.dtype == dtype
+    assert set(drawn.unique().tolist()) == {0.0, 1.0}
+    exact = chance.double()
+    error = (exact * (1 - exact) / 40_000).sqrt()
+    assert ((drawn.double().mean(0) - exact).abs() <= 4.5 * error).all()
+    pairs = drawn.double().flatten(1).T.cov()
+    of_pairs = (error.flatten() * error.flatten()[:, None]) * 200  # root of 40,000 draws
+    assert (pairs - pairs.diagonal().diag()).abs().le(4.5 * of_pairs).all()
+
+
+def test_what_is_no_vector_of_binary_entries_is_drawn_by_itself() -> None:
+    """Fails when a scalar, a dependent or a subclassed distribution is taken for one."""
+
+    class Ones(dist.Bernoulli):  # type: ignore[misc]
+        def sample(self, sample_shape: Any = ()) -> torch.Tensor:
+            return torch.ones(self.shape(sample_shape))
+
+    assert sample_of(Ones(torch.zeros(50, 2)).to_event(1)).eq(1).all()
+    assert sample_of(dist.Normal(torch.zeros(5, 2), 1.0).to_event(1)).frac().ne(0).any()
+    assert sample_of(dist.Bernoulli(torch.ones(5))).tolist() == [1.0] * 5

@@ -85,7 +85,7 @@ def test_a_bar_is_escaped_and_needs_no_kernel() -> None:
     read = _Text(shown["text/html"])
     assert {name for name, _ in read.elements} == {"div", "span", "progress"}
     assert "<b>latent-dim 2</b>" in read.text
-    assert "25 %" in read.text
+    assert "25%" in read.text
     text = io.StringIO()
     Console(file=text, width=100).print(monitor)
     assert [line.split() for line in text.getvalue().splitlines()] == [

@@ -21,10 +21,14 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import report
 from pyro_vae._html import Html, table, tag
-from pyro_vae.checkpoint import read_json
+from pyro_vae.checkpoint import read_json, tensors_of
 from pyro_vae.cli import main
+from pyro_vae.cli.scores_by_row import recorded_by_row, write_by_row
 from pyro_vae.data.rows import Rows
+from pyro_vae.evaluation.scores import OF_EACH
 from pyro_vae.programs.weigh import observations_at_once
+from pyro_vae.report import findings as findings_module
+from pyro_vae.report import story
 from pyro_vae.report.beside import beside
 from pyro_vae.report.findings import Findings
 from pyro_vae.report.sections import scores as scores_section
@@ -431,3 +435,77 @@ def test_the_verb_writes_one_page(
         assert words in printed.err
         assert printed.err.count("\n") == 1
     assert sorted(tmp_path.rglob("*")) == before
+
+
+def test_the_verb_shows_the_scores_of_the_run_and_makes_none_again(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Fails when they are of other rows, when they are made again, or damage is shown."""
+    monkeypatch.chdir(tmp_path)
+    quick = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
+    small = ["--latent-dim", "2", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"]
+    assert main(["fit", "digits", "--out", "run", *quick, *small]) == 0
+    path, summary = Path("run/scores.safetensors"), read_json(Path("run/scores.json"))
+    data = pv.data.load("digits")
+    again = pv.evaluate(pv.load("run"), data.test, num_samples=20)
+    found = recorded_by_row(Path("run"), summary, len(data.test))
+    assert found is not None
+    for name in OF_EACH:
+        np.testing.assert_allclose(getattr(found, name), getattr(again, name), rtol=1e-4)
+    assert found.summary()["kl"] == summary["kl"]
+    assert found.of_first(7).log_marginal.tolist() == found.log_marginal[:7].tolist()
+
+    shown = list[Findings]()
+
+    def keep(findings: Findings) -> str:
+        shown.append(findings)
+        assert findings.summarised == len(data.test)
+        return f"{len(findings.scores.log_marginal)} scores"
+
+    def refused(*_: object, **__: object) -> None:
+        raise AssertionError("scores are made again")
+
+    monkeypatch.setattr(story, "_document", keep)
+    with monkeypatch.context() as patched:
+        patched.setattr(findings_module, "evaluate", refused)
+        assert main(["report", "run", "--num-samples", "20"]) == 0
+        assert shown[-1].scores.log_marginal.tolist() == found.log_marginal.tolist()
+        for argv in (["--num-samples", "30"], ["--num-samples", "20", "--data", "new.npy"]):
+            np.save("new.npy", data.test[:40].numpy())
+            with pytest.raises(AssertionError, match="made again"):
+                main(["report", "run", *argv])
+    capsys.readouterr()
+
+    whole = path.read_bytes()
+    pv.checkpoint.write_tensors(path, tensors_of(path, whole)[0] | {"log_marginal": -torch.ones(3)})
+    assert main(["report", "run", "--num-samples", "20"]) == 2
+    assert "of 360 observations" in capsys.readouterr().err
+    other = tensors_of(path, whole)[0]
+    pv.checkpoint.write_tensors(path, other | {"log_marginal": other["log_marginal"] - 1})
+    assert main(["report", "run", "--num-samples", "20"]) == 2
+    assert "as scores.json has it" in capsys.readouterr().err
+    path.unlink()  # as in a run from before there were such files
+    assert main(["report", "run", "--num-samples", "20"]) == 0
+    assert shown[-1].known_scores is None
+
+
+def test_a_page_refuses_scores_of_other_data() -> None:
+    data = _data("vectors")
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((7,)))
+    some = pv.evaluate(vae, data.train[:5], num_samples=10)
+    with pytest.raises(ValueError, match=r"`scores`: expected scores of \d+ observations"):
+        report.page(vae, data, scores=some)
+
+
+def test_exact_scores_of_each_observation_come_back(tmp_path: Path) -> None:
+    """Fails where one array that is two columns is not written, or a NaN is refused."""
+    vae = pv.VAE(
+        pv.priors.Categorical(1, 3), pv.guides.GumbelSoftmax(1, 3), pv.likelihoods.Bernoulli((7,))
+    )
+    scores = pv.evaluate(vae, (_data("vectors").train > 0).float())
+    write_by_row(tmp_path, scores)
+    found = recorded_by_row(tmp_path, scores.summary(), len(scores.log_marginal))
+    assert found is not None
+    assert found.is_exact
+    for name in OF_EACH:
+        np.testing.assert_array_equal(getattr(found, name), getattr(scores, name))

@@ -48,13 +48,14 @@ from pyro_vae.cli.runs import (
     record_data,
     recorded_scores,
 )
+from pyro_vae.cli.scores_by_row import write_by_row
 from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.data.dataset import SPLITS
 from pyro_vae.data.frames import NUMBERS
-from pyro_vae.data.inspection import copies, said_of_copies
+from pyro_vae.data.inspection import COPIES, copies, said_of_copies
 from pyro_vae.data.readers import SUFFIXES
 from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation import Scores, accuracy, evaluate
@@ -139,6 +140,8 @@ def _run(argv: list[str]) -> None:
             config = _config(asked, typed).encode()
             checkpoint.write_bytes(folder / "config.yaml", config)
             checkpoint.write_json(folder / "scores.json", summary)
+            if scores is not None:
+                write_by_row(folder, scores)
             record_data(folder, data, asked.served)
             report.pictures(fitted.vae.fixed(1, options.seed)[0], data, fitted.history, folder)
 
@@ -241,20 +244,21 @@ def _checked(options: Namespace) -> tuple[Path, torch.device | None]:
 
 def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
-    counts = copies(data)
-    found = [
-        said_of_copies(counts[split], len(data.split(split)), split)
-        for split in SPLITS
-        if split in counts
-    ]
-    if any(found):
+    counts = {split: count for split, count in copies(data).items() if count}
+    if counts:
         # What is no table has no column to group rows by.
         way = (
             "--group COLUMN keeps rows that belong together in one split"
             if data.names
             else "take them out of the data"
         )
-        say(f"{'; '.join(filter(None, found))}; {way}", error=True)
+        sizes = {split: len(data.split(split)) for split in SPLITS if split in counts}
+        found = [f"{counts[split]:,} of {size:,} {split}" for split, size in sizes.items()]
+        said = f"{' and '.join(found)} observations {COPIES}"
+        if len(counts) == 1:
+            ((split, count),) = counts.items()
+            said = said_of_copies(count, sizes[split], split)
+        say(f"{said}; {way}", error=True)
 
 
 def _parser(argv: list[str], config: dict[str, Any]) -> tuple[dict[str, Any], Parser]:
@@ -354,8 +358,8 @@ def _add_checkpoints(parser: Parser) -> None:
         "--resume",
         type=bool | Literal["previous"],
         default=_RESUME,
-        help="Go on with an unfinished run: the same command with --resume; or with a finished "
-        "one, by more --epochs. --resume=previous passes over checkpoints that are damaged.",
+        help="Go on with an unfinished run: the same command with --resume; a finished one goes "
+        "on with more --epochs. --resume=previous passes over checkpoints that are damaged.",
     )
 
 

@@ -20,6 +20,8 @@ from pyro_vae.cli.runs import (
     recorded_config,
     recorded_scores,
 )
+from pyro_vae.cli.scores_by_row import recorded_by_row
+from pyro_vae.evaluation.scores import EXACT
 from pyro_vae.programs import Amortized
 from pyro_vae.report import held_out, page
 from pyro_vae.training import read_engine, read_history
@@ -85,13 +87,19 @@ def run(argv: list[str]) -> None:
     split = split if own else held_out(data)
     data = only_condition(folder, vae, data, split, options.cond)
     copies, said = training_copies(folder, data, split, own=own, root=options.data_root)
+    known = own and options.cond is None
+    as_many = summary["num_samples"] == options.num_samples or summary.get("estimator") == EXACT
+    scores = None
+    if known and as_many:  # as many draws again would take long, and say the same
+        scores = recorded_by_row(folder, summary, len(data.split(split)))
     vae = at_a_draw(vae, options.seed)
     with live() as monitor:
         content = page(
             vae,
             data,
             history=history,
-            summary=summary if own and options.cond is None else None,
+            summary=summary if known else None,
+            scores=scores,
             settings=settings,
             name=folder.resolve().name,
             num_samples=options.num_samples,

@@ -190,7 +190,7 @@ def _table_of(
         everything: Whether some of them did not fail: then each has its verdict, and stands under
             what its z was drawn from.
     """
-    caption = "effect: in sd; p: before Holm's correction; replicates: their central 95 %"
+    caption = "effect: in sd; p: before Holm's correction; replicates: their central 95%"
     if any(row.columns > 1 for row in rows):
         caption += "; of N: the one farthest out of N entries, and p is that of the most extreme"
     table = Table(
@@ -249,7 +249,7 @@ def comparison_tables(comparison: Comparison) -> Iterator[Table]:
     table = Table(
         title=_title(comparison.base_measure, comparison.size),
         caption="nats per observation; a difference is to the best; ± is one standard error; "
-        "interval: of the difference, 95 % for all pairs together, with the bias of importance "
+        "interval: of the difference, 95% for all pairs together, with the bias of importance "
         "weighting; runs of one rank cannot be told apart",
         **_NARROW,
     )

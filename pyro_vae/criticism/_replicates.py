@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.utils._pytree import tree_map
 
 from pyro_vae.data.rows import Conditions, Given, Rows
+from pyro_vae.distributions import sample_of
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.adaptive import draw_prior
 
@@ -103,4 +104,4 @@ def _programs(vae: Amortized, count: int) -> Sequence[Amortized]:
 
 def replicate(vae: Amortized, z: Tensor, given: Given) -> Tensor:
     """Draws x from each z, ``(*, N, *event_shape)``, and hides what is hidden in the data."""
-    return hidden(vae, vae.decode(z, **given).sample(), given)
+    return hidden(vae, sample_of(vae.decode(z, **given)), given)

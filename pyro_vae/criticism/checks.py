@@ -130,7 +130,7 @@ def check(
         x: Held-out data, shape ``(N, *event_shape)``, at least 20. The model's own training data
             would be reproduced too well.
         num_draws: Replicated data sets, R; if not given as many as Holm's correction needs, at
-            least 40 a test at 5 %. More of them allow smaller p-values.
+            least 40 a test at 5%. More of them allow smaller p-values.
         level: Probability of any false alarm.
         seed: Of the draws: the same seed gives the same checks.
         statistics: What to ask instead of :func:`pyro_vae.criticism.default_statistics`. A function

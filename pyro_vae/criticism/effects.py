@@ -25,9 +25,9 @@ from pyro_vae.criticism._measures import Statistic
 
 __all__ = ["Effects", "Severity", "Spread", "effects_of", "from_auc", "severity", "spreads_of"]
 
-_HALVES = 100  # random halves of the data: the spread over them is known to 7 %
+_HALVES = 100  # random halves of the data: the spread over them is known to 7%
 _HELD = 2**22  # entries of x in halves that are held at a time
-_TWO_SIDED = 1.96  # standard errors, 95 %
+_TWO_SIDED = 1.96  # standard errors, 95%
 
 Severity = Literal["", "negligible", "small", "moderate", "large"]
 
@@ -81,7 +81,7 @@ class Spread:
 
 @dataclass(frozen=True)
 class Effects:
-    """Effect sizes of the columns of a statistic, with intervals of 95 %; each of shape ``(S,)``.
+    """Effect sizes of the columns of a statistic, with intervals of 95%; each of shape ``(S,)``.
 
     Infinite where neither data nor replicates vary, and yet they differ.
     """

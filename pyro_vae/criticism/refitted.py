@@ -33,7 +33,7 @@ class FitError:
     """What refits say of one effect.
 
     Attributes:
-        low: Where the interval of 95 % begins that predicts the effect of one more refit; of many
+        low: Where the interval of 95% begins that predicts the effect of one more refit; of many
             columns that of its size.
         high: Where it ends.
         p_value: Of an effect as far out by the error of a fit alone.

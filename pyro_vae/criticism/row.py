@@ -25,7 +25,7 @@ class Row:
         statistic: Its name.
         where: The column of the largest effect, such as an entry of x; empty if there is but one.
         observed: The value there.
-        low: Where the central 95 % of the replicated values begin, there.
+        low: Where the central 95% of the replicated values begin, there.
         high: Where they end.
         p_value: Two-sided, over all columns; that of the classifier for an area above one half.
         adjusted: The same after Holm's correction; NaN where it is not in the verdict.
@@ -42,12 +42,12 @@ class Row:
         effect: How far the observed value lies above the replicated ones, in ``effect_unit``,
             whatever the number of data; see :mod:`pyro_vae.criticism.effects`. NaN where nothing
             is replicated.
-        effect_low: Where its interval of 95 % begins, over data like these.
+        effect_low: Where its interval of 95% begins, over data like these.
         effect_high: Where it ends.
         effect_unit: ``sd of the data`` for a mean; ``sd per observation``, of what one observation
             contributes to the statistic, for others.
         columns: Of how many it is the one of the largest effect.
-        refit_low: Where the interval of 95 % begins of effects that refits have: what the error of
+        refit_low: Where the interval of 95% begins of effects that refits have: what the error of
             a fit alone may come to, of several columns its size. NaN without refits.
         refit_high: Where it ends.
         refit_p: Of an effect as far out by the error of a fit alone, before Holm's correction.
@@ -134,7 +134,7 @@ def rows_shown(title: str, rows: Sequence[Row], notes: Sequence[str]) -> Html:
         notes = [*notes, f"{left:,} more, with larger p-values"]
     sized = any(row.severity for row in rows)
     effect = ["size", "effect, sd"] * sized
-    head = ["what", "verdict", *effect, "observed", "replicates, 95 %", "p", "adjusted p"]
+    head = ["what", "verdict", *effect, "observed", "replicates, 95%", "p", "adjusted p"]
     cells: list[list[object]] = []
     for row in shown_rows:
         verdict = "failed" if row.failed else "passed" if row.calibrated else "not judged"

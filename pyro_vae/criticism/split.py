@@ -13,13 +13,16 @@ import torch
 from pyro.poutine.util import is_validation_enabled
 from torch import Tensor
 
+from pyro_vae._untouched import evaluating
 from pyro_vae.criticism._measures import Statistic, kurtosis
 from pyro_vae.criticism._of_tables import WORDS, Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
 from pyro_vae.data.entries import Entry
 from pyro_vae.data.rows import Given, Rows
-from pyro_vae.distributions import MAX_ENUMERATED, by_entry, log_prob_of_binary
+from pyro_vae.distributions import MAX_ENUMERATED, by_entry, log_prob_of_binary, sample_of
 from pyro_vae.evaluation._common import states_of
+from pyro_vae.likelihoods import Bernoulli
+from pyro_vae.networks import MLP
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.adaptive import AdaptiveMixture, adapts, moments
 from pyro_vae.programs.composition import Composition
@@ -126,7 +129,7 @@ def residuals(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Iterator
 
     def replicate(draws: Tensor) -> Iterator[Tensor]:
         for chunk in draws.split(draws_at_once(vae, rows.x)):
-            yield columns(in_units(vae.decode(chunk, **rows.given).sample()).flatten(2))
+            yield columns(in_units(sample_of(vae.decode(chunk, **rows.given))).flatten(2))
 
     def standardized(x: Tensor) -> Tensor:
         residual = (x - mean) / scale
@@ -234,15 +237,31 @@ def _log_likelihood(vae: Amortized, rows: Rows, halves: Halves, z: Tensor) -> Te
     for chunk in z.split(_TOGETHER * draws_at_once(vae, rows.x)):
         # The first chunk shows whether parameters and data are valid; of thousands that costs much.
         with pyro.validation_enabled(validated and not parts):
-            entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
-            assert entries is not None  # it was so for the halves
-            if type(entries) is dist.Bernoulli:
-                given = entries.logits.flatten(2)[..., : halves.num_given]
-                x = rows.x.flatten(1)[:, : halves.num_given]
-                parts.append(log_prob_of_binary(given, x, 1))
-            else:
-                parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
+            logits = _first_logits(vae, rows, halves.num_given, chunk) if parts else None
+            if logits is None:
+                entries = by_entry(vae.decode(chunk, **rows.given), len(vae.event_shape))
+                assert entries is not None  # it was so for the halves
+                if type(entries) is not dist.Bernoulli:
+                    parts.append((entries.log_prob(rows.x) * halves.given).flatten(2).sum(-1))
+                    continue
+                logits = entries.logits.flatten(2)[..., : halves.num_given]
+            x = rows.x.flatten(1)[:, : halves.num_given]
+            parts.append(log_prob_of_binary(logits, x, 1))
     return torch.cat(parts)
+
+
+def _first_logits(vae: Amortized, rows: Rows, count: int, z: Tensor) -> Tensor | None:
+    """The logits of the first features alone, ``(S, N, count)``; None where all are computed.
+
+    The last layer of a decoder of images, which makes a logit of each pixel, is most of its work.
+    """
+    if rows.given or not isinstance(vae, Composition):
+        return None
+    if type(vae.decoder) is not MLP or type(vae.likelihood) is not Bernoulli:
+        return None
+    with evaluating(vae):
+        inputs = vae.space.decoder_input(z.flatten(0, 1))
+        return vae.decoder.first_outputs(count, inputs).reshape(*z.shape[:2], count)
 
 
 def _expected(vae: Amortized, rows: Rows, halves: Halves) -> Tensor:

@@ -27,13 +27,13 @@ class TwoSample:
         auc: Area under the ROC curve; one half where data and replicates look alike.
         accuracy: Mean of the shares of data and of replicates classified rightly.
         p_value: Of an area this large by chance (Mann-Whitney).
-        low: Where the central 95 % of such areas begin by chance.
+        low: Where the central 95% of such areas begin by chance.
         high: Where they end.
         false_positive_rate: Of the ROC curve, shape ``(P,)``.
         true_positive_rate: Of the ROC curve, shape ``(P,)``.
         index: Which of the data were tested, the least like a replicate first, shape ``(T,)``.
         replicate_index: The same of the replicates, the least like an observation first.
-        auc_low: Where the interval of 95 % of the area begins, over data and replicates tested, or
+        auc_low: Where the interval of 95% of the area begins, over data and replicates tested, or
             over groups of these.
         auc_high: Where it ends.
     """

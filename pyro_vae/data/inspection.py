@@ -14,7 +14,10 @@ from pyro_vae._errors import plural
 from pyro_vae.data.dataset import SPLITS, Dataset, Split
 from pyro_vae.data.rows import Rows
 
-__all__ = ["DataReport", "copies", "copies_of", "inspect", "said_of_copies"]
+__all__ = ["COPIES", "DataReport", "copies", "copies_of", "inspect", "said_of_copies"]
+
+COPIES = "equal training observations: if they are the same, they score too well"
+"""What there is to say of several held-out observations that are training data, too."""
 
 _CLOSE = 0.5  # of the distance of random pairs
 
@@ -203,7 +206,7 @@ def said_of_copies(count: int, size: int, split: str = "") -> str:
     what = f"{count:,} of {size:,} {split} observations".replace("  ", " ")
     if count == 1:
         return f"{what} equals a training observation: if it is the same, it scores too well"
-    return f"{what} equal training observations: if they are the same, they score too well"
+    return f"{what} {COPIES}"
 
 
 def _copies(digests: Mapping[Split, Sequence[bytes]]) -> dict[str, int]:

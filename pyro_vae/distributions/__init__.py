@@ -22,6 +22,7 @@ from pyro_vae.distributions.entries import (
     log_prob_of,
     log_prob_of_binary,
     masked,
+    sample_of,
 )
 from pyro_vae.distributions.enumeration import MAX_ENUMERATED
 from pyro_vae.distributions.exp_relaxed_categorical import ExpRelaxedCategorical
@@ -94,6 +95,7 @@ __all__ = [
     "positive",
     "robust_units_of",
     "same_support",
+    "sample_of",
     "site_names",
     "site_of",
     "units_of",

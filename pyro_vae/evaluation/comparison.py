@@ -73,7 +73,7 @@ class RankedRun(_Ranked):
         bias_bound: How much too low ``log_marginal`` may be by importance weighting, at most; None
             if unknown.
         difference_low: Where the difference to the best begins, for data to come: an interval of
-            95 % for all pairs together, wider by the bounds of the biases; None if unknown.
+            95% for all pairs together, wider by the bounds of the biases; None if unknown.
         difference_high: Where it ends.
         k_hat_median: Median Pareto shape of the importance weights; None if unknown.
         k_hat_90: The shape that a tenth of the data exceed.
@@ -198,7 +198,7 @@ class Comparison:
             error = _shown(row.difference_standard_error)
             numbers = (f"{row.log_marginal:.2f}", f"{row.difference:.2f}", error, between)
             rows.append((row.rank, row.name, *numbers))
-        head = ("rank", "model", "log p(x)", "difference", "± over data", "95 %, all together")
+        head = ("rank", "model", "log p(x)", "difference", "± over data", "95%, all together")
         notes = ["nats per observation; difference: to the best, paired", *self.notes]
         return shown(
             f"Comparison: {plural(self.size, 'observation')}", head, rows, notes=notes, text=2
@@ -257,7 +257,7 @@ def compare(scores: Mapping[str, Scores], *, groups: Mapping[str, str] | None = 
     data covers: two guides of one and the same model differ by many of them. So each mean has a
     bound of its bias, from what ten times the draws have gained (see
     :attr:`~pyro_vae.evaluation.Scores.bias`), and the interval of each difference is Student's, of
-    95 % for all pairs of runs together (Bonferroni), wider by those bounds. Draws of global latents
+    95% for all pairs of runs together (Bonferroni), wider by those bounds. Draws of global latents
     are common to all observations, so that their variance, by the jackknife, is added to that over
     data, with degrees of freedom by Welch and Satterthwaite. Only runs whose interval leaves out 0
     are ranked one above the other.

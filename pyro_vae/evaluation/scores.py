@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 import numpy as np
@@ -12,12 +12,14 @@ from pyro_vae._errors import plural
 from pyro_vae._html import shown
 from pyro_vae.evaluation.pareto import SHORTEST_TAIL, k_hat_threshold, tail_length
 
-__all__ = ["EXACT", "FEW_DRAWS", "Scores", "jackknife_error"]
+__all__ = ["EXACT", "FEW_DRAWS", "OF_EACH", "Scores", "jackknife_error"]
 
 EXACT = "exact sum over the states of z"
 FEW_DRAWS = 100  # of fewer, a Monte Carlo error is itself uncertain, and its tail unknown
 _FEWEST_EFFECTIVE = 100  # draws, where k-hat cannot decide
 _HEAVIEST = 0.95  # shape of a tail; towards one, the bias does not fall at all
+OF_EACH = ("log_marginal", "mcse", "reconstruction", "kl", "k_hat", "ess", "log_marginal_tenth")
+"""The columns of scores: a value for each observation."""
 _ALARMING = 0.1  # share of data whose weights are too heavy-tailed for an error to be believed
 
 
@@ -64,6 +66,11 @@ class Scores:
     kl_estimator: Literal["analytic", "sampled"]
     base_measure: dict[str, Any]
     mean_without_draw: np.ndarray | None = None
+
+    def of_first(self, count: int) -> Scores:
+        """Returns the scores of the first ``count`` observations; units are still those of all."""
+        first = {name: getattr(self, name)[:count] for name in OF_EACH}
+        return replace(self, **first, mean_without_draw=None)
 
     @property
     def mean_mcse(self) -> float:

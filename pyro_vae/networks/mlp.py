@@ -97,5 +97,21 @@ class MLP(Network):
             x: Inputs, shape ``(B, *in_shape)``.
             cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
         """
-        inputs = x.flatten(1) if cond is None else torch.cat([x.flatten(1), cond], 1)
-        return self.layers(inputs).reshape(-1, *self.out_shape)
+        return self.layers(_inputs(x, cond)).reshape(-1, *self.out_shape)
+
+    def first_outputs(self, count: int, x: Tensor, cond: Tensor | None = None) -> Tensor:
+        """Returns the first ``count`` entries of the flattened outputs, and computes no others.
+
+        Args:
+            count: Of the entries.
+            x: Inputs, shape ``(B, *in_shape)``.
+            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
+        """
+        last = self.layers[-1]
+        assert isinstance(last, nn.Linear)
+        hidden = self.layers[:-1](_inputs(x, cond))
+        return nn.functional.linear(hidden, last.weight[:count], last.bias[:count])
+
+
+def _inputs(x: Tensor, cond: Tensor | None) -> Tensor:
+    return x.flatten(1) if cond is None else torch.cat([x.flatten(1), cond], 1)

@@ -17,7 +17,7 @@ from pyro_vae.objectives.objective import Objective, Program, Term, modes, per_o
 __all__ = ["ELBO", "Terms", "terms_of"]
 
 Schedule = Literal["linear", "sigmoid", "cyclical"]
-_STEEPNESS = 10.0  # of the sigmoid: 0.7 % at the start of the warm-up, 99.3 % at its end
+_STEEPNESS = 10.0  # of the sigmoid: 0.7% at the start of the warm-up, 99.3% at its end
 
 
 @dataclass(frozen=True)
@@ -47,7 +47,7 @@ class ELBO(Objective):
         - \beta r_t \, \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
     The ramp :math:`r_t` rises over the ``warmup``, W steps: ``linear``, ``min(1, (t + 1) / W)``;
-    ``sigmoid``, a logistic curve from 0.7 % at its start over a half to 99.3 % at its end;
+    ``sigmoid``, a logistic curve from 0.7% at its start over a half to 99.3% at its end;
     ``cyclical``, linear, then level for as long, ``cycles`` times, and level from then on.
 
     With ``free_bits``, a dimension gains nothing by a divergence below them: the mean over the

@@ -26,7 +26,7 @@ def checks(found: Checks, *, ax: Axes | None = None) -> Axes:
         ax: Where to draw; a figure of its own if not given.
 
     Returns:
-        The axes: a line a judged check, in half widths of the central 95 % of replicates.
+        The axes: a line a judged check, in half widths of the central 95% of replicates.
 
     Raises:
         ValueError: If ``found`` is not the result of checks.
@@ -79,7 +79,7 @@ def intervals(axes: Axes, rows: Sequence[Row]) -> None:
         weight = "bold" if row.failed else "normal"
         axes.text(-_FAR, i - 0.3, row.title, color=INK, va="center", fontsize=8.5, weight=weight)
     axes.set(xlim=(-_FAR, _FAR), ylim=(len(rows) - 0.4, -0.7), yticks=[])
-    axes.set_xticks([-1, 0, 1], ["2.5 %", "middle", "97.5 %"])
+    axes.set_xticks([-1, 0, 1], ["2.5%", "middle", "97.5%"])
     axes.spines[["top", "right", "left"]].set_visible(False)
 
 

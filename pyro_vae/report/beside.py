@@ -87,7 +87,7 @@ def _scores(comparison: Comparison | None, refused: str) -> Html:
             "p",
             f"Nats per observation, over the same {comparison.size:,} {measure['split']} "
             f"observations of {measure['data']}; ± is one standard error. Differences are paired, "
-            "observation by observation. The interval is of the difference, 95 % for all pairs of "
+            "observation by observation. The interval is of the difference, 95% for all pairs of "
             "runs together, with the bias of importance weighting; runs of one rank cannot be told "
             "apart. k-hat too high: the share of observations whose weights are not to be trusted.",
         ),
@@ -152,7 +152,7 @@ def _checks(checks: Mapping[str, Checks]) -> Html:
         tag(
             "p",
             "How far the data lie from what each run simulates, in standard deviations, with the "
-            "interval of 95 %; below 0.2 is negligible, from 0.8 large. Below it stands what it "
+            "interval of 95%; below 0.2 is negligible, from 0.8 large. Below it stands what it "
             f"is about; of several columns, the one of the largest effect.{more}",
         ),
     )

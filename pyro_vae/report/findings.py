@@ -47,6 +47,7 @@ class Findings:
     seed: int
     progress: Callable[[float], None] | None
     known_copies: int | None = None
+    known_scores: Scores | None = None  # of all held-out data
     seconds: dict[str, float] = field(default_factory=dict)
 
     @cached_property
@@ -111,6 +112,9 @@ class Findings:
     @cached_property
     def scores(self) -> Scores:
         """Of the first held-out data."""
+        if self.known_scores is not None:
+            self.report(0.35)
+            return self.known_scores.of_first(_SCORED)
         rows = self.given if len(self.given) <= _SCORED else self.given[:_SCORED]
         part = self.data.base_measure(held_out(self.data))
         described = {k: v for k, v in part.items() if k not in ("dim", "fingerprint")}
@@ -121,12 +125,15 @@ class Findings:
 
     @cached_property
     def summary(self) -> Mapping[str, Any]:
-        return self.scores.summary() if self.recorded is None else self.recorded
+        if self.recorded is not None:
+            return self.recorded
+        return (self.known_scores or self.scores).summary()
 
     @property
     def summarised(self) -> int:
         """How many data the summary is about."""
-        return len(self.scores.log_marginal) if self.recorded is None else len(self.x)
+        known = self.recorded is not None or self.known_scores is not None
+        return len(self.x) if known else len(self.scores.log_marginal)
 
     @cached_property
     def checks(self) -> Checks | str:

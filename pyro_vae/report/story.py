@@ -8,10 +8,11 @@ from typing import Any
 
 import torch
 
-from pyro_vae._errors import positive_integer
+from pyro_vae._errors import expected, positive_integer
 from pyro_vae._html import Html, tag
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data import Dataset
+from pyro_vae.evaluation import Scores
 from pyro_vae.evaluation._common import check_arguments
 from pyro_vae.programs import Amortized
 from pyro_vae.report._elements import document
@@ -55,6 +56,7 @@ def page(
     *,
     history: Mapping[str, Sequence[float]] | None = None,
     summary: Mapping[str, Any] | None = None,
+    scores: Scores | None = None,
     settings: Mapping[str, object] | None = None,
     name: str | None = None,
     num_samples: int = 1000,
@@ -72,8 +74,9 @@ def page(
         vae: The fitted model.
         data: What it was fitted to; the last split that is not empty is what it is judged by.
         history: That of the run.
-        summary: That of its scores on all of that split; computed on at most 1,000 observations if
-            not given, as what is shown one by one always is.
+        summary: That of its scores on all of that split; of those given or computed if not given.
+        scores: Scores of all of that split, of which the first 1,000 are shown one by one; computed
+            on these if not given.
         settings: What else to report of the fit, by name: the objective, epochs, seed, engine.
         name: Of the run; that of the data if not given.
         num_samples: Importance samples for each observation.
@@ -110,7 +113,11 @@ def page(
         seed,
         progress,
         copies,
+        scores,
     )
+    if scores is not None and len(scores.log_marginal) != len(findings.given):
+        what = f"scores of {len(findings.given)} observations, the {findings.split} data"
+        raise expected("scores", what, len(scores.log_marginal))
     with undisturbed(vae, seed, vae.device), torch.no_grad():
         return _document(findings)
 

@@ -51,8 +51,8 @@ _NAME = re.compile(r"step-(\d{10})-([0-9a-f]{64})\.safetensors")
 _FURTHER = "further"  # checkpoints of a finished run on its way to more epochs
 _STAGING = ".finishing"
 # What the command line writes of the weights, and a longer run that Python fits does not.
-_OF_WEIGHTS = ("scores.json", "report.html", "samples.png", "reconstructions.png", "latent.png",
-               "curves.png", "pairs.png")  # fmt: skip
+_OF_WEIGHTS = ("scores.json", "scores.safetensors", "report.html", "samples.png",
+               "reconstructions.png", "latent.png", "curves.png", "pairs.png")  # fmt: skip
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 _SHOWN = 5  # differences named one by one
@@ -208,7 +208,11 @@ def has_checkpoints(folder: Path) -> bool:
 def taken(argument: str, folder: Path) -> ValueError:
     """The error of a path that exists."""
     error = expected(argument, "a path that does not exist yet", str(folder))
-    return ValueError(f"{error}; --resume goes on with it") if is_unfinished(folder) else error
+    if is_unfinished(folder):
+        return ValueError(f"{error}; --resume goes on with it")
+    if is_finished(folder):
+        return ValueError(f"{error}; --resume with more --epochs goes on with it")
+    return error
 
 
 @contextmanager

@@ -24,9 +24,9 @@ __all__ = ["Scales", "Unscaled"]
 log = logging.getLogger("pyro_vae")
 _SEED = 20200623  # the same draws each time: what changes is the model
 _FIRST = 4  # steps: at this and each doubling of it
-_LEAST = 20  # held-out rows: of so few, a scale is known to 16 %
+_LEAST = 20  # held-out rows: of so few, a scale is known to 16%
 _PRIOR = 10.0  # rows
-_RESIDUALS = 2000  # rows and draws, about: of 2,000, a scale is known to 2 %
+_RESIDUALS = 2000  # rows and draws, about: of 2,000, a scale is known to 2%
 _ENTRIES = 2**22  # of residuals, at most
 _ERRORS = 3.0  # standard errors that a gain worth a warning is greater than
 

@@ -41,7 +41,7 @@ def section(findings: Findings) -> Html:
     parts.append(
         captioned(
             picture,
-            "Where the data lie among what the model simulates: grey, the middle 95 % of simulated "
+            "Where the data lie among what the model simulates: grey, the middle 95% of simulated "
             "data sets; a dot, the data observed; an arrow, far outside. Orange ones reject the "
             "model. Of a statistic of many entries the one farthest out is shown, which lies "
             "outside the grey more often than one in twenty; the p-values in the table allow for "
@@ -101,6 +101,6 @@ def _table_of_checks(rows: Sequence[Row]) -> Html:
                 row.conditioned_on,
             )
         )
-    head = ("statistic", "verdict", "size", "effect, 95 %", "p", "p, Holm", "observed",
-            "simulated, 95 %", "replicates")  # fmt: skip
+    head = ("statistic", "verdict", "size", "effect, 95%", "p", "p, Holm", "observed",
+            "simulated, 95%", "replicates")  # fmt: skip
     return table(head, cells, text=3)

@@ -27,7 +27,7 @@ def section(findings: Findings) -> Html | None:
         captioned(
             curve,
             "A classifier learned to distinguish draws of x from data, and was tested on others: "
-            f"the area under its curve is {found.auc:.3f} (95 % interval {found.auc_low:.3f} to "
+            f"the area under its curve is {found.auc:.3f} (95% interval {found.auc_low:.3f} to "
             f"{found.auc_high:.3f}), by chance {found.low:.3f} to {found.high:.3f}. "
             "On the diagonal draws and data look alike; the higher the curve, the better it is.",
         )

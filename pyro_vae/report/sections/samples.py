@@ -98,7 +98,7 @@ def _pairs(findings: Findings, drawn: Tensor) -> Html:
         tag("div", *charts, class_="panels wide"),
         "The pairs of columns that are associated most in the held-out data: grey, the data; blue, "
         "draws of the model. At each word: the median, the quartiles (thick), and the 5th and 95th "
-        "percentiles (thin). In tables of shares each column adds up to 100 %.",
+        "percentiles (thin). In tables of shares each column adds up to 100%.",
     )
 
 
