@@ -7,16 +7,19 @@ number, and as many threads wherever it runs: results are the same for any numbe
 from __future__ import annotations
 
 import hashlib
+import io
 import itertools
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
 from typing import Any, TypeVar
 
+import cloudpickle
 import joblib
 import numpy as np
 import torch
@@ -30,6 +33,8 @@ Result = TypeVar("Result")
 
 _LOCAL = ("sequential", "threading", "multiprocessing", "loky")  # joblib's own, of this machine
 _one_at_a_time = threading.RLock()  # of the threads of a worker, as Pyro has one parameter store
+_PAUSE = 0.5  # seconds between two looks at whether there is anybody to work for
+_watched: list[threading.Thread] = []  # by a worker of this machine, once
 _received: dict[str, Callable[[Any], Any]] = {}  # by a worker, the last function alone
 
 
@@ -85,8 +90,9 @@ def each(
         return
     sent = _packed(function, argument)
     digest = hashlib.sha256(sent.data).hexdigest()
+    owner = os.getpid() if _is_of_this_machine() else None
     calls = (
-        joblib.delayed(_work)(sent, digest, argument, how, number, task)
+        joblib.delayed(_work)(sent, digest, argument, owner, how, number, task)
         for number, task in enumerate(tasks)
     )
     try:
@@ -104,16 +110,19 @@ def _as_they_end(calls: Iterator[Any]) -> Generator[tuple[int, Any]]:
         return
     # Ray, and pools of multiprocessing, return all that they were given at once: a round of calls.
     with joblib.Parallel(batch_size=1) as parallel:
-        size = joblib.effective_n_jobs()
+        size = joblib.effective_n_jobs(parallel.n_jobs)
         while some := list(itertools.islice(calls, size)):
             yield from parallel(some)
 
 
 def _is_here() -> bool:
     """Whether nothing else is configured than one fit after another in this process."""
+    return joblib.effective_n_jobs(joblib.Parallel().n_jobs) == 1 and _is_of_this_machine()
+
+
+def _is_of_this_machine() -> bool:
     backend, _ = joblib.parallel.get_active_backend()
-    own = [joblib.parallel.BACKENDS[name] for name in _LOCAL]
-    return joblib.effective_n_jobs() == 1 and type(backend) in own
+    return type(backend) in [joblib.parallel.BACKENDS[name] for name in _LOCAL]
 
 
 @dataclass(frozen=True)
@@ -143,11 +152,23 @@ class _How:
             torch.set_float32_matmul_precision(precision)
 
 
+class _Pickler(cloudpickle.Pickler):
+    """Pickles functions that are found by no name, too, and parameters that Pyro has met."""
+
+    def reducer_override(self, obj: Any) -> Any:
+        """Returns how an object is pickled, or that it is as any other is."""
+        if isinstance(obj, torch.Tensor):
+            # The store leaves a weak reference here at each use, and those cannot be pickled.
+            obj.__dict__.pop("unconstrained", None)
+        return super().reducer_override(obj)
+
+
 def _packed(function: Callable[[Any], Any], argument: str) -> np.ndarray:
     """Returns a function as bytes: an array, which joblib shares between the calls."""
-    wrapped = joblib.wrap_non_picklable_objects(function, keep_wrapper=False)
+    content = io.BytesIO()
     try:
-        return np.frombuffer(pickle.dumps(wrapped), dtype=np.uint8)
+        _Pickler(content, protocol=pickle.HIGHEST_PROTOCOL).dump(function)
+        return np.frombuffer(content.getvalue(), dtype=np.uint8)
     except Exception as error:  # whatever an object of the caller's raises when it is pickled
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         what = "what can be sent to other processes (by cloudpickle), or one job, which needs none"
@@ -155,15 +176,31 @@ def _packed(function: Callable[[Any], Any], argument: str) -> np.ndarray:
 
 
 def _work(
-    sent: np.ndarray, digest: str, argument: str, how: _How, number: int, task: Any
+    sent: np.ndarray,
+    digest: str,
+    argument: str,
+    owner: int | None,
+    how: _How,
+    number: int,
+    task: Any,
 ) -> tuple[int, Any]:
     """Does one task, wherever this is."""
+    if owner not in (None, os.getpid()) and not _watched:
+        _watched.append(threading.Thread(target=_end_with, args=(owner,), daemon=True))
+        _watched[0].start()
     with _one_at_a_time, how.set():
         function = _unpacked(sent, digest, argument)
         try:
             return number, function(task)
         except Exception as error:
             raise _that_travels(error) from error
+
+
+def _end_with(owner: int) -> None:
+    """Ends this process when the one that started it is killed: nobody else asks for results."""
+    while os.getppid() == owner:
+        time.sleep(_PAUSE)
+    os._exit(1)
 
 
 def _unpacked(sent: np.ndarray, digest: str, argument: str) -> Callable[[Any], Any]:

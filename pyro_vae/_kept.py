@@ -163,7 +163,7 @@ def described(value: Any) -> Any:
     if isinstance(value, list | tuple):
         return [described(each) for each in value]
     plain = {
-        name: each
+        name: described(each)
         for name, each in getattr(value, "__dict__", {}).items()
         if isinstance(each, bool | int | float | str) and not name.startswith("_")
     }
