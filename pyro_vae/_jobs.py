@@ -65,7 +65,7 @@ def by(jobs: int) -> Iterator[None]:
 
 def each(
     function: Callable[[Task], Result], tasks: Iterable[Task], argument: str
-) -> Iterator[tuple[int, Result]]:
+) -> Generator[tuple[int, Result]]:
     """Calls a function for each task.
 
     Args:

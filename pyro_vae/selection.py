@@ -6,7 +6,8 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeAlias
@@ -156,12 +157,14 @@ def select(
     fits = _Fits(build, settings, pool, fold, num_samples, validation, seed, options)
     numbers = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
     asked = {} if out is None else fits.described() | {"folds": folds, "seeds": seeds}
-    asked |= {"models": {words(s): m.spec for s, m in zip(settings, models, strict=True)}}
+    asked |= {"models": [model.spec for model in models]}
     with keeping(out, resume, asked) as kept:
         found = {fit: result for fit, result in kept.read().items() if fit in set(numbers)}
-        for fit, result in _results(fits, numbers, found, on_fit):
-            found[fit] = result
-            kept.add(fit, result)
+        # Closed at once, should this be interrupted: it ends the processes that fit.
+        with closing(_results(fits, numbers, found, on_fit)) as results:
+            for fit, result in results:
+                found[fit] = result
+                kept.add(fit, result)
         selection = _selection(fits, seeds, models, found, began)
         if out is not None:
             write_json(Path(out) / SELECTION, selection.summary())
@@ -224,6 +227,7 @@ class _Fits:
         """Returns what a selection is known again by, besides its models."""
         parts = {"x": self.pool.x, **Rows(self.pool.x, self.pool.given).tensors()}
         return {
+            "grid": described(self.settings),
             "data": {name: fingerprint(each) for name, each in parts.items()},
             "num_samples": self.num_samples,
             "validation": self.validation,
@@ -238,7 +242,7 @@ def _results(
     numbers: Sequence[Fit],
     found: Mapping[Fit, Mapping[str, Any]],
     on_fit: Callable[[int, int, str], None] | None,
-) -> Iterator[tuple[Fit, dict[str, Any]]]:
+) -> Generator[tuple[Fit, dict[str, Any]]]:
     """Yields what fits come to that are not found yet, as they end.
 
     A setting that failed in one fold is not fitted to the next ones.
@@ -260,13 +264,14 @@ def _results(
             on_fit(done, len(numbers), "" if following is None else fits.words(following))
 
     report()
-    for at, result in each(fits, left(), "build"):
-        number = begun[at]
-        ended.add(number)
-        if "failed" in result:
-            failed.add(number[0])
-        yield number, result
-        report()
+    with closing(each(fits, left(), "build")) as results:
+        for at, result in results:
+            number = begun[at]
+            ended.add(number)
+            if "failed" in result:
+                failed.add(number[0])
+            yield number, result
+            report()
 
 
 def _selection(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
@@ -186,9 +187,10 @@ def check(
     if refit is not None:
         of_refit = _Refit(whole, data, order, fitted, refit, asked, entries)
         seeds = [seed + 1 + 2 * k for k in range(num_refits)]
-        for k, found in each(of_refit, seeds, "refit"):
-            effects[k] = found
-            tick()
+        with closing(each(of_refit, seeds, "refit")) as found:
+            for k, effect in found:
+                effects[k] = effect
+                tick()
     return Checks(
         rows=judged(vae, rows, entries, level, [effects[k] for k in sorted(effects)]),
         level=level,

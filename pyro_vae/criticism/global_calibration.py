@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
 from dataclasses import dataclass
 from typing import Unpack
 
@@ -95,14 +96,17 @@ def calibrate_globals(
             tasks.append((x, int(torch.randint(2**31, ()))))
             ties.append(torch.rand(truths[-1].shape, dtype=torch.float64))
         ranks: dict[int, Tensor] = {}
-        for i, drawn in each(_Fits(program, refit, beside, num_draws), tasks, "refit"):
-            true = truths[i]
-            if drawn.shape[1:] != true.shape:
-                raise expected("refit", f"global latents of {len(true)} entries", drawn.shape[1])
-            equal = (drawn == true).sum(0)
-            ranks[i] = (drawn < true).sum(0) + (ties[i] * (equal + 1)).floor().long()
-            if progress is not None:
-                progress(len(ranks) / num_simulations)
+        with closing(each(_Fits(program, refit, beside, num_draws), tasks, "refit")) as found:
+            for i, drawn in found:
+                true = truths[i]
+                if drawn.shape[1:] != true.shape:
+                    raise expected(
+                        "refit", f"global latents of {len(true)} entries", drawn.shape[1]
+                    )
+                equal = (drawn == true).sum(0)
+                ranks[i] = (drawn < true).sum(0) + (ties[i] * (equal + 1)).floor().long()
+                if progress is not None:
+                    progress(len(ranks) / num_simulations)
         return of_ranks(
             torch.stack([ranks[i] for i in range(num_simulations)]),
             num_draws,
