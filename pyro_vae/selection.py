@@ -6,8 +6,10 @@ import dataclasses
 import itertools
 import math
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
+from contextlib import closing
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any, TypeAlias
 
 import numpy as np
@@ -15,14 +17,18 @@ import torch
 from torch import Tensor
 from torch.utils._pytree import tree_map
 
-from pyro_vae._errors import check_seed, expected, plain, plural, positive_integer
+from pyro_vae._errors import check_seed, expected, plain, positive_integer
+from pyro_vae._jobs import each, threads
+from pyro_vae._kept import SELECTION, Fit, described, keeping
 from pyro_vae._untouched import seeded
+from pyro_vae.candidates import Candidate, Failed, Selection, ranked, words
+from pyro_vae.checkpoint import model_spec, write_json
 from pyro_vae.data import Dataset
-from pyro_vae.data.dataset import SPLITS
+from pyro_vae.data.dataset import SPLITS, fingerprint
 from pyro_vae.data.rows import Given, Numbers, Rows
 from pyro_vae.evaluation import evaluate
 from pyro_vae.evaluation._common import describe
-from pyro_vae.evaluation.comparison import check_comparable, fold_error, standard_error
+from pyro_vae.evaluation.comparison import check_comparable
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.protocol import is_amortized
@@ -32,136 +38,8 @@ from pyro_vae.training.recipe import SHORT_FITS
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 
 _OTHERS = "; `compare` ranks Programs that are fitted"
+_COLUMNS = ("log_marginal", "mcse", "unreliable")  # of each observation that is held out
 Built: TypeAlias = VAE | tuple[VAE, Mapping[str, Any]]
-
-
-@dataclass(frozen=True)
-class Candidate:
-    """One setting of the arguments; means over held-out data, in nats.
-
-    Attributes:
-        arguments: The setting.
-        rank: 1 for the best.
-        log_marginal: Mean log p(x) of data that were not fitted to, over folds and seeds.
-        standard_error: Its error over data.
-        mcse: Its Monte Carlo error; None if unknown.
-        difference: ``log_marginal`` minus that of the best, at most 0.
-        difference_standard_error: Its error over data, paired, given the fits.
-        difference_fold_error: The same with the folds as units: it includes that another training
-            set gives another fit, and rests on as few numbers as there are folds.
-        seed_means: Mean log p(x) for each seed.
-        spread: Standard deviation of ``seed_means``; None for one seed.
-        num_parameters: Size of the model.
-        k_hat_above_threshold: Share of the scores with a k-hat too high; None if unknown.
-    """
-
-    arguments: dict[str, Any]
-    rank: int
-    log_marginal: float
-    standard_error: float | None
-    mcse: float | None
-    difference: float
-    difference_standard_error: float | None
-    difference_fold_error: float
-    seed_means: tuple[float, ...]
-    spread: float | None
-    num_parameters: int
-    k_hat_above_threshold: float | None
-
-    @property
-    def label(self) -> str:
-        """The setting, on one line."""
-        return _words(self.arguments)
-
-
-@dataclass(frozen=True)
-class Failed:
-    """A setting that cannot be chosen.
-
-    Attributes:
-        arguments: The setting.
-        reason: What was not finite, and in which fold.
-    """
-
-    arguments: dict[str, Any]
-    reason: str
-
-    @property
-    def label(self) -> str:
-        """The setting, on one line."""
-        return _words(self.arguments)
-
-
-@dataclass(frozen=True, repr=False)
-class Selection:
-    """What :func:`select` returns.
-
-    Attributes:
-        candidates: Those that were fitted and scored, in the order of the grid.
-        log_marginal: Held-out log p(x), shape ``(candidates, seeds, N)``.
-        fold: The fold in which each observation was held out, shape ``(N,)``.
-        num_samples: Draws of z for each observation.
-        seconds: Wall-clock time.
-        base_measure: What the log-densities are densities of.
-        failed: Settings of which a fit or its scores were not finite, and why.
-    """
-
-    candidates: tuple[Candidate, ...]
-    log_marginal: np.ndarray
-    fold: np.ndarray
-    num_samples: int
-    seconds: float
-    base_measure: dict[str, Any]
-    failed: tuple[Failed, ...] = ()
-
-    @property
-    def best(self) -> Candidate:
-        """The one with the highest held-out log p(x)."""
-        return next(each for each in self.candidates if each.rank == 1)
-
-    @property
-    def chosen(self) -> Candidate:
-        """The smallest model within one standard error of the best.
-
-        The error is that of the paired difference, over data or over folds, whichever is larger.
-        Of models of equal size it is the better one.
-
-        References:
-            The Elements of Statistical Learning (Hastie et al., 2009), section 7.10
-        """
-        near = [each for each in self.candidates if -each.difference <= _error(each)]
-        return min(near, key=lambda each: (each.num_parameters, each.rank))
-
-    def summary(self) -> dict[str, Any]:
-        """Returns all but the arrays, ready for JSON."""
-        return {
-            "candidates": [
-                dataclasses.asdict(each) | {"seed_means": list(each.seed_means)}
-                for each in self.candidates
-            ],
-            "failed": [dataclasses.asdict(each) for each in self.failed],
-            "best": self.best.arguments,
-            "chosen": self.chosen.arguments,
-            "folds": int(self.fold.max()) + 1,
-            "seeds": self.log_marginal.shape[1],
-            "size": len(self.fold),
-            "num_samples": self.num_samples,
-            "seconds": self.seconds,
-            "base_measure": dict(self.base_measure),
-        }
-
-    def __repr__(self) -> str:
-        folds, seeds = int(self.fold.max()) + 1, self.log_marginal.shape[1]
-        data = plural(len(self.fold), "observation")
-        sizes = f"{data}, {plural(folds, 'fold')}, {plural(seeds, 'seed')}"
-        lines = [f"Selection({sizes}, nats per observation)"]
-        for each in sorted(self.candidates, key=lambda each: each.rank):
-            lines.append(
-                f"  {each.rank}. {each.label}  log p(x) {each.log_marginal:.2f}, difference "
-                f"{each.difference:.2f} ± {_error(each):.2g}"
-            )
-        lines += [f"  failed: {each.label}: {each.reason}" for each in self.failed]
-        return "\n".join(lines)
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -193,6 +71,8 @@ def select(
     validation: float = 0.1,
     seed: int = 0,
     on_fit: Callable[[int, int, str], None] | None = None,
+    out: str | Path | None = None,
+    resume: bool = False,
     **options: Any,
 ) -> Selection:
     r"""Cross-validates constructor arguments on held-out log p(x).
@@ -213,6 +93,11 @@ def select(
     A setting whose loss or held-out log p(x) is not finite in some fold is given up, and
     reported as failed; the others go on.
 
+    Fits are shared by as many processes as joblib is configured to have: inside
+    ``joblib.parallel_config(n_jobs=4)``, or with ``backend="dask"`` or ``"ray"`` on a cluster. Each
+    has the seed of its number, and one thread (or ``OMP_NUM_THREADS``), so that the result is the
+    same for any number of them.
+
     References:
         Cross-validatory choice and assessment of statistical predictions (Stone, 1974),
         https://doi.org/10.1111/j.2517-6161.1974.tb00994.x
@@ -232,7 +117,10 @@ def select(
             the last epoch.
         seed: Of the folds, of the first fits and of the draws.
         on_fit: Called before each fit, and at the end, with the number done, the number in all and
-            what is next.
+            what is next; of several jobs as each ends, with the first that has not.
+        out: A folder to make, where the scores of each fit are kept as it ends, and
+            ``selection.json`` at last.
+        resume: Whether to go on in that folder, with the fits that are missing.
         options: For every fit, as in :func:`pyro_vae.fit`; ``compile`` is False if not given,
             since compiling takes longer than a short fit.
 
@@ -240,8 +128,8 @@ def select(
         The selection; ``selection.chosen.arguments`` is the setting to fit to all data.
 
     Raises:
-        ValueError: If an argument is out of range, or settings differ in what log p(x) is a density
-            of.
+        ValueError: If an argument is out of range, settings differ in what log p(x) is a density
+            of, ``build`` cannot be sent to another process, or the folder is of another selection.
         FloatingPointError: If every setting fails.
 
     Example:
@@ -262,22 +150,25 @@ def select(
     _check_options(settings, validation)
     pool = _Pool(data, seed)
     fold = pool.folds(folds)
-    sizes = _checked_sizes(build, settings, pool)
+    models = [_Model.of(build, setting, pool) for setting in settings]
+    check_comparable({words(s): m.measure for s, m in zip(settings, models, strict=True)}, "grid")
     began = time.perf_counter()
     options = SHORT_FITS | options
-    validated = _CrossValidation(
-        build, settings, pool, fold, seeds, num_samples, validation, seed, options
-    )
-    fits = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
-    for done, (i, s, k) in enumerate(fits):
-        if i in validated.failed:
-            continue
-        if on_fit is not None:
-            on_fit(done, len(fits), f"{_words(settings[i])}: fold {k + 1}, seed {seed + s}")
-        validated.fit(i, s, k)
-    if on_fit is not None:
-        on_fit(len(fits), len(fits), "")
-    return validated.selection(sizes, began)
+    fits = _Fits(build, settings, pool, fold, num_samples, validation, seed, options)
+    numbers = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
+    asked = {} if out is None else fits.described() | {"folds": folds, "seeds": seeds}
+    asked |= {"models": [model.spec for model in models]}
+    with keeping(out, resume, asked) as kept:
+        found = {fit: result for fit, result in kept.read().items() if fit in set(numbers)}
+        # Closed at once, should this be interrupted: it ends the processes that fit.
+        with closing(_results(fits, numbers, found, on_fit)) as results:
+            for fit, result in results:
+                found[fit] = result
+                kept.add(fit, result)
+        selection = _selection(fits, seeds, models, found, began)
+        if out is not None:
+            write_json(Path(out) / SELECTION, selection.summary())
+    return selection
 
 
 def _check_options(settings: Sequence[Mapping[str, Any]], validation: float) -> None:
@@ -287,75 +178,173 @@ def _check_options(settings: Sequence[Mapping[str, Any]], validation: float) -> 
         raise expected("validation", "a fraction in [0, 1)", validation)
 
 
-@dataclass
-class _CrossValidation:
-    """The fits of all settings to all folds but one, and their scores on that one."""
+@dataclass(frozen=True)
+class _Fits:
+    """Fits a setting to all folds but one, and scores it on that one; in whatever process."""
 
     build: Callable[..., Built]
     settings: Sequence[dict[str, Any]]
     pool: _Pool
     fold: np.ndarray
-    seeds: int
     num_samples: int
     validation: float
     seed: int
     options: Mapping[str, Any]
 
-    def __post_init__(self) -> None:
-        self.failed: dict[int, Failed] = {}
-        shape = (len(self.settings), self.seeds, len(self.fold))
-        names = ("log_marginal", "mcse", "unreliable")
-        self.columns = {name: np.full(shape, math.nan) for name in names}
+    def __call__(self, number: Fit) -> dict[str, Any]:
+        """Returns scores by name, or why there are none.
 
-    def fit(self, i: int, s: int, k: int) -> None:
-        """Fits setting ``i`` with seed ``s`` to all but fold ``k``, and scores it there."""
+        Args:
+            number: Of the setting, of its seed, and of the fold that is left out.
+        """
+        i, s, k = number
         pool, seed = self.pool, self.seed
-        self.vae, own = _built(self.build, self.settings[i], seed + s)
+        vae, own = _built(self.build, self.settings[i], seed + s)
         train, with_it = pool.training(np.flatnonzero(self.fold != k), self.validation)
         try:
             options = {"progress": False} | dict(self.options) | dict(own)
-            fit(self.vae, train, seed=seed + s, **with_it, **options)
+            fit(vae, train, seed=seed + s, **with_it, **options)
         except FloatingPointError as error:
-            self.failed[i] = Failed(self.settings[i], f"fold {k + 1}, {error}")
-            return
-        rows = np.flatnonzero(self.fold == k)
-        held = pool.rows(self.vae)[rows]
-        scores = evaluate(self.vae, held.x, num_samples=self.num_samples, seed=seed, **held.given)
+            return {"failed": f"fold {k + 1}, {error}"}
+        held = pool.rows(vae)[np.flatnonzero(self.fold == k)]
+        scores = evaluate(vae, held.x, num_samples=self.num_samples, seed=seed, **held.given)
         if not np.isfinite(scores.log_marginal).all():
-            reason = f"fold {k + 1}, held-out log p(x) is not finite"
-            self.failed[i] = Failed(self.settings[i], reason)
-            return
-        for name, column in self.columns.items():
-            column[i, s, rows] = getattr(scores, name)
+            return {"failed": f"fold {k + 1}, held-out log p(x) is not finite"}
+        columns = {
+            name: torch.from_numpy(np.array(getattr(scores, name), dtype=np.float64))
+            for name in _COLUMNS
+        }
         if scores.summary()["k_hat_above_threshold"] is None:
-            self.columns["unreliable"][i, s, rows] = math.nan  # too few draws to know
+            columns["unreliable"].fill_(math.nan)  # too few draws to know
+        return columns
 
-    def selection(self, sizes: Sequence[int], began: float) -> Selection:
-        """Returns what the scores come to.
+    def words(self, number: Fit) -> str:
+        """Returns which fit it is."""
+        i, s, k = number
+        return f"{words(self.settings[i])}: fold {k + 1}, seed {self.seed + s}"
 
-        Args:
-            sizes: Parameters of each setting.
-            began: When the first fit did, by :func:`time.perf_counter`.
+    def described(self) -> dict[str, Any]:
+        """Returns what a selection is known again by, besides its models."""
+        parts = {"x": self.pool.x, **Rows(self.pool.x, self.pool.given).tensors()}
+        return {
+            "grid": described(self.settings),
+            "data": {name: fingerprint(each) for name, each in parts.items()},
+            "num_samples": self.num_samples,
+            "validation": self.validation,
+            "seed": self.seed,
+            "options": described(self.options),
+            "threads": threads(),
+        }
 
-        Raises:
-            FloatingPointError: If every setting failed.
-        """
-        kept = [i for i in range(len(self.settings)) if i not in self.failed]
-        if not kept:
-            reasons = "; ".join(f"{each.label}: {each.reason}" for each in self.failed.values())
-            raise FloatingPointError(f"every setting failed: {reasons}")
-        columns = {name: column[kept] for name, column in self.columns.items()}
-        settings, sizes = [self.settings[i] for i in kept], [sizes[i] for i in kept]
-        pool = self.pool
-        return Selection(
-            candidates=_candidates(settings, sizes, self.fold, **columns),
-            log_marginal=columns["log_marginal"],
-            fold=self.fold,
-            num_samples=self.num_samples,
-            seconds=time.perf_counter() - began,
-            base_measure=describe(self.vae, pool.rows(self.vae), pool.measure),
-            failed=tuple(self.failed.values()),
-        )
+
+def _results(
+    fits: _Fits,
+    numbers: Sequence[Fit],
+    found: Mapping[Fit, Mapping[str, Any]],
+    on_fit: Callable[[int, int, str], None] | None,
+) -> Generator[tuple[Fit, dict[str, Any]]]:
+    """Yields what fits come to that are not found yet, as they end.
+
+    A setting that failed in one fold is not fitted to the next ones.
+    """
+    failed = {fit[0] for fit, result in found.items() if "failed" in result}
+    ended, begun = set(found), list[Fit]()
+
+    def left() -> Iterator[Fit]:
+        for number in numbers:
+            if number not in found and number[0] not in failed:
+                begun.append(number)
+                yield number
+
+    def report() -> None:
+        if on_fit is not None:
+            waited = (n for n in numbers if n not in ended and n[0] not in failed)
+            following = next(waited, None)
+            done = len(numbers) if following is None else numbers.index(following)
+            on_fit(done, len(numbers), "" if following is None else fits.words(following))
+
+    report()
+    with closing(each(fits, left(), "build")) as results:
+        for at, result in results:
+            number = begun[at]
+            ended.add(number)
+            if "failed" in result:
+                failed.add(number[0])
+            yield number, result
+            report()
+
+
+def _selection(
+    fits: _Fits,
+    seeds: int,
+    models: Sequence[_Model],
+    found: Mapping[Fit, Mapping[str, Any]],
+    began: float,
+) -> Selection:
+    """Returns what the scores come to.
+
+    Args:
+        fits: What was fitted.
+        seeds: Fits of each setting in each fold.
+        models: That of each setting.
+        found: What each fit came to.
+        began: When the first one did, by :func:`time.perf_counter`.
+
+    Raises:
+        FloatingPointError: If every setting failed.
+    """
+    settings, fold = fits.settings, fits.fold
+    failed: dict[int, Failed] = {}
+    columns = {n: np.full((len(settings), seeds, len(fold)), math.nan) for n in _COLUMNS}
+    for (i, s, k), result in sorted(found.items()):
+        if "failed" in result:
+            failed.setdefault(i, Failed(settings[i], result["failed"]))
+            continue
+        for name, column in columns.items():
+            column[i, s, fold == k] = result[name].numpy()
+    kept = [i for i in range(len(settings)) if i not in failed]
+    if not kept:
+        reasons = "; ".join(f"{each.label}: {each.reason}" for each in failed.values())
+        raise FloatingPointError(f"every setting failed: {reasons}")
+    columns = {name: column[kept] for name, column in columns.items()}
+    sizes = [models[i].size for i in kept]
+    return Selection(
+        candidates=ranked([settings[i] for i in kept], sizes, fold, **columns),
+        log_marginal=columns["log_marginal"],
+        fold=fold,
+        num_samples=fits.num_samples,
+        seconds=time.perf_counter() - began,
+        base_measure=models[kept[0]].measure,
+        failed=tuple(failed.values()),
+    )
+
+
+@dataclass(frozen=True)
+class _Model:
+    """What is known of the model of a setting before it is fitted.
+
+    Attributes:
+        size: Its parameters.
+        measure: Its base measure.
+        spec: What it is known again by, with the options of its fits.
+    """
+
+    size: int
+    measure: dict[str, Any]
+    spec: dict[str, Any]
+
+    @classmethod
+    def of(cls, build: Callable[..., Built], setting: Mapping[str, Any], pool: _Pool) -> _Model:
+        """Builds every setting before any is fitted: the last may be the one that is wrong."""
+        vae, own = _built(build, setting, 0)
+        state = {name: list(tensor.shape) for name, tensor in vae.state_dict().items()}
+        try:
+            parts = model_spec(vae)
+        except ValueError:  # of arguments of the user's own
+            parts = {}
+        spec = {"parts": described(parts), "tensors": state, "options": described(own)}
+        size = sum(p.numel() for p in vae.parameters())
+        return cls(size, describe(vae, pool.rows(vae), pool.measure), spec)
 
 
 def _built(
@@ -367,19 +356,6 @@ def _built(
     if not isinstance(vae, VAE):
         raise expected("build", f"a function that returns a VAE{_OTHERS * is_amortized(vae)}", vae)
     return vae, options
-
-
-def _checked_sizes(
-    build: Callable[..., Built], settings: Sequence[Mapping[str, Any]], pool: _Pool
-) -> list[int]:
-    """Builds every setting before any is fitted: the last may be the one that is wrong."""
-    sizes, measures = [], {}
-    for setting in settings:
-        vae, _ = _built(build, setting, 0)
-        measures[_words(setting)] = describe(vae, pool.rows(vae), pool.measure)
-        sizes.append(sum(p.numel() for p in vae.parameters()))
-    check_comparable(measures, "grid")
-    return sizes
 
 
 class _Pool:
@@ -398,10 +374,10 @@ class _Pool:
         else:
             raise expected("data", "a Dataset, a tensor or an array", data)
         self._data, self._fitted, self.x = data, fitted, fitted
-        self._given: Given = {}
+        self.given: Given = {}
         if isinstance(data, Dataset):
             parts = [data.given(split) for split in ("train", "validation")]
-            self._given = tree_map(lambda *each: torch.cat(each).cpu(), *parts)
+            self.given = tree_map(lambda *each: torch.cat(each).cpu(), *parts)
         self._order = torch.randperm(len(fitted), generator=generator).numpy()
         if isinstance(data, Dataset) and data.binarize == "stochastic":
             # Scored on one draw, the same for all; fitted to fresh ones. What was drawn already,
@@ -419,7 +395,7 @@ class _Pool:
 
     def rows(self, vae: VAE) -> Rows:
         """Returns the data as they are scored, with what a model has a use for."""
-        return Rows(self.x, vae.uses(Rows(self.x, self._given)).given)
+        return Rows(self.x, vae.uses(Rows(self.x, self.given)).given)
 
     def training(self, rows: np.ndarray, validation: float) -> tuple[Any, dict[str, Any]]:
         """Returns data for :func:`fit`, and options that go with them."""
@@ -428,11 +404,11 @@ class _Pool:
         train, epochs_by = self._fitted[kept], self.x[held]
         if isinstance(self._data, Tensor):
             return train, {"validation": epochs_by} if len(epochs_by) > 0 else {}
-        both = Rows(self.x, self._given)
+        both = Rows(self.x, self.given)
         of_split = {"train": both[kept].given, "validation": both[held].given}
         parts: dict[str, Any] = {
             name: {split: dict(given)[name] for split, given in of_split.items()}
-            for name in self._given
+            for name in self.given
         }
         return dataclasses.replace(
             self._data,
@@ -442,47 +418,3 @@ class _Pool:
             labels=dict.fromkeys(SPLITS),
             **parts,
         ), {}
-
-
-def _candidates(
-    settings: Sequence[dict[str, Any]],
-    sizes: Sequence[int],
-    fold: np.ndarray,
-    log_marginal: np.ndarray,
-    mcse: np.ndarray,
-    unreliable: np.ndarray,
-) -> tuple[Candidate, ...]:
-    """What follows from scores of shape ``(candidates, seeds, N)``."""
-    by_observation = log_marginal.mean(1)
-    errors = np.sqrt((mcse**2).sum((1, 2))) / log_marginal[0].size
-    order = np.argsort(-by_observation.mean(1), kind="stable").tolist()
-    candidates = []
-    for i, setting in enumerate(settings):
-        difference = by_observation[i] - by_observation[order[0]]
-        means = log_marginal[i].mean(1)
-        known = unreliable[i][~np.isnan(unreliable[i])]
-        candidates.append(
-            Candidate(
-                arguments=setting,
-                rank=order.index(i) + 1,
-                log_marginal=float(by_observation[i].mean()),
-                standard_error=standard_error(by_observation[i]),
-                mcse=float(errors[i]) if math.isfinite(errors[i]) else None,
-                difference=float(difference.mean()),
-                difference_standard_error=standard_error(difference),
-                difference_fold_error=fold_error(difference, fold),
-                seed_means=tuple(means.tolist()),
-                spread=float(means.std(ddof=1)) if len(means) > 1 else None,
-                num_parameters=sizes[i],
-                k_hat_above_threshold=float(known.mean()) if len(known) else None,
-            )
-        )
-    return tuple(candidates)
-
-
-def _error(candidate: Candidate) -> float:
-    return max(candidate.difference_standard_error or 0.0, candidate.difference_fold_error)
-
-
-def _words(setting: Mapping[str, Any]) -> str:
-    return ", ".join(f"{name} {value}" for name, value in setting.items())

@@ -66,6 +66,7 @@ STATED: dict[str, dict[str, Any]] = {
 # Options that are no argument of what a verb calls, and why.
 NO_ARGUMENTS = {
     "json": "how results are printed",
+    "jobs": "what joblib.parallel_config says in Python",
     "program": "what is typed to be imported: in Python it is there",
     "out": "where they are written, which a program does itself",
     "config": "a file of options",

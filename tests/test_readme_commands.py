@@ -64,6 +64,9 @@ SESSION: Mapping[str, str] = {
     "compare RUN RUN ...": "compare runs/digits runs/cond",
     "compare RUN RUN --html page.html": f"compare runs/digits runs/cond --html page.html {FEW}",
     "select digits --latent-dim 2,4,8,16 --folds 5": f"{{}} {SMALL} {FEW}",
+    "select digits --latent-dim 2,4,8 --folds 5 --jobs 2 --out runs/chosen": (
+        f"select digits --latent-dim 2,4 --folds 2 --out runs/chosen {SMALL} {FEW}"
+    ),
     "report RUN": f"report runs/iris {FEW}",
     "check RUN": "check runs/digits",
     "fit mnist --checkpoint-every 1000": f"{{}} {SMALL} {FEW} --out runs/mnist",

@@ -10,10 +10,12 @@ from jsonargparse import Namespace
 
 from pyro_vae._console import Terminal
 from pyro_vae._errors import expected
+from pyro_vae._jobs import by
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, only_condition, say_copies
+from pyro_vae.cli.options import add_jobs
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.runs import recorded_data
@@ -82,6 +84,7 @@ def run(argv: list[str]) -> int:
         "1,000 steps at least, but never more epochs than its own, to tell failures that the error "
         "of a fit explains from those that the family is wrong for.",
     )
+    add_jobs(parser, "refits")
     add_data(parser)
     add_program(parser)
     parser.add_argument("--device", type=str | None, help="Such as cpu or cuda; the CPU if none.")
@@ -99,7 +102,7 @@ def run(argv: list[str]) -> int:
     rows = vae.uses(data.rows(options.split))
     if len(rows) == 0:
         raise expected("--split", f"a split that {data.name} has", options.split)
-    with live() as monitor:
+    with by(options.jobs), live() as monitor:
         checks = check(
             vae,
             rows,

@@ -244,7 +244,7 @@ def _checked(options: Namespace) -> tuple[Path, torch.device | None]:
 
 def _say_copies(data: Dataset) -> None:
     """Says how many held-out observations are training data, too."""
-    counts = {split: count for split, count in copies(data).items() if count}
+    counts: dict[str, int] = {split: count for split, count in copies(data).items() if count}
     if counts:
         # What is no table has no column to group rows by.
         way = (
@@ -252,7 +252,9 @@ def _say_copies(data: Dataset) -> None:
             if data.names
             else "take them out of the data"
         )
-        sizes = {split: len(data.split(split)) for split in SPLITS if split in counts}
+        sizes: dict[str, int] = {
+            split: len(data.split(split)) for split in SPLITS if split in counts
+        }
         found = [f"{counts[split]:,} of {size:,} {split}" for split, size in sizes.items()]
         said = f"{' and '.join(found)} observations {COPIES}"
         if len(counts) == 1:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import shlex
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -21,27 +21,34 @@ _KINDS = (ValueError, OSError, MemoryError)
 
 
 @contextmanager
-def going_on(folder: Path, argv: Sequence[str]) -> Iterator[None]:
+def going_on(
+    folder: Path,
+    argv: Sequence[str],
+    verb: str = "fit",
+    can_go_on: Callable[[Path], bool] = has_checkpoints,
+) -> Iterator[None]:
     """Inside it, who is told that a run can go on reads the command that does so.
 
     Args:
         folder: Where the run goes.
-        argv: What was typed after ``fit``.
+        argv: What was typed after the verb.
+        verb: The verb.
+        can_go_on: Whether a folder has something to go on from.
     """
     try:
         yield
     except (Interrupted, *_KINDS) as error:
         reason, hint, _ = str(error).partition(_HINT)
-        if not hint or not has_checkpoints(folder):
+        if not hint or not can_go_on(folder):
             raise
-        message = f"{reason}; this goes on with it: {_again(folder, argv)}"
+        message = f"{reason}; this goes on with it: {_again(folder, argv, verb)}"
         if isinstance(error, Interrupted):
             raise Interrupted(message, error.signum) from None
         kind = next(kind for kind in _KINDS if isinstance(error, kind))
         raise kind(message) from error
 
 
-def _again(folder: Path, argv: Sequence[str]) -> str:
+def _again(folder: Path, argv: Sequence[str], verb: str) -> str:
     """What was typed, to go on in the folder."""
     kept: list[str] = []
     values = iter(argv)
@@ -51,7 +58,7 @@ def _again(folder: Path, argv: Sequence[str]) -> str:
             next(values, None)
         elif name not in ("--out", "--resume"):
             kept.append(token)
-    return shlex.join(["pyro-vae", "fit", *kept, "--out", str(folder), "--resume"])
+    return shlex.join(["pyro-vae", verb, *kept, "--out", str(folder), "--resume"])
 
 
 def check_resumed(argv: Sequence[str]) -> None:

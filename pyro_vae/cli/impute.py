@@ -16,11 +16,12 @@ from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, plural, positive_integer, typed_path
+from pyro_vae._jobs import by
 from pyro_vae._terminal import say
 from pyro_vae.cli.filled import FILLED, filled_table
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_unseen, read_as_before, recorded_like
-from pyro_vae.cli.options import add_safe
+from pyro_vae.cli.options import add_jobs, add_safe
 from pyro_vae.cli.parsing import Parser, default_of, parse
 from pyro_vae.cli.programs import load_vae
 from pyro_vae.cli.runs import SEED, as_device, new_path, recorded_data, recorded_source
@@ -108,17 +109,18 @@ def run(argv: list[str]) -> None:
     if lacking.any():
         _note_masks(folder, vae)
         try:
-            found = impute(
-                vae,
-                x[lacking],
-                mask[lacking],
-                num_samples=options.num_samples,
-                num_imputations=count,
-                proposal=options.proposal,
-                seed=None,
-                **({} if fits is None else _refitting(folder, vae, fits)),
-                **rows[lacking].conditions,
-            )
+            with by(options.jobs):
+                found = impute(
+                    vae,
+                    x[lacking],
+                    mask[lacking],
+                    num_samples=options.num_samples,
+                    num_imputations=count,
+                    proposal=options.proposal,
+                    seed=None,
+                    **({} if fits is None else _refitting(folder, vae, fits)),
+                    **rows[lacking].conditions,
+                )
         except UnexplainedRows as error:  # it counts the rows it was given
             raise UnexplainedRows(lacking.nonzero().flatten()[error.index]) from None
         drawn[:, lacking] = found.x.to(x)
@@ -240,6 +242,7 @@ def _parser() -> Parser:
         "replacement, and draw a share of the imputations from each: they then vary as the "
         "parameters do, which are otherwise taken for known.",
     )
+    add_jobs(parser, "fits of --num-fits")
     parser.add_argument(
         "--num_samples",
         type=int | Literal["auto"],

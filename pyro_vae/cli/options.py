@@ -12,7 +12,15 @@ from pyro_vae.data import load
 from pyro_vae.data.pixels import Layout
 from pyro_vae.missingness.missingness import words
 
-__all__ = ["add_given", "add_reading", "add_safe", "add_splits", "add_tables", "split_of"]
+__all__ = [
+    "add_given",
+    "add_jobs",
+    "add_reading",
+    "add_safe",
+    "add_splits",
+    "add_tables",
+    "split_of",
+]
 
 
 def add_splits(parser: Parser) -> None:
@@ -185,4 +193,20 @@ def add_safe(parser: Parser) -> None:
         action="store_true",
         help="Write text that begins with = + - or @, which a spreadsheet computes, behind an "
         "apostrophe; without it text is written as it was read.",
+    )
+
+
+def add_jobs(parser: Parser, what: str) -> None:
+    """Adds how many processes share many fits.
+
+    Args:
+        parser: Where to.
+        what: The fits, in words.
+    """
+    parser.add_argument(
+        "--jobs",
+        type=int,
+        default=1,
+        help=f"Processes of this machine that share the {what}, whose results are the same for any "
+        "number of them; each has one thread, or OMP_NUM_THREADS.",
     )

@@ -10,9 +10,11 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from pyro_vae import checkpoint, report
+from pyro_vae import report
 from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected
+from pyro_vae._jobs import by
+from pyro_vae._kept import has_fits, taken
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.fit import (
@@ -20,8 +22,10 @@ from pyro_vae.cli.fit import (
     build_model,
     fit_parser,
 )
+from pyro_vae.cli.going_on import going_on
+from pyro_vae.cli.options import add_jobs
 from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
-from pyro_vae.cli.runs import as_device, load_data, new_path, writing
+from pyro_vae.cli.runs import as_device, load_data, new_path
 from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import selection_table
 from pyro_vae.cli.training import training_options
@@ -34,7 +38,8 @@ __all__ = ["run"]
 
 _EPOCHS = 60  # of each of many fits to small data
 _DEFAULTS = {name: default_of(select, name) for name in ("folds", "seeds", "num_samples")}
-_OWN = ("folds", "seeds", "out", "json")  # no options of a fit
+_FLAGS = ("json", "resume")  # without a value
+_OWN = (*_FLAGS, "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
 _BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split")
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
@@ -47,6 +52,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option or the data are not what they should be.
     """
+    typed = argv
     template, grid = _several(argv)
     path = value_of(argv, "--config")
     settings: dict[str, _Setting] = {}
@@ -69,7 +75,10 @@ def run(argv: list[str]) -> None:
     first = next(iter(settings.values())).options
     support = next(iter(settings.values())).parts["likelihood"].support
     check_seed("--seed", first.seed)
-    out = new_path(first.out, Path("runs") / f"{Path(first.data).stem}-select")
+    if first.out is not None and Path(first.out).exists() and not first.resume:
+        raise taken("--out", Path(first.out))
+    default = Path("runs") / f"{Path(first.data).stem}-select"
+    out = new_path(first.out, default, resume=first.resume)
     if first.split != default_of(load, "split"):
         what = "random, as the folds of a selection are drawn at random"
         raise expected("--split", what, first.split)
@@ -82,7 +91,7 @@ def run(argv: list[str]) -> None:
         del own["seed"]  # there is one a fit
         return vae, own | {"objective": objective}
 
-    with writing(out) as folder:
+    with going_on(out, typed, "select", has_fits), by(first.jobs):
         with live() as monitor:
             selection = select(
                 build,
@@ -93,18 +102,18 @@ def run(argv: list[str]) -> None:
                 num_samples=first.num_samples,
                 seed=first.seed,
                 on_fit=monitor.selecting(),
+                out=out,
+                resume=first.resume,
                 device=as_device(first.device),
             )
-        summary = selection.summary()
-        checkpoint.write_json(folder / "selection.json", summary)
-        report.choice(summary, folder / "selection.png")
+        report.choice(summary := selection.summary(), out / "selection.png")
     if first.json:
         say(json.dumps({"out": str(out)} | summary))
         return
     console = Terminal()
     console.print(selection_table(selection))
     console.print(f"{selection.seconds:.0f} s. Wrote")
-    for file in sorted(out.iterdir()):
+    for file in sorted(out.glob("selection.*")):
         console.print(f"  {file}", soft_wrap=True)
     chosen = settings[json.dumps(selection.chosen.arguments)]
     again = shlex.join(["pyro-vae", "fit", *_of_a_fit(chosen.argv)])
@@ -130,6 +139,12 @@ def _parser(parts: Mapping[str, Any]) -> Parser:
     )
     parser.add_argument("--folds", type=int, help="Parts that the data are cut into.")
     parser.add_argument("--seeds", type=int, help="Fits of each setting in each fold.")
+    add_jobs(parser, "fits")
+    parser.add_argument(
+        "--resume",
+        action="store_true",
+        help="Go on with a selection that was left: the same command with --resume.",
+    )
     parser.set_defaults({"epochs": _EPOCHS, **_DEFAULTS, **SHORT_FITS})
     return parser
 
@@ -195,6 +210,6 @@ def _of_a_fit(argv: Sequence[str]) -> list[str]:
         flag, equals, _ = token.partition("=")
         if flag[2:] not in _OWN:
             kept.append(token)
-        elif not equals and flag != "--json":
+        elif not equals and flag[2:] not in _FLAGS:
             next(tokens, None)
     return kept

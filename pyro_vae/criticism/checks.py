@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from dataclasses import replace
+from contextlib import closing
+from dataclasses import dataclass, replace
 from typing import Any, Unpack
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
+from pyro_vae._jobs import each
 from pyro_vae._untouched import own_store, undisturbed
 from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
@@ -115,7 +117,8 @@ def check(
     ``cause``: the effects of refits to data that the model simulates say how much a fit of the
     right family errs; see :mod:`pyro_vae.criticism.refitted`. Refits that start where the fit
     ended, as those of ``Run.refit`` do, have the error of finite data; what a fit that was too
-    short left undone, refits that start afresh have, too.
+    short left undone, refits that start afresh have, too. They are shared by the processes that
+    joblib is configured to have (``joblib.parallel_config``), with the same result.
 
     References:
         Bayesian data analysis (Gelman et al., 2013), chapter 6, http://www.stat.columbia.edu/~gelman/book/
@@ -191,16 +194,17 @@ def check(
         rows, classifier = _judged(vae, data, order, plan, spreads, seed, tick)
         rows += _from_guide(whole, data, plan.asked, spreads, seen, tick)
         units = collapsed_units(vae, data)
-    effects = []
-    for k in range(num_refits):
-        assert refit is not None  # or there would be none
+    effects: dict[int, list[float]] = {}
+    if refit is not None:
         assert isinstance(fitted, Rows)
-        effects.append(
-            _of_refit(whole, data, order, fitted, refit, asked, entries, seed + 1 + 2 * k)
-        )
-        tick()
+        of_refit = _Refit(whole, data, order, fitted, refit, asked, entries)
+        seeds = [seed + 1 + 2 * k for k in range(num_refits)]
+        with closing(each(of_refit, seeds, "refit")) as ended:
+            for k, effect in ended:
+                effects[k] = effect
+                tick()
     return Checks(
-        rows=judged(vae, rows, entries, level, effects),
+        rows=judged(vae, rows, entries, level, [effects[k] for k in sorted(effects)]),
         level=level,
         num_draws=plan.num_draws,
         num_data=len(data),
@@ -292,20 +296,11 @@ def _residual(vae: Amortized, data: Rows, plan: _Plan, halves: Halves, seed: int
     yield from rows_of(residual, found, drawn, on, calibrated=not note, note=note)
 
 
-@own_store()  # nobody asks for the parameters of a refit again
-def _of_refit(
-    simulator: Amortized,
-    data: Rows,
-    order: Tensor,
-    fitted: Rows,
-    refit: Refit,
-    asked: Sequence[Statistic] | None,
-    entries: tuple[Entry, ...],
-    seed: int,
-) -> list[float]:
-    """Returns the effects of the checks of a refit, whose family is true.
+@dataclass(frozen=True)
+class _Refit:
+    """Simulates, refits, and checks the refit, whose family is true.
 
-    Args:
+    Attributes:
         simulator: The model, which simulates what is fitted to and what is held out, at one draw
             of what observations share.
         data: What the model is checked against.
@@ -314,23 +309,40 @@ def _of_refit(
         refit: From rows and a seed to a fitted program.
         asked: Statistics; the default ones of the refit if None.
         entries: The entries of x.
-        seed: Of what is simulated and of the refit; the next one is that of its checks.
     """
-    with undisturbed(simulator, seed, data.x.device):
-        # What is held out is of the draw that was fitted to, as the data are.
-        one = at_one_draw(simulator)
-        simulated = Rows(_drawn(one, len(fitted), fitted), fitted.given)
-        held_out = Rows(_drawn(one, len(data), data), data.given)
-    with torch.enable_grad():
-        twin = refit(simulated, seed)
-    if not is_amortized(twin):
-        raise expected("refit", "a function that returns a fitted program", twin)
-    whole, twin = twin, twin.fixed(1, seed)[0]
-    with undisturbed(twin, seed + 1, data.x.device):
-        plan = _Plan(twin, whole, held_out, order, asked, entries)
-        spreads = spreads_of(plan.asked, held_out.x[None], seed)
-        rows, _ = _judged(twin, held_out, order, plan, spreads, seed, lambda: None)
-    return [row.effect for row in rows]
+
+    simulator: Amortized
+    data: Rows
+    order: Tensor
+    fitted: Rows
+    refit: Refit
+    asked: Sequence[Statistic] | None
+    entries: tuple[Entry, ...]
+
+    @own_store()  # nobody asks for the parameters of a refit again
+    @torch.no_grad()
+    def __call__(self, seed: int) -> list[float]:
+        """Returns the effects of the checks of a refit.
+
+        Args:
+            seed: Of what is simulated and of the refit; the next one is that of its checks.
+        """
+        data, fitted = self.data, self.fitted
+        with undisturbed(self.simulator, seed, data.x.device):
+            # What is held out is of the draw that was fitted to, as the data are.
+            one = at_one_draw(self.simulator)
+            simulated = Rows(_drawn(one, len(fitted), fitted), fitted.given)
+            held_out = Rows(_drawn(one, len(data), data), data.given)
+        with torch.enable_grad():
+            twin = self.refit(simulated, seed)
+        if not is_amortized(twin):
+            raise expected("refit", "a function that returns a fitted program", twin)
+        whole, twin = twin, twin.fixed(1, seed)[0]
+        with undisturbed(twin, seed + 1, data.x.device):
+            plan = _Plan(twin, whole, held_out, self.order, self.asked, self.entries)
+            spreads = spreads_of(plan.asked, held_out.x[None], seed)
+            rows, _ = _judged(twin, held_out, self.order, plan, spreads, seed, lambda: None)
+        return [row.effect for row in rows]
 
 
 def _drawn(vae: Amortized, size: int, like: Rows) -> Tensor:

@@ -3,15 +3,18 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from contextlib import closing
+from dataclasses import dataclass
 from typing import Unpack
 
 import torch
 from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, positive_integer
-from pyro_vae._untouched import own_store, undisturbed
+from pyro_vae._jobs import each
+from pyro_vae._untouched import own_store, seeded, undisturbed
 from pyro_vae.criticism.calibration import Calibration, of_ranks
-from pyro_vae.data.rows import GivenLike, Rows
+from pyro_vae.data.rows import Given, GivenLike, Rows
 from pyro_vae.programs import Amortized, Program, Refit
 
 __all__ = ["calibrate_globals"]
@@ -45,6 +48,9 @@ def calibrate_globals(
     References:
         Validating Bayesian Inference Algorithms with Simulation-Based Calibration
         (Talts et al., 2018), https://arxiv.org/abs/1804.06788
+
+    Fits are shared by the processes that joblib is configured to have
+    (``joblib.parallel_config``), with the same result.
 
     Args:
         program: A :class:`pyro_vae.Program` with global latents; its other parameters are those of
@@ -82,25 +88,27 @@ def calibrate_globals(
     size = sizes.pop() if num_data is None else positive_integer("num_data", num_data)
     if sizes - {size}:
         raise expected("num_data", f"{max(sizes)}, as what goes with them has", num_data)
-    ranks = []
     with undisturbed(program, seed, program.device):
-        for i in range(num_simulations):
+        tasks, truths, ties = list[tuple[Tensor, int]](), list[Tensor](), list[Tensor]()
+        for _ in range(num_simulations):
             truth, x = program.run_whole(size, beside)
-            own = int(torch.randint(2**31, ()))
-            with own_store():
-                with torch.enable_grad():
-                    fitted = refit(Rows(x, beside), own)
-                draws = _draws(program, fitted, num_draws, own)
-            true, drawn = _flat(truth), torch.stack([_flat(each) for each in draws])
-            if drawn.shape[1:] != true.shape:
-                raise expected("refit", f"global latents of {len(true)} entries", drawn.shape[1])
-            ties = (drawn == true).sum(0)
-            placed = (torch.rand(true.shape, dtype=torch.float64) * (ties + 1)).floor().long()
-            ranks.append((drawn < true).sum(0) + placed)
-            if progress is not None:
-                progress((i + 1) / num_simulations)
+            truths.append(_flat(truth))
+            tasks.append((x, int(torch.randint(2**31, ()))))
+            ties.append(torch.rand(truths[-1].shape, dtype=torch.float64))
+        ranks: dict[int, Tensor] = {}
+        with closing(each(_Fits(program, refit, beside, num_draws), tasks, "refit")) as found:
+            for i, drawn in found:
+                true = truths[i]
+                if drawn.shape[1:] != true.shape:
+                    raise expected(
+                        "refit", f"global latents of {len(true)} entries", drawn.shape[1]
+                    )
+                equal = (drawn == true).sum(0)
+                ranks[i] = (drawn < true).sum(0) + (ties[i] * (equal + 1)).floor().long()
+                if progress is not None:
+                    progress(len(ranks) / num_simulations)
         return of_ranks(
-            torch.stack(ranks),
+            torch.stack([ranks[i] for i in range(num_simulations)]),
             num_draws,
             names=tuple(f"{name}[{i}]" for name, own in truth.items() for i in range(own.numel())),
             draws="the fits",
@@ -108,6 +116,26 @@ def calibrate_globals(
             discrete=False,
             richer="fit longer, or take a richer guide of what is shared",
         )
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """Fits a program to a simulated data set, and draws its global latents."""
+
+    program: Program
+    refit: Refit
+    beside: Given
+    num_draws: int
+
+    @own_store()
+    def __call__(self, task: tuple[Tensor, int]) -> Tensor:
+        """Returns draws of all entries, shape ``(L, entries)``, given observations and a seed."""
+        x, seed = task
+        with seeded(seed), torch.enable_grad():
+            fitted = self.refit(Rows(x, self.beside), seed)
+        with torch.no_grad():
+            draws = _draws(self.program, fitted, self.num_draws, seed)
+            return torch.stack([_flat(each) for each in draws])
 
 
 def _draws(

@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, positive_integer
+from pyro_vae._jobs import each
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import ConditionsLike, Numbers, Rows, given_of
 from pyro_vae.data.source import Stream
@@ -121,7 +122,8 @@ def impute(
     fitted parameters were known. With ``num_fits`` they are not: each of so many times, rows are
     resampled with replacement, the model is fitted to them anew, and a share of the imputations is
     drawn from it. Imputations then vary as much as the parameters are unknown, which makes multiple
-    imputation proper in Rubin's sense, as far as the bootstrap does.
+    imputation proper in Rubin's sense, as far as the bootstrap does. The fits are shared by the
+    processes that joblib is configured to have (``joblib.parallel_config``), with the same result.
 
     References:
         Multiple Imputation for Nonresponse in Surveys (Rubin, 1987),
@@ -192,16 +194,32 @@ def impute(
         raise expected("fitted_to", "`pyro_vae.data.Rows`", resampled)
     counts = [len(part) for part in np.array_split(np.arange(num_imputations), num_fits)]
     first = int(torch.initial_seed() % 2**31) if seed is None else seed
-    found = []
-    for fit, count in enumerate(counts):
-        rng = torch.Generator().manual_seed(_mixed(first, fit))
-        index = torch.randint(len(resampled), (len(resampled),), generator=rng)
-        other = refit(resampled[index.to(resampled.x.device)], _mixed(first, fit))
+    fits = _Fits(refit, rows, resampled, num_samples, proposal)
+    tasks = [(count, _mixed(first, fit)) for fit, count in enumerate(counts)]
+    found = dict(each(fits, tasks, "refit"))
+    return _together([found[fit] for fit in sorted(found)])
+
+
+@dataclass(frozen=True)
+class _Fits:
+    """Fits a model anew to resampled rows, and draws imputations from it."""
+
+    refit: Refit
+    rows: Rows
+    resampled: Rows
+    num_samples: NumSamples
+    proposal: Proposal
+
+    def __call__(self, task: tuple[int, int]) -> Imputation:
+        """Returns so many imputations, by a seed."""
+        count, seed = task
+        rng, size = torch.Generator().manual_seed(seed), len(self.resampled)
+        index = torch.randint(size, (size,), generator=rng)
+        other = self.refit(self.resampled[index.to(self.resampled.x.device)], seed)
         if not isinstance(other, VAE):
             raise expected("refit", "a function that returns a VAE", other)
-        each = rows if other.device == rows.x.device else rows.to(other.device)
-        found.append(_imputed(other, each, num_samples, count, proposal, _mixed(first, fit)))
-    return _together(found)
+        rows = self.rows if other.device == self.rows.x.device else self.rows.to(other.device)
+        return _imputed(other, rows, self.num_samples, count, self.proposal, seed)
 
 
 def _streamed(

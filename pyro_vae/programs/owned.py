@@ -46,10 +46,18 @@ class Parameters(nn.Module):
         twin = type(self).__new__(type(self))
         memo[id(self)] = twin
         twin.__dict__ = copy.deepcopy(self.__dict__, memo)
-        twin.pair = f"program{next(_pairs)}"
-        renamed = ((name.partition(".")[2], leaf) for name, leaf in twin.met.items())
-        twin.met = {f"{twin.pair}.{name}": leaf for name, leaf in renamed}
+        twin._rename()
         return twin
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        """Takes what another process has sent, whose pairs are counted anew."""
+        super().__setstate__(state)
+        self._rename()
+
+    def _rename(self) -> None:
+        self.pair = f"program{next(_pairs)}"
+        renamed = ((name.partition(".")[2], leaf) for name, leaf in self.met.items())
+        self.met = {f"{self.pair}.{name}": leaf for name, leaf in renamed}
 
     def of(self, name: str, make: Callable[[], Tensor]) -> nn.Parameter:
         """Returns the unconstrained parameter of a name, made at its first use."""

@@ -41,6 +41,7 @@ __all__ = [
     "in_progress",
     "is_finished",
     "is_unfinished",
+    "locked",
     "of_a_checkpoint",
     "taken",
 ]
@@ -271,7 +272,7 @@ def _held(
     try:
         _make(folder, missing, argument)
         # What the holder of the lock has made is no one else's to remove.
-        with _locked(folder, argument), _removed_on_error(folder, missing):
+        with locked(folder, argument), _removed_on_error(folder, missing):
             if not is_finished(folder):
                 (folder / CHECKPOINTS).mkdir(exist_ok=True)
             _sweep(folder)
@@ -349,7 +350,7 @@ def _sweep(folder: Path) -> None:
 
 
 @contextmanager
-def _locked(folder: Path, argument: str) -> Iterator[None]:
+def locked(folder: Path, argument: str) -> Iterator[None]:
     """Holds the lock of a folder: the kernel's own, which ends with the process."""
     if fcntl is None:
         yield
