@@ -257,6 +257,7 @@ def _prior_features() -> Tensor:
     return torch.cat([torch.zeros(2), raw.expand(2)])
 
 
+@pytest.mark.long
 def test_runs_side_by_side_are_images_or_dots(tmp_path: Path) -> None:
     for kind, likelihood in (
         ("binary images", pv.likelihoods.Bernoulli),
