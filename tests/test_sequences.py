@@ -130,7 +130,6 @@ def test_compiled_code_equals_stock() -> None:
     assert svi.engine_steps["inductor"] >= 3
 
 
-@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize(
     ("reverse", "packs", "site"),
