@@ -106,6 +106,7 @@ def test_every_pair_takes_a_step(prior: Case, guide: Case) -> None:
     _check_a_step(prior, guide, BERNOULLI, ("eager", "inductor") if once else ("eager",))
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("pair", [CONTINUOUS, DISCRETE], ids=["continuous", "discrete"])
 @pytest.mark.parametrize("likelihood", LIKELIHOODS, ids=str)

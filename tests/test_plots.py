@@ -128,6 +128,7 @@ def test_rate_distortion_draws_means(vae: pv.VAE, x: torch.Tensor) -> None:
         pv.plots.rate_distortion([found], names=["a", "b"])
 
 
+@pytest.mark.long
 def test_criticism_has_a_line_a_quantity(vae: pv.VAE, x: torch.Tensor) -> None:
     found = pv.criticism.check(vae, x)
     ax = _own()

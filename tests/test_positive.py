@@ -124,6 +124,7 @@ def test_a_log_normal_model_is_a_normal_one_of_logarithms() -> None:
     torch.testing.assert_close(ours.encode(x).mean, theirs.encode(x.log()).mean)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("kind", KINDS)
 def test_data_over_many_magnitudes_are_learned(kind: type[Likelihood]) -> None:
     """Better than the margins by most of the 0.6 nats that two columns have in common."""

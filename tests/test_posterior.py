@@ -69,6 +69,7 @@ def test_importance_draws_are_of_the_posterior() -> None:
     assert draws.ess.min() > 999.9
 
 
+@pytest.mark.long
 def test_nuts_draws_are_of_the_posterior() -> None:
     """Fails when the prior is left out of the potential."""
     model = _wrong_guide()
@@ -110,6 +111,7 @@ def _hard(kind: str) -> pv.VAE:
     )
 
 
+@pytest.mark.long
 def test_nuts_says_where_it_fails() -> None:
     """Two modes that chains do not pass between, and a cliff at which the integrator diverges.
 

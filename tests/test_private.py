@@ -76,6 +76,7 @@ def test_a_cache_folder_that_is_a_link_or_cannot_be_made_is_not_used(
         folder.rmdir()
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("what", ["10^5 layers", "10^9 transforms", "10^5 parts", "10^7 values"])
 def test_a_refusal_takes_a_second_at_most(what: str, tmp_path: Path) -> None:
     """Of this thread's own time; fails when a file is bounded by its calls and not by its work."""

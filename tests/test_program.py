@@ -130,6 +130,7 @@ def test_checks_of_a_wrapped_vae_are_its_checks(linear: LinearGaussian, x: Tenso
     assert np.allclose([r.observed for r in rows[0]], [r.observed for r in rows[1]], atol=1e-6)
 
 
+@pytest.mark.long
 def test_the_fit_of_plain_functions_is_right() -> None:
     """log p(x) is known, and the guide comes near the posterior, which is normal."""
     program = _linear_program()
@@ -422,6 +423,7 @@ class _Shared:
             pyro.sample("z", dist.Normal(z, scale).to_event(1))
 
 
+@pytest.mark.long
 def test_global_latents_are_fitted_once_and_averaged_over() -> None:
     """The posterior of w is normal and known, and so is p(x_new | data)."""
     pair = _Shared()
@@ -496,6 +498,7 @@ def test_sequences_under_masks_are_judged() -> None:
     assert np.abs(off).max() < 4
 
 
+@pytest.mark.long
 def test_the_page_is_made_of_it(mixed: tuple[pv.Program, Tensor]) -> None:
     program, data = mixed
     text = page(program, pv.data.load(data), num_samples=20)
@@ -521,6 +524,7 @@ def test_a_model_that_predicts_each_entry_from_the_last_is_scored_and_not_simula
         check(program, data.repeat(3, 1))
 
 
+@pytest.mark.long
 def test_small_discrete_latents_of_a_program_are_summed() -> None:
     """As those of the VAE are, of the same pair; draws come within their errors of that."""
     torch.manual_seed(0)
@@ -543,6 +547,7 @@ def test_small_discrete_latents_of_a_program_are_summed() -> None:
         gaps(program, x[:2], num_steps=2)
 
 
+@pytest.mark.long
 def test_columns_of_a_program_are_called_by_their_names(tmp_path: Path) -> None:
     program = _linear_program()
     x = torch.randn(80, 2, generator=torch.Generator().manual_seed(0)) + 3

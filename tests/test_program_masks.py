@@ -101,6 +101,7 @@ def test_a_mask_of_another_shape_is_refused(walk: pv.Program) -> None:
         check(walk, X, mask=MASK[..., 0])
 
 
+@pytest.mark.long
 def test_an_automatic_guide_takes_a_model_with_parameters() -> None:
     """Its first run of the model is behind a block; parameters are the model's all the same."""
 

@@ -31,6 +31,7 @@ def _regression_data(size: int = 50) -> tuple[Tensor, Tensor]:
     return x, x @ torch.tensor([1.0, -2.0, 0.5]) + 0.3 * torch.randn(size)
 
 
+@pytest.mark.long
 def test_regression_with_an_autoguide() -> None:
     """Draws have the guide's mean and scale, 5 standard errors; groups, plates and labels.
 

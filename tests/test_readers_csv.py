@@ -290,6 +290,7 @@ def test_a_first_line_may_be_longer_than_what_is_looked_at(tmp_path: Path) -> No
     np.testing.assert_array_equal(data.train.numpy(), values.astype(np.float32))
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("content", "says"),
     [

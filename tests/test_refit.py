@@ -41,6 +41,7 @@ def run() -> pv.Run:
     return pv.fit(linear(), correlated(200), compile=False, **OPTIONS)
 
 
+@pytest.mark.long
 def test_a_copy_follows_the_rows_and_the_first_stays(run: pv.Run) -> None:
     before = copy.deepcopy(run.vae.state_dict())
     objective = copy.deepcopy(run.objective)
@@ -89,6 +90,7 @@ def test_few_rows_take_as_many_epochs_as_the_run(run: pv.Run) -> None:
     assert not torch.equal(a, c)
 
 
+@pytest.mark.long
 def test_what_goes_with_the_rows_goes_with_the_refit() -> None:
     x = correlated(120)
     mask = torch.rand(120, 3, generator=torch.Generator().manual_seed(0)) > 0.3
@@ -103,6 +105,7 @@ def test_what_goes_with_the_rows_goes_with_the_refit() -> None:
         run.refit(Rows(x), 0)
 
 
+@pytest.mark.long
 def test_a_run_that_is_read_refits_to_the_same_weights(tmp_path: Path) -> None:
     out = tmp_path / "run"
     objective = objectives.IWAE(4)

@@ -362,6 +362,7 @@ def _with_a_field(x: Tensor) -> Tensor:
     return x
 
 
+@pytest.mark.long
 @pytest.mark.parametrize("name", CAPTURED_ANEW)
 def test_what_is_not_known_to_be_the_same_program_is_captured_anew(name: str) -> None:
     """Fails where a graph goes on that has something else baked in than the tensor."""
@@ -369,6 +370,7 @@ def test_what_is_not_known_to_be_the_same_program_is_captured_anew(name: str) ->
     assert svi.captures > 1 or svi.engine == "eager"
 
 
+@pytest.mark.long
 def test_a_buffer_that_is_written_to_is_not_read_anew() -> None:
     """Fails where a graph writes to a tensor that has taken the place of one it writes to."""
 
@@ -462,6 +464,7 @@ def _scales(holder: Holder) -> Callable[[], Any]:
     return lambda: np.float64(holder.value).item() * torch.ones(3)
 
 
+@pytest.mark.long
 def test_graphs_that_are_of_no_use_are_not_piled_up(caplog: pytest.LogCaptureFixture) -> None:
     """Fails where each step compiles a graph, which the next step cannot take."""
 
@@ -477,6 +480,7 @@ def test_graphs_that_are_of_no_use_are_not_piled_up(caplog: pytest.LogCaptureFix
     assert "Holder.value changes from call to call" in line
 
 
+@pytest.mark.long
 def test_a_program_that_goes_from_mode_to_mode_has_a_graph_of_each() -> None:
     """Fails where graphs that will be of use are taken for useless."""
 

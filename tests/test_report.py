@@ -57,6 +57,7 @@ def _data(kind: str) -> pv.data.Dataset:
     return pv.data.load(values, labels=torch.arange(60) % 3)
 
 
+@pytest.mark.long
 @pytest.mark.parametrize(
     ("kind", "likelihood", "dim"),
     [
@@ -220,6 +221,7 @@ def _red(path: Path) -> float:
     return float(((pixels[..., 0] - pixels[..., 2]) > 0.3).mean())
 
 
+@pytest.mark.long
 def test_what_fails_is_red(tmp_path: Path) -> None:
     """Fails when failed checks are drawn like others."""
     vae = _vae(pv.likelihoods.Bernoulli((4,)))
@@ -255,6 +257,7 @@ def _prior_features() -> Tensor:
     return torch.cat([torch.zeros(2), raw.expand(2)])
 
 
+@pytest.mark.long
 def test_runs_side_by_side_are_images_or_dots(tmp_path: Path) -> None:
     for kind, likelihood in (
         ("binary images", pv.likelihoods.Bernoulli),

@@ -50,6 +50,7 @@ def told(capsys: pytest.CaptureFixture[str], *argv: str) -> Any:
     return json.loads(capsys.readouterr().out)
 
 
+@pytest.mark.long
 def test_every_file_says_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     """Fails when one is written by other means."""
     with monkeypatch.context() as patched:
@@ -65,6 +66,7 @@ def test_every_file_says_its_schema(monkeypatch: pytest.MonkeyPatch) -> None:
     assert {path: schema(path) for path in written} == dict.fromkeys(written, SCHEMA)
 
 
+@pytest.mark.long
 def test_a_run_of_the_first_release_is_loaded_and_evaluated(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -80,6 +82,7 @@ def test_a_run_of_the_first_release_is_loaded_and_evaluated(
     assert f"{scores['log_marginal']:.2f}".replace("-", "−") in Path(page["out"]).read_text()
 
 
+@pytest.mark.long
 def test_a_run_of_the_first_release_is_resumed_and_replayed(
     capsys: pytest.CaptureFixture[str],
 ) -> None:
@@ -95,6 +98,7 @@ def test_a_run_of_the_first_release_is_resumed_and_replayed(
     assert told(capsys, "compare", "run", "again")["runs"]
 
 
+@pytest.mark.long
 def test_an_unfinished_run_of_the_first_release_is_resumed() -> None:
     """Fails when it starts anew: the first epoch then took other seconds."""
     shutil.copytree(UNFINISHED, "unfinished")

@@ -125,6 +125,7 @@ def _steps(name: str, count: int = 8, optim: Any = None) -> CompiledSVI:
     return equals_stock(run)
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 @pytest.mark.parametrize("name", CASES)
 def test_score_functions_are_captured_and_equal_stock(name: str) -> None:

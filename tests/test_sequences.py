@@ -146,6 +146,7 @@ def test_lengths_that_are_sizes_run_eagerly_and_the_way_out_is_said(
         assert "pad the sequences and mask them" in caplog.text
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interpreted")
 def test_a_markov_chain_of_several_lengths_is_captured() -> None:
     """Steps after the end of a sequence are masked, and its states are summed out."""
