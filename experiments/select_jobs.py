@@ -21,6 +21,7 @@ from pathlib import Path
 from typing import Any
 
 import common
+
 from pyro_vae.checkpoint import read_json
 
 COMMAND = ["select", "digits", "--latent-dim", "2,4,8", "--folds", "5"]
