@@ -64,6 +64,7 @@ SESSION: Mapping[str, str] = {
     "compare RUN RUN ...": "compare runs/digits runs/cond",
     "compare RUN RUN --html page.html": f"compare runs/digits runs/cond --html page.html {FEW}",
     "select digits --latent-dim 2,4,8,16 --folds 5": f"{{}} {SMALL} {FEW}",
+    # By one process: tests/test_jobs.py has two.
     "select digits --latent-dim 2,4,8 --folds 5 --jobs 2 --out runs/chosen": (
         f"select digits --latent-dim 2,4 --folds 2 --out runs/chosen {SMALL} {FEW}"
     ),
