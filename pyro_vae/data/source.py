@@ -74,7 +74,7 @@ class Stream:
         self.source = source
         self._rows = rows
         # Of all that are made of one: a callback may read rows while a window is read.
-        self._reading = source._reading if isinstance(source, Stream) else RLock()
+        self._reading: Any = source._reading if isinstance(source, Stream) else RLock()
         if len(self) == 0:
             raise expected("data", "at least one observation", 0)
         self._kinds: dict[str, Any] = {}
