@@ -59,6 +59,7 @@ def _same(a: pv.selection.Selection, b: pv.selection.Selection) -> None:
     assert a.base_measure == b.base_measure
 
 
+@pytest.mark.long
 def test_a_selection_is_the_same_by_two_processes(selected: pv.selection.Selection) -> None:
     """Weights, orders, noise and draws are of the number of a fit. Fails when one is a worker's."""
     states = torch.get_rng_state(), np.random.get_state()[1]
@@ -80,6 +81,7 @@ def test_a_selection_is_the_same_by_two_processes(selected: pv.selection.Selecti
     assert np.array_equal(states[1], np.random.get_state()[1])
 
 
+@pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_a_setting_that_fails_fails_alike() -> None:
     """In the fold that is first in order, whichever ends first."""
@@ -97,6 +99,7 @@ def _correlated(size: int) -> Tensor:
     return torch.randn(size, 1, generator=rng) + 0.5 * torch.randn(size, 3, generator=rng)
 
 
+@pytest.mark.long
 def test_refits_are_the_same_by_two_processes() -> None:
     """Those of imputations and of checks, of a run with its optimiser."""
     x = _correlated(80)
@@ -119,6 +122,7 @@ def test_refits_are_the_same_by_two_processes() -> None:
     assert any(row["refit_low"] is not None for row in checks["rows"])
 
 
+@pytest.mark.long
 def test_refits_of_shared_latents_are_the_same_by_two_processes() -> None:
     """Of programs, whose names are counted in each process."""
 
@@ -229,6 +233,7 @@ def asked(monkeypatch: pytest.MonkeyPatch) -> list[int]:
     return seeds
 
 
+@pytest.mark.long
 def test_a_selection_goes_on_where_it_was_left(
     tmp_path: Path, asked: list[int], selected: pv.selection.Selection
 ) -> None:
@@ -283,6 +288,7 @@ def test_a_fit_of_another_thread_waits(selected: pv.selection.Selection) -> None
     assert Rows(_X).x is _X
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_processes_and_says_how_to_go_on(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
