@@ -126,7 +126,9 @@ class Expanded:
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the columns of ``x``, shape ``(*, N, D)``."""
         if self._plain:
-            return x if self._index == [*range(x.shape[-1])] else x[..., self._index]
+            if self._index == [*range(x.shape[-1])]:
+                return x
+            return x.index_select(-1, torch.tensor(self._index, device=x.device))
         return torch.stack([_level(x[..., index], place) for index, place in self._take], -1)
 
     def of_numbers(self, function: Callable[[Tensor], Tensor]) -> Callable[[Tensor], Tensor]:

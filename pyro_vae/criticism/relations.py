@@ -124,8 +124,11 @@ def interactions(
         found = []
         x = x.flatten(x.ndim - len(vae.event_shape))
         for one in standardized(seen(x)).clamp(-_FAR, _FAR):  # of all at once there are too many
-            products = one[:, left.to(x.device)] * one[:, right.to(x.device)]
-            found.append((products.T @ one / len(one))[first.to(x.device), third.to(x.device)])
+            # Columns that lie side by side are copied as a whole: a quarter of the time.
+            columns = one.T.contiguous()
+            products = columns.index_select(0, left.to(x.device))
+            products.mul_(columns.index_select(0, right.to(x.device)))
+            found.append((products @ one / len(one))[first.to(x.device), third.to(x.device)])
         return torch.stack(found)
 
     return (
@@ -205,7 +208,8 @@ def _conditional_means(seen: Seen, latents: Expanded, size: int, rows: Rows) -> 
 
     def function(both: Tensor) -> Tensor:
         x, z = standardized(seen(both[..., :size])), standardized(latents(both[..., size:]))
-        functions = standardized(z[..., i.to(z.device)] * z[..., j.to(z.device)])
+        left, right = (z.index_select(-1, each.to(z.device)) for each in (i, j))
+        functions = standardized(left.mul_(right))
         functions = torch.cat([functions, known.expand(len(x), -1, -1)], -1)
         return (functions.mT @ x / x.shape[1]).flatten(1)
 
