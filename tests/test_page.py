@@ -7,6 +7,7 @@ import json
 import os
 import re
 from collections.abc import Iterator
+from contextlib import nullcontext
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
@@ -495,6 +496,18 @@ def test_a_page_refuses_scores_of_other_data() -> None:
     some = pv.evaluate(vae, data.train[:5], num_samples=10)
     with pytest.raises(ValueError, match=r"`scores`: expected scores of \d+ observations"):
         report.page(vae, data, scores=some)
+
+
+def test_scores_whose_mean_cancels_out_are_those_of_their_summary(tmp_path: Path) -> None:
+    """Whichever order a processor adds them up in."""
+    vae = pv.VAE(pv.priors.Normal(1), pv.guides.Normal(1), pv.likelihoods.Bernoulli((7,)))
+    scores = pv.evaluate(vae, (_data("vectors").train > 0).float(), num_samples=10)
+    values = np.linspace(-1000.0, 1000.0, len(scores.log_marginal))
+    write_by_row(tmp_path, dataclasses.replace(scores, log_marginal=values))
+    for mean, same in ((1e-9, True), (-1e-9, True), (1e-3, False)):
+        summary = scores.summary() | {"log_marginal": mean}
+        with nullcontext() if same else pytest.raises(ValueError, match="scores of mean"):
+            assert recorded_by_row(tmp_path, summary, len(values)) is not None
 
 
 def test_exact_scores_of_each_observation_come_back(tmp_path: Path) -> None:
