@@ -33,6 +33,7 @@ Result = TypeVar("Result")
 
 _LOCAL = ("sequential", "threading", "multiprocessing", "loky")  # joblib's own, of this machine
 _one_at_a_time = threading.RLock()  # of the threads of a worker, as Pyro has one parameter store
+_KINDS = (ValueError, FloatingPointError, OSError, MemoryError)  # of which one line is said
 _PAUSE = 0.5  # seconds between two looks at whether there is anybody to work for
 _watched: list[threading.Thread] = []  # by a worker of this machine, once
 _received: dict[str, Callable[[Any], Any]] = {}  # by a worker, the last function alone
@@ -220,6 +221,6 @@ def _that_travels(error: Exception) -> Exception:
     try:
         pickle.loads(pickle.dumps(error))
     except Exception:
-        kind = ValueError if isinstance(error, ValueError) else RuntimeError
+        kind = next((each for each in _KINDS if isinstance(error, each)), RuntimeError)
         return kind(str(error))
     return error

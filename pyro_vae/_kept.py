@@ -9,9 +9,12 @@ import shutil
 import signal
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager, suppress
+from functools import partial
 from pathlib import Path
 from typing import Any
 
+import numpy as np
+import torch
 from torch import Tensor
 
 from pyro_vae._errors import as_path, expected, plural
@@ -156,17 +159,35 @@ def described(value: Any) -> Any:
         return value
     if isinstance(value, float):
         return value if abs(value) < float("inf") else str(value)
+    if isinstance(value, np.ndarray | np.generic):
+        is_numeric = value.dtype.kind in "biuf"
+        value = torch.from_numpy(np.array(value)) if is_numeric else value.tolist()
+        return described(value)
     if isinstance(value, Tensor):
         return fingerprint(value)
+    if isinstance(value, torch.device | torch.dtype):
+        return str(value)
+    if isinstance(value, partial):
+        return [described(each) for each in (value.func, value.args, value.keywords)]
     if isinstance(value, Mapping):
         return {str(name): described(each) for name, each in value.items()}
     if isinstance(value, list | tuple):
         return [described(each) for each in value]
-    plain = {
-        name: described(each)
-        for name, each in getattr(value, "__dict__", {}).items()
-        if isinstance(each, bool | int | float | str) and not name.startswith("_")
-    }
     if callable(value) and hasattr(value, "__qualname__"):
         return value.__qualname__
-    return {"class": type(value).__name__} | plain
+    own = {
+        name: described(each)
+        for name, each in getattr(value, "__dict__", {}).items()
+        if not name.startswith("_") and _is_plain(each)
+    }
+    return {"class": type(value).__name__} | own
+
+
+def _is_plain(value: Any) -> bool:
+    """Whether it is a number, a word, a function, or some of these; what is empty may be filled."""
+    if isinstance(value, Mapping):
+        return len(value) > 0 and all(map(_is_plain, value.values()))
+    if isinstance(value, list | tuple):
+        return len(value) > 0 and all(map(_is_plain, value))
+    named = callable(value) and hasattr(value, "__qualname__")
+    return named or isinstance(value, bool | int | float | str | torch.device | torch.dtype)

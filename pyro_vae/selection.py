@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import dataclasses
 import itertools
 import math
@@ -202,7 +203,9 @@ class _Fits:
         vae, own = _built(self.build, self.settings[i], seed + s)
         train, with_it = pool.training(np.flatnonzero(self.fold != k), self.validation)
         try:
-            options = {"progress": False} | dict(self.options) | dict(own)
+            # An objective counts its steps, by which a warm-up goes: each fit has one of its own.
+            shared = {"objective": copy.deepcopy(self.options.get("objective"))}
+            options = {"progress": False} | dict(self.options) | shared | dict(own)
             fit(vae, train, seed=seed + s, **with_it, **options)
         except FloatingPointError as error:
             return {"failed": f"fold {k + 1}, {error}"}
@@ -226,6 +229,8 @@ class _Fits:
     def described(self) -> dict[str, Any]:
         """Returns what a selection is known again by, besides its models."""
         parts = {"x": self.pool.x, **Rows(self.pool.x, self.pool.given).tensors()}
+        if self.pool.fitted is not self.pool.x:
+            parts["fitted"] = self.pool.fitted
         return {
             "grid": described(self.settings),
             "data": {name: fingerprint(each) for name, each in parts.items()},
@@ -245,21 +250,27 @@ def _results(
 ) -> Generator[tuple[Fit, dict[str, Any]]]:
     """Yields what fits come to that are not found yet, as they end.
 
-    A setting that failed in one fold is not fitted to the next ones.
+    A setting that failed in one fold is not fitted to the next ones. It is to those before, which
+    several jobs may have left: it failed in the first fold in which it does, whoever ends first.
     """
-    failed = {fit[0] for fit, result in found.items() if "failed" in result}
+    failed = dict[int, Fit]()
+    for before in sorted(found):
+        if "failed" in found[before]:
+            failed.setdefault(before[0], before)
     ended, begun = set(found), list[Fit]()
+
+    def is_left(number: Fit) -> bool:
+        return number not in ended and number < failed.get(number[0], (number[0] + 1, 0, 0))
 
     def left() -> Iterator[Fit]:
         for number in numbers:
-            if number not in found and number[0] not in failed:
+            if is_left(number):
                 begun.append(number)
                 yield number
 
     def report() -> None:
         if on_fit is not None:
-            waited = (n for n in numbers if n not in ended and n[0] not in failed)
-            following = next(waited, None)
+            following = next((n for n in numbers if is_left(n)), None)
             done = len(numbers) if following is None else numbers.index(following)
             on_fit(done, len(numbers), "" if following is None else fits.words(following))
 
@@ -269,7 +280,7 @@ def _results(
             number = begun[at]
             ended.add(number)
             if "failed" in result:
-                failed.add(number[0])
+                failed[number[0]] = min(number, failed.get(number[0], number))
             yield number, result
             report()
 
@@ -337,7 +348,9 @@ class _Model:
     def of(cls, build: Callable[..., Built], setting: Mapping[str, Any], pool: _Pool) -> _Model:
         """Builds every setting before any is fitted: the last may be the one that is wrong."""
         vae, own = _built(build, setting, 0)
-        state = {name: list(tensor.shape) for name, tensor in vae.state_dict().items()}
+        state = {
+            name: [str(tensor.dtype), *tensor.shape] for name, tensor in vae.state_dict().items()
+        }
         try:
             parts = model_spec(vae)
         except ValueError:  # of arguments of the user's own
@@ -373,7 +386,7 @@ class _Pool:
             fitted, self.measure = data, {}
         else:
             raise expected("data", "a Dataset, a tensor or an array", data)
-        self._data, self._fitted, self.x = data, fitted, fitted
+        self._data, self.fitted, self.x = data, fitted, fitted
         self.given: Given = {}
         if isinstance(data, Dataset):
             parts = [data.given(split) for split in ("train", "validation")]
@@ -401,7 +414,7 @@ class _Pool:
         """Returns data for :func:`fit`, and options that go with them."""
         shuffled = np.random.default_rng(len(rows)).permutation(rows)
         held, kept = np.split(shuffled, [round(validation * len(rows))])
-        train, epochs_by = self._fitted[kept], self.x[held]
+        train, epochs_by = self.fitted[kept], self.x[held]
         if isinstance(self._data, Tensor):
             return train, {"validation": epochs_by} if len(epochs_by) > 0 else {}
         both = Rows(self.x, self.given)

@@ -9,6 +9,7 @@ import threading
 import time
 from collections.abc import Iterator
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -25,10 +26,12 @@ import pyro_vae as pv
 from pyro_vae import _jobs
 from pyro_vae import selection as module
 from pyro_vae._jobs import each
+from pyro_vae._kept import described
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.criticism import calibrate_globals, check
 from pyro_vae.data.rows import Rows
+from pyro_vae.engine.nonfinite import NonFinite
 from pyro_vae.evaluation import impute
 from pyro_vae.programs.imputing import UnexplainedRows
 
@@ -92,6 +95,80 @@ def test_a_setting_that_fails_fails_alike() -> None:
     _same(*found)
     assert [each.arguments["lr"] for each in found[0].failed] == [1e20]
     assert found[0].failed[0].reason.startswith("fold 1, ")
+
+
+def test_a_setting_that_failed_in_a_later_fold_fails_in_the_first_when_it_goes_on(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several jobs the later may end first. Fails where a failed setting is never fitted."""
+
+    def fit(vae: pv.VAE, data: Tensor, *, lr: float, **options: Any) -> pv.Run:
+        if lr > 1:
+            raise FloatingPointError("no")
+        return pv.fit(vae, data, lr=lr, **options)
+
+    monkeypatch.setattr(module, "fit", fit)
+    options: dict[str, Any] = {"grid": {"dim": [1], "lr": [2.0, 1e-2]}, "out": tmp_path / "out"}
+    whole = pv.select(_build, _X, **options, **_FITS)
+    path = next((tmp_path / "out/fits").glob("fit-0-0-0-*"))
+    path.rename(path.with_name(path.name.replace("fit-0-0-0-", "fit-0-0-2-")))
+    again = pv.select(_build, _X, **options, **_FITS, resume=True)
+    _same(whole, again)
+    assert len(list((tmp_path / "out/fits").glob("fit-0-0-0-*"))) == 1
+
+
+def test_an_objective_of_all_fits_counts_the_steps_of_each() -> None:
+    """So that each fit has its warm-up. Fails where the second begins where the first ended."""
+    objective = pv.objectives.ELBO(warmup=1000)
+    shared = pv.select(_build, _X, {"dim": [1, 2]}, objective=objective, **_FITS)
+    own = pv.select(
+        lambda dim: (_build(dim)[0], {"lr": 1e-2, "objective": pv.objectives.ELBO(warmup=1000)}),
+        _X,
+        {"dim": [1, 2]},
+        **_FITS,
+    )
+    assert np.array_equal(shared.log_marginal, own.log_marginal)
+    assert objective.step == 0
+
+
+@pytest.mark.parametrize(
+    ("before", "now"),
+    [
+        (torch.device("cpu"), torch.device("cuda")),
+        (partial(torch.optim.SGD, lr=0.1), partial(torch.optim.SGD, lr=0.2)),
+        (pyro.optim.Adam({"lr": 0.1}), pyro.optim.Adam({"lr": 0.2})),
+        (np.array([1.0]), np.array([2.0])),
+        (np.array(["a"]), np.array(["b"])),
+        (torch.float32, torch.float64),
+    ],
+)
+def test_options_that_differ_are_told_apart(before: Any, now: Any) -> None:
+    """Or a selection would go on with fits of others."""
+    assert described(before) == described(before)
+    assert described(before) != described(now)
+
+
+def _refit(rows: Rows, seed: int) -> pv.VAE:
+    vae = _build(1)[0]  # whose weights are drawn from the generators as they are
+    return pv.fit(vae, rows.x, mask=rows.given.get("mask"), epochs=1, seed=seed, compile=False).vae
+
+
+def test_what_a_refit_builds_is_drawn_by_its_seed() -> None:
+    """Whatever ran before, in whatever process. Fails where weights are those of a worker."""
+    x = _correlated(40)
+    vae, mask = _build(1)[0], x > x.median()
+    statistics = [pv.criticism.Statistic("mean", lambda x: x.mean(-2))]
+    found = []
+    for state in (1, 2):
+        torch.manual_seed(state)
+        before = torch.get_rng_state()
+        fits: dict[str, Any] = {"refit": _refit, "num_fits": 2, "num_imputations": 2, "seed": 0}
+        filled = impute(vae, x, mask, num_samples=20, **fits).x
+        checks = check(vae, x, statistics=statistics, refit=_refit, refits=5, max_data=20)
+        found.append((filled, checks.summary()))
+        assert torch.equal(before, torch.get_rng_state())
+    assert torch.equal(found[0][0], found[1][0])
+    assert found[0][1] == found[1][1]
 
 
 def _correlated(size: int) -> Tensor:
@@ -192,8 +269,11 @@ def _raises(task: int) -> None:
 
 
 def test_an_error_comes_back_as_it_was() -> None:
-    with _two(), pytest.raises(ValueError, match="first row 3, counted from 0"):
+    with _two(), pytest.raises(UnexplainedRows, match="first row 3, counted from 0") as raised:
         list(each(_raises, range(2), "task"))
+    assert raised.value.index.tolist() == [3], "the command counts them among all rows"
+    error = _jobs._that_travels(NonFinite("loss is nan", 3, (), None))
+    assert (type(error), str(error)) == (FloatingPointError, "loss is nan")
 
 
 def test_a_process_that_dies_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:

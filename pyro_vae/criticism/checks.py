@@ -13,7 +13,7 @@ from torch import Tensor
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae._jobs import each
-from pyro_vae._untouched import own_store, undisturbed
+from pyro_vae._untouched import own_store, seeded, undisturbed
 from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._of_tables import Expanded
@@ -333,7 +333,7 @@ class _Refit:
             one = at_one_draw(self.simulator)
             simulated = Rows(_drawn(one, len(fitted), fitted), fitted.given)
             held_out = Rows(_drawn(one, len(data), data), data.given)
-        with torch.enable_grad():
+        with seeded(seed), torch.enable_grad():  # a model that it builds is drawn, too
             twin = self.refit(simulated, seed)
         if not is_amortized(twin):
             raise expected("refit", "a function that returns a fitted program", twin)

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._jobs import each
-from pyro_vae._untouched import undisturbed
+from pyro_vae._untouched import seeded, undisturbed
 from pyro_vae.data.rows import ConditionsLike, Numbers, Rows, given_of
 from pyro_vae.data.source import Stream
 from pyro_vae.evaluation._common import finite
@@ -215,7 +215,8 @@ class _Fits:
         count, seed = task
         rng, size = torch.Generator().manual_seed(seed), len(self.resampled)
         index = torch.randint(size, (size,), generator=rng)
-        other = self.refit(self.resampled[index.to(self.resampled.x.device)], seed)
+        with seeded(seed):  # a model that it builds is drawn, too
+            other = self.refit(self.resampled[index.to(self.resampled.x.device)], seed)
         if not isinstance(other, VAE):
             raise expected("refit", "a function that returns a VAE", other)
         rows = self.rows if other.device == self.rows.x.device else self.rows.to(other.device)

@@ -90,6 +90,10 @@ class UnexplainedRows(ValueError):
         first = f"{len(index)} that do not, first row {int(index[0])}, counted from 0"
         super().__init__(str(expected("x", what, first)))
 
+    def __reduce__(self) -> tuple[type[UnexplainedRows], tuple[Tensor]]:
+        # Another process would make it of its message.
+        return type(self), (self.index,)
+
 
 class Imputing(Composition):
     """A model that fills what is missing."""
