@@ -283,3 +283,16 @@ def test_a_finished_run_that_is_in_the_way_is_gone_on_with_by_more_epochs(tmp_pa
     fit(build(), X, epochs=1, out=tmp_path / "run")
     with pytest.raises(ValueError, match="'; --resume with more --epochs goes on with it$"):
         fit(build(), X, epochs=1, out=tmp_path / "run")
+
+
+@pytest.mark.parametrize("options", [{"schedule": "cosine"}, {"average": "swa"}], ids=str)
+def test_nobody_is_sent_to_more_epochs_that_are_refused(
+    options: dict[str, Any], tmp_path: Path
+) -> None:
+    """A finished run that is in the way, whose epochs would have been others in a longer one."""
+    out = tmp_path / "run"
+    fit(build(), X, epochs=4, out=out, **options)
+    with pytest.raises(ValueError, match="'; --init .*run with another --out starts from its w"):
+        fit(build(), X, epochs=4, out=out, **options)
+    with pytest.raises(ValueError, match="^`epochs`: expected 4"):
+        fit(build(), X, epochs=5, out=out, resume=True, **options)

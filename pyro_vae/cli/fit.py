@@ -361,7 +361,8 @@ def _add_checkpoints(parser: Parser) -> None:
         type=bool | Literal["previous"],
         default=_RESUME,
         help="Go on with an unfinished run: the same command with --resume; a finished one goes "
-        "on with more --epochs. --resume=previous passes over checkpoints that are damaged.",
+        "on with more --epochs, but for one whose rate fell to its end (--schedule cosine). "
+        "--resume=previous passes over checkpoints that are damaged.",
     )
 
 

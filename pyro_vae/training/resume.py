@@ -212,8 +212,23 @@ def taken(argument: str, folder: Path) -> ValueError:
     if is_unfinished(folder):
         return ValueError(f"{error}; --resume goes on with it")
     if is_finished(folder):
-        return ValueError(f"{error}; --resume with more --epochs goes on with it")
+        return ValueError(f"{error}; {_how_it_goes_further(folder)}")
     return error
+
+
+def ends_with_its_epochs(settings: Mapping[str, Any]) -> bool:
+    """Returns whether the epochs of a longer run would have been others from the start."""
+    return settings.get("schedule") == "cosine" or settings.get("average") == "swa"
+
+
+def _how_it_goes_further(folder: Path) -> str:
+    try:
+        settings = checkpoint.read_json(folder / "fit.json", settings=dict)["settings"]
+    except (OSError, ValueError):  # whoever reads the run is told of that
+        settings = {}
+    if ends_with_its_epochs(settings):
+        return f"--init {folder} with another --out starts from its weights"
+    return "--resume with more --epochs goes on with it"
 
 
 @contextmanager
