@@ -120,6 +120,16 @@ def test_the_two_halves_are_all_tests_but_the_slow_ones() -> None:
     assert f"pytest -m '{second[0]}'" in _read("CONTRIBUTING.md")
 
 
+def test_what_skips_itself_without_an_extra_runs_in_the_gate_with_it() -> None:
+    """Of the extras that the gate installs; elsewhere such a test is skipped each time."""
+    extras = OF_PROJECT["optional-dependencies"]
+    packages = {each.partition(">")[0] for name in ("data", "loggers") for each in extras[name]}
+    gate = _read(".ci/run")
+    for path in sorted((ROOT / "tests").glob("test_*.py")):
+        if packages & set(re.findall(r'importorskip\("(\w+)"', path.read_text(encoding="utf-8"))):
+            assert f"tests/{path.name}" in gate
+
+
 def test_a_source_distribution_holds_what_the_tests_read() -> None:
     """All that lies beside the package; the gate compares the archive with the files of git."""
     included = PROJECT["tool"]["hatch"]["build"]["targets"]["sdist"]["include"]
