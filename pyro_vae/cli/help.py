@@ -67,7 +67,7 @@ _COMMON: dict[str, tuple[str, ...]] = {
         "latent_dim",
         "program",
     ),
-    "cross-validation": ("folds", "seeds"),
+    "cross-validation": ("folds", "seeds", "jobs"),
     "training": ("epochs", "batch_size", "lr", "patience", "seed", "device"),
     "data": ("cond", "missing", "group", "time", "label", "drop", "schema"),
     "output": ("out", "json", "config", "resume", "num_samples"),

@@ -207,6 +207,6 @@ def add_jobs(parser: Parser, what: str) -> None:
         "--jobs",
         type=int,
         default=1,
-        help=f"Processes of this machine that share the {what}, whose results are the same for any "
-        "number of them; each has one thread, or OMP_NUM_THREADS.",
+        help=f"Processes that share the {what}: of this machine, each with one thread, or as many "
+        "as OMP_NUM_THREADS says. Results are the same for any number of them.",
     )
