@@ -95,7 +95,7 @@ def test_bytes_stay_bytes_until_a_step(tmp_path: Path, monkeypatch: pytest.Monke
     assert kinds == {torch.uint8}
 
 
-def test_a_pass_takes_each_row_once_in_an_order_of_its_own(tmp_path: Path) -> None:
+def test_a_pass_takes_each_row_once_in_an_order_of_its_own() -> None:
     rows = pv.data.stream(np.arange(SIZE * DIM, dtype=np.float32).reshape(SIZE, DIM))
     program = vae("Normal")
     program.initialize(rows.read().x)

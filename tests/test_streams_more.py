@@ -101,7 +101,7 @@ def test_windows_are_of_whole_batches_of_whole_blocks() -> None:
 
 
 def test_what_a_stream_cannot_heed_is_refused() -> None:
-    rows, items = pv.data.stream(X, mask=X > 2), torch.utils.data.TensorDataset(torch.from_numpy(X))
+    rows = pv.data.stream(X, mask=X > 2)
     hidden = np.ma.MaskedArray(X, mask=X > 0)
     for data, options, what in (
         (rows, {"missing": True}, "`missing`: expected False"),
@@ -109,6 +109,7 @@ def test_what_a_stream_cannot_heed_is_refused() -> None:
         (rows, {"mask": X > 0}, "`mask`: expected None, as the stream brings its own"),
         (Own(X), {"missing": True}, "`missing`: expected False"),
         (torch.from_numpy(X), {"key": "x"}, "`key`: expected None"),
+        (X, {"key": "x"}, "`key`: expected None with an array"),
         (X, {"missing": True, "mask": X > 0}, "`mask`: expected None with `missing`"),
         (hidden, {}, "`data`: expected no masked array"),
         (X, {"mask": hidden}, "`mask`: expected a plain array"),

@@ -17,7 +17,7 @@ from pyro_vae._errors import as_path, expected
 from pyro_vae.data.containers import package_of
 from pyro_vae.data.rows import GivenLike, Numbers, given_of
 from pyro_vae.data.source import Source, Stream
-from pyro_vae.data.sources.arrays import ArraySource, opened_array
+from pyro_vae.data.sources.arrays import ArraySource, array_of, opened_array
 from pyro_vae.data.sources.items import ItemSource
 from pyro_vae.data.sources.joined import Joined
 from pyro_vae.data.sources.parquet import ParquetSource
@@ -93,7 +93,7 @@ def _of_path(path: Path, key: str | None, missing: bool) -> Source:
 def _of_object(data: Any, key: str | None, missing: bool) -> Source:
     package = package_of(data)
     if isinstance(data, np.ndarray) or package in _ARRAYS:
-        return ArraySource(data if key is None else data[key], missing=missing)
+        return ArraySource(array_of(data, key), missing=missing)
     # Hugging Face's have a `take` of another meaning.
     if package in _ITEMS and (package == "datasets" or not isinstance(data, Source)):
         return ItemSource(data, package, key, missing=missing)

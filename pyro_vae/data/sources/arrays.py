@@ -14,7 +14,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.raw import with_missing
 from pyro_vae.data.rows import Rows
 
-__all__ = ["ArraySource", "opened_array"]
+__all__ = ["ArraySource", "array_of", "opened_array"]
 
 _ALONE = 4  # rows a run, on average: of shorter runs an index is faster than slices
 
@@ -99,8 +99,22 @@ def opened_array(path: Path, key: str | None = None) -> Any:
         except (ValueError, OSError, EOFError) as error:
             what = "a NumPy file of plain arrays (no pickles)"
             raise expected("data", what, str(path)) from error
-    stored = _opened_zarr(path) if path.suffix == ".zarr" else _opened_hdf5(path)
+    return array_of(_opened_zarr(path) if path.suffix == ".zarr" else _opened_hdf5(path), key)
+
+
+def array_of(stored: Any, key: str | None = None) -> Any:
+    """Returns the array that is meant: of a group or an open file, or by itself.
+
+    Args:
+        stored: An array, or what has arrays by name.
+        key: Which of several; the only one if not given.
+
+    Raises:
+        ValueError: If there is no such array, or a key of one that stands by itself.
+    """
     if not hasattr(stored, "keys"):
+        if key is not None:
+            raise expected("key", "None with an array, which is x", key)
         return stored
     names = [name for name in stored if hasattr(stored[name], "shape")]
     if key is None and len(names) == 1:
