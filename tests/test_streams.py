@@ -374,3 +374,16 @@ def test_a_file_for_which_there_is_no_memory_is_refused(
         monkeypatch.setattr("pyro_vae.data.budget.free_memory", lambda: X.nbytes - 1)
         with pytest.raises(ValueError, match=r"^`data`: expected an array for which there is mem"):
             pv.data.load(tmp_path / name)
+
+
+def test_a_map_of_whose_copy_memory_has_no_room_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of bytes, too, which are four times as many in single precision."""
+    x = mapped(tmp_path, X.astype(np.uint8))
+    monkeypatch.setattr("pyro_vae.data.budget.free_memory", lambda: X.nbytes)
+    assert len(pv.data.load(x).train) > 0
+    monkeypatch.setattr("pyro_vae.data.budget.free_memory", lambda: X.nbytes - 1)
+    for data in (x, tmp_path / "x.npy"):
+        with pytest.raises(ValueError, match=r"^`data`: expected an array for which there is mem"):
+            pv.data.load(data)

@@ -13,6 +13,7 @@ from torch import Tensor
 from torch.distributions.constraints import Constraint
 
 from pyro_vae._errors import expected, unknown_name
+from pyro_vae.data.budget import check_fits
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
@@ -126,7 +127,8 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         missing: Whether NaN is an entry that is missing, which stays NaN.
 
     Raises:
-        ValueError: If it is empty, has fewer than two dimensions, is not numeric or not finite.
+        ValueError: If it is empty, has fewer than two dimensions, is not numeric or not finite, or
+            is mapped to a file of whose copy memory has no room.
     """
     of = f" in {what}" if what else ""
     if isinstance(x, np.ma.MaskedArray):
@@ -151,6 +153,8 @@ def as_values(x: Any, what: str = "", *, missing: bool = False) -> Tensor:
         raise ValueError(f"{error}{hint}")
     if 0 in array.shape:
         raise expected("data", f"at least one observation with at least one entry{of}", array)
+    if isinstance(x, np.memmap):  # a file may be far larger than its copy has room for
+        check_fits(array.shape, torch.float32.itemsize)
     if isinstance(array, Tensor):
         values = array.to(torch.float32, copy=True).contiguous()
     else:
