@@ -85,6 +85,8 @@ SESSION: Mapping[str, str] = {
 OTHERS = {
     "python -m": "a way of Python, not of this package",
     "inspect --out": "an option by itself, of the command before it",
+    "check --refits": "an option by itself, run by tests/test_cli.py",
+    "impute --num-fits": "an option by itself, run by tests/test_cli_impute.py",
     "python experiments/parts.py --data": "run by the slow test",
     OF_CELLS: "run by tests/test_end_to_end.py",
     "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
