@@ -30,6 +30,7 @@ from pyro_vae._kept import described
 from pyro_vae.checkpoint import read_json
 from pyro_vae.cli import main
 from pyro_vae.criticism import calibrate_globals, check
+from pyro_vae.data.rows import Rows
 from pyro_vae.engine.nonfinite import NonFinite
 from pyro_vae.evaluation import impute
 from pyro_vae.programs.imputing import UnexplainedRows

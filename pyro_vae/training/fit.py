@@ -61,7 +61,14 @@ from pyro_vae.training.settings import as_read, describe
 from pyro_vae.training.splits import Accepted, Memory, Splits, Values, beside, split
 from pyro_vae.training.splits import start as start_at
 from pyro_vae.training.state import Start
-from pyro_vae.training.together import begin_alike, check_alike, device_of, draw_alike, together
+from pyro_vae.training.together import (
+    begin_alike,
+    check_alike,
+    check_alone,
+    device_of,
+    draw_alike,
+    together,
+)
 
 __all__ = ["best_device", "fit"]
 
@@ -315,7 +322,7 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
         of_run = processes.from_first(partial(_window, before, ongoing, state))
         most = processes.from_first(partial(budget, asked["max_memory"], where))
         splits = split(data, asked["validation"], recipe.seed, given, Memory(most, *of_run))
-        _check_alone(splits, recipe, processes)
+        check_alone(splits, recipe, processes)
         if not vae.is_ignorable and not splits.has_mask:
             what = "which entries are observed, as the model has `missingness`"
             raise expected("mask", what, None)
@@ -388,21 +395,6 @@ def _window(
     if ongoing is not None and is_finished(ongoing.folder):
         return True, checkpoint.read_json(ongoing.folder / "fit.json").get("window")
     return False, None
-
-
-def _check_alone(splits: Splits, recipe: Recipe, processes: Processes) -> None:
-    """Refuses to share steps of rows that are not in memory.
-
-    Raises:
-        ValueError: If that was asked for.
-    """
-    if recipe.shards is None and processes.count == 1:
-        return
-    for argument, rows in (("data", splits.train), ("validation", splits.held_out)):
-        if isinstance(rows, Stream):
-            by = "`shards`" if processes.count == 1 else f"{processes.count} processes"
-            what = f"rows that are in memory (`max_memory`), as {by} cut batches of those alone"
-            raise expected(argument, what, rows)
 
 
 def _further(

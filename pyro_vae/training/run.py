@@ -41,12 +41,8 @@ _RECORDED = {  # by fit.json, as they are in the run
     "best_epoch": int | None,
     "skipped": int,
 }
-_OF_SOME = {
-    "averaged_epoch": None,
-    "restored": "",
-    "stopped": "",
-    "window": None,
-}  # likewise; not of old runs
+# Likewise, but not of old runs.
+_OF_SOME = {"averaged_epoch": None, "window": None, "restored": "", "stopped": ""}
 _KEPT = {"best": "best_weights", "average": "averaged_weights"}  # beside the last, if they are
 _HISTORY = ("epoch", "loss", "elbo", "reconstruction", "kl", "seconds")
 _VALIDATION = ("validation_elbo", "validation_reconstruction", "validation_kl")

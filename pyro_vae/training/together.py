@@ -12,6 +12,7 @@ import torch
 from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 
 from pyro_vae._errors import expected
+from pyro_vae.data import Stream
 from pyro_vae.engine.distributed import Sharing
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.processes import Processes, local_rank
@@ -20,10 +21,12 @@ from pyro_vae.programs import Amortized
 from pyro_vae.training.averaging import copied
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.resume import differences
+from pyro_vae.training.splits import Splits
 
 __all__ = [
     "begin_alike",
     "check_alike",
+    "check_alone",
     "check_weights",
     "device_of",
     "draw_alike",
@@ -104,6 +107,21 @@ def check_alike(settings: Mapping[str, Any], processes: Processes) -> None:
         if (changed := differences(every[0], other)) != "":
             what = "the same data and settings in all processes, which share each batch"
             raise ValueError(f"`data`: expected {what}; in process {rank}, {changed}")
+
+
+def check_alone(splits: Splits, recipe: Recipe, processes: Processes) -> None:
+    """Refuses to share steps of rows that are not in memory.
+
+    Raises:
+        ValueError: If that was asked for.
+    """
+    if recipe.shards is None and processes.count == 1:
+        return
+    for argument, rows in (("data", splits.train), ("validation", splits.held_out)):
+        if isinstance(rows, Stream):
+            by = "`shards`" if processes.count == 1 else f"{processes.count} processes"
+            what = f"rows that are in memory (`max_memory`), as {by} cut batches of those alone"
+            raise expected(argument, what, rows)
 
 
 def begin_alike(vae: Amortized, processes: Processes) -> None:
