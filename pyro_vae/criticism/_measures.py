@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
@@ -165,9 +166,9 @@ def standardized(x: Tensor) -> Tensor:
     # What rounding leaves of a constant is no spread. Of what varies, no value is farther from the
     # mean than the root of N scales, so that the mean will do in place of the largest value.
     varies = scale > torch.finfo(x.dtype).eps * 8 * mean.abs()
-    # In place, and constants set to zero only where there are any: a pass over x is what costs.
-    centered.div_(torch.where(varies, scale, 1.0))
-    return centered if bool(varies.all()) else centered.masked_fill_(~varies, 0.0)
+    # In place, and constants divided by infinity: a pass over x is what costs.
+    centered.div_(torch.where(varies, scale, math.inf))
+    return centered.masked_fill_(~varies, 0.0) if bool(scale.isnan().any()) else centered
 
 
 def skewness(x: Tensor) -> Tensor:
