@@ -19,7 +19,7 @@ from torch import Tensor
 
 from pyro_vae._errors import as_path, expected, plural
 from pyro_vae._signals import Interrupted
-from pyro_vae.checkpoint import read_json, write_bytes, write_json
+from pyro_vae.checkpoint import SCHEMA, read_json, write_bytes, write_json
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.training.resume import differences, locked
 from pyro_vae.training.state_file import from_file, to_bytes
@@ -59,7 +59,7 @@ class Kept:
         """Writes a result: numbers, strings, tensors, and lists and mappings of them."""
         if self._place is None:
             return
-        content = to_bytes(result)
+        content = to_bytes({"schema": SCHEMA, **result})
         name = "-".join(["fit", *map(str, fit), hashlib.sha256(content).hexdigest()])
         write_bytes(self._place / f"{name}.safetensors", content)
 
