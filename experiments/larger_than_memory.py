@@ -199,8 +199,9 @@ def draw(results: list[tuple[str, dict[str, Any]]]) -> None:
             curve = result[stage]["curve"]
             seconds = [each["seconds"] for each in curve]
             axis.plot(seconds, [each["RssAnon"] / 1e9 for each in curve], label=name)
-        axis.set(title=stage, xlabel="seconds", ylim=(0, None))
-    axes[0].set_ylabel("anonymous memory, GB")
+        axis.set(title=stage, xlabel="seconds")
+    most = max(result[stage]["peak RssAnon"] for _, result in results for stage in STAGES)
+    axes[0].set(ylabel="anonymous memory, GB", ylim=(0, 1.05 * most / 1e9))
     axes[0].legend(fontsize=7)
     figure.savefig(common.RESULTS / "larger_than_memory.png", dpi=150)
 

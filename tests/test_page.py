@@ -403,14 +403,19 @@ def test_interpolations_go_from_end_to_end() -> None:
     assert path.squeeze(-1).tolist() == [[0.0, 1.0, 2.0], [2.0, 4.0, 6.0]]
 
 
+def _fit_digits() -> None:
+    """Fits a small model by the command line, into `run`."""
+    quick = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
+    small = ["--latent-dim", "2", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"]
+    assert main(["fit", "digits", "--out", "run", *quick, *small]) == 0
+
+
 @pytest.mark.long
 def test_the_verb_writes_one_page(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.chdir(tmp_path)
-    quick = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
-    small = ["--latent-dim", "2", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"]
-    assert main(["fit", "digits", "--out", "run", *quick, *small]) == 0
+    _fit_digits()
     capsys.readouterr()
     Path("run/report.html").write_text("mine")
     assert main(["report", "run", "--num-samples", "20", "--json"]) == 0
@@ -443,9 +448,7 @@ def test_the_verb_shows_the_scores_of_the_run_and_makes_none_again(
 ) -> None:
     """Fails when they are of other rows, when they are made again, or damage is shown."""
     monkeypatch.chdir(tmp_path)
-    quick = ["--epochs", "1", "--num-samples", "20", "--compile", "false", "--device", "cpu"]
-    small = ["--latent-dim", "2", "--encoder.hidden", "[8]", "--decoder.hidden", "[8]"]
-    assert main(["fit", "digits", "--out", "run", *quick, *small]) == 0
+    _fit_digits()
     path, summary = Path("run/scores.safetensors"), read_json(Path("run/scores.json"))
     data = pv.data.load("digits")
     again = pv.evaluate(pv.load("run"), data.test, num_samples=20)
