@@ -96,21 +96,26 @@ class Sharing:
         elif device.type == "mps":
             torch.mps.manual_seed(number)
 
-    def summed(self, vectors: Tensor) -> Tensor:
+    def brought(self, shards: Sequence[Sequence[Tensor]]) -> list[Tensor]:
+        """Returns what :meth:`summed` adds up, of what this process has.
+
+        In order it is one tensor, shape ``(shards, n)``, of all processes. It is brought together
+        before the graph of the update, which is then one for all numbers of processes. Otherwise it
+        is what the one shard of this process comes to, each gradient by itself: the graph makes one
+        tensor of them, and a copy less.
+        """
+        if not self.in_order:
+            return list(shards[0])
+        return [self.processes.stacked(torch.stack([_flat(each) for each in shards]))]
+
+    def summed(self, brought: Sequence[Tensor]) -> Tensor:
         """Adds up what :meth:`brought` returned, in the order of the shards."""
         if not self.in_order:
-            return self.processes.added(vectors[0])
-        total = vectors[0]
-        for vector in vectors[1:]:
+            return self.processes.added(_flat(brought))
+        total, *others = brought[0]
+        for vector in others:
             total = total + vector
         return total
-
-    def brought(self, vectors: Tensor) -> Tensor:
-        """Brings together what is to be added up in order, shape ``(shards, n)``.
-
-        It is not part of the graph of the update, which is then one for all numbers of processes.
-        """
-        return self.processes.stacked(vectors) if self.in_order else vectors
 
 
 class _Gradients(Optim):
@@ -195,7 +200,7 @@ class SharedEngine:
         self._update: _Update | None = None
         self._updates = 0
         self._width = 1  # numbers that a loss is
-        self._like = torch.zeros(0)  # what each shard comes to
+        self._like: list[Tensor] = []  # what each shard comes to
 
     @property
     def name(self) -> EngineName:
@@ -215,19 +220,18 @@ class SharedEngine:
         self._shard.settle(device)
         pieces = index.split(sharing.rows)
         before = _Before(self._problem, sharing)
-        vectors = [
-            self._vector(batch, pieces[shard], data, at, shard, before)
+        found = [
+            self._parts(batch, pieces[shard], data, at, shard, before)
             for shard in sharing.own
             if shard < len(pieces)
         ]
-        if not vectors and self._gradients.params is None:
+        if not found and self._gradients.params is None:
             # It has no rows yet, and finds out which parameters there are.
-            vectors = [torch.zeros_like(self._vector(batch, pieces[0], data, at, 0, before))]
-        self._like = vectors[0] if vectors else self._like
-        without = [torch.zeros_like(self._like)] * (len(sharing.own) - len(vectors))
-        local = torch.stack([*vectors, *without])
-        local[0, -1] = float(sharing.asked)
-        losses, rest = self._updated(sharing.brought(local))
+            found = [_zeros(self._parts(batch, pieces[0], data, at, 0, before))]
+        self._like = found[0] if found else self._like
+        found += [_zeros(self._like) for _ in range(len(sharing.own) - len(found))]
+        found[0][-1].fill_(float(sharing.asked))
+        losses, rest = self._updated(sharing.brought(found))
         before.average(rest, len(pieces))
         if sharing.processes.count > 1 and (device.type == "cpu" or at % _LOOK == 0):
             sharing.stops = bool(rest[-1] > 0)
@@ -235,7 +239,7 @@ class SharedEngine:
         sharing.set_random(at + 1, -1, device)
         return losses
 
-    def _vector(
+    def _parts(
         self,
         batch: Batch,
         rows: Tensor,
@@ -243,8 +247,8 @@ class SharedEngine:
         at: int,
         shard: int,
         before: _Before,
-    ) -> Tensor:
-        """Returns loss, gradients, moves of buffers and a zero, of one shard."""
+    ) -> list[Tensor]:
+        """Returns loss, gradients, moves of buffers and a zero, of one shard, as vectors."""
         self._sharing.set_random(at, shard, self._problem.device)
         for param in self._gradients.params or ():
             param.grad = None  # what stock SVI leaves there makes zeros of other signs
@@ -269,21 +273,21 @@ class SharedEngine:
         flat = [each.reshape(-1) for each in (*grads, *moves)]
         wide = functools.reduce(torch.promote_types, (each.dtype for each in flat), torch.float32)
         ends = [loss.to(flat[0].device), *flat, flat[0].new_zeros(1)]
-        return torch.cat([each.to(wide) for each in ends])
+        return [each.to(wide) for each in ends]
 
-    def _updated(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def _updated(self, brought: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         """Takes the update; returns the loss, shape ``(1,)``, and what is behind the gradients."""
         params = self._gradients.params
         assert params is not None
         if self._compiles and (self._update is None or self._update.has_changed()):
             try:
-                self._update = _Update(self._problem, self._sharing, params, self._width, vectors)
+                self._update = _Update(self._problem, self._sharing, params, self._width, brought)
                 self._updates += 1
             except NotCapturable:
                 self._update, self._compiles = None, False
         if self._update is not None:
-            return self._update(vectors)
-        total = self._sharing.summed(vectors)
+            return self._update(brought)
+        total = self._sharing.summed(brought)
         found, grads, rest = _apart(total, params, self._width)
         self._problem.optim.adopt(params)
         for param, grad in zip(params, grads, strict=True):
@@ -362,7 +366,7 @@ class _Update:
         sharing: How they are shared.
         params: The parameters that have gradients.
         width: Numbers that a loss is.
-        vectors: What it will be called with.
+        brought: What it will be called with.
 
     Raises:
         NotCapturable: If the optimiser's update is no part of a graph.
@@ -374,7 +378,7 @@ class _Update:
         sharing: Sharing,
         params: list[Tensor],
         width: int,
-        vectors: Tensor,
+        brought: Sequence[Tensor],
     ) -> None:
         self._problem = problem
         problem.optim.adopt(params)
@@ -388,13 +392,13 @@ class _Update:
         if isinstance(problem.loss, Objective):
             state.append(problem.loss.step)
 
-        def update(rows: Tensor, vectors: Tensor) -> list[Tensor]:
-            total = sharing.summed(vectors)
+        def update(rows: Tensor, *brought: Tensor) -> list[Tensor]:
+            total = sharing.summed(brought)
             loss, grads, rest = _apart(total, params, width)
             taken = self._captured.finish(Step(loss, None, grads), rows[0], ())
             return [taken.loss.unsqueeze(0), rest.clone()]
 
-        self._graph = Graph(update, state, [self._captured.rows(1), vectors])
+        self._graph = Graph(update, state, [self._captured.rows(1), *brought])
 
     def has_changed(self) -> bool:
         """Tells whether it holds no longer, as an option of the optimiser is another."""
@@ -403,13 +407,21 @@ class _Update:
         self._problem.optim.hold()
         return not self._captured.in_step()
 
-    def __call__(self, vectors: Tensor) -> tuple[Tensor, Tensor]:
+    def __call__(self, brought: Sequence[Tensor]) -> tuple[Tensor, Tensor]:
         self._problem.optim.hold()
-        losses, rest = self._graph(self._captured.rows(1), vectors)
+        losses, rest = self._graph(self._captured.rows(1), *brought)
         skips = self._problem.on_nonfinite == "skip"
         for slot in self._captured.slots:
             slot.step += int(not skips or bool(all_finite(losses)))
         return losses, rest
+
+
+def _flat(parts: Sequence[Tensor]) -> Tensor:
+    return torch.cat(list(parts))
+
+
+def _zeros(parts: Sequence[Tensor]) -> list[Tensor]:
+    return [torch.zeros_like(each) for each in parts]
 
 
 def _apart(
