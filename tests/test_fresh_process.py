@@ -58,3 +58,15 @@ def test_a_refusal_for_an_internal_reason_is_noticed(request: pytest.FixtureRequ
     for reason in ("an internal error, KeyError in torch._dynamo: 3", "it reads a value back"):
         logging.getLogger("pyro_vae").warning("CompiledSVI runs eagerly: %s", reason)
     assert len(getattr(handler, "lines")) == 1  # noqa: B009
+
+
+def test_a_process_of_many_fits_imports_no_pictures() -> None:
+    """Each process that fits for a selection imports what its command's functions are of."""
+    program = """
+        import sys
+        import pyro_vae.cli.select
+
+        heavy = {"matplotlib", "scipy.stats", "xarray", "arviz", "pandas", "pyro_vae.criticism"}
+        assert not heavy & set(sys.modules), heavy & set(sys.modules)
+    """
+    subprocess.run([sys.executable, "-c", textwrap.dedent(program)], check=True)

@@ -20,7 +20,7 @@ import yaml
 from jsonargparse import Namespace
 from torch.distributions import constraints
 
-from pyro_vae import checkpoint, report
+from pyro_vae import checkpoint
 from pyro_vae import data as data_room
 from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected, positive_integer
@@ -125,6 +125,8 @@ def _run(argv: list[str]) -> None:
         fitted, scores = _fit(vae, objective, data, options, given, progress)
         if not progress.writes:
             return
+        from pyro_vae import report  # matplotlib and others, which a process of many fits needs not
+
         summary = scores.summary() if scores else recorded_scores(out)
         truth = data.labels[split := report.held_out(data)]
         if scores is not None and labels is not None and truth is not None:
@@ -445,7 +447,9 @@ def _fit(
         )
         if fitted.recipe is None:  # it was finished, and read
             return fitted, None
-        split = report.held_out(data)
+        from pyro_vae.report import held_out
+
+        split = held_out(data)
         known = {"num_samples": options.num_samples, "progress": monitor.evaluating()}
         scores = evaluate(vae, data.split(split), **known, **data.given(split))
     return fitted, scores

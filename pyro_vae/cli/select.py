@@ -10,7 +10,6 @@ from typing import Any, NamedTuple
 
 from jsonargparse import Namespace
 
-from pyro_vae import report
 from pyro_vae._console import Terminal
 from pyro_vae._errors import check_seed, expected
 from pyro_vae._jobs import by
@@ -106,6 +105,8 @@ def run(argv: list[str]) -> None:
                 resume=first.resume,
                 device=as_device(first.device),
             )
+        from pyro_vae import report  # matplotlib and others, which a process that fits needs not
+
         report.choice(summary := selection.summary(), out / "selection.png")
     if first.json:
         say(json.dumps({"out": str(out)} | summary))

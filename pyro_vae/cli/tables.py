@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from rich import box
 from rich.console import Group
@@ -11,11 +11,13 @@ from rich.table import Table
 from rich.text import Text
 
 from pyro_vae._errors import plural
-from pyro_vae.criticism import Calibration, Checks, Row
 from pyro_vae.evaluation import Comparison
 from pyro_vae.evaluation.comparison import RankedModel, RankedRun
 from pyro_vae.evaluation.scores import EXACT
 from pyro_vae.selection import Candidate, Selection
+
+if TYPE_CHECKING:  # SciPy and xarray, which a process of many fits needs not
+    from pyro_vae.criticism import Calibration, Checks, Row
 
 __all__ = [
     "checks_table",
