@@ -16,6 +16,7 @@ if TYPE_CHECKING:  # the command line says what is wrong before it imports torch
     import torch
 
 _BEGUN = 3  # letters by which a name is known
+_TYPED = 8  # characters of a number that somebody may have typed
 _SHOWN = 12  # names listed in full before the list is cut
 _SHORT = 5  # of so many names the nearest is found at the end, of more it is to be read first
 
@@ -100,6 +101,17 @@ def plural(count: int, noun: str) -> str:
         return f"1 {noun}"
     stem, ending = (noun[:-1], "ies") if noun.endswith("y") else (noun, "s")
     return f"{count:,} {stem}{'es' if noun.endswith('s') else ending}"
+
+
+def shortened(value: object) -> str:
+    """Returns a value in words, and of a number that nobody typed four digits.
+
+    Example:
+        >>> shortened(0.0013294857193847), shortened(0.001), shortened([64, 64])
+        ('0.001329', '0.001', '[64, 64]')
+    """
+    text = str(value)
+    return f"{value:.4g}" if isinstance(value, float) and len(text) > _TYPED else text
 
 
 def positive_integer(argument: str, value: object) -> int:

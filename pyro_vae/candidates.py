@@ -10,7 +10,7 @@ from typing import Any
 
 import numpy as np
 
-from pyro_vae._errors import plural
+from pyro_vae._errors import plural, shortened
 from pyro_vae.evaluation.comparison import fold_error, standard_error
 
 __all__ = ["Candidate", "Failed", "Selection", "ranked", "words"]
@@ -78,13 +78,16 @@ class Selection:
     """What :func:`pyro_vae.select` returns.
 
     Attributes:
-        candidates: Those that were fitted and scored, in the order of the grid.
+        candidates: Those that were fitted and scored, in the order of the grid, or of the trials of
+            a search.
         log_marginal: Held-out log p(x), shape ``(candidates, seeds, N)``.
         fold: The fold in which each observation was held out, shape ``(N,)``.
         num_samples: Draws of z for each observation.
         seconds: Wall-clock time.
         base_measure: What the log-densities are densities of.
-        failed: Settings of which a fit or its scores were not finite, and why.
+        failed: Settings of which a fit or its scores were not finite, and why; of a search also
+            those that could not be built.
+        study: Optuna's own study of a search, for its pictures and its importances; None of a grid.
     """
 
     candidates: tuple[Candidate, ...]
@@ -94,6 +97,12 @@ class Selection:
     seconds: float
     base_measure: dict[str, Any]
     failed: tuple[Failed, ...] = ()
+    study: Any = None
+
+    @property
+    def trials(self) -> int | None:
+        """How many settings a search proposed, some of them again; None of a grid."""
+        return None if self.study is None else len(self.study.trials)
 
     @property
     def best(self) -> Candidate:
@@ -123,6 +132,7 @@ class Selection:
             "failed": [dataclasses.asdict(each) for each in self.failed],
             "best": self.best.arguments,
             "chosen": self.chosen.arguments,
+            "trials": self.trials,
             "folds": int(self.fold.max()) + 1,
             "seeds": self.log_marginal.shape[1],
             "size": len(self.fold),
@@ -186,5 +196,10 @@ def _error(candidate: Candidate) -> float:
 
 
 def words(setting: Mapping[str, Any]) -> str:
-    """Returns a setting on one line."""
-    return ", ".join(f"{name} {value}" for name, value in setting.items())
+    """Returns a setting on one line, of numbers with many digits the first ones.
+
+    Example:
+        >>> words({"dim": 2, "lr": 0.0013294857193847, "beta": 1.0})
+        'dim 2, lr 0.001329, beta 1.0'
+    """
+    return ", ".join(f"{name} {shortened(value)}" for name, value in setting.items())

@@ -11,36 +11,30 @@ from collections.abc import Callable, Generator, Iterator, Mapping, Sequence
 from contextlib import closing
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any, TypeAlias
+from typing import Any, Literal
 
 import numpy as np
 import torch
-from torch import Tensor
-from torch.utils._pytree import tree_map
 
 from pyro_vae._errors import check_seed, expected, plain, positive_integer
 from pyro_vae._jobs import each, threads
-from pyro_vae._kept import SELECTION, Fit, described, keeping
-from pyro_vae._untouched import seeded
+from pyro_vae._kept import SELECTION, Fit, Kept, described, keeping
+from pyro_vae._pool import Built, Model, Pool, built
+from pyro_vae._search import OPTUNA, Search
 from pyro_vae.candidates import Candidate, Failed, Selection, ranked, words
-from pyro_vae.checkpoint import model_spec, write_json
+from pyro_vae.checkpoint import write_json
 from pyro_vae.data import Dataset
-from pyro_vae.data.dataset import SPLITS, fingerprint
-from pyro_vae.data.rows import Given, Numbers, Rows
+from pyro_vae.data.dataset import fingerprint
+from pyro_vae.data.rows import Numbers, Rows
 from pyro_vae.evaluation import evaluate
-from pyro_vae.evaluation._common import describe
 from pyro_vae.evaluation.comparison import check_comparable
-from pyro_vae.programs import VAE
-from pyro_vae.programs.accept import as_tensor
-from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.training.fit import fit
 from pyro_vae.training.recipe import SHORT_FITS
+from pyro_vae.training.resume import differences
 
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 
-_OTHERS = "; `compare` ranks Programs that are fitted"
 _COLUMNS = ("log_marginal", "mcse", "unreliable")  # of each observation that is held out
-Built: TypeAlias = VAE | tuple[VAE, Mapping[str, Any]]
 
 
 def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
@@ -57,15 +51,19 @@ def combinations(grid: Mapping[str, Sequence[Any]]) -> list[dict[str, Any]]:
         raise expected("grid", "at least one argument and its values", grid)
     for name, values in grid.items():
         if isinstance(values, str) or not isinstance(values, Sequence) or len(values) == 0:
-            raise expected(f"grid[{name!r}]", "a list of values", values)
+            of_search = type(values).__module__.partition(".")[0] == OPTUNA
+            hint = f"; with search={OPTUNA!r} a distribution, too" if of_search else ""
+            raise expected(f"grid[{name!r}]", f"a list of values{hint}", values)
     return [dict(zip(grid, values, strict=True)) for values in itertools.product(*grid.values())]
 
 
 def select(
     build: Callable[..., Built],
     data: Dataset | Numbers,
-    grid: Mapping[str, Sequence[Any]] | Sequence[Mapping[str, Any]],
+    grid: Mapping[str, Any] | Sequence[Mapping[str, Any]],
     *,
+    search: Literal["optuna"] | None = None,
+    trials: int | None = None,
     folds: int = 5,
     seeds: int = 1,
     num_samples: int = 200,
@@ -94,6 +92,14 @@ def select(
     A setting whose loss or held-out log p(x) is not finite in some fold is given up, and
     reported as failed; the others go on.
 
+    With ``search="optuna"`` not all combinations are tried: a tree-structured Parzen estimator of
+    Optuna proposes one setting after another, from how good those before were, by the mean
+    held-out log p(x). Each is cross-validated as above, by the same folds and seeds. One that is
+    proposed again is not fitted again, and one that ``build`` refuses is a failed one. The same
+    seed comes to the same settings, with whatever jobs, where versions of Optuna are the same. The
+    best of many is so in part by luck: its log p(x) is too high an estimate of what test data will
+    show.
+
     Fits are shared by as many processes as joblib is configured to have: inside
     ``joblib.parallel_config(n_jobs=4)``, or with ``backend="dask"`` or ``"ray"`` on a cluster. Each
     has the seed of its number, and one thread (or ``OMP_NUM_THREADS``), so that the result is the
@@ -104,24 +110,33 @@ def select(
         https://doi.org/10.1111/j.2517-6161.1974.tb00994.x
         No Unbiased Estimator of the Variance of K-Fold Cross-Validation
         (Bengio and Grandvalet, 2004), https://www.jmlr.org/papers/v5/grandvalet04a.html
+        Algorithms for Hyper-Parameter Optimization (Bergstra et al., 2011),
+        https://papers.nips.cc/paper/4443-algorithms-for-hyper-parameter-optimization.pdf
+        Optuna: A Next-generation Hyperparameter Optimization Framework (Akiba et al., 2019),
+        https://arxiv.org/abs/1907.10902
 
     Args:
         build: From a setting, as keyword arguments, to a model, or to a model and options of
             :func:`pyro_vae.fit` that go with it, such as ``objective``.
         data: A dataset, with what goes with each observation; or a tensor, ``(N, *event_shape)``.
         grid: Values for each argument, all combinations of which are tried; or the settings
-            themselves.
+            themselves. In a search the values are choices that have no order, and in their place
+            may be a distribution, such as ``optuna.distributions.FloatDistribution``.
+        search: What proposes settings, in place of all combinations; None for these. It needs the
+            package: ``pip install 'pyro-vae[optuna]'``.
+        trials: How many settings a search proposes, unless there are fewer.
         folds: Parts that the data are cut into.
         seeds: Fits of each setting in each fold.
         num_samples: Draws of z for each held-out observation.
         validation: Fraction of the data fitted to that is set apart to choose the epoch; 0 keeps
             the last epoch.
-        seed: Of the folds, of the first fits and of the draws.
+        seed: Of the folds, of the first fits, of the draws and of a search.
         on_fit: Called before each fit, and at the end, with the number done, the number in all and
             what is next; of several jobs as each ends, with the first that has not.
         out: A folder to make, where the scores of each fit are kept as it ends, and
             ``selection.json`` at last.
-        resume: Whether to go on in that folder, with the fits that are missing.
+        resume: Whether to go on in that folder, with the fits that are missing; a search may go on
+            to more trials.
         options: For every fit, as in :func:`pyro_vae.fit`; ``compile`` is False if not given,
             since compiling takes longer than a short fit.
 
@@ -130,7 +145,8 @@ def select(
 
     Raises:
         ValueError: If an argument is out of range, settings differ in what log p(x) is a density
-            of, ``build`` cannot be sent to another process, or the folder is of another selection.
+            of, ``build`` cannot be sent to another process, the folder is of another selection, or
+            Optuna is not installed and asked for.
         FloatingPointError: If every setting fails.
 
     Example:
@@ -144,32 +160,50 @@ def select(
         >>> [candidate.arguments for candidate in selection.candidates], len(selection.fold)
         ([{'dim': 1}, {'dim': 2}], 20)
     """
-    chosen = combinations(grid) if isinstance(grid, Mapping) else grid
-    settings = [{name: plain(value) for name, value in each.items()} for each in chosen]
     folds, seeds = positive_integer("folds", folds), positive_integer("seeds", seeds)
     num_samples, seed = positive_integer("num_samples", num_samples), check_seed("seed", seed)
+    by = _search(search, grid, trials, seed)
+    settings = _settings(grid) if by is None else by.ends()
     _check_options(settings, validation)
-    pool = _Pool(data, seed)
+    pool = Pool(data, seed)
     fold = pool.folds(folds)
-    models = [_Model.of(build, setting, pool) for setting in settings]
+    models = [Model.of(build, setting, pool) for setting in settings]
     check_comparable({words(s): m.measure for s, m in zip(settings, models, strict=True)}, "grid")
     began = time.perf_counter()
     options = SHORT_FITS | options
-    fits = _Fits(build, settings, pool, fold, num_samples, validation, seed, options)
-    numbers = list(itertools.product(range(len(settings)), range(seeds), range(folds)))
+    fits = _Fits(build, settings, pool, fold, seeds, num_samples, validation, seed, options)
     asked = {} if out is None else fits.described() | {"folds": folds, "seeds": seeds}
     asked |= {"models": [model.spec for model in models]}
+    if by is not None:
+        asked |= {"search": {"grid": described(grid), OPTUNA: by.version}}
     with keeping(out, resume, asked) as kept:
-        found = {fit: result for fit, result in kept.read().items() if fit in set(numbers)}
-        # Closed at once, should this be interrupted: it ends the processes that fit.
-        with closing(_results(fits, numbers, found, on_fit)) as results:
-            for fit, result in results:
-                found[fit] = result
-                kept.add(fit, result)
-        selection = _selection(fits, seeds, models, found, began)
+        if by is None:
+            numbers = [number for i in range(len(settings)) for number in fits.of(i)]
+            known, before = set(numbers), kept.read()
+            found = {fit: result for fit, result in before.items() if fit in known}
+            _complete(fits, numbers, found, kept, on_fit)
+            selection = _selection(fits, dict(enumerate(models)), found, began)
+        else:
+            tried = _Trials(fits, models[0], kept, on_fit, by.trials)
+            study = by.run(tried)
+            tried.report_end()
+            selection = _selection(tried.fits, tried.models, tried.found, began, study)
         if out is not None:
             write_json(Path(out) / SELECTION, selection.summary())
     return selection
+
+
+def _search(search: object, grid: object, trials: object, seed: int) -> Search | None:
+    if search is not None:
+        return Search(search, grid, trials, seed)
+    if trials is not None:
+        raise expected("trials", f"none without search={OPTUNA!r}", trials)
+    return None
+
+
+def _settings(grid: Mapping[str, Any] | Sequence[Mapping[str, Any]]) -> list[dict[str, Any]]:
+    chosen = combinations(grid) if isinstance(grid, Mapping) else grid
+    return [{name: plain(value) for name, value in each.items()} for each in chosen]
 
 
 def _check_options(settings: Sequence[Mapping[str, Any]], validation: float) -> None:
@@ -184,9 +218,10 @@ class _Fits:
     """Fits a setting to all folds but one, and scores it on that one; in whatever process."""
 
     build: Callable[..., Built]
-    settings: Sequence[dict[str, Any]]
-    pool: _Pool
+    settings: list[dict[str, Any]]
+    pool: Pool
     fold: np.ndarray
+    seeds: int
     num_samples: int
     validation: float
     seed: int
@@ -200,7 +235,7 @@ class _Fits:
         """
         i, s, k = number
         pool, seed = self.pool, self.seed
-        vae, own = _built(self.build, self.settings[i], seed + s)
+        vae, own = built(self.build, self.settings[i], seed + s)
         train, with_it = pool.training(np.flatnonzero(self.fold != k), self.validation)
         try:
             # An objective counts its steps, by which a warm-up goes: each fit has one of its own.
@@ -221,6 +256,10 @@ class _Fits:
             columns["unreliable"].fill_(math.nan)  # too few draws to know
         return columns
 
+    def of(self, i: int) -> list[Fit]:
+        """Returns the numbers of the fits of a setting."""
+        return list(itertools.product([i], range(self.seeds), range(int(self.fold.max()) + 1)))
+
     def words(self, number: Fit) -> str:
         """Returns which fit it is."""
         i, s, k = number
@@ -240,6 +279,99 @@ class _Fits:
             "options": described(self.options),
             "threads": threads(),
         }
+
+
+def _complete(
+    fits: _Fits,
+    numbers: Sequence[Fit],
+    found: dict[Fit, dict[str, Any]],
+    kept: Kept,
+    on_fit: Callable[[int, int, str], None] | None,
+    **beside: Any,
+) -> None:
+    """Makes the fits that are not found yet, and keeps them, with what else there is to say."""
+    # Closed at once, should this be interrupted: it ends the processes that fit.
+    with closing(_results(fits, numbers, found, on_fit)) as results:
+        for fit, result in results:
+            found[fit] = result
+            kept.add(fit, result | beside)
+
+
+class _Trials:
+    """Cross-validates settings as they are proposed, or takes what was kept of them.
+
+    Args:
+        fits: What is common to all.
+        model: That whose base measure all have.
+        kept: What was kept, and where to keep more.
+        on_fit: As :func:`select` has it.
+        trials: How many there may be.
+    """
+
+    def __init__(
+        self,
+        fits: _Fits,
+        model: Model,
+        kept: Kept,
+        on_fit: Callable[[int, int, str], None] | None,
+        trials: int,
+    ) -> None:
+        self.fits = dataclasses.replace(fits, settings=[])
+        self.models: dict[int, Model] = {}
+        self.found: dict[Fit, dict[str, Any]] = {}
+        self._first, self._kept, self._before = model, kept, kept.read()
+        self._on_fit, self._total = on_fit, trials * len(fits.of(0))
+
+    def __call__(self, trial: int, i: int, setting: dict[str, Any]) -> float | None:
+        """Returns the mean held-out log p(x) of a setting; None if it failed.
+
+        Args:
+            trial: How many trials there were.
+            i: The number of the setting.
+            setting: It, which was not proposed before.
+        """
+        fits, numbers, known = self.fits, self.fits.of(i), described(setting)
+        fits.settings.append(setting)
+        try:
+            self.models[i] = model = Model.of(fits.build, setting, fits.pool)
+            first = {"the others": self._first.measure}
+            check_comparable(first | {words(setting): model.measure}, "grid")
+        except ValueError as error:  # values that are fine one by one
+            self.found[numbers[0]] = {"failed": str(error).partition("\n")[0]}
+            return None
+        for number in numbers:
+            if number in self._before:
+                self.found[number] = self._again(trial, number, known)
+        _complete(fits, numbers, self.found, self._kept, self._reporting(trial), setting=known)
+        results = [self.found[number] for number in numbers if number in self.found]
+        if any("failed" in each for each in results):
+            return None
+        # By NumPy, which adds up in one order whatever the number of threads.
+        return float(np.concatenate([each["log_marginal"].numpy() for each in results]).mean())
+
+    def _again(self, trial: int, number: Fit, setting: Any) -> dict[str, Any]:
+        """Returns what was kept of a fit, if it is of the same setting."""
+        result = self._before[number]
+        if changed := differences({"setting": result.get("setting")}, {"setting": setting}):
+            what = f"`resume`: expected trial {trial + 1} as it was kept, got another"
+            raise ValueError(f"{what}, of another processor or package: {changed}")
+        return result
+
+    def _reporting(self, trial: int) -> Callable[[int, int, str], None] | None:
+        on_fit, begun = self._on_fit, trial * len(self.fits.of(0))
+        if on_fit is None:
+            return None
+
+        def report(done: int, _: int, following: str) -> None:
+            if following:
+                on_fit(begun + done, self._total, following)
+
+        return report
+
+    def report_end(self) -> None:
+        """Says that nothing follows."""
+        if self._on_fit is not None:
+            self._on_fit(self._total, self._total, "")
 
 
 def _results(
@@ -287,26 +419,26 @@ def _results(
 
 def _selection(
     fits: _Fits,
-    seeds: int,
-    models: Sequence[_Model],
+    models: Mapping[int, Model],
     found: Mapping[Fit, Mapping[str, Any]],
     began: float,
+    study: Any = None,
 ) -> Selection:
     """Returns what the scores come to.
 
     Args:
         fits: What was fitted.
-        seeds: Fits of each setting in each fold.
-        models: That of each setting.
+        models: That of each setting that could be fitted, by its number.
         found: What each fit came to.
         began: When the first one did, by :func:`time.perf_counter`.
+        study: That of a search.
 
     Raises:
         FloatingPointError: If every setting failed.
     """
     settings, fold = fits.settings, fits.fold
     failed: dict[int, Failed] = {}
-    columns = {n: np.full((len(settings), seeds, len(fold)), math.nan) for n in _COLUMNS}
+    columns = {n: np.full((len(settings), fits.seeds, len(fold)), math.nan) for n in _COLUMNS}
     for (i, s, k), result in sorted(found.items()):
         if "failed" in result:
             failed.setdefault(i, Failed(settings[i], result["failed"]))
@@ -327,107 +459,5 @@ def _selection(
         seconds=time.perf_counter() - began,
         base_measure=models[kept[0]].measure,
         failed=tuple(failed.values()),
+        study=study,
     )
-
-
-@dataclass(frozen=True)
-class _Model:
-    """What is known of the model of a setting before it is fitted.
-
-    Attributes:
-        size: Its parameters.
-        measure: Its base measure.
-        spec: What it is known again by, with the options of its fits.
-    """
-
-    size: int
-    measure: dict[str, Any]
-    spec: dict[str, Any]
-
-    @classmethod
-    def of(cls, build: Callable[..., Built], setting: Mapping[str, Any], pool: _Pool) -> _Model:
-        """Builds every setting before any is fitted: the last may be the one that is wrong."""
-        vae, own = _built(build, setting, 0)
-        state = {
-            name: [str(tensor.dtype), *tensor.shape] for name, tensor in vae.state_dict().items()
-        }
-        try:
-            parts = model_spec(vae)
-        except ValueError:  # of arguments of the user's own
-            parts = {}
-        spec = {"parts": described(parts), "tensors": state, "options": described(own)}
-        size = sum(p.numel() for p in vae.parameters())
-        return cls(size, describe(vae, pool.rows(vae), pool.measure), spec)
-
-
-def _built(
-    build: Callable[..., Built], setting: Mapping[str, Any], seed: int
-) -> tuple[VAE, Mapping[str, Any]]:
-    with seeded(seed):
-        built = build(**setting)
-    vae, options = built if isinstance(built, tuple) else (built, {})
-    if not isinstance(vae, VAE):
-        raise expected("build", f"a function that returns a VAE{_OTHERS * is_amortized(vae)}", vae)
-    return vae, options
-
-
-class _Pool:
-    """The data to choose by, shuffled; as they are scored, and as they are fitted to."""
-
-    def __init__(self, data: Dataset | Numbers, seed: int) -> None:
-        generator = torch.Generator().manual_seed(seed)
-        if isinstance(data, Dataset):
-            fitted = torch.cat([data.train, data.validation]).cpu()
-            described = data.base_measure("train")
-            names = ("data", "binarize", "dequantize", "transform")
-            self.measure = {name: described[name] for name in names}
-            self.measure["split"] = "train and validation, held out in turn"
-        elif isinstance(data := as_tensor(data, "data"), Tensor):
-            fitted, self.measure = data, {}
-        else:
-            raise expected("data", "a Dataset, a tensor or an array", data)
-        self._data, self.fitted, self.x = data, fitted, fitted
-        self.given: Given = {}
-        if isinstance(data, Dataset):
-            parts = [data.given(split) for split in ("train", "validation")]
-            self.given = tree_map(lambda *each: torch.cat(each).cpu(), *parts)
-        self._order = torch.randperm(len(fitted), generator=generator).numpy()
-        if isinstance(data, Dataset) and data.binarize == "stochastic":
-            # Scored on one draw, the same for all; fitted to fresh ones. What was drawn already,
-            # the validation data, stays as it is under both.
-            uniform = torch.rand(fitted.shape, generator=generator)
-            self.x = (uniform < fitted).to(fitted.dtype)
-
-    def folds(self, count: int) -> np.ndarray:
-        """Returns which fold each observation is in."""
-        if not 2 <= count <= len(self.x):
-            raise expected("folds", f"an integer from 2 to {len(self.x)}", count)
-        fold = np.empty(len(self.x), dtype=np.int64)
-        fold[self._order] = np.arange(len(fold)) * count // len(fold)
-        return fold
-
-    def rows(self, vae: VAE) -> Rows:
-        """Returns the data as they are scored, with what a model has a use for."""
-        return Rows(self.x, vae.uses(Rows(self.x, self.given)).given)
-
-    def training(self, rows: np.ndarray, validation: float) -> tuple[Any, dict[str, Any]]:
-        """Returns data for :func:`fit`, and options that go with them."""
-        shuffled = np.random.default_rng(len(rows)).permutation(rows)
-        held, kept = np.split(shuffled, [round(validation * len(rows))])
-        train, epochs_by = self.fitted[kept], self.x[held]
-        if isinstance(self._data, Tensor):
-            return train, {"validation": epochs_by} if len(epochs_by) > 0 else {}
-        both = Rows(self.x, self.given)
-        of_split = {"train": both[kept].given, "validation": both[held].given}
-        parts: dict[str, Any] = {
-            name: {split: dict(given)[name] for split, given in of_split.items()}
-            for name in self.given
-        }
-        return dataclasses.replace(
-            self._data,
-            train=train,
-            validation=epochs_by,
-            test=train[:0],
-            labels=dict.fromkeys(SPLITS),
-            **parts,
-        ), {}

@@ -89,6 +89,8 @@ OTHERS = {
     "impute --num-fits": "an option by itself, run by tests/test_cli_impute.py",
     "python experiments/parts.py --data": "run by the slow test",
     OF_CELLS: "run by tests/test_end_to_end.py",
+    "select digits --latent-dim 2..32 --lr 1e-4..1e-2 --encoder.hidden [64],[128,128] "
+    "--search optuna --trials 50": "needs an extra: run by tests/test_search.py",
     "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }

@@ -53,7 +53,7 @@ def _selection() -> Any:
     folds: Any = type("Folds", (list,), {"max": lambda self: 4})([0] * 9)
     return SimpleNamespace(
         log_marginal=array, base_measure=MEASURE, fold=folds, candidates=made, failed=[],
-        chosen=made[1], best=made[0],
+        trials=None, chosen=made[1], best=made[0],
     )  # fmt: skip
 
 

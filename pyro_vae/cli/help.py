@@ -26,8 +26,8 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
     "check": ("check runs/digits", "check runs/table --data new.csv --strict"),
     "compare": ("compare runs/one runs/two", "compare runs/one runs/two --checks --out both.png"),
     "select": (
-        "select digits --latent-dim 2,4,8",
         "select table.csv --likelihood Normal,StudentT --folds 5 --seeds 2",
+        "select digits --lr 1e-4..1e-2 --search optuna --trials 20",
     ),
     "sample": (
         "sample runs/digits -n 100 --out draws.npy",
@@ -67,7 +67,7 @@ _COMMON: dict[str, tuple[str, ...]] = {
         "latent_dim",
         "program",
     ),
-    "cross-validation": ("folds", "seeds", "jobs"),
+    "cross-validation": ("search", "trials", "folds", "seeds", "jobs"),
     "training": ("epochs", "batch_size", "lr", "patience", "seed", "device"),
     "data": ("cond", "missing", "group", "time", "label", "drop", "schema"),
     "output": ("out", "json", "config", "resume", "num_samples"),

@@ -3,18 +3,21 @@
 from __future__ import annotations
 
 import json
+import math
+import re
 import shlex
 from collections.abc import Mapping, Sequence
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import Any, Literal, NamedTuple
 
 from jsonargparse import Namespace
 
 from pyro_vae._console import Terminal
-from pyro_vae._errors import check_seed, expected
+from pyro_vae._errors import check_seed, expected, is_number
 from pyro_vae._jobs import by
 from pyro_vae._kept import has_fits, taken
 from pyro_vae._progress import live
+from pyro_vae._search import package
 from pyro_vae._terminal import say
 from pyro_vae.cli.fit import (
     DEFAULT_PARTS,
@@ -36,9 +39,12 @@ from pyro_vae.training.recipe import SHORT_FITS
 __all__ = ["run"]
 
 _EPOCHS = 60  # of each of many fits to small data
-_DEFAULTS = {name: default_of(select, name) for name in ("folds", "seeds", "num_samples")}
+_ARGUMENTS = ("search", "trials", "folds", "seeds", "num_samples")
+_DEFAULTS = {name: default_of(select, name) for name in _ARGUMENTS}
 _FLAGS = ("json", "resume")  # without a value
-_OWN = (*_FLAGS, "folds", "seeds", "jobs", "out")  # no options of a fit
+_NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+_RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
+_OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
 _BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split")
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
@@ -51,28 +57,9 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option or the data are not what they should be.
     """
-    typed = argv
-    template, grid = _several(argv)
-    path = value_of(argv, "--config")
-    settings: dict[str, _Setting] = {}
-    found: tuple[dict[str, Any], tuple[Dataset, dict[str, Any]]] | None = None
-    for given in combinations(grid) if grid else [{}]:
-        config = {} if path is None else read_config(path)
-        argv = _argv(template, given)
-        if found is not None:
-            config["likelihood"] = found[0]
-        parts = parts_of(argv, config, DEFAULT_PARTS)
-        options = parse(_parser(parts), argv, config)
-        if not settings and (found := suggested(argv, config, options)) is not None:
-            config["likelihood"] = found[0]
-            parts = parts_of(argv, config, DEFAULT_PARTS)
-            options = parse(_parser(parts), argv, config)
-        values = {flag: options[_key(flag)] for flag in given}
-        settings[json.dumps(values)] = _Setting(values, argv, options, parts)
-    if len(settings) < 2:
-        raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
-    first = next(iter(settings.values())).options
-    support = next(iter(settings.values())).parts["likelihood"].support
+    settings = _Settings(argv)
+    grid: Any = settings.space() if settings.search else settings.all()
+    first, parts = settings.first.options, settings.first.parts
     check_seed("--seed", first.seed)
     if first.out is not None and Path(first.out).exists() and not first.resume:
         raise taken("--out", Path(first.out))
@@ -81,21 +68,25 @@ def run(argv: list[str]) -> None:
     if first.split != default_of(load, "split"):
         what = "random, as the folds of a selection are drawn at random"
         raise expected("--split", what, first.split)
-    data, _ = found[1] if found else load_data(support=support, **loading(first))
+    data = settings.data
+    if data is None:
+        data, _ = load_data(support=parts["likelihood"].support, **loading(first))
 
     def build(**values: Any) -> tuple[VAE, dict[str, Any]]:
-        setting = settings[json.dumps(values)]
+        setting = settings.of(values)
         vae, objective = build_model(setting.options, setting.parts, data)
         own = training_options(setting.options)
         del own["seed"]  # there is one a fit
         return vae, own | {"objective": objective}
 
-    with going_on(out, typed, "select", has_fits), by(first.jobs):
+    with going_on(out, argv, "select", has_fits), by(first.jobs):
         with live() as monitor:
             selection = select(
                 build,
                 data,
-                [each.values for each in settings.values()],
+                grid,
+                search=first.search,
+                trials=first.trials,
                 folds=first.folds,
                 seeds=first.seeds,
                 num_samples=first.num_samples,
@@ -116,7 +107,7 @@ def run(argv: list[str]) -> None:
     console.print(f"{selection.seconds:.0f} s. Wrote")
     for file in sorted(out.glob("selection.*")):
         console.print(f"  {file}", soft_wrap=True)
-    chosen = settings[json.dumps(selection.chosen.arguments)]
+    chosen = settings.of(selection.chosen.arguments)
     again = shlex.join(["pyro-vae", "fit", *_of_a_fit(chosen.argv)])
     console.print(f"The choice, fitted to the training data:\n  {again}", soft_wrap=True)
 
@@ -128,15 +119,137 @@ class _Setting(NamedTuple):
     parts: Mapping[str, Any]
 
 
+class _Settings:
+    """The settings that a command asks for, each parsed once.
+
+    Args:
+        argv: What was typed.
+
+    Attributes:
+        first: The first one.
+        data: What was loaded to see which likelihood suits it; None if nothing was.
+
+    Raises:
+        ValueError: If an option is given several values in a way that is not known.
+    """
+
+    first: _Setting
+
+    def __init__(self, argv: Sequence[str]) -> None:
+        self._path = value_of(argv, "--config")
+        config = self._config()
+        self.search = value_of(argv, "--search") or config.get("search")
+        self._template, self._texts = _several(argv, ranges=self.search is not None)
+        self._likelihood: dict[str, Any] | None = None
+        self._known: dict[str, _Setting] = {}
+        self._typed: dict[str, dict[str, str]] = {flag: {} for flag in self._texts}
+        self.data: Dataset | None = None
+
+    def all(self) -> list[dict[str, Any]]:
+        """Returns all combinations, what is the same once.
+
+        Raises:
+            ValueError: If there are not two, or one is not what it should be.
+        """
+        for given in combinations(self._texts) if self._texts else [{}]:
+            self._parsed(given)
+        if len(self._known) < 2:
+            raise expected("OPTION", "several values for one, as in --latent-dim 2,4,8", None)
+        return [setting.values for setting in self._known.values()]
+
+    def space(self) -> dict[str, Any]:
+        """Returns what a search chooses from, by option: lists, and distributions of Optuna.
+
+        Raises:
+            ValueError: If there is nothing to choose from, or a value is not what it should be.
+        """
+        first = {flag: texts[0] for flag, texts in self._texts.items()}
+        self._parsed(first)
+        space: dict[str, Any] = {}
+        for flag, texts in self._texts.items():
+            for text in texts:
+                value = self._parsed(first | {flag: text}).values[flag]
+                self._typed[flag].setdefault(json.dumps(value), text)
+            values = [json.loads(value) for value in self._typed[flag]]
+            is_range = isinstance(texts, _Range)
+            space[flag] = _distribution(flag, values[0], values[-1]) if is_range else values
+        if not any(isinstance(self._texts[flag], _Range) or len(space[flag]) > 1 for flag in space):
+            what = "several values for one, as in --latent-dim 2,4,8, or a range, as in 2..32"
+            raise expected("OPTION", what, None)
+        return space
+
+    def of(self, values: Mapping[str, Any]) -> _Setting:
+        """Returns the setting of values, as they were parsed or proposed."""
+        key = json.dumps(values)
+        if key not in self._known:
+            written = {flag: json.dumps(value) for flag, value in values.items()}
+            texts = {flag: self._typed[flag].get(text, text) for flag, text in written.items()}
+            self._known[key] = self._parsed(texts)
+        return self._known[key]
+
+    def _config(self) -> dict[str, Any]:
+        return {} if self._path is None else read_config(self._path)
+
+    def _parsed(self, given: Mapping[str, str]) -> _Setting:
+        """Returns the setting of texts; the first has the likelihood suggested for all."""
+        argv, config = _argv(self._template, given), self._config()
+        if self._likelihood is not None:
+            config["likelihood"] = self._likelihood
+        parts = parts_of(argv, config, DEFAULT_PARTS)
+        options = parse(_parser(parts), argv, config)
+        is_first = not hasattr(self, "first")
+        if is_first and (found := suggested(argv, config, options)) is not None:
+            self._likelihood, (self.data, _) = found
+            config["likelihood"] = self._likelihood
+            parts = parts_of(argv, config, DEFAULT_PARTS)
+            options = parse(_parser(parts), argv, config)
+        setting = _Setting({flag: options[_key(flag)] for flag in given}, argv, options, parts)
+        if is_first:
+            self.first = setting
+        return self._known.setdefault(json.dumps(setting.values), setting)
+
+
+class _Range(list[str]):
+    """The ends of a range, as they were typed."""
+
+
+def _distribution(flag: str, low: Any, high: Any) -> Any:
+    """Returns how a search draws from a range: evenly, of positive numbers by their logarithms.
+
+    Raises:
+        ValueError: If its ends are no numbers, or not in order.
+    """
+    ends = [low, high]
+    if not all(is_number(end) and math.isfinite(end) for end in ends):
+        raise expected(f"--{flag}", "values, as it has no ranges of numbers", ends)
+    if not low < high:
+        raise expected(f"--{flag}", "a range from a lower to a higher number", ends)
+    kinds = package("--search").distributions
+    whole = all(isinstance(end, int) for end in ends)
+    kind = kinds.IntDistribution if whole else kinds.FloatDistribution
+    return kind(low, high, log=low > 0)
+
+
 def _parser(parts: Mapping[str, Any]) -> Parser:
     parser = fit_parser(
         parts,
         "select",
-        "Cross-validates the options that are given several values with commas between them, as in "
-        "--latent-dim 2,4,8 or --encoder.hidden [64],[128,128], in all combinations: each is "
-        "fitted to all folds but one and scored on that one by log p(x). Test data stay untouched. "
-        "Shows paired differences to the best, and the smallest model within one standard error "
-        "of it.",
+        "Cross-validates options with several values, as in --latent-dim 2,4,8 or "
+        "--encoder.hidden [64],[128,128], in all combinations, by log p(x) of the fold that each "
+        "fit leaves out. Test data stay untouched. Shows paired differences to the best, and the "
+        "smallest model within one standard error of it.",
+    )
+    parser.add_argument(
+        "--search",
+        type=Literal["optuna"] | None,
+        help="Propose what to try, of ranges such as 2..32, too. Optuna's sampler goes by how good "
+        "the combinations before were. It draws from a range evenly, and where all of it is "
+        "positive by logarithms. Needs optuna, by pip install 'pyro-vae[optuna]'.",
+    )
+    parser.add_argument(
+        "--trials",
+        type=int | None,
+        help="How many combinations a search proposes. One that comes again is not fitted again.",
     )
     parser.add_argument("--folds", type=int, help="Parts that the data are cut into.")
     parser.add_argument("--seeds", type=int, help="Fits of each setting in each fold.")
@@ -150,8 +263,14 @@ def _parser(parts: Mapping[str, Any]) -> Parser:
     return parser
 
 
-def _several(argv: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[str, list[str]]]:
+def _several(
+    argv: Sequence[str], *, ranges: bool
+) -> tuple[list[tuple[str, str | None]], dict[str, list[str]]]:
     """Finds the options that are given several values.
+
+    Args:
+        argv: What was typed.
+        ranges: Whether a range of numbers is several, too.
 
     Returns:
         The tokens, each with the option whose value comes at its end, if it is one of these; and
@@ -172,7 +291,7 @@ def _several(argv: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[st
             if value == "":
                 continue
         prefix = f"{flag}=" if equals else ""
-        values = _split(value)
+        values = _values(flag, value, ranges=ranges)
         if len(values) > 1:
             if name in grid:
                 raise expected(flag, "to be given once", value)
@@ -181,6 +300,20 @@ def _several(argv: Sequence[str]) -> tuple[list[tuple[str, str | None]], dict[st
         else:
             template.append((prefix + value, None))
     return template, grid
+
+
+def _values(flag: str, value: str, *, ranges: bool) -> list[str]:
+    values = _split(value)
+    found = [match for each in values if (match := _RANGE.fullmatch(each)) is not None]
+    if not found:
+        return values
+    if not ranges:
+        raise expected(
+            flag, "values with commas between them, or --search optuna for a range", value
+        )
+    if len(values) > 1:
+        raise expected(flag, "either values with commas between them or one range", value)
+    return _Range(found[0].groups())
 
 
 def _split(value: str) -> list[str]:

@@ -303,7 +303,10 @@ def selection_table(selection: Selection) -> Group:
     columns = ["size", "log p(x)", "difference", "± data", "± folds"]
     for name in [*columns, "sd,\nseeds"] if several else columns:
         table.add_column(name, justify="right", no_wrap=True)
-    for each in selection.candidates:
+    shown = selection.candidates
+    if selection.trials is not None:  # which are many, and in no order of a grid
+        shown = tuple(sorted(shown, key=lambda each: each.rank))
+    for each in shown:
         cells = [
             f"{each.num_parameters:,}",
             _number(each.log_marginal),
@@ -318,6 +321,9 @@ def selection_table(selection: Selection) -> Group:
         table.add_row(failed.label, "", "failed")
     best, chosen = selection.best, selection.chosen
     verdict = f"Best: {best.label}."
+    if selection.trials is not None:
+        tried = plural(len(selection.candidates) + len(selection.failed), "setting")
+        verdict = f"{tried} in {plural(selection.trials, 'trial')}. {verdict}"
     if chosen is not best:
         verdict += f" The smallest model within one standard error of it: {chosen.label}."
     reasons = [Text(f"Failed: {each.label}: {each.reason}.") for each in selection.failed]

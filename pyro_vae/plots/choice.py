@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
-from matplotlib.ticker import FixedLocator, NullLocator
+from matplotlib.ticker import FixedLocator, LogLocator, NullLocator
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, shortened
 from pyro_vae.plots._canvas import BAD, HELD_OUT, TRAIN, axes_of
 
 __all__ = ["choice"]
+
+_MANY = 15  # settings, as a search has them
 
 
 def choice(summary: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
@@ -39,8 +41,12 @@ def choice(summary: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
     numeric = len(names) == 1 and all(_is_number(value) for value in values)
     where = np.asarray(values if numeric else range(len(values)), dtype=float)
     longest = max(len(_label(each)) for each in candidates)
-    width = max(5.5, 1.6 + 0.75 * len(candidates))
-    axes = axes_of(ax, (width, 4.2))
+    many = len(candidates) > _MANY
+    width = max(5.5, 1.6 + (0.2 if many else 0.75) * len(candidates))
+    if numeric:
+        axes = axes_of(ax, (min(width, 10.0), 4.2))
+    else:  # of many the names stand upright
+        axes = axes_of(ax, (width, 4.2 + 0.06 * longest * many))
     best = max(each["log_marginal"] for each in candidates)
     for x, each in zip(where, candidates, strict=True):
         _candidate(axes, x, each, best, chosen=each["arguments"] == summary["chosen"])
@@ -49,7 +55,9 @@ def choice(summary: Mapping[str, Any], *, ax: Axes | None = None) -> Axes:
         _scale(axes, where)
     else:
         axes.set_xticks(where, [_label(each) for each in candidates])
-        if longest * len(candidates) > 70:
+        if many:
+            axes.tick_params(axis="x", labelrotation=90, labelsize=7)
+        elif longest * len(candidates) > 70:
             axes.tick_params(axis="x", labelrotation=30)
         axes.set_xlim(where[0] - 0.5, where[-1] + 0.5)
     axes.set_xlabel(", ".join(names))
@@ -90,7 +98,10 @@ def _scale(axes: Axes, where: np.ndarray) -> None:
     """Marks the values that were tried; logarithmic where they grow by factors."""
     if where.min() > 0 and where.max() / where.min() >= 8:
         axes.set_xscale("log")
-    axes.xaxis.set_major_locator(FixedLocator(where.tolist()))
+    if len(where) <= _MANY:
+        axes.xaxis.set_major_locator(FixedLocator(where.tolist()))
+    elif axes.get_xscale() == "log":  # the numbers themselves would lie on one another
+        axes.xaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
     axes.xaxis.set_minor_locator(NullLocator())
     axes.xaxis.set_major_formatter(lambda value, _: f"{value:g}")
 
@@ -100,4 +111,4 @@ def _is_number(value: object) -> bool:
 
 
 def _label(candidate: Mapping[str, Any]) -> str:
-    return ", ".join(str(value) for value in candidate["arguments"].values())
+    return ", ".join(shortened(value) for value in candidate["arguments"].values())
