@@ -8,7 +8,8 @@ Compiled fits of binary rows of 784 entries, each process on a core of its own: 
 thread, two of one thread, the same with ``shards=2``, and one of two threads. In turns, three
 times; the median of the steps a second between two steps of the same epoch, by the clock of the
 wall: the machine is to be idle. The sum over processes is timed by itself, as one gloo all-reduce
-of as many numbers as the model has parameters.
+of as many numbers as the model has parameters. What is in the results already is not measured
+again.
 
 The figures for GPUs are a calculation, not a measurement: time of a step on one device, taken to be
 that of its floating-point operations at a third of the peak rate, plus that of a ring all-reduce of
@@ -17,6 +18,7 @@ the gradient at the stated bandwidth, which nothing overlaps.
 
 from __future__ import annotations
 
+import json
 import os
 import statistics
 import tempfile
@@ -146,9 +148,13 @@ def main() -> None:
     names, batches, repetitions, rows = tuple(NETWORKS), BATCHES, REPETITIONS, ROWS
     if options.smoke:
         names, batches, repetitions, rows = tuple(SMOKE), (64,), 1, 256
-    cells = []
+    path = common.RESULTS / "processes_speed.json"
+    known = json.loads(path.read_text())["cells"] if path.exists() and not options.smoke else []
+    cells = list(known)
     for name in names:
         for batch in batches:
+            if any((each["network"], each["batch"]) == (name, batch) for each in known):
+                continue
             found: dict[str, list[dict[str, float]]] = {way: [] for way in WAYS}
             for _ in range(repetitions):
                 for way, each in found.items():
@@ -162,8 +168,8 @@ def main() -> None:
             cell = {"network": name, "batch": batch, "parameters": two[0]["parameters"]}
             cell |= {"seconds": seconds, "sum": statistics.median(one["sum"] for one in two)}
             cells.append(cell | {"all": found})
-    if not options.smoke:
-        print(common.write("processes_speed", {"cells": cells}))
+            if not options.smoke:
+                common.write("processes_speed", {"cells": cells})
 
 
 if __name__ == "__main__":
