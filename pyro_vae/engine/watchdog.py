@@ -38,7 +38,7 @@ from pyro_vae.engine.protocol import Call
 from pyro_vae.engine.rounding import RandomRounding
 from pyro_vae.engine.validation import validated_in_tensors
 
-__all__ = ["CheckEvery", "Watchdog"]
+__all__ = ["CheckEvery", "Expected", "Watchdog"]
 
 CheckEvery: TypeAlias = int | Literal["auto"] | None
 _RUNS = 8  # with random rounding
@@ -69,6 +69,14 @@ class _Trial(NamedTuple):
     call: Call
     state: list[Tensor]
     before: Snapshot
+
+
+class Expected(NamedTuple):
+    """What the programs make of some steps that are not taken yet: see :meth:`Watchdog.expect`."""
+
+    trial: _Trial
+    results: list[_Result]
+    values: list[Tensor]
 
 
 class Watchdog:
@@ -145,6 +153,39 @@ class Watchdog:
             self._look_closer(trial, results, graph, programs)
         _put_back(trial.before)
         return captured.graph(captured.rows(count), *inputs)
+
+    def expect(self, captured: Captured, call: Call) -> Expected:
+        """Takes steps by the programs, and leaves everything as it was.
+
+        Args:
+            captured: The graph whose steps they are, which somebody else runs.
+            call: The steps.
+        """
+        self._problem.optim.release()
+        state = self._state(captured, call)
+        trial = _Trial(captured, call, state, Snapshot(state))
+        return Expected(trial, *self._first(trial))
+
+    def compare(self, expected: Expected, losses: Tensor) -> None:
+        """Checks steps that have been taken, and leaves everything as it is.
+
+        Args:
+            expected: What the programs have made of them.
+            losses: Of the steps as they were taken.
+
+        Raises:
+            GraphMismatch: If they differ.
+        """
+        trial, results, programs = expected
+        found = _values(results, [losses])
+        if all(error <= most for error, most in _errors(results, found, programs)):
+            return
+        after = Snapshot(trial.state)
+        try:
+            _put_back(trial.before)
+            self._look_closer(trial, results, found, programs)
+        finally:
+            _put_back(after)
 
     # The steps of the programs
 
