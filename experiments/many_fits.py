@@ -27,7 +27,7 @@ import pyro_vae as pv
 from pyro_vae._jobs import by, each
 
 SEEDS = range(16)
-ROWS, BATCH, STEPS = 1280, 128, 100  # ten steps a pass
+ROWS, BATCH, STEPS = 1250, 125, 100  # ten steps a pass
 WIDTHS = {"16": (16,), "64": (64,), "128-128": (128, 128), "512-512, the default": (512, 512)}
 EPOCHS, TIMES, DRAWS = 50, 2, 500
 
@@ -37,7 +37,7 @@ def builder(widths: Sequence[int]) -> Callable[[int], pv.VAE]:
 
     def build(seed: int) -> pv.VAE:
         networks = pv.networks.MLP(widths), pv.networks.MLP(widths)
-        parts = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((8, 8))
+        parts = pv.priors.Normal(8), pv.guides.Normal(8), pv.likelihoods.Bernoulli((1, 8, 8))
         return pv.VAE(*parts, encoder=networks[0], decoder=networks[1], seed=seed)
 
     return build

@@ -35,7 +35,6 @@ __all__ = [
     "is_random",
     "never_seeded",
     "refusal",
-    "run",
     "values_stay_tensors",
 ]
 
@@ -347,8 +346,7 @@ def never_seeded() -> Iterator[None]:
         yield
 
 
-def run(function: Function, args: Sequence[Tensor]) -> Any:
-    """Runs a function, all of whose values stay in tensors."""
+def _run(function: Function, args: Sequence[Tensor]) -> Any:
     with values_stay_inside():
         return function(*args)
 
@@ -387,7 +385,7 @@ def _trace(
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
             with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
-                module = make_fx(lambda *_: run(function, args))(*tensors)
+                module = make_fx(lambda *_: _run(function, args))(*tensors)
         except NotCapturable:
             raise
         except Exception as error:  # the program has just run: it is the capture that fails

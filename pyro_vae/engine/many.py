@@ -140,7 +140,7 @@ class ManySVI:
     def _first(
         self, calls: Mapping[int, Call], random: Sequence[MutableMapping[str, Any]]
     ) -> Tensor:
-        """Takes the first steps by the programs alone, which find out and keep some things by it."""
+        """Takes the first steps by the programs alone: they find out and keep some things by it."""
         losses = []
         for i, call in calls.items():
             torch.set_rng_state(random[i]["torch"])

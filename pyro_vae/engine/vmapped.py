@@ -20,7 +20,6 @@ from torch._subclasses.fake_tensor import FakeTensorMode
 from torch.fx import GraphModule, Node
 from torch.fx.passes.fake_tensor_prop import FakeTensorProp
 from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves
 
 from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.graph import (
@@ -31,7 +30,6 @@ from pyro_vae.engine.graph import (
     is_random,
     never_seeded,
     refusal,
-    run,
 )
 from pyro_vae.engine.memory import layout, preserved
 
@@ -61,40 +59,46 @@ class Operations(TorchDispatchMode):
 
     def __init__(self, args: Sequence[Tensor]) -> None:
         super().__init__()
-        self.done: list[tuple[str, ...]] = []
+        self.done: list[tuple[Any, ...]] = []
         self.tensors: list[Tensor] = []
         self.constants: list[Tensor] = []
         self._names = {id(arg): f"argument {number}" for number, arg in enumerate(args)}
         self._kept: list[Any] = list(args)  # an identity is one while the object lives
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        leaves, structure = tree_flatten((args, kwargs))
-        words = [self._word(leaf) for leaf in leaves]
+        given = kwargs or {}
+        words = self._word(args), self._word(tuple(given.items()))
         if func in LIFTED:
             self.constants.append(args[0])
-        result = func(*args, **(kwargs or {}))
-        for number, leaf in enumerate(tree_leaves(result)):
-            if isinstance(leaf, Tensor) and id(leaf) not in self._names:
-                self._names[id(leaf)] = f"{len(self.done)}.{number}"
-                self._kept.append(leaf)
-        self.done.append((str(func), str(structure), *words))
+        result = func(*args, **given)
+        for number, made in enumerate(result if isinstance(result, list | tuple) else (result,)):
+            if isinstance(made, Tensor) and id(made) not in self._names:
+                self._names[id(made)] = f"{len(self.done)}.{number}"
+                self._kept.append(made)
+        self.done.append((func, *words))
         return result
 
-    def _word(self, leaf: Any) -> str:
-        if not isinstance(leaf, Tensor):
-            return repr(leaf)
-        if id(leaf) not in self._names:
-            self._names[id(leaf)] = f"there {len(self.tensors)} {layout(leaf)}"
-            self.tensors.append(leaf)
-        return self._names[id(leaf)]
+    def _word(self, value: Any) -> Any:
+        if isinstance(value, list | tuple):
+            return tuple(map(self._word, value))
+        if not isinstance(value, Tensor):
+            # `True`, 1 and 1.0 are equal, and not the same to an operation.
+            return repr(value) if isinstance(value, bool | int | float) else value
+        if id(value) not in self._names:
+            self._names[id(value)] = f"there {len(self.tensors)} {layout(value)}"
+            self.tensors.append(value)
+        return self._names[id(value)]
 
 
 def followed(function: Function, state: Sequence[Tensor], args: Sequence[Tensor]) -> Operations:
-    """Runs a function once, and puts back what it moves; returns what it has done."""
+    """Runs a function once, and puts back what it moves; returns what it has done.
+
+    A value that it reads back is an operation, too, which a :class:`Sample` is refused for.
+    """
     args = [arg.detach() for arg in args]
     with preserved(state), never_seeded(), Operations(args) as operations:
         try:
-            run(function, args)
+            function(*args)
         except NotCapturable:
             raise
         except Exception as error:
