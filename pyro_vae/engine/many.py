@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Mapping, MutableMapping, Sequence
+from collections.abc import Iterator, Mapping, MutableMapping, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
+from pyro.poutine.runtime import _PYRO_STACK
 from torch import Tensor
+from torch._C import _is_any_autocast_enabled
 from torch.fx import GraphModule
 
 from pyro_vae._errors import plural
@@ -99,6 +102,13 @@ class ManySVI:
         if len(keys) != 1:
             raise NotCapturable("their rows differ in shape")
         (key,) = keys
+        if (
+            _PYRO_STACK
+            or not torch.is_grad_enabled()
+            or torch.is_inference_mode_enabled()
+            or _is_any_autocast_enabled()
+        ):
+            raise NotCapturable("what is active around the call is none of a graph's")
         if all(svi.steps == 0 for svi in self._svis):
             return self._first(calls, random)
         if (form := self._forms.get(key)) is None:
@@ -144,7 +154,8 @@ class ManySVI:
         losses = []
         for i, call in calls.items():
             torch.set_rng_state(random[i]["torch"])
-            losses.append(EagerEngine(self._problems[i]).steps(call.batch, call.tensors, 1))
+            with _in_one_line():
+                losses.append(EagerEngine(self._problems[i]).steps(call.batch, call.tensors, 1))
             random[i]["torch"] = torch.get_rng_state()
             self._svis[i]._count("eager", 1)
         found = torch.stack(losses)
@@ -211,12 +222,8 @@ class ManySVI:
         problem.settle(_CPU)
         programs = problem.model, problem.guide, problem.loss
         dependencies = Dependencies(*programs, call.batch.reads)
-        try:
+        with _in_one_line():
             trial = rehearse(problem, dependencies, call.batch, call.tensors, False)
-        except ValueError as error:
-            if "invalid values" not in str(error):
-                raise
-            raise NotCapturable(str(error).splitlines()[0]) from error
         if trial.losses:
             raise NotCapturable("its first step cannot be taken back")
         problem.optim.adopt(trial.met)
@@ -276,6 +283,15 @@ class ManySVI:
                 raise NotCapturable("their models share a tensor that a step moves")
             return first, None
         return self._stacks.stack(tensors), 0
+
+
+@contextmanager
+def _in_one_line() -> Iterator[None]:
+    """Inside it, what is wrong with a program is a reason: by itself it says that in full."""
+    try:
+        yield
+    except (ValueError, RuntimeError) as error:
+        raise NotCapturable((str(error) or type(error).__name__).splitlines()[0]) from error
 
 
 @dataclass
