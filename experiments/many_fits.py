@@ -57,9 +57,9 @@ def agreement(widths: Sequence[int], seeds: Sequence[int], dtype: torch.dtype) -
         runs = list(zip(single, together, strict=True))
         assert all(one.steps == other.steps == STEPS for one, other in runs)
         weights = [
-            float((one.last_weights[name] - other.last_weights[name]).abs().max())
+            float((weight.double() - other.last_weights[name].double()).abs().max())
             for one, other in runs
-            for name in one.last_weights
+            for name, weight in one.last_weights.items()
         ]
         errors = []
         for pair in runs:
@@ -102,14 +102,12 @@ def ways(widths: Sequence[int], seeds: Sequence[int], epochs: int) -> dict[str, 
 def timed(widths: Sequence[int], seeds: Sequence[int], epochs: int, times: int) -> dict[str, Any]:
     """Returns seconds of each way, in turns."""
     seconds: dict[str, list[float]] = {}
-    cpu: dict[str, list[float]] = {}
     for _ in range(times):
         for name, fitted in ways(widths, seeds, epochs).items():
-            began, used = time.perf_counter(), time.process_time()
+            began = time.perf_counter()
             fitted()
             seconds.setdefault(name, []).append(time.perf_counter() - began)
-            cpu.setdefault(name, []).append(time.process_time() - used)
-    return {"widths": list(widths), "seconds": seconds, "cpu": cpu}
+    return {"widths": list(widths), "seconds": seconds}
 
 
 def main(seeds: Sequence[int], epochs: int, times: int, names: Sequence[str], keep: bool) -> None:

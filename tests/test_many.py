@@ -85,7 +85,7 @@ def _same(one: pv.Run, other: pv.Run, within: float) -> None:
     [
         (_dropout, _BITS, {"validation": 0.2, "schedule": "cosine", "weight_decay": 0.1}),
         (_normalised, _BITS[:32], {"clip_norm": 0.1, "average": "ema", "validation": _BITS[:9]}),
-        (_scaled, _REALS, {"validation": 0.4, "accumulate": 2, "batch_size": 8}),
+        (_scaled, _REALS, {"validation": 0.4, "accumulate": 3, "batch_size": 5}),
         (_vamp, _BITS[:32], {"objective": objectives.ELBO(num_particles=2, warmup=5)}),
     ],
     ids=["dropout", "batch norm", "scales", "vamp"],

@@ -84,7 +84,8 @@ def fit_many(
     Args:
         build: From a seed to a model, or to a model and options of :func:`pyro_vae.fit` that go
             with it. It is called with the generators seeded by that seed.
-        data: As in :func:`pyro_vae.fit`.
+        data: A dataset, which brings its splits; an array of shape ``(N, *event_shape)``; or rows
+            that are elsewhere, as in :func:`pyro_vae.fit`.
         seeds: Of each fit.
         out: A folder, for the folder of each run, ``seed-0`` and so on.
         **options: For every fit, as in :func:`pyro_vae.fit`; no bar is shown unless asked for.
