@@ -67,8 +67,9 @@ def _same(one: pv.Run, other: pv.Run, within: float) -> None:
     assert one.history.keys() == other.history.keys()
     for name in one.history.keys() - {"seconds"}:
         assert one.history[name] == pytest.approx(other.history[name], abs=within, nan_ok=True)
-    for weights in ("last_weights", "best_weights", "averaged_weights"):
-        mine, theirs = getattr(one, weights), getattr(other, weights)
+    kept = ("last_weights", "best_weights", "averaged_weights")
+    pairs = [(getattr(one, weights), getattr(other, weights)) for weights in kept]
+    for mine, theirs in [*pairs, (one.vae.state_dict(), other.vae.state_dict())]:
         assert mine.keys() == theirs.keys()
         for name, tensor in mine.items():
             torch.testing.assert_close(tensor, theirs[name], atol=within, rtol=within)
