@@ -10,6 +10,7 @@ from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
+import joblib
 import numpy as np
 import pytest
 import torch
@@ -175,6 +176,20 @@ def test_what_cannot_run_so_goes_to_joblib(
     assert reason in said
     for one, other in zip(single, runs, strict=True):
         _same(one, other, 0.0)
+
+
+@pytest.mark.long
+def test_runs_come_back_from_other_processes() -> None:
+    """What a run is made of, parameters that Pyro has met among it, is sent."""
+    options = _OPTIONS | {"on_epoch": _nothing}
+    with joblib.parallel_config(backend="loky", n_jobs=2):
+        runs = pv.fit_many(_vae, _BITS, _SEEDS, **options)
+    for one, other in zip(_apart(_vae, _BITS, **options), runs, strict=True):
+        _same(one, other, 0.0)
+
+
+def _nothing(line: Any) -> None:
+    """Follows a fit."""
 
 
 def test_a_loss_that_is_not_finite_is_an_error_of_its_fit() -> None:

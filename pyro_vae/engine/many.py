@@ -127,6 +127,8 @@ class ManySVI:
         losses = form.graph(*args)[0]
         for i, each in expected.items():
             self._watchdogs[i].compare(each, losses[i])
+            if not torch.equal(each.random, random[i]["torch"]):
+                raise NotCapturable("it draws other random numbers than a step by itself")
         self._count(form, losses)
         return losses
 

@@ -73,11 +73,19 @@ class _Trial(NamedTuple):
 
 
 class Expected(NamedTuple):
-    """What the programs make of some steps that are not taken yet: see :meth:`Watchdog.expect`."""
+    """What the programs make of some steps that are not taken yet: see :meth:`Watchdog.expect`.
+
+    Attributes:
+        trial: The steps.
+        results: What there is to compare.
+        values: Its values.
+        random: The state of torch's generator behind the steps.
+    """
 
     trial: _Trial
     results: list[_Result]
     values: list[Tensor]
+    random: Tensor
 
 
 class Watchdog:
@@ -101,6 +109,7 @@ class Watchdog:
         self._problem = problem
         self._every = every
         self._folder = folder
+        self._random = torch.get_rng_state()  # behind the last steps of the programs
 
     def schedule(self, captured: Captured) -> None:
         """Sets after how many steps the graph is to be checked next."""
@@ -165,7 +174,7 @@ class Watchdog:
         self._problem.optim.release()
         state = self._state(captured, call)
         trial = _Trial(captured, call, state, Snapshot(state))
-        return Expected(trial, *self._first(trial))
+        return Expected(trial, *self._first(trial), self._random)
 
     def compare(self, expected: Expected, losses: Tensor) -> None:
         """Checks steps that have been taken, and leaves everything as it is.
@@ -177,7 +186,7 @@ class Watchdog:
         Raises:
             GraphMismatch: If they differ.
         """
-        trial, results, programs = expected
+        trial, results, programs, _ = expected
         found = _values(results, [losses])
         errors = _errors(results, found, programs)
         if all(map(_is_close, results, found, programs, errors)):
@@ -211,6 +220,7 @@ class Watchdog:
             for param, what, tensor in [*((p, "", p) for p in captured.params), *_moments(captured)]
         ]
         with self._taken(trial) as (losses, grads):
+            self._random = torch.get_rng_state()
             known = {id(result.tensor) for result in results}
             results += [
                 _Result(None, f"a tensor of shape {tuple(t.shape)}", t, before[id(t)])
