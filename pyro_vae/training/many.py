@@ -233,10 +233,8 @@ class _Member:
 
     def end(self) -> None:
         with self.turn():
-            self.run = run = self.loop.end()
-        if self.folder is not None:
-            self.folder.finish(run.write)
-        log.info("seed %d: %s", self.seed, plural(len(run.history["epoch"]), "epoch"))
+            self.run = self.loop.end()
+        log.info("seed %d: %s", self.seed, plural(len(self.run.history["epoch"]), "epoch"))
 
 
 def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
@@ -261,7 +259,11 @@ def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
             assert isinstance(loop, Loop), "what is finished is only read where one resumes"
             stack.enter_context(only(vae, loop.recipe.trained))
             members.append(_Member(seed, loop, folder))
-        return _taken(members)
+        runs = _taken(members)
+        for member, run in zip(members, runs, strict=True):
+            if member.folder is not None:  # not before: all may have to be fitted by themselves
+                member.folder.finish(run.write)
+        return runs
 
 
 def _taken(members: Sequence[_Member]) -> list[Run[VAE]]:
