@@ -188,7 +188,7 @@ def test_a_loss_that_is_not_finite_is_an_error_of_its_fit(tmp_path: Path) -> Non
         return _vae(seed).float(), {"epochs": 1 if seed == 3 else 3, "schedule": schedule}
 
     bits = _BITS.float()
-    with pytest.raises(FloatingPointError, match="epoch 2: the loss is nan at step 5") as single:
+    with pytest.raises(FloatingPointError, match="epoch 2: ") as single:
         pv.fit(build(1)[0], bits, seed=1, **_OPTIONS | build(1)[1])
     with pytest.raises(FloatingPointError) as together:
         pv.fit_many(build, bits, _SEEDS, out=tmp_path / "runs", **_OPTIONS)

@@ -4,7 +4,8 @@ What is drawn at random is taken out of a graph and comes in beside its other in
 of those that are laid together draws from a generator of its own.
 
 References:
-    Model ensembling (PyTorch contributors), https://docs.pytorch.org/functorch/stable/
+    torch.func: JAX-like composable function transforms for PyTorch (PyTorch contributors),
+    https://docs.pytorch.org/docs/stable/func.html
 """
 
 from __future__ import annotations
