@@ -228,3 +228,12 @@ def test_a_step_that_is_wrong_is_found(
 def test_arguments_that_are_wrong_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         pv.fit_many(_vae, _BITS, **given)
+
+
+@pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")
+@pytest.mark.parametrize("dims", [(0, 0), (0, None), (None, 0)])
+def test_large_products_of_several_fits_are_those_of_each(dims: tuple[int | None, ...]) -> None:
+    a, b = torch.randn(3, 4, 5), torch.randn(3, 5, 6)
+    x, y = (each if dim == 0 else each[0] for each, dim in zip((a, b), dims, strict=True))
+    found = torch.func.vmap(torch.ops.pyro_vae.onednn_mm, in_dims=dims)(x, y)
+    torch.testing.assert_close(found, x @ y)
