@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from pyro_vae.programs import VAE, Program
     from pyro_vae.selection import select
     from pyro_vae.training.fit import fit
+    from pyro_vae.training.many import fit_many
     from pyro_vae.training.run import Run
 
     __version__: str
@@ -55,6 +56,7 @@ __all__ = [
     "evaluate",
     "evaluation",
     "fit",
+    "fit_many",
     "from_pyro_svi",
     "guides",
     "likelihoods",
@@ -85,7 +87,7 @@ _MODULES = {
     "hub": ("push",),
     "programs": ("VAE", "Program"),
     "selection": ("select",),
-    "training": ("Run", "fit"),
+    "training": ("Run", "fit", "fit_many"),
 }
 _HELPERS = {"Any", "TYPE_CHECKING", "import_module", "warnings"}
 _HOME = {name: module for module, names in _MODULES.items() for name in names}

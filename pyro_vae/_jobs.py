@@ -17,7 +17,7 @@ from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
 from dataclasses import dataclass
-from typing import Any, TypeVar
+from typing import Any, Generic, TypeVar
 
 import cloudpickle
 import joblib
@@ -26,7 +26,7 @@ import torch
 
 from pyro_vae._errors import expected, positive_integer
 
-__all__ = ["by", "each", "threads"]
+__all__ = ["Parcel", "by", "each", "threads"]
 
 Task = TypeVar("Task")
 Result = TypeVar("Result")
@@ -164,12 +164,30 @@ class _Pickler(cloudpickle.Pickler):
         return super().reducer_override(obj)
 
 
+@dataclass(frozen=True)
+class Parcel(Generic[Result]):
+    """What a task comes to, where it is made of objects that pickle alone does not send back."""
+
+    content: Result
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return _opened, (_pickled(self.content),)
+
+
+def _opened(content: bytes) -> Parcel[Any]:
+    return Parcel(pickle.loads(content))
+
+
+def _pickled(value: Any) -> bytes:
+    content = io.BytesIO()
+    _Pickler(content, protocol=pickle.HIGHEST_PROTOCOL).dump(value)
+    return content.getvalue()
+
+
 def _packed(function: Callable[[Any], Any], argument: str) -> np.ndarray:
     """Returns a function as bytes: an array, which joblib shares between the calls."""
-    content = io.BytesIO()
     try:
-        _Pickler(content, protocol=pickle.HIGHEST_PROTOCOL).dump(function)
-        return np.frombuffer(content.getvalue(), dtype=np.uint8)
+        return np.frombuffer(_pickled(function), dtype=np.uint8)
     except Exception as error:  # whatever an object of the caller's raises when it is pickled
         reason = f"{type(error).__name__}: {error}".splitlines()[0]
         what = "what can be sent to other processes (by cloudpickle), or one job, which needs none"

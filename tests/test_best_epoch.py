@@ -117,15 +117,15 @@ def test_a_resumed_run_keeps_the_epoch_of_one_that_was_not(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     whole = fitted(IWAE(20), epochs=12)
-    record = Loop._pass
+    begin = Loop.begin_pass
 
-    def stops(self: Loop) -> dict[str, float]:
+    def stops(self: Loop) -> None:
         if self.state.epoch == 7 and not (tmp_path / "seen").exists():
             (tmp_path / "seen").touch()
             raise KeyboardInterrupt
-        return record(self)
+        begin(self)
 
-    monkeypatch.setattr(Loop, "_pass", stops)
+    monkeypatch.setattr(Loop, "begin_pass", stops)
     options = {"out": tmp_path / "run", "checkpoint_every": 3, "epochs": 12}
     with pytest.raises(KeyboardInterrupt):
         fitted(IWAE(20), **options)

@@ -309,6 +309,7 @@ ELSEWHERE = {
     "compare": "takes scores",
     "calibrate_globals": "takes a program and a function that fits it",
     "save": "takes a folder",
+    "fit_many": "hands all that it takes to fit",
     "push": "takes a model or a folder, see tests/test_hub.py",
     "tree_for": "takes a tree",
     "from_pyro_svi": "what it takes is of the user's own program",

@@ -84,6 +84,22 @@ def test_a_selection_is_the_same_by_two_processes(selected: pv.selection.Selecti
     assert np.array_equal(states[1], np.random.get_state()[1])
 
 
+def _nothing(line: Any) -> None:
+    """Follows a fit, so that it is not one of several at once."""
+
+
+@pytest.mark.long
+def test_runs_come_back_from_two_processes() -> None:
+    """What a run is made of, parameters that Pyro has met among it, is sent."""
+    options: dict[str, Any] = {"epochs": 2, "batch_size": 10, "device": "cpu", "on_epoch": _nothing}
+    here = pv.fit_many(lambda seed: _build(seed + 1), _X, [0, 1], **options)
+    with _two():
+        there = pv.fit_many(lambda seed: _build(seed + 1), _X, [0, 1], **options)
+    for one, other in zip(here, there, strict=True):
+        assert one.history["elbo"] == other.history["elbo"]
+        assert torch.equal(one.vae.encode(_X).mean, other.vae.encode(_X).mean)
+
+
 @pytest.mark.long
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 def test_a_setting_that_fails_fails_alike() -> None:

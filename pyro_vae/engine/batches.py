@@ -13,7 +13,7 @@ from torch.utils._pytree import tree_flatten, tree_unflatten
 from pyro_vae.engine.memory import layout
 from pyro_vae.engine.protocol import Arguments, Batch
 
-__all__ = ["batch_of", "gathered"]
+__all__ = ["batch_of", "gathered", "rows_as_they_are"]
 
 
 def batch_of(args: tuple[Any, ...], kwargs: dict[str, Any]) -> tuple[Batch, tuple[Tensor, ...]]:
@@ -65,12 +65,26 @@ def gathered(
     def arguments(inputs: Sequence[Tensor], step: int) -> Arguments:
         index = inputs[0]
         rows = index[step * batch_size : (step + 1) * batch_size]
-        args = tuple(tensor[rows] for tensor in inputs[1:])
-        if transform is not None:
-            made = transform(*args)
-            if isinstance(made, dict):
-                return (), made
-            args = made
-        return args if isinstance(args, tuple) else (args,), {}
+        return _transformed(transform, tuple(tensor[rows] for tensor in inputs[1:]))
 
     return arguments
+
+
+def rows_as_they_are(
+    transform: Callable[..., Any] | None,
+) -> Callable[[Sequence[Tensor], int], Arguments]:
+    """Returns what makes rows that are gathered already into the arguments of a step."""
+
+    def arguments(inputs: Sequence[Tensor], step: int) -> Arguments:
+        return _transformed(transform, tuple(inputs))
+
+    return arguments
+
+
+def _transformed(transform: Callable[..., Any] | None, args: Any) -> Arguments:
+    if transform is not None:
+        made = transform(*args)
+        if isinstance(made, dict):
+            return (), made
+        args = made
+    return args if isinstance(args, tuple) else (args,), {}

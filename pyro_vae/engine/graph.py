@@ -27,7 +27,16 @@ from pyro_vae.engine.replacing import replaced
 from pyro_vae.engine.validation import validated_in_tensors
 from pyro_vae.engine.writes import addressed, written
 
-__all__ = ["Graph", "values_stay_tensors"]
+__all__ = [
+    "LIFTED",
+    "Function",
+    "Graph",
+    "is_made_of_numbers",
+    "is_random",
+    "never_seeded",
+    "refusal",
+    "values_stay_tensors",
+]
 
 Function = Callable[..., Any]
 
@@ -75,7 +84,7 @@ class Graph:
         constants = [node for node in graph.nodes if node.op == "get_attr"]
         # What was there before the run, and nobody has named, may come from a cache: of another
         # tensor the program would find something else there.
-        self._rebinds = all(map(_is_made_of_numbers, constants))
+        self._rebinds = all(map(is_made_of_numbers, constants))
         for node in constants:
             # What was not named as state is read where it is, too, instead of being baked in.
             with graph.inserting_before(next(iter(graph.nodes))):
@@ -98,7 +107,7 @@ class Graph:
         self._outputs: list[int] = []
         self._places: list[int] = []
         self._on_cuda = all(t.is_cuda for t in self._fill(args))
-        drawn = {node.target for node in graph.nodes if _is_random(node)}
+        drawn = {node.target for node in graph.nodes if is_random(node)}
         on_cpu = all(t.device.type == "cpu" for t in self._fill(args))
         self.draws_as_torch = not drawn or (on_cpu and all(map(_is_drawn_by_torch, drawn)))
         self._compile(module, args)
@@ -298,13 +307,17 @@ _DRAWN_BY_TORCH = {
 }
 
 
-def _is_made_of_numbers(constant: torch.fx.Node) -> bool:
+# Of a constant that has come from numbers of Python's.
+LIFTED = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
+
+
+def is_made_of_numbers(constant: torch.fx.Node) -> bool:
     """Tells whether it holds numbers of Python's, of which the run makes a tensor."""
-    lifted = (torch.ops.aten.lift_fresh.default, torch.ops.aten.lift_fresh_copy.default)
-    return all(user.target in lifted for user in constant.users)
+    return all(user.target in LIFTED for user in constant.users)
 
 
-def _is_random(node: torch.fx.Node) -> bool:
+def is_random(node: torch.fx.Node) -> bool:
+    """Tells whether an operation of a graph draws random numbers."""
     return torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
 
 
@@ -322,7 +335,7 @@ def _draws() -> tuple[Any, ...]:
 
 
 @contextmanager
-def _never_seeded() -> Iterator[None]:
+def never_seeded() -> Iterator[None]:
     """Refuses a program that sets the state of torch's random numbers: a graph would not."""
 
     def refuse(*args: Any, **kwargs: Any) -> None:
@@ -341,7 +354,7 @@ def _run(function: Function, args: Sequence[Tensor]) -> Any:
 _INTERNAL = ("torch._dynamo", "torch._inductor", "torch._functorch", "pyro_vae.engine")
 
 
-def _refusal(error: Exception) -> NotCapturable:
+def refusal(error: Exception) -> NotCapturable:
     """Returns why a program cannot be captured that has just run, from what came instead."""
     reason = _first_line(error)
     if "trying to get value out of a tracing tensor" in reason:
@@ -368,7 +381,7 @@ def _trace(
 
     tensors = [*state, *args]
     draws = _draws()
-    with preserved(state), _never_seeded():
+    with preserved(state), never_seeded():
         try:
             # The tracer knows a tensor by its identity: it is enough to name them as inputs.
             with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
@@ -376,7 +389,7 @@ def _trace(
         except NotCapturable:
             raise
         except Exception as error:  # the program has just run: it is the capture that fails
-            raise _refusal(error) from error
+            raise refusal(error) from error
         if draws != _draws():
             raise NotCapturable("it draws from Python's or NumPy's random numbers")
     module.graph.eliminate_dead_code()

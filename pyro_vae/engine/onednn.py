@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 from pathlib import Path
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -33,6 +34,16 @@ def _onednn_mm(a: Tensor, b: Tensor) -> Tensor:
 @_onednn_mm.register_fake
 def _(a: Tensor, b: Tensor) -> Tensor:
     return a.new_empty(a.shape[0], b.shape[1])
+
+
+@torch.library.register_vmap(_onednn_mm)
+def _(info: Any, dims: tuple[int | None, ...], a: Tensor, b: Tensor) -> tuple[Tensor, int]:
+    # One large product after another: oneDNN has no faster way for several of them.
+    each = [
+        [x if dim is None else x.select(dim, i) for x, dim in zip((a, b), dims, strict=True)]
+        for i in range(info.batch_size)
+    ]
+    return torch.stack([_onednn_mm(*pair) for pair in each]), 0
 
 
 def use_onednn(graph: torch.fx.Graph) -> None:

@@ -110,6 +110,7 @@ def record(
     tensors: Sequence[Tensor],
     count: int,
     finite: Tensor,
+    kind: type[Graph] = Graph,
 ) -> Captured:
     """Returns the graph of steps.
 
@@ -121,6 +122,7 @@ def record(
         tensors: What from.
         count: How many steps.
         finite: Whether every step so far was as it has to be, shape ``()``.
+        kind: Of the graph.
 
     Raises:
         NotCapturable: If it is impossible.
@@ -151,7 +153,8 @@ def record(
         losses = torch.stack([step.loss for step in taken])
         return [losses, *([torch.stack(valid)] if captured.validates else []), *grads]
 
-    captured.graph = _traced(captured, steps, state, [captured.rows(count), *tensors])
+    args = [captured.rows(count), *tensors]
+    captured.graph = _traced(captured, kind, steps, state, args)
     if (name := dependencies.changed()) is not None:
         raise NotCapturable(f"{name} changes at every run")
     # What is the engine's own is read by the engine: programs may reach it, and do not read it.
@@ -164,6 +167,7 @@ def record(
 
 def _traced(
     captured: Captured,
+    kind: type[Graph],
     steps: Callable[..., list[Tensor]],
     state: Sequence[Tensor],
     args: Sequence[Tensor],
@@ -172,7 +176,7 @@ def _traced(
     with torch.no_grad(), _Sites() as sites:
         while True:
             try:
-                return Graph(steps, state, args)
+                return kind(steps, state, args)
             except NotCapturable as reason:
                 if captured.validates and captured.cannot_validate():
                     captured.validates, captured.is_unchecked = False, True

@@ -38,11 +38,12 @@ from pyro_vae.engine.protocol import Call
 from pyro_vae.engine.rounding import RandomRounding
 from pyro_vae.engine.validation import validated_in_tensors
 
-__all__ = ["CheckEvery", "Watchdog"]
+__all__ = ["CheckEvery", "Expected", "Watchdog"]
 
 CheckEvery: TypeAlias = int | Literal["auto"] | None
 _RUNS = 8  # with random rounding
 _TIMES = 8.0  # the largest difference that those make
+_FEW = 0.05  # of the entries of a parameter
 _ULPS = 4  # units in the last place of a value that moves by less
 
 
@@ -71,6 +72,22 @@ class _Trial(NamedTuple):
     before: Snapshot
 
 
+class Expected(NamedTuple):
+    """What the programs make of some steps that are not taken yet: see :meth:`Watchdog.expect`.
+
+    Attributes:
+        trial: The steps.
+        results: What there is to compare.
+        values: Its values.
+        random: The state of torch's generator behind the steps.
+    """
+
+    trial: _Trial
+    results: list[_Result]
+    values: list[Tensor]
+    random: Tensor
+
+
 class Watchdog:
     """Creates what decides when a graph is checked, and checks it.
 
@@ -92,6 +109,7 @@ class Watchdog:
         self._problem = problem
         self._every = every
         self._folder = folder
+        self._random = torch.get_rng_state()  # behind the last steps of the programs
 
     def schedule(self, captured: Captured) -> None:
         """Sets after how many steps the graph is to be checked next."""
@@ -146,6 +164,40 @@ class Watchdog:
         _put_back(trial.before)
         return captured.graph(captured.rows(count), *inputs)
 
+    def expect(self, captured: Captured, call: Call) -> Expected:
+        """Takes steps by the programs, and leaves everything as it was.
+
+        Args:
+            captured: The graph whose steps they are, which somebody else runs.
+            call: The steps.
+        """
+        self._problem.optim.release()
+        state = self._state(captured, call)
+        trial = _Trial(captured, call, state, Snapshot(state))
+        return Expected(trial, *self._first(trial), self._random)
+
+    def compare(self, expected: Expected, losses: Tensor) -> None:
+        """Checks steps that have been taken, and leaves everything as it is.
+
+        Args:
+            expected: What the programs have made of them.
+            losses: Of the steps as they were taken.
+
+        Raises:
+            GraphMismatch: If they differ.
+        """
+        trial, results, programs, _ = expected
+        found = _values(results, [losses])
+        errors = _errors(results, found, programs)
+        if all(map(_is_close, results, found, programs, errors)):
+            return
+        after = Snapshot(trial.state)
+        try:
+            _put_back(trial.before)
+            self._look_closer(trial, results, found, programs)
+        finally:
+            _put_back(after)
+
     # The steps of the programs
 
     def _state(self, captured: Captured, call: Call) -> list[Tensor]:
@@ -168,6 +220,7 @@ class Watchdog:
             for param, what, tensor in [*((p, "", p) for p in captured.params), *_moments(captured)]
         ]
         with self._taken(trial) as (losses, grads):
+            self._random = torch.get_rng_state()
             known = {id(result.tensor) for result in results}
             results += [
                 _Result(None, f"a tensor of shape {tuple(t.shape)}", t, before[id(t)])
@@ -353,6 +406,21 @@ def _errors(
         allowed = share * _largest(move) + _ULPS * precision.eps * _largest(value)
         errors.append((_largest(error), allowed))
     return errors
+
+
+def _is_close(result: _Result, found: Tensor, then: Tensor, errors: tuple[float, float]) -> bool:
+    """Tells whether a value is as it has to be without a look at what rounding makes of it.
+
+    Where a gradient is next to nothing Adam moves a parameter by its rounding. An update that is
+    wrong is so in more than a few of the entries.
+    """
+    error, most = errors
+    if error <= most:
+        return True
+    if result.what or result.tensor is None:
+        return False
+    differ = (found.double() - then.double()).abs() > most
+    return bool(found.isfinite().all()) and float(differ.double().mean()) < _FEW
 
 
 def _largest(value: Tensor) -> float:

@@ -7,12 +7,13 @@ validation rows of the data, ``parts`` has what a fit starts from and what of it
 ``schedules`` the learning rates, ``loop`` takes the epochs, ``callbacks`` follow it and ``loggers``
 are some of them, ``averaging`` averages the weights, ``scoring`` chooses among them, ``run`` is the
 result with its files, ``resume`` the folder of a run in progress with its checkpoints, ``health``
-warns.
+warns, and ``many`` fits one model over several seeds at once.
 """
 
 from pyro_vae.training import loggers
 from pyro_vae.training.callbacks import Callback
 from pyro_vae.training.fit import best_device, fit
+from pyro_vae.training.many import fit_many
 from pyro_vae.training.recipe import Recipe
 from pyro_vae.training.run import Run, read_engine, read_history
 
@@ -22,6 +23,7 @@ __all__ = [
     "Run",
     "best_device",
     "fit",
+    "fit_many",
     "loggers",
     "read_engine",
     "read_history",

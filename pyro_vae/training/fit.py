@@ -3,8 +3,8 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable, Mapping, Sequence
-from contextlib import AbstractContextManager, nullcontext
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from dataclasses import fields, replace
 from functools import partial
 from inspect import signature
@@ -29,14 +29,14 @@ from pyro_vae.engine.processes import Processes, all_processes
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
-from pyro_vae.programs.protocol import Amortized, is_amortized
+from pyro_vae.programs.protocol import is_amortized
 from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.averaging import Average
 from pyro_vae.training.callbacks import Callbacks, EpochLog, Function, checked
 from pyro_vae.training.further import asked_of, further_state, is_further
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.monitor import MONITORED
-from pyro_vae.training.parts import fingerprint, only, start_from, weights_of
+from pyro_vae.training.parts import check_precision, fingerprint, only, start_from, weights_of
 from pyro_vae.training.recipe import (
     Compile,
     Monitor,
@@ -58,7 +58,7 @@ from pyro_vae.training.resume import (
 )
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.settings import as_read, describe
-from pyro_vae.training.splits import Accepted, Memory, Splits, Values, beside, split
+from pyro_vae.training.splits import Accepted, Memory, Splits, Values, beside, check_size, split
 from pyro_vae.training.splits import start as start_at
 from pyro_vae.training.state import Start
 from pyro_vae.training.together import (
@@ -290,18 +290,48 @@ def resumed(
 
 def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -> Run[Fitted]:
     """Fits a model by the arguments of :func:`fit`, perhaps from where a run ended."""
-    _check_precision(vae)
-    data, out, resume = asked["data"], asked["out"], asked["resume"]
-    recipe = Recipe(**{each.name: asked[each.name] for each in fields(Recipe)})
-    if isinstance(vae, VAE):  # of others the parameters are made by a first run
-        recipe.check_parts(vae)
-    weights = None if (init := asked["init"]) is None else weights_of(init)
     processes = all_processes()
     followers, progress = checked(asked["callbacks"]), asked["progress"]
     if asked["on_epoch"] is not None:
         followers.insert(0, Function(asked["on_epoch"]))
     if not processes.is_first:
         followers, progress = [], False
+    with begun(vae, asked, processes, before) as (loop, ongoing):
+        if isinstance(loop, Run):
+            return loop
+        with displayed(progress) as shown:
+            if shown is not None:
+                followers.insert(0, Function(_shown_by(shown, loop)))
+            with Callbacks([EpochLog(loop.recipe.epochs), *followers], vae) as called:
+                with only(vae, loop.recipe.trained):
+                    run = loop.run(called)
+                if ongoing is not None and ongoing is not asked["out"]:
+                    processes.from_first(lambda: ongoing.finish(run.write))
+                called.on_end(run)
+    return run
+
+
+@contextmanager
+def begun(
+    vae: Fitted, asked: Mapping[str, Any], processes: Processes, before: Run[Fitted] | None = None
+) -> Iterator[tuple[Loop[Fitted] | Run[Fitted], RunInProgress | None]]:
+    """Starts a model at the data; inside it the generators are those of the fit.
+
+    Args:
+        vae: The model.
+        asked: The arguments of :func:`fit`.
+        processes: Who takes the steps.
+        before: The run that goes on, if one does.
+
+    Yields:
+        What takes the passes, or the run where none is left; and its folder, if it has one.
+    """
+    check_precision(vae)
+    data, out, resume = asked["data"], asked["out"], asked["resume"]
+    recipe = Recipe(**{each.name: asked[each.name] for each in fields(Recipe)})
+    if isinstance(vae, VAE):  # of others the parameters are made by a first run
+        recipe.check_parts(vae)
+    weights = None if (init := asked["init"]) is None else weights_of(init)
     objective = ELBO() if asked["objective"] is None else asked["objective"]
     if not isinstance(objective, PyroELBO):
         raise expected("objective", "an objective, such as ELBO()", objective)
@@ -346,7 +376,8 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
             state = state if further is None else further
             if is_over:
                 log.info("%s is finished", ongoing.folder)
-                return Run.read(vae, ongoing.folder)
+                yield Run.read(vae, ongoing.folder), ongoing
+                return
         vae.to(where)
         if recipe.precision == "tf32" and vae.device.type == "cpu":
             log.warning("`precision`: tf32 is of CUDA, and has no effect on a CPU")
@@ -367,16 +398,7 @@ def _fitted(vae: Fitted, asked: Mapping[str, Any], before: Run[Fitted] | None) -
         if state is not None:
             with _from_a_checkpoint(ongoing):
                 loop.load_state_dict(state)
-        with displayed(progress) as shown:
-            if shown is not None:
-                followers.insert(0, Function(_shown_by(shown, loop)))
-            with Callbacks([EpochLog(recipe.epochs), *followers], vae) as called:
-                with only(vae, recipe.trained):
-                    run = loop.run(called)
-                if ongoing is not None and ongoing is not out:
-                    processes.from_first(lambda: ongoing.finish(run.write))
-                called.on_end(run)
-    return run
+        yield loop, ongoing
 
 
 def _unfinished(ongoing: RunInProgress | None) -> Mapping[str, Any] | None:
@@ -423,28 +445,6 @@ def _shown_by(shown: Shown, loop: Loop[Any]) -> Callable[[Mapping[str, float]], 
     return shown.fitting(loop.recipe.epochs, loop.steps_an_epoch, bound=bound)
 
 
-def _check_precision(vae: Amortized) -> None:
-    """Refuses parameters that steps of Adam are too small for."""
-    for name, parameter in vae.named_parameters():
-        if parameter.dtype in (torch.float16, torch.bfloat16):
-            what = "a model of float32 or float64 (`vae.float()`)"
-            raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
-
-
-def _check_size(accepted: Accepted) -> None:
-    """Refuses numbers whose squares overflow, of which a parameter would be the first to show."""
-    for rows, seen in ((accepted.train, "train"), (accepted.held_out, "held_out")):
-        largest, dtype = accepted.largest.get(seen, 0.0), torch.get_default_dtype()
-        if isinstance(rows, Rows):
-            if not rows.x.is_floating_point():
-                continue
-            largest, dtype = max(abs(end.item()) for end in rows.x.aminmax()), rows.x.dtype
-        if largest > (most := torch.finfo(dtype).max ** 0.5 / 4):
-            name = str(dtype).removeprefix("torch.")
-            what = f"numbers up to {most:.1e}, whose squares {name} holds: take another unit"
-            raise expected("data", what, largest)
-
-
 def _check_scores(recipe: Recipe, splits: Splits) -> None:
     """Checks that there are data for the scores that are asked for.
 
@@ -473,7 +473,7 @@ def _started(
     """Starts the model at the data, and returns the loop that is to fit it."""
     splits, drawn = accepted
     if not (isinstance(vae, VAE) and isinstance(vae.likelihood, LikelihoodInUnits)):
-        _check_size(splits)
+        check_size(splits)
     start_at(vae, drawn, splits.memory.most)
     recipe.check_parts(vae)
     if weights is not None:

@@ -23,7 +23,7 @@ from pyro_vae.engine import CompiledSVI, Position
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.processes import Processes
 from pyro_vae.likelihoods.in_units import work_as_before
-from pyro_vae.programs import VAE
+from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.averaging import Averaging, copied
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.explained import explained
@@ -140,7 +140,7 @@ class Loop(Generic[Fitted]):
             "seconds": state.seconds + time.perf_counter() - self.began,
             "random": random_state(self.vae.device),
             "model": self.vae.state_dict(),
-            "svi": svi | {"optim": self._renamed(svi["optim"], to_store=False)},
+            "svi": svi | {"optim": _renamed(self.vae, svi["optim"], to_store=False)},
             "environment": self._environment(),
         }
 
@@ -173,29 +173,37 @@ class Loop(Generic[Fitted]):
         for group in svi["optim"].get("param_groups", ()) if "rates" in state else ():
             # A checkpoint of before had one rate for all groups, beside them.
             group["initial_lr"] = state["rates"][0]
-        self.svi.load_state_dict(svi | {"optim": self._renamed(svi["optim"], to_store=True)})
+        optim = _renamed(self.vae, svi["optim"], to_store=True)
+        self.svi.load_state_dict(svi | {"optim": optim})
         self.scales.resume(self.svi.steps)
         set_random_state(state["random"], device)
 
     def run(self, callbacks: Callbacks) -> Run[Fitted]:
         """Takes it to the end."""
-        self.callbacks = callbacks
-        self.began = time.perf_counter()
-        self.vae.train()
-        rest(self.vae, self.recipe.trained)
+        self.begin(callbacks)
         with nullcontext() if self.progress is None else self.signals():
             while not self.state.is_over(self.recipe):
-                line = self._pass()
-                line["seconds"] = self.state.seconds + time.perf_counter() - self.began
-                line = self.processes.first_of(line)  # the clock, too
-                check_weights(self.vae, self.processes)
-                self.state.record(line)
-                callbacks.on_epoch(line)
+                self.begin_pass()
+                with explained(self):
+                    losses = self.take_pass(self.svi, self.state.position, self.on_step)
+                self.end_pass(losses)
             self.vae.eval()
             if self.progress is not None:
                 path = self._save()  # what comes after may be interrupted too
         if self.progress is not None:
             self._stop(path)  # a signal may have come after the last step
+        return self.end()
+
+    def begin(self, callbacks: Callbacks) -> None:
+        """Gets ready for the first pass."""
+        self.callbacks = callbacks
+        self.began = time.perf_counter()
+        self.vae.train()
+        rest(self.vae, self.recipe.trained)
+
+    def end(self) -> Run[Fitted]:
+        """Returns the run, and leaves the model with the weights that it is to have."""
+        self.vae.eval()
         last_weights, history, end = copied(self.vae), self.state.history, self._end()
         best, averaged = self.state.best, self.state.averaged
         if self.average is not None and averaged is None:
@@ -242,25 +250,37 @@ class Loop(Generic[Fitted]):
             state[name] = state[name] and state[name][:2]
         return state
 
-    def _pass(self) -> dict[str, float]:
-        """Takes one pass over the data, or what is left of one, and returns its line."""
-        epoch, skipped = self.state.epoch, self.svi.skipped
+    def begin_pass(self) -> None:
+        """Sets the learning rates of the pass that comes next, or of what is left of one."""
+        epoch = self.state.epoch
+        self._skipped = self.svi.skipped
         if self.rates is not None:
             self.svi.scale_lr(self.rates.share(epoch, self._losses()))
         elif self.recipe.schedule != "constant" and epoch > 1:
             self.svi.scale_lr(self.recipe.lr_share(epoch))
+
+    def end_pass(self, losses: Tensor) -> None:
+        """Scores the weights after a pass, and records its line.
+
+        Args:
+            losses: Of its steps, shape ``(steps,)``.
+        """
+        epoch = self.state.epoch
         with explained(self):
-            losses = self.take_pass(self.svi, self.state.position, self._on_step)
             self.scales.fit()
             line = {"epoch": epoch, "loss": self._mean(losses)}
             if self.average is not None:
                 self.average.after_epoch(epoch)
             if epoch % self.recipe.monitor_every == 0 or epoch == self.recipe.epochs:
                 self._score(line)
-        if self.svi.skipped > skipped:
+        if self.svi.skipped > self._skipped:
             log.warning("epoch %d: %d steps left out so far, of losses that are not finite",
                         epoch, self.svi.skipped)  # fmt: skip
-        return line
+        line["seconds"] = self.state.seconds + time.perf_counter() - self.began
+        line = self.processes.first_of(line)  # the clock, too
+        check_weights(self.vae, self.processes)
+        self.state.record(line)
+        self.callbacks.on_epoch(line)
 
     def _score(self, line: dict[str, float]) -> None:
         """Scores the weights at the end of an epoch, and keeps them if they are the best."""
@@ -307,7 +327,8 @@ class Loop(Generic[Fitted]):
             )
         return (losses[taken].sum() / sizes[taken].sum()).item()
 
-    def _on_step(self, position: Position) -> None:
+    def on_step(self, position: Position) -> None:
+        """Does what there is to do between two steps."""
         self.scales.after(self.svi.steps)
         if self.average is not None:
             self.average.after_step()
@@ -369,15 +390,16 @@ class Loop(Generic[Fitted]):
         self.callbacks.on_checkpoint(path)
         return path
 
-    def _renamed(self, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:
-        """Names of the parameter store differ from process to process; those of a model do not."""
-        store = pyro.get_param_store()
-        for program in (self.vae.model, self.vae.guide):
-            program._register()
-        names = {store.param_name(p): name for name, p in self.vae.named_parameters()}
-        if to_store:
-            names = {name: stored for stored, name in names.items()}
-        return {names.get(key, key): value for key, value in optim.items()}
+
+def _renamed(vae: Amortized, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:
+    """Names of the parameter store differ from process to process; those of a model do not."""
+    store = pyro.get_param_store()
+    for program in (vae.model, vae.guide):
+        program._register()
+    names = {store.param_name(p): name for name, p in vae.named_parameters()}
+    if to_store:
+        names = {name: stored for stored, name in names.items()}
+    return {names.get(key, key): value for key, value in optim.items()}
 
 
 def _on(device: torch.device, best: Any) -> Best | None:

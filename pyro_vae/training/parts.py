@@ -19,6 +19,7 @@ from pyro_vae.programs import VAE, Amortized, Program
 __all__ = [
     "adamw",
     "check_parts",
+    "check_precision",
     "fingerprint",
     "only",
     "rest",
@@ -42,6 +43,14 @@ def check_parts(argument: str, vae: Amortized, parts: Iterable[str]) -> None:
     for part in parts:
         if not any(_is_of(name, part) for name in names):
             raise unknown_name(argument, part, known)
+
+
+def check_precision(vae: Amortized) -> None:
+    """Refuses parameters that steps of Adam are too small for."""
+    for name, parameter in vae.named_parameters():
+        if parameter.dtype in (torch.float16, torch.bfloat16):
+            what = "a model of float32 or float64 (`vae.float()`)"
+            raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
 
 
 @contextmanager

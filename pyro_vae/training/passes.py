@@ -17,6 +17,9 @@ from torch.utils._pytree import TreeSpec, tree_flatten, tree_unflatten
 from pyro_vae._errors import expected
 from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, NonFinite, Position
+from pyro_vae.engine.batches import rows_as_they_are
+from pyro_vae.engine.memory import layout
+from pyro_vae.engine.protocol import Batch
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.streamed import StreamedRows
 from pyro_vae.training.splits import Accepted
@@ -100,16 +103,27 @@ class Resident:
     def __call__(
         self, svi: CompiledSVI, position: Position | None, on_step: Callable[[Position], None]
     ) -> Tensor:
-        if position is None and self._rows_a_pass < len(self._x):
-            position = Position(torch.randperm(len(self._x))[: self._rows_a_pass])
         return svi.epoch(
             self._x,
             *self._tensors,
             batch_size=self._size,
             transform=self._transform,
-            position=position,
+            position=self.begun() if position is None else position,
             on_step=on_step,
         )
+
+    def begun(self) -> Position:
+        """Draws the order of a pass."""
+        return Position(torch.randperm(len(self._x))[: self._rows_a_pass])
+
+    def batch(self, position: Position) -> tuple[Batch, list[Tensor]]:
+        """Returns the rows of the next step, and how the programs take them; goes on behind it."""
+        index = position.order[position.start : position.start + self._size]
+        position.start += len(index)
+        index = index.to(self._x.device)
+        rows = [tensor[index] for tensor in (self._x, *self._tensors)]
+        layouts = tuple(map(layout, rows))
+        return Batch(("rows", layouts), rows_as_they_are(self._transform), self._transform), rows
 
 
 @dataclass

@@ -29,6 +29,7 @@ __all__ = [
     "Splits",
     "Values",
     "beside",
+    "check_size",
     "rows_of_a_pass",
     "split",
     "start",
@@ -166,6 +167,20 @@ class Accepted:
     draw: Callable[[Tensor], Tensor] | None
     memory: Memory
     largest: Mapping[str, float] = field(default_factory=dict)  # absolute value, of streamed rows
+
+
+def check_size(accepted: Accepted) -> None:
+    """Refuses numbers whose squares overflow, of which a parameter would be the first to show."""
+    for rows, seen in ((accepted.train, "train"), (accepted.held_out, "held_out")):
+        largest, dtype = accepted.largest.get(seen, 0.0), torch.get_default_dtype()
+        if isinstance(rows, Rows):
+            if not rows.x.is_floating_point():
+                continue
+            largest, dtype = max(abs(end.item()) for end in rows.x.aminmax()), rows.x.dtype
+        if largest > (most := torch.finfo(dtype).max ** 0.5 / 4):
+            name = str(dtype).removeprefix("torch.")
+            what = f"numbers up to {most:.1e}, whose squares {name} holds: take another unit"
+            raise expected("data", what, largest)
 
 
 def _strict(vae: Amortized, rows: Stream, *, is_train: bool) -> StreamedRows:
