@@ -173,11 +173,82 @@ def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path
     assert len(set(models)) == 1
 
 
+ROWS = (
+    "scores", "of a flow", "defensive", "summed", "of few draws", "of what is missing", "filled",
+    "filled by draws", "filled, summed", "judged", "commands",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_that_are_shared_give_what_one_process_gives(both: Both, case: str) -> None:
+    """Scores, imputations and files, bit by bit; and where the first one evaluates by itself.
+
+    Of a command only the first process says something.
+    """
+    (first, second), alone, _ = both
+    if case == "commands":
+        codes = [[code for code, *_ in each[case][0]] for each in (first, second, alone)]
+        assert codes == [[0] * 4] * 3, first[case]
+        assert all(said[1:] == ["", ""] for said in second[case][0])
+        assert first[case][0] == alone[case][0]
+        assert first[case][1] == second[case][1] == alone[case][1]
+        return
+    assert first[case] == alone[case]
+    assert second[case] == (0 if case == "judged" else alone[case])
+
+
+def test_rows_of_other_random_numbers_are_noticed(both: Both) -> None:
+    """Then each process does all rows, and the first one says so."""
+    (first, second), alone, _ = both
+    said = "each process does all rows: what is drawn for some depends on those before"
+    assert first["not drawn"] == [alone["scores"], said]
+    assert second["not drawn"] == alone["not drawn"] == [alone["scores"]]
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("another model", "`vae`: expected the same in all .*, got 'another one in process 1'"),
+        ("another seed", "`seed`: expected the same in all .*, got 'another one in process 1'"),
+        ("refused rows", "ValueError: `x`: expected "),
+        ("unreadable", "OSError: cannot read"),
+    ],
+)
+def test_all_processes_raise_what_one_raises(both: Both, case: str, message: str) -> None:
+    (first, second), _, _ = both
+    assert first[case] == second[case]
+    assert re.search(message, first[case])
+
+
+def test_an_error_of_a_command_is_one_line_of_the_first_process(both: Both) -> None:
+    """Whoever has it: then all leave, none waits for another, and nothing is written."""
+    (first, second), _, _ = both
+    *said, written = first["refused commands"]
+    assert [code for code, *_ in second["refused commands"][:-1]] == [2] * 5
+    assert [(code, out) for code, out, _ in said] == [(2, "")] * 5
+    assert not written
+    lines = [error for _, _, error in said]
+    for line, words in zip(
+        lines,
+        (
+            "error: `folder`: expected .*/none",
+            "error: .*model.json",
+            "error: `--ais`: expected none in 2 processes, which share scores alone",
+            "error: `--num-fits`: expected none in 2 processes .*: --jobs shares fits",
+            "error: `torchrun`: expected one of the commands fit, evaluate, impute, encode, which",
+        ),
+        strict=True,
+    ):
+        assert re.match(words, line), line
+        assert line.count("\n") == 1
+    assert [error for _, _, error in second["refused commands"][:4]] == [""] * 4
+
+
 def test_another_command_is_of_one_process(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert main(["evaluate", "runs/digits"]) == 2
-    said = "error: `torchrun`: expected the command fit, whose steps are shared, got 'evaluate'\n"
-    assert capsys.readouterr().err == said
+    assert main(["compare", "runs/digits"]) == 2
+    said = "one of the commands fit, evaluate, impute, encode, which processes share, got 'compare'"
+    assert capsys.readouterr().err == f"error: `torchrun`: expected {said}\n"

@@ -20,6 +20,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae._progress import figures
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.engine.processes import apart
 from pyro_vae.programs import Amortized
 
 if TYPE_CHECKING:
@@ -193,7 +194,7 @@ class Callbacks:
     def _call(self, callback: object, hook: str, *args: Any) -> None:
         what = f"{type(callback).__name__}.{hook}"
         try:
-            with self._undisturbed(what, exactly=hook != "on_step"):
+            with self._undisturbed(what, exactly=hook != "on_step"), apart():
                 getattr(callback, hook)(*args)
         except BaseException as error:
             error.add_note(f"in the callback {what}")

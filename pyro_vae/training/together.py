@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import hashlib
-import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -19,8 +17,8 @@ from pyro_vae.engine.processes import Processes, local_rank
 from pyro_vae.objectives import Objective
 from pyro_vae.programs import Amortized
 from pyro_vae.training.averaging import copied
+from pyro_vae.training.differences import differences
 from pyro_vae.training.recipe import Recipe
-from pyro_vae.training.resume import differences
 from pyro_vae.training.splits import Splits
 
 __all__ = [
@@ -31,10 +29,8 @@ __all__ = [
     "device_of",
     "draw_alike",
     "sharing_of",
-    "together",
 ]
 
-log = logging.getLogger("pyro_vae")
 _CPU = torch.device("cpu")
 
 
@@ -146,31 +142,3 @@ def check_weights(vae: Amortized, processes: Processes) -> None:
                 f"process {rank} has other weights than process {processes.rank}: the sum of "
                 f"{changed}; processors of one kind and one version of torch have the same"
             )
-
-
-@contextmanager
-def together(processes: Processes) -> Iterator[None]:
-    """Inside it, processes but the first one log errors alone, and each knows when one has gone.
-
-    Raises:
-        ConnectionError: In place of what gloo and NCCL say of a process that has ended.
-    """
-    before = log.level
-    if not processes.is_first:
-        log.setLevel(logging.ERROR)
-    try:
-        yield
-    except RuntimeError as error:
-        if processes.count == 1 or not _is_of_a_group(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise ConnectionError(f"another process of the group has ended: {reason}") from error
-    finally:
-        log.setLevel(before)
-
-
-def _is_of_a_group(error: RuntimeError) -> bool:
-    from torch import distributed
-
-    text = str(error)
-    return isinstance(error, distributed.DistError) or "gloo" in text or "NCCL" in text
