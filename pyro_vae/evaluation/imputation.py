@@ -188,7 +188,7 @@ def impute(
         elsewhere = streamed(vae, x, beside)
         rows = rows_of(vae, cast(Numbers, x), beside) if elsewhere is None else elsewhere
         if num_fits is None:
-            asked = {"seed": seed, "num_samples": num_samples, "x": len(rows)}
+            asked: dict[str, Any] = {"seed": seed, "num_samples": num_samples, "x": len(rows)}
             asked |= {"num_imputations": num_imputations, "proposal": proposal}
             tensors = {"x": rows.x, **rows.tensors()} if isinstance(rows, Rows) else {}
             check_alike(vae, asked, tensors)

@@ -73,6 +73,9 @@ class Callback:
     def on_checkpoint(self, path: Path) -> None:
         """After each checkpoint is written, that of a run that is asked to stop included.
 
+        A thread writes it, and steps go on meanwhile: it is called some steps after that at which
+        the checkpoint was begun, and before the next one is.
+
         Args:
             path: The file. Older ones are removed as new ones are written, all at the end.
         """
