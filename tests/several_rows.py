@@ -22,6 +22,7 @@ from pyro_vae.cli import main
 from pyro_vae.cli.runs import load_data, record_data
 from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation._draws import Draws
+from pyro_vae.objectives import ELBO
 
 _DRAWN = torch.Generator().manual_seed(3)
 MANY = torch.rand(2500, 6, generator=_DRAWN).bernoulli(generator=_DRAWN)  # three batches, or blocks
@@ -119,6 +120,24 @@ def _judged() -> int:
     return len(judge.found)
 
 
+def _validated(objective: Any, *, drawn: bool = True) -> list[Any]:
+    """The history of a fit with three batches of validation rows, and how many are scored here."""
+    counted, kept = mock.Mock(), ELBO.terms
+    options: dict[str, Any] = {"batch_size": 64, "epochs": 3, "shards": 2, "compile": False}
+    options |= {"device": "cpu", "seed": 0, "progress": False, "objective": objective}
+
+    def terms(self: Any, *args: Any, **given: Any) -> Any:
+        counted()
+        if not drawn:
+            torch.rand(counted.call_count)
+        return kept(self, *args, **given)
+
+    with mock.patch.object(ELBO, "terms", terms):
+        run = pv.fit(model(), MANY[:128], validation=MANY.repeat(2, 1), **options)
+    scores = {name: column for name, column in run.history.items() if name != "seconds"}
+    return [repr(scores), counted.call_count]
+
+
 def run_of_a_table(folder: Path) -> Path:
     """Writes the folder of a run of numbers and words, some of them missing, as `fit` does."""
     rng = np.random.default_rng(0)
@@ -206,6 +225,9 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "refused rows": lambda _: _other_data(),
     "unreadable": lambda _: _unreadable(),
     "judged": lambda _: _judged(),
+    "validated": lambda _: _validated(pv.objectives.ELBO()),
+    "validated by a bound": lambda _: _validated(pv.objectives.IWAE(2)),
+    "validated otherwise each time": lambda _: _validated(pv.objectives.ELBO(), drawn=False),
     "commands": _commands,
     "refused commands": _refused,
 }

@@ -197,6 +197,20 @@ def test_rows_that_are_shared_give_what_one_process_gives(both: Both, case: str)
     assert second[case] == (0 if case == "judged" else alone[case])
 
 
+def test_validation_rows_are_shared_from_the_second_epoch_on(both: Both) -> None:
+    """With the history of one process; where draws are others each time, each does all of it.
+
+    Three batches an epoch, and one of training rows.
+    """
+    (first, second), alone, _ = both
+    for case in ("validated", "validated by a bound"):
+        assert first[case][0] == second[case][0] == alone[case][0]
+        assert alone[case][1] == 12
+        assert (first[case][1], second[case][1]) == (4 + 2 * 2, 4 + 2 * 3)
+    case = "validated otherwise each time"
+    assert min(first[case][1], second[case][1]) >= 12
+
+
 def test_rows_of_other_random_numbers_are_noticed(both: Both) -> None:
     """Then each process does all rows, and the first one says so."""
     (first, second), alone, _ = both

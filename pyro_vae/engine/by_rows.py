@@ -21,12 +21,12 @@ from torch.utils._pytree import tree_map
 from pyro_vae._errors import expected
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Rows
-from pyro_vae.engine.generators import drawn_from
+from pyro_vae.engine.generators import draw_from, drawn_from
 from pyro_vae.engine.processes import Processes, all_processes, together
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.streamed import StreamedRows
 
-__all__ = ["Report", "by_rows", "check_alike", "in_blocks", "in_turn", "mixed"]
+__all__ = ["Again", "Report", "by_rows", "check_alike", "in_blocks", "in_turn", "mixed"]
 
 log = logging.getLogger("pyro_vae")
 
@@ -90,6 +90,59 @@ def in_turn(
             return [each for _, _, found in shares for each in found]
         log.warning("each process does all rows: what is drawn for some depends on those before")
     return processes.each(lambda: _plain(share(range(count))[2]))[0]
+
+
+class Again:
+    """Creates what does some work on each batch again and again, as after each epoch of a fit.
+
+    Each time it begins with the same seed, so that the same is drawn for each batch. The first time
+    each process does all of it, and notes the generators before each batch: from then on each does
+    a share. Where a batch leaves them otherwise than the first time, each does all of it again.
+    """
+
+    def __init__(self) -> None:
+        self._states: list[Mapping[str, Tensor]] = []
+        self._varies = False
+
+    def __call__(
+        self,
+        vae: Amortized,
+        rows: Rows | StreamedRows,
+        size: int,
+        seed: int,
+        work: Callable[[Rows], Result],
+    ) -> list[Result]:
+        """Returns what comes of each batch, in their order.
+
+        Args:
+            vae: The program, in whose evaluation mode it is done.
+            rows: The same rows each time.
+            size: Rows a batch.
+            seed: Of all batches.
+            work: Returns what comes of a batch.
+        """
+        processes, states, count = all_processes(), self._states, -(-len(rows) // size)
+
+        def share() -> tuple[bool, list[Result]]:
+            own = processes.own(count)
+            with undisturbed(vae, seed, vae.device):
+                draw_from(states[own.start], vae.device)
+                found = [work(batch) for batch in _batches(rows, size, own)]
+                return _bytes(states[own.stop]) == _state(vae), found
+
+        if processes.count > 1 and count > 1 and len(states) == count + 1 and not self._varies:
+            shares = processes.each(lambda: _plain(share()))
+            if all(same for same, _ in shares):
+                return [each for _, found in shares for each in found]
+            self._varies = True
+        states.clear()
+        found = []
+        with undisturbed(vae, seed, vae.device):
+            for batch in rows.batches(size):
+                states.append(drawn_from(vae.device))
+                found.append(work(batch))
+            states.append(drawn_from(vae.device))
+        return found
 
 
 def in_blocks(
@@ -172,13 +225,20 @@ def _report(progress: Report | None, i: int, count: int, fraction: float) -> Non
 
 
 def _state(vae: Amortized) -> bytes:
-    states = drawn_from(vae.device).values()
-    return b"".join(each.cpu().numpy().tobytes() for each in states)
+    return _bytes(drawn_from(vae.device))
+
+
+def _bytes(state: Mapping[str, Tensor]) -> bytes:
+    return b"".join(each.cpu().numpy().tobytes() for each in state.values())
 
 
 def _plain(found: Any) -> Any:
     """Returns the same with tensors that another process can have, and no more than these."""
-    return tree_map(lambda each: each.cpu().clone() if isinstance(each, Tensor) else each, found)
+
+    def plain(each: Any) -> Any:
+        return each.detach().cpu().clone() if isinstance(each, Tensor) else each
+
+    return tree_map(plain, found)
 
 
 def _digest(tensors: Mapping[str, Tensor]) -> str:
