@@ -6,6 +6,7 @@ import hashlib
 import io
 import logging
 import os
+import time
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, redirect_stderr, redirect_stdout
 from pathlib import Path
@@ -20,6 +21,7 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.cli.runs import load_data, record_data
+from pyro_vae.engine.distributed import SharedEngine
 from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation._draws import Draws
 from pyro_vae.objectives import ELBO
@@ -138,6 +140,21 @@ def _validated(objective: Any, *, drawn: bool = True) -> list[Any]:
     return [repr(scores), counted.call_count]
 
 
+def _slow() -> list[str]:
+    """What is logged of a fit of 25 steps an epoch, in which the last process is slow."""
+    vector = SharedEngine._vector
+
+    def slow(self: SharedEngine, *args: Any) -> Any:
+        if all_processes().rank == 1:
+            time.sleep(0.03)
+        return vector(self, *args)
+
+    options: dict[str, Any] = {"batch_size": 8, "epochs": 2, "shards": 2, "compile": False}
+    with mock.patch.object(SharedEngine, "_vector", slow), _warnings() as lines:
+        pv.fit(model(), MANY[:200], device="cpu", seed=0, progress=False, **options)
+    return lines
+
+
 def run_of_a_table(folder: Path) -> Path:
     """Writes the folder of a run of numbers and words, some of them missing, as `fit` does."""
     rng = np.random.default_rng(0)
@@ -228,6 +245,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "validated": lambda _: _validated(pv.objectives.ELBO()),
     "validated by a bound": lambda _: _validated(pv.objectives.IWAE(2)),
     "validated otherwise each time": lambda _: _validated(pv.objectives.ELBO(), drawn=False),
+    "slow": lambda _: _slow(),
     "commands": _commands,
     "refused commands": _refused,
 }

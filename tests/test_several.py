@@ -16,6 +16,7 @@ import several
 import torch
 
 from pyro_vae.cli import main
+from pyro_vae.engine.pace import Pace, behind
 from pyro_vae.engine.processes import Processes, all_processes
 from pyro_vae.training.resume import is_finished
 
@@ -155,21 +156,29 @@ def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path
     joined = [block.replace("\\\n", " ") for block in blocks]
     lines = [line.split() for block in joined for line in block.splitlines()]
     few = shlex.split("--epochs 2 --compile false --device cpu --encoder.hidden [8]")
-    assert [line[0] for line in lines] == ["torchrun", "torchrun"]
-    models = []
+    assert [line[0] for line in lines] == ["torchrun"] * 3
+    models, said = [], []
+
+    def run(command: list[str]) -> str:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     for words in lines:
         alone = words[words.index("-m") :]
-        group = [sys.executable, "-m", "torch.distributed.run", *words[1:], *few]
+        group = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+        if "evaluate" in words:
+            said += [run([*command, "--json"]) for command in (group, [sys.executable, *alone])]
+            continue
         out = words[words.index("--out") + 1]
         single = [sys.executable, *alone, *few, "--out", f"{out}-alone"]
-        for command, folder in ((group, out), (single, f"{out}-alone")):
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            run = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert run.returncode == 0, run.stderr
-            assert run.stdout.count("s in all") == 1
+        for command, folder in (([*group, *few], out), (single, f"{out}-alone")):
+            assert run(command).count("s in all") == 1
             models.append((tmp_path / folder / "model.safetensors").read_bytes())
+    assert said[0] == said[1] != ""
     assert len(set(models)) == 1
 
 
@@ -209,6 +218,35 @@ def test_validation_rows_are_shared_from_the_second_epoch_on(both: Both) -> None
         assert (first[case][1], second[case][1]) == (4 + 2 * 2, 4 + 2 * 3)
     case = "validated otherwise each time"
     assert min(first[case][1], second[case][1]) >= 12
+
+
+def test_a_process_that_falls_behind_is_named_once(both: Both) -> None:
+    """By the first one, in the first of two epochs."""
+    (first, second), alone, _ = both
+    (line,) = first["slow"]
+    assert re.fullmatch(
+        r"epoch 1: process 1 falls behind: \d+\.\d ms for its part of a step "
+        r"\(\d+\.\d computing\), where the others take \d+\.\d ms",
+        line,
+    )
+    assert second["slow"] == alone["slow"] == []
+
+
+def test_what_is_chance_is_not_named() -> None:
+    """Few steps, short ones, small differences, and waiting where there are too few cores."""
+    usual, slow = Pace(0.010, 0.009, 50, False), Pace(0.020, 0.009, 50, False)
+    assert behind([usual, slow, usual]) == behind([usual, slow])
+    assert behind([slow, usual, usual]) == (0, "20.0 ms for its part of a step (9.0 computing), "
+                                               "where the others take 10.0 ms")  # fmt: skip
+    for other in (
+        slow._replace(steps=19),
+        slow._replace(seconds=0.0149),
+        slow._replace(is_crowded=True),
+    ):
+        assert behind([usual, other]) is None
+    assert behind([Pace(0.001, 0.001, 50, False), Pace(0.0019, 0.0019, 50, False)]) is None
+    crowded = usual._replace(is_crowded=True), slow._replace(busy=0.019, is_crowded=True)
+    assert behind(crowded) is not None
 
 
 def test_rows_of_other_random_numbers_are_noticed(both: Both) -> None:

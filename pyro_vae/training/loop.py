@@ -37,7 +37,7 @@ from pyro_vae.training.scoring import AVERAGED, Best, Scoring
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Accepted, rows_of_a_pass
 from pyro_vae.training.state import Start, State
-from pyro_vae.training.together import check_weights, sharing_of
+from pyro_vae.training.together import check_weights, name_the_slow, sharing_of
 
 __all__ = ["Loop"]
 
@@ -188,6 +188,7 @@ class Loop(Generic[Fitted]):
                 line["seconds"] = self.state.seconds + time.perf_counter() - self.began
                 line = self.processes.first_of(line)  # the clock, too
                 check_weights(self.vae, self.processes)
+                name_the_slow(self.sharing, self.vae.device, self.state.epoch)
                 self.state.record(line)
                 callbacks.on_epoch(line)
             self.vae.eval()

@@ -31,8 +31,9 @@ def _terms(vae: Amortized, objective: object, rows: Rows | StreamedRows, again: 
         return found.reconstruction, found.kl, found.kl_estimator
 
     reconstruction, kl, estimators = zip(*again(vae, rows, size, _SEED, terms), strict=True)
-    halves = (torch.cat(half).to(vae.device) for half in (reconstruction, kl))
-    return Terms(*halves, estimators[0])
+    return Terms(
+        torch.cat(reconstruction).to(vae.device), torch.cat(kl).to(vae.device), estimators[0]
+    )
 
 
 def chosen_by(vae: Amortized, objective: object) -> str:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import logging
 from collections.abc import Mapping
 from typing import Any
 
@@ -13,6 +14,7 @@ from pyro_vae._errors import expected
 from pyro_vae.data import Stream
 from pyro_vae.engine.distributed import Sharing
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.engine.pace import behind
 from pyro_vae.engine.processes import Processes, local_rank
 from pyro_vae.objectives import Objective
 from pyro_vae.programs import Amortized
@@ -28,9 +30,11 @@ __all__ = [
     "check_weights",
     "device_of",
     "draw_alike",
+    "name_the_slow",
     "sharing_of",
 ]
 
+log = logging.getLogger("pyro_vae")
 _CPU = torch.device("cpu")
 
 
@@ -142,3 +146,13 @@ def check_weights(vae: Amortized, processes: Processes) -> None:
                 f"process {rank} has other weights than process {processes.rank}: the sum of "
                 f"{changed}; processors of one kind and one version of torch have the same"
             )
+
+
+def name_the_slow(sharing: Sharing | None, device: torch.device, epoch: int) -> None:
+    """Logs, once a process, which one all others have waited for in an epoch, if there is one."""
+    if sharing is None or sharing.processes.count == 1 or device.type != "cpu":
+        return
+    found = behind(sharing.processes.gathered(sharing.watch.read()))
+    if found is not None and found[0] not in sharing.named:
+        sharing.named.add(found[0])
+        log.warning("epoch %d: process %d falls behind: %s", epoch, *found)
