@@ -186,4 +186,11 @@ def entry() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback of what is left
+    processes = sys.modules.get("pyro_vae.engine.processes")  # which imports torch
+    if processes is not None and _is_one_of_several():
+        # A thread of the group that is late has aborted a process whose interpreter had gone, and
+        # torchrun then ends the others.
+        processes.leave()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -18,7 +18,7 @@ from typing import Any, TypeVar
 import torch
 from torch import Tensor
 
-__all__ = ["Processes", "all_processes", "apart", "local_rank", "together"]
+__all__ = ["Processes", "all_processes", "apart", "leave", "local_rank", "together"]
 
 Made = TypeVar("Made")
 
@@ -190,7 +190,7 @@ def all_processes() -> Processes:
     if on_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
-    atexit.register(_leave)
+    atexit.register(leave)
     return Processes(distributed.get_rank(), distributed.get_world_size())
 
 
@@ -244,7 +244,8 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _leave() -> None:
+def leave() -> None:
+    """Ends the part of this process in its group, if it is in one."""
     from torch import distributed
 
     if distributed.is_initialized():
