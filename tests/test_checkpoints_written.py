@@ -5,15 +5,18 @@ from __future__ import annotations
 import logging
 import threading
 import time
+from hashlib import sha256
 from pathlib import Path
 
 import pytest
+import torch
 from stopping import X, build, fit, same_run, signal_at
 from torch import Tensor
 
 from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import write_bytes
 from pyro_vae.training import resume
+from pyro_vae.training.state_file import from_file, to_bytes
 
 WAIT = 30.0  # seconds, at most
 
@@ -122,3 +125,12 @@ def test_of_two_errors_none_is_lost(
     with caplog.at_level(logging.WARNING), pytest.raises(KeyError, match="broken"):
         fit(build(), X, out=tmp_path / "run", checkpoint_every=3, callbacks=[Broken()])
     assert any("checkpoint of step 3" in line for line in caplog.messages)
+
+
+def test_tensors_that_share_memory_are_written_each(tmp_path: Path) -> None:
+    """A whole one, a part of it, and itself again."""
+    whole = torch.arange(6.0)
+    (tmp_path / "s").write_bytes(to_bytes({"a": whole, "b": [whole[:4], whole], "schema": 1}))
+    found = from_file(tmp_path / "s", sha256((tmp_path / "s").read_bytes()).hexdigest())
+    assert torch.equal(found["a"], whole)
+    assert [len(each) for each in found["b"]] == [4, 6]
