@@ -21,7 +21,8 @@ from pyro_vae._errors import as_path, expected, plural
 from pyro_vae._signals import Interrupted
 from pyro_vae.checkpoint import SCHEMA, read_json, write_bytes, write_json
 from pyro_vae.data.dataset import fingerprint
-from pyro_vae.training.resume import differences, locked
+from pyro_vae.training.differences import differences
+from pyro_vae.training.resume import locked
 from pyro_vae.training.state_file import from_file, to_bytes
 
 __all__ = ["SELECTION", "Fit", "Kept", "described", "has_fits", "keeping", "taken"]

@@ -28,9 +28,9 @@ from pyro_vae.data.dataset import fingerprint
 from pyro_vae.data.rows import Numbers, Rows
 from pyro_vae.evaluation import evaluate
 from pyro_vae.evaluation.comparison import check_comparable
+from pyro_vae.training.differences import differences
 from pyro_vae.training.fit import fit
 from pyro_vae.training.recipe import SHORT_FITS
-from pyro_vae.training.resume import differences
 
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
 

@@ -16,6 +16,7 @@ from typing import Any
 from unittest import mock
 
 import pyro
+import several_rows
 import torch
 from stopping import signal_at
 from torch import Tensor
@@ -164,6 +165,7 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "a batch of 33": lambda _: _error(batch_size=33, shards=None),
     "three shards": lambda _: _error(batch_size=33, shards=3),
     "total correlation": lambda _: _error(objective=pv.objectives.TotalCorrelation(), shards=None),
+    **several_rows.CASES,
 }
 
 

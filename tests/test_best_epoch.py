@@ -11,6 +11,7 @@ import torch
 from torch import Tensor
 
 import pyro_vae as pv
+from pyro_vae.engine.by_rows import Again
 from pyro_vae.objectives import ELBO, IWAE, MMD, Enumerated, Renyi, TotalCorrelation
 from pyro_vae.training.loop import Loop
 from pyro_vae.training.monitor import bound, chosen_by
@@ -56,10 +57,10 @@ def test_the_bound_is_that_of_the_objective() -> None:
     means = many.mean(1)
     assert found.mean() == pytest.approx(means.mean(), abs=6 * means.std(ddof=1))
     rows = pv.data.rows.Rows(x)
-    ours = bound(vae, IWAE(20), rows)
+    ours = bound(vae, IWAE(20), rows, Again())
     # Six standard errors of one draw of the bound, and so also of the difference, nearly.
     assert ours == pytest.approx(means.mean(), abs=6 * means.std(ddof=1))
-    assert bound(vae, IWAE(20), rows) == ours, "the same draws at each epoch"
+    assert bound(vae, IWAE(20), rows, Again()) == ours, "the same draws at each epoch"
 
 
 @pytest.mark.long

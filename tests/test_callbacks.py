@@ -135,9 +135,12 @@ def test_each_method_is_called_in_its_place(tmp_path: Path) -> None:
     seen = Recorder()
     run = fit(build(), X, callbacks=[seen], epochs=2, out=tmp_path / "run", checkpoint_every=3)
     hooks = [hook for hook, _ in seen.calls]
-    one = ["step"] * 3 + ["checkpoint", "step", "epoch"]
-    two = ["step"] * 2 + ["checkpoint"] + ["step"] * 2 + ["epoch"]
-    assert hooks == [*one, *two, "checkpoint", "end"]
+    one, two = (["step"] * 4 + ["epoch"] for _ in range(2))
+    assert [hook for hook in hooks if hook != "checkpoint"] == [*one, *two, "end"]
+    assert hooks[-2:] == ["checkpoint", "end"]
+    places = [i for i, hook in enumerate(hooks) if hook == "checkpoint"]
+    steps = [hooks[:place].count("step") for place in places]  # a thread writes: some steps later
+    assert 3 <= steps[0] <= 6 <= steps[1] <= 8 == steps[2]
     assert seen.of("checkpoint") == [f"step-{step:010d}" for step in (3, 6, 8)]
     assert seen.of("end") == [run]
     assert [line["elbo"] for line in seen.of("epoch")] == run.history["elbo"]

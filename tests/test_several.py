@@ -16,6 +16,7 @@ import several
 import torch
 
 from pyro_vae.cli import main
+from pyro_vae.engine.pace import Pace, behind
 from pyro_vae.engine.processes import Processes, all_processes
 from pyro_vae.training.resume import is_finished
 
@@ -155,22 +156,144 @@ def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path
     joined = [block.replace("\\\n", " ") for block in blocks]
     lines = [line.split() for block in joined for line in block.splitlines()]
     few = shlex.split("--epochs 2 --compile false --device cpu --encoder.hidden [8]")
-    assert [line[0] for line in lines] == ["torchrun", "torchrun"]
-    models = []
+    assert [line[0] for line in lines] == ["torchrun"] * 3
+    models, said = [], []
+
+    def run(command: list[str]) -> str:
+        environment = os.environ | {"OMP_NUM_THREADS": "1"}
+        done = subprocess.run(
+            command, cwd=tmp_path, env=environment, capture_output=True, text=True
+        )
+        assert done.returncode == 0, done.stderr
+        return done.stdout
+
     for words in lines:
         alone = words[words.index("-m") :]
-        group = [sys.executable, "-m", "torch.distributed.run", *words[1:], *few]
+        group = [sys.executable, "-m", "torch.distributed.run", *words[1:]]
+        if "evaluate" in words:
+            said += [run([*command, "--json"]) for command in (group, [sys.executable, *alone])]
+            continue
         out = words[words.index("--out") + 1]
         single = [sys.executable, *alone, *few, "--out", f"{out}-alone"]
-        for command, folder in ((group, out), (single, f"{out}-alone")):
-            environment = os.environ | {"OMP_NUM_THREADS": "1"}
-            run = subprocess.run(
-                command, cwd=tmp_path, env=environment, capture_output=True, text=True
-            )
-            assert run.returncode == 0, run.stderr
-            assert run.stdout.count("s in all") == 1
+        for command, folder in (([*group, *few], out), (single, f"{out}-alone")):
+            assert run(command).count("s in all") == 1
             models.append((tmp_path / folder / "model.safetensors").read_bytes())
+    assert said[0] == said[1] != ""
     assert len(set(models)) == 1
+
+
+ROWS = (
+    "scores", "of a flow", "defensive", "summed", "of few draws", "of what is missing", "filled",
+    "filled by draws", "filled, summed", "judged", "commands",
+)  # fmt: skip
+
+
+@pytest.mark.parametrize("case", ROWS)
+def test_rows_that_are_shared_give_what_one_process_gives(both: Both, case: str) -> None:
+    """Scores, imputations and files, bit by bit; and where the first one evaluates by itself.
+
+    Of a command only the first process says something.
+    """
+    (first, second), alone, _ = both
+    if case == "commands":
+        codes = [[code for code, *_ in each[case][0]] for each in (first, second, alone)]
+        assert codes == [[0] * 4] * 3, first[case]
+        assert all(said[1:] == ["", ""] for said in second[case][0])
+        assert first[case][0] == alone[case][0]
+        assert first[case][1] == second[case][1] == alone[case][1]
+        return
+    assert first[case] == alone[case]
+    assert second[case] == (0 if case == "judged" else alone[case])
+
+
+def test_validation_rows_are_shared_from_the_second_epoch_on(both: Both) -> None:
+    """With the history of one process; where draws are others each time, each does all of it.
+
+    Three batches an epoch, and one of training rows.
+    """
+    (first, second), alone, _ = both
+    for case in ("validated", "validated by a bound"):
+        assert first[case][0] == second[case][0] == alone[case][0]
+        assert alone[case][1] == 12
+        assert (first[case][1], second[case][1]) == (4 + 2 * 2, 4 + 2 * 3)
+    case = "validated otherwise each time"
+    assert min(first[case][1], second[case][1]) >= 12
+
+
+def test_a_process_that_falls_behind_is_named_once(both: Both) -> None:
+    """By the first one, in the first of two epochs."""
+    (first, second), alone, _ = both
+    (line,) = first["slow"]
+    assert re.fullmatch(
+        r"epoch 1: process 1 falls behind: \d+\.\d ms for its part of a step "
+        r"\(\d+\.\d computing\), where the others take \d+\.\d ms",
+        line,
+    )
+    assert second["slow"] == alone["slow"] == []
+
+
+def test_what_is_chance_is_not_named() -> None:
+    """Few steps, short ones, small differences, and waiting where there are too few cores."""
+    usual, slow = Pace(0.010, 0.009, 50, False), Pace(0.020, 0.009, 50, False)
+    assert behind([usual, slow, usual]) == behind([usual, slow])
+    assert behind([slow, usual, usual]) == (0, "20.0 ms for its part of a step (9.0 computing), "
+                                               "where the others take 10.0 ms")  # fmt: skip
+    for other in (
+        slow._replace(steps=19),
+        slow._replace(seconds=0.0149),
+        slow._replace(is_crowded=True),
+    ):
+        assert behind([usual, other]) is None
+    assert behind([Pace(0.001, 0.001, 50, False), Pace(0.0019, 0.0019, 50, False)]) is None
+    crowded = usual._replace(is_crowded=True), slow._replace(busy=0.019, is_crowded=True)
+    assert behind(crowded) is not None
+
+
+def test_rows_of_other_random_numbers_are_noticed(both: Both) -> None:
+    """Then each process does all rows, and the first one says so."""
+    (first, second), alone, _ = both
+    said = "each process does all rows: what is drawn for some depends on those before"
+    assert first["not drawn"] == [alone["scores"], said]
+    assert second["not drawn"] == alone["not drawn"] == [alone["scores"]]
+
+
+@pytest.mark.parametrize(
+    ("case", "message"),
+    [
+        ("another model", "`vae`: expected the same in all .*, got 'another one in process 1'"),
+        ("another seed", "`seed`: expected the same in all .*, got 'another one in process 1'"),
+        ("refused rows", "ValueError: `x`: expected "),
+        ("unreadable", "OSError: cannot read"),
+    ],
+)
+def test_all_processes_raise_what_one_raises(both: Both, case: str, message: str) -> None:
+    (first, second), _, _ = both
+    assert first[case] == second[case]
+    assert re.search(message, first[case])
+
+
+def test_an_error_of_a_command_is_one_line_of_the_first_process(both: Both) -> None:
+    """Whoever has it: then all leave, none waits for another, and nothing is written."""
+    (first, second), _, _ = both
+    *said, written = first["refused commands"]
+    assert [code for code, *_ in second["refused commands"][:-1]] == [2] * 5
+    assert [(code, out) for code, out, _ in said] == [(2, "")] * 5
+    assert not written
+    lines = [error for _, _, error in said]
+    for line, words in zip(
+        lines,
+        (
+            "error: `folder`: expected .*/none",
+            "error: .*model.json",
+            "error: `--ais`: expected none in 2 processes, which share scores alone",
+            "error: `--num-fits`: expected none in 2 processes .*: --jobs shares fits",
+            "error: `torchrun`: expected one of the commands fit, evaluate, impute, encode, which",
+        ),
+        strict=True,
+    ):
+        assert re.match(words, line), line
+        assert line.count("\n") == 1
+    assert [error for _, _, error in second["refused commands"][:4]] == [""] * 4
 
 
 def test_another_command_is_of_one_process(
@@ -178,6 +301,6 @@ def test_another_command_is_of_one_process(
 ) -> None:
     for name, value in {"TORCHELASTIC_RUN_ID": "none", "WORLD_SIZE": "2"}.items():
         monkeypatch.setenv(name, value)
-    assert main(["evaluate", "runs/digits"]) == 2
-    said = "error: `torchrun`: expected the command fit, whose steps are shared, got 'evaluate'\n"
-    assert capsys.readouterr().err == said
+    assert main(["compare", "runs/digits"]) == 2
+    said = "one of the commands fit, evaluate, impute, encode, which processes share, got 'compare'"
+    assert capsys.readouterr().err == f"error: `torchrun`: expected {said}\n"

@@ -6,7 +6,13 @@ import os
 import signal
 import sys
 from collections.abc import Callable
-from contextlib import suppress
+from contextlib import (
+    AbstractContextManager,
+    nullcontext,
+    redirect_stderr,
+    redirect_stdout,
+    suppress,
+)
 from importlib import import_module
 from importlib.metadata import version
 from types import ModuleType
@@ -17,7 +23,9 @@ from pyro_vae._terminal import say, shown
 
 __all__ = ["VERBS", "entry", "main"]
 
-_SHARED = "fit"  # by the processes that torchrun starts
+# What processes that torchrun starts share: steps, and rows.
+_BY_ROWS = ("evaluate", "impute", "encode")
+_SHARED = ("fit", *_BY_ROWS)
 _UNREAD = 128 + 13  # as of SIGPIPE, which Windows does not have
 VERBS: dict[str, str] = {
     "inspect": "Show what the columns of a table are; write it as a schema.",
@@ -62,6 +70,14 @@ def main(argv: list[str] | None = None) -> int:
         standard error; 130 if interrupted, 143 if terminated, 129 if the terminal was closed.
     """
     verb, *rest = (sys.argv[1:] if argv is None else argv) or ["--help"]
+    if verb in _BY_ROWS and _is_one_of_several() and os.environ["RANK"] != "0":
+        # The first one has the terminal, and says what any of them has to say.
+        with open(os.devnull, "w") as nowhere, redirect_stdout(nowhere), redirect_stderr(nowhere):
+            return _code_of(verb, rest)
+    return _code_of(verb, rest)
+
+
+def _code_of(verb: str, rest: list[str]) -> int:
     try:
         if verb in ("-h", "--help"):
             say(_HELP)
@@ -71,11 +87,13 @@ def main(argv: list[str] | None = None) -> int:
             return 0
         if verb not in VERBS:
             raise unknown_name("command", verb, VERBS)
-        if verb != _SHARED and _is_one_of_several():
-            raise expected("torchrun", f"the command {_SHARED}, whose steps are shared", verb)
+        if verb not in _SHARED and _is_one_of_several():
+            what = f"one of the commands {', '.join(_SHARED)}, which processes share"
+            raise expected("torchrun", what, verb)
         with raising():
             run: Callable[[list[str]], int | None] = _module(verb).run
-            return run(rest) or 0
+            with _as_one(verb):
+                return run(rest) or 0
     except SystemExit as done:  # argparse leaves this way after printing help
         return int(done.code or 0)
     except KeyboardInterrupt as stop:
@@ -93,6 +111,15 @@ def main(argv: list[str] | None = None) -> int:
 def _is_one_of_several() -> bool:
     """Tells whether torchrun has started this process with others."""
     return "TORCHELASTIC_RUN_ID" in os.environ and os.environ.get("WORLD_SIZE", "1") != "1"
+
+
+def _as_one(verb: str) -> AbstractContextManager[None]:
+    """Inside it, what one of several processes raises all of them raise."""
+    if verb not in _BY_ROWS or not _is_one_of_several():
+        return nullcontext()
+    from pyro_vae.engine.by_rows import by_rows
+
+    return by_rows()
 
 
 def _stopped(stop: KeyboardInterrupt) -> int:
@@ -159,4 +186,11 @@ def entry() -> None:
         os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:
         signal.signal(signal.SIGINT, signal.SIG_DFL)  # all is done: no traceback of what is left
+    processes = sys.modules.get("pyro_vae.engine.processes")  # which imports torch
+    if processes is not None and _is_one_of_several():
+        # A thread of the group that is late has aborted a process whose interpreter had gone, and
+        # torchrun then ends the others.
+        processes.leave()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

@@ -14,7 +14,6 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae._errors import check_seed, expected, plural
 from pyro_vae._terminal import say
-from pyro_vae._untouched import undisturbed
 from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like
 from pyro_vae.cli.options import add_safe
@@ -23,6 +22,8 @@ from pyro_vae.cli.programs import add_program, load_run
 from pyro_vae.cli.runs import SEED, new_path
 from pyro_vae.cli.table_files import TABLES, beside_rows, content_of, rows_in_order
 from pyro_vae.data.rows import Rows
+from pyro_vae.engine.by_rows import Report, check_alike, in_turn
+from pyro_vae.engine.processes import all_processes
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.weigh import observations_at_once
 
@@ -72,6 +73,8 @@ def run(argv: list[str]) -> None:
     order = places.argsort()
     loc, scale = (torch.cat(each)[order].numpy() for each in zip(*found, strict=True))
     beside = beside_rows(folder, data, like, options.data, own=own)
+    if not all_processes().is_first:
+        return
     out.parent.mkdir(parents=True, exist_ok=True)
     checkpoint.write_bytes(out, _content(out.suffix, vae, loc, scale, beside, options.safe))
     written = {"out": str(out), "rows": len(loc), "shape": list(loc.shape[1:])}
@@ -88,12 +91,17 @@ def _latents(vae: Amortized, rows: Rows, seed: int) -> tuple[Tensor, Tensor]:
         each = [_latents(one, rows, seed) for one in vae.fixed(_GLOBALS, seed)]
         loc, scale = (torch.stack(columns) for columns in zip(*each, strict=True))
         return loc.mean(0), (scale.square().mean(0) + loc.var(0, correction=0)).sqrt()
-    means, variances = [], []
-    with undisturbed(vae, seed, vae.device):
-        for batch in rows.batches(observations_at_once(vae, rows.x)):
-            q = vae.encode(vae.uses(batch).without("labels"))
-            means.append(q.mean.cpu())
-            variances.append(q.variance.cpu().expand_as(means[-1]))
+    size = observations_at_once(vae, rows.x)
+
+    def encode(batch: Rows, report: Report) -> tuple[Tensor, Tensor]:
+        q = vae.encode(vae.uses(batch).without("labels"))
+        mean = q.mean.cpu()
+        return mean, q.variance.cpu().expand_as(mean)
+
+    check_alike(vae, {"seed": seed}, {"x": rows.x, **rows.tensors()})
+    # Few guides draw anything for a mean; where one does, it is seen.
+    found = in_turn(vae, rows, size, seed, encode, lambda batch: None)
+    means, variances = zip(*found, strict=True)
     return torch.cat(means), torch.cat(variances).sqrt()
 
 

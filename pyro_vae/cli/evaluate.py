@@ -9,6 +9,7 @@ from typing import Any, Literal
 from jsonargparse import Namespace
 
 from pyro_vae._console import Terminal
+from pyro_vae._errors import expected
 from pyro_vae._progress import live
 from pyro_vae._terminal import say
 from pyro_vae.cli.folders import RUN, run_folder
@@ -18,6 +19,7 @@ from pyro_vae.cli.programs import add_program, at_a_draw, load_run
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
+from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation import ais, evaluate, gaps
 from pyro_vae.evaluation._memory import as_bytes
 from pyro_vae.programs import Amortized
@@ -79,6 +81,10 @@ def run(argv: list[str]) -> None:
     )
     add_program(parser)
     options = parse(parser, argv)
+    for name in ("ais", "gaps"):
+        if options[name] and (several := all_processes().count) > 1:
+            what = f"none in {several} processes, which share scores alone"
+            raise expected(f"--{name}", what, True)
     limit = options.max_memory
     max_memory = None if limit is None else as_bytes(limit, "--max-memory")
     folder = run_folder(options.run)

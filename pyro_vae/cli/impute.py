@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any, Literal
 
 import numpy as np
-import pyro
 import torch
 from torch import Tensor
 
@@ -32,6 +31,8 @@ from pyro_vae.data.likeness import reading_like
 from pyro_vae.data.readers import Reading
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
+from pyro_vae.engine.by_rows import in_blocks, mixed
+from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation import Imputation, impute
 from pyro_vae.programs import VAE
 from pyro_vae.programs.imputing import Proposal, UnexplainedRows
@@ -84,7 +85,7 @@ def run(argv: list[str]) -> None:
     Raises:
         ValueError: If an option, the run, the table or the file are not what they should be.
     """
-    parser = _parser()
+    processes, parser = all_processes(), _parser()
     options = parse(parser, argv)
     if options.num_samples != "auto":
         positive_integer("--num-samples", options.num_samples)
@@ -97,11 +98,11 @@ def run(argv: list[str]) -> None:
     source = _source(folder, vae, options.file or options.data, options.unseen)
     outs = _outs(options.out, source.path.suffix, count)
     others = _probabilities_out(options.probabilities, source.data.schema)
+    processes.gathered(None)  # all have looked for files that are there, before one is written
     rows, schema = source.rows, source.data.schema
     x = rows.x
     mask = ~x.isnan()
     lacking = (~mask).flatten(1).any(1)
-    pyro.set_rng_seed(options.seed)
     drawn = x.expand(count or 1, *x.shape).clone()
     at = [] if schema is None else _of_levels(schema)
     shares: dict[int, Tensor] = {}
@@ -117,7 +118,7 @@ def run(argv: list[str]) -> None:
                     num_samples=options.num_samples,
                     num_imputations=count,
                     proposal=options.proposal,
-                    seed=None,
+                    seed=options.seed,
                     **({} if fits is None else _refitting(folder, vae, fits)),
                     **rows[lacking].conditions,
                 )
@@ -126,14 +127,16 @@ def run(argv: list[str]) -> None:
         drawn[:, lacking] = found.x.to(x)
         if others is not None and schema is not None:
             sizes = {i: schema.x[i].num_levels for i in at}
-            shares = _shares(vae, rows[lacking], sizes)
+            shares = _shares(vae, rows[lacking], sizes, options.seed)
             modes = torch.stack([each.argmax(1) for each in shares.values()], 1)
         elif count is None and at:
-            modes = _modes(vae, rows[lacking], at)
+            modes = _modes(vae, rows[lacking], at, options.seed)
         if count is None and at:
             drawn[:, lacking] = drawn[:, lacking].index_copy(2, torch.tensor(at), modes[None].to(x))
     if options.unseen == "missing":
         mask |= source.written()  # what is there stays there, whatever the model takes it for
+    if not processes.is_first:
+        return
     _write(outs, source, drawn, mask, vae.likelihood.words, safe=options.safe)
     written: dict[str, Any] = {"out": [str(out) for out in outs] if len(outs) > 1 else str(outs[0])}
     written |= {"filled": int((~mask).sum()), "rows": len(x), "num_imputations": count}
@@ -169,6 +172,9 @@ def _check_fits(fits: int | None, count: int | None, probabilities: str | None) 
     if fits is None:
         return None
     fits = positive_integer("--num-fits", fits)
+    if (several := all_processes().count) > 1:
+        what = f"none in {several} processes that torchrun has started: --jobs shares fits"
+        raise expected("--num-fits", what, fits)
     if count is None or fits > count:
         what = f"--num-imputations of {fits} or more: each fit draws a share of them"
         raise expected("--num-fits", what, count)
@@ -311,22 +317,38 @@ def _of_levels(schema: Schema) -> list[int]:
     return [i for i, f in enumerate(schema.x) if f.levels and f.kind in ("category", "binary")]
 
 
-def _modes(vae: VAE, rows: Rows, at: list[int]) -> Tensor:
+def _modes(vae: VAE, rows: Rows, at: list[int], seed: int) -> Tensor:
     """The most probable levels of some columns, those drawn most often, shape ``(N, len(at))``."""
-    draws = vae.impute(rows.x, ~rows.x.isnan(), num_imputations=_DRAWS, **rows.conditions)
-    return draws[..., at].mode(0).values
+
+    def modes(part: Rows, place: int) -> Tensor:
+        draws = _draws(vae, part, _DRAWS)
+        return draws[..., at].mode(0).values
+
+    return torch.cat(in_blocks(vae, rows, _AT_ONCE, _later(seed), modes))
 
 
-def _shares(vae: VAE, rows: Rows, sizes: Mapping[int, int]) -> dict[int, Tensor]:
+def _shares(vae: VAE, rows: Rows, sizes: Mapping[int, int], seed: int) -> dict[int, Tensor]:
     """How often each level of some columns is drawn, shape ``(N, levels)`` each."""
-    found: dict[int, list[Tensor]] = {column: [] for column in sizes}
-    for part in rows.batches(_AT_ONCE):
-        draws = vae.impute(part.x, ~part.x.isnan(), num_imputations=_MORE_DRAWS, **part.conditions)
+
+    def shares(part: Rows, place: int) -> dict[int, Tensor]:
+        draws, found = _draws(vae, part, _MORE_DRAWS), {}
         for column, size in sizes.items():
             levels = torch.arange(size, device=draws.device)
             drawn = draws[..., column].round()
-            found[column].append((drawn[..., None] == levels).float().mean(0).cpu())
-    return {column: torch.cat(each) for column, each in found.items()}
+            found[column] = (drawn[..., None] == levels).float().mean(0).cpu()
+        return found
+
+    found = in_blocks(vae, rows, _AT_ONCE, _later(seed), shares)
+    return {column: torch.cat([each[column] for each in found]) for column in sizes}
+
+
+def _draws(vae: VAE, rows: Rows, count: int) -> Tensor:
+    return vae.impute(rows.x, ~rows.x.isnan(), num_imputations=count, **rows.conditions)
+
+
+def _later(seed: int) -> int:
+    """Returns a seed of other random numbers than those that fill the cells of numbers."""
+    return mixed(seed, 1)
 
 
 def _probabilities(

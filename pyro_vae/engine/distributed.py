@@ -34,6 +34,7 @@ from pyro_vae.engine.dependencies import Dependencies
 from pyro_vae.engine.errors import NotCapturable
 from pyro_vae.engine.graph import Graph
 from pyro_vae.engine.optim import Optim, Slot
+from pyro_vae.engine.pace import Stopwatch
 from pyro_vae.engine.problem import Problem
 from pyro_vae.engine.processes import Processes
 from pyro_vae.engine.protocol import Attempt, Batch, Engine, EngineName
@@ -59,6 +60,8 @@ class Sharing:
 
     Attributes:
         asked: Whether this process was asked to stop.
+        watch: Takes the time of this process's own part of each step.
+        named: Processes that were said to fall behind.
         stops: Whether any of them was, at the last step at which it was looked.
     """
 
@@ -78,6 +81,8 @@ class Sharing:
         self.buffers = list(buffers)
         self.asked = False
         self.stops = False
+        self.watch = Stopwatch()
+        self.named: set[int] = set()
 
     @property
     def own(self) -> range:
@@ -217,6 +222,7 @@ class SharedEngine:
     def steps(self, batch: Batch, tensors: Sequence[Tensor], count: int) -> Tensor:
         index, *data = tensors
         sharing, at, device = self._sharing, self._steps(), self._problem.device
+        sharing.watch.start()
         self._shard.settle(device)
         pieces = index.split(sharing.rows)
         before = _Before(self._problem, sharing)
@@ -231,6 +237,8 @@ class SharedEngine:
         self._like = found[0] if found else self._like
         found += [_zeros(self._like) for _ in range(len(sharing.own) - len(found))]
         found[0][-1].fill_(float(sharing.asked))
+        if len(pieces) == sharing.shards:  # a short batch is more for one than for others
+            sharing.watch.stop()
         losses, rest = self._updated(sharing.brought(found))
         before.average(rest, len(pieces))
         if sharing.processes.count > 1 and (device.type == "cpu" or at % _LOOK == 0):

@@ -1,24 +1,32 @@
-"""The processes that take steps together: which there are, and what they say to each other."""
+"""The processes that work together: which there are, and what they say to each other."""
 
 from __future__ import annotations
 
 import atexit
+import logging
 import multiprocessing
 import os
+import pickle
 import sys
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager, suppress
+from contextvars import ContextVar
 from dataclasses import dataclass
+from functools import partial
 from typing import Any, TypeVar
 
 import torch
 from torch import Tensor
 
-__all__ = ["Processes", "all_processes", "local_rank"]
+__all__ = ["Processes", "all_processes", "apart", "leave", "local_rank", "together"]
 
 Made = TypeVar("Made")
 
+log = logging.getLogger("pyro_vae")
+
 _BY_TORCHRUN = ("RANK", "WORLD_SIZE", "MASTER_ADDR", "MASTER_PORT")
 _ERRORS = (ValueError, OSError, MemoryError, FloatingPointError)  # known to all processes alike
+_apart: ContextVar[bool] = ContextVar("apart", default=False)
 
 
 @dataclass(frozen=True)
@@ -48,33 +56,74 @@ class Processes:
         sent: list[Any] = [None]
         if self.is_first:
             try:
-                sent = [("made", make())]
+                with apart():
+                    sent = [("made", make())]
             except BaseException as raised:
                 error = raised
-                kind = next((i for i, each in enumerate(_ERRORS) if isinstance(raised, each)), -1)
-                sent = [("raised", (kind, str(raised)))]
+                sent = [("raised", _as_known(raised))]
         distributed.broadcast_object_list(sent, src=0)
         if error is not None:
             raise error
         outcome, value = sent[0]
         if outcome == "raised":
-            kind, text = value
-            raise (RuntimeError if kind < 0 else _ERRORS[kind])(text)
+            raise value
         return value
 
     def first_of(self, value: Made) -> Made:
         """Returns what the first one has."""
         return self.from_first(lambda: value)
 
-    def gathered(self, value: Made) -> list[Made]:
-        """Returns what each process has, in their order."""
+    def each(self, make: Callable[[], Made]) -> list[Made]:
+        """Returns what each process makes, in their order; what one raises, all of them raise."""
         if self.count == 1:
-            return [value]
+            return [make()]
         from torch import distributed
 
+        own: Exception | None = None
+        try:
+            said: tuple[str, Any] = ("made", make())
+        except Exception as error:
+            own, said = error, ("raised", _as_known(error))
         found: list[Any] = [None] * self.count
-        distributed.all_gather_object(found, value)
-        return found
+        try:
+            with _of_a_group():
+                distributed.all_gather_object(found, said)
+        except ConnectionError as error:
+            raise _noted(error if own is None else own) from error
+        for rank, (outcome, value) in enumerate(found):
+            if outcome == "raised":
+                raise _noted(value if own is None or rank != self.rank else own)
+        return [value for _, value in found]
+
+    def gathered(self, value: Made) -> list[Made]:
+        """Returns what each process has, in their order."""
+        return self.each(lambda: value)
+
+    @contextmanager
+    def as_one(self) -> Iterator[None]:
+        """Inside it, an error of one process is raised by all, where they next meet.
+
+        They meet in :meth:`each`, or at the end; what else they say to each other knows of none.
+        """
+
+        def fail(error: Exception) -> None:
+            raise error
+
+        if self.count == 1:
+            yield
+            return
+        try:
+            yield
+        except Exception as error:
+            if not hasattr(error, _KNOWN):
+                with suppress(Exception):
+                    self.each(partial(fail, _noted(error)))
+            raise
+        self.gathered(None)
+
+    def own(self, count: int) -> range:
+        """Returns which of so many things that follow one another are this process's."""
+        return range(self.rank * count // self.count, (self.rank + 1) * count // self.count)
 
     def stacked(self, rows: Tensor) -> Tensor:
         """Returns the rows of all processes, in their order, shape ``(count * k, n)``."""
@@ -93,6 +142,25 @@ class Processes:
         return operators.wait_tensor(operators.all_reduce(value, "sum", _group()))
 
 
+_KNOWN = "known_to_all"  # an error that no process has to be told of
+
+
+def _noted(error: Exception) -> Exception:
+    setattr(error, _KNOWN, True)
+    return error
+
+
+def _as_known(error: BaseException) -> Exception:
+    """Returns an error as other processes can have it."""
+    if isinstance(error, Exception):
+        with suppress(Exception):
+            copy = pickle.loads(pickle.dumps(error))
+            if type(copy) is type(error) and str(copy) == str(error):
+                return error
+    kind = next((each for each in _ERRORS if isinstance(error, each)), RuntimeError)
+    return kind(str(error))
+
+
 def _group() -> str:
     from torch import distributed
 
@@ -105,8 +173,11 @@ def all_processes() -> Processes:
     """Returns the processes that a fit is shared by: one, unless there is a group.
 
     A group is one that the script has initialised, or the one that ``torchrun`` has started this
-    process for, by its environment; processes that such a process starts for itself are in none.
+    process for, by its environment; processes that such a process starts for itself are in none,
+    and nor is one that is :func:`apart`.
     """
+    if _apart.get():
+        return Processes()
     loaded: Any = sys.modules.get("torch.distributed")
     if loaded is not None and loaded.is_available() and loaded.is_initialized():
         return Processes(loaded.get_rank(), loaded.get_world_size())
@@ -119,8 +190,53 @@ def all_processes() -> Processes:
     if on_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
     distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
-    atexit.register(_leave)
+    atexit.register(leave)
     return Processes(distributed.get_rank(), distributed.get_world_size())
+
+
+@contextmanager
+def apart() -> Iterator[None]:
+    """Inside it, this process is by itself: the others do not do what it does there."""
+    before = _apart.set(True)
+    try:
+        yield
+    finally:
+        _apart.reset(before)
+
+
+@contextmanager
+def together(processes: Processes) -> Iterator[None]:
+    """Inside it, processes but the first one log errors alone, and each knows when one has gone.
+
+    Raises:
+        ConnectionError: In place of what gloo and NCCL say of a process that has ended.
+    """
+    if processes.count == 1:
+        yield
+        return
+    before = log.level
+    if not processes.is_first:
+        log.setLevel(logging.ERROR)
+    try:
+        with _of_a_group():
+            yield
+    finally:
+        log.setLevel(before)
+
+
+@contextmanager
+def _of_a_group() -> Iterator[None]:
+    """Inside it, what is said of a process that has ended is one line."""
+    from torch import distributed
+
+    try:
+        yield
+    except RuntimeError as error:
+        text = str(error)
+        if not (isinstance(error, distributed.DistError) or "gloo" in text or "NCCL" in text):
+            raise
+        reason = text.splitlines()[0]
+        raise ConnectionError(f"another process of the group has ended: {reason}") from error
 
 
 def local_rank() -> int:
@@ -128,7 +244,8 @@ def local_rank() -> int:
     return int(os.environ.get("LOCAL_RANK", "0"))
 
 
-def _leave() -> None:
+def leave() -> None:
+    """Ends the part of this process in its group, if it is in one."""
     from torch import distributed
 
     if distributed.is_initialized():

@@ -30,6 +30,7 @@ from pyro_vae.programs.weigh import (
     draw_weighted,
     draws_at_once,
     observations_at_once,
+    proposed,
 )
 
 __all__ = ["BLOCK", "Draws", "Proposal", "decoder_operations", "worth_compiling"]
@@ -111,18 +112,13 @@ class Draws:
             at_once *= _FEWER_PASSES
         if max_memory is not None:
             batch, at_once = self._within(max_memory, rows, batch, at_once, num_samples)
-        self._rows, self._batch = rows, batch
+        self.batch = batch  # observations at a time
         self.sizes = chunk_sizes(len(rows), batch)
         self.counts = {
             from_prior: _counts(total, at_once) for from_prior, total in self.strata.items()
         }
         self._least = num_samples  # at a time: fewer, once memory has not sufficed
         self._graphs: dict[_Chunk, Graph | None] = dict.fromkeys(self._worth_compiling())
-
-    @property
-    def batches(self) -> Iterator[Rows]:
-        """The observations in batches of these ``sizes``."""
-        return self._rows.batches(self._batch)
 
     def of(self, rows: Rows, features: Tensor) -> Iterator[tuple[bool, Tensor]]:
         """Yields whether draws are from the prior, and their terms, float64, ``(3, S, B)``.
@@ -140,6 +136,12 @@ class Draws:
                     block = torch.cat(held, 1)
                     held, size = [], 0
                     yield from_prior, block.cpu().double()
+
+    def pass_over(self, rows: Rows, features: Tensor) -> None:
+        """Draws what :meth:`of` draws for some rows, and does nothing with it."""
+        for from_prior, counts in self.counts.items():
+            for count in counts:
+                proposed(self.vae, rows, count, features, from_prior)
 
     def log_proposal(self, log_prior: Tensor, log_guide: Tensor) -> Tensor:
         """Returns the log-density that draws have, whichever component they are from."""

@@ -10,8 +10,10 @@ import torch
 from torch import Tensor
 
 from pyro_vae._errors import expected
+from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import MAX_ENUMERATED
+from pyro_vae.engine.by_rows import Report, in_turn
 from pyro_vae.evaluation._common import check_ignorable, states_of
 from pyro_vae.evaluation._draws import Draws
 from pyro_vae.programs import Amortized, Program
@@ -142,21 +144,24 @@ def enumerated(
     vae: Amortized,
     rows: Rows | StreamedRows,
     max_memory: int | None,
+    seed: int,
     progress: Callable[[float], None] | None,
 ) -> Enumerated:
     """Scores rows that the model accepted, by sums over all states of its latent.
 
     Args:
-        vae: The model, in evaluation mode.
+        vae: The model.
         rows: The rows.
         max_memory: As :func:`~pyro_vae.evaluation.evaluate` takes it.
+        seed: Of what the guide draws, if it does.
         progress: Called with the fraction that is done.
     """
     num_states = _number_of_states(vae, rows)
-    # The plan of as many draws is that of the states.
-    plan = Draws(vae, rows, num_states, "guide", max_memory)
-    columns, means = [], []
-    for i, batch in enumerate(plan.batches):
+    with undisturbed(vae, seed, vae.device):
+        # The plan of as many draws is that of the states.
+        plan = Draws(vae, rows, num_states, "guide", max_memory)
+
+    def score(batch: Rows, report: Report) -> tuple[Tensor, Tensor]:
         prior, guide = vae.prior_at(batch.given), vae.infer(batch)
         total = torch.full((len(batch),), -math.inf, dtype=torch.float64)
         reconstruction = kl = torch.zeros(len(batch), dtype=torch.float64)
@@ -166,10 +171,15 @@ def enumerated(
             total = torch.logaddexp(total, (likelihood + p).logsumexp(0))
             reconstruction = reconstruction + _expected(q, likelihood)
             kl = kl + _expected(q, q - p)
-        columns.append(torch.stack([total, reconstruction, kl]))
-        means.append(guide.mean.cpu().double())
-        if progress is not None:
-            progress((i + 1) / len(plan.sizes))
+        report(1.0)
+        return torch.stack([total, reconstruction, kl]), guide.mean.cpu().double()
+
+    def draw(batch: Rows) -> Tensor:
+        mean: Tensor = vae.infer(batch).mean
+        return mean
+
+    found = in_turn(vae, rows, plan.batch, seed, score, draw, progress)
+    columns, means = zip(*found, strict=True)
     log_marginal, reconstruction, kl = torch.cat(columns, 1)
     return Enumerated(log_marginal, reconstruction, kl, torch.cat(means), num_states)
 

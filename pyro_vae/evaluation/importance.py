@@ -16,6 +16,7 @@ from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.data.source import Stream
 from pyro_vae.distributions import Space, closed_kl
+from pyro_vae.engine.by_rows import Report, by_rows, check_alike, in_turn
 from pyro_vae.evaluation._common import check_arguments, measured_anywhere, variance_by_site
 from pyro_vae.evaluation._draws import Draws, Proposal
 from pyro_vae.evaluation.averaging import averaged
@@ -58,7 +59,8 @@ def evaluate(
     is drawn as it is, never relaxed. Memory does not grow with
     ``num_samples``, but for the sqrt(S) largest weights of a batch. The model and the caller's
     random state stay as they were. Where there is enough work for it to pay, the draws are one
-    compiled graph, with the same numbers on a CPU.
+    compiled graph, with the same numbers on a CPU. Several processes that ``torchrun`` has started
+    share the rows, and all of them have all scores.
 
     A ``defensive`` proposal is a mixture, :math:`\frac45 q(z \mid x) + \frac15 p(z)`, which bounds
     each weight by 5 p(x|z): for guides that miss a part of the posterior, which is what k-hat warns
@@ -118,14 +120,16 @@ def evaluate(
     if not isinstance(smooth, bool):
         raise expected("smooth", "True or False", smooth)
     num_globals = positive_integer("num_globals", num_globals)
-    rows, described = measured_anywhere(vae, x, given, base_measure)
-    options = (num_samples, proposal, smooth, max_memory)
-    programs = vae.fixed(num_globals, seed)
-    scores = []
-    for s, one in enumerate(programs):
-        own = None if progress is None else partial(_share, progress, s, len(programs))
-        # With random numbers of its own each: the jackknife then sees the error of weights, too.
-        scores.append(_scored(one, rows, *options, (seed + s) % 2**32, described, own))
+    with by_rows():
+        rows, described = measured_anywhere(vae, x, given, base_measure)
+        options = (num_samples, proposal, smooth, max_memory)
+        check_alike(vae, {"x": described, "seed": seed, "num_samples": options}, {})
+        programs = vae.fixed(num_globals, seed)
+        scores = []
+        for s, one in enumerate(programs):
+            own = None if progress is None else partial(_share, progress, s, len(programs))
+            # With random numbers of its own each: the jackknife then sees the error of weights, too
+            scores.append(_scored(one, rows, *options, (seed + s) % 2**32, described, own))
     return averaged(scores) if vae.has_globals else scores[0]
 
 
@@ -154,22 +158,30 @@ def _scored(
         mixed = 0
     with undisturbed(vae, seed, vae.device):
         draws = Draws(vae, rows, num_samples, proposal, max_memory)
-    columns, means, kl_estimators = [], [], set()
-    with undisturbed(vae, seed, vae.device):
-        for i, batch in enumerate(draws.batches):
-            if mixed:
-                strata = _mixed(vae, draws, i, batch, num_samples, mixed, progress)
-                columns.append(_columns(strata[False], strata[True], None, smooth))
-                means.append(vae.infer(batch).mean.cpu().double())
-                kl_estimators.add("sampled")
-                continue
-            features, strata = _weighed(vae, draws, i, batch, num_samples, progress)
-            guide = vae.guide_at(features, batch)
-            kl = closed_kl(guide, vae.prior_at(batch.given))
-            kl = None if kl is None else kl.expand(guide.batch_shape)
-            kl_estimators.add("sampled" if kl is None else "analytic")
-            columns.append(_columns(strata[False], strata[True], kl, smooth))
-            means.append(guide.mean.cpu().double())
+
+    def score(batch: Rows, report: Report) -> tuple[dict[str, Tensor], Tensor, str]:
+        if mixed:
+            strata = _mixed(vae, draws, batch, num_samples, mixed, report)
+            found = _columns(strata[False], strata[True], None, smooth)
+            return found, vae.infer(batch).mean.cpu().double(), "sampled"
+        features, strata = _weighed(draws, batch, num_samples, report)
+        guide = vae.guide_at(features, batch)
+        kl = closed_kl(guide, vae.prior_at(batch.given))
+        kl = None if kl is None else kl.expand(guide.batch_shape)
+        found = _columns(strata[False], strata[True], kl, smooth)
+        return found, guide.mean.cpu().double(), "sampled" if kl is None else "analytic"
+
+    def draw(batch: Rows) -> Tensor:
+        features = vae.features(batch)
+        draws.pass_over(batch, features)
+        mean: Tensor = vae.guide_at(features, batch).mean
+        return mean
+
+    # What is missing, and sites at each state of others, are drawn with the weights.
+    draws_apart = vae.is_ignorable and not mixed
+    passes = draw if draws_apart else None
+    found = in_turn(vae, rows, draws.batch, seed, score, passes, progress)
+    columns, means, kl_estimators = zip(*found, strict=True)
     return Scores(
         **{name: torch.cat([c[name] for c in columns]).numpy() for name in columns[0]},
         active_units=_active_units(torch.cat(means), vae.space),
@@ -197,8 +209,7 @@ def _summed(
     progress: Callable[[float], None] | None,
 ) -> Scores:
     """Scores a model whose latent has few enough states to list."""
-    with undisturbed(vae, seed, vae.device):
-        found = enumerated(vae, rows, max_memory, progress)
+    found = enumerated(vae, rows, max_memory, seed, progress)
     size = len(found.log_marginal)
     return Scores(
         log_marginal=found.log_marginal.numpy(),
@@ -217,15 +228,10 @@ def _summed(
 
 
 def _weighed(
-    vae: Amortized,
-    draws: Draws,
-    i: int,
-    batch: Rows,
-    num_samples: int,
-    progress: Callable[[float], None] | None,
+    draws: Draws, batch: Rows, num_samples: int, report: Report
 ) -> tuple[Tensor, dict[bool, _Sums]]:
-    """Draws and weighs z for batch ``i``: returns its features, and sums by whether p(z) drew."""
-    features = vae.features(batch)
+    """Draws and weighs z for a batch: returns its features, and sums by whether p(z) drew."""
+    features = draws.vae.features(batch)
     strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in draws.counts}
     done = 0
     for from_prior, (log_likelihood, log_prior, log_guide) in draws.of(batch, features):
@@ -233,28 +239,25 @@ def _weighed(
         log_weights -= draws.log_proposal(log_prior, log_guide)
         strata[from_prior].update(log_weights, log_likelihood, log_guide - log_prior)
         done += len(log_weights)
-        if progress is not None:
-            progress((i + done / num_samples) / len(draws.sizes))
+        report(done / num_samples)
     return features, strata
 
 
 def _mixed(
     vae: Amortized,
     draws: Draws,
-    i: int,
     batch: Rows,
     num_samples: int,
     states: int,
-    progress: Callable[[float], None] | None,
+    report: Report,
 ) -> dict[bool, _Sums]:
-    """Draws and weighs the continuous sites of batch ``i`` at each state of the others."""
+    """Draws and weighs the continuous sites of a batch at each state of the others."""
     strata = {from_prior: _Sums(len(batch), num_samples) for from_prior in (False, True)}
     done = 0
     for count in chunk_sizes(num_samples, max(1, max(draws.counts[False]) // states)):
         strata[False].update(*summed_terms(vae, batch, count))
         done += count
-        if progress is not None:
-            progress((i + done / num_samples) / len(draws.sizes))
+        report(done / num_samples)
     return strata
 
 

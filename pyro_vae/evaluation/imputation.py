@@ -12,9 +12,11 @@ from torch import Tensor
 
 from pyro_vae._errors import check_seed, expected, positive_integer
 from pyro_vae._jobs import each
-from pyro_vae._untouched import seeded, undisturbed
+from pyro_vae._untouched import seeded
 from pyro_vae.data.rows import ConditionsLike, Numbers, Rows, given_of
 from pyro_vae.data.source import Stream
+from pyro_vae.engine.by_rows import by_rows, check_alike, in_blocks, mixed
+from pyro_vae.engine.processes import all_processes
 from pyro_vae.evaluation._common import finite
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE, Amortized, Refit
@@ -36,7 +38,7 @@ _FEW = 100  # effective draws: of fewer, intervals are not to be trusted
 _HIGH = 0.7  # k-hat
 _SOME = 0.05  # of the rows may be poor
 _MOST = 16_000  # draws that `auto` makes at most
-_AT_ONCE = 8192  # rows of a stream that are filled together
+_AT_ONCE = 1024  # rows that are filled together, with random numbers of their own
 
 
 @dataclass(frozen=True, eq=False, repr=False)
@@ -124,6 +126,8 @@ def impute(
     drawn from it. Imputations then vary as much as the parameters are unknown, which makes multiple
     imputation proper in Rubin's sense, as far as the bootstrap does. The fits are shared by the
     processes that joblib is configured to have (``joblib.parallel_config``), with the same result.
+    Without them, processes that ``torchrun`` has started share the rows, 1,024 at a time, and all
+    of them have all rows; not so without a seed.
 
     References:
         Multiple Imputation for Nonresponse in Surveys (Rubin, 1987),
@@ -176,15 +180,22 @@ def impute(
         for name, value in (("refit", refit), ("fitted_to", fitted_to)):
             if value is not None:
                 raise expected(name, "None without `num_fits`", value)
-    if (elsewhere := streamed(vae, x, beside)) is not None:
-        return _streamed(vae, elsewhere, num_samples, num_imputations, proposal, seed, num_fits)
-    rows = rows_of(vae, cast(Numbers, x), beside)
-    if num_fits is None:
-        return _imputed(vae, rows, num_samples, num_imputations, proposal, seed)
-    num_fits = positive_integer("num_fits", num_fits)
-    if num_imputations is None or num_fits > num_imputations:
-        what = f"at least num_fits = {num_fits}: each fit draws a share of them"
-        raise expected("num_imputations", what, num_imputations)
+    elif (count := all_processes().count) > 1:
+        raise expected(
+            "num_fits", f"None in {count} processes: one shares fits by joblib", num_fits
+        )
+    with by_rows():
+        elsewhere = streamed(vae, x, beside)
+        rows = rows_of(vae, cast(Numbers, x), beside) if elsewhere is None else elsewhere
+        if num_fits is None:
+            asked: dict[str, Any] = {"seed": seed, "num_samples": num_samples, "x": len(rows)}
+            asked |= {"num_imputations": num_imputations, "proposal": proposal}
+            tensors = {"x": rows.x, **rows.tensors()} if isinstance(rows, Rows) else {}
+            check_alike(vae, asked, tensors)
+            return _imputed(vae, rows, num_samples, num_imputations, proposal, seed)
+    if not isinstance(rows, Rows):
+        raise expected("num_fits", "None with data of which some are read at a time", num_fits)
+    tasks = _tasks(num_fits, num_imputations, seed)
     if refit is None or not callable(refit):
         raise expected(
             "refit", "from rows and a seed to a fitted model, such as `run.refit`", refit
@@ -192,12 +203,19 @@ def impute(
     resampled = rows if fitted_to is None else fitted_to
     if not isinstance(resampled, Rows):
         raise expected("fitted_to", "`pyro_vae.data.Rows`", resampled)
+    found = dict(each(_Fits(refit, rows, resampled, num_samples, proposal), tasks, "refit"))
+    return _together([found[fit] for fit in sorted(found)])
+
+
+def _tasks(num_fits: int, num_imputations: int | None, seed: int | None) -> list[tuple[int, int]]:
+    """Returns how many imputations each fit draws, and its seed."""
+    num_fits = positive_integer("num_fits", num_fits)
+    if num_imputations is None or num_fits > num_imputations:
+        what = f"at least num_fits = {num_fits}: each fit draws a share of them"
+        raise expected("num_imputations", what, num_imputations)
     counts = [len(part) for part in np.array_split(np.arange(num_imputations), num_fits)]
     first = int(torch.initial_seed() % 2**31) if seed is None else seed
-    fits = _Fits(refit, rows, resampled, num_samples, proposal)
-    tasks = [(count, _mixed(first, fit)) for fit, count in enumerate(counts)]
-    found = dict(each(fits, tasks, "refit"))
-    return _together([found[fit] for fit in sorted(found)])
+    return [(count, mixed(first, fit)) for fit, count in enumerate(counts)]
 
 
 @dataclass(frozen=True)
@@ -223,58 +241,50 @@ class _Fits:
         return _imputed(other, rows, self.num_samples, count, self.proposal, seed)
 
 
-def _streamed(
+def _imputed(
     vae: VAE,
-    rows: StreamedRows,
+    rows: Rows | StreamedRows,
     num_samples: NumSamples,
     num_imputations: int | None,
     proposal: Proposal,
     seed: int | None,
-    num_fits: int | None,
 ) -> Imputation:
-    """Fills rows of a stream some at a time, each of these with random numbers of their own."""
-    if num_fits is not None:
-        raise expected("num_fits", "None with data of which some are read at a time", num_fits)
-    found, done = [], 0
-    for part in rows.batches(_AT_ONCE):
-        own = None if seed is None else _mixed(seed, done)
+    """Fills rows block by block, without a seed all in memory at once."""
+    none = torch.empty(0, dtype=torch.long)
+
+    def fill(block: Rows, place: int) -> tuple[Tensor, np.ndarray, Tensor]:
         try:
-            found.append(_imputed(vae, part, num_samples, num_imputations, proposal, own))
+            return *_filled(vae, block, num_samples, num_imputations, proposal), none
         except UnexplainedRows as error:
-            raise UnexplainedRows(error.index + done) from None
-        done += len(part)
-    x = torch.cat([each.x for each in found], 0 if num_imputations is None else 1)
-    columns = zip(*((each.ess, each.k_hat, each.num_samples) for each in found), strict=True)
-    ess, shapes, counts = (np.concatenate(each) for each in columns)
-    return Imputation(x, ess, shapes, counts)
+            return block.x, np.empty((3, 0)), error.index + place
+
+    size = len(rows) if seed is None and isinstance(rows, Rows) else _AT_ONCE
+    found, diagnostics, unexplained = zip(*in_blocks(vae, rows, size, seed, fill), strict=True)
+    if len(index := torch.cat(unexplained)) > 0:
+        raise UnexplainedRows(index)
+    x = found[0] if len(found) == 1 else torch.cat(found, 0 if num_imputations is None else 1)
+    ess, shapes, counts = np.concatenate(diagnostics, 1)
+    return Imputation(x.to(vae.device), ess, shapes, counts.astype(int))
 
 
-def _mixed(seed: int, fit: int) -> int:
-    """Returns a seed of its own for each fit."""
-    return int(np.random.SeedSequence([seed, fit]).generate_state(1)[0])
-
-
-def _imputed(
+def _filled(
     vae: VAE,
     rows: Rows,
     num_samples: NumSamples,
     num_imputations: int | None,
     proposal: Proposal,
-    seed: int | None,
-) -> Imputation:
+) -> tuple[Tensor, np.ndarray]:
+    """Returns rows that are filled, and effective draws, k-hat and draws, shape ``(3, N)``."""
     assert rows.mask is not None
-    size, lacking = len(rows), ~rows.mask.flatten(1).all(1).cpu().numpy()
+    lacking = ~rows.mask.flatten(1).all(1).cpu().numpy()
     values = rows.x.expand(num_imputations or 1, *rows.x.shape).clone()
-    diagnostics = np.full((3, size), np.nan)
+    diagnostics = np.full((3, len(rows)), np.nan)
     diagnostics[2] = 0  # of a complete row that no draw has a finite weight for
-    with undisturbed(vae, seed, rows.x.device), torch.no_grad():
-        for part in weighed(vae, rows, num_samples, proposal, num_imputations or 0):
-            values[:, part.index] = filled(vae, part, num_imputations)
-            diagnostics[:, part.index.cpu().numpy()] = _of_weights(part)
+    for part in weighed(vae, rows, num_samples, proposal, num_imputations or 0):
+        values[:, part.index] = filled(vae, part, num_imputations)
+        diagnostics[:, part.index.cpu().numpy()] = _of_weights(part)
     diagnostics[:2, ~lacking] = np.nan
-    ess, shapes, counts = diagnostics
-    x = values[0] if num_imputations is None else values
-    return Imputation(x, ess, shapes, counts.astype(int))
+    return values[0] if num_imputations is None else values, diagnostics
 
 
 def _of_weights(part: Weighed) -> np.ndarray:

@@ -79,6 +79,11 @@ class StreamedRows:
         """Reads some of the rows: ``index`` is a slice, a tensor or an array."""
         return self.taken(self.stream.take(self.stream.places(index)))
 
+    def part(self, index: slice) -> StreamedRows:
+        """Returns some of the rows, which are read when they are asked for."""
+        stream = self.stream[index]
+        return StreamedRows(self.vae, stream, self._left_out, is_strict=self._is_strict)
+
     @property
     def x(self) -> Tensor:
         """Raises an error: not all rows are in memory.

@@ -5,7 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any
 
 import torch
 from torch import Tensor
@@ -27,6 +27,7 @@ __all__ = [
     "in_chunks",
     "log_marginal",
     "observations_at_once",
+    "proposed",
 ]
 
 # Entries of x simulated at a time: little memory, whatever is asked for. A megabyte stays in the
@@ -109,10 +110,9 @@ def draw_weighted(
         from_prior: Draws z from the prior instead of the guide.
     """
     known = features is not None
-    if features is None:
-        features = vae.features(rows)
-    prior, guide = vae.prior_at(rows.given), vae.guide_at(features, rows)
-    z = (prior.expand((len(rows),)) if from_prior else guide).sample((count,))
+    prior, guide, z = proposed(
+        vae, rows, count, vae.features(rows) if features is None else features, from_prior
+    )
     # Not split, it is the very tensor whose way through a flow the flow still knows.
     parts = [z] if known else z.split(draws_at_once(vae, rows.x))
     terms = [
@@ -124,6 +124,22 @@ def draw_weighted(
         for part in parts
     ]
     return WeightedDraws(z, *(torch.cat(each) for each in zip(*terms, strict=True)))
+
+
+def proposed(
+    vae: Amortized, rows: Rows, count: int, features: Tensor, from_prior: bool
+) -> tuple[Any, Any, Tensor]:
+    """Returns p(z), q(z|x), and draws of one of them: all that :func:`draw_weighted` draws.
+
+    Args:
+        vae: As there, and so are the others. With a missingness model it draws x, too.
+        rows: Observations.
+        count: Draws for each of them.
+        features: What the guide reads for them.
+        from_prior: Whether z is drawn from the prior.
+    """
+    prior, guide = vae.prior_at(rows.given), vae.guide_at(features, rows)
+    return prior, guide, (prior.expand((len(rows),)) if from_prior else guide).sample((count,))
 
 
 def log_marginal(vae: Amortized, rows: Rows, num_samples: int) -> Tensor:

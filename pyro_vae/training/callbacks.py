@@ -20,6 +20,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, unknown_name
 from pyro_vae._progress import figures
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.engine.processes import apart
 from pyro_vae.programs import Amortized
 
 if TYPE_CHECKING:
@@ -71,6 +72,9 @@ class Callback:
 
     def on_checkpoint(self, path: Path) -> None:
         """After each checkpoint is written, that of a run that is asked to stop included.
+
+        A thread writes it, and steps go on meanwhile: it is called some steps after that at which
+        the checkpoint was begun, and before the next one is.
 
         Args:
             path: The file. Older ones are removed as new ones are written, all at the end.
@@ -193,7 +197,7 @@ class Callbacks:
     def _call(self, callback: object, hook: str, *args: Any) -> None:
         what = f"{type(callback).__name__}.{hook}"
         try:
-            with self._undisturbed(what, exactly=hook != "on_step"):
+            with self._undisturbed(what, exactly=hook != "on_step"), apart():
                 getattr(callback, hook)(*args)
         except BaseException as error:
             error.add_note(f"in the callback {what}")

@@ -25,7 +25,7 @@ from pyro_vae.data.budget import budget
 from pyro_vae.data.rows import Numbers, Rows
 from pyro_vae.engine.generators import random_state, set_random_state
 from pyro_vae.engine.problem import Precision
-from pyro_vae.engine.processes import Processes, all_processes
+from pyro_vae.engine.processes import Processes, all_processes, together
 from pyro_vae.likelihoods.in_units import LikelihoodInUnits
 from pyro_vae.objectives import ELBO, Objective
 from pyro_vae.programs import VAE
@@ -67,7 +67,6 @@ from pyro_vae.training.together import (
     check_alone,
     device_of,
     draw_alike,
-    together,
 )
 
 __all__ = ["best_device", "fit"]

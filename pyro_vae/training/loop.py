@@ -8,7 +8,6 @@ import signal
 import time
 from collections.abc import Mapping
 from contextlib import nullcontext
-from pathlib import Path
 from typing import Any, Generic
 
 import pyro
@@ -17,7 +16,6 @@ from pyro.infer import ELBO as PyroELBO  # noqa: N811 - an acronym in both
 from torch import Tensor
 
 from pyro_vae._signals import Interrupted, Waiting
-from pyro_vae.checkpoint import CHECKPOINTS
 from pyro_vae.data.rows import Rows
 from pyro_vae.engine import CompiledSVI, Position
 from pyro_vae.engine.generators import random_state, set_random_state
@@ -26,19 +24,20 @@ from pyro_vae.likelihoods.in_units import work_as_before
 from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.averaging import Averaging, copied
 from pyro_vae.training.callbacks import Callbacks
+from pyro_vae.training.differences import differences
 from pyro_vae.training.explained import explained
 from pyro_vae.training.health import Health
 from pyro_vae.training.parts import rest
 from pyro_vae.training.passes import pass_of, position_of
 from pyro_vae.training.recipe import Recipe
-from pyro_vae.training.resume import RunInProgress, differences
+from pyro_vae.training.resume import RunInProgress
 from pyro_vae.training.run import Fitted, Run
 from pyro_vae.training.scales import Scales, Unscaled
 from pyro_vae.training.scoring import AVERAGED, Best, Scoring
 from pyro_vae.training.settings import environment
 from pyro_vae.training.splits import Accepted, rows_of_a_pass
 from pyro_vae.training.state import Start, State
-from pyro_vae.training.together import check_weights, sharing_of
+from pyro_vae.training.together import check_weights, name_the_slow, sharing_of
 
 __all__ = ["Loop"]
 
@@ -189,9 +188,10 @@ class Loop(Generic[Fitted]):
                 self.end_pass(losses)
             self.vae.eval()
             if self.progress is not None:
-                path = self._save()  # what comes after may be interrupted too
+                self._save(self.progress)  # what comes after may be interrupted too
+                self._notice(self.progress, wait=True)
         if self.progress is not None:
-            self._stop(path)  # a signal may have come after the last step
+            self._stop(self.progress)  # a signal may have come after the last step
         return self.end()
 
     def begin(self, callbacks: Callbacks) -> None:
@@ -279,6 +279,7 @@ class Loop(Generic[Fitted]):
         line["seconds"] = self.state.seconds + time.perf_counter() - self.began
         line = self.processes.first_of(line)  # the clock, too
         check_weights(self.vae, self.processes)
+        name_the_slow(self.sharing, self.vae.device, self.state.epoch)
         self.state.record(line)
         self.callbacks.on_epoch(line)
 
@@ -337,6 +338,7 @@ class Loop(Generic[Fitted]):
         if self.progress is None:
             return
         self.state.position = position
+        self._notice(self.progress, wait=False)
         every = self.progress.every
         if not self._is_asked() and (every is None or self.svi.steps % every):
             return
@@ -347,7 +349,8 @@ class Loop(Generic[Fitted]):
             # Not to be kept. The pass, if it is cut short here, says what it was.
             position.start = position.start if sound else len(position.order)
             return
-        self._stop(self._save())
+        self._save(self.progress)
+        self._stop(self.progress)
 
     def _is_asked(self) -> bool:
         """Tells whether this process, or one of those that it shares steps with, is to stop."""
@@ -370,25 +373,29 @@ class Loop(Generic[Fitted]):
             sizes[-1] = (len(position.order) - 1) % size + 1  # the last batch is what was left
         return losses.reshape(len(losses), -1).sum(1) / sizes
 
-    def _stop(self, path: Path) -> None:
-        """Leaves, if a signal has come, now that a checkpoint is written."""
+    def _stop(self, progress: RunInProgress) -> None:
+        """Leaves, if a signal has come, once a checkpoint is written."""
         if self.processes.count > 1:  # to any of them
             self.signals.signum = max(self.processes.gathered(self.signals.signum or 0)) or None
         if self.signals.signum is not None:
+            self._notice(progress, wait=True)
             name = signal.Signals(self.signals.signum).name
             raise Interrupted(
                 f"stopped by {name} at step {self.svi.steps:,}; "
-                f"--resume goes on with {path.parent.parent}",
+                f"--resume goes on with {progress.folder}",
                 self.signals.signum,
             )
 
-    def _save(self) -> Path:
-        assert self.progress is not None
-        path = self.progress.folder / CHECKPOINTS / "step"
-        if self.progress.writes:
-            path = self.progress.write(self.svi.steps, self.state_dict())
-        self.callbacks.on_checkpoint(path)
-        return path
+    def _save(self, progress: RunInProgress) -> None:
+        """Has a checkpoint written, once the one before is; a thread does it."""
+        self._notice(progress, wait=True)
+        if progress.writes:
+            progress.begin(self.svi.steps, self.state_dict())
+
+    def _notice(self, progress: RunInProgress, *, wait: bool) -> None:
+        """Reports a checkpoint that is there by now."""
+        if (path := progress.written(wait=wait)) is not None:
+            self.callbacks.on_checkpoint(path)
 
 
 def _renamed(vae: Amortized, optim: Mapping[str, Any], *, to_store: bool) -> dict[str, Any]:

@@ -3,9 +3,11 @@
 from __future__ import annotations
 
 import torch
+from torch import Tensor
 
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Rows
+from pyro_vae.engine.by_rows import Again
 from pyro_vae.objectives import ELBO, Enumerated, Terms
 from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import Amortized
@@ -18,18 +20,20 @@ _ENUMERATED = 100  # at a time, each with all states of its latent
 _SEED = 20140414  # the same draws at each epoch: what changes is the model
 
 
-def _terms(vae: Amortized, objective: object, rows: Rows | StreamedRows) -> Terms:
+def _terms(vae: Amortized, objective: object, rows: Rows | StreamedRows, again: Again) -> Terms:
     """The bound itself on some rows, whatever the objective, leaving the generators alone."""
     # Where a sum over states is what is trained the guide may not be; it takes more memory.
     bound: ELBO | Enumerated = objective if isinstance(objective, Enumerated) else ELBO()
     size = MONITORED if isinstance(bound, ELBO) else _ENUMERATED
-    with undisturbed(vae, _SEED, vae.device):
-        terms = [
-            bound.terms(vae.model, vae.guide, batch.x, **batch.given)
-            for batch in rows.batches(size)
-        ]
-    reconstruction = torch.cat([each.reconstruction for each in terms])
-    return Terms(reconstruction, torch.cat([each.kl for each in terms]), terms[0].kl_estimator)
+
+    def terms(batch: Rows) -> tuple[Tensor, Tensor, dict[str, str]]:
+        found = bound.terms(vae.model, vae.guide, batch.x, **batch.given)
+        return found.reconstruction, found.kl, found.kl_estimator
+
+    reconstruction, kl, estimators = zip(*again(vae, rows, size, _SEED, terms), strict=True)
+    return Terms(
+        torch.cat(reconstruction).to(vae.device), torch.cat(kl).to(vae.device), estimators[0]
+    )
 
 
 def chosen_by(vae: Amortized, objective: object) -> str:
@@ -43,12 +47,15 @@ def chosen_by(vae: Amortized, objective: object) -> str:
     return "validation_elbo"
 
 
-def bound(vae: Amortized, objective: Importance, rows: Rows | StreamedRows) -> float:
+def bound(vae: Amortized, objective: Importance, rows: Rows | StreamedRows, again: Again) -> float:
     """Returns the objective's own bound, the mean over some rows, in nats."""
-    total = 0.0
-    with undisturbed(vae, _SEED, vae.device):
-        for batch in rows.batches(max(1, MONITORED // objective.num_samples)):
-            total -= objective.loss(vae.model, vae.guide, batch.x, **batch.given)
+
+    def loss(batch: Rows) -> float:
+        return objective.loss(vae.model, vae.guide, batch.x, **batch.given)
+
+    size, total = max(1, MONITORED // objective.num_samples), 0.0
+    for each in again(vae, rows, size, _SEED, loss):
+        total -= each
     return total / len(rows)
 
 
@@ -64,14 +71,22 @@ def _shared(vae: Amortized, rows: Rows | StreamedRows) -> tuple[float, float]:
 
 
 def monitor(
-    vae: Amortized, objective: object, rows: Rows | StreamedRows, prefix: str = ""
+    vae: Amortized, objective: object, rows: Rows | StreamedRows, again: Again, prefix: str = ""
 ) -> dict[str, float]:
-    """Returns the bound and its two terms, means over some rows, in nats, for the history."""
+    """Returns the bound and its two terms, means over some rows, in nats, for the history.
+
+    Args:
+        vae: The model.
+        objective: What is minimised.
+        rows: The rows, each time the same with the same ``again``.
+        again: How their batches are shared by processes.
+        prefix: Of the names.
+    """
     if vae.has_globals:
         reconstruction, kl = _shared(vae, rows)
         values = {"elbo": reconstruction - kl, "reconstruction": reconstruction, "kl": kl}
         return {f"{prefix}{name}": value for name, value in values.items()}
-    terms = _terms(vae, objective, rows)
+    terms = _terms(vae, objective, rows, again)
     return {
         f"{prefix}elbo": terms.elbo.mean().item(),
         f"{prefix}reconstruction": terms.reconstruction.mean().item(),

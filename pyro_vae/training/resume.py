@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import errno
 import hashlib
+import logging
 import os
 import re
 import shutil
 import signal
 from collections.abc import Callable, Iterator, Mapping
-from contextlib import ExitStack, contextmanager, suppress
+from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import wait as wait_for
+from contextlib import ExitStack, closing, contextmanager, suppress
 from pathlib import Path
 from typing import Any, Literal, TypeAlias
 
@@ -23,6 +26,7 @@ from pyro_vae.checkpoint import (
     written,
 )
 from pyro_vae.engine.processes import all_processes
+from pyro_vae.training.differences import differences
 from pyro_vae.training.recipe import later_defaults
 from pyro_vae.training.state_file import from_file, to_bytes
 
@@ -36,7 +40,6 @@ __all__ = [
     "RunInProgress",
     "check_same",
     "check_settings",
-    "differences",
     "has_checkpoints",
     "in_progress",
     "is_finished",
@@ -45,6 +48,8 @@ __all__ = [
     "of_a_checkpoint",
     "taken",
 ]
+
+log = logging.getLogger("pyro_vae")
 
 Resume: TypeAlias = bool | Literal["previous"]
 
@@ -56,7 +61,6 @@ _OF_WEIGHTS = ("scores.json", "scores.safetensors", "report.html", "samples.png"
                "reconstructions.png", "latent.png", "curves.png", "pairs.png")  # fmt: skip
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
-_SHOWN = 5  # differences named one by one
 
 
 class RunInProgress:
@@ -78,6 +82,8 @@ class RunInProgress:
         self.keep = keep
         self.resume = resume
         self._place = folder / CHECKPOINTS
+        self._thread: ThreadPoolExecutor | None = None
+        self._writing: Future[Path] | None = None
 
     @property
     def checkpoints(self) -> list[Path]:
@@ -85,8 +91,11 @@ class RunInProgress:
         found = self._place.glob("step-*")
         return sorted(path for path in found if _NAME.fullmatch(path.name))
 
-    def write(self, step: int, state: Mapping[str, Any]) -> Path:
-        """Writes a checkpoint as a whole, named after its step and its SHA-256.
+    def begin(self, step: int, state: Mapping[str, Any]) -> None:
+        """Takes a copy of a state, which a thread writes as a checkpoint, as a whole.
+
+        One is written at a time: it waits for the one before. The thread has bytes and no tensor:
+        whatever steps, compilers and devices do meanwhile, it is none of theirs.
 
         Args:
             step: Optimiser steps taken.
@@ -94,9 +103,47 @@ class RunInProgress:
 
         Raises:
             ValueError: If the state holds anything else.
-            OSError: If it cannot be written; those before it stand.
+            OSError: If the one before could not be written; those before it stand.
         """
+        self.written(wait=True)
         content = to_bytes({"schema": SCHEMA, "step": step, **state})
+        if self._thread is None:
+            self._thread = ThreadPoolExecutor(1, "pyro-vae-write")
+        self._writing = self._thread.submit(self._write, step, content)
+
+    def written(self, *, wait: bool) -> Path | None:
+        """Returns a checkpoint that was begun and is there by now, once; None if there is none.
+
+        Args:
+            wait: Whether to wait for it.
+
+        Raises:
+            OSError: If it could not be written; those before it stand.
+        """
+        writing = self._writing
+        if writing is None or not (wait or writing.done()):
+            return None
+        wait_for([writing])  # an interrupt while it waits leaves it to be waited for
+        self._writing = None
+        return writing.result()
+
+    def close(self) -> None:
+        """Waits for what is being written; if that fails, there is another error to be raised."""
+        if self._thread is not None:
+            self._thread.shutdown()
+        if self._writing is not None and (error := self._writing.exception()) is not None:
+            log.warning("%s", error)
+        self._thread = self._writing = None
+
+    def write(self, step: int, state: Mapping[str, Any]) -> Path:
+        """Writes a checkpoint, and returns when it is there; see :meth:`begin`."""
+        self.begin(step, state)
+        path = self.written(wait=True)
+        assert path is not None
+        return path
+
+    def _write(self, step: int, content: bytes) -> Path:
+        """Writes a file, named after its step and its SHA-256, and removes those not to be kept."""
         name = f"step-{step:010d}-{hashlib.sha256(content).hexdigest()}.safetensors"
         path = self._place / name
         before = self.checkpoints
@@ -291,7 +338,8 @@ def _held(
             if not is_finished(folder):
                 (folder / CHECKPOINTS).mkdir(exist_ok=True)
             _sweep(folder)
-            yield RunInProgress(folder, every, keep, resume)
+            with closing(RunInProgress(folder, every, keep, resume)) as progress:
+                yield progress
     except OSError as error:
         noted = hasattr(error, "__notes__")  # by a callback, whose error it stays
         if is_unfinished(folder) and error.errno in _OF_DISKS and not noted:
@@ -441,43 +489,3 @@ def check_same(
     off = later_defaults()
     if (changed := differences(off | dict(before), off | dict(settings))) != "":
         raise ValueError(f"`resume`: expected the settings and data of {what}, got {changed}")
-
-
-def differences(before: Mapping[str, Any], now: Mapping[str, Any]) -> str:
-    """Returns in one line what differs between two settings; nothing if nothing does.
-
-    A setting that there was not before is no difference if it is off now: None, False or 0.
-
-    Example:
-        >>> differences({"epochs": 3, "model": {"dim": 2}}, {"epochs": 4, "model": {"dim": 2}})
-        'epochs was 3, is 4'
-        >>> differences({"epochs": 3}, {"epochs": 3, "mask": False})
-        ''
-        >>> differences({"parts": [{"dim": 2}]}, {"parts": [{"dim": 3, "learned": False}]})
-        'parts.0.dim was 2, is 3'
-    """
-    old, new = dict(_leaves(before)), dict(_leaves(now))
-    found = [
-        f"{key} was {_short(old.get(key))}, is {_short(new.get(key))}"
-        for key in dict.fromkeys((*old, *new))
-        if old.get(key) != new.get(key) and (key in old or new[key])
-    ]
-    more = f", and {len(found) - _SHOWN} more" if len(found) > _SHOWN else ""
-    return "; ".join(found[:_SHOWN]) + more
-
-
-def _leaves(tree: Any, name: str = "") -> Iterator[tuple[str, Any]]:
-    if isinstance(tree, Mapping) and tree:
-        for key, value in tree.items():
-            yield from _leaves(value, f"{name}.{key}" if name else str(key))
-    elif isinstance(tree, list | tuple) and any(isinstance(each, Mapping) for each in tree):
-        # Parts within a part, which may have options by now that there were not before.
-        for i, value in enumerate(tree):
-            yield from _leaves(value, f"{name}.{i}")
-    else:
-        yield name, list(tree) if isinstance(tree, tuple) else tree
-
-
-def _short(value: Any) -> str:
-    text = "nothing" if value is None else str(value)
-    return text if len(text) <= 40 else f"{text[:12]}..."

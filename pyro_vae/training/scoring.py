@@ -12,6 +12,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, is_number
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Rows
+from pyro_vae.engine.by_rows import Again
 from pyro_vae.objectives.importance import Importance
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.streamed import StreamedRows
@@ -56,6 +57,7 @@ class Scoring:
         asked: Monitor | None,
     ) -> None:
         self.vae, self.objective, self.rows, self.held_out = vae, objective, rows, held_out
+        self._again = Again(), Again(), Again()
         self.function = asked if callable(asked) else None
         self.name: str = chosen_by(vae, objective) if asked is None else _OWN
         if isinstance(asked, str):
@@ -71,8 +73,7 @@ class Scoring:
 
     def line(self) -> dict[str, float]:
         """Returns what there is to say of the weights as they are, by name."""
-        line = monitor(self.vae, self.objective, self.rows)
-        return line | self._held_out() | self._own()
+        return self._on_training_rows() | self._held_out() | self._own()
 
     def averaged(self, average: Averaging, scales: Scales | Unscaled) -> tuple[Any, ...]:
         """Returns the same of averaged weights, and these, with scales at their optimum for them.
@@ -83,7 +84,7 @@ class Scoring:
             scales.fit()
             line = self._held_out() | self._own()
             if self.name in ("elbo", "reconstruction"):
-                line |= {self.name: monitor(self.vae, self.objective, self.rows)[self.name]}
+                line |= {self.name: self._on_training_rows()[self.name]}
             return {f"{AVERAGED}{name}": value for name, value in line.items()}, copied(self.vae)
 
     def better(self, best: Best | None, line: Mapping[str, float], prefix: str = "") -> bool:
@@ -91,13 +92,16 @@ class Scoring:
         score = line.get(prefix + self.name, -math.inf)
         return score > (-math.inf if best is None else best.bound)
 
+    def _on_training_rows(self) -> dict[str, float]:
+        return monitor(self.vae, self.objective, self.rows, self._again[0])
+
     def _held_out(self) -> dict[str, float]:
         if self.held_out is None:
             return {}
-        line = monitor(self.vae, self.objective, self.held_out, "validation_")
+        line = monitor(self.vae, self.objective, self.held_out, self._again[1], "validation_")
         if self.name == "validation_bound":
             assert isinstance(self.objective, Importance)
-            line[self.name] = bound(self.vae, self.objective, self.held_out)
+            line[self.name] = bound(self.vae, self.objective, self.held_out, self._again[2])
         return line
 
     def _own(self) -> dict[str, float]:

@@ -30,7 +30,7 @@ def to_bytes(state: Mapping[str, Any]) -> bytes:
     from safetensors.torch import save
 
     tensors: dict[str, Tensor] = {}
-    tree = _encode(state, "", tensors)
+    tree = _encode(state, "", tensors, set())
     return save(tensors, {"state": json.dumps(tree, allow_nan=False)})
 
 
@@ -54,24 +54,28 @@ def from_file(path: Path, digest: str | None) -> dict[str, Any]:
     return of_known_schema(path, state)
 
 
-def _encode(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def _encode(value: Any, name: str, tensors: dict[str, Tensor], places: set[int]) -> Any:
+    """Returns a value as JSON has it, and puts tensors under their names, which share no memory."""
     if isinstance(value, Tensor):
-        # A clone: safetensors refuses tensors that share memory.
-        tensors[name] = value.detach().cpu().clone().contiguous()
+        plain = value.detach().cpu().contiguous()
+        if (place := plain.untyped_storage().data_ptr()) in places:
+            plain = plain.clone()  # safetensors refuses tensors that share memory
+        places.add(place)
+        tensors[name] = plain
         return {"$tensor": name}
     if isinstance(value, np.ndarray):
-        return _encode(torch.from_numpy(value.astype(np.int64)), name, tensors)
+        return _encode(torch.from_numpy(value.astype(np.int64)), name, tensors, places)
     if isinstance(value, float) and not math.isfinite(value):
         return {"$float": str(value)}
     if value is None or isinstance(value, bool | int | float | str):
         return value
     if isinstance(value, Mapping):
-        pairs = [[key, _encode(each, f"{name}/{key}", tensors)] for key, each in value.items()]
+        pairs = [[k, _encode(each, f"{name}/{k}", tensors, places)] for k, each in value.items()]
         if all(isinstance(key, str) and not key.startswith("$") for key, _ in pairs):
             return dict(pairs)
         return {"$pairs": pairs}
     if isinstance(value, list | tuple):
-        return [_encode(each, f"{name}/{i}", tensors) for i, each in enumerate(value)]
+        return [_encode(each, f"{name}/{i}", tensors, places) for i, each in enumerate(value)]
     raise expected("optim", f"one whose state is numbers and tensors, at {name}", value)
 
 

@@ -4,8 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import logging
-from collections.abc import Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Mapping
 from typing import Any
 
 import torch
@@ -15,12 +14,13 @@ from pyro_vae._errors import expected
 from pyro_vae.data import Stream
 from pyro_vae.engine.distributed import Sharing
 from pyro_vae.engine.generators import random_state, set_random_state
+from pyro_vae.engine.pace import behind
 from pyro_vae.engine.processes import Processes, local_rank
 from pyro_vae.objectives import Objective
 from pyro_vae.programs import Amortized
 from pyro_vae.training.averaging import copied
+from pyro_vae.training.differences import differences
 from pyro_vae.training.recipe import Recipe
-from pyro_vae.training.resume import differences
 from pyro_vae.training.splits import Splits
 
 __all__ = [
@@ -30,8 +30,8 @@ __all__ = [
     "check_weights",
     "device_of",
     "draw_alike",
+    "name_the_slow",
     "sharing_of",
-    "together",
 ]
 
 log = logging.getLogger("pyro_vae")
@@ -148,29 +148,11 @@ def check_weights(vae: Amortized, processes: Processes) -> None:
             )
 
 
-@contextmanager
-def together(processes: Processes) -> Iterator[None]:
-    """Inside it, processes but the first one log errors alone, and each knows when one has gone.
-
-    Raises:
-        ConnectionError: In place of what gloo and NCCL say of a process that has ended.
-    """
-    before = log.level
-    if not processes.is_first:
-        log.setLevel(logging.ERROR)
-    try:
-        yield
-    except RuntimeError as error:
-        if processes.count == 1 or not _is_of_a_group(error):
-            raise
-        reason = str(error).splitlines()[0]
-        raise ConnectionError(f"another process of the group has ended: {reason}") from error
-    finally:
-        log.setLevel(before)
-
-
-def _is_of_a_group(error: RuntimeError) -> bool:
-    from torch import distributed
-
-    text = str(error)
-    return isinstance(error, distributed.DistError) or "gloo" in text or "NCCL" in text
+def name_the_slow(sharing: Sharing | None, device: torch.device, epoch: int) -> None:
+    """Logs, once a process, which one all others have waited for in an epoch, if there is one."""
+    if sharing is None or sharing.processes.count == 1 or device.type != "cpu":
+        return
+    found = behind(sharing.processes.gathered(sharing.watch.read()))
+    if found is not None and found[0] not in sharing.named:
+        sharing.named.add(found[0])
+        log.warning("epoch %d: process %d falls behind: %s", epoch, *found)
