@@ -142,15 +142,15 @@ def _validated(objective: Any, *, drawn: bool = True) -> list[Any]:
 
 def _slow() -> list[str]:
     """What is logged of a fit of 25 steps an epoch, in which the last process is slow."""
-    vector = SharedEngine._vector
+    parts = SharedEngine._parts
 
     def slow(self: SharedEngine, *args: Any) -> Any:
         if all_processes().rank == 1:
             time.sleep(0.03)
-        return vector(self, *args)
+        return parts(self, *args)
 
     options: dict[str, Any] = {"batch_size": 8, "epochs": 2, "shards": 2, "compile": False}
-    with mock.patch.object(SharedEngine, "_vector", slow), _warnings() as lines:
+    with mock.patch.object(SharedEngine, "_parts", slow), _warnings() as lines:
         pv.fit(model(), MANY[:200], device="cpu", seed=0, progress=False, **options)
     return lines
 
