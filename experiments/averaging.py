@@ -5,16 +5,17 @@
     python experiments/averaging.py --table                     # results/averaging.md
     python experiments/averaging.py --smoke --data-root DATA    # under a minute, no figure
 
-DATA holds `binarized_mnist.npz`. Networks and recipes are those of `mnist.py`, but that the
-learning rate does not fall. One fit gives all three sets of weights: those of the best validation
-ELBO, the last ones, and the averages at the epoch of their own best validation ELBO. Each is scored
-on all 10,000 test images by 200 importance samples; which average to take is for the validation
-images to say. A run that is cut goes on from its last checkpoint by the same command; its folder is
-runs/averaging-NETWORK-AVERAGE-SEED.
+DATA holds `binarized_mnist.npz`. Networks and recipes are those of `mnist.py`; with
+`--schedule constant` the learning rate does not fall. One fit gives all three sets of weights:
+those of the best validation ELBO, the last ones, and the averages at the epoch of their own best
+validation ELBO. Each is scored on all 10,000 test images by 200 importance samples; which average
+to take is for the validation images to say. A run that is cut goes on from its last checkpoint by
+the same command; its folder is runs/averaging-NETWORK-AVERAGE-SCHEDULE-SEED.
 """
 
 from __future__ import annotations
 
+import itertools
 import json
 import statistics
 import time
@@ -29,6 +30,7 @@ import torch
 import pyro_vae as pv
 
 AVERAGES = ("swa", "ema")
+SCHEDULES = ("cosine", "constant")
 SETS = ("averaged", "best", "last")
 BOUNDS = {"one-layer": 91.0, "two-layer": 88.5}
 EVERY = 5000  # steps from one checkpoint to the next: 10 epochs
@@ -54,12 +56,14 @@ class Clock:
         self.path.write_text(json.dumps(self.seconds))
 
 
-def run(network: str, average: Any, seed: int, root: str | None, smoke: bool) -> None:
+def run(
+    network: str, average: Any, schedule: Any, seed: int, root: str | None, smoke: bool
+) -> None:
     """Fits one network, scores its three sets of weights and writes the result."""
     recipe = mnist.RECIPES[network] | ({"epochs": 1} if smoke else {})
     data, vae = mnist.begun(recipe, seed, root, smoke)
     warmup = recipe["warmup"] * -(-len(data.train) // mnist.BATCH)
-    name = f"averaging-{network}-{average}-{seed}"
+    name = f"averaging-{network}-{average}-{schedule}-{seed}"
     common.RUNS.mkdir(exist_ok=True)
     clock = Clock(common.RUNS / f"{name}.seconds")
     kept: dict[str, Any] = {
@@ -76,6 +80,7 @@ def run(network: str, average: Any, seed: int, root: str | None, smoke: bool) ->
         epochs=recipe["epochs"],
         batch_size=mnist.BATCH,
         optim=partial(torch.optim.Adam, lr=recipe["lr"], eps=recipe["eps"]),
+        schedule=schedule,
         average=average,
         seed=seed,
         device="cpu",
@@ -96,7 +101,7 @@ def run(network: str, average: Any, seed: int, root: str | None, smoke: bool) ->
     result = {
         "network": network,
         "average": average,
-        "recipe": recipe | {"batch_size": mnist.BATCH, "schedule": "constant"},
+        "recipe": recipe | {"batch_size": mnist.BATCH, "schedule": schedule},
         "seed": seed,
         "fit_cpu_seconds": seconds,
         "engine_steps": dict(fitted.engine_steps),
@@ -111,22 +116,22 @@ def run(network: str, average: Any, seed: int, root: str | None, smoke: bool) ->
 def table() -> str:
     """Returns the table of all results as Markdown."""
     lines = [
-        "| network | average | seeds | CPU minutes a fit | NLL, averaged | best | last | "
-        "cosine, no average | aim |",
-        "|---|---|---|---|---|---|---|---|---|",
+        "| network | average | learning rate | seeds | CPU minutes a fit | NLL, averaged | best | "
+        "last | without, cosine | aim |",
+        "|---|---|---|---|---|---|---|---|---|---|",
     ]
     for network, bound in BOUNDS.items():
         before = [-r["scores"]["200"]["log_marginal"] for r in common.read(f"mnist-{network}-*")]
-        for average in AVERAGES:
-            runs = common.read(f"averaging-{network}-{average}-*.json")
+        for average, schedule in itertools.product(AVERAGES, SCHEDULES):
+            runs = common.read(f"averaging-{network}-{average}-{schedule}-*.json")
             if not runs:
                 continue
             minutes = statistics.mean(r["fit_cpu_seconds"] for r in runs) / 60
             test = [r["scores"]["test"] for r in runs]
             cells = [_spread([-scores[name]["log_marginal"] for scores in test]) for name in SETS]
             lines.append(
-                f"| {network} | {average} | {len(runs)} | {minutes:.0f} | {' | '.join(cells)} | "
-                f"{_spread(before)} | {bound} |"
+                f"| {network} | {average} | {schedule} | {len(runs)} | {minutes:.0f} | "
+                f"{' | '.join(cells)} | {_spread(before)} | {bound} |"
             )
     return "\n".join(lines) + "\n"
 
@@ -141,9 +146,10 @@ if __name__ == "__main__":
     parser = common.Parser(__doc__, table="results/averaging.md", data_root="binarized_mnist.npz")
     parser.add_argument("network", nargs="?", choices=BOUNDS, default="one-layer")
     parser.add_argument("--average", choices=AVERAGES, default="swa")
+    parser.add_argument("--schedule", choices=SCHEDULES, default="cosine")
     parser.add_argument("--seed", type=int, default=0)
     args = parser.options()
     if args.table:
         (common.RESULTS / "averaging.md").write_text(table())
     else:
-        run(args.network, args.average, args.seed, args.data_root, args.smoke)
+        run(args.network, args.average, args.schedule, args.seed, args.data_root, args.smoke)
