@@ -20,7 +20,7 @@ from pyro_vae.compression.order import steps
 
 pytest.importorskip("constriction")
 from pyro_vae.compression.cumulative import BASE, LONGEST, Cumulative
-from pyro_vae.compression.numbers import _negative_binomial, _poisson
+from pyro_vae.compression.numbers import _code, _negative_binomial, _poisson
 from pyro_vae.compression.stack import Stack, initial_bits
 
 ROUNDS = settings(deadline=None, derandomize=True)
