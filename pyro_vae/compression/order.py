@@ -64,7 +64,8 @@ def steps(prior: Space, guide: Guide, order: Sequence[str]) -> list[Step]:
         alike[name] = set(above[name]) <= set(taken)
         found.append(Step("take", name, alike[name]))
         taken.append(name)
-        for each in _free(waiting, taken, above, [reads[later] for later in order[position + 1 :]]):
+        later = [reads[other] for other in order[position + 1 :]]
+        for each in _free(waiting, taken, above, later):
             found.append(Step("put", each, alike.get(each, False)))
             waiting.remove(each)
     return found
@@ -85,7 +86,7 @@ def _free(
 ) -> Iterator[str]:
     """Yields what can be put onto the stack, each after what the model makes of it."""
     left = list(waiting)
-    for name in waiting:
+    for name in tuple(waiting):
         known = name == X or name in taken
         needed = any(name in each for each in reads)
         below = any(name in above[other] for other in left)

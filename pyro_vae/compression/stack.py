@@ -33,7 +33,7 @@ class Stack:
         stream = coder().stream
         self._ans = stream.stack.AnsCoder(np.ascontiguousarray(words, dtype=np.uint32))
         self._table = stream.model.Categorical(perfect=False)
-        self._binary = stream.model.Bernoulli()
+        self._binary = stream.model.Bernoulli(perfect=False)
         self._uniform = stream.model.Uniform
 
     def push(self, symbols: np.ndarray, chances: np.ndarray) -> None:
