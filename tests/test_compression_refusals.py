@@ -86,7 +86,7 @@ def test_models_that_cannot_code_are_refused_by_name(make: Callable[[], Any], wo
         (np.ma.masked_equal(X, 1), "`x`: expected data with all their entries, got 'a masked"),
         (pv.data.Rows(torch.ones(2, 4), {"mask": torch.ones(2, 4).bool()}),
          "`x`: expected rows with nothing beside them, got 'mask'"),
-        ("digits", "`x`: expected an array of numbers, got"),
+        ("digits", "`x`: expected data; `pv.data.load('digits')` reads a file or a named set, got"),
     ],
 )  # fmt: skip
 def test_data_that_would_not_come_back_are_refused(x: Any, words: str) -> None:

@@ -141,8 +141,8 @@ class Codec:
 
     def _features(self, x: np.ndarray) -> Tensor:
         rows = torch.from_numpy(x).to(self._vae.model.filler)
-        x = _padded(rows).reshape(-1, *self._vae.event_shape)
-        return _finite("encoder", self._vae.guide.features(x))
+        block = _padded(rows).reshape(-1, *self._vae.event_shape)
+        return _finite("encoder", self._vae.guide.features(block))
 
     def _by_prior(self, name: str) -> Entries:
         """Returns p of a site, given those above it."""

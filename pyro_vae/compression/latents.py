@@ -132,11 +132,11 @@ def entries_of(distribution: Any, size: int, argument: str, part: object) -> Ent
         what += "Laplace, FullNormal or Hierarchy"
         raise expected(argument, what, type(part).__name__)
     d = loc.shape[-1]
-    arrays = [np.array(each.double().expand(size, d).numpy()) for each in (loc, scale)]
+    locs, scales = (np.array(each.double().expand(size, d).numpy()) for each in (loc, scale))
     if lower is None:
-        return Entries(family, *arrays)
+        return Entries(family, locs, scales)
     below = np.array(lower.double().tril(-1).expand(size, d, d).numpy())
-    return Entries(family, *arrays, below)
+    return Entries(family, locs, scales, below)
 
 
 @cache

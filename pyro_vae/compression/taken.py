@@ -60,7 +60,7 @@ def _check_amortised(guide: Guide) -> None:
     """
     parts = guide.parts if isinstance(guide, GuideProduct) else [guide]
     for part in parts:
-        if type(part).refine is not Guide.refine:
+        if isinstance(part, Guide) and type(part).refine is not Guide.refine:
             what = "one that the encoder gives at once: Normal, FullNormal or Hierarchy"
             raise expected("guide", what, type(part).__name__)
 
