@@ -196,6 +196,17 @@ def test_a_stack_gives_back_what_was_put_onto_it() -> None:
     assert initial_bits(64)[:4].tolist() == initial_bits(5)[:4].tolist()
 
 
+def test_many_levels_in_float32_have_a_probability_each() -> None:
+    """Fails where the coder adds up float32, whose sums leave nothing for some of the levels."""
+    rng = np.random.default_rng(0)
+    chances = np.exp(-np.arange(256) * rng.random((2000, 1))).astype(np.float32)
+    symbols = rng.integers(0, 256, 2000)
+    stack = Stack(initial_bits(8))
+    stack.push(symbols, chances)
+    assert np.array_equal(stack.pop(chances), symbols)
+    assert np.array_equal(stack.words(), initial_bits(8))
+
+
 def test_nothing_of_the_caller_is_changed() -> None:
     vae = model_of("bottom-up", "Bernoulli", (4,), seed=0, gain=1.0).train()
     x = np.ones((3, 4), np.uint8)

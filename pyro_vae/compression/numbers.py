@@ -258,8 +258,15 @@ def _between(levels: int) -> Function:
     def function(
         edges: np.ndarray, loc: np.ndarray, scale: np.ndarray, weights: np.ndarray
     ) -> tuple[np.ndarray, np.ndarray]:
-        at = (edges[..., None] - 0.5 - loc) / scale
-        below, above = (weights * expit(at)).sum(-1), (weights * expit(-at)).sum(-1)
+        # Components first, (M, n, K): sums over a short last dimension are slow.
+        loc, scale, weights = (np.moveaxis(each, -1, 0) for each in (loc, scale, weights))
+        at = (edges - 0.5 - loc) / scale
+        # Of both tails, each with all its digits, by one exponential.
+        tail = np.exp(-np.abs(at))
+        most = weights / (1 + tail)
+        least, right = tail * most, at > 0
+        below = np.where(right, most, least).sum(0)
+        above = np.where(right, least, most).sum(0)
         first, last = edges <= 0, edges >= levels
         below, above = np.where(first, 0.0, below), np.where(first, 1.0, above)
         return np.where(last, 1.0, below), np.where(last, 0.0, above)

@@ -43,19 +43,19 @@ class Stack:
             symbols: Shape ``(n,)``.
             chances: What their probabilities are proportional to, shape ``(n, K)``.
         """
-        self._ans.encode_reverse(_symbols(symbols), self._table, np.ascontiguousarray(chances))
+        self._ans.encode_reverse(_symbols(symbols), self._table, _doubles(chances))
 
     def pop(self, chances: np.ndarray) -> np.ndarray:
         """Takes symbols from the stack, shape ``(n,)``: the inverse of :meth:`push`."""
-        return _numbers(self._ans.decode(self._table, np.ascontiguousarray(chances)))
+        return _numbers(self._ans.decode(self._table, _doubles(chances)))
 
     def push_binary(self, symbols: np.ndarray, chances: np.ndarray) -> None:
         """Puts zeros and ones onto the stack, of which ``chances`` are the probabilities of one."""
-        self._ans.encode_reverse(_symbols(symbols), self._binary, np.ascontiguousarray(chances))
+        self._ans.encode_reverse(_symbols(symbols), self._binary, _doubles(chances))
 
     def pop_binary(self, chances: np.ndarray) -> np.ndarray:
         """Takes zeros and ones from the stack: the inverse of :meth:`push_binary`."""
-        return _numbers(self._ans.decode(self._binary, np.ascontiguousarray(chances)))
+        return _numbers(self._ans.decode(self._binary, _doubles(chances)))
 
     def push_uniform(self, symbols: np.ndarray, size: int) -> None:
         """Puts symbols that are alike in probability onto the stack, 0 to ``size`` - 1."""
@@ -95,6 +95,11 @@ def initial_bits(count: int) -> np.ndarray:
 
 def _symbols(numbers: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(numbers, dtype=np.int32)
+
+
+def _doubles(chances: np.ndarray) -> np.ndarray:
+    """Returns what the coder makes 24 bits of: float32 has no more, and its sums round to zero."""
+    return np.ascontiguousarray(chances, dtype=np.float64)
 
 
 def _numbers(symbols: Any) -> np.ndarray:
