@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 import re
+import subprocess
+import sys
 from functools import cache
 from pathlib import Path
 
@@ -113,6 +115,18 @@ def test_tensors_lists_and_rows_are_arrays() -> None:
     for each in (x, x.tolist(), pv.data.Rows(x), x.numpy()):
         found = pv.compression.decompress(vae, pv.compression.compress(vae, each))
         assert np.array_equal(found, x.numpy())
+
+
+def test_a_model_at_a_condition_is_a_model() -> None:
+    """And at another condition it is another."""
+    prior, likelihood = pv.priors.Conditional(2), pv.likelihoods.Bernoulli((4,))
+    vae = pv.VAE(prior, pv.guides.Normal(2), likelihood, cond_size=3, seed=0)
+    x = np.random.default_rng(0).integers(0, 2, (9, 4))
+    one, two = vae.at([1.0, 0.0, 0.0]), vae.at([0.0, 1.0, 0.0])
+    content = pv.compression.compress(one, x)
+    assert _same(pv.compression.decompress(one, content), x)
+    with pytest.raises(ValueError, match="expected a file written by the model"):
+        pv.compression.decompress(two, content)
 
 
 def test_the_largest_numbers_come_back() -> None:
@@ -235,3 +249,13 @@ def test_the_program_of_the_page_runs() -> None:
     short = program.replace("epochs=60", "epochs=1, compile=False")
     assert short != program
     exec(short, {})
+
+
+@pytest.mark.slow
+def test_the_experiment_runs() -> None:
+    """Its small version: rates, rivals and round trips."""
+    pytest.importorskip("zstandard")
+    script = Path(__file__).parents[1] / "experiments" / "applications" / "compression.py"
+    done = subprocess.run([sys.executable, str(script), "--smoke"], capture_output=True, text=True)
+    assert done.returncode == 0, done.stdout + done.stderr
+    assert "'all_equal': True" in done.stdout

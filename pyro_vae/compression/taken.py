@@ -35,7 +35,8 @@ def taken(vae: VAE) -> VAE:
     if not isinstance(vae, VAE):
         raise expected("vae", "a VAE", vae)
     if vae.cond_size is not None:
-        raise expected("vae", "a model without conditions, which no file holds", vae.prior)
+        what = "a model without conditions, which no file holds, or `vae.at(cond)`"
+        raise expected("vae", what, f"one of conditions of {vae.cond_size}")
     if vae.missingness is not None:
         raise expected("vae", "a model without `missingness`", type(vae.missingness).__name__)
     check_likelihood(vae.likelihood)
