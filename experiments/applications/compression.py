@@ -25,6 +25,7 @@ import statistics
 import sys
 import time
 from collections.abc import Callable
+from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
@@ -109,7 +110,8 @@ def run(name: str, root: str | None, smoke: bool) -> None:
     print(f"{name}: {rivals}", flush=True)
     kept = {key: value for key, value in recipe.items() if key != "likelihood"}
     kept["family"] = type(recipe["likelihood"](data.event_shape)).__name__
-    result = {"set": name, "recipe": kept, "rows": len(x), "dims": x[0].size}
+    packages = {each: version(each) for each in ("constriction", "scipy", "zstandard", "pillow")}
+    result = {"set": name, "recipe": kept, "rows": len(x), "dims": x[0].size, "packages": packages}
     if not smoke:
         print(common.write(f"compression-{name}", result | {"runs": runs, "rivals": rivals}))
 
