@@ -260,7 +260,7 @@ def table(results: list[dict[str, Any]]) -> str:
     for result in results:
         ours = [each["bits_per_dim"] for each in result["runs"]]
         bound = statistics.mean(each["bound"] for each in result["runs"])
-        cells = [f"{statistics.mean(ours):.3f} ± {_error(ours):.3f}", f"{bound:.3f}"]
+        cells = [f"{statistics.mean(ours):.4f} ± {_error(ours):.4f}", f"{bound:.4f}"]
         cells += [f"{result['rivals'][each]:.3f}" for each in RIVALS]
         published = result["recipe"]["published"]
         cells.append("" if published is None else f"{published:.2f}")
