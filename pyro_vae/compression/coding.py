@@ -46,7 +46,7 @@ def compress(vae: VAE, x: RowsLike) -> bytes:
 
     Raises:
         ValueError: If the model has another part, or data do not suit it, lack entries, or hold a
-            number that is not whole, below 0 or above 16^12.
+            number that is not whole, below 0, or 16^12 or more.
     """
     model = taken(vae)
     array = array_of(x, "x")
