@@ -1,8 +1,8 @@
 r"""Lossless compression by a fitted model: bits-back coding with asymmetric numeral systems.
 
 A whole number of probability P is put onto a stack of bits in about :math:`-\log_2 P` of them, and
-taken from it again (ANS). Of a row x, its latent z is first *taken* from the bits that are there, by
-q(z|x); then x is put onto the stack by p(x|z), and z by p(z). On average that adds
+taken from it again (ANS). Of a row x, its latent z is first *taken* from the bits that are there,
+by q(z|x); then x is put onto the stack by p(x|z), and z by p(z). On average that adds
 
 .. math:: -\mathbb{E}_{q(z \mid x)} \left[\log_2 p(x \mid z) + \log_2 p(z) - \log_2 q(z \mid x)
     \right] = -\mathrm{ELBO} / \log 2
