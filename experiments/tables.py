@@ -11,7 +11,8 @@ import re
 from pathlib import Path
 
 HERE = Path(__file__).resolve().parent
-PAGES = [HERE.parent / "README.md", *sorted((HERE.parent / "docs").glob("*.md"))]
+DOCS = HERE.parent / "docs"
+PAGES = [HERE.parent / "README.md", *sorted([*DOCS.glob("*.md"), *DOCS.glob("gallery/*.md")])]
 
 
 def filled(text: str) -> str:

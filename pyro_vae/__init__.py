@@ -10,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from pyro_vae import (
+        compression,
         criticism,
         data,
         engine,
@@ -50,6 +51,7 @@ __all__ = [
     "Scores",
     "__version__",
     "compare",
+    "compression",
     "criticism",
     "data",
     "engine",

@@ -80,7 +80,9 @@ def test_the_gate_reads_the_two_commands() -> None:
     subprocess.run(["bash", "-n", str(ROOT / ".ci" / "run")], check=True)
 
 
-@pytest.mark.parametrize("page", PAGES, ids=lambda page: page.stem)
+@pytest.mark.parametrize(
+    "page", [*PAGES, *sorted((ROOT / "docs" / "gallery").glob("*.md"))], ids=lambda page: page.stem
+)
 def test_tables_are_those_of_the_results(page: Path) -> None:
     """No figure is typed by hand. Fails when a figure in a page is changed."""
     text = page.read_text(encoding="utf-8")

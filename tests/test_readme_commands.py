@@ -27,7 +27,8 @@ from pyro_vae.training.recipe import SMALL_DATA
 ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect",
-         "push", "encode", "anomalies", "probe", "rate-distortion", "completion")  # fmt: skip
+         "push", "encode", "anomalies", "probe", "rate-distortion", "completion", "compress",
+         "decompress")  # fmt: skip
 SMALL = "--epochs 1 --compile false --device cpu --encoder.hidden [8] --decoder.hidden [8]"
 FEW = "--num-samples 5"
 
@@ -92,6 +93,8 @@ OTHERS = {
     "select digits --latent-dim 2..32 --lr 1e-4..1e-2 --encoder.hidden [64],[128,128] "
     "--search optuna --trials 50": "needs an extra: run by tests/test_search.py",
     "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
+    "compress RUN data.npy out.pvz": "run by tests/test_compression_refusals.py",
+    "decompress RUN out.pvz data.npy": "run by tests/test_compression_refusals.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }
 

@@ -33,7 +33,8 @@ def arrays_and_lists_are_data() -> None:
 def programs(tmp_path_factory: pytest.TempPathFactory) -> list[Path]:
     """The Python of each page, and arrays as data, as programs in a folder of their own."""
     folder, found = tmp_path_factory.mktemp("types"), []
-    for page in (ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))):
+    docs = ROOT / "docs"
+    for page in (ROOT / "README.md", *sorted([*docs.glob("*.md"), *docs.glob("gallery/*.md")])):
         text = page.read_text(encoding="utf-8")
         blocks = re.findall(r"^```python\n(.*?)^```$", text, re.DOTALL | re.MULTILINE)
         if blocks:

@@ -47,6 +47,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "rate-distortion runs/digits",
         "rate-distortion runs/digits --max-data 500 --num-samples 200",
     ),
+    "compress": (
+        "compress runs/digits digits.npy digits.pvz",
+        "compress hf://owner/name data.npy data.pvz --json",
+    ),
+    "decompress": (
+        "decompress runs/digits digits.pvz again.npy",
+        "decompress hf://owner/name data.pvz data.npy",
+    ),
     "completion": (
         "completion bash > ~/.local/share/bash-completion/completions/pyro-vae",
         "completion zsh > ~/.zfunc/_pyro-vae",
