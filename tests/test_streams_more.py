@@ -247,3 +247,19 @@ def test_a_run_goes_on_in_its_windows_whatever_has_the_rows_by_now(
     again, run = fitted(now, resume=True, **short)
     assert run.window == 100
     assert equal(through, again)
+
+
+def test_what_needs_all_rows_says_so(tmp_path: Path) -> None:
+    """And who has no rows at all is told what is expected."""
+    program, stream = vae(), pv.data.stream(X)
+    for take, message in (
+        (lambda: pv.data.inspect(stream), "`data`: expected a data set, as `pv.data.load`"),
+        (lambda: pv.plots.pairs(program, stream), "`reference`: expected data in memory"),
+        (lambda: pv.plots.pairs(program, None), "`reference`: expected data in memory"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            take()
+    lacking = X.copy()
+    lacking[3, 2] = np.nan
+    with pytest.raises(ValueError, match=r"nan at index \[3, 2\].*`missing`"):
+        pv.fit(program, pv.data.stream(lacking), epochs=1, progress=False)

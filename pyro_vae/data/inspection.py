@@ -10,7 +10,7 @@ from typing import Any
 
 from torch import Tensor
 
-from pyro_vae._errors import plural
+from pyro_vae._errors import expected, plural
 from pyro_vae.data.dataset import SPLITS, Dataset, Split
 from pyro_vae.data.rows import Rows
 
@@ -117,6 +117,9 @@ def inspect(data: Dataset) -> DataReport:
     Returns:
         The report, which prints itself.
 
+    Raises:
+        ValueError: If it is no data set.
+
     Example:
         >>> import torch
         >>> from pyro_vae.data import load
@@ -125,6 +128,8 @@ def inspect(data: Dataset) -> DataReport:
         >>> report.num_constant, report.duplicates["train"]
         (1, 2)
     """
+    if not isinstance(data, Dataset):
+        raise expected("data", "a data set, as `pv.data.load` returns one", data)
     splits = {split: data.split(split) for split in SPLITS}
     filled = {split: x for split, x in splits.items() if len(x)}
     seen = {split: x[~x.isnan()] for split, x in filled.items()}

@@ -117,9 +117,11 @@ def pairs(
         The axes, of each pair one or two.
 
     Raises:
-        ValueError: If x has fewer than two columns.
+        ValueError: If these are no data, or have fewer than two columns.
     """
-    x = as_tensor(reference)
+    x = as_tensor(reference, "reference")
+    if not isinstance(x, Tensor):
+        raise expected("reference", "data in memory, shape (N, D)", x)
     entries = entries_of(vae, x) if columns is None else entries_of(vae, columns)
     if len(vae.event_shape) != 1 or vae.event_shape[0] < 2:
         raise expected("reference", "data of two columns or more", x)
