@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -30,7 +30,7 @@ from pyro_vae.programs import VAE
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.fit import begun, fit
 from pyro_vae.training.loop import Loop
-from pyro_vae.training.parts import only
+from pyro_vae.training.parts import of_one_fit, only
 from pyro_vae.training.passes import Resident
 from pyro_vae.training.resume import RunInProgress
 from pyro_vae.training.run import Run
@@ -95,8 +95,8 @@ def fit_many(
         were fitted at once, ``seconds`` are of all.
 
     Raises:
-        ValueError: If an argument is out of range, data do not fit the model, or ``build`` has to
-            be sent to another process, and cannot be.
+        ValueError: If an argument is out of range, data do not fit the model, models share what a
+            fit moves, or ``build`` has to be sent to another process, and cannot be.
         FloatingPointError: If the loss of a fit is not finite.
 
     Example:
@@ -171,9 +171,8 @@ class _Fits:
         if not isinstance(vae, VAE):
             raise expected("build", "a function that returns a VAE", vae)
         self._check(own)
-        # An objective counts its steps, by which a warm-up goes: each fit has one of its own.
-        shared = {"objective": copy.deepcopy(self.options.get("objective"))}
-        asked = _DEFAULTS | {"progress": False} | dict(self.options) | shared | dict(own)
+        asked = _DEFAULTS | {"progress": False} | dict(self.options) | dict(own)
+        asked["objective"] = of_one_fit(asked["objective"], vae)
         asked["out"] = None if self.out is None else self.out / f"seed-{seed}"
         return vae, {**asked, "data": self.data, "seed": seed}
 
@@ -237,6 +236,46 @@ class _Member:
         log.info("seed %d: %s", self.seed, plural(len(self.run.history["epoch"]), "epoch"))
 
 
+class _Shared:
+    """Creates the record of what several models have in common, which no fit is to move."""
+
+    def __init__(self) -> None:
+        self._models: list[VAE] = []
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, vae: VAE) -> None:
+        """Takes note of a model that is just built, and of all its tensors as they are."""
+        self._models.append(vae)
+        for _, tensor in _tensors(vae):
+            self._before.setdefault(id(tensor), (tensor, tensor.detach().clone()))
+
+    def check(self) -> None:
+        """Puts what several have back as it was.
+
+        Raises:
+            ValueError: If some of it has moved: no fit is then of its model alone.
+        """
+        # As they are now: a network that another model was made with has other layers by then.
+        found = [{id(tensor): name for name, tensor in _tensors(vae)} for vae in self._models]
+        count = Counter(number for names in found for number in names)
+        moved = []
+        for number, name in ChainMap(*found).items():
+            if count[number] == 1 or number not in self._before:
+                continue
+            tensor, before = self._before[number]
+            if not torch.equal(tensor, before):
+                tensor.data.copy_(before)
+                moved.append(name.partition(".")[2])
+        if moved:
+            what = "a model of its own for each seed, with parts that are made in it"
+            raise expected("build", what, f"models that share {min(moved)}, which a fit moves")
+
+
+def _tensors(vae: VAE) -> Iterator[tuple[str, Tensor]]:
+    yield from vae.named_parameters()
+    yield from vae.named_buffers()
+
+
 def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
     """Fits all in this process.
 
@@ -248,9 +287,10 @@ def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
         raise NotCapturable("several processes share each of them")
     before = random_state(_CPU)
     with ExitStack() as stack:
-        members = []
+        members, shared = list[_Member](), _Shared()
         for seed in seeds:
             vae, asked = fits.asked(seed)
+            shared.add(vae)
             for name, why in _OF_ONE.items():
                 if asked[name] not in (_DEFAULTS[name], False, None, ()):
                     raise NotCapturable(f"`{name}` is of one fit: {why}")
@@ -259,7 +299,10 @@ def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
             assert isinstance(loop, Loop), "what is finished is only read where one resumes"
             stack.enter_context(only(vae, loop.recipe.trained))
             members.append(_Member(seed, loop, folder))
-        runs = _taken(members)
+        try:
+            runs = _taken(members)
+        finally:
+            shared.check()
         for member, run in zip(members, runs, strict=True):
             if member.folder is not None:  # not before: all may have to be fitted by themselves
                 member.folder.finish(run.write)
