@@ -42,7 +42,8 @@ _EPOCHS = 60  # of each of many fits to small data
 _ARGUMENTS = ("search", "trials", "folds", "seeds", "num_samples")
 _DEFAULTS = {name: default_of(select, name) for name in _ARGUMENTS}
 _FLAGS = ("json", "resume")  # without a value
-_NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+# None ends in a point, so that of three points the last is of the second number.
+_NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
