@@ -77,9 +77,11 @@ def built(
     """
     with seeded(seed):
         made = build(**setting)
-    vae, options = made if isinstance(made, tuple) else (made, {})
+    vae, options = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if not isinstance(vae, VAE):
         raise expected("build", f"a function that returns a VAE{_OTHERS * is_amortized(vae)}", vae)
+    if not isinstance(options, Mapping):
+        raise expected("build", "beside the VAE a mapping of options of `fit`", options)
     return vae, options
 
 

@@ -192,7 +192,8 @@ def test_each_stops_at_its_own_epoch() -> None:
 
 def test_a_run_is_one_of_fit(tmp_path: Path) -> None:
     """It is written, scored and pickled as any, and holds no memory of the others."""
-    runs = pv.fit_many(_vae, _BITS[:32], _SEEDS, out=tmp_path / "runs", **_OPTIONS)
+    seeds = np.array(_SEEDS)
+    runs = pv.fit_many(_vae, _BITS[:32], seeds, out=tmp_path / "runs", **_OPTIONS)
     read = pv.Run.load(tmp_path / "runs" / "seed-1")
     assert read.history == runs[1].history
     assert read.settings["seed"] == 1
@@ -279,11 +280,16 @@ def test_a_step_that_is_wrong_is_found(
         ({"seeds": [1, 1]}, "`seeds`: expected a sequence of seeds that differ"),
         ({"seeds": [1], "seed": 2}, "`seed`: expected none"),
         ({"seeds": [1], "epoch": 2}, "did you mean 'epochs'"),
+        ({"seeds": [1, 2], "build": None}, "`build`: expected a function from a seed to a VAE"),
+        ({"seeds": [1, 2], "build": lambda seed: (_vae(seed), 3)}, "a mapping of options of `fit`"),
+        ({"seeds": [1], "build": lambda seed: (_vae(seed), {}, 1)}, "a function that returns a"),
+        ({"seeds": [1], "build": lambda seed: (_vae(seed), {"out": "x"})}, "`out`: expected that"),
+        ({"seeds": [1, 2], "callbacks": np.ones(2)}, "`callbacks`: expected a list of objects"),
     ],
 )
 def test_arguments_that_are_wrong_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pv.fit_many(_vae, _BITS, **given)
+        pv.fit_many(given.pop("build", _vae), _BITS, **given)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")

@@ -11,6 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -87,7 +88,9 @@ def fit_many(
         data: A dataset, which brings its splits; an array of shape ``(N, *event_shape)``; or rows
             that are elsewhere, as in :func:`pyro_vae.fit`.
         seeds: Of each fit.
-        out: A folder, for the folder of each run, ``seed-0`` and so on.
+        out: A folder, for the folder of each run, ``seed-0`` and so on. Those of fits at once are
+            written when all have ended, and what is interrupted leaves none: a checkpoint is of one
+            fit, as with ``checkpoint_every``.
         **options: For every fit, as in :func:`pyro_vae.fit`; no bar is shown unless asked for.
 
     Returns:
@@ -144,11 +147,15 @@ class _Fits:
             ValueError: If they are not.
         """
         what = "a sequence of seeds that differ"
+        if isinstance(seeds, np.ndarray | Tensor):
+            seeds = seeds.tolist()
         if isinstance(seeds, str) or not isinstance(seeds, Sequence):
             raise expected("seeds", what, seeds)
         chosen = [check_seed("seeds", seed) for seed in seeds]
         if len(chosen) == 0 or len(set(chosen)) < len(chosen):
             raise expected("seeds", what, seeds)
+        if not callable(self.build):
+            raise expected("build", "a function from a seed to a VAE", self.build)
         self._check(self.options)
         return chosen
 
@@ -167,10 +174,13 @@ class _Fits:
         """
         with seeded(seed):
             built = self.build(seed)
-        vae, own = built if isinstance(built, tuple) else (built, {})
-        if not isinstance(vae, VAE):
-            raise expected("build", "a function that returns a VAE", vae)
+        vae, own = built if isinstance(built, tuple) and len(built) == 2 else (built, {})
+        if not isinstance(vae, VAE) or not isinstance(own, Mapping):
+            what = "a function that returns a VAE, or a VAE and a mapping of options of `fit`"
+            raise expected("build", what, built)
         self._check(own)
+        if "out" in own:
+            raise expected("out", "that of fit_many, where each run has a folder", own["out"])
         asked = _DEFAULTS | {"progress": False} | dict(self.options) | dict(own)
         asked["objective"] = of_one_fit(asked["objective"], vae)
         asked["out"] = None if self.out is None else self.out / f"seed-{seed}"
@@ -276,6 +286,12 @@ def _tensors(vae: VAE) -> Iterator[tuple[str, Tensor]]:
     yield from vae.named_buffers()
 
 
+def _is_off(value: object, default: object) -> bool:
+    """Tells whether an option asks for nothing; of arrays, too, which are not to be compared."""
+    is_plain = isinstance(value, str | list | tuple)
+    return value is None or value is False or (is_plain and (value == default or not value))
+
+
 def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
     """Fits all in this process.
 
@@ -292,7 +308,7 @@ def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
             vae, asked = fits.asked(seed)
             shared.add(vae)
             for name, why in _OF_ONE.items():
-                if asked[name] not in (_DEFAULTS[name], False, None, ()):
+                if not _is_off(asked[name], _DEFAULTS[name]):
                     raise NotCapturable(f"`{name}` is of one fit: {why}")
             set_random_state(before, _CPU)  # which is what comes back in the end
             loop, folder = stack.enter_context(begun(vae, asked, processes))
