@@ -23,6 +23,7 @@ from pyro_vae.evaluation._common import describe
 from pyro_vae.programs import VAE
 from pyro_vae.programs.accept import as_tensor
 from pyro_vae.programs.protocol import is_amortized
+from pyro_vae.training.recipe import Recipe
 
 __all__ = ["Built", "Model", "Pool", "built"]
 
@@ -46,8 +47,14 @@ class Model:
 
     @classmethod
     def of(cls, build: Callable[..., Built], setting: Mapping[str, Any], pool: Pool) -> Model:
-        """Builds every setting before any is fitted: the last may be the one that is wrong."""
+        """Builds every setting before any is fitted: the last may be the one that is wrong.
+
+        Raises:
+            ValueError: If there is no such model, or an option of its fits is out of range.
+        """
         vae, own = built(build, setting, 0)
+        known = {each.name for each in dataclasses.fields(Recipe)}
+        Recipe(**{name: own[name] for name in own if name in known}).check_parts(vae)
         state = {
             name: [str(tensor.dtype), *tensor.shape] for name, tensor in vae.state_dict().items()
         }
@@ -70,9 +77,11 @@ def built(
     """
     with seeded(seed):
         made = build(**setting)
-    vae, options = made if isinstance(made, tuple) else (made, {})
+    vae, options = made if isinstance(made, tuple) and len(made) == 2 else (made, {})
     if not isinstance(vae, VAE):
         raise expected("build", f"a function that returns a VAE{_OTHERS * is_amortized(vae)}", vae)
+    if not isinstance(options, Mapping):
+        raise expected("build", "beside the VAE a mapping of options of `fit`", options)
     return vae, options
 
 

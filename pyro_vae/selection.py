@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import copy
 import dataclasses
 import itertools
 import math
@@ -30,6 +29,7 @@ from pyro_vae.evaluation import evaluate
 from pyro_vae.evaluation.comparison import check_comparable
 from pyro_vae.training.differences import differences
 from pyro_vae.training.fit import fit
+from pyro_vae.training.parts import of_one_fit
 from pyro_vae.training.recipe import SHORT_FITS
 
 __all__ = ["Candidate", "Failed", "Selection", "combinations", "select"]
@@ -238,9 +238,8 @@ class _Fits:
         vae, own = built(self.build, self.settings[i], seed + s)
         train, with_it = pool.training(np.flatnonzero(self.fold != k), self.validation)
         try:
-            # An objective counts its steps, by which a warm-up goes: each fit has one of its own.
-            shared = {"objective": copy.deepcopy(self.options.get("objective"))}
-            options = {"progress": False} | dict(self.options) | shared | dict(own)
+            options = {"progress": False} | dict(self.options) | dict(own)
+            options["objective"] = of_one_fit(options.get("objective"), vae)
             fit(vae, train, seed=seed + s, **with_it, **options)
         except FloatingPointError as error:
             return {"failed": f"fold {k + 1}, {error}"}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -188,3 +189,15 @@ def test_help(capsys: pytest.CaptureFixture[str]) -> None:
     printed = " ".join(capsys.readouterr().out.split())
     for words in ("pyro-vae select DATA [options]", "--latent-dim 2,4,8", "--folds", "--seeds"):
         assert words in printed
+
+
+def test_what_a_file_has_of_a_selection_is_left_out_of_the_fit(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Fails when the command that is printed is refused, as `fit` knows no folds."""
+    Path("one.yaml").write_text("folds: 2\nlikelihood: Normal\nweight_decay: 0.25\n")
+    argv = [*_QUICK.split()[2:], "--config=one.yaml", "--lr", "1e-3,1e-2", "--out", "chosen"]
+    assert main(["select", "values.npy", *argv]) == 0
+    again = shlex.split(capsys.readouterr().out.partition("pyro-vae ")[2])
+    assert main([*again, "--out", "again"]) == 0
+    assert read_json(Path("again/fit.json"))["settings"]["weight_decay"] == 0.25

@@ -108,6 +108,62 @@ def test_each_fit_is_that_of_its_seed(
         _same(one, other, 1e-9)
 
 
+def _parts(of: str) -> dict[str, Any]:
+    """Parts that several models are made with, each time new."""
+    if of == "encoder":
+        return {"encoder": torch.nn.Linear(4, 4)}
+    if of == "network":  # whose layers are those of the last model that it was given to
+        return {"encoder": networks.MLP((6,))}
+    if of == "likelihood":
+        return {"likelihood": likelihoods.Normal((4,))}
+    if of == "pseudo-inputs":  # which a fit sets before its first step
+        return {"prior": priors.VampPrior(2, 5, inputs="data")}
+    running = torch.nn.Sequential(torch.nn.BatchNorm1d(4), torch.nn.Linear(4, 4))
+    return {"encoder": running.requires_grad_(False)}
+
+
+@pytest.mark.parametrize(
+    ("of", "named"),
+    [
+        ("encoder", "encoder.bias"),
+        ("network", "encoder.layers.0.bias"),
+        ("likelihood", "likelihood.raw_scale"),
+        ("pseudo-inputs", "prior.pseudo"),
+        ("statistics", "encoder.0.num_batches_tracked"),
+    ],
+)
+def test_models_that_share_what_a_fit_moves_are_refused(of: str, named: str) -> None:
+    """Or the runs of all seeds but one hold what another seed has left there."""
+    parts = _parts(of)
+
+    def build(seed: int) -> pv.VAE:
+        default = {"prior": priors.Normal(2), "likelihood": likelihoods.Bernoulli((4,))}
+        return pv.VAE(guide=guides.Normal(2), **{**default, **parts}, seed=seed).double()
+
+    options = _OPTIONS | {"validation": 0.3}
+    with pytest.raises(ValueError, match=f"^`build`: .*'models that share {named}, which"):
+        pv.fit_many(build, _BITS, _SEEDS, **options)
+    if of == "encoder":
+        frozen = pv.fit_many(build, _BITS, _SEEDS, **options, trainable="decoder")
+        assert frozen[0].vae.guide.encoder is frozen[1].vae.guide.encoder
+    if of == "statistics":
+        assert int(parts["encoder"][0].num_batches_tracked) == 0, "as it was"
+
+
+def test_each_fit_has_the_whole_warm_up() -> None:
+    """Of one objective that ``build`` gives to all: fails where the second goes on in it."""
+    objective = objectives.ELBO(warmup=20)
+
+    def build(seed: int) -> tuple[pv.VAE, dict[str, Any]]:
+        return _vae(seed), {"objective": objective}
+
+    single = [pv.fit(_vae(s), _BITS, seed=s, **_OPTIONS, objective=objectives.ELBO(warmup=20))
+              for s in _SEEDS]  # fmt: skip
+    for one, other in zip(single, pv.fit_many(build, _BITS, _SEEDS, **_OPTIONS), strict=True):
+        _same(one, other, 1e-9)
+    assert objective.step == 0
+
+
 class _Peak:
     """A score that is greatest at one epoch, whatever rounding does."""
 
@@ -136,7 +192,8 @@ def test_each_stops_at_its_own_epoch() -> None:
 
 def test_a_run_is_one_of_fit(tmp_path: Path) -> None:
     """It is written, scored and pickled as any, and holds no memory of the others."""
-    runs = pv.fit_many(_vae, _BITS[:32], _SEEDS, out=tmp_path / "runs", **_OPTIONS)
+    seeds = np.array(_SEEDS)
+    runs = pv.fit_many(_vae, _BITS[:32], seeds, out=tmp_path / "runs", **_OPTIONS)
     read = pv.Run.load(tmp_path / "runs" / "seed-1")
     assert read.history == runs[1].history
     assert read.settings["seed"] == 1
@@ -223,11 +280,16 @@ def test_a_step_that_is_wrong_is_found(
         ({"seeds": [1, 1]}, "`seeds`: expected a sequence of seeds that differ"),
         ({"seeds": [1], "seed": 2}, "`seed`: expected none"),
         ({"seeds": [1], "epoch": 2}, "did you mean 'epochs'"),
+        ({"seeds": [1, 2], "build": None}, "`build`: expected a function from a seed to a VAE"),
+        ({"seeds": [1, 2], "build": lambda seed: (_vae(seed), 3)}, "a mapping of options of `fit`"),
+        ({"seeds": [1], "build": lambda seed: (_vae(seed), {}, 1)}, "a function that returns a"),
+        ({"seeds": [1], "build": lambda seed: (_vae(seed), {"out": "x"})}, "`out`: expected that"),
+        ({"seeds": [1, 2], "callbacks": np.ones(2)}, "`callbacks`: expected a list of objects"),
     ],
 )
 def test_arguments_that_are_wrong_are_refused(given: Any, message: str) -> None:
     with pytest.raises(ValueError, match=message):
-        pv.fit_many(_vae, _BITS, **given)
+        pv.fit_many(given.pop("build", _vae), _BITS, **given)
 
 
 @pytest.mark.skipif(not torch.backends.mkldnn.is_available(), reason="needs oneDNN")

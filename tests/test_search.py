@@ -350,11 +350,13 @@ def test_ranges_are_of_the_kind_of_their_option(optuna: Any) -> None:
     """Integers where it takes these alone; by logarithms where all are positive."""
     kinds = optuna.distributions
     words = "values.npy --likelihood Normal --search optuna --latent-dim 2..32 --lr=1e-4..1 "
-    words += "--decoder.dropout 0..0.5 --likelihood.scale 1..4 --encoder.hidden [4],[4],[8,8]"
+    words += "--decoder.dropout 0...5 --weight-decay .001..0.01 --likelihood.scale 1..4 "
+    words += "--encoder.hidden [4],[4],[8,8]"
     assert _Settings(shlex.split(words)).space() == {
         "latent-dim": kinds.IntDistribution(2, 32, log=True),
         "lr": kinds.FloatDistribution(1e-4, 1.0, log=True),
         "decoder.dropout": kinds.FloatDistribution(0.0, 0.5),
+        "weight-decay": kinds.FloatDistribution(0.001, 0.01, log=True),
         "likelihood.scale": kinds.FloatDistribution(1.0, 4.0, log=True),
         "encoder.hidden": [[4], [8, 8]],
     }
@@ -375,6 +377,8 @@ def test_ranges_are_of_the_kind_of_their_option(optuna: Any) -> None:
         ("--lr 1..1e999 --search optuna", "`--lr`: expected values, as it has no ranges of numb"),
         ("--latent-dim 1.5..2 --search optuna", "`--latent-dim`: expected an integer, got '1.5'"),
         ("--latent-dim 0..2 --search optuna", "expected a positive integer, got 0"),
+        ("--weight-decay -1..1 --search optuna", "`weight_decay`: expected a finite number >= 0"),
+        ("--patience 1...5 --search optuna", "`--patience`: expected an integer, got '0.5'"),
         ("--prior 1..2 --search optuna", "`--prior`: "),
     ],
 )

@@ -311,3 +311,31 @@ def test_scores_that_are_not_finite_are_a_failure(
     assert [each.arguments for each in chosen.candidates] == [{"scale": 2.0}]
     assert chosen.failed[0].reason == "fold 1, held-out log p(x) is not finite"
     assert len(fitted) == 3
+
+
+def test_an_option_that_is_wrong_is_found_before_anything_is_fitted(
+    fitted: list[dict[str, Any]],
+) -> None:
+    """Fails when the second setting is looked at after the fits of the first."""
+
+    def build(lr: float) -> tuple[pv.VAE, dict[str, Any]]:
+        return _flat(), {"lr": lr}
+
+    with pytest.raises(ValueError, match="`lr`: expected a positive number below 1e30, got -1.0"):
+        select(build, torch.randn(8, 3), {"lr": [0.1, -1.0]}, folds=2)
+    assert fitted == []
+
+
+def test_each_fit_has_the_whole_warm_up(fitted: list[dict[str, Any]]) -> None:
+    """Of one objective that ``build`` gives to all, which scales with a scale of the model."""
+    objective = pv.objectives.ELBO(warmup=5)
+    made: list[pv.VAE] = []
+
+    def build(scale: float) -> tuple[pv.VAE, dict[str, Any]]:
+        made.append(_flat(scale))
+        objective.of_model = made[-1].decoder  # type: ignore[attr-defined]
+        return made[-1], {"objective": objective}
+
+    select(build, torch.randn(8, 3), {"scale": [1.0, 2.0]}, folds=2, num_samples=10)
+    assert len({id(each["objective"]) for each in fitted} | {id(objective)}) == 5
+    assert [each["objective"].of_model for each in fitted] == [vae.decoder for vae in made[2:]]

@@ -10,6 +10,7 @@ from collections.abc import Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal, NamedTuple
 
+import yaml
 from jsonargparse import Namespace
 
 from pyro_vae._console import Terminal
@@ -19,6 +20,7 @@ from pyro_vae._kept import has_fits, taken
 from pyro_vae._progress import live
 from pyro_vae._search import package
 from pyro_vae._terminal import say
+from pyro_vae.checkpoint import write_bytes
 from pyro_vae.cli.fit import (
     DEFAULT_PARTS,
     build_model,
@@ -26,7 +28,16 @@ from pyro_vae.cli.fit import (
 )
 from pyro_vae.cli.going_on import going_on
 from pyro_vae.cli.options import add_jobs
-from pyro_vae.cli.parsing import ROLES, Parser, default_of, parse, parts_of, read_config, value_of
+from pyro_vae.cli.parsing import (
+    ROLES,
+    Parser,
+    default_of,
+    parse,
+    parts_of,
+    read_config,
+    read_yaml,
+    value_of,
+)
 from pyro_vae.cli.runs import as_device, load_data, new_path
 from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import selection_table
@@ -42,7 +53,8 @@ _EPOCHS = 60  # of each of many fits to small data
 _ARGUMENTS = ("search", "trials", "folds", "seeds", "num_samples")
 _DEFAULTS = {name: default_of(select, name) for name in _ARGUMENTS}
 _FLAGS = ("json", "resume")  # without a value
-_NUMBER = r"[-+]?\d+(?:\.\d*)?(?:[eE][-+]?\d+)?"
+# None ends in a point, so that of three points the last is of the second number.
+_NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
@@ -102,14 +114,14 @@ def run(argv: list[str]) -> None:
     if first.json:
         say(json.dumps({"out": str(out)} | summary))
         return
+    again = _of_a_fit(settings.of(selection.chosen.arguments).argv, settings.rest_of_config(out))
     console = Terminal()
     console.print(selection_table(selection))
     console.print(f"{selection.seconds:.0f} s. Wrote")
     for file in sorted(out.glob("selection.*")):
         console.print(f"  {file}", soft_wrap=True)
-    chosen = settings.of(selection.chosen.arguments)
-    again = shlex.join(["pyro-vae", "fit", *_of_a_fit(chosen.argv)])
-    console.print(f"The choice, fitted to the training data:\n  {again}", soft_wrap=True)
+    command = shlex.join(["pyro-vae", "fit", *again])
+    console.print(f"The choice, fitted to the training data:\n  {command}", soft_wrap=True)
 
 
 class _Setting(NamedTuple):
@@ -186,6 +198,16 @@ class _Settings:
             texts = {flag: self._typed[flag].get(text, text) for flag, text in written.items()}
             self._known[key] = self._parsed(texts)
         return self._known[key]
+
+    def rest_of_config(self, folder: Path) -> str | None:
+        """Returns a file of the options of ``--config`` that ``fit`` knows, written if need be."""
+        if self._path is None or self._config().keys().isdisjoint(_OWN):
+            return self._path
+        content = read_yaml("--config", Path(self._path))
+        kept = {name: value for name, value in content.items() if name not in _OWN}
+        path = folder / "selection.yaml"
+        write_bytes(path, yaml.safe_dump(kept, sort_keys=False).encode())
+        return str(path)
 
     def _config(self) -> dict[str, Any]:
         return {} if self._path is None else read_config(self._path)
@@ -337,13 +359,16 @@ def _key(flag: str) -> str:
     return f"{name}.class" if name in ROLES else name
 
 
-def _of_a_fit(argv: Sequence[str]) -> list[str]:
-    """Leaves out what only this command knows."""
+def _of_a_fit(argv: Sequence[str], config: str | None) -> list[str]:
+    """Leaves out what only this command knows; options of a file come from ``config``."""
     kept, tokens = [], iter(argv)
     for token in tokens:
         flag, equals, _ = token.partition("=")
-        if flag[2:] not in _OWN:
+        if flag[2:] not in (*_OWN, "config"):
             kept.append(token)
-        elif not equals and flag[2:] not in _FLAGS:
+            continue
+        if not equals and flag[2:] not in _FLAGS:
             next(tokens, None)
+        if flag == "--config":
+            kept += [flag, str(config)]
     return kept

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-import copy
 import logging
+from collections import ChainMap, Counter
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, closing, contextmanager
 from dataclasses import dataclass
@@ -11,6 +11,7 @@ from inspect import signature
 from pathlib import Path
 from typing import Any, TypeAlias
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -30,7 +31,7 @@ from pyro_vae.programs import VAE
 from pyro_vae.training.callbacks import Callbacks
 from pyro_vae.training.fit import begun, fit
 from pyro_vae.training.loop import Loop
-from pyro_vae.training.parts import only
+from pyro_vae.training.parts import of_one_fit, only
 from pyro_vae.training.passes import Resident
 from pyro_vae.training.resume import RunInProgress
 from pyro_vae.training.run import Run
@@ -87,7 +88,9 @@ def fit_many(
         data: A dataset, which brings its splits; an array of shape ``(N, *event_shape)``; or rows
             that are elsewhere, as in :func:`pyro_vae.fit`.
         seeds: Of each fit.
-        out: A folder, for the folder of each run, ``seed-0`` and so on.
+        out: A folder, for the folder of each run, ``seed-0`` and so on. Those of fits at once are
+            written when all have ended, and what is interrupted leaves none: a checkpoint is of one
+            fit, as with ``checkpoint_every``.
         **options: For every fit, as in :func:`pyro_vae.fit`; no bar is shown unless asked for.
 
     Returns:
@@ -95,8 +98,8 @@ def fit_many(
         were fitted at once, ``seconds`` are of all.
 
     Raises:
-        ValueError: If an argument is out of range, data do not fit the model, or ``build`` has to
-            be sent to another process, and cannot be.
+        ValueError: If an argument is out of range, data do not fit the model, models share what a
+            fit moves, or ``build`` has to be sent to another process, and cannot be.
         FloatingPointError: If the loss of a fit is not finite.
 
     Example:
@@ -144,11 +147,15 @@ class _Fits:
             ValueError: If they are not.
         """
         what = "a sequence of seeds that differ"
+        if isinstance(seeds, np.ndarray | Tensor):
+            seeds = seeds.tolist()
         if isinstance(seeds, str) or not isinstance(seeds, Sequence):
             raise expected("seeds", what, seeds)
         chosen = [check_seed("seeds", seed) for seed in seeds]
         if len(chosen) == 0 or len(set(chosen)) < len(chosen):
             raise expected("seeds", what, seeds)
+        if not callable(self.build):
+            raise expected("build", "a function from a seed to a VAE", self.build)
         self._check(self.options)
         return chosen
 
@@ -167,13 +174,15 @@ class _Fits:
         """
         with seeded(seed):
             built = self.build(seed)
-        vae, own = built if isinstance(built, tuple) else (built, {})
-        if not isinstance(vae, VAE):
-            raise expected("build", "a function that returns a VAE", vae)
+        vae, own = built if isinstance(built, tuple) and len(built) == 2 else (built, {})
+        if not isinstance(vae, VAE) or not isinstance(own, Mapping):
+            what = "a function that returns a VAE, or a VAE and a mapping of options of `fit`"
+            raise expected("build", what, built)
         self._check(own)
-        # An objective counts its steps, by which a warm-up goes: each fit has one of its own.
-        shared = {"objective": copy.deepcopy(self.options.get("objective"))}
-        asked = _DEFAULTS | {"progress": False} | dict(self.options) | shared | dict(own)
+        if "out" in own:
+            raise expected("out", "that of fit_many, where each run has a folder", own["out"])
+        asked = _DEFAULTS | {"progress": False} | dict(self.options) | dict(own)
+        asked["objective"] = of_one_fit(asked["objective"], vae)
         asked["out"] = None if self.out is None else self.out / f"seed-{seed}"
         return vae, {**asked, "data": self.data, "seed": seed}
 
@@ -237,6 +246,52 @@ class _Member:
         log.info("seed %d: %s", self.seed, plural(len(self.run.history["epoch"]), "epoch"))
 
 
+class _Shared:
+    """Creates the record of what several models have in common, which no fit is to move."""
+
+    def __init__(self) -> None:
+        self._models: list[VAE] = []
+        self._before: dict[int, tuple[Tensor, Tensor]] = {}
+
+    def add(self, vae: VAE) -> None:
+        """Takes note of a model that is just built, and of all its tensors as they are."""
+        self._models.append(vae)
+        for _, tensor in _tensors(vae):
+            self._before.setdefault(id(tensor), (tensor, tensor.detach().clone()))
+
+    def check(self) -> None:
+        """Puts what several have back as it was.
+
+        Raises:
+            ValueError: If some of it has moved: no fit is then of its model alone.
+        """
+        # As they are now: a network that another model was made with has other layers by then.
+        found = [{id(tensor): name for name, tensor in _tensors(vae)} for vae in self._models]
+        count = Counter(number for names in found for number in names)
+        moved = []
+        for number, name in ChainMap(*found).items():
+            if count[number] == 1 or number not in self._before:
+                continue
+            tensor, before = self._before[number]
+            if not torch.equal(tensor, before):
+                tensor.data.copy_(before)
+                moved.append(name.partition(".")[2])
+        if moved:
+            what = "a model of its own for each seed, with parts that are made in it"
+            raise expected("build", what, f"models that share {min(moved)}, which a fit moves")
+
+
+def _tensors(vae: VAE) -> Iterator[tuple[str, Tensor]]:
+    yield from vae.named_parameters()
+    yield from vae.named_buffers()
+
+
+def _is_off(value: object, default: object) -> bool:
+    """Tells whether an option asks for nothing; of arrays, too, which are not to be compared."""
+    is_plain = isinstance(value, str | list | tuple)
+    return value is None or value is False or (is_plain and (value == default or not value))
+
+
 def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
     """Fits all in this process.
 
@@ -248,18 +303,22 @@ def _at_once(fits: _Fits, seeds: Sequence[int]) -> list[Run[VAE]]:
         raise NotCapturable("several processes share each of them")
     before = random_state(_CPU)
     with ExitStack() as stack:
-        members = []
+        members, shared = list[_Member](), _Shared()
         for seed in seeds:
             vae, asked = fits.asked(seed)
+            shared.add(vae)
             for name, why in _OF_ONE.items():
-                if asked[name] not in (_DEFAULTS[name], False, None, ()):
+                if not _is_off(asked[name], _DEFAULTS[name]):
                     raise NotCapturable(f"`{name}` is of one fit: {why}")
             set_random_state(before, _CPU)  # which is what comes back in the end
             loop, folder = stack.enter_context(begun(vae, asked, processes))
             assert isinstance(loop, Loop), "what is finished is only read where one resumes"
             stack.enter_context(only(vae, loop.recipe.trained))
             members.append(_Member(seed, loop, folder))
-        runs = _taken(members)
+        try:
+            runs = _taken(members)
+        finally:
+            shared.check()
         for member, run in zip(members, runs, strict=True):
             if member.folder is not None:  # not before: all may have to be fitted by themselves
                 member.folder.finish(run.write)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterable, Iterator, Mapping, Sequence
@@ -21,6 +22,7 @@ __all__ = [
     "check_parts",
     "check_precision",
     "fingerprint",
+    "of_one_fit",
     "only",
     "rest",
     "start_from",
@@ -51,6 +53,15 @@ def check_precision(vae: Amortized) -> None:
         if parameter.dtype in (torch.float16, torch.bfloat16):
             what = "a model of float32 or float64 (`vae.float()`)"
             raise expected("vae", what, f"{str(parameter.dtype).removeprefix('torch.')} in {name}")
+
+
+def of_one_fit(objective: Any, vae: VAE) -> Any:
+    """Returns a copy of an objective, which counts its steps: a warm-up of each fit begins anew.
+
+    What it has of the model, it has of that very model.
+    """
+    of_model = [*vae.modules(), *vae.parameters(), *vae.buffers()]
+    return copy.deepcopy(objective, {id(each): each for each in of_model})
 
 
 @contextmanager
