@@ -94,7 +94,7 @@ def table() -> str:
         growth = math.log(cpu[-1] / cpu[-2]) / math.log(rows[-1] / rows[-2])
         seconds = " | ".join(f"{each:.1f}" for each in cpu)
         peaks = " | ".join(f"{each[stage]['peak RssAnon'] / 1e9:.2f}" for each in sizes)
-        lines.append(f"| `{stage}` | {seconds} | {growth:.2f} | {peaks} |")
+        lines.append(f"| `{stage}` | {seconds} | {round(growth, 2) + 0:.2f} | {peaks} |")
     return "\n".join(lines) + "\n"
 
 
