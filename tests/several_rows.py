@@ -34,7 +34,7 @@ SEEN = torch.rand(2500, 6, generator=_DRAWN) < 0.8
 def model(prior: Any = None, guide: Any = None, **others: Any) -> pv.VAE:
     likelihood = others.pop("likelihood", pv.likelihoods.Bernoulli((6,)))
     parts = prior or pv.priors.Normal(2), guide or pv.guides.Normal(2), likelihood
-    sizes = pv.networks.MLP((8,)), pv.networks.MLP((8,))
+    sizes = pv.networks.MLP((8,)), others.pop("decoder", pv.networks.MLP((8,)))
     return pv.VAE(*parts, *sizes, **{"seed": 1, **others})
 
 
@@ -102,6 +102,39 @@ def _unreadable() -> str:
 
     with mock.patch.object(pv.VAE, "features", broken):
         return _error(lambda: pv.evaluate(model(), MANY, num_samples=2))
+
+
+def _refused_argument() -> list[str]:
+    """The last process alone asks for what is refused; then all of them ask for the same."""
+    last = all_processes().rank == 1
+    found = [
+        _error(lambda: pv.evaluate(model(), MANY, num_samples=-1 if last else 2)),
+        _error(lambda: pv.evaluate(model(), MANY, num_samples=2, num_globals=3 + last)),
+        _error(lambda: pv.evaluation.impute(model(), MANY, None if last else SEEN)),
+    ]
+    return [*found, _scores(model(), num_samples=2)]
+
+
+def _with_a_note() -> str:
+    """A network that adds to its state what is no tensor."""
+
+    class Noting(torch.nn.Linear):
+        def get_extra_state(self) -> dict[str, int]:
+            return {"version": 1}
+
+        def set_extra_state(self, state: object) -> None: ...
+
+    pyro.set_rng_seed(0)
+    vae = model(decoder=torch.nn.Sequential(Noting(2, 6)))
+    return _scores(vae)
+
+
+def _without_a_seed() -> str:
+    """The first process alone fills rows, from its own generators."""
+    if all_processes().rank == 1:
+        return "none"
+    pyro.set_rng_seed(0)
+    return _imputed(model(), seed=None)
 
 
 class _Judge:
@@ -241,6 +274,9 @@ CASES: dict[str, Callable[[Path], Any]] = {
     "another seed": lambda _: _error(lambda: _scores(model(), seed=all_processes().rank)),
     "refused rows": lambda _: _other_data(),
     "unreadable": lambda _: _unreadable(),
+    "refused argument": lambda _: _refused_argument(),
+    "of a network with a note": lambda _: _with_a_note(),
+    "filled without a seed": lambda _: _without_a_seed(),
     "judged": lambda _: _judged(),
     "validated": lambda _: _validated(pv.objectives.ELBO()),
     "validated by a bound": lambda _: _validated(pv.objectives.IWAE(2)),

@@ -10,13 +10,14 @@ import sys
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 import several
 import torch
 
 from pyro_vae.cli import main
-from pyro_vae.engine.pace import Pace, behind
+from pyro_vae.engine.pace import Pace, Stopwatch, behind
 from pyro_vae.engine.processes import Processes, all_processes
 from pyro_vae.training.resume import is_finished
 
@@ -184,7 +185,7 @@ def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path
 
 ROWS = (
     "scores", "of a flow", "defensive", "summed", "of few draws", "of what is missing", "filled",
-    "filled by draws", "filled, summed", "judged", "commands",
+    "filled by draws", "filled, summed", "of a network with a note", "judged", "commands",
 )  # fmt: skip
 
 
@@ -270,6 +271,30 @@ def test_all_processes_raise_what_one_raises(both: Both, case: str, message: str
     (first, second), _, _ = both
     assert first[case] == second[case]
     assert re.search(message, first[case])
+
+
+def test_an_argument_that_one_process_is_refused_is_refused_by_all(both: Both) -> None:
+    """What is asked for next is of all of them again; fails when arguments are checked apart."""
+    (first, second), alone, _ = both
+    *refused, scores = first["refused argument"]
+    assert first["refused argument"] == second["refused argument"]
+    for line, argument in zip(refused, ("num_samples", "num_globals", "mask"), strict=True):
+        assert line.startswith(f"ValueError: `{argument}`: expected ")
+    assert scores == alone["refused argument"][-1]
+
+
+def test_without_a_seed_one_process_may_fill_rows_by_itself(both: Both) -> None:
+    """Fails, as each next case does, when it waits for what the other does not do."""
+    (first, second), alone, _ = both
+    assert first["filled without a seed"] == alone["filled without a seed"]
+    assert second["filled without a seed"] == "none"
+
+
+def test_one_process_takes_no_times_of_its_shards() -> None:
+    """Nobody reads them: kept, they would be more at each step of a long fit."""
+    with mock.patch.object(Stopwatch, "stop") as stop:
+        several.fit(several.model(), epochs=1)
+    assert stop.call_count == 0
 
 
 def test_an_error_of_a_command_is_one_line_of_the_first_process(both: Both) -> None:

@@ -192,7 +192,9 @@ def entry() -> None:
     if processes is not None and _is_one_of_several():
         # A thread of the group that is late has aborted a process whose interpreter had gone, and
         # torchrun then ends the others.
-        processes.leave()
-        sys.stderr.flush()
+        with suppress(OSError, RuntimeError):  # of a group that is broken, or a closed pipe
+            processes.leave()
+        with suppress(OSError):
+            sys.stderr.flush()
         os._exit(code)
     sys.exit(code)

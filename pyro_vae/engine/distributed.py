@@ -237,7 +237,8 @@ class SharedEngine:
         self._like = found[0] if found else self._like
         found += [_zeros(self._like) for _ in range(len(sharing.own) - len(found))]
         found[0][-1].fill_(float(sharing.asked))
-        if len(pieces) == sharing.shards:  # a short batch is more for one than for others
+        # A short batch is more for one than for others, and one process waits for none.
+        if len(pieces) == sharing.shards and sharing.processes.count > 1 and device.type == "cpu":
             sharing.watch.stop()
         losses, rest = self._updated(sharing.brought(found))
         before.average(rest, len(pieces))

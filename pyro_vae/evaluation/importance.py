@@ -115,15 +115,16 @@ def evaluate(
         >>> scores.log_marginal.shape, scores.kl_estimator, scores.summary()["num_samples"]
         ((5,), 'analytic', 100)
     """
-    seed = check_arguments(vae, seed)
-    num_samples = positive_integer("num_samples", num_samples)
-    if not isinstance(smooth, bool):
-        raise expected("smooth", "True or False", smooth)
-    num_globals = positive_integer("num_globals", num_globals)
     with by_rows():
+        seed = check_arguments(vae, seed)
+        num_samples = positive_integer("num_samples", num_samples)
+        if not isinstance(smooth, bool):
+            raise expected("smooth", "True or False", smooth)
+        num_globals = positive_integer("num_globals", num_globals)
         rows, described = measured_anywhere(vae, x, given, base_measure)
         options = (num_samples, proposal, smooth, max_memory)
-        check_alike(vae, {"x": described, "seed": seed, "num_samples": options}, {})
+        asked = {"x": described, "seed": seed, "num_samples": options, "num_globals": num_globals}
+        check_alike(vae, asked, {})
         programs = vae.fixed(num_globals, seed)
         scores = []
         for s, one in enumerate(programs):

@@ -16,7 +16,7 @@ from pyro_vae._untouched import seeded
 from pyro_vae.data.rows import ConditionsLike, Numbers, Rows, given_of
 from pyro_vae.data.source import Stream
 from pyro_vae.engine.by_rows import by_rows, check_alike, in_blocks, mixed
-from pyro_vae.engine.processes import all_processes
+from pyro_vae.engine.processes import all_processes, apart
 from pyro_vae.evaluation._common import finite
 from pyro_vae.evaluation.pareto import k_hat, tail_length
 from pyro_vae.programs import VAE, Amortized, Refit
@@ -168,23 +168,25 @@ def impute(
         >>> found.x.shape, found.ess.shape, found.summary()["num_filled"]
         (torch.Size([3, 5, 4]), (5,), 4)
     """
-    if not isinstance(vae, VAE):
-        raise expected("vae", "a VAE", vae)
-    if mask is None and not (isinstance(x, Stream) and x.first.mask is not None):
-        raise expected("mask", "which entries are observed", None)
-    seed = None if seed is None else check_seed("seed", seed)
-    if num_imputations is not None:
-        num_imputations = positive_integer("num_imputations", num_imputations)
-    beside = given_of({**given, "mask": mask})
-    if num_fits is None:
-        for name, value in (("refit", refit), ("fitted_to", fitted_to)):
-            if value is not None:
-                raise expected(name, "None without `num_fits`", value)
-    elif (count := all_processes().count) > 1:
-        raise expected(
-            "num_fits", f"None in {count} processes: one shares fits by joblib", num_fits
-        )
-    with by_rows():
+    count = all_processes().count
+    # What has no seed is drawn by each process from its own generators: the others have no part.
+    with by_rows() if seed is not None else apart():
+        if not isinstance(vae, VAE):
+            raise expected("vae", "a VAE", vae)
+        if mask is None and not (isinstance(x, Stream) and x.first.mask is not None):
+            raise expected("mask", "which entries are observed", None)
+        seed = None if seed is None else check_seed("seed", seed)
+        if num_imputations is not None:
+            num_imputations = positive_integer("num_imputations", num_imputations)
+        beside = given_of({**given, "mask": mask})
+        if num_fits is None:
+            for name, value in (("refit", refit), ("fitted_to", fitted_to)):
+                if value is not None:
+                    raise expected(name, "None without `num_fits`", value)
+        elif count > 1:
+            raise expected(
+                "num_fits", f"None in {count} processes: one shares fits by joblib", num_fits
+            )
         elsewhere = streamed(vae, x, beside)
         rows = rows_of(vae, cast(Numbers, x), beside) if elsewhere is None else elsewhere
         if num_fits is None:
