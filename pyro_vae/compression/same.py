@@ -40,7 +40,7 @@ def alike(vae: VAE) -> Iterator[None]:
     That is in one thread, in full precision, by oneDNN where torch has it, without dropout, and
     with new tensors of the dtype of the model. What is rounded to zero or overflows is no error.
     """
-    onednn = torch.backends.mkldnn
+    onednn: Any = torch.backends.mkldnn
     # Each has a precision of its own; that of all and of matrix products in general sets these.
     parts = [onednn.matmul, onednn.conv, onednn.rnn]
     with ExitStack() as after:
@@ -101,7 +101,7 @@ def digest(content: bytes) -> str:
 def digest_of_array(array: np.ndarray) -> str:
     """Returns a digest of an array: its dtype, its shape, and its contiguous bytes."""
     found = hashlib.sha256(f"{array.dtype.str} {array.shape} ".encode())
-    found.update(array.reshape(-1).view(np.uint8))  # which needs no copy, as `tobytes` does
+    found.update(array.reshape(-1).view(np.uint8).data)  # which needs no copy, as `tobytes` does
     return found.hexdigest()[:_HEX]
 
 
