@@ -56,6 +56,7 @@ class Codec:
         self._made: dict[str, Grid] = {}
         self._x: np.ndarray | None = None
         self._family: Any = None
+        self._check_repeatable()
 
     def encode(self, stack: Stack, x: np.ndarray) -> None:
         """Puts rows onto a stack.
@@ -95,6 +96,22 @@ class Codec:
     def digest(self) -> str:
         """Returns a digest of the parameters of the last block, of x and of the guide."""
         return digest(b"".join(self._seen[name] for name in sorted(self._seen)))
+
+    def _check_repeatable(self) -> None:
+        """Refuses networks that draw noise of their own: no file of theirs could be read.
+
+        Raises:
+            ValueError: If one gives other numbers for the same rows.
+        """
+        x, space = self._zeros(self._vae.event_shape), self._vae.space
+        z = space.join({name: self._zeros(site.shape) for name, site in space.items()})
+        networks = {
+            "encoder": lambda: self._vae.guide.features(x),
+            "decoder": lambda: self._vae.model.params(z),
+        }
+        for name, outputs in networks.items():
+            if not torch.equal(_finite(name, outputs()), outputs()):
+                raise expected("vae", f"its {name} to give the same for the same rows", "others")
 
     def _begin(self, size: int, x: np.ndarray | None) -> None:
         self._size, self._x, self._family = size, x, None
