@@ -6,8 +6,11 @@ import math
 import re
 import subprocess
 import sys
+from collections.abc import Callable, Iterator
+from contextlib import AbstractContextManager, contextmanager
 from functools import cache
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro.distributions as dist
@@ -15,7 +18,7 @@ import pytest
 import torch
 from compressed import LIKELIHOODS, PAIRS, cases, model_of, values_of
 from hypothesis import given, settings
-from scipy import stats
+from scipy import special, stats
 
 import pyro_vae as pv
 from pyro_vae.compression.order import steps
@@ -23,6 +26,7 @@ from pyro_vae.compression.order import steps
 pytest.importorskip("constriction")
 from pyro_vae.compression.cumulative import BASE, LONGEST, Cumulative
 from pyro_vae.compression.numbers import _code, _negative_binomial, _poisson
+from pyro_vae.compression.same import alike
 from pyro_vae.compression.stack import Stack, initial_bits
 
 ROUNDS = settings(deadline=None, derandomize=True)
@@ -237,6 +241,65 @@ def test_nothing_of_the_caller_is_changed() -> None:
     assert vae.training
     assert all(each.training for each in vae.modules())
     assert pv.compression.compress(vae.eval(), x) == content
+
+
+@contextmanager
+def _after(change: Callable[[Any], Any], value: Any, before: Any) -> Iterator[None]:
+    change(value)
+    try:
+        yield
+    finally:
+        change(before)
+
+
+ONEDNN = torch.backends.mkldnn
+SETTINGS: dict[str, Callable[[], AbstractContextManager[Any]]] = {
+    "float64": lambda: _after(torch.set_default_dtype, torch.float64, torch.float32),
+    "meta": lambda: torch.device("meta"),
+    "medium": lambda: _after(torch.set_float32_matmul_precision, "medium", "highest"),
+    "no oneDNN": lambda: _after(lambda on: setattr(ONEDNN, "enabled", on), False, True),
+    "bfloat16": lambda: _after(lambda p: setattr(ONEDNN.conv, "fp32_precision", p), "bf16", "none"),
+    "autocast": lambda: torch.autocast("cpu", torch.bfloat16),
+    "inference": torch.inference_mode,
+    "errors": lambda: np.errstate(all="raise"),
+    "errors of SciPy": lambda: special.errstate(all="raise"),
+}
+
+
+@cache
+def _sensitive() -> list[tuple[pv.VAE, np.ndarray, bytes]]:
+    """Convolutions, products that are large, long tails, and tensors of the default dtype."""
+    rng = np.random.default_rng(0)
+    both = {"encoder": pv.networks.ConvEncoder(), "decoder": pv.networks.ConvDecoder()}
+    likelihood = pv.likelihoods.DiscretizedLogistic((1, 8, 8))
+    conv = pv.VAE(pv.priors.Normal(4), pv.guides.Normal(4), likelihood, **both, seed=0)
+    models = [(conv, rng.integers(0, 256, (5, 1, 8, 8)))]
+    for name in ("Binomial", "Geometric", "DiscretizedLogistic", "ZeroInflatedNegativeBinomial"):
+        vae = model_of("bottom-up", name, (5,), seed=3, gain=4.0)
+        models.append((vae, values_of(name, (5, 5), rng)))
+    return [(vae, x, pv.compression.compress(vae, x)) for vae, x in models]
+
+
+@pytest.mark.parametrize("setting", SETTINGS)
+def test_what_the_caller_has_set_changes_no_file(setting: str) -> None:
+    """Nor whether it can be read; and it is set afterwards as it was, after an error, too."""
+
+    def state() -> list[Any]:
+        parts = [part.fp32_precision for part in (ONEDNN.matmul, ONEDNN.conv, ONEDNN.rnn)]
+        errors = [np.geterr(), special.geterr(), torch.is_autocast_enabled("cpu")]
+        return [*parts, ONEDNN.enabled, torch.get_default_dtype(), *errors]
+
+    for vae, x, content in _sensitive():
+        with SETTINGS[setting]():
+            before = state()
+            assert pv.compression.compress(vae, x) == content
+            assert _same(pv.compression.decompress(vae, content), x)
+            assert state() == before
+            with pytest.raises(ValueError, match="in the support|numbers from 0"):
+                pv.compression.compress(vae, x - 1000)
+            with pytest.raises(ZeroDivisionError), alike(vae):
+                raise ZeroDivisionError
+            assert state() == before
 
 
 @pytest.mark.long

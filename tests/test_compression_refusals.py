@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -83,6 +84,8 @@ def test_models_that_cannot_code_are_refused_by_name(make: Callable[[], Any], wo
         (np.zeros((3, 2, 2), int), "`x`: expected data of shape (N, 4), one row at least"),
         (np.array([["a"] * 4]), "`x`: expected an array of numbers, got"),
         (np.zeros((2, 4), complex), "`x`: expected an array of numbers, got"),
+        (torch.ones(2, 4).bfloat16(), "`x`: expected an array of numbers, of a dtype that NumPy"),
+        ([[1], [1, 0, 1, 0]], "`x`: expected an array of numbers, of a dtype that NumPy has"),
         (np.ma.masked_equal(X, 1), "`x`: expected data with all their entries, got 'a masked"),
         (pv.data.Rows(torch.ones(2, 4), {"mask": torch.ones(2, 4).bool()}),
          "`x`: expected rows with nothing beside them, got 'mask'"),
@@ -146,7 +149,8 @@ def _rewritten(content: bytes, **changes: Any) -> bytes:
         {"format": 2}, {"format": ...}, {"model": ...}, {"more": 1}, {"machine": "x" * 20_000},
         {"machine": ""}, {"machine": "torch 1.0"}, {"model": "0" * 32}, {"numbers": "0" * 32},
         {"data": "0" * 32}, {"dtype": "<f8"}, {"shape": [39, 4]}, {"shape": [41, 4]},
-        {"shape": [160, 1]}, {"initial": 0},
+        {"shape": [160, 1]}, {"initial": 0}, {"dtype": "|i1"}, {"dtype": "|b1"},
+        {"shape": [40, 1, 4]}, {"format": True}, {"format": 1.0},
     ],
 )  # fmt: skip
 def test_a_header_that_was_made_up_is_refused(changes: dict[str, Any]) -> None:
@@ -158,6 +162,36 @@ def test_a_header_that_was_made_up_is_refused(changes: dict[str, Any]) -> None:
     assert "\n" not in str(caught.value)
     assert len(str(caught.value)) < 400
     assert np.array_equal(pv.compression.decompress(vae, _rewritten(content)), X)
+
+
+def test_decoding_ends_where_the_bits_do(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A file that was made up to claim many rows is refused when the stack has had its words."""
+    vae, claimed = _vae(), [2**22, 4]
+    content = pv.compression.compress(vae, X)
+    with pytest.raises(ValueError, match="first rows have parameters") as caught:
+        pv.compression.decompress(vae, _rewritten(content, shape=claimed))
+    (own,) = re.findall(r"parameters (\w{32}), as here", str(caught.value))
+    real, calls = codec.Codec.decode, [0]
+
+    def decode(self: codec.Codec, stack: Any, size: int) -> np.ndarray:
+        calls[0] += 1
+        return real(self, stack, size)
+
+    monkeypatch.setattr(codec.Codec, "decode", decode)
+    with pytest.raises(ValueError, match=r"^`content`: expected bits for 4194304 rows, got"):
+        pv.compression.decompress(vae, _rewritten(content, shape=claimed, numbers=own))
+    assert calls[0] < 20
+    assert 0 < next(codec.sizes_of_blocks(2**60, backwards=True)) <= 32
+
+
+def test_blocks_are_the_same_from_either_end() -> None:
+    for rows in (1, 7, 100, 255, 256, 260, 288, 300, 1023):
+        sizes = list(codec.sizes_of_blocks(rows))
+        assert sizes[::-1] == list(codec.sizes_of_blocks(rows, backwards=True))
+        starts = np.cumsum([0, *sizes[:-1]])
+        grown = np.minimum(np.clip(starts // 8, 1, 32), rows - starts)
+        assert sum(sizes) == rows
+        assert sizes == grown.tolist()
 
 
 def test_a_header_that_is_no_json_is_refused() -> None:
@@ -182,12 +216,12 @@ def _other_way(vae: pv.VAE, patch: pytest.MonkeyPatch) -> None:
 
 
 def _other_later(vae: pv.VAE, patch: pytest.MonkeyPatch) -> None:
-    """The first rows are computed as they were, and others are not."""
+    """The first rows are computed as they were, after two trials, and others are not."""
     real, calls = vae.model.params, [0]
 
     def params(z: torch.Tensor, given: Any = {}) -> torch.Tensor:  # noqa: B006
         calls[0] += 1
-        return real(z, given) + (calls[0] > 2)
+        return real(z, given) + (calls[0] > 4)
 
     patch.setattr(vae.model, "params", params)
 
@@ -223,6 +257,25 @@ def test_a_model_that_gives_no_numbers_is_refused(network: str) -> None:
         next(getattr(vae, network).parameters()).mul_(torch.inf)
     with pytest.raises(ValueError, match=rf"^`vae`: expected its {network} to give finite numbers"):
         pv.compression.compress(vae, X)
+
+
+@pytest.mark.parametrize("network", ["encoder", "decoder"])
+def test_a_network_with_noise_of_its_own_is_refused(network: str) -> None:
+    """While the data are still there: what it compressed could not be read."""
+    vae = _vae()
+    getattr(vae, network).register_forward_hook(lambda _, x, y: y + torch.randn_like(y))
+    with pytest.raises(ValueError, match=rf"^`vae`: expected its {network} to give the same for"):
+        pv.compression.compress(vae, X)
+
+
+def test_a_prior_without_finite_parameters_is_refused_in_one_line() -> None:
+    vae = _vae(pv.priors.Hierarchy([2, 2]), pv.guides.Hierarchy([2, 2], "bottom-up"))
+    with torch.no_grad():
+        for parameter in vae.prior.parameters():
+            parameter.mul_(1e38).add_(1e38)
+    with pytest.raises(ValueError, match=r"^`vae`: expected its prior to have finite") as caught:
+        pv.compression.compress(vae, X)
+    assert "\n" not in str(caught.value)
 
 
 def test_a_model_that_is_built_otherwise_is_another() -> None:
@@ -285,6 +338,10 @@ def test_the_verbs_write_a_file_and_the_array_again(
         ("compress run x.npy there.pvz", "`OUT`: expected a path that does not exist yet"),
         ("compress run text.npy x.pvz", "`DATA`: expected a .npy file, as np.save writes it"),
         ("compress run short.npy x.pvz", "`DATA`: expected a .npy file, as np.save writes it"),
+        (
+            "compress run many.npy x.pvz",
+            "`DATA`: expected a .npy file, as np.save writes it, got 'm",
+        ),
         ("compress run two.npy x.pvz", "`two.npy`: expected values in the support of Bernoulli"),
         ("decompress run x.npy y.npy", "`FILE`: expected a file that ends in .pvz"),
         ("decompress run there.pvz y.npy", "`there.pvz`: expected what `compress` returned"),
@@ -299,6 +356,8 @@ def test_a_mistake_is_one_line(
     (folder / "text.npy").write_text("1,2")
     (folder / "short.npy").write_bytes((folder / "x.npy").read_bytes()[:-9])
     np.save(folder / "two.npy", X + 1)
+    np.savez(folder / "many.npz", X)
+    (folder / "many.npz").rename(folder / "many.npy")
     assert words in fails(*command.split())
 
 

@@ -74,9 +74,14 @@ def _read(path: Path) -> np.ndarray:
         ValueError: If the file has none.
     """
     try:
-        return np.asarray(np.load(path, mmap_mode="r", allow_pickle=False))
+        found = np.load(path, mmap_mode="r", allow_pickle=False)
     except (ValueError, OSError, EOFError, KeyError, tokenize.TokenError) as error:
         raise expected("DATA", "a .npy file, as np.save writes it", f"{path}: {error}") from None
+    if not isinstance(found, np.ndarray):
+        found.close()
+        what = "a .npy file, as np.save writes it"
+        raise expected("DATA", what, f"{path}: several arrays, as np.savez writes them")
+    return found
 
 
 def existing(argument: str, text: str, suffix: str) -> Path:

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import hashlib
+from collections.abc import Iterator
+from itertools import chain, repeat
 from typing import Any
 
 import numpy as np
@@ -54,6 +56,7 @@ class Codec:
         self._made: dict[str, Grid] = {}
         self._x: np.ndarray | None = None
         self._family: Any = None
+        self._check_repeatable()
 
     def encode(self, stack: Stack, x: np.ndarray) -> None:
         """Puts rows onto a stack.
@@ -93,6 +96,22 @@ class Codec:
     def digest(self) -> str:
         """Returns a digest of the parameters of the last block, of x and of the guide."""
         return digest(b"".join(self._seen[name] for name in sorted(self._seen)))
+
+    def _check_repeatable(self) -> None:
+        """Refuses networks that draw noise of their own: no file of theirs could be read.
+
+        Raises:
+            ValueError: If one gives other numbers for the same rows.
+        """
+        x, space = self._zeros(self._vae.event_shape), self._vae.space
+        z = space.join({name: self._zeros(site.shape) for name, site in space.items()})
+        networks = {
+            "encoder": lambda: self._vae.guide.features(x),
+            "decoder": lambda: self._vae.model.params(z),
+        }
+        for name, outputs in networks.items():
+            if not torch.equal(_finite(name, outputs()), outputs()):
+                raise expected("vae", f"its {name} to give the same for the same rows", "others")
 
     def _begin(self, size: int, x: np.ndarray | None) -> None:
         self._size, self._x, self._family = size, x, None
@@ -167,8 +186,11 @@ class Codec:
         names = [step.name for step in self._steps if step.kind == "take" and not step.alike]
         if not names:
             return {}
-        with seeded(0):
-            draws = self._vae.space.split(self._prior.sample((_PRIOR_DRAWS,)))
+        try:
+            with seeded(0):
+                draws = self._vae.space.split(self._prior.sample((_PRIOR_DRAWS,)))
+        except ValueError:  # of a distribution, several lines long
+            raise expected("vae", "its prior to have finite parameters", "others") from None
         found = {name: draws[name].double().numpy() for name in names}
         return {name: (z.mean(0), _WIDER * z.std(0)) for name, z in found.items()}
 
@@ -205,18 +227,27 @@ def _padded(rows: Tensor) -> Tensor:
     return torch.cat([rows, rows[-1:].expand(_BLOCK - len(rows), *rows.shape[1:])])
 
 
-def sizes_of_blocks(rows: int) -> list[int]:
-    """Returns how many rows there are in each block, in the order in which they are coded.
+def sizes_of_blocks(rows: int, backwards: bool = False) -> Iterator[int]:
+    """Yields how many rows there are in each block, in the order in which they are coded.
 
     The latents of the first are taken from random bits: it has one row. Others grow with what they
-    find on the stack.
+    find on the stack. There is no list of them, which a file that was made up would make long.
+
+    Args:
+        rows: How many there are in all.
+        backwards: Whether the last block comes first, as in decoding.
 
     Example:
-        >>> sizes_of_blocks(12), sum(sizes_of_blocks(1000)), max(sizes_of_blocks(1000))
+        >>> list(sizes_of_blocks(12)), sum(sizes_of_blocks(1000)), max(sizes_of_blocks(1000))
         ([1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1, 1], 1000, 32)
     """
-    found, done = [], 0
-    while done < rows:
-        found.append(min(max(1, done // _GROWTH), _BLOCK, rows - done))
-        done += found[-1]
-    return found
+    first: list[int] = []
+    done = 0
+    while done < min(rows, _GROWTH * _BLOCK):
+        first.append(min(max(1, done // _GROWTH), rows - done))
+        done += first[-1]
+    whole, rest = divmod(rows - done, _BLOCK)
+    last = [rest] if rest else []
+    if backwards:
+        return chain(last, repeat(_BLOCK, whole), reversed(first))
+    return chain(first, repeat(_BLOCK, whole), last)

@@ -5,12 +5,18 @@ from __future__ import annotations
 from itertools import zip_longest
 
 import numpy as np
-import torch
 
 from pyro_vae._errors import expected
 from pyro_vae.compression.codec import Codec, sizes_of_blocks
 from pyro_vae.compression.container import Header, pack, unpack
-from pyro_vae.compression.same import alike, check_same, digest, digest_of, machine
+from pyro_vae.compression.same import (
+    alike,
+    check_same,
+    digest_of,
+    digest_of_array,
+    machine,
+    without_gradients,
+)
 from pyro_vae.compression.stack import Stack, initial_bits
 from pyro_vae.compression.taken import array_of, check_shape, check_values, taken
 from pyro_vae.data.rows import RowsLike
@@ -18,8 +24,10 @@ from pyro_vae.programs import VAE
 
 __all__ = ["compress", "decompress"]
 
+_SPARE = 2  # words, in which the top of a stack may be
 
-@torch.no_grad()
+
+@without_gradients()
 def compress(vae: VAE, x: RowsLike) -> bytes:
     """Compresses data to what :func:`decompress` makes the very same array of.
 
@@ -72,13 +80,13 @@ def compress(vae: VAE, x: RowsLike) -> bytes:
         initial=len(words) - same,
         model=digest_of(model),
         numbers=numbers,
-        data=digest(array.tobytes()),
+        data=digest_of_array(array),
         machine=machine(),
     )
     return pack(header, found[same:])
 
 
-@torch.no_grad()
+@without_gradients()
 def decompress(vae: VAE, content: bytes) -> np.ndarray:
     """Returns the array that :func:`compress` was given.
 
@@ -107,16 +115,18 @@ def decompress(vae: VAE, content: bytes) -> np.ndarray:
             raise expected("content", f"at most {len(before)} initial words", header.initial)
         stack = _stack_of(np.concatenate([before[: len(before) - header.initial], words]))
         array = np.empty((header.shape[0], model.event_shape.numel()), header.dtype)
-        start = 0
-        for size in reversed(sizes_of_blocks(len(array))):
+        start, least = 0, max(1, len(before) - header.initial - _SPARE)
+        for size in sizes_of_blocks(len(array), backwards=True):
             rows = codec.decode(stack, size)
             if start == 0:
                 check_same("where the first rows have parameters", header.numbers, codec.digest())
             with np.errstate(over="ignore", invalid="ignore"):
                 array[start : start + size] = rows
             start += size
+            if len(stack) < least:  # coding never had fewer: what follows would be made of nothing
+                raise expected("content", f"bits for {header.shape[0]} rows", f"fewer, for {start}")
     array = array.reshape(header.shape)
-    if not np.array_equal(stack.words(), before) or digest(array.tobytes()) != header.data:
+    if not np.array_equal(stack.words(), before) or digest_of_array(array) != header.data:
         raise expected("content", "data of the digest that was written", "others")
     return array
 

@@ -36,7 +36,7 @@ class Header:
         initial: Words of random bits that were there before any data, and were used.
         model: A digest of the model.
         numbers: A digest of the parameters of the first rows, as they were computed.
-        data: A digest of the array.
+        data: A digest of the array, its dtype and its shape.
         machine: What computed: versions and the kind of processor, with a comma between them.
         size: Bytes of the whole file; 0 until it is written.
     """
@@ -118,7 +118,7 @@ def _read(text: bytes, size: int) -> Header:
         found = loads(text)
     except (ValueError, RecursionError) as error:
         raise expected("content", "a header in JSON", str(error)) from None
-    if not isinstance(found, dict) or found.pop("format", None) != _FORMAT:
+    if not isinstance(found, dict) or repr(found.pop("format", None)) != str(_FORMAT):
         raise expected("content", f"format {_FORMAT}, which this version reads", text[:40])
     kinds = {each.name: each.type for each in fields(Header) if each.name != "size"}
     names = {"str": str, "int": int, "tuple[int, ...]": list}

@@ -65,6 +65,10 @@ class Stack:
         """Takes ``count`` symbols from the stack: the inverse of :meth:`push_uniform`."""
         return _numbers(self._ans.decode(self._uniform(size), count))
 
+    def __len__(self) -> int:
+        """Returns how many words there are on the stack."""
+        return int(self._ans.num_words())
+
     def words(self) -> np.ndarray:
         """Returns what is on the stack, 32-bit words."""
         found: np.ndarray = self._ans.get_compressed()

@@ -80,7 +80,10 @@ def array_of(x: RowsLike, argument: str) -> np.ndarray:
         raise expected(argument, "data with all their entries", "a masked array")
     if not isinstance(x, np.ndarray):
         x = as_tensor(x, argument)
-        x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        try:
+            x = x.detach().cpu().numpy() if isinstance(x, Tensor) else np.asarray(x)
+        except (TypeError, ValueError):  # a dtype that NumPy has not; lists of several lengths
+            raise expected(argument, "an array of numbers, of a dtype that NumPy has", x) from None
     if x.dtype.kind not in "buif" or x.dtype.itemsize > 8 or x.ndim == 0:
         raise expected(argument, "an array of numbers", x)
     return np.ascontiguousarray(x)
