@@ -248,8 +248,8 @@ def test_a_warm_start_is_where_another_fit_ended(tmp_path: Path) -> None:
     ("schedule", "factory"),
     [
         ("StepLR(step_size=2, gamma=0.5)", partial(lr_scheduler.StepLR, step_size=2, gamma=0.5)),
-        ("OneCycleLR(max_lr=0.1, total_steps=6)",
-         partial(lr_scheduler.OneCycleLR, max_lr=0.1, total_steps=6)),
+        ("OneCycleLR(max_lr=0.02, total_steps=6)",
+         partial(lr_scheduler.OneCycleLR, max_lr=0.02, total_steps=6)),
         ("LinearLR", lr_scheduler.LinearLR),
         ("CosineAnnealingLR(T_max=6, eta_min=1e-4)",
          partial(lr_scheduler.CosineAnnealingLR, T_max=6, eta_min=1e-4)),

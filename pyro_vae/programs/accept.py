@@ -305,8 +305,7 @@ def _outside(
     seen = x if mask is None else torch.where(mask.to(x.device), x, torch.nan)
     fits = what_fits(vae.likelihood, seen, bad)
     if x[bad].isnan().any():  # no family takes it
-        fits = "`mask` says which entries are observed, where some are not"
-        fits += "; `missing`, where data are loaded or a stream begins, takes NaN for those"
+        fits = "`mask` says which entries are observed, as does `missing` where data are loaded"
     message = f"`{argument}`: expected values in the support of {family}, got {got}"
     return ValueError(f"{message}; {fits}" if fits else message)
 
