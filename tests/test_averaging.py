@@ -140,13 +140,13 @@ def test_the_best_epoch_is_that_of_the_score_asked_for() -> None:
 def test_it_says_when_it_stopped_and_why(caplog: pytest.LogCaptureFixture) -> None:
     """Without validation data, by the ELBO of training data that a rate of 3 makes worse."""
     with caplog.at_level(logging.INFO, "pyro_vae"):
-        run = fit(build(), X, monitor="elbo", patience=4, monitor_every=2, epochs=40, lr=3.0)
+        run = fit(build(), X, monitor="elbo", patience=4, monitor_every=2, epochs=400, lr=3.0)
     assert run.best_epoch is not None
     epochs = run.best_epoch + 4
-    assert len(run.history["epoch"]) == epochs < 40
+    assert len(run.history["epoch"]) == epochs < 400
     assert run.best_epoch % 2 == 0
     assert [math.isnan(value) for value in run.history["elbo"]] == [True, False] * (epochs // 2)
-    says = f"stopped after epoch {epochs} of 40: elbo was greatest, "
+    says = f"stopped after epoch {epochs} of 400: elbo was greatest, "
     assert run.stopped.startswith(says)
     assert run.stopped.endswith(f", at epoch {run.best_epoch}, 4 before")
     assert run.stopped in caplog.text
