@@ -23,7 +23,7 @@ from pyro_vae.training.resume import is_finished
 
 SAME = (
     "dropout", "statistics of batches", "clipped, accumulated", "labels", "another optimiser",
-    "captured", "a run",
+    "captured", "guessed", "a run",
 )  # fmt: skip
 Both = tuple[list[dict[str, Any]], dict[str, Any], Path]
 
