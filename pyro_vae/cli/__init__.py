@@ -20,6 +20,7 @@ from types import ModuleType
 from pyro_vae._errors import expected, out_of_memory, unknown_name
 from pyro_vae._signals import Interrupted, leaving_at_once, raising
 from pyro_vae._terminal import say, shown
+from pyro_vae._workers import start_early
 
 __all__ = ["VERBS", "entry", "main"]
 
@@ -176,6 +177,7 @@ def entry() -> None:
     _open_streams()
     if sys.argv[1:2] and sys.argv[1] in VERBS:
         with leaving_at_once():
+            start_early(sys.argv[2:])
             _module(sys.argv[1])
     code, unwritten = main(), False
     try:
