@@ -153,23 +153,24 @@ def als(split: Split, settings: Settings) -> Scores:
     return of_parts(split, scores)
 
 
-def vae(split: Split, settings: Settings) -> Scores:
-    """Mult-VAE of Liang et al. (2018), of parts; what was fitted before is read."""
-    words = json.dumps([split.name, dict(settings)], sort_keys=True).encode()
+def kept(split: Split, name: str, settings: Settings) -> Scores:
+    """Returns what a method scores, with its seconds; what was done before is read."""
+    words = json.dumps([split.name, name, dict(settings)], sort_keys=True).encode()
     path = KEPT / f"{hashlib.sha256(words).hexdigest()[:16]}.npz"
     if not path.exists():
-        scores = fitted(split, settings)
+        start = time.process_time()
+        scores = METHODS[name](split, settings)
+        found = {part: each.astype(np.float32) for part, each in scores.items()}
         path.parent.mkdir(parents=True, exist_ok=True)
         beside = path.with_suffix(".part.npz")
-        np.savez(beside, **{part: each.astype(np.float32) for part, each in scores.items()})
+        np.savez(beside, **found, seconds=np.array(time.process_time() - start))
         beside.rename(path)
-    with np.load(path) as kept:
-        return dict(kept)
+    with np.load(path) as read:
+        return dict(read)
 
 
-def fitted(split: Split, settings: Settings) -> Scores:
-    """Fits a VAE, as many epochs as are best for the people of the validation."""
-    start = time.process_time()
+def vae(split: Split, settings: Settings) -> Scores:
+    """Mult-VAE of Liang et al. (2018), of parts; epochs are those that are best for validation."""
     model = model_of(split, settings)
     per_epoch = math.ceil(len(split.x) / settings["batch_size"])
     objective = pv.objectives.ELBO(
@@ -198,8 +199,7 @@ def fitted(split: Split, settings: Settings) -> Scores:
         compile=False,
         progress=False,
     )
-    scores = of_parts(split, partial(recommendation_scores, model))
-    return scores | {"seconds": np.array(time.process_time() - start)}
+    return of_parts(split, partial(recommendation_scores, model))
 
 
 def model_of(split: Split, settings: Settings) -> pv.VAE:
@@ -285,17 +285,17 @@ def run(at: int, smoke: bool) -> None:
         if smoke and name == "ALS":  # of a package that nothing else here needs
             continue
         rng = np.random.default_rng([at, number])
-        kept, chosen[name] = tuned(split, name, rng, found["trials"], 4 if smoke else EPOCHS)
-        found["methods"][name] = kept
-        print(at, name, kept["settings"], kept["validation"], shown(kept), flush=True)
+        own, chosen[name] = tuned(split, name, rng, found["trials"], 4 if smoke else EPOCHS)
+        found["methods"][name] = own
+        print(at, name, own["settings"], own["validation"], shown(own), flush=True)
     settings = found["methods"]["VAE"]["settings"]
-    method = fitted if smoke else vae
+    method = vae if smoke else partial(kept, name="VAE")
     for name, change in list(CHANGES.items())[: 1 if smoke else None]:
-        found["tried"][name] = judged(split, method(split, {**settings, **change}))
+        found["tried"][name] = judged(split, method(split, settings={**settings, **change}))
         print(at, name, shown(found["tried"][name]), flush=True)
     members = [chosen["VAE"]]
     for seed in range(1, 2 if smoke else MEMBERS):
-        members.append(method(split, {**settings, "seed": seed}))
+        members.append(method(split, settings={**settings, "seed": seed}))
     mean = {part: np.mean([each[part] for each in members], 0) for part in split.known}
     for name, scores in (
         (f"{MEMBERS} fits, their mean", mean),
@@ -311,19 +311,18 @@ def tuned(
     split: Split, name: str, rng: np.random.Generator, trials: int, epochs: int
 ) -> tuple[dict[str, Any], Scores]:
     """Draws settings of a method, and judges the ones that are best for the validation."""
-    method = fitted if name == "VAE" and epochs < EPOCHS else METHODS[name]
+    method = METHODS[name] if epochs < EPOCHS else partial(kept, name=name)
     values, seconds, best = [], [], (-1.0, {}, {})
     for _ in range(trials if name != "popularity" else 1):
         settings = drawn(name, rng, epochs)
         start = time.process_time()
-        scores = method(split, settings)
+        scores = method(split, settings=settings)
         seconds.append(float(scores.get("seconds", time.process_time() - start)))
         values.append(split.judged(scores["validation"], "validation").summary()["ndcg@100"])
         if values[-1] > best[0]:
             best = (values[-1], settings, scores)
-    kept = judged(split, best[2]) | {"settings": best[1]}
-    kept |= {"validation_of_trials": values, "seconds_of_trials": seconds}
-    return kept, best[2]
+    own = judged(split, best[2]) | {"settings": best[1]}
+    return own | {"validation_of_trials": values, "seconds_of_trials": seconds}, best[2]
 
 
 def fused(split: Split, several: list[Scores]) -> Scores:
@@ -345,9 +344,9 @@ def judged(split: Split, scores: Scores) -> dict[str, Any]:
     return {"test": found, "validation": value}
 
 
-def shown(kept: Mapping[str, Any]) -> str:
+def shown(own: Mapping[str, Any]) -> str:
     """The measures in a line."""
-    return "  ".join(f"{name} {np.nanmean(kept['test'][name]):.4f}" for name in MEASURES)
+    return "  ".join(f"{name} {np.mean(own['test'][name]):.4f}" for name in MEASURES)
 
 
 def values_of(results: list[dict[str, Any]], kind: str, name: str, measure: str) -> np.ndarray:
