@@ -169,14 +169,18 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
 
 
 def test_the_verbs_read_people_whom_the_run_has_not_seen(
-    folder: Path, capsys: pytest.CaptureFixture[str], fails: Callable[..., str]
+    folder: Path,
+    capsys: pytest.CaptureFixture[str],
+    caplog: pytest.LogCaptureFixture,
+    fails: Callable[..., str],
 ) -> None:
     capsys.readouterr()
     assert main(["recommend", "run", "users.csv", "--top", "19", "--out", "new/list.csv"]) == 0
-    said = capsys.readouterr()
-    assert "left out 2 events, of 1 value in movieId that the run does not know: 99" in said.err
-    assert "recommended to 3 users of users.csv" in said.out
-    assert "Wrote 56 rows to new/list.csv" in said.out
+    said = capsys.readouterr().out
+    unknown = "left out 2 events, of 1 value in movieId that the run does not know: 99"
+    assert unknown in caplog.text
+    assert "recommended to 3 users of users.csv" in said
+    assert "Wrote 56 rows to new/list.csv" in said
     lines = pd.read_csv("new/list.csv")
     assert list(lines.columns) == ["userId", "rank", "movieId", "score"]
     assert lines.groupby("userId").size().to_dict() == {"ann": 18, "bob": 19, "cy": 19}

@@ -123,6 +123,10 @@ def recommendation_scores(vae: VAE, x: RowsLike) -> np.ndarray:
 def recommend(vae: VAE, x: RowsLike, *, top: int = _TOP) -> Recommendations:
     """Recommends to each user what they have not seen, see :func:`recommendation_scores`.
 
+    References:
+        Variational Autoencoders for Collaborative Filtering (Liang et al., 2018),
+        https://arxiv.org/abs/1802.05814
+
     Args:
         vae: The model.
         x: A row for each user, shape ``(N, *event_shape)``; :class:`~pyro_vae.data.Rows` where the
