@@ -441,7 +441,7 @@ def draw(results: list[dict[str, Any]]) -> None:
         right.errorbar(mean, place, xerr=2 * error, fmt="o", color=colour, capsize=3, ms=5)
     right.axvline(0, color="#c64600", lw=1.2)
     right.set_yticks(range(len(rows)), list(rows)[::-1], fontsize=9)
-    right.set_xlabel("NDCG@100 less that of the VAE, of the same people; ± 2 standard errors")
+    right.set_xlabel("NDCG@100 less the VAE's; ± 2 standard errors")
     for axes in (left, right):
         axes.spines[["top", "right"]].set_visible(False)
     figure.savefig(common.RESULTS / "recommendation.png", dpi=150)
