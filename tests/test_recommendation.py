@@ -200,6 +200,11 @@ def test_the_verbs_read_people_whom_the_run_has_not_seen(
     assert main(command.split()) == 0
     rows = json.loads(capsys.readouterr().out.splitlines()[-1])["rows"]
     assert {row["userId"] for row in rows} == {"ann", "bob", "cy"}
+    # What has commas in it is one value for all settings.
+    chosen = "select clicks.csv --pivot userId,movieId --likelihood Multinomial --latent-dim 1,2"
+    small = "--folds 2 --epochs 1 --encoder.hidden [2] --decoder.hidden [2] --device cpu --json"
+    assert main([*chosen.split(), *small.split(), "--num-samples", "2"]) == 0
+    assert len(json.loads(capsys.readouterr().out.splitlines()[-1])["candidates"]) == 2
     for command, words in (
         ("recommend run users.csv --top 0", "`--top`: expected a positive integer"),
         ("recommend run users.csv --out x.txt", "`--out`: expected a file that ends in .csv or"),
