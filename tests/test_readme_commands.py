@@ -95,6 +95,7 @@ OTHERS = {
     "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
     "compress RUN data.npy out.pvz": "run by tests/test_compression_refusals.py",
     "decompress RUN out.pvz data.npy": "run by tests/test_compression_refusals.py",
+    "fit clicks.csv --pivot userId,movieId": "the same, without a likelihood",
     "fit clicks.csv --pivot userId,movieId --likelihood Multinomial": (
         "run by tests/test_recommendation.py"
     ),
