@@ -392,7 +392,7 @@ def table(results: list[dict[str, Any]]) -> str:
         difference = values_of(results, "tried", name, "ndcg@100") - ours["ndcg@100"]
         mean, error = mean_and_error(difference)
         lines.append(f"| {name} | {' | '.join(cells)} | {mean:+.4f} ± {error:.4f} |")
-    lines += ["", verdict(results), ""]
+    lines += ["", verdict(results), "", chosen(results), ""]
     return "\n".join(lines)
 
 
@@ -412,6 +412,20 @@ def verdict(results: list[dict[str, Any]]) -> str:
         f"By NDCG@100 of the same people the VAE is {', '.join(said[:-1])} and {said[-1]}; level "
         f"is within two standard errors. {'; '.join(several)}."
     )
+
+
+def chosen(results: list[dict[str, Any]]) -> str:
+    """Says which settings of the VAE the validation chose, split by split."""
+    said = []
+    for each in results:
+        own = each["methods"]["VAE"]["settings"]
+        layers = f"a hidden layer of {own['hidden']}" if own["hidden"] else "linear networks"
+        said.append(
+            f"{own['latent']} latents, {layers}, β {own['beta']:.2g}, dropout "
+            f"{own['input_dropout']:g}"
+        )
+    trials = results[0]["trials"]
+    return f"Of {trials} trials of the VAE a split the validation chose: {'; '.join(said)}."
 
 
 def place(differences: np.ndarray) -> tuple[str, str]:
