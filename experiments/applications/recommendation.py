@@ -392,7 +392,7 @@ def table(results: list[dict[str, Any]]) -> str:
         difference = values_of(results, "tried", name, "ndcg@100") - ours["ndcg@100"]
         mean, error = mean_and_error(difference)
         lines.append(f"| {name} | {' | '.join(cells)} | {mean:+.4f} ± {error:.4f} |")
-    lines += ["", verdict(results), "", chosen(results), ""]
+    lines += ["", verdict(results), "", taken(results), ""]
     return "\n".join(lines)
 
 
@@ -414,7 +414,7 @@ def verdict(results: list[dict[str, Any]]) -> str:
     )
 
 
-def chosen(results: list[dict[str, Any]]) -> str:
+def taken(results: list[dict[str, Any]]) -> str:
     """Says which settings of the VAE the validation chose, split by split."""
     said = []
     for each in results:
