@@ -217,6 +217,28 @@ def test_the_verbs_read_people_whom_the_run_has_not_seen(
         assert words in fails(*command.split())
 
 
+def test_rows_and_entries_without_names_are_counted(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Of a run of an array, and of new rows of one."""
+    monkeypatch.chdir(tmp_path)
+    np.save("x.npy", np.random.default_rng(0).integers(0, 3, (30, 4)))
+    np.save("new.npy", np.array([[1, 0, 2, 0], [0, 1, 1, 1]]))
+    command = (
+        "fit x.npy --likelihood Multinomial --latent-dim 2 --encoder.hidden [2] "
+        "--decoder.hidden [2] --epochs 1 --num-samples 2 --compile false --device cpu --out run"
+    )
+    assert main(command.split()) == 0
+    capsys.readouterr()
+    assert main(["recommend", "run", "new.npy", "--json"]) == 0
+    rows = json.loads(capsys.readouterr().out)["rows"]
+    assert sorted((row["user"], row["item"]) for row in rows) == [
+        (1, "x[1]"),
+        (1, "x[3]"),
+        (2, "x[0]"),
+    ]
+
+
 @pytest.mark.long
 def test_the_program_of_the_page_runs(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """With few epochs, of a small file of ratings."""

@@ -94,7 +94,7 @@ def _lines(found: Recommendations, data: Dataset, pivot: tuple[str, ...]) -> pd.
     users, places = (found.items >= 0).nonzero()
     items = found.items[users, places]
     ids: Any = data.index.get("test", np.arange(1, len(found.items) + 1))
-    names = list(data.names) or [str(each) for each in range(data.event_shape.numel())]
+    names = list(data.names) or [f"x[{each}]" for each in range(data.event_shape.numel())]
     columns = {
         user: np.asarray(ids)[users],
         "rank": places + 1,
