@@ -24,6 +24,7 @@ from pyro_vae.evaluation import (
     probe,
     probe_features,
     rate_distortion,
+    recommend,
 )
 from pyro_vae.report import page, samples
 from pyro_vae.selection import select
@@ -40,6 +41,7 @@ CALLED: dict[str, tuple[Callable[..., Any], ...]] = {
     "impute": (pv.VAE.impute,),
     "encode": (pv.data.load,),
     "anomalies": (outliers, pv.data.load),
+    "recommend": (recommend,),
     "probe": (probe, probe_features, pv.data.load),
     "rate-distortion": (rate_distortion, pv.data.load),
     "report": (page, pv.data.load),
@@ -82,6 +84,7 @@ NO_ARGUMENTS = {
     "run": "a folder in place of a model",
     "runs": "folders in place of models",
     "file": "the data",
+    "users": "the data",
     "data": "the data",
     "cond": "columns, or a value; an array in Python",
     "size_factor": "a column, or a value; an array in Python",

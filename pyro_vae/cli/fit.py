@@ -460,7 +460,7 @@ def _config(asked: _Asked, typed: str | None) -> str:
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     # Of runs that have them alone.
-    of_data = ("cond", "size_factor", "covariate", "missing", "show_mask")
+    of_data = ("cond", "size_factor", "covariate", "missing", "show_mask", "pivot")
     for key in (*of_data, "missingness", *OF_FILES):
         if not kept.get(key):
             kept.pop(key, None)

@@ -47,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "rate-distortion runs/digits",
         "rate-distortion runs/digits --max-data 500 --num-samples 200",
     ),
+    "recommend": (
+        "recommend runs/clicks users.csv --top 20",
+        "recommend runs/clicks users.csv --out recommended.csv",
+    ),
     "compress": (
         "compress runs/digits digits.npy digits.pvz",
         "compress hf://owner/name data.npy data.pvz --json",
@@ -93,7 +97,7 @@ _SHARED: dict[str, tuple[str, ...]] = {
 _WORDS = {
     "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities"),
     "COLUMN": ("group", "time", "label", "size_factor"),
-    "COLUMNS": ("drop",),
+    "COLUMNS": ("drop", "pivot"),
     "NAME=COLUMN": ("covariate",),
     "NAME=KIND": ("kind",),
     "TEXT": ("sep", "decimal", "thousands", "na_values"),

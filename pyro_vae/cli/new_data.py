@@ -46,7 +46,7 @@ __all__ = [
 
 _LOADED_BY = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale", *READING,
+    "resize", "rescale", "pivot", *READING,
 )  # fmt: skip
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 

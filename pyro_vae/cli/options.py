@@ -109,6 +109,12 @@ def add_reading(parser: Parser) -> None:
     """Adds how files of arrays, and images, are read."""
     group = parser.add_argument_group("how files are read")
     group.add_argument(
+        "--pivot",
+        type=str | None,
+        help="Columns of a table of events, such as user,item or user,item,amount: a row of x for "
+        "each user, a column for each item, and in it the number of events or the sum of amounts.",
+    )
+    group.add_argument(
         "--key", type=str | None, help="Which of several arrays of an .npz, .h5 or .zarr file is x."
     )
     group.add_argument(

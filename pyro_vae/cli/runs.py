@@ -222,6 +222,8 @@ def recorded_table(
     schema = recorded_schema(folder)
     if schema is not None:
         return schema, how
+    if recorded["pivot"] is not None:
+        return NUMBERS, how
     if path.suffix == ".csv" and path.is_file():  # of a run from before there were schemas
         how["header"] = header_of_words(path)
     return NUMBERS, how
@@ -291,12 +293,13 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     found_by: str | None = record["source"] if source is None else source
     recorded: dict[str, Any] = {"cond": "", "size_factor": None, "covariates": {}, "missing": False}
     recorded |= {"split": "random", "words": [], "key": None, "layers": None, "resize": None}
+    recorded["pivot"] = None
     # A run of before has none, and took arrays as they were.
     recorded |= {"rescale": False, "layout": "channels-first"} | record["options"]
     kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
     kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
     kinds |= {"split": str, "words": list, "key": str | None, "layers": str | None}
-    kinds |= {"resize": int | None, "rescale": bool, "layout": str | None}
+    kinds |= {"resize": int | None, "rescale": bool, "layout": str | None, "pivot": str | None}
     kinds |= {name: kind for name, kind in READING.items() if name in recorded}
     check_kinds(path, recorded, kinds)
     check_kinds(path, recorded["covariates"], dict.fromkeys(recorded["covariates"], str))

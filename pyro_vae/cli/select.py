@@ -58,7 +58,9 @@ _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
-_BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split")
+_BESIDE = (
+    "cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split", "pivot",
+)  # fmt: skip
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
 _SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)
 

@@ -73,7 +73,7 @@ def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:
 
 def loading(options: Namespace) -> dict[str, Any]:
     """Returns the arguments of :func:`load_data` that options name, besides the support."""
-    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split", *OF_FILES)
+    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split", "pivot", *OF_FILES)
     named = {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
     known = default_of_load()
     asked = {"kinds" if n == "kind" else n: options[n] for n in TABLES if options[n] != known[n]}

@@ -29,6 +29,7 @@ from pyro_vae.data.likeness import (
     reading_like,
 )
 from pyro_vae.data.named import NAMES, read_named
+from pyro_vae.data.pivoting import pivot_columns, pivoted
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, no_data, with_columns
 from pyro_vae.data.readers import SUFFIXES, Reading, read_file
@@ -43,7 +44,7 @@ ROOT = Path("~/.cache/pyro-vae")
 # Options that new data are loaded by, too.
 _KEPT = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale",
+    "resize", "rescale", "pivot",
 )  # fmt: skip
 
 log = logging.getLogger("pyro_vae")
@@ -76,6 +77,7 @@ def load(
     header: Header | str = "infer",
     encoding: str = "utf-8",
     compression: Compression = "infer",
+    pivot: str | Sequence[str] | None = None,
     key: str | None = None,
     layers: str | None = None,
     layout: Layout | None = None,
@@ -169,6 +171,11 @@ def load(
             there is none; by default what the first row and those below it show.
         encoding: Of a text.
         compression: Of a text; by default that of the suffix.
+        pivot: Columns of a long table of events, ``user,item`` or ``user,item,amount`` or a list: x
+            has a row for each user and a column for each item, both sorted, and in it the number of
+            events, or the sum of the amounts, as ``pandas.crosstab`` has it. Rows keep their ids
+            (:attr:`Dataset.index`), columns theirs (:attr:`Dataset.names`). Of data that are read
+            `like` these, items that these do not have are left out, and reported.
         key: Which of several arrays of a file, a data set or an xarray Dataset is x.
         layers: The layer of an AnnData or an `.h5ad` file that is x, in place of its ``X``.
         layout: Where arrays of images ``(N, ., ., .)`` have their channels, which are served first:
@@ -222,7 +229,10 @@ def load(
     how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
     columns = {"schema": schema, "kinds": kinds, "drop": drop, "label": label, "words": words}
     aside = tuple(each for names in wanted.values() for each in names)
-    asked = Asked("data", missing, aside, label, key, layers, size_of(resize))
+    pairs = pivot_columns(pivot)
+    if pairs:
+        _refuse_beside(pairs, columns | wanted | {"missing": missing})
+    asked = Asked("data", missing, aside, label, key, layers, size_of(resize), pairs)
     raw, name, source = _read(data, root, download, how, wanted, columns, asked)
     raw = in_layout(with_columns(raw, wanted), layout)
     if rescale and (levels or raw.top is not None):
@@ -261,11 +271,12 @@ def _load_like(
     missing = bool(own["missing"])
     aside = tuple(each for names in wanted.values() for each in names)
     others = (own["label"], own["key"], own["layers"], size_of(own["resize"]))
+    pairs = pivot_columns(own["pivot"])
     columns: dict[str, Any] = {"schema": NUMBERS, "words": own["words"] or ()}
     if like.schema is not None:
         columns = {"schema": like.schema}
     try:
-        asked = Asked("data", missing, aside, *others)
+        asked = Asked("data", missing, aside, *others, pairs)
         raw, name, source = _read(data, root, download, how, wanted, columns, asked, like, unseen)
     except ValueError as error:
         raise in_words(error, like) from None
@@ -318,10 +329,11 @@ def _read(
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     name, source = "array", None
+    of_tables = {**columns, "pivot": asked.pivot}
     if isinstance(data, str) and data in NAMES:
         folder = typed_path(ROOT if root is None else root)
         if like is None:
-            _refuse(how, columns)
+            _refuse(how, of_tables)
             _refuse_arrays(asked)
         return read_named(data, folder, download), data, data
     if isinstance(data, str | os.PathLike):
@@ -334,6 +346,9 @@ def _read(
     elif like is None:
         _refuse_arrays(asked)
     if isinstance(data, Table) or is_frame(data):
+        if asked.pivot:
+            raw = pivoted(as_table(data), asked.pivot, like.names if like else ())
+            return raw, "table" if source is None else name, source
         table = as_table(data) if like is None else as_known(as_table(data), like, wanted)
         missing = asked.missing
         keep = source is None
@@ -347,10 +362,10 @@ def _read(
         return raw, name, source
     if isinstance(data, Raw):
         if like is None:
-            _refuse(how, {**columns, "label": None})
+            _refuse(how, {**of_tables, "label": None})
         return data, name, source
     if like is None:
-        _refuse(how, columns)
+        _refuse(how, of_tables)
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=asked.missing)}), name, source
     raise no_data(data)
@@ -364,6 +379,13 @@ def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
     for name, value in (how.given() | columns).items():
         if value:
             raise expected(name, "nothing, as the data are no table with names of columns", value)
+
+
+def _refuse_beside(pivot: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuses options of columns for events, which are no columns of x."""
+    for name, value in options.items():
+        if value and not (name == "schema" and value == NUMBERS):
+            raise expected(name, f"nothing with `pivot` {','.join(pivot)}", value)
 
 
 def _refuse_arrays(asked: Asked) -> None:

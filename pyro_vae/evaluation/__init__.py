@@ -18,6 +18,13 @@ from pyro_vae.evaluation.imputation import Imputation, impute
 from pyro_vae.evaluation.outliers import Outliers, outliers
 from pyro_vae.evaluation.posterior import PosteriorDraws, posterior_draws
 from pyro_vae.evaluation.rate_distortion import RateDistortion, rate_distortion
+from pyro_vae.evaluation.recommendation import (
+    Ranking,
+    Recommendations,
+    ranking,
+    recommend,
+    recommendation_scores,
+)
 from pyro_vae.evaluation.scores import Scores
 
 __all__ = [
@@ -30,7 +37,9 @@ __all__ = [
     "Outliers",
     "PosteriorDraws",
     "Probes",
+    "Ranking",
     "RateDistortion",
+    "Recommendations",
     "Scores",
     "accuracy",
     "ais",
@@ -45,5 +54,8 @@ __all__ = [
     "posterior_draws",
     "probe",
     "probe_features",
+    "ranking",
     "rate_distortion",
+    "recommend",
+    "recommendation_scores",
 ]
