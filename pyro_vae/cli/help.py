@@ -47,6 +47,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "rate-distortion runs/digits",
         "rate-distortion runs/digits --max-data 500 --num-samples 200",
     ),
+    "topics": (
+        "topics runs/news",
+        "topics runs/news --summarise letter.txt --sentences 5",
+    ),
     "compress": (
         "compress runs/digits digits.npy digits.pvz",
         "compress hf://owner/name data.npy data.pvz --json",
@@ -91,7 +95,7 @@ _SHARED: dict[str, tuple[str, ...]] = {
 
 # Texts by what is in them; a name that is in neither is a NAME.
 _WORDS = {
-    "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities"),
+    "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities", "names", "summarise"),
     "COLUMN": ("group", "time", "label", "size_factor"),
     "COLUMNS": ("drop",),
     "NAME=COLUMN": ("covariate",),

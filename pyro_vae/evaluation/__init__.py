@@ -19,12 +19,22 @@ from pyro_vae.evaluation.outliers import Outliers, outliers
 from pyro_vae.evaluation.posterior import PosteriorDraws, posterior_draws
 from pyro_vae.evaluation.rate_distortion import RateDistortion, rate_distortion
 from pyro_vae.evaluation.scores import Scores
+from pyro_vae.evaluation.summaries import representative
+from pyro_vae.evaluation.topics import (
+    Completion,
+    coherence,
+    complete,
+    completion,
+    diversity,
+    top_words,
+)
 
 __all__ = [
     "Annealed",
     "Anomalies",
     "Bidirectional",
     "Comparison",
+    "Completion",
     "Gaps",
     "Imputation",
     "Outliers",
@@ -36,7 +46,11 @@ __all__ = [
     "ais",
     "anomalies",
     "bdmc",
+    "coherence",
     "compare",
+    "complete",
+    "completion",
+    "diversity",
     "enumerate_log_prob",
     "evaluate",
     "gaps",
@@ -46,4 +60,6 @@ __all__ = [
     "probe",
     "probe_features",
     "rate_distortion",
+    "representative",
+    "top_words",
 ]
