@@ -163,32 +163,30 @@ def by_gensim(x: np.ndarray, topics: int, seed: int, **options: Any) -> Fitted:
     return Fitted(np.log(shares), completed)
 
 
-_VAE: dict[str, Any] = {"epochs": 20, "lr": 1e-2, "warmup": 0.5}
-_PRODUCT: dict[str, Any] = {"form": "product", "norm": "batch"}
+_VAE: dict[str, Any] = {"epochs": 40, "lr": 1e-2}
+_PRODUCT: dict[str, Any] = {**_VAE, "form": "product", "norm": "batch"}
+_MIXTURE: dict[str, Any] = {**_VAE, "form": "mixture"}
 METHODS: Mapping[str, tuple[str, Callable[..., Fitted], list[dict[str, Any]]]] = {
     "product": (
         "VAE, product of topics (ProdLDA)",
         vae,
         [
-            {**_VAE, **_PRODUCT, "concentration": 1.0},
-            {**_VAE, **_PRODUCT, "concentration": 0.3},
-            {**_VAE, **_PRODUCT, "concentration": 0.3, "lr": 2e-2},
+            {**_PRODUCT, "concentration": 1.0, "warmup": 0.5},
+            {**_PRODUCT, "concentration": 1.0, "warmup": 0.9},
         ],
     ),
     "mixture": (
         "VAE, mixture of topics",
         vae,
         [
-            {**_VAE, "form": "mixture", "concentration": 1.0},
-            {**_VAE, "form": "mixture", "concentration": 0.3},
-            {**_VAE, "form": "mixture", "concentration": 0.3, "lr": 2e-2},
+            {**_MIXTURE, "concentration": 1.0, "warmup": 0.9},
+            {**_MIXTURE, "concentration": 0.3, "warmup": 0.9},
         ],
     ),
     "sklearn": (
         "LDA, scikit-learn",
         by_sklearn,
         [
-            {"max_iter": 10, "doc_topic_prior": 0.02, "topic_word_prior": 0.02},
             {"max_iter": 10, "doc_topic_prior": 0.1, "topic_word_prior": 0.05},
             {"max_iter": 10, "doc_topic_prior": 0.1, "topic_word_prior": 0.3},
         ],
@@ -197,7 +195,6 @@ METHODS: Mapping[str, tuple[str, Callable[..., Fitted], list[dict[str, Any]]]] =
         "LDA, gensim",
         by_gensim,
         [
-            {"passes": 10, "alpha": "symmetric", "eta": 0.02},
             {"passes": 10, "alpha": "auto", "eta": 0.05},
             {"passes": 10, "alpha": "auto", "eta": 0.3},
         ],
