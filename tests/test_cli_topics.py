@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import subprocess
 import sys
 from collections.abc import Callable
@@ -118,3 +119,14 @@ def test_the_experiment_runs() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--smoke"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "perplexity" in done.stdout
+
+
+@pytest.mark.long
+def test_the_program_of_the_page_runs() -> None:
+    page = SCRIPT.parents[2] / "docs" / "gallery" / "topics.md"
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.S | re.M
+    )
+    short = program.replace("epochs=60", "epochs=1, compile=False")
+    assert short != program
+    exec(short, {})

@@ -95,8 +95,8 @@ OTHERS = {
     "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
     "compress RUN data.npy out.pvz": "run by tests/test_compression_refusals.py",
     "decompress RUN out.pvz data.npy": "run by tests/test_compression_refusals.py",
-    "fit posts.npz --names words.txt --likelihood Multinomial --prior LogisticNormal "
-    "--decoder TopicDecoder --latent-dim 50": "run by tests/test_cli_topics.py",
+    "fit posts.npz --names words.txt --likelihood Multinomial --prior LogisticNormal --decoder "
+    "TopicDecoder --latent-dim 50": "run by tests/test_cli_topics.py",
     "topics RUN": "run by tests/test_cli_topics.py",
     "topics RUN --summarise letter.txt": "run by tests/test_cli_topics.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
