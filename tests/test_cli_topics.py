@@ -1,4 +1,4 @@
-"""``pyro-vae topics``: from a sparse matrix and a list of words to topics and a summary of a text."""
+"""``pyro-vae topics``: from a sparse matrix and a list of words to topics and a summary."""
 
 from __future__ import annotations
 
@@ -16,7 +16,11 @@ from scipy import sparse
 from pyro_vae.cli import main
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "applications" / "topics.py"
-ABOUT = ("ship sail wind harbour crew", "goal ball match team score", "oven flour bread salt butter")
+ABOUT = (
+    "ship sail wind harbour crew",
+    "goal ball match team score",
+    "oven flour bread salt butter",
+)
 WORDS = " ".join(ABOUT).split()
 PARTS = ["--likelihood", "Multinomial", "--prior", "LogisticNormal", "--decoder", "TopicDecoder"]
 QUICK = ["--encoder.hidden", "[16]", "--encoder.norm", "batch", "--decoder.form", "mixture",

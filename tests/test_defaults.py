@@ -55,7 +55,15 @@ OTHERS = {
     ("compare", "max_data", check): "of the data that are scored; a check takes fewer yet",
     **{
         (verb, "split", pv.data.load): "which data are looked at; there, how rows are held out"
-        for verb in ("evaluate", "check", "compare", "anomalies", "probe", "rate-distortion", "topics")
+        for verb in (
+            "evaluate",
+            "check",
+            "compare",
+            "anomalies",
+            "probe",
+            "rate-distortion",
+            "topics",
+        )
     },
     ("select", "seed", pv.fit): "of the selection, which has one for each fit",
     ("select", "seed", pv.VAE): "of the selection, which seeds the weights of each",

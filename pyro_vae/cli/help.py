@@ -95,7 +95,17 @@ _SHARED: dict[str, tuple[str, ...]] = {
 
 # Texts by what is in them; a name that is in neither is a NAME.
 _WORDS = {
-    "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities", "names", "summarise"),
+    "PATH": (
+        "init",
+        "out",
+        "config",
+        "data_root",
+        "data",
+        "schema",
+        "probabilities",
+        "names",
+        "summarise",
+    ),
     "COLUMN": ("group", "time", "label", "size_factor"),
     "COLUMNS": ("drop",),
     "NAME=COLUMN": ("covariate",),

@@ -85,9 +85,7 @@ def run(argv: list[str]) -> None:
         return vae.decoder.proportions(vae.encode(batch).mean.flatten(1))
 
     with torch.no_grad():
-        each = in_turn(
-            vae, rows, observations_at_once(vae, rows.x), 0, shares, lambda batch: None
-        )
+        each = in_turn(vae, rows, observations_at_once(vae, rows.x), 0, shares, lambda batch: None)
     found = _topics(vae.decoder, names or [f"entry {i}" for i in range(size)], options.words)
     npmi = np.full(len(found), math.nan)
     if options.words > 1:

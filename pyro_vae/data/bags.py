@@ -60,13 +60,13 @@ def bag_of_words(texts: Sequence[str], vocabulary: Sequence[str]) -> Tensor:
 
 
 def sentences(text: str) -> list[str]:
-    """Returns the sentences of a text, each on one line.
+    r"""Returns the sentences of a text, each on one line.
 
     A sentence ends with a full stop, a question or an exclamation mark before a capital letter or a
     digit, or with an empty line; abbreviations before names are taken for ends, too.
 
     Example:
-        >>> sentences("It rained. We stayed\\nat home!\\n\\nthe end")
+        >>> sentences("It rained. We stayed\nat home!\n\nthe end")
         ['It rained.', 'We stayed at home!', 'the end']
     """
     found = (" ".join(each.split()) for each in _END.split(text))

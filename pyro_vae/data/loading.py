@@ -119,10 +119,10 @@ def load(
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
             or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
             `.xlsx` file, or of a `.zarr` folder or one of images. An `.npz` file may be a sparse
-            matrix as SciPy saves it; else an `.npz`, `.h5` or `.zarr` file holds its splits under `train`, `validation` (or `valid`) and `test`, or one array under
-            `x`, `data` or its only key; labels may be under `y` or `labels`, which entries are
-            observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
-            else there is, is refused.
+            matrix as SciPy saves it; else an `.npz`, `.h5` or `.zarr` file holds its splits under
+            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
+            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
+            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
             Folders in a folder of images are classes. A table holds numbers, words, truth values or
             dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
