@@ -135,8 +135,7 @@ def add_reading(parser: Parser) -> None:
     )
     group.add_argument(
         "--names",
-        type=str,
-        default="",
+        type=str | None,
         help="A text file with the names of the entries of an array, one a line, such as the words "
         "of bags of words.",
     )

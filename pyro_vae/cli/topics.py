@@ -67,36 +67,36 @@ def run(argv: list[str]) -> None:
         positive_integer(f"--{option}", options[option])
     folder = run_folder(options.run)
     vae = load_vae("topics", folder)
-    if not isinstance(vae.decoder, TopicDecoder):
+    if not isinstance(decoder := vae.decoder, TopicDecoder):
         what = "a run with --decoder TopicDecoder, whose parameters are topics"
-        raise expected("RUN", what, f"{folder} with {type(vae.decoder).__name__}")
+        raise expected("RUN", what, f"{folder} with {type(decoder).__name__}")
     names = list(recorded_like(folder, vae).names)
     if options.words > (size := vae.event_shape.numel()):
         raise expected("--words", f"at most {size}, the number of words", options.words)
     if options.summarise is not None:
-        found = _summary(vae, vae.decoder, names, options)
-        say(json.dumps(found)) if options.json else _print_summary(found)
+        summary = _summary(vae, decoder, names, options)
+        say(json.dumps(summary)) if options.json else _print_summary(summary)
         return
     data, own = data_of(folder, vae, options.split, options)
     split: Split = options.split if own else "test"
     rows = vae.uses(held_out(data, split, options.max_data)[0]).without("labels")
 
     def shares(batch: Any, report: Any) -> torch.Tensor:
-        return vae.decoder.proportions(vae.encode(batch).mean.flatten(1))
+        return decoder.proportions(vae.encode(batch).mean.flatten(1))
 
     with torch.no_grad():
         each = in_turn(vae, rows, observations_at_once(vae, rows.x), 0, shares, lambda batch: None)
-    found = _topics(vae.decoder, names or [f"entry {i}" for i in range(size)], options.words)
+    found = _topics(decoder, names or [f"entry {i}" for i in range(size)], options.words)
     npmi = np.full(len(found), math.nan)
     if options.words > 1:
-        npmi = coherence(top_words(vae.decoder.topics(), options.words), rows.x.flatten(1))
+        npmi = coherence(top_words(decoder.topics(), options.words), rows.x.flatten(1))
     for topic, share, value in zip(found, torch.cat(each).mean(0).tolist(), npmi, strict=True):
-        topic |= {"share": share, "npmi": None if math.isnan(value) else float(value)}
+        topic["share"], topic["npmi"] = share, None if math.isnan(value) else float(value)
     known = {
         "data": data.name,
         "split": split,
         "documents": len(rows),
-        "diversity": diversity(top_words(vae.decoder.topics(), min(_DIVERSE, size))),
+        "diversity": diversity(top_words(decoder.topics(), min(_DIVERSE, size))),
         "npmi": None if options.words == 1 else float(npmi.mean()),
         "topics": sorted(found, key=lambda topic: -topic["share"]),
     }

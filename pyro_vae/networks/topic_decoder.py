@@ -56,6 +56,7 @@ class TopicDecoder(Network):
     """
 
     roles = ("decoder",)
+    bias: nn.Parameter | None
 
     def __init__(
         self,
@@ -98,6 +99,7 @@ class TopicDecoder(Network):
     def start_at(self, output: Tensor) -> None:
         self._background.copy_(output.flatten())
         for layer in self.normalise:
+            assert isinstance(layer.weight, Tensor)
             layer.weight.fill_(_NOISE)
 
     def proportions(self, z: Tensor) -> Tensor:
@@ -140,5 +142,6 @@ class TopicDecoder(Network):
     @property
     def _background(self) -> Tensor:
         """What logits of words have in common in all topics: a normalisation has its own."""
-        found: Tensor = self.normalise[0].bias if self.norm else self.bias
-        return found
+        own = self.normalise[0].bias if self.norm else self.bias
+        assert isinstance(own, Tensor)
+        return own
