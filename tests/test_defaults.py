@@ -65,6 +65,7 @@ OTHERS = {
             "topics",
         )
     },
+    ("topics", "words", pv.data.load): "how many are printed; there, levels of columns",
     ("select", "seed", pv.fit): "of the selection, which has one for each fit",
     ("select", "seed", pv.VAE): "of the selection, which seeds the weights of each",
 }

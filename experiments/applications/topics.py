@@ -293,7 +293,7 @@ def draw(results: list[dict[str, Any]]) -> None:
             axes.errorbar(mean, at, xerr=error, fmt="o", color=colour, capsize=3, ms=6)
             axes.plot([e[name] for e in result["runs"]], [at + 0.22] * 3, "|", color=colour, ms=7)
             axes.annotate(
-                f"{mean:{form}}", (mean, at), ha="center", xytext=(0, -14),
+                f"{mean:{form}}", (mean, at), ha="center", xytext=(0, 6),
                 textcoords="offset points", fontsize=8, color=colour,
             )  # fmt: skip
         axes.set_title(title, fontsize=10)
