@@ -42,6 +42,7 @@ VERBS: dict[str, str] = {
     "probe": "Predict labels from latent means, and from the data.",
     "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
     "recommend": "Rank for each user what they have not seen.",
+    "topics": "Print the words of topics, or a summary of a text.",
     "compress": "Compress an array without loss, by a run.",
     "decompress": "Write the array that was compressed.",
     "report": "Write one HTML page about a run.",

@@ -472,6 +472,8 @@ def _config(asked: _Asked, typed: str | None) -> str:
             kept.pop(key, None)
     if kept.get("schema") not in (None, NUMBERS):
         kept.schema = os.path.realpath(kept.schema)  # a replay works from anywhere
+    if kept.get("names"):
+        kept.names = os.path.realpath(kept.names)
     from_anywhere(kept)
     kept.data, kept.data_root = asked.data.source, asked.served["root"]
     # For people and for `compare`: whoever replays it has to type it.

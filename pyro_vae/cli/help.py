@@ -51,6 +51,10 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "recommend runs/clicks users.csv --top 20",
         "recommend runs/clicks users.csv --out recommended.csv",
     ),
+    "topics": (
+        "topics runs/news",
+        "topics runs/news --summarise letter.txt --sentences 5",
+    ),
     "compress": (
         "compress runs/digits digits.npy digits.pvz",
         "compress hf://owner/name data.npy data.pvz --json",
@@ -95,7 +99,17 @@ _SHARED: dict[str, tuple[str, ...]] = {
 
 # Texts by what is in them; a name that is in neither is a NAME.
 _WORDS = {
-    "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities"),
+    "PATH": (
+        "init",
+        "out",
+        "config",
+        "data_root",
+        "data",
+        "schema",
+        "probabilities",
+        "names",
+        "summarise",
+    ),
     "COLUMN": ("group", "time", "label", "size_factor"),
     "COLUMNS": ("drop", "pivot"),
     "NAME=COLUMN": ("covariate",),

@@ -139,6 +139,12 @@ def add_reading(parser: Parser) -> None:
         action="store_true",
         help="Divide integer levels 0 to 255 by the top level, to be from 0 to 1.",
     )
+    group.add_argument(
+        "--names",
+        type=str | None,
+        help="A text file with the names of the entries of an array, one a line, such as the words "
+        "of bags of words.",
+    )
 
 
 def add_tables(parser: Parser) -> None:

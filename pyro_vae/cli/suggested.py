@@ -17,7 +17,7 @@ from pyro_vae.likelihoods import suggest
 
 __all__ = ["OF_FILES", "TABLES", "loading", "suggested", "words_of"]
 
-OF_FILES = ("key", "layers", "layout", "resize", "rescale")
+OF_FILES = ("key", "layers", "layout", "resize", "rescale", "names")
 """Options of how files of arrays, and images, are read."""
 
 TABLES = ("schema", "drop", "label", "kind", *READING)

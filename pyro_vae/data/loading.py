@@ -29,6 +29,7 @@ from pyro_vae.data.likeness import (
     reading_like,
 )
 from pyro_vae.data.named import NAMES, read_named
+from pyro_vae.data.naming import with_names
 from pyro_vae.data.pivoting import pivot_columns, pivoted
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, no_data, with_columns
@@ -66,6 +67,7 @@ def load(
     missing: bool = False,
     split: str = "random",
     words: Sequence[Sequence[str]] = (),
+    names: str | os.PathLike[str] | Sequence[str] = (),
     schema: SchemaLike = None,
     kinds: str | Mapping[str, str] | None = None,
     drop: str | Sequence[str] = "",
@@ -118,11 +120,11 @@ def load(
             container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
             or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
-            `.xlsx` file, or of a `.zarr` folder or one of images. An `.npz`, `.h5` or `.zarr` file
-            holds its splits under `train`, `validation` (or `valid`) and `test`, or one array under
-            `x`, `data` or its only key; labels may be under `y` or `labels`, which entries are
-            observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
-            else there is, is refused.
+            `.xlsx` file, or of a `.zarr` folder or one of images. An `.npz` file may be a sparse
+            matrix as SciPy saves it; else an `.npz`, `.h5` or `.zarr` file holds its splits under
+            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
+            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
+            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
             Folders in a folder of images are classes. A table holds numbers, words, truth values or
             dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
@@ -155,6 +157,8 @@ def load(
         words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
+        names: Names of the entries of x of arrays, such as the words of bags of words: a list, or
+            the path of a text file with one a line.
         schema: What is known of the columns of a table: a :class:`~pyro_vae.data.Schema`; a mapping
             from names to kinds, or to mappings of what a :class:`~pyro_vae.data.Field` has; or a
             YAML or JSON file of either. Of other columns it is inferred from names and values.
@@ -234,7 +238,7 @@ def load(
         _refuse_beside(pairs, columns | wanted | {"missing": missing})
     asked = Asked("data", missing, aside, label, key, layers, size_of(resize), pairs)
     raw, name, source = _read(data, root, download, how, wanted, columns, asked)
-    raw = in_layout(with_columns(raw, wanted), layout)
+    raw = in_layout(with_columns(with_names(raw, names), wanted), layout)
     if rescale and (levels or raw.top is not None):
         raise expected("rescale", "False with a named set, see `levels`", rescale)
     raw = replace(raw, top=top_of(raw)) if rescale else raw

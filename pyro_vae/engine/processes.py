@@ -192,7 +192,9 @@ def all_processes() -> Processes:
     # Where torchrun starts processes again, its store may still have what they wrote before, and
     # those who read it there look for each other where nobody is any more.
     store, rank, size = next(distributed.rendezvous("env://"))
-    store = distributed.PrefixStore(f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{size}", store)
+    store = distributed.PrefixStore(
+        f"{os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}/{size}", store
+    )
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     atexit.register(leave)

@@ -26,12 +26,22 @@ from pyro_vae.evaluation.recommendation import (
     recommendation_scores,
 )
 from pyro_vae.evaluation.scores import Scores
+from pyro_vae.evaluation.summaries import representative
+from pyro_vae.evaluation.topics import (
+    Completion,
+    coherence,
+    complete,
+    completion,
+    diversity,
+    top_words,
+)
 
 __all__ = [
     "Annealed",
     "Anomalies",
     "Bidirectional",
     "Comparison",
+    "Completion",
     "Gaps",
     "Imputation",
     "Outliers",
@@ -45,7 +55,11 @@ __all__ = [
     "ais",
     "anomalies",
     "bdmc",
+    "coherence",
     "compare",
+    "complete",
+    "completion",
+    "diversity",
     "enumerate_log_prob",
     "evaluate",
     "gaps",
@@ -58,4 +72,6 @@ __all__ = [
     "rate_distortion",
     "recommend",
     "recommendation_scores",
+    "representative",
+    "top_words",
 ]
