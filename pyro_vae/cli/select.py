@@ -258,10 +258,10 @@ def _parser(parts: Mapping[str, Any]) -> Parser:
     parser = fit_parser(
         parts,
         "select",
-        "Cross-validates options with several values, as in --latent-dim 2,4,8 or "
-        "--encoder.hidden [64],[128,128], in all combinations, by log p(x) of the fold that each "
-        "fit leaves out. Test data stay untouched. Shows paired differences to the best, and the "
-        "smallest model within one standard error of it.",
+        "Cross-validates options with several values, as in --latent-dim 2,4,8, in all "
+        "combinations, by log p(x) of the fold that each fit leaves out. Test data stay untouched. "
+        "Shows paired differences to the best, and the smallest model within one standard error "
+        "of it.",
     )
     parser.add_argument(
         "--search",
