@@ -153,7 +153,7 @@ def add_tables(parser: Parser) -> None:
     group.add_argument(
         "--schema",
         type=str | None,
-        help="A YAML or JSON file with what is known of columns, as inspect writes one: a mapping "
+        help="A file, as inspect writes it, of what columns are. YAML or JSON: a mapping "
         "from names to kinds, or to mappings; or 'numbers', to take all columns for numbers. What "
         "else there is to know is inferred from names and values.",
     )
