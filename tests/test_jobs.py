@@ -5,7 +5,6 @@ from __future__ import annotations
 import os
 import shlex
 import signal
-import sys
 import threading
 import time
 from collections.abc import Iterator
@@ -24,7 +23,7 @@ from joblib.externals.loky.process_executor import TerminatedWorkerError
 from torch import Tensor
 
 import pyro_vae as pv
-from pyro_vae import _jobs, _workers
+from pyro_vae import _jobs
 from pyro_vae import selection as module
 from pyro_vae._jobs import each
 from pyro_vae._kept import described
@@ -414,31 +413,3 @@ def test_an_interrupt_ends_the_processes_and_says_how_to_go_on(
     assert main([*argv, "--out", "whole"]) == 0
     written = [read_json(Path(each) / "selection.json") for each in ("left", "whole")]
     assert written[0] | {"seconds": 0} == written[1] | {"seconds": 0}
-
-
-def _is_ready() -> tuple[int, bool]:
-    return os.getpid(), "pyro_vae.training.fit" in sys.modules
-
-
-@pytest.mark.long
-def test_processes_start_early_and_are_those_that_fit() -> None:
-    """What they need is imported, where this process may not have begun to fit yet."""
-    _workers._start(2)
-    with _two():
-        first = joblib.Parallel(batch_size=1)(joblib.delayed(_is_ready)() for _ in range(8))
-    _workers._start(2)
-    with _two():
-        second = joblib.Parallel(batch_size=1)(joblib.delayed(_is_ready)() for _ in range(8))
-    assert all(ready for _, ready in first)
-    assert {pid for pid, _ in first + second} == {pid for pid, _ in first}
-
-
-@pytest.mark.parametrize(
-    ("argv", "jobs"),
-    [
-        ("--jobs 2", 2), ("--jobs=3 --out x", 3), ("digits --jobs", 1), ("--jobs two", 1),
-        ("--jobs=", 1), ("digits", 1), ("--out --jobs=2x", 1),
-    ],
-)  # fmt: skip
-def test_how_many_processes_start_early_is_read_from_the_command(argv: str, jobs: int) -> None:
-    assert _workers._jobs(argv.split()) == jobs
