@@ -12,6 +12,7 @@ import itertools
 import os
 import pickle
 import threading
+import time
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -24,7 +25,6 @@ import numpy as np
 import torch
 
 from pyro_vae._errors import expected, positive_integer
-from pyro_vae._workers import end_with
 
 __all__ = ["Parcel", "by", "each", "threads"]
 
@@ -34,6 +34,8 @@ Result = TypeVar("Result")
 _LOCAL = ("sequential", "threading", "multiprocessing", "loky")  # joblib's own, of this machine
 _one_at_a_time = threading.RLock()  # of the threads of a worker, as Pyro has one parameter store
 _KINDS = (ValueError, FloatingPointError, OSError, MemoryError)  # of which one line is said
+_PAUSE = 0.5  # seconds between two looks at whether there is anybody to work for
+_watched: list[threading.Thread] = []  # by a worker of this machine, once
 _received: dict[str, Callable[[Any], Any]] = {}  # by a worker, the last function alone
 
 
@@ -202,14 +204,22 @@ def _work(
     task: Any,
 ) -> tuple[int, Any]:
     """Does one task, wherever this is."""
-    if owner not in (None, os.getpid()):
-        end_with(owner)
+    if owner not in (None, os.getpid()) and not _watched:
+        _watched.append(threading.Thread(target=_end_with, args=(owner,), daemon=True))
+        _watched[0].start()
     with _one_at_a_time, how.set():
         function = _unpacked(sent, digest, argument)
         try:
             return number, function(task)
         except Exception as error:
             raise _that_travels(error) from error
+
+
+def _end_with(owner: int) -> None:
+    """Ends this process when the one that started it is killed: nobody else asks for results."""
+    while os.getppid() == owner:
+        time.sleep(_PAUSE)
+    os._exit(1)
 
 
 def _unpacked(sent: np.ndarray, digest: str, argument: str) -> Callable[[Any], Any]:

@@ -20,7 +20,6 @@ from types import ModuleType
 from pyro_vae._errors import expected, out_of_memory, unknown_name
 from pyro_vae._signals import Interrupted, leaving_at_once, raising
 from pyro_vae._terminal import say, shown
-from pyro_vae._workers import start_early
 
 __all__ = ["VERBS", "entry", "main"]
 
@@ -179,7 +178,6 @@ def entry() -> None:
     _open_streams()
     if sys.argv[1:2] and sys.argv[1] in VERBS:
         with leaving_at_once():
-            start_early(sys.argv[2:])
             _module(sys.argv[1])
     code, unwritten = main(), False
     try:
