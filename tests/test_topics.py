@@ -154,6 +154,8 @@ def test_what_measures_of_topics_refuse() -> None:
         (lambda: representative(np.ones((2, 3)), np.ones(2)), "`target`: expected shape"),
         (lambda: representative(np.ones((2, 3)), np.zeros(3)), "`target`: expected probabilities"),
         (lambda: representative(np.eye(1, 3), np.eye(1, 3, 1)[0]), "`sentences`: expected at"),
+        (lambda: representative(-np.ones((2, 3)), np.ones(3)), "`sentences`: expected counts"),
+        (lambda: completion(good, np.full((2, 4), np.inf)), "`x`: expected counts of words"),
         (lambda: bag_of_words("one text", ["a"]), "`texts`: expected a list"),
         (lambda: bag_of_words(["one"], []), "`vocabulary`: expected words"),
     ):
@@ -190,6 +192,29 @@ def test_planted_topics_are_recovered(form: str) -> None:
     assert np.array_equal(found.log_prob, again.log_prob)
 
 
+def test_completion_sees_nothing_of_the_words_it_scores() -> None:
+    """Whatever is to be scored, probabilities are those that what was seen gives."""
+    vae = pv.VAE(
+        pv.priors.LogisticNormal(3), pv.guides.Normal(3), pv.likelihoods.Multinomial((4,)),
+        decoder=TopicDecoder(), seed=0,
+    )  # fmt: skip
+    seen = torch.tensor([[3.0, 0, 1, 0]]).repeat(4, 1)
+    one = complete(vae, seen, 5 * torch.eye(4), num_samples=400).log_prob / 5
+    # Over words of one and the same document they add up to one, with an error of the draws.
+    assert np.exp(one).sum() == pytest.approx(1, abs=0.02)
+    other = [complete(vae, seen[:1], k * torch.eye(4)[:1], num_samples=9) for k in (1, 7)]
+    assert other[1].log_prob == pytest.approx(7 * other[0].log_prob)
+    assert other[1].nats == pytest.approx(other[0].nats)
+
+
+def test_measures_take_tensors_of_any_kind() -> None:
+    topics = torch.tensor([[0.25, 0.5, 0.125]], requires_grad=True)
+    assert top_words(topics, 2).tolist() == [[1, 0]]
+    assert top_words(topics.bfloat16(), 2).tolist() == [[1, 0]]
+    assert top_words(np.array([[0, 5, 3]], dtype=np.uint8), 2).tolist() == [[1, 2]]
+    assert completion(np.array([[1 - 1e-320, 1e-320]]), np.eye(1, 2, 1)).perplexity == math.inf
+
+
 def test_completion_needs_counts_and_as_many_documents() -> None:
     parts = pv.priors.Normal(2), pv.guides.Normal(2)
     bernoulli = pv.VAE(*parts, pv.likelihoods.Bernoulli((4,)))
@@ -216,6 +241,28 @@ def test_texts_are_split_and_counted() -> None:
     ]
 
 
+@pytest.mark.parametrize(
+    ("text", "parts"),
+    [
+        ('He said "Go." Then (see it.) OK', ['He said "Go."', "Then (see it.)", "OK"]),
+        ("I met Mr. Smith. J. R. Roe ran", ["I met Mr. Smith.", "J. R. Roe ran"]),
+        ("Он ушёл. Она осталась. Žižek", ["Он ушёл.", "Она осталась.", "Žižek"]),
+        ("Plan A.\n\nB", ["Plan A.", "B"]),
+        ("It blew.\n\nships", ["It blew.", "ships"]),
+        ("\n ... \n", []),
+        ("no stop", ["no stop"]),
+    ],
+)
+def test_sentences_end_where_readers_end_them(text: str, parts: list[str]) -> None:
+    assert sentences(text) == parts
+
+
+def test_words_are_found_however_they_are_written() -> None:
+    text = "NASA isn’t in a cafe\u0301"
+    assert bag_of_words([text], ["NASA", "isn't", "café"]).tolist() == [[1.0, 1.0, 1.0]]
+    assert bag_of_words(["Polish it"], ["polish", "Polish"]).tolist() == [[1.0, 0.0]]
+
+
 @pytest.fixture
 def posts(tmp_path: Path) -> Path:
     matrix = sparse.csr_matrix(planted(30, 2)[1].astype(np.int32))
@@ -232,6 +279,9 @@ def test_sparse_matrices_and_names_of_words_are_read(posts: Path) -> None:
     sparse.save_npz(posts / "columns.npz", sparse.csc_matrix(x))
     columns = pv.data.load(posts / "columns.npz", validation=0, test=0)
     assert torch.equal(columns.train, data.train)
+    sparse.save_npz(posts / "array.npz", sparse.csr_array(x > 0))
+    array = pv.data.load(posts / "array.npz", validation=0, test=0)
+    assert torch.equal(array.train, torch.from_numpy(x > 0).float())
     # New data of the same kind have their names.
     again = pv.data.load(posts / "columns.npz", like=data)
     assert list(again.names) == list(data.names)
@@ -240,11 +290,16 @@ def test_sparse_matrices_and_names_of_words_are_read(posts: Path) -> None:
 
 def test_names_and_sparse_matrices_that_are_refused(posts: Path) -> None:
     x = np.ones((9, 3))
+    (posts / "blank.txt").write_bytes(b"a\r\n\r\nc\r\n")
     (posts / "bad.txt").write_bytes(b"\xff\xfe\xff")
     for names, match in (
         (["a", "b"], "`names`: expected 3 names"),
         (["a", "b", "a"], "`names`: expected each name once, got 'a'"),
         ([1, 2, 3], "`names`: expected words"),
+        (["a", " ", "c"], "`names`: expected words"),
+        ({"a", "b", "c"}, "`names`: expected a list of words, in the order"),
+        (5, "`names`: expected a list of words"),
+        (posts / "blank.txt", "`names`: expected a name on each line, got 'none on line 2"),
         (posts / "none.txt", "`names`: expected an existing text file"),
         (posts / "bad.txt", "`names`: expected a text file in UTF-8"),
     ):
@@ -256,7 +311,17 @@ def test_names_and_sparse_matrices_that_are_refused(posts: Path) -> None:
         pv.data.load(posts / "posts.npz", key="data")
     with np.load(posts / "posts.npz") as archive:
         arrays = dict(archive)
-    for name, value in (("indices", arrays["indices"] + 100), ("format", np.array("coo"))):
+    for name, value in (
+        ("indices", arrays["indices"] + 100),
+        ("indices", -arrays["indices"]),
+        ("indices", arrays["indices"] + 0.5),
+        ("shape", np.array(30)),
+        ("format", np.array("other")),
+    ):
         np.savez(posts / "damaged.npz", **arrays | {name: value})
         with pytest.raises(ValueError, match="`data`: expected a NumPy file"):
             pv.data.load(posts / "damaged.npz")
+    for form in ("coo", "bsr", "dia"):
+        sparse.save_npz(posts / "other.npz", sparse.csr_matrix(x).asformat(form))
+        with pytest.raises(ValueError, match=f"`tocsr` makes one .* got '{form} in"):
+            pv.data.load(posts / "other.npz")

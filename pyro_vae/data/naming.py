@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
+from collections import Counter
+from collections.abc import Iterable, Sequence, Sized
 from dataclasses import replace
 
 from pyro_vae._errors import expected, typed_path
@@ -23,16 +24,23 @@ def names_of(names: str | os.PathLike[str] | Sequence[str]) -> list[str]:
         if not path.is_file():
             raise expected("names", "an existing text file, one name a line", str(path))
         try:
-            return path.read_text(encoding="utf-8-sig").rstrip("\n").split("\n")
+            lines = path.read_text(encoding="utf-8-sig").rstrip().split("\n")
         except UnicodeDecodeError:
             raise expected("names", "a text file in UTF-8, one name a line", str(path)) from None
+        found = [line.strip() for line in lines]
+        for place, name in enumerate(found, 1):
+            if not name:
+                raise expected("names", "a name on each line", f"none on line {place} of {path}")
+        return found
+    if isinstance(names, set | frozenset) or not isinstance(names, Iterable):
+        raise expected("names", "a list of words, in the order of entries", names)
     found = list(names)
-    if not all(isinstance(name, str) for name in found):
+    if not all(isinstance(name, str) and name.strip() for name in found):
         raise expected("names", "words, or a text file of them", names)
-    return found
+    return [str(name) for name in found]
 
 
-def with_names(raw: Raw, names: str | os.PathLike[str] | Sequence[str]) -> Raw:
+def with_names(raw: Raw, names: str | os.PathLike[str] | Sequence[str] | None) -> Raw:
     """Returns data whose entries have names.
 
     Args:
@@ -44,7 +52,7 @@ def with_names(raw: Raw, names: str | os.PathLike[str] | Sequence[str]) -> Raw:
         ValueError: If x has names of its own or is no vector, there are more or fewer, or two are
             the same.
     """
-    if not isinstance(names, os.PathLike) and len(names) == 0:
+    if names is None or (isinstance(names, Sized) and len(names) == 0):
         return raw
     if raw.names or raw.schema is not None:
         raise expected("names", "none, as the data have names of their own", names)
@@ -54,6 +62,6 @@ def with_names(raw: Raw, names: str | os.PathLike[str] | Sequence[str]) -> Raw:
         what = f"{shape[0]} names, one for each entry of x" if len(shape) == 1 else "none of images"
         raise expected("names", what, f"{len(found)} of them")
     if len(set(found)) < len(found):
-        twice = next(name for name in found if found.count(name) > 1)
+        twice = Counter(found).most_common(1)[0][0]
         raise expected("names", "each name once", twice)
     return replace(raw, names=found)

@@ -47,6 +47,8 @@ def representative(
     """
     n, p = np.asarray(sentences, dtype=np.float64), np.asarray(target, dtype=np.float64)
     count = positive_integer("count", count)
+    if not ((n >= 0).all() and np.isfinite(n).all()):
+        raise expected("sentences", "counts of words", n)
     if n.ndim != 2 or p.shape != n.shape[1:]:
         raise expected("target", f"shape (V,) for sentences of shape {n.shape}", p)
     if not ((p >= 0).all() and 0 < p.sum() < np.inf):

@@ -53,7 +53,8 @@ class Completion:
     @property
     def perplexity(self) -> float:
         """The number of words among which a uniform guess would be as good."""
-        return math.exp(self.nats)
+        with np.errstate(over="ignore"):  # beyond any double precision number
+            return float(np.exp(self.nats))
 
     @property
     def standard_error(self) -> float:
@@ -100,7 +101,7 @@ def completion(probs: np.ndarray | Tensor, x: np.ndarray | Tensor) -> Completion
         >>> completion(np.full((2, 4), 0.25), np.eye(2, 4)).perplexity
         4.0
     """
-    p, counts = np.asarray(probs, dtype=np.float64), np.asarray(x, dtype=np.float64)
+    p, counts = _numbers(probs), _numbers(x)
     if p.ndim != 2 or p.shape != counts.shape:
         raise expected("probs", f"shape (N, V) as that of x, {counts.shape}", p)
     if not ((p >= 0).all() and (abs(p.sum(1) - 1) < _NEAR).all()):
@@ -175,7 +176,7 @@ def top_words(topics: np.ndarray | Tensor, count: int = 10) -> np.ndarray:
         >>> top_words(np.array([[0.2, 0.5, 0.3]]), 2)
         array([[1, 2]])
     """
-    p = np.asarray(topics)
+    p = _numbers(topics)
     if p.ndim != 2:
         raise expected("topics", "shape (K, V), topics by words", p)
     if positive_integer("count", count) > p.shape[1]:
@@ -207,7 +208,7 @@ def coherence(words: np.ndarray, reference: np.ndarray | Tensor) -> np.ndarray:
         >>> coherence(np.array([[0, 1]]), np.array([[1, 1], [1, 1], [0, 0], [0, 0]]))
         array([1.])
     """
-    corpus = np.asarray(reference)
+    corpus = reference.cpu().numpy() if isinstance(reference, Tensor) else np.asarray(reference)
     if corpus.ndim != 2 or len(corpus) == 0:
         raise expected("reference", "counts of shape (N, V), documents by words", corpus)
     places = _places(words, corpus.shape[1])
@@ -264,6 +265,13 @@ def _places(words: np.ndarray, size: int | None = None) -> np.ndarray:
     return places
 
 
+def _numbers(values: np.ndarray | Tensor) -> np.ndarray:
+    """Returns numbers in double precision, from any device."""
+    if isinstance(values, Tensor):
+        values = values.detach().cpu().double().numpy()
+    return np.asarray(values, dtype=np.float64)
+
+
 def _check_counts(argument: str, counts: np.ndarray) -> None:
-    if not (counts >= 0).all() or counts.sum() == 0:
+    if not (counts >= 0).all() or not 0 < counts.sum() < math.inf:
         raise expected(argument, "counts of words, at least one of them", counts)
