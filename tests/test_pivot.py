@@ -112,3 +112,25 @@ def test_new_people_who_share_nothing_are_refused() -> None:
     new = pd.DataFrame({"user": ["x"], "item": [5]})
     with pytest.raises(ValueError, match="at least one event of an item that the run knows"):
         pv.data.load(new, like=like)
+
+
+def test_ids_that_are_written_alike_are_one() -> None:
+    """As cells of an Excel sheet may be numbers and texts; floating-point ids are whole numbers."""
+    who = pd.Series([1, "1", "b", "c", 1.0, "d"] * 3, dtype=object)
+    data = pv.data.load(pd.DataFrame({"who": who, "what": [1.0, 2.0, 3.0] * 6}), pivot="who,what")
+    found = _all(data)
+    assert sorted(found.index) == ["1", "b", "c", "d"]
+    assert list(data.names) == ["1", "2", "3"]
+    assert found.to_numpy().sum() == 18
+    assert found.loc["1"].sum() == 9
+
+
+def test_an_infinite_id_and_a_date_as_an_amount_are_refused() -> None:
+    frame = pd.DataFrame({"who": [1.0, np.inf], "what": ["a", "b"]})
+    frame["when"] = pd.to_datetime(["2026-01-01", "2026-01-02"])
+    with pytest.raises(ValueError, match="`data`: expected an id in row 1"):
+        pv.data.load(frame, pivot="who,what")
+    with pytest.raises(ValueError, match="`data`: expected numbers in when, got 'type datetime64"):
+        pv.data.load(frame.assign(who=[1, 2]), pivot="who,what,when")
+    with pytest.raises(ValueError, match="`pivot`: expected columns"):
+        pv.data.load(frame, pivot=3)  # type: ignore[arg-type]
