@@ -38,7 +38,7 @@ from pyro_vae.cli.parsing import (
     read_yaml,
     value_of,
 )
-from pyro_vae.cli.runs import as_device, load_data, new_path
+from pyro_vae.cli.runs import READING, as_device, load_data, new_path
 from pyro_vae.cli.suggested import loading, suggested
 from pyro_vae.cli.tables import selection_table
 from pyro_vae.cli.training import training_options
@@ -59,7 +59,9 @@ _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
 _BESIDE = (
-    "cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split", "pivot",
+    "cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split", "group",
+    "time", "pivot", "key", "layers", "layout", "resize", "rescale", "names", "schema", "kind",
+    "drop", "label", *READING, "trainable",
 )  # fmt: skip
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
 _SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)
