@@ -40,8 +40,8 @@ def pivot_columns(pivot: str | Sequence[str] | None) -> tuple[str, ...]:
     """
     if pivot is None:
         return ()
-    given = pivot.split(",") if isinstance(pivot, str) else list(pivot)
-    names = tuple(str(name).strip() for name in given)
+    given = pivot.split(",") if isinstance(pivot, str) else pivot
+    names = tuple(str(n).strip() for n in given) if isinstance(given, Sequence) else ()
     if len(names) not in (2, 3) or not all(names) or len(set(names)) < len(names):
         what = "columns of rows, of columns and, if there is one, of amounts, such as user,item"
         raise expected("pivot", what, pivot)
@@ -70,7 +70,7 @@ def pivoted(table: Table, pivot: Sequence[str], known: Sequence[str] = ()) -> Ra
     rows, index = _places(table, at[0], "an id")
     columns, found = _places(table, at[1], "an id")
     amounts = _amounts(table, at[2]) if len(at) == 3 else np.ones(len(rows))
-    names = _texts(found)
+    names = [str(each) for each in found.tolist()]
     if known:
         place = {name: i for i, name in enumerate(known)}
         # Of users whose items are all unknown there is a row all the same, of zeros.
@@ -95,19 +95,37 @@ def pivoted(table: Table, pivot: Sequence[str], known: Sequence[str] = ()) -> Ra
         raise expected("data", "sums below 2**24, which float32 holds", float(np.abs(sums).max()))
     x = np.zeros(shape, np.float32)
     x.reshape(-1)[pairs] = sums
-    labels = np.asarray(index)
-    labels = labels.astype(str) if labels.dtype.kind == "O" else labels
-    return Raw({"train": torch.from_numpy(x)}, names=names, index={"train": labels})
+    return Raw({"train": torch.from_numpy(x)}, names=names, index={"train": index})
 
 
-def _places(table: Table, position: int, what: str) -> tuple[np.ndarray, pd.Index]:
+def _places(table: Table, position: int, what: str) -> tuple[np.ndarray, np.ndarray]:
     """Returns the place of each cell among the different ones, and these, sorted."""
     import pandas as pd
 
     column = table.frame.iloc[:, position]
-    _check_complete(table, position, column.isna().to_numpy(), what)
-    codes, found = pd.factorize(column, sort=True)
-    return codes, pd.Index(found)
+    _check_complete(table, position, _lacking(column), what)
+    try:
+        codes, found = pd.factorize(column, sort=True)
+    except TypeError:  # of lists and the like
+        raise expected("data", f"numbers or texts in {table.names[position]}", column) from None
+    ids = np.asarray(found)
+    if ids.dtype.kind in "iu":
+        return codes, ids
+    texts = [_text(each) for each in pd.Index(found).tolist()]
+    # Two that are written alike, as 1 and "1" of a table of mixed cells, are one.
+    merged, kept = pd.factorize(np.array(texts, object))
+    whole = ids.dtype.kind == "f" and all(text.lstrip("-").isdigit() for text in texts)
+    return merged[codes], np.array(kept.tolist()).astype(np.int64 if whole else str)
+
+
+def _lacking(column: pd.Series[Any]) -> np.ndarray:
+    """Returns which cells are no id: missing ones, and infinite numbers."""
+    lacking = column.isna().to_numpy(bool)
+    return (
+        lacking | np.isinf(column.to_numpy(np.float64, na_value=np.nan))
+        if column.dtype.kind == "f"
+        else lacking
+    )
 
 
 def _amounts(table: Table, position: int) -> np.ndarray:
@@ -115,6 +133,8 @@ def _amounts(table: Table, position: int) -> np.ndarray:
     import pandas as pd
 
     column = table.frame.iloc[:, position]
+    if column.dtype.kind in "mM":
+        raise expected("data", f"numbers in {table.names[position]}", f"type {column.dtype}")
     values = pd.to_numeric(column, errors="coerce").to_numpy(np.float64, na_value=np.nan)
     _check_complete(table, position, ~np.isfinite(values), "a finite number")
     return values
@@ -128,11 +148,10 @@ def _check_complete(table: Table, position: int, lacking: np.ndarray, what: str)
         raise expected("data", of, cell)
 
 
-def _texts(ids: Any) -> list[str]:
-    """Returns ids as text; whole numbers as such, be they floating-point numbers or not."""
-    if ids.dtype.kind == "f" and (ids == np.floor(ids)).all():
-        ids = ids.astype(np.int64)
-    return [str(each) for each in ids.tolist()]
+def _text(each: Any) -> str:
+    """Returns an id as text; a whole number as such, be it a floating-point number or not."""
+    whole = isinstance(each, float) and each.is_integer() and abs(each) < 2**63
+    return str(int(each)) if whole else str(each)
 
 
 def _report_unknown(name: str, found: Sequence[str], known: Any, events: int) -> None:
