@@ -77,6 +77,21 @@ def test_new_people_are_read_as_those_of_before(caplog: pytest.LogCaptureFixture
     assert "left out 3 events, of 2 values in item that the run does not know: 7, 8" in caplog.text
 
 
+def test_an_id_is_the_same_however_it_is_written() -> None:
+    """A whole number beside 1.5, and 1 beside "1". Fails when text is by the type of a column."""
+    like = pv.data.load(EVENTS.assign(item=[1.5, 2.0] * 4), pivot="user,item")
+    assert list(like.names) == ["1.5", "2"]
+    found = pv.data.load(pd.DataFrame({"user": ["x"], "item": [2]}), like=like)
+    assert found.test.tolist() == [[0, 1]]
+    mixed = EVENTS.assign(user=[1, "1", 2, 2, 3, 3, 1.0, 4], item=[7, "7"] * 4)
+    table = _all(pv.data.load(mixed, pivot="user,item"))
+    assert list(table.index) == ["1", "2", "3", "4"]
+    assert table["7"].tolist() == [3, 2, 2, 1]
+    whole = pv.data.load(EVENTS.assign(user=[1.0, 2, 3, 4] * 2), pivot="user,item")
+    assert _all(whole).index.tolist() == [1, 2, 3, 4]
+    assert whole.index["train"].dtype == np.int64
+
+
 @pytest.mark.parametrize(
     ("frame", "options", "words"),
     [
@@ -88,6 +103,19 @@ def test_new_people_are_read_as_those_of_before(caplog: pytest.LogCaptureFixture
         (EVENTS, {"pivot": "user,item", "split": "column user"}, "expected nothing with `pivot`"),
         (EVENTS, {"pivot": "stars,item,user"}, "`data`: expected a finite number in row 0"),
         (EVENTS.assign(item=[1, None] * 4), {"pivot": "user,item"}, "`data`: expected an id in ro"),
+        (EVENTS, {"pivot": 3}, "`pivot`: expected columns of rows, of columns and"),
+        (EVENTS.assign(item=[1, np.inf] * 4), {"pivot": "user,item"}, "`data`: expected an id in"),
+        (
+            EVENTS.assign(item=pd.array([1, np.inf, None, 2] * 2, "Float64")),
+            {"pivot": "user,item"},
+            "`data`: expected an id in",
+        ),
+        (EVENTS.assign(item=[[1], [2]] * 4), {"pivot": "user,item"}, "expected numbers or texts"),
+        (
+            EVENTS.assign(stars=pd.Timestamp("2020-01-01")),
+            {"pivot": "user,item,stars"},
+            "`data`: expected numbers in stars",
+        ),
         (EVENTS.iloc[:0], {"pivot": "user,item"}, "`data`: expected at least one event"),
         (np.ones((4, 3)), {"pivot": "user,item"}, "`pivot`: expected nothing, as the data are no"),
         ("digits", {"pivot": "user,item"}, "`pivot`: expected nothing, as the data are no table"),
@@ -112,25 +140,3 @@ def test_new_people_who_share_nothing_are_refused() -> None:
     new = pd.DataFrame({"user": ["x"], "item": [5]})
     with pytest.raises(ValueError, match="at least one event of an item that the run knows"):
         pv.data.load(new, like=like)
-
-
-def test_ids_that_are_written_alike_are_one() -> None:
-    """As cells of an Excel sheet may be numbers and texts; floating-point ids are whole numbers."""
-    who = pd.Series([1, "1", "b", "c", 1.0, "d"] * 3, dtype=object)
-    data = pv.data.load(pd.DataFrame({"who": who, "what": [1.0, 2.0, 3.0] * 6}), pivot="who,what")
-    found = _all(data)
-    assert sorted(found.index) == ["1", "b", "c", "d"]
-    assert list(data.names) == ["1", "2", "3"]
-    assert found.to_numpy().sum() == 18
-    assert found.loc["1"].sum() == 9
-
-
-def test_an_infinite_id_and_a_date_as_an_amount_are_refused() -> None:
-    frame = pd.DataFrame({"who": [1.0, np.inf], "what": ["a", "b"]})
-    frame["when"] = pd.to_datetime(["2026-01-01", "2026-01-02"])
-    with pytest.raises(ValueError, match="`data`: expected an id in row 1"):
-        pv.data.load(frame, pivot="who,what")
-    with pytest.raises(ValueError, match="`data`: expected numbers in when, got 'type datetime64"):
-        pv.data.load(frame.assign(who=[1, 2]), pivot="who,what,when")
-    with pytest.raises(ValueError, match="`pivot`: expected columns"):
-        pv.data.load(frame, pivot=3)  # type: ignore[arg-type]

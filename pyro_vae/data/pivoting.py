@@ -121,7 +121,11 @@ def _places(table: Table, position: int, what: str) -> tuple[np.ndarray, np.ndar
 def _lacking(column: pd.Series[Any]) -> np.ndarray:
     """Returns which cells are no id: missing ones, and infinite numbers."""
     lacking = column.isna().to_numpy(bool)
-    return lacking | np.isinf(column.to_numpy()) if column.dtype.kind == "f" else lacking
+    return (
+        lacking | np.isinf(column.to_numpy(np.float64, na_value=np.nan))
+        if column.dtype.kind == "f"
+        else lacking
+    )
 
 
 def _amounts(table: Table, position: int) -> np.ndarray:
@@ -146,7 +150,7 @@ def _check_complete(table: Table, position: int, lacking: np.ndarray, what: str)
 
 def _text(each: Any) -> str:
     """Returns an id as text; a whole number as such, be it a floating-point number or not."""
-    whole = isinstance(each, float) and each.is_integer() and abs(each) < 2**53
+    whole = isinstance(each, float) and each.is_integer() and abs(each) < 2**63
     return str(int(each)) if whole else str(each)
 
 
