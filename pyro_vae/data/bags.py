@@ -76,6 +76,9 @@ def sentences(text: str) -> list[str]:
     that is not small, or with an empty line. Titles such as "Mr." and initials are no ends; other
     abbreviations before names are taken for ends.
 
+    Args:
+        text: Any text.
+
     Example:
         >>> sentences("It rained. We stayed\nat home!\n\nthe end")
         ['It rained.', 'We stayed at home!', 'the end']

@@ -35,7 +35,7 @@ def representative(
         count: The most sentences to choose.
 
     Returns:
-        The places of the sentences, the most representative first.
+        The places of the sentences, the most representative first: the divergence is in nats.
 
     Raises:
         ValueError: If shapes differ, there are no probabilities, or no sentence has a word.

@@ -92,6 +92,9 @@ def completion(probs: np.ndarray | Tensor, x: np.ndarray | Tensor) -> Completion
         probs: Of words, given the other words of each document, shape ``(N, V)``.
         x: Counts of held-out words, shape ``(N, V)``.
 
+    Returns:
+        The log-probability of the held-out words of each document, in nats, and their number.
+
     Raises:
         ValueError: If shapes differ, probabilities do not add up to one, there is a count that is
             none, or no word at all.
@@ -134,6 +137,9 @@ def complete(
         x: The words to be scored: the other half, of the same shape.
         num_samples: Draws of z for each document.
         seed: Of the draws: the same seed gives the same scores.
+
+    Returns:
+        The log-probability of the held-out words of each document, in nats, and their number.
 
     Raises:
         ValueError: If the model is none of counts, data do not suit it, or an option is not what it

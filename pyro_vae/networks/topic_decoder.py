@@ -103,7 +103,7 @@ class TopicDecoder(Network):
             layer.weight.fill_(_NOISE)
 
     def proportions(self, z: Tensor) -> Tensor:
-        """Returns the shares of topics, shape ``(*, topics)``, from latents of that shape."""
+        """Returns the shares of topics of latents ``z``, both of shape ``(*, topics)``."""
         return z.softmax(-1)
 
     @torch.no_grad()
