@@ -132,6 +132,9 @@ def test_coherence_is_npmi_of_documents() -> None:
     found = coherence(np.array([[0, 1], [0, 2], [0, 3]]), reference)
     np.testing.assert_allclose(found, [one, -1.0, 0.0], atol=1e-12)
     assert coherence(np.array([[3, 3]]), reference)[0] == 1  # in every document, both of them
+    # Neither by chance nor always or never: in 3 and in 2 of 5 documents, together in 2.
+    some = coherence(np.array([[0, 1]]), np.array([[1, 1], [1, 2], [4, 0], [0, 0], [0, 0]]))[0]
+    assert some == pytest.approx(math.log(0.4 / (0.6 * 0.4)) / -math.log(0.4))
     three = coherence(np.array([[0, 1, 2]]), reference)[0]
     assert three == pytest.approx((one - 1 - 1) / 3)
     assert diversity(np.array([[0, 1, 2], [2, 3, 4]])) == pytest.approx(5 / 6)
