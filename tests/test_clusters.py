@@ -74,10 +74,16 @@ def test_a_cluster_comes_to_the_same(package: str, cluster: Any, tmp_path: Path)
     with cluster() as config:
         with config, pytest.raises(KeyboardInterrupt, match=r"after \d fits?; --resume"):
             pv.select(build, _X, {"dim": [1, 2]}, **_FITS, on_fit=left, out=tmp_path / "it")
-        assert 0 < len(list((tmp_path / "it" / "fits").glob("fit-*"))) < 6
+        # How many were done by then is a matter of pace: leave two, so that some are to be fitted.
+        kept = sorted((tmp_path / "it" / "fits").glob("fit-*"))
+        assert len(kept) >= 2
+        for path in kept[2:]:
+            path.unlink()
+        written = [path.stat().st_mtime_ns for path in kept[:2]]
         with config:
             two = pv.select(build, _X, {"dim": [1, 2]}, **_FITS, out=tmp_path / "it", resume=True)
             other = impute(run.vae, _X, mask, num_samples=50, **options)
+    assert [path.stat().st_mtime_ns for path in kept[:2]] == written
     assert np.array_equal(one.log_marginal, two.log_marginal)
     assert one.candidates == two.candidates
     assert torch.equal(filled.x, other.x)
