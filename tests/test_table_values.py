@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 
 import pyro_vae as pv
 from pyro_vae.data import Schema
@@ -136,6 +137,37 @@ def test_angles_have_the_dtype_and_the_circle_of_the_data(tmp_path: Path) -> Non
     for decoded, field in _both(both.astype(float), tmp_path, "wind_dir"):
         assert decoded.tolist() == (both % 360.0).tolist()
         assert field.warning == "360 and 0 are one direction, which is decoded as 0"
+
+
+@pytest.mark.parametrize(
+    ("dtype", "draw", "wider"),
+    [
+        ("int8", 130.0, "int64"),
+        ("uint8", 2.0**63, "uint64"),
+        ("int64", 2.0**63, "float64"),
+        ("uint32", -1.0, "uint32"),
+        ("float16", 1e5, "float64"),
+    ],
+)
+def test_a_draw_that_a_type_does_not_hold_is_no_other_number(
+    dtype: str, draw: float, wider: str
+) -> None:
+    """Fails when 130 of a column of int8 is -126: draws may be larger than data."""
+    frame = pd.DataFrame({"a": R.integers(0, 99, N), "beside": R.normal(size=N)})
+    schema = pv.data.load(frame.astype({"a": dtype}), kinds={"a": "real"}, test=0).schema
+    assert schema is not None
+    assert schema.decode(torch.tensor([[3.0, 0.0], [4.0, 0.0]]))["a"].dtype == dtype
+    decoded = schema.decode(torch.tensor([[3.0, 0.0], [draw, 0.0]]))["a"]
+    assert decoded.tolist() == [3, max(draw, 0) if dtype == "uint32" else draw]
+    assert decoded.dtype == wider
+
+
+def test_whole_numbers_beyond_64_bits_come_back(tmp_path: Path) -> None:
+    """Fails when a column of a file is decoded as -2**63, since all it holds is whole."""
+    column = [None, *(2.0**70 * R.integers(1, 9, N - 1))]
+    for decoded, _ in _both(column, tmp_path):
+        assert decoded.isna().sum() == 1
+        assert decoded[1:].tolist() == column[1:]
 
 
 @pytest.mark.parametrize("value", [np.inf, 1e50])

@@ -122,7 +122,11 @@ def _numbers(field: Field, values: np.ndarray, means: bool) -> pd.Series:
 
 
 def _as_dtype(values: np.ndarray, dtype: str) -> pd.Series:
-    """Numbers of a dtype, rounded if it is one of whole numbers, nullable if one is missing."""
+    """Numbers of a dtype, rounded if it is one of whole numbers, nullable if one is missing.
+
+    Where a dtype does not hold them, as draws may be larger than data, the widest of its kind
+    does, or floats.
+    """
     import pandas as pd
 
     column, lacking, kind = pd.Series(values), np.isnan(values), dtype.lower()
@@ -134,10 +138,23 @@ def _as_dtype(values: np.ndarray, dtype: str) -> pd.Series:
         filled = column.where(~lacking, 0.0).round()
         if kind.startswith("u"):
             filled = filled.clip(lower=0)
+        widths = kind, f"{kind.rstrip('0123456789')}64"
+        wide = next((each for each in widths if _holds(each, filled)), None)
+        if wide is None:
+            return column.round()
         if dtype == kind and not lacking.any():
-            return filled.astype(kind)
-        capital = kind.replace("uint", "UInt").replace("int", "Int") if kind[0] == "i" else (
-            "UInt" + kind.removeprefix("uint")
-        )  # fmt: skip
-        return filled.astype("int64").astype(capital).mask(lacking)
-    return column.astype(kind) if kind.startswith("float") else column
+            return filled.astype(wide)
+        capital = wide.replace("uint", "UInt") if wide[0] == "u" else wide.replace("int", "Int")
+        return filled.astype(wide).astype(capital).mask(lacking)
+    if not kind.startswith("float"):
+        return column
+    with np.errstate(over="ignore"):
+        narrow = column.astype(kind)
+    return narrow if np.isinf(narrow).equals(np.isinf(column)) else column
+
+
+def _holds(dtype: str, whole: pd.Series) -> bool:
+    """Whether integers of a dtype hold these: more than they do would become other numbers."""
+    limits = np.iinfo(dtype)
+    # As floats, since the largest of 64 bits is none: the next one is the first not to be held.
+    return bool(((whole >= float(limits.min)) & (whole < float(limits.max) + 1)).all())
