@@ -127,10 +127,11 @@ def read_array(made: np.ndarray, layout: str, where: str, folder: Path) -> tuple
     return x, np.asarray(x)
 
 
-def numbers_apart(found: np.ndarray, true: np.ndarray) -> str:
-    """What is wrong with numbers, or nothing."""
+def numbers_apart(found: np.ndarray, true: np.ndarray, offset: float = 0) -> str:
+    """What is wrong with numbers, or nothing; less an offset, they are rounded to float32."""
     with np.errstate(all="ignore"):
-        true = true.astype(np.float64).astype(np.float32)
+        true = true.astype(np.float64)
+        true = ((true - offset).astype(np.float32) + offset).astype(np.float32)
     if found.shape != true.shape:
         return f"shape {found.shape}, not {true.shape}"
     equal = (found == true) | (np.isnan(found) & np.isnan(true))
@@ -147,7 +148,9 @@ def columns_apart(data: pv.data.Dataset, true: pd.DataFrame) -> str:
             return f"no column {each!r} among {list(true.columns)}"
         own, other = found[each], true[each]
         if pd.api.types.is_bool_dtype(other) or pd.api.types.is_numeric_dtype(other):
-            if wrong := numbers_apart(as_numbers(own), other.to_numpy(dtype=np.float64)):
+            if wrong := numbers_apart(
+                as_numbers(own), other.to_numpy(dtype=np.float64), data.schema[each].offset
+            ):
                 return f"{each!r}: {wrong}"
             continue
         for one, two in itertools.zip_longest(own, other):
