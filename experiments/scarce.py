@@ -12,6 +12,7 @@ left, and must be the run that nothing happened to.
 
 from __future__ import annotations
 
+import compileall
 import contextlib
 import json
 import os
@@ -31,6 +32,7 @@ import torch._inductor.compile_fx  # noqa: F401 - once, for all processes
 from killed import contents, same
 from reliable import finished, forked
 
+import pyro_vae
 from pyro_vae.cli import main
 from pyro_vae.training.resume import is_finished
 
@@ -142,7 +144,12 @@ def trial(whole: Path, folder: Path, argv: str, short: Callable[[Path], object],
 
 
 def prepare(whole: Path, said: Path) -> None:
-    """Fits the runs that verbs read, and the one that a fit must come to."""
+    """Fits the runs that verbs read, and the one that a fit must come to.
+
+    The package is compiled as an installer does it: Python's own compiler, without memory, may say
+    that the syntax is wrong.
+    """
+    compileall.compile_dir(Path(pyro_vae.__file__).parent, quiet=1)
     os.chdir(whole)
     x = np.random.default_rng(0).normal(size=(120, 6)) @ np.random.default_rng(1).normal(
         size=(6, 6)

@@ -204,14 +204,18 @@ def out_of_memory(error: BaseException) -> bool:
     Example:
         >>> out_of_memory(MemoryError()), out_of_memory(ValueError())
         (True, False)
+        >>> out_of_memory(ImportError("x.so: failed to map segment from shared object"))
+        True
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True  # the latter is torch's, of a GPU
-    # The messages of the CPU allocator of torch, and of C++.
+    # The messages of the CPU allocator of torch, of C++, and of a library that is loaded.
     words = (
         "can't allocate memory",
         "not enough memory",
         "bad_alloc",
         "size calculation overflowed",
+        "failed to map segment",
+        "cannot allocate memory",
     )
-    return isinstance(error, RuntimeError) and any(each in str(error) for each in words)
+    return isinstance(error, RuntimeError | ImportError) and any(each in str(error) for each in words)
