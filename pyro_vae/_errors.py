@@ -218,4 +218,6 @@ def out_of_memory(error: BaseException) -> bool:
         "failed to map segment",
         "cannot allocate memory",
     )
-    return isinstance(error, RuntimeError | ImportError) and any(each in str(error) for each in words)
+    return isinstance(error, RuntimeError | ImportError) and any(
+        each in str(error) for each in words
+    )
