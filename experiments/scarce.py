@@ -139,7 +139,11 @@ def trial(whole: Path, folder: Path, argv: str, short: Callable[[Path], object],
         elif came == "correct" and argv.startswith("fit") and not is_finished(here / "new"):
             return "not finished"
         elif came == "one line" and (left := sorted(p.name for p in here.glob("*made*"))):
-            return f"left behind: {left} {text[-200:]}"
+            # A selection keeps the fits that are done, and goes on with them.
+            if not argv.startswith("select") or left != ["made"]:
+                return f"left behind: {left} {text[-200:]}"
+            if not finished(forked(partial(call, f"{argv} --resume", said))):
+                return f"lost: {text[-300:]} {said.read_text()[-1500:]}"
     return came
 
 

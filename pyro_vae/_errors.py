@@ -209,6 +209,8 @@ def out_of_memory(error: BaseException) -> bool:
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True  # the latter is torch's, of a GPU
+    if isinstance(error, SystemError):  # which is how Python's own code may end without memory
+        return "without exception set" in str(error)
     # The messages of the CPU allocator of torch, of C++, and of a library that is loaded.
     words = (
         "can't allocate memory",

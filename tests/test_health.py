@@ -19,6 +19,7 @@ from torch import Tensor
 from torch._inductor import compile_fx
 
 import pyro_vae as pv
+import pyro_vae.cli
 from pyro_vae.data import Rows
 from pyro_vae.engine import CompiledSVI
 from pyro_vae.evaluation import _draws
@@ -191,3 +192,18 @@ def test_training_says_what_to_lower() -> None:
 
     with pytest.raises(MemoryError, match="in epoch 2: lower `batch_size`, now 8, or the widths"):
         fit(build(), X, objective=Planted(6, full))
+
+
+@pytest.mark.parametrize(
+    "error",
+    [
+        ImportError("superlu.so: failed to map segment from shared object"),
+        SystemError("error return without exception set"),
+    ],
+)
+def test_a_library_that_memory_does_not_hold_is_one_line(
+    error: Exception, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(pyro_vae.cli, "_module", mock.Mock(side_effect=error))
+    assert pyro_vae.cli.main(["sample", "run"]) == 2
+    assert capsys.readouterr().err == f"error: out of memory: {error}\n"

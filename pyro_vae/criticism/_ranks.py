@@ -9,6 +9,8 @@ from torch import Tensor
 
 __all__ = ["compare", "holm"]
 
+_AT_ONCE = 2**22  # values that are ranked at once
+
 
 def compare(observed: Tensor, replicated: Tensor) -> float:
     """Ranks how far out the observed values lie among all.
@@ -35,23 +37,31 @@ def compare(observed: Tensor, replicated: Tensor) -> float:
         >>> compare(torch.tensor([0.0, 9.0]), torch.randn(999, 2))
         0.001
     """
-    pool = torch.cat([observed[None], replicated]).double()
-    # Of each value, how many more lie to one side of it than to the other: from 0 to R.
-    outside = (_rank(pool) - _rank(-pool)).abs()
-    if pool.shape[1] == 1:
+    length = len(replicated) + 1
+    deviations, extents = [], []
+    # A few columns at a time: ranks take several times the memory of what is ranked.
+    for some in range(0, len(observed), at_once := max(1, _AT_ONCE // length)):
+        block = slice(some, some + at_once)
+        pool = torch.cat([observed[None, block], replicated[:, block]]).double()
+        # Of each value, how many more lie to one side of it than to the other: from 0 to R.
+        outside = (_rank(pool) - _rank(-pool)).abs()
+        if len(observed) > 1:
+            deviation = (pool - pool.mean(0)).abs()
+            scale = pool.std(0, correction=0)
+            # Rounding gives a constant column a spread of its own.
+            deviation = torch.where(scale > 1e-12 * pool.abs().amax(0), deviation / scale, 0.0)
+            deviations.append(deviation.amax(1))
+            extents.append(-torch.log1p(-outside / length).sum(1))
+    if len(observed) == 1:
         score = outside[:, 0]
     else:
-        deviation = (pool - pool.mean(0)).abs()
-        scale = pool.std(0, correction=0)
-        # Rounding gives a constant column a spread of its own.
-        deviation = torch.where(scale > 1e-12 * pool.abs().amax(0), deviation / scale, 0.0)
-        extent = -torch.log1p(-outside / len(pool)).mean(1)
-        ranks = _rank(torch.stack([deviation.amax(1), extent], 1))
-        score = ranks.amax(1) + ranks.amin(1) / len(pool)
+        extent = torch.stack(extents).sum(0) / len(observed)
+        ranks = _rank(torch.stack([torch.stack(deviations).amax(0), extent], 1))
+        score = ranks.amax(1) + ranks.amin(1) / length
     farther = int((score[1:] > score[0]).sum())
     ties = int((score[1:] == score[0]).sum())
     rank = farther + int(torch.randint(ties + 1, ()))
-    return (1 + rank) / len(pool)
+    return (1 + rank) / length
 
 
 def _rank(pool: Tensor) -> Tensor:

@@ -151,7 +151,8 @@ def effects_of(observed: Tensor, replicated: Tensor, spread: Spread, rounding: f
     """
     own, size = replicated.std(0), spread.size
     varied = own if spread.scale is None else spread.scale
-    floor = rounding * torch.maximum(observed.abs(), replicated.abs().amax(0))
+    largest = torch.maximum(replicated.amax(0), -replicated.amin(0))  # without a copy of them all
+    floor = rounding * torch.maximum(observed.abs(), largest)
     away = observed - replicated.mean(0)
     away = torch.where(away.abs() > floor, away, 0.0)
     scale = ((varied.square() + own.square()) / 2).sqrt()

@@ -196,10 +196,10 @@ def _row_order(seen: Seen, latents: Expanded, size: int, order: Tensor) -> Stati
 def _conditional_means(seen: Seen, latents: Expanded, size: int, rows: Rows) -> Statistic:
     known, names = _known(rows)
     of_z, count = latents.names, len(latents.names)
-    i, j = torch.triu_indices(count, count)
-    if len(i) * len(seen.names) > _FUNCTIONS:
-        some = torch.linspace(0, count - 1, min(count, _COLUMNS)).long()
-        i = j = some
+    if count * (count + 1) // 2 * len(seen.names) > _FUNCTIONS:
+        i = j = torch.linspace(0, count - 1, min(count, _COLUMNS)).long()
+    else:
+        i, j = torch.triu_indices(count, count)
     squares = (
         f"{of_z[a]} squared" if a == b else f"{of_z[a]} times {of_z[b]}"
         for a, b in zip(i.tolist(), j.tolist(), strict=True)

@@ -40,6 +40,7 @@ _EXPECTED = 500  # draws that the expectation of the model is taken of
 _STATES = 4096  # joint states of a discrete latent that are summed over
 _FEW = 100.0  # effective draws, of fewer p-values are not to be trusted
 _SHARE = 0.05  # of the data may have fewer
+_LATENTS = 1000  # of more, a covariance for each observation takes all memory
 _BLOCK = 40  # observations whose z are inferred together: far too many hopeless ones show soon
 _TOGETHER = 4  # times as many draws as are simulated at a time are weighed together
 
@@ -76,6 +77,8 @@ def halve(vae: Amortized, entries: tuple[Entry, ...], given: Given, share: int =
     size = vae.event_shape.numel()
     if size < share:
         return "one feature cannot be halved" if size < 2 else f"{size} features are too few"
+    if (latents := vae.space.event_shape.numel()) > _LATENTS:
+        return f"{latents:,} latents are too many to be inferred from half of x"
     one = cycled(given, 1)
     if (
         by_entry(vae.decode(draw_prior(prior_of(vae, one), 2, 1), **one), len(vae.event_shape))
