@@ -23,6 +23,7 @@ import tempfile
 import threading
 import time
 from collections.abc import Callable
+from concurrent.futures import ProcessPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -76,16 +77,29 @@ def watched(run: Callable[[], Any]) -> dict[str, Any]:
     return {"value": value, **times, **peaks, "curve": samples[::step]}
 
 
-def written(path: Path, block: np.ndarray, rows: int) -> None:
-    """Writes so many rows, copies of a block with other pixels switched in each."""
+def alone(function: Callable[..., Any], *args: Any) -> Any:
+    """Calls a function in a process of its own, so that what it leaves in memory is not counted."""
+    context = multiprocessing.get_context("spawn")
+    with ProcessPoolExecutor(1, mp_context=context) as pool:
+        return pool.submit(function, *args).result()
+
+
+def written(path: Path, name: str, root: str | None, size: float) -> int:
+    """Writes a file of so many bytes: copies of a set with other pixels switched in each.
+
+    Returns:
+        How many rows there are.
+    """
+    block = pv.data.load(name, root=root).train.flatten(1).numpy()
+    rows = int(size / block[0].nbytes)
     random = np.random.default_rng(0)
-    shape = (rows, block.shape[1])
-    write, close = writer(path, shape)
+    write, close = writer(path, (rows, block.shape[1]))
     for start in range(0, rows, len(block)):
         some = block[: rows - start].copy()
         some[random.random(some.shape, dtype=np.float32) < SWITCHED] += 1
         write(start, some % 2)
     close()
+    return rows
 
 
 def writer(
@@ -119,44 +133,49 @@ def model(dim: int) -> pv.VAE:
     return pv.VAE(pv.priors.Normal(20), pv.guides.Normal(20), likelihood, seed=0)
 
 
-def measure(path: Path, block: np.ndarray, rows: int, compile: bool) -> dict[str, Any]:
-    """Fits all rows of a file, evaluates and fills some, and fits its first part in memory."""
-    # In a process of its own, so that what it leaves behind is not counted.
-    writing = multiprocessing.get_context("spawn").Process(target=written, args=(path, block, rows))
-    writing.start()
-    writing.join()
-    assert writing.exitcode == 0
-    x = np.load(path, mmap_mode="r") if path.suffix == ".npy" else pv.data.stream(path)
-    dim = block.shape[1]
+def opened(path: Path) -> Any:
+    """Rows of a file, of which none is read."""
+    return np.load(path, mmap_mode="r") if path.suffix == ".npy" else pv.data.stream(path)
+
+
+def fitted(data: Any, compile: bool, **options: Any) -> tuple[dict[str, Any], pv.VAE]:
+    """Fits one pass; returns what it took, with steps a second of processor time."""
+    vae = model(pv.data.stream(data).event_shape.numel())
     known: dict[str, Any] = {"epochs": 1, "batch_size": BATCH, "seed": 0, "compile": compile}
     known |= {"progress": False, "device": "cpu"}
-    first = pv.data.stream(x)[: min(PART, rows // 2)].read().x
+    clock: list[float] = []
+    each = watched(lambda: pv.fit(vae, data, callbacks=[_Clock(clock)], **known, **options))
+    each.pop("value")
+    # Between the first step, with which a graph is compiled, and the last, of fewer rows.
+    return {**each, "steps": (len(clock) - 2) / (clock[-2] - clock[0])}, vae
+
+
+def in_memory(path: Path, rows: int, compile: bool) -> dict[str, Any]:
+    """Fits the first part of a file, which is read into memory."""
+    first = pv.data.stream(opened(path))[: min(PART, rows // 2)].read().x
     part = first.float()
     del first
-    steps: dict[str, float] = {}
-    found: dict[str, Any] = {"rows": rows, "bytes": 4 * rows * dim, "before": memory()}
+    return fitted(part, compile)[0]
 
-    def fitted(name: str, data: Any, **options: Any) -> dict[str, Any]:
-        vae = model(dim)
-        clock: list[float] = []
-        each = watched(lambda: pv.fit(vae, data, callbacks=[_Clock(clock)], **known, **options))
-        # Between the first step, with which a graph is compiled, and the last, of fewer rows.
-        steps[name] = (len(clock) - 2) / (clock[-2] - clock[0])
-        return {**each, "value": vae}
 
-    found["in memory"] = fitted("in memory", part)
-    del part
-    found["fit"] = fitted("streamed", x, max_memory=MEMORY)
-    vae = found["fit"]["value"]
+def measure(path: Path, name: str, root: str | None, size: float, compile: bool) -> dict[str, Any]:
+    """Fits all rows of a file, evaluates and fills some, and fits its first part in memory."""
+    rows = alone(written, path, name, root, size)
+    found: dict[str, Any] = {"in memory": alone(in_memory, path, rows, compile)}
+    x = opened(path)
+    size = 4 * rows * pv.data.stream(x).event_shape.numel()
+    found |= {"rows": rows, "bytes": size, "before": memory()}
+    found["fit"], vae = fitted(x, compile, max_memory=MEMORY)
     some = pv.data.stream(x)[np.linspace(0, rows - 1, min(SPREAD, rows // 4)).astype(np.int64)]
-    mask = np.random.default_rng(1).random((len(some), dim), dtype=np.float32) > 1 / 3
+    mask = np.random.default_rng(1).random((len(some), *some.event_shape), dtype=np.float32) > 1 / 3
     hidden = pv.data.stream(some, mask=mask)
     found["evaluate"] = watched(lambda: pv.evaluate(vae, some, num_samples=DRAWS))
     found["impute"] = watched(lambda: pv.evaluation.impute(vae, hidden, num_samples=DRAWS))
     for each in found.values():
         if isinstance(each, dict):
             each.pop("value", None)
-    return found | {"steps a cpu second": steps, "share": steps["streamed"] / steps["in memory"]}
+    steps = {stage: found[stage].pop("steps") for stage in ("in memory", "fit")}
+    return found | {"steps a cpu second": steps, "share": steps["fit"] / steps["in memory"]}
 
 
 class _Clock:
@@ -225,14 +244,13 @@ def main() -> None:
         (common.RESULTS / "larger_than_memory.md").write_text(table(), encoding="utf-8")
         return
     name, root = ("digits", None) if options.smoke else ("mnist", options.data_root)
-    block = pv.data.load(name, root=root).train.flatten(1).numpy()
     size = 30e6 if options.smoke else options.gigabytes * 1e9
-    rows = int(size / block[0].nbytes)
     with tempfile.TemporaryDirectory(dir=options.folder) as folder:
         found = measure(
             Path(folder) / f"x.{options.kind}",
-            block,
-            rows,
+            name,
+            root,
+            size,
             compile=not (options.smoke or options.eager),
         )
     for stage in ("in memory", *STAGES):
