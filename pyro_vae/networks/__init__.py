@@ -4,5 +4,6 @@ from pyro_vae.networks.bayesian import Bayesian
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLP
 from pyro_vae.networks.network import Network
+from pyro_vae.networks.sequence_encoder import SequenceEncoder
 
-__all__ = ["MLP", "Bayesian", "ConvDecoder", "ConvEncoder", "Network"]
+__all__ = ["MLP", "Bayesian", "ConvDecoder", "ConvEncoder", "Network", "SequenceEncoder"]

@@ -393,11 +393,14 @@ def _inputs(
     """Sizes an encoder of ours, and returns what standardises its inputs."""
     if not isinstance(encoder, Network):
         return nn.Identity()
+    if encoder.takes_levels and show_mask:
+        what = "False with an encoder of levels, which sees no masks"
+        raise expected("show_mask", what, show_mask)
     inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
     first, *rest = likelihood.event_shape
     shown = (2 * first if show_mask else first, *rest)
     encoder.build(shown, guide.param_shape, cond_size or 0)
-    return inputs
+    return nn.Identity() if encoder.takes_levels else inputs
 
 
 def _check_draws(likelihood: Likelihood) -> None:

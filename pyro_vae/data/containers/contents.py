@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.raw import Raw, as_labels, as_values
+from pyro_vae.data.text import Text
 
 __all__ = ["Asked", "Contents", "array_of", "as_column", "chosen", "raw_of"]
 
@@ -30,6 +31,7 @@ class Asked:
         key: Which of several arrays is x; the only one if not given.
         layers: The layer of an ``AnnData`` that is x, in place of its ``X``.
         resize: Height and width that images are to have; None leaves them as they are.
+        text: How lines of text become rows.
     """
 
     argument: str = "data"
@@ -39,6 +41,7 @@ class Asked:
     key: str | None = None
     layers: str | None = None
     resize: tuple[int, int] | None = None
+    text: Text = Text()
 
 
 @dataclass(frozen=True)
