@@ -223,9 +223,7 @@ def table(by_recipe: dict[str, list[dict[str, Any]]]) -> str:
     return "\n".join(lines) + "\n"
 
 
-def _beside(
-    some: dict[str, list[dict[str, Any]]], every: dict[str, list[dict[str, Any]]]
-) -> str:
+def _beside(some: dict[str, list[dict[str, Any]]], every: dict[str, list[dict[str, Any]]]) -> str:
     """The best of some recipes, and how far it is from the language model."""
     name = min(some, key=lambda each: _mean(some[each], "weighted")[0])
     (ours, error), (base, other) = (_mean(runs, "weighted") for runs in

@@ -25,6 +25,7 @@ from pyro_vae.cli.runs import (
     recorded_source,
     recorded_table,
     recorded_unit,
+    recorded_vocabulary,
 )
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.dataset import SPLITS, Split, fingerprint
@@ -46,7 +47,7 @@ __all__ = [
 
 _LOADED_BY = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale", *READING,
+    "resize", "rescale", "text", "max_length", "too_long", "vocabulary_size", *READING,
 )  # fmt: skip
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
@@ -194,6 +195,7 @@ def recorded_like(folder: Path, vae: Amortized) -> Dataset:
         names=record["names"],
         size_unit=unit,
         schema=schema,
+        vocabulary=recorded_vocabulary(folder),
         options=options | {"words": () if schema else recorded["words"] or words},
     )
 

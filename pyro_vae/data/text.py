@@ -279,7 +279,9 @@ def _vocabulary(
 
 
 def _strange(symbol: str, line: int, vocabulary: Vocabulary) -> ValueError:
-    what = f"one of the {plural(len(vocabulary.symbols), 'symbol')} of the vocabulary in line {line}"
+    what = (
+        f"one of the {plural(len(vocabulary.symbols), 'symbol')} of the vocabulary in line {line}"
+    )
     way = "; a model that is fitted with `vocabulary_size` (--vocabulary-size) takes it for unknown"
     return ValueError(f"{expected('data', what, symbol)}{way}")
 

@@ -100,9 +100,7 @@ class Autoregressive(Likelihood):
             return x_train.new_zeros(self.param_shape)
         x = x_train.flatten(1)
         counted = ~ended(x, self.end)
-        counts = torch.stack(
-            [((x == level) & counted).sum(0) for level in range(self.levels)], -1
-        )
+        counts = torch.stack([((x == level) & counted).sum(0) for level in range(self.levels)], -1)
         total = counts.sum(-1, keepdim=True)
         self.network.bias.copy_(((counts + 0.5) / (total + self.levels / 2)).log())
         return x_train.new_zeros(self.param_shape)
