@@ -29,6 +29,7 @@ OPTIONS = {
     "priors.Categorical": "--prior.groups 8 --prior.classes 4",
     "guides.GumbelSoftmax": GROUPS,
     "objectives.Enumerated": "--prior Categorical --prior.groups 1 --prior.classes 10",
+    "networks.TopicDecoder": f"--prior LogisticNormal --likelihood Multinomial {WARMUP}",
     "likelihoods.Autoregressive": "--likelihood.levels 5",
     "likelihoods.BetaBinomial": "--likelihood.levels 17",
     "likelihoods.Categorical": "--likelihood.levels 17",

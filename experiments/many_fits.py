@@ -111,18 +111,21 @@ def timed(widths: Sequence[int], seeds: Sequence[int], epochs: int, times: int) 
 
 
 def main(seeds: Sequence[int], epochs: int, times: int, names: Sequence[str], keep: bool) -> None:
-    """Compares and times."""
-    widths = WIDTHS[names[0]]
-    result: dict[str, Any] = {"seeds": len(seeds), "epochs": epochs, "steps": STEPS}
-    result["double"] = agreement(widths, seeds, torch.float64)
-    result["single"] = agreement(widths, seeds, torch.float32)
-    print(json.dumps(result), flush=True)
-    result["timed"] = {}
+    """Compares and times what the results have not yet."""
+    path = common.RESULTS / "many_fits.json"
+    result: dict[str, Any] = json.loads(path.read_text()) if keep and path.exists() else {}
+    result |= {"seeds": len(seeds), "epochs": epochs, "steps": STEPS}
+    for name, dtype in (("double", torch.float64), ("single", torch.float32)):
+        if name not in result:
+            result[name] = agreement(WIDTHS[names[0]], seeds, dtype)
+    print(json.dumps({name: result[name] for name in ("double", "single")}), flush=True)
+    result.setdefault("timed", {})
     for name in names:
-        result["timed"][name] = timed(WIDTHS[name], seeds, epochs, times)
+        if name not in result["timed"]:
+            result["timed"][name] = timed(WIDTHS[name], seeds, epochs, times)
         print(name, json.dumps(result["timed"][name]), flush=True)
-    if keep:
-        common.write("many_fits", result)
+        if keep:
+            common.write("many_fits", result)
 
 
 def table() -> None:

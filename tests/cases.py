@@ -38,6 +38,7 @@ TRIED: dict[str, list[Any]] = {
     "hidden": [8, (8,)],
     "transforms": [2],
     "context": [3],
+    "embedding_dim": [3, None],
     "beta": [0.5, 4.0],
     "warmup": [3, 0],
     "free_bits": [0.1, 0.0],

@@ -36,6 +36,12 @@ def pytest_collection() -> Generator[None, object, object]:
         gc.freeze()  # what is there now is not looked at again
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """Seeds what is drawn as a module is imported, whatever other modules there are."""
+    if isinstance(collector, pytest.Module):
+        pyro.set_rng_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def fresh_pyro() -> None:
     """Seeds Python, NumPy and PyTorch, and forgets the parameters of earlier tests."""

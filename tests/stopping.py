@@ -32,7 +32,8 @@ def build(seed: int = 0) -> pv.VAE:
     )
 
 
-X = torch.rand(30, 6, generator=torch.Generator().manual_seed(3)).bernoulli()
+_GENERATOR = torch.Generator().manual_seed(3)
+X = torch.rand(30, 6, generator=_GENERATOR).bernoulli(generator=_GENERATOR)
 
 
 fit = partial(pv.fit, device="cpu", compile=False, epochs=4, batch_size=8, seed=1)

@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 
@@ -201,3 +202,14 @@ def test_what_a_file_has_of_a_selection_is_left_out_of_the_fit(
     again = shlex.split(capsys.readouterr().out.partition("pyro-vae ")[2])
     assert main([*again, "--out", "again"]) == 0
     assert read_json(Path("again/fit.json"))["settings"]["weight_decay"] == 0.25
+
+
+def test_what_is_of_the_data_is_no_choice(capsys: pytest.CaptureFixture[str]) -> None:
+    """Commas between columns are of one value; fails when each column is left out in turn."""
+    r = np.random.default_rng(0)
+    frame = pd.DataFrame(r.normal(size=(60, 4)), columns=list("abcd"))
+    frame.to_csv("t.csv", index=False)
+    options = ["--drop", "a,b", "--kind", "c=real,d=real", "--na_values=x,y", "--latent-dim", "1,2"]
+    assert main(["select", "t.csv", *options, *_QUICK.split(), "--json"]) == 0
+    found = json.loads(capsys.readouterr().out)["candidates"]
+    assert [each["arguments"] for each in found] == [{"latent-dim": dim} for dim in (1, 2)]

@@ -24,6 +24,9 @@ from pyro_vae.evaluation import (
     probe,
     probe_features,
     rate_distortion,
+    recommend,
+    representative,
+    top_words,
 )
 from pyro_vae.report import page, samples
 from pyro_vae.selection import select
@@ -40,8 +43,10 @@ CALLED: dict[str, tuple[Callable[..., Any], ...]] = {
     "impute": (pv.VAE.impute,),
     "encode": (pv.data.load,),
     "anomalies": (outliers, pv.data.load),
+    "recommend": (recommend,),
     "probe": (probe, probe_features, pv.data.load),
     "rate-distortion": (rate_distortion, pv.data.load),
+    "topics": (pv.data.load, representative, top_words),
     "report": (page, pv.data.load),
     "push": (pv.push, check, calibrate, pv.data.load),
 }
@@ -52,8 +57,17 @@ OTHERS = {
     ("compare", "max_data", check): "of the data that are scored; a check takes fewer yet",
     **{
         (verb, "split", pv.data.load): "which data are looked at; there, how rows are held out"
-        for verb in ("evaluate", "check", "compare", "anomalies", "probe", "rate-distortion")
+        for verb in (
+            "evaluate",
+            "check",
+            "compare",
+            "anomalies",
+            "probe",
+            "rate-distortion",
+            "topics",
+        )
     },
+    ("topics", "words", pv.data.load): "how many are printed; there, levels of columns",
     ("select", "seed", pv.fit): "of the selection, which has one for each fit",
     ("select", "seed", pv.VAE): "of the selection, which seeds the weights of each",
 }
@@ -82,6 +96,7 @@ NO_ARGUMENTS = {
     "run": "a folder in place of a model",
     "runs": "folders in place of models",
     "file": "the data",
+    "users": "the data",
     "data": "the data",
     "cond": "columns, or a value; an array in Python",
     "size_factor": "a column, or a value; an array in Python",
@@ -99,6 +114,9 @@ NO_ARGUMENTS = {
     "label": "a column; an array in Python",
     "probabilities": "a file; an array in Python",
     "unseen": "of pv.data.load, whose other arguments the run records",
+    "words": "how many are printed, of topics",
+    "sentences": "count, of evaluation.representative",
+    "summarise": "a text file; counts of words in Python",
     "max_data": "which data are looked at",
     "num_samples": "of a verb that evaluates beside what it is for",
     "seed": "of what has no argument for it: a guide, or draws of several kinds",

@@ -28,7 +28,7 @@ ROOT = Path(__file__).parents[1]
 PAGES = [ROOT / "README.md", *sorted((ROOT / "docs").glob("*.md"))]
 VERBS = ("fit", "evaluate", "check", "compare", "select", "sample", "impute", "report", "inspect",
          "push", "encode", "anomalies", "probe", "rate-distortion", "completion", "compress",
-         "decompress")  # fmt: skip
+         "decompress", "recommend", "topics")  # fmt: skip
 SMALL = "--epochs 1 --compile false --device cpu --encoder.hidden [8] --decoder.hidden [8]"
 FEW = "--num-samples 5"
 
@@ -95,6 +95,15 @@ OTHERS = {
     "fit --group COLUMN": "a form of the command, run by tests/test_splitting.py",
     "compress RUN data.npy out.pvz": "run by tests/test_compression_refusals.py",
     "decompress RUN out.pvz data.npy": "run by tests/test_compression_refusals.py",
+    "fit clicks.csv --pivot userId,movieId": "the same, without a likelihood",
+    "fit clicks.csv --pivot userId,movieId --likelihood Multinomial": (
+        "run by tests/test_recommendation.py"
+    ),
+    "recommend RUN users.csv --top 20": "run by tests/test_recommendation.py",
+    "fit posts.npz --names words.txt --likelihood Multinomial --prior LogisticNormal --decoder "
+    "TopicDecoder --latent-dim 50": "run by tests/test_cli_topics.py",
+    "topics RUN": "run by tests/test_cli_topics.py",
+    "topics RUN --summarise letter.txt": "run by tests/test_cli_topics.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }
 

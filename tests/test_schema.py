@@ -92,7 +92,8 @@ def test_a_run_of_the_first_release_is_resumed_and_replayed(
     )
     told(capsys, "fit", *config, "--out", "again")
     old, new = (yaml.safe_load(Path(name, "config.yaml").read_text()) for name in ("run", "again"))
-    old["objective"] = new["objective"] | old["objective"]  # which has got options since
+    for part in ("objective", "encoder", "decoder"):  # which have got options since
+        old[part] = new[part] | old[part]
     since = {"accumulate": 1, "monitor_every": 1, "precision": "float32"}
     assert new == {"schema": SCHEMA} | since | old
     assert told(capsys, "compare", "run", "again")["runs"]

@@ -23,7 +23,7 @@ from pyro_vae.training.resume import is_finished
 
 SAME = (
     "dropout", "statistics of batches", "clipped, accumulated", "labels", "another optimiser",
-    "captured", "a run",
+    "captured", "guessed", "a run",
 )  # fmt: skip
 Both = tuple[list[dict[str, Any]], dict[str, Any], Path]
 
@@ -155,9 +155,10 @@ def test_the_commands_of_the_page_give_the_weights_of_one_process(tmp_path: Path
     page = (Path(__file__).parents[1] / "docs" / "scale.md").read_text(encoding="utf-8")
     blocks = re.findall(r"^```sh\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
     joined = [block.replace("\\\n", " ") for block in blocks]
-    lines = [line.split() for block in joined for line in block.splitlines()]
+    every = [line.split() for block in joined for line in block.splitlines()]
+    lines = [line for line in every if line[0] == "torchrun"]
     few = shlex.split("--epochs 2 --compile false --device cpu --encoder.hidden [8]")
-    assert [line[0] for line in lines] == ["torchrun"] * 3
+    assert len(lines) == 3
     models, said = [], []
 
     def run(command: list[str]) -> str:

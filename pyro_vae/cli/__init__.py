@@ -40,6 +40,8 @@ VERBS: dict[str, str] = {
     "anomalies": "Rank rows by how unlikely they are, with a p-value each.",
     "probe": "Predict labels from latent means, and from the data.",
     "rate-distortion": "Take the ELBO apart: distortion, rate, information.",
+    "recommend": "Rank for each user what they have not seen.",
+    "topics": "Print the words of topics, or a summary of a text.",
     "compress": "Compress an array without loss, by a run.",
     "decompress": "Write the array that was compressed.",
     "report": "Write one HTML page about a run.",

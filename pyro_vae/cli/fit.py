@@ -463,7 +463,7 @@ def _config(asked: _Asked, typed: str | None) -> str:
     for key in _NOT_REPLAYED:
         kept.pop(key, None)
     # Of runs that have them alone.
-    of_data = ("cond", "size_factor", "covariate", "missing", "show_mask")
+    of_data = ("cond", "size_factor", "covariate", "missing", "show_mask", "pivot")
     for key in (*of_data, "missingness", *OF_FILES):
         if not kept.get(key):
             kept.pop(key, None)
@@ -475,6 +475,8 @@ def _config(asked: _Asked, typed: str | None) -> str:
             kept.pop(key, None)
     if kept.get("schema") not in (None, NUMBERS):
         kept.schema = os.path.realpath(kept.schema)  # a replay works from anywhere
+    if kept.get("names"):
+        kept.names = os.path.realpath(kept.names)
     from_anywhere(kept)
     kept.data, kept.data_root = asked.data.source, asked.served["root"]
     # For people and for `compare`: whoever replays it has to type it.

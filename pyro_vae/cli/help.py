@@ -47,6 +47,14 @@ EXAMPLES: dict[str, tuple[str, ...]] = {
         "rate-distortion runs/digits",
         "rate-distortion runs/digits --max-data 500 --num-samples 200",
     ),
+    "recommend": (
+        "recommend runs/clicks users.csv --top 20",
+        "recommend runs/clicks users.csv --out recommended.csv",
+    ),
+    "topics": (
+        "topics runs/news",
+        "topics runs/news --summarise letter.txt --sentences 5",
+    ),
     "compress": (
         "compress runs/digits digits.npy digits.pvz",
         "compress hf://owner/name data.npy data.pvz --json",
@@ -91,9 +99,19 @@ _SHARED: dict[str, tuple[str, ...]] = {
 
 # Texts by what is in them; a name that is in neither is a NAME.
 _WORDS = {
-    "PATH": ("init", "out", "config", "data_root", "data", "schema", "probabilities"),
+    "PATH": (
+        "init",
+        "out",
+        "config",
+        "data_root",
+        "data",
+        "schema",
+        "probabilities",
+        "names",
+        "summarise",
+    ),
     "COLUMN": ("group", "time", "label", "size_factor"),
-    "COLUMNS": ("drop",),
+    "COLUMNS": ("drop", "pivot"),
     "NAME=COLUMN": ("covariate",),
     "NAME=KIND": ("kind",),
     "TEXT": ("sep", "decimal", "thousands", "na_values"),

@@ -277,6 +277,8 @@ def _source(folder: Path, vae: VAE, source: str | None, unseen: Any) -> _Source:
     if path.suffix not in _SUFFIXES:
         raise expected("DATA", f"a file that ends in {' or '.join(_SUFFIXES)}", found_by)
     like = recorded_like(folder, vae)
+    if like.options.get("pivot"):
+        raise expected("RUN", "a run of a table of rows, whose cells may be missing", "--pivot")
     like = replace(like, options={**like.options, "missing": True})
     how = read_as_before(folder, found_by, like)
     table = read_like(found_by, replace(like, options={**like.options, **how}))

@@ -47,7 +47,7 @@ __all__ = [
 
 _LOADED_BY = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale", "text", "max_length", "too_long", "vocabulary_size", *READING,
+    "resize", "rescale", "pivot", "text", "max_length", "too_long", "vocabulary_size", *READING,
 )  # fmt: skip
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 

@@ -110,6 +110,12 @@ def add_reading(parser: Parser) -> None:
     """Adds how files of arrays, images and lines of text are read."""
     group = parser.add_argument_group("how files are read")
     group.add_argument(
+        "--pivot",
+        type=str | None,
+        help="Columns of a table of events, such as user,item or user,item,amount: a row of x for "
+        "each user, a column for each item, and in it the number of events or the sum of amounts.",
+    )
+    group.add_argument(
         "--key", type=str | None, help="Which of several arrays of an .npz, .h5 or .zarr file is x."
     )
     group.add_argument(
@@ -155,6 +161,12 @@ def add_reading(parser: Parser) -> None:
         type=int | None,
         help="Characters or words that are told apart, the most frequent; others are one, unknown.",
     )
+    group.add_argument(
+        "--names",
+        type=str | None,
+        help="A text file with the names of the entries of an array, one a line, such as the words "
+        "of bags of words.",
+    )
 
 
 def add_tables(parser: Parser) -> None:
@@ -163,7 +175,7 @@ def add_tables(parser: Parser) -> None:
     group.add_argument(
         "--schema",
         type=str | None,
-        help="A YAML or JSON file with what is known of columns, as inspect writes one: a mapping "
+        help="A file, as inspect writes it, of what columns are. YAML or JSON: a mapping "
         "from names to kinds, or to mappings; or 'numbers', to take all columns for numbers. What "
         "else there is to know is inferred from names and values.",
     )

@@ -26,6 +26,7 @@ from pyro_vae.data import Dataset
 from pyro_vae.data.columns import Column, columns_by_name
 from pyro_vae.data.dataset import SPLITS, Binarize, Split, fingerprint
 from pyro_vae.data.frames import NUMBERS
+from pyro_vae.data.naming import names_of
 from pyro_vae.data.readers.csv_files import header_of_words
 from pyro_vae.data.schema import Schema
 from pyro_vae.data.text import Vocabulary
@@ -177,7 +178,9 @@ def load_data(
         beside["split"] = split
     if words:
         beside["words"] = words
-    beside |= {name: value for name, value in reading.items() if value not in (None, False)}
+    if reading.get("names"):  # themselves, as their file may move
+        reading["names"] = names_of(reading["names"])
+    beside |= {name: value for name, value in reading.items() if value not in (None, False, "")}
     asked = dict(table or {})
     options = {"root": root, "binarize": binarize, "levels": levels}
     data = data_room.load(source, **(options | beside | asked))
@@ -242,6 +245,8 @@ def recorded_table(
     schema = recorded_schema(folder)
     if schema is not None:
         return schema, how
+    if recorded["pivot"] is not None:
+        return NUMBERS, how
     if path.suffix == ".csv" and path.is_file():  # of a run from before there were schemas
         how["header"] = header_of_words(path)
     return NUMBERS, how
@@ -311,6 +316,8 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     found_by: str | None = record["source"] if source is None else source
     recorded: dict[str, Any] = {"cond": "", "size_factor": None, "covariates": {}, "missing": False}
     recorded |= {"split": "random", "words": [], "key": None, "layers": None, "resize": None}
+    recorded["pivot"] = None
+    recorded["names"] = []
     # A run of before has none, and took arrays as they were.
     recorded |= {"rescale": False, "layout": "channels-first"}
     recorded |= dict.fromkeys(("text", "max_length", "too_long", "vocabulary_size"))
@@ -318,8 +325,8 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
     kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
     kinds |= {"split": str, "words": list, "key": str | None, "layers": str | None}
-    kinds |= {"resize": int | None, "rescale": bool, "layout": str | None}
-    kinds |= {"text": str | None, "too_long": str | None}
+    kinds |= {"resize": int | None, "rescale": bool, "layout": str | None, "pivot": str | None}
+    kinds |= {"names": list, "text": str | None, "too_long": str | None}
     kinds |= {"max_length": int | None, "vocabulary_size": int | None}
     kinds |= {name: kind for name, kind in READING.items() if name in recorded}
     check_kinds(path, recorded, kinds)

@@ -38,7 +38,7 @@ from pyro_vae.cli.parsing import (
     read_yaml,
     value_of,
 )
-from pyro_vae.cli.runs import as_device, load_data, new_path
+from pyro_vae.cli.runs import READING, as_device, load_data, new_path
 from pyro_vae.cli.suggested import encoder_of_text, loading, suggested
 from pyro_vae.cli.tables import selection_table
 from pyro_vae.cli.training import training_options
@@ -58,7 +58,11 @@ _NUMBER = r"[-+]?(?:\d+(?:\.\d+)?|\.\d+)(?:[eE][-+]?\d+)?"
 _RANGE = re.compile(rf"({_NUMBER})\.\.({_NUMBER})")
 _OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no options of a fit
 # One value for all settings: what is of the data, of the machine, or of this command.
-_BESIDE = ("cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split")
+_BESIDE = (
+    "cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split", "group",
+    "time", "pivot", "key", "layers", "layout", "resize", "rescale", "names", "schema", "kind",
+    "drop", "label", *READING, "trainable",
+)  # fmt: skip
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
 _SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)
 
@@ -263,10 +267,10 @@ def _parser(parts: Mapping[str, Any]) -> Parser:
     parser = fit_parser(
         parts,
         "select",
-        "Cross-validates options with several values, as in --latent-dim 2,4,8 or "
-        "--encoder.hidden [64],[128,128], in all combinations, by log p(x) of the fold that each "
-        "fit leaves out. Test data stay untouched. Shows paired differences to the best, and the "
-        "smallest model within one standard error of it.",
+        "Cross-validates options with several values, as in --latent-dim 2,4,8, in all "
+        "combinations, by log p(x) of the fold that each fit leaves out. Test data stay untouched. "
+        "Shows paired differences to the best, and the smallest model within one standard error "
+        "of it.",
     )
     parser.add_argument(
         "--search",

@@ -17,8 +17,8 @@ from pyro_vae.likelihoods import suggest
 
 __all__ = ["OF_FILES", "TABLES", "encoder_of_text", "loading", "suggested", "words_of"]
 
-OF_FILES = ("key", "layers", "layout", "resize", "rescale", "text", "max_length", "too_long",
-            "vocabulary_size")  # fmt: skip
+OF_FILES = ("key", "layers", "layout", "resize", "rescale", "names", "text", "max_length",
+            "too_long", "vocabulary_size")  # fmt: skip
 """Options of how files of arrays, images and lines of text are read."""
 
 TABLES = ("schema", "drop", "label", "kind", *READING)
@@ -91,7 +91,7 @@ def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:
 
 def loading(options: Namespace) -> dict[str, Any]:
     """Returns the arguments of :func:`load_data` that options name, besides the support."""
-    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split", *OF_FILES)
+    names = ("binarize", "cond", "size_factor", "covariate", "missing", "split", "pivot", *OF_FILES)
     named = {"source": options.data, "root": options.data_root} | {n: options[n] for n in names}
     known = default_of_load()
     asked = {"kinds" if n == "kind" else n: options[n] for n in TABLES if options[n] != known[n]}

@@ -19,6 +19,7 @@ from pyro_vae.data.dataset import SPLITS, Split
 from pyro_vae.data.formulas import quoted_frame
 from pyro_vae.data.frames import Table
 from pyro_vae.data.likeness import reading_like
+from pyro_vae.data.pivoting import pivot_columns
 from pyro_vae.data.readers import Reading, read_file
 
 if TYPE_CHECKING:
@@ -79,7 +80,7 @@ def read_like(source: str, like: Dataset) -> Table | None:
         ValueError: If it cannot be read.
     """
     path = typed_path(source)
-    if source in data_room.NAMES or path.is_dir():
+    if source in data_room.NAMES or path.is_dir() or like.options.get("pivot"):
         return None
     asked = Asked(missing=True, key=like.options.get("key"), layers=like.options.get("layers"))
     found = read_file(path, reading_like(Reading(), like), asked)
@@ -124,6 +125,8 @@ def beside_rows(
         splits = np.repeat([split for split, _ in sizes], [size for _, size in sizes])
         taken = any(name == "split" for name, _ in named)
         found["split of the run" if taken else "split"] = splits[order.numpy()]
+    if (pivot := pivot_columns(like.options.get("pivot"))) and data.index:
+        found[pivot[0]] = np.concatenate([data.index[split] for split, _ in sizes])[order.numpy()]
     found |= {name: column.reset_index(drop=True) for name, column in named}
     if table is not None:
         return found
@@ -152,6 +155,8 @@ def names_of_rows(
         found[name] = column.iloc[places].reset_index(drop=True)
     if table is None and data.labels[split] is not None:
         found["label"] = data.labels[split].cpu().numpy()
+    if (pivot := pivot_columns(like.options.get("pivot"))) and data.index:
+        found[pivot[0]] = data.index[split]
     return found | {"row": places + 1}
 
 

@@ -1,5 +1,6 @@
 """Data as tensors: named sets, arrays and files, split and ready for a likelihood."""
 
+from pyro_vae.data.bags import bag_of_words, sentences
 from pyro_vae.data.dataset import Dataset, base_measure_of
 from pyro_vae.data.inspection import DataReport, inspect
 from pyro_vae.data.loading import load
@@ -22,8 +23,10 @@ __all__ = [
     "Schema",
     "Source",
     "Stream",
+    "bag_of_words",
     "base_measure_of",
     "inspect",
     "load",
+    "sentences",
     "stream",
 ]

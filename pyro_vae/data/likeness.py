@@ -152,7 +152,8 @@ def in_order(raw: Raw, like: Dataset) -> Raw:
     if shape != tuple(like.event_shape):
         what = f"observations of shape {tuple(like.event_shape)}, as those of {like.name}"
         raise expected("data", what, shape)
-    return raw
+    # Entries without names of their own are those of the other data, in their order.
+    return raw if own else replace(raw, names=known)
 
 
 def _compare(

@@ -29,6 +29,8 @@ from pyro_vae.data.likeness import (
     reading_like,
 )
 from pyro_vae.data.named import NAMES, read_named
+from pyro_vae.data.naming import with_names
+from pyro_vae.data.pivoting import pivot_columns, pivoted
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, no_data, with_columns
 from pyro_vae.data.readers import SUFFIXES, TEXTS, Reading, read_file, refuse_text
@@ -44,7 +46,7 @@ ROOT = Path("~/.cache/pyro-vae")
 # Options that new data are loaded by, too.
 _KEPT = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale", "text", "max_length", "too_long", "vocabulary_size",
+    "resize", "rescale", "pivot", "text", "max_length", "too_long", "vocabulary_size",
 )  # fmt: skip
 
 log = logging.getLogger("pyro_vae")
@@ -66,6 +68,7 @@ def load(
     missing: bool = False,
     split: str = "random",
     words: Sequence[Sequence[str]] = (),
+    names: str | os.PathLike[str] | Sequence[str] = (),
     schema: SchemaLike = None,
     kinds: str | Mapping[str, str] | None = None,
     drop: str | Sequence[str] = "",
@@ -77,6 +80,7 @@ def load(
     header: Header | str = "infer",
     encoding: str = "utf-8",
     compression: Compression = "infer",
+    pivot: str | Sequence[str] | None = None,
     key: str | None = None,
     layers: str | None = None,
     layout: Layout | None = None,
@@ -121,10 +125,11 @@ def load(
             container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
             or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
-            `.xlsx` file, of a `.txt` file of lines, or of a `.zarr` folder or one of images. An `.npz`, `.h5` or `.zarr` file
-            holds its splits under `train`, `validation` (or `valid`) and `test`, or one array under
-            `x`, `data` or its only key; labels may be under `y` or `labels`, which entries are
-            observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
+            `.xlsx` file, of a `.txt` file of lines, or of a `.zarr` folder or one of images. An
+            `.npz` file may be a sparse matrix as SciPy saves it; else an `.npz`, `.h5` or `.zarr`
+            file holds its splits under `train`, `validation` (or `valid`) and `test`, or one array
+            under `x`, `data` or its only key; labels may be under `y` or `labels`, which entries
+            are observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
             else there is, is refused.
             Folders in a folder of images are classes. A table holds numbers, words, truth values or
             dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
@@ -158,6 +163,8 @@ def load(
         words: For each column of x of a table, in order, the words that it holds, whose
             places from 0 are then its values, as in ``[[], ["low", "middle", "high"]]``; none for a
             column of numbers. One list is that of every column.
+        names: Names of the entries of x of arrays, such as the words of bags of words: a list, or
+            the path of a text file with one a line.
         schema: What is known of the columns of a table: a :class:`~pyro_vae.data.Schema`; a mapping
             from names to kinds, or to mappings of what a :class:`~pyro_vae.data.Field` has; or a
             YAML or JSON file of either. Of other columns it is inferred from names and values.
@@ -174,6 +181,11 @@ def load(
             there is none; by default what the first row and those below it show.
         encoding: Of a text.
         compression: Of a text; by default that of the suffix.
+        pivot: Columns of a long table of events, ``user,item`` or ``user,item,amount`` or a list: x
+            has a row for each user and a column for each item, both sorted, and in it the number of
+            events, or the sum of the amounts, as ``pandas.crosstab`` has it. Rows keep their ids
+            (:attr:`Dataset.index`), columns theirs (:attr:`Dataset.names`). Of data that are read
+            `like` these, items that these do not have are left out, and reported.
         key: Which of several arrays of a file, a data set or an xarray Dataset is x.
         layers: The layer of an AnnData or an `.h5ad` file that is x, in place of its ``X``.
         layout: Where arrays of images ``(N, ., ., .)`` have their channels, which are served first:
@@ -233,10 +245,13 @@ def load(
     how = Reading(sep, decimal, thousands, na_values, header, encoding, compression)
     columns = {"schema": schema, "kinds": kinds, "drop": drop, "label": label, "words": words}
     aside = tuple(each for names in wanted.values() for each in names)
+    pairs = pivot_columns(pivot)
+    if pairs:
+        _refuse_beside(pairs, columns | wanted | {"missing": missing})
     lines = Text(text, max_length, too_long, vocabulary_size)
-    asked = Asked("data", missing, aside, label, key, layers, size_of(resize), lines)
+    asked = Asked("data", missing, aside, label, key, layers, size_of(resize), pairs, lines)
     raw, name, source = _read(data, root, download, how, wanted, columns, asked)
-    raw = in_layout(with_columns(raw, wanted), layout)
+    raw = in_layout(with_columns(with_names(raw, names), wanted), layout)
     if rescale and (levels or raw.top is not None):
         raise expected("rescale", "False with a named set, see `levels`", rescale)
     raw = replace(raw, top=top_of(raw)) if rescale else raw
@@ -274,12 +289,13 @@ def _load_like(
     missing = bool(own["missing"])
     aside = tuple(each for names in wanted.values() for each in names)
     others = (own["label"], own["key"], own["layers"], size_of(own["resize"]))
+    pairs = pivot_columns(own["pivot"])
     lines = Text(too_long=own["too_long"], vocabulary=like.vocabulary)
     columns: dict[str, Any] = {"schema": NUMBERS, "words": own["words"] or ()}
     if like.schema is not None:
         columns = {"schema": like.schema}
     try:
-        asked = Asked("data", missing, aside, *others, lines)
+        asked = Asked("data", missing, aside, *others, pairs, lines)
         raw, name, source = _read(data, root, download, how, wanted, columns, asked, like, unseen)
     except ValueError as error:
         raise in_words(error, like) from None
@@ -333,10 +349,11 @@ def _read(
 ) -> tuple[Raw, str, str | None]:
     """The raw values with their name, and with what `load` finds them by again."""
     name, source = "array", None
+    of_tables = {**columns, "pivot": asked.pivot}
     if isinstance(data, str) and data in NAMES:
         folder = typed_path(ROOT if root is None else root)
         if like is None:
-            _refuse(how, columns)
+            _refuse(how, of_tables)
             _refuse_arrays(asked)
         return read_named(data, folder, download), data, data
     if isinstance(data, str | os.PathLike):
@@ -352,6 +369,9 @@ def _read(
     elif like is None:
         _refuse_arrays(asked)
     if isinstance(data, Table) or is_frame(data):
+        if asked.pivot:
+            raw = pivoted(as_table(data), asked.pivot, like.names if like else ())
+            return raw, "table" if source is None else name, source
         table = as_table(data) if like is None else as_known(as_table(data), like, wanted)
         missing = asked.missing
         keep = source is None
@@ -365,10 +385,10 @@ def _read(
         return raw, name, source
     if isinstance(data, Raw):
         if like is None:
-            _refuse(how, {**columns, "label": None})
+            _refuse(how, {**of_tables, "label": None})
         return data, name, source
     if like is None:
-        _refuse(how, columns)
+        _refuse(how, of_tables)
     if isinstance(data, Tensor | list | tuple) or hasattr(data, "__array__"):
         return Raw({"train": as_values(data, missing=asked.missing)}), name, source
     raise no_data(data)
@@ -382,6 +402,13 @@ def _refuse(how: Reading, columns: Mapping[str, Any]) -> None:
     for name, value in (how.given() | columns).items():
         if value:
             raise expected(name, "nothing, as the data are no table with names of columns", value)
+
+
+def _refuse_beside(pivot: Sequence[str], options: Mapping[str, Any]) -> None:
+    """Refuses options of columns for events, which are no columns of x."""
+    for name, value in options.items():
+        if value and not (name == "schema" and value == NUMBERS):
+            raise expected(name, f"nothing with `pivot` {','.join(pivot)}", value)
 
 
 def _refuse_arrays(asked: Asked) -> None:

@@ -204,6 +204,7 @@ class SharedEngine:
         self._compiles = compiles
         self._update: _Update | None = None
         self._updates = 0
+        self._is_new = True
         self._width = 1  # numbers that a loss is
         self._like: list[Tensor] = []  # what each shard comes to
 
@@ -258,6 +259,11 @@ class SharedEngine:
         before: _Before,
     ) -> list[Tensor]:
         """Returns loss, gradients, moves of buffers and a zero, of one shard, as vectors."""
+        if self._is_new:
+            # A first evaluation may draw more than others, to find out how a program is made, and
+            # no graph takes it. Which shard it is of depends on the number of processes.
+            self._is_new = False
+            self._parts(batch, rows, data, at, shard, before)
         self._sharing.set_random(at, shard, self._problem.device)
         for param in self._gradients.params or ():
             param.grad = None  # what stock SVI leaves there makes zeros of other signs

@@ -185,11 +185,18 @@ def all_processes() -> Processes:
     if not started or os.environ["WORLD_SIZE"] == "1" or multiprocessing.parent_process():
         return Processes()
     from torch import distributed
+    from torch.distributed.rendezvous import rendezvous
 
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    distributed.init_process_group("cpu:gloo,cuda:nccl" if on_cuda else "gloo")
+    # Where torchrun starts processes again, its store may still have what they wrote before, and
+    # those who read it there look for each other where nobody is any more.
+    store, rank, size = next(rendezvous("env://"))
+    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+    store = distributed.distributed_c10d.PrefixStore(f"{start}/{size}", store)
+    backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
+    distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     atexit.register(leave)
     return Processes(distributed.get_rank(), distributed.get_world_size())
 

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from itertools import pairwise
+from typing import Literal
 
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import expected
+from pyro_vae._errors import expected, unknown_name
 from pyro_vae.networks.network import Activation, Network, activation_layer
 from pyro_vae.networks.norm import Norm, check_norm, norm_of_features
 
@@ -21,11 +22,16 @@ class MLP(Network):
 
     .. math:: h_{i+1} = \mathrm{activation}(W_i h_i + b_i), \quad h_0 = x
 
-    Inputs and outputs of any shape are flattened and restored.
+    Inputs and outputs of any shape are flattened and restored. With ``input_norm`` l2,
+    :math:`h_0 = x / \lVert x \rVert`, and ``input_dropout`` leaves out some of its entries, as a
+    denoising autoencoder does: both together are the encoder of a recommender, whose rows differ in
+    how much there is in them.
 
     References:
         Learning representations by back-propagating errors (Rumelhart et al., 1986),
         https://doi.org/10.1038/323533a0
+        Variational Autoencoders for Collaborative Filtering (Liang et al., 2018),
+        https://arxiv.org/abs/1802.05814, for norm and dropout of the inputs
 
     Args:
         hidden: Widths of the hidden layers; empty for one linear map.
@@ -36,10 +42,13 @@ class MLP(Network):
             (Ioffe and Szegedy, 2015, https://arxiv.org/abs/1502.03167), of which a batch of one row
             takes the running statistics, as evaluation does; ``layer``, over the units of each row
             (Ba et al., 2016, https://arxiv.org/abs/1607.06450); None, nothing.
+        input_dropout: Share of the inputs that each training step leaves out; what is left is
+            scaled up to the same mean.
+        input_norm: ``l2`` divides each row of the inputs by its Euclidean norm; None, nothing.
 
     Raises:
-        ValueError: If a width is not positive, the activation or the normalisation is unknown, or
-            the dropout is not in [0, 1).
+        ValueError: If a width is not positive, the activation or a normalisation is unknown, or
+            a dropout is not in [0, 1).
 
     Example:
         >>> net = MLP(hidden=(32,))
@@ -54,6 +63,8 @@ class MLP(Network):
         activation: Activation = "silu",
         dropout: float = 0.0,
         norm: Norm | None = None,
+        input_dropout: float = 0.0,
+        input_norm: Literal["l2"] | None = None,
     ) -> None:
         super().__init__()
         if isinstance(hidden, int):
@@ -61,12 +72,17 @@ class MLP(Network):
         if any(width < 1 for width in hidden):
             raise expected("hidden", "positive widths", hidden)
         activation_layer(activation)
-        if not 0 <= dropout < 1:
-            raise expected("dropout", "a number from 0 to less than 1", dropout)
+        for name, share in (("dropout", dropout), ("input_dropout", input_dropout)):
+            if not 0 <= share < 1:
+                raise expected(name, "a number from 0 to less than 1", share)
+        if input_norm not in (None, "l2"):
+            raise unknown_name("input_norm", str(input_norm), ("l2",))
         self.hidden = tuple(hidden)
         self.activation = activation
         self.dropout = dropout
         self.norm = check_norm(norm)
+        self.input_dropout = input_dropout
+        self.input_norm = input_norm
         self.layers = nn.Sequential()
         self.out_shape = torch.Size()
 
@@ -97,7 +113,7 @@ class MLP(Network):
             x: Inputs, shape ``(B, *in_shape)``.
             cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
         """
-        return self.layers(_inputs(x, cond)).reshape(-1, *self.out_shape)
+        return self.layers(self._inputs(x, cond)).reshape(-1, *self.out_shape)
 
     def first_outputs(self, count: int, x: Tensor, cond: Tensor | None = None) -> Tensor:
         """Returns the first ``count`` entries of the flattened outputs, and computes no others.
@@ -109,9 +125,14 @@ class MLP(Network):
         """
         last = self.layers[-1]
         assert isinstance(last, nn.Linear)
-        hidden = self.layers[:-1](_inputs(x, cond))
+        hidden = self.layers[:-1](self._inputs(x, cond))
         return nn.functional.linear(hidden, last.weight[:count], last.bias[:count])
 
-
-def _inputs(x: Tensor, cond: Tensor | None) -> Tensor:
-    return x.flatten(1) if cond is None else torch.cat([x.flatten(1), cond], 1)
+    def _inputs(self, x: Tensor, cond: Tensor | None) -> Tensor:
+        """Returns what the first layer sees; of a condition nothing is left out."""
+        x = x.flatten(1)
+        if self.input_norm is not None:
+            x = nn.functional.normalize(x, dim=1)
+        if self.input_dropout > 0:
+            x = nn.functional.dropout(x, self.input_dropout, self.training)
+        return x if cond is None else torch.cat([x, cond], 1)

@@ -7,6 +7,7 @@ from pyro_vae.priors.flow import Flow
 from pyro_vae.priors.hierarchy import Hierarchy
 from pyro_vae.priors.hyperspherical import Hyperspherical
 from pyro_vae.priors.laplace import Laplace
+from pyro_vae.priors.logistic_normal import LogisticNormal
 from pyro_vae.priors.mixture import Mixture
 from pyro_vae.priors.normal import Normal
 from pyro_vae.priors.prior import Prior
@@ -22,6 +23,7 @@ __all__ = [
     "Hierarchy",
     "Hyperspherical",
     "Laplace",
+    "LogisticNormal",
     "Mixture",
     "Normal",
     "Prior",

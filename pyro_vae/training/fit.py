@@ -190,7 +190,7 @@ def fit(
             neighbours of a window, see :func:`pyro_vae.data.stream`.
         compile: Whether to run compiled steps; ``auto`` decides by the work ahead, and by what work
             costs on this machine, which is measured once and kept.
-        patience: Epochs without a better one, by ``monitor``, after which to stop; None never does.
+        patience: Epochs without a better ``monitor`` before it stops; None never does.
         clip_norm: Largest norm of the gradient an observation, of all parameters together; a longer
             one is scaled down to it.
         on_nonfinite: Whether a loss that is not finite stops the run, with the last checkpoint and

@@ -31,6 +31,8 @@ class Asked:
         key: Which of several arrays is x; the only one if not given.
         layers: The layer of an ``AnnData`` that is x, in place of its ``X``.
         resize: Height and width that images are to have; None leaves them as they are.
+        pivot: The columns of a table of events that make rows, columns and amounts of x; empty for
+            a table whose rows are those of x.
         text: How lines of text become rows.
     """
 
@@ -41,7 +43,8 @@ class Asked:
     key: str | None = None
     layers: str | None = None
     resize: tuple[int, int] | None = None
-    text: Text = Text()
+    pivot: tuple[str, ...] = ()
+    text: Text = field(default_factory=Text)
 
 
 @dataclass(frozen=True)

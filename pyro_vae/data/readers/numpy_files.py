@@ -9,7 +9,7 @@ import zlib
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from pathlib import Path
-from typing import IO
+from typing import IO, Any
 
 import numpy as np
 
@@ -24,6 +24,8 @@ __all__ = ["arrays_of", "read_npy", "read_npz"]
 # What NumPy and zipfile make of damage, besides what they refuse in words of their own.
 _DAMAGED = (ValueError, OSError, EOFError, RuntimeError, KeyError, zipfile.BadZipFile, zlib.error,
             tokenize.TokenError)  # fmt: skip
+# What `scipy.sparse.save_npz` writes of any matrix, besides where its values are.
+_SPARSE = {"data", "shape", "format"}
 
 
 def read_npy(path: Path, asked: Asked) -> Raw:
@@ -37,8 +39,39 @@ def read_npy(path: Path, asked: Asked) -> Raw:
 
 
 def read_npz(path: Path, asked: Asked) -> Raw:
-    """Splits under their names, or one array under ``x``, ``data`` or the only key."""
-    return raw_of(parts_of(arrays_of(path), asked), asked)
+    """Splits under their names, or one array under ``x``, ``data`` or the only key.
+
+    Or a sparse matrix, as SciPy saves one.
+    """
+    arrays = arrays_of(path)
+    if arrays.keys() >= _SPARSE:
+        if asked.key is not None:
+            raise expected("key", "None, as a sparse matrix is one array", asked.key)
+        return raw_of({"train": Contents(_dense(path, arrays))}, asked)
+    return raw_of(parts_of(arrays, asked), asked)
+
+
+def _dense(path: Path, arrays: Mapping[str, np.ndarray]) -> np.ndarray:
+    """Returns a matrix of compressed rows or columns."""
+    from scipy import sparse  # slow, and few need it
+
+    kinds: dict[str, Any] = {"csr": sparse.csr_matrix, "csc": sparse.csc_matrix}
+    with _damage_told(path):
+        kind, shape = arrays["format"].item(), arrays["shape"].tolist()
+        kind = kind.decode() if isinstance(kind, bytes) else kind
+        if kind in ("bsr", "coo", "dia"):
+            what = "a sparse matrix of rows or columns, as `tocsr` makes one before `save_npz`"
+            raise expected("data", what, f"{kind} in {path}")
+        made = kinds[kind]
+        values = arrays["data"]
+        places = [arrays[name] for name in ("shape", "indices", "indptr")]
+        if any(each.ndim != 1 or each.dtype.kind not in "iu" for each in places):
+            raise ValueError("places that are no integers")
+        check_fits(shape, values.itemsize)
+        matrix = made((values, arrays["indices"], arrays["indptr"]), shape=shape)
+        matrix.check_format(full_check=True)  # places outside the shape would be written to
+        found: np.ndarray = matrix.toarray()
+        return found
 
 
 def arrays_of(path: Path) -> Mapping[str, np.ndarray]:
