@@ -35,6 +35,12 @@ class Causal(nn.Module, ABC):
         self.length, self.dropout = length, dropout
         self.start = nn.Parameter(torch.randn(hidden))
         self.embedding = nn.Embedding(levels, hidden)
+
+    def add_last(self, length: int, levels: int, hidden: int) -> None:
+        """Adds the layer of the logits.
+
+        Each network says when, as the initial weights of a seed depend on the order of its layers.
+        """
         self.last = nn.Linear(hidden, levels, bias=False)
         self.bias = nn.Parameter(torch.zeros(length, levels))
         with torch.no_grad():
@@ -110,6 +116,7 @@ class CausalNetwork(Causal):
         # Dilations 1, 2, 4, ... add up to the distance of the last entry from the first.
         self.dilations = [2**i for i in range(max(1, (length - 1).bit_length()))]
         self.layers = nn.ModuleList(nn.Linear(3 * hidden, hidden) for _ in self.dilations)
+        self.add_last(length, levels, hidden)
 
     def forward(self, x: Tensor, context: Tensor) -> Tensor:
         h = self.before(x)
@@ -143,6 +150,7 @@ class CausalGRU(Causal):
 
     def __init__(self, length: int, levels: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__(length, levels, hidden, dropout)
+        self.add_last(length, levels, hidden)
         self.first = nn.Linear(hidden, hidden)
         self.gru = GRU(2 * hidden, hidden)
 
@@ -171,6 +179,7 @@ class CausalTransformer(Causal):
 
     def __init__(self, length: int, levels: int, hidden: int, dropout: float = 0.0) -> None:
         super().__init__(length, levels, hidden, dropout)
+        self.add_last(length, levels, hidden)
         self.place = nn.Parameter(torch.randn(length, hidden))
         self.of_context = nn.Linear(hidden, hidden)
         self.blocks = nn.ModuleList(Attention(hidden) for _ in range(2))
