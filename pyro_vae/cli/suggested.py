@@ -53,17 +53,17 @@ def suggested(
 
 
 def encoder_of_text(
-    argv: Sequence[str], config: Mapping[str, Any], data: Dataset
+    argv: Sequence[str], config: Mapping[str, Any], data: Dataset | None
 ) -> dict[str, Any]:
     """Returns the encoder of lines of text by its role, unless one was asked for; else nothing.
 
     Args:
         argv: What was asked for on the command line.
         config: What was in a file of options.
-        data: The data.
+        data: The data; None where they are not known yet.
     """
     asked = value_of(argv, "--encoder") is not None or "class" in config.get("encoder", {})
-    if asked or (vocabulary := data.vocabulary) is None:
+    if asked or data is None or (vocabulary := data.vocabulary) is None:
         return {}
     own = {"class": "SequenceEncoder", "levels": vocabulary.levels, "end": vocabulary.end}
     return {"encoder": own | config.get("encoder", {})}

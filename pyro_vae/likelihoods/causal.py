@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from abc import ABC, abstractmethod
 from collections.abc import Callable
-from typing import Any, Literal, TypeAlias
+from typing import Any, Literal, TypeAlias, cast
 
 import torch
 import torch.nn.functional as F
@@ -198,7 +198,7 @@ class CausalTransformer(Causal):
     def step(self, t: int, x: Tensor, context: Tensor, state: Any) -> tuple[Tensor, Any]:
         h, states = x + self.place[t] + self.of_context(context), []
         for block, before in zip(self.blocks, state, strict=True):
-            h, kept = block.step(h, before)
+            h, kept = cast(Attention, block).step(h, before)
             states.append(kept)
         return self.norm(h), states
 

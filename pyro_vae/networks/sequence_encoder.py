@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from typing import ClassVar, Literal
+from typing import ClassVar, Literal, cast
 
 import torch
 from torch import Tensor, nn
@@ -106,7 +106,7 @@ class SequenceEncoder(Network):
     def _summary(self, x: Tensor, seen: Tensor) -> Tensor:
         h = self.embedding(x)
         if self.network == "gru":
-            forth, back = self.layers
+            forth, back = (cast(GRU, layer) for layer in self.layers)
             zero = h.new_zeros(len(h), self.hidden)
             states = forth.last_state(h, zero, seen), back.last_state(h.flip(1), zero, seen.flip(1))
             return torch.cat(states, 1)
