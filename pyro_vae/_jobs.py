@@ -13,6 +13,7 @@ import os
 import pickle
 import threading
 import time
+import warnings
 from collections.abc import Callable, Generator, Iterable, Iterator
 from concurrent.futures.process import BrokenProcessPool
 from contextlib import closing, contextmanager
@@ -107,13 +108,28 @@ def each(
 def _as_they_end(calls: Iterator[Any]) -> Generator[tuple[int, Any]]:
     backend, _ = joblib.parallel.get_active_backend()
     if backend.supports_return_generator:
-        yield from joblib.Parallel(return_as="generator_unordered", batch_size=1)(calls)
+        results = joblib.Parallel(return_as="generator_unordered", batch_size=1)(calls)
+        with _closing_quietly(results):
+            # By ``yield from`` it would be closed before, with the warning.
+            for result in results:  # noqa: UP028
+                yield result
         return
     # Ray, and pools of multiprocessing, return all that they were given at once: a round of calls.
     with joblib.Parallel(batch_size=1) as parallel:
         size = joblib.effective_n_jobs(parallel.n_jobs)
         while some := list(itertools.islice(calls, size)):
             yield from parallel(some)
+
+
+@contextmanager
+def _closing_quietly(results: Generator[Any]) -> Iterator[None]:
+    """Closes what joblib returns: who stops early knows that there was more to come."""
+    try:
+        yield
+    finally:
+        with warnings.catch_warnings():
+            warnings.simplefilter("ignore", UserWarning)
+            results.close()
 
 
 def _is_here() -> bool:

@@ -383,6 +383,21 @@ def test_a_fit_of_another_thread_waits(selected: pv.selection.Selection) -> None
         _same(pv.select(_build, _X, {"dim": [1, 2]}, seeds=2, **_FITS), selected)
 
 
+def _slowly(task: int) -> int:
+    time.sleep(0.2)
+    return task
+
+
+@pytest.mark.long
+def test_who_stops_early_is_not_warned() -> None:
+    """As where an interrupt comes between two results: a warning is an error here."""
+    with _two():
+        results = each(_slowly, range(8), "function")
+        _, first = next(results)
+        results.close()
+    assert first in range(8)
+
+
 @pytest.mark.long
 @pytest.mark.usefixtures("interruptible")
 def test_an_interrupt_ends_the_processes_and_says_how_to_go_on(

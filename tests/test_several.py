@@ -15,6 +15,7 @@ from unittest import mock
 import pytest
 import several
 import torch
+from torch import distributed
 
 from pyro_vae.cli import main
 from pyro_vae.engine.pace import Pace, Stopwatch, behind
@@ -147,6 +148,31 @@ def test_a_process_by_itself_is_no_group(monkeypatch: pytest.MonkeyPatch) -> Non
         monkeypatch.setenv(name, value)
     assert all_processes() == Processes(0, 1)
     assert os.environ["WORLD_SIZE"] == "1"
+
+
+@pytest.mark.parametrize(("local", "apart"), [("2", True), ("1", False)])
+def test_processes_that_start_again_do_not_read_what_was_written_before(
+    monkeypatch: pytest.MonkeyPatch, local: str, apart: bool
+) -> None:
+    """On one machine: of several each counts its own starts, and what they share has one name."""
+    below, made = distributed.HashStore(), []
+    # A function of the package has the name of the module.
+    module = sys.modules["torch.distributed.rendezvous"]
+    monkeypatch.setattr(module, "rendezvous", lambda _: iter([(below, 0, 2)]))
+    monkeypatch.setattr(
+        distributed, "init_process_group", lambda _, store, **options: made.append(store)
+    )
+    monkeypatch.setattr(distributed, "get_rank", lambda: 0)
+    monkeypatch.setattr(distributed, "get_world_size", lambda: 2)
+    monkeypatch.setattr("atexit.register", lambda _: None)
+    known = {"RANK": "0", "WORLD_SIZE": "2", "MASTER_ADDR": "localhost", "MASTER_PORT": "1"}
+    for start in "01":
+        for name, value in (known | {"LOCAL_WORLD_SIZE": local}).items():
+            monkeypatch.setenv(name, value)
+        monkeypatch.setenv("TORCHELASTIC_RESTART_COUNT", start)
+        assert all_processes() == Processes(0, 2)
+    made[0].set("address", "of the first start")
+    assert made[1].check(["address"]) is not apart
 
 
 @pytest.mark.slow

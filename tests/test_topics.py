@@ -328,3 +328,14 @@ def test_names_and_sparse_matrices_that_are_refused(posts: Path) -> None:
         sparse.save_npz(posts / "other.npz", sparse.csr_matrix(x).asformat(form))
         with pytest.raises(ValueError, match=f"`tocsr` makes one .* got '{form} in"):
             pv.data.load(posts / "other.npz")
+
+
+def test_a_mixture_without_any_topic_has_finite_logits() -> None:
+    """Where all topics of an observation are left out, which of two happens often."""
+    net = pv.networks.TopicDecoder("mixture", dropout=0.9)
+    net.build((2,), (5,))
+    logits = net(torch.zeros(64, 2, requires_grad=True))
+    assert logits.isfinite().all()
+    assert (logits == logits[:, :1]).all(1).any(), "some have none"
+    logits.sum().backward()
+    assert all(each.grad is None or each.grad.isfinite().all() for each in net.parameters())

@@ -178,9 +178,9 @@ def load_data(
         beside["split"] = split
     if words:
         beside["words"] = words
-    if reading.get("names"):  # themselves, as their file may move
+    if reading.get("names") is not None:  # themselves, as their file may move
         reading["names"] = names_of(reading["names"])
-    beside |= {name: value for name, value in reading.items() if value not in (None, False, "")}
+    beside |= {name: value for name, value in reading.items() if value not in (None, False)}
     asked = dict(table or {})
     options = {"root": root, "binarize": binarize, "levels": levels}
     data = data_room.load(source, **(options | beside | asked))

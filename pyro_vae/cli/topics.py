@@ -92,11 +92,13 @@ def run(argv: list[str]) -> None:
         npmi = coherence(top_words(decoder.topics(), options.words), rows.x.flatten(1))
     for topic, share, value in zip(found, torch.cat(each).mean(0).tolist(), npmi, strict=True):
         topic["share"], topic["npmi"] = share, None if math.isnan(value) else float(value)
+    diverse = min(_DIVERSE, size)
     known = {
         "data": data.name,
         "split": split,
         "documents": len(rows),
-        "diversity": diversity(top_words(decoder.topics(), min(_DIVERSE, size))),
+        "diversity": diversity(top_words(decoder.topics(), diverse)),
+        "diversity_words": diverse,
         "npmi": None if options.words == 1 else float(npmi.mean()),
         "topics": sorted(found, key=lambda topic: -topic["share"]),
     }
@@ -115,7 +117,7 @@ def _table(known: dict[str, Any]) -> Table:
         title=f"{plural(len(known['topics']), 'topic')} in "
         f"{plural(known['documents'], 'document')} of {known['data']}, {known['split']}",
         caption=f"{npmi}of pairs of words in these documents; diversity {known['diversity']:.2f}, "
-        f"different words among the {_DIVERSE} most probable ones of each topic",
+        f"different words among the {known['diversity_words']} most probable ones of each topic",
         box=box.SIMPLE_HEAD,
     )
     for column in ("topic", "share", "NPMI"):

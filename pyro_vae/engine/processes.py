@@ -190,11 +190,13 @@ def all_processes() -> Processes:
     on_cuda = torch.cuda.is_available()
     if on_cuda:
         torch.cuda.set_device(local_rank() % torch.cuda.device_count())
-    # Where torchrun starts processes again, its store may still have what they wrote before, and
-    # those who read it there look for each other where nobody is any more.
     store, rank, size = next(rendezvous("env://"))
-    start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
-    store = distributed.distributed_c10d.PrefixStore(f"{start}/{size}", store)
+    if os.environ.get("LOCAL_WORLD_SIZE") == str(size):
+        # Where torchrun starts processes again, its store may still have what they wrote before,
+        # and those who read it there look for each other where nobody is any more. Of several
+        # machines each counts its own starts.
+        start = os.environ.get("TORCHELASTIC_RESTART_COUNT", "0")
+        store = distributed.distributed_c10d.PrefixStore(start, store)
     backend = "cpu:gloo,cuda:nccl" if on_cuda else "gloo"
     distributed.init_process_group(backend, store=store, rank=rank, world_size=size)
     atexit.register(leave)

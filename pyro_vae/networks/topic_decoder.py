@@ -135,7 +135,9 @@ class TopicDecoder(Network):
         background = self._background
         if self.form == "mixture":
             words = (matrix + background).softmax(-1)
-            return (shares @ words).log() + background.logsumexp(-1)
+            # Of an observation whose topics are all left out each word is as probable.
+            shares_of_words = (shares @ words).clamp_min(torch.finfo(words.dtype).tiny)
+            return shares_of_words.log() + background.logsumexp(-1)
         logits = self.normalise(shares @ matrix)
         return logits if self.norm else logits + background
 
