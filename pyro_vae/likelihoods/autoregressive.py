@@ -6,14 +6,14 @@ from collections.abc import Sequence
 from typing import Literal
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 
 from pyro_vae._errors import expected
 from pyro_vae.distributions import AutoregressiveLevels
 from pyro_vae.distributions.autoregressive_levels import ended
 from pyro_vae.likelihoods.categorical import at_least_two_levels
-from pyro_vae.likelihoods.causal import Causal, CausalName, causal_network
+from pyro_vae.likelihoods.causal import CausalName, causal_network
 from pyro_vae.likelihoods.likelihood import Likelihood, several_entries
 
 __all__ = ["Autoregressive"]
@@ -50,10 +50,7 @@ class Autoregressive(Likelihood):
         event_shape: Shape of one x.
         levels: Number of levels, K.
         hidden: Width of the network, and how many numbers the decoder gives it.
-        network: ``convolutions``, ``gru`` or ``transformer``; or a module of your own, called with
-            levels ``(N, L)`` and contexts ``(N, hidden)`` for logits ``(N, L, K)``, whose method
-            ``unroll(context, choose, stop)`` draws as
-            :meth:`pyro_vae.likelihoods.causal.Causal.unroll` does.
+        network: ``convolutions``, ``gru`` or ``transformer``; None for convolutions.
         end: The level that ends a sequence; None if all have the same length.
         word_dropout: Share of the levels that each training step hides from those after them.
 
@@ -76,7 +73,7 @@ class Autoregressive(Likelihood):
         event_shape: Sequence[int],
         levels: int = 256,
         hidden: int = 64,
-        network: CausalName | nn.Module = "convolutions",
+        network: CausalName | None = None,
         end: int | None = None,
         word_dropout: float = 0.0,
     ) -> None:
@@ -92,15 +89,12 @@ class Autoregressive(Likelihood):
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
-        """Returns zeros; the network starts at the frequencies of each level at each place.
-
-        A module of your own starts as it is.
-        """
-        if not isinstance(self.network, Causal):
-            return x_train.new_zeros(self.param_shape)
-        x = x_train.flatten(1)
-        counted = ~ended(x, self.end)
-        counts = torch.stack([((x == level) & counted).sum(0) for level in range(self.levels)], -1)
+        """Returns zeros; the network starts at the frequencies of each level at each place."""
+        x = x_train.flatten(1).long()
+        places = self.levels * torch.arange(x.shape[1], device=x.device)
+        counted = (places + x)[~ended(x, self.end)]
+        counts = torch.bincount(counted, minlength=x.shape[1] * self.levels)
+        counts = counts.reshape(x.shape[1], self.levels)
         total = counts.sum(-1, keepdim=True)
         self.network.bias.copy_(((counts + 0.5) / (total + self.levels / 2)).log())
         return x_train.new_zeros(self.param_shape)

@@ -10,7 +10,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from pyro_vae._errors import expected, positive_integer, unknown_name
+from pyro_vae._errors import expected, is_number, positive_integer, unknown_name
 from pyro_vae.networks.sequence_layers import GRU, Attention, places
 
 __all__ = ["CAUSAL", "Causal", "CausalName", "causal_network"]
@@ -211,24 +211,17 @@ CAUSAL: dict[str, type[Causal]] = {
 
 
 def causal_network(
-    network: CausalName | nn.Module, length: int, levels: int, hidden: int, dropout: float
-) -> nn.Module:
-    """Returns the network of a name, or a module as it is.
+    network: CausalName | None, length: int, levels: int, hidden: int, dropout: float
+) -> Causal:
+    """Returns the network of a name; convolutions if there is none.
 
     Raises:
-        ValueError: If the name is unknown, ``hidden`` is no positive integer, the dropout not in
-            [0, 1), or a module has no ``unroll``.
+        ValueError: If the name is unknown, ``hidden`` is no positive integer, or the dropout not in
+            [0, 1).
     """
     positive_integer("hidden", hidden)
-    if not 0 <= dropout < 1:
+    if not (is_number(dropout) and 0 <= dropout < 1):
         raise expected("word_dropout", "a number from 0 to less than 1", dropout)
-    if isinstance(network, nn.Module):
-        if not callable(getattr(network, "unroll", None)):
-            what = "a module with a method `unroll(context, choose, stop)`, which draws"
-            raise expected("network", what, type(network).__name__)
-        if dropout > 0:
-            raise expected("word_dropout", "0 with a module of your own, which may drop", dropout)
-        return network
-    if network not in CAUSAL:
+    if network is not None and network not in CAUSAL:
         raise unknown_name("network", network, CAUSAL)
-    return CAUSAL[network](length, levels, hidden, dropout)
+    return CAUSAL[network or "convolutions"](length, levels, hidden, dropout)

@@ -48,7 +48,7 @@ class SequenceEncoder(Network):
     """
 
     roles: ClassVar[tuple[Literal["encoder", "decoder"], ...]] = ("encoder",)
-    takes_levels: ClassVar[bool] = True
+    levels: int
 
     def __init__(
         self,
