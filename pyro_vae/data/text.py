@@ -229,12 +229,15 @@ def encoded_lines(lines: Sequence[str], how: Text) -> tuple[Tensor, Vocabulary, 
         length = max(2, min(longest, how.max_length or _LONGEST))
     if (count := sum(len(each) > length for _, each in split)) > 0:
         drop = how.too_long == "drop"
-        done = "left out" if drop else "cut"
-        notes.append(
-            f"{done} {_lines(count)} of more than {length} {unit}, up to {longest}; `max_length` "
-            f"(--max-length) keeps more, `too_long` (--too-long {'cut' if drop else 'drop'}) "
-            f"{'cuts them' if drop else 'leaves them out'}"
-        )
+        note = f"{'left out' if drop else 'cut'} {_lines(count)} of more than {length} {unit}"
+        if how.vocabulary is not None:
+            notes.append(f"{note}, the most that the model takes; the longest has {longest}")
+        else:
+            notes.append(
+                f"{note}, up to {longest}; `max_length` (--max-length) keeps more, `too_long` "
+                f"(--too-long {'cut' if drop else 'drop'}) "
+                f"{'cuts them' if drop else 'leaves them out'}"
+            )
         split = [(at, each[:length]) for at, each in split if not (drop and len(each) > length)]
     if not split:
         raise expected("data", "lines of text that are not all empty or too long", len(lines))

@@ -87,6 +87,10 @@ class Autoregressive(Likelihood):
         self.network = causal_network(network, length, levels, hidden, word_dropout)
         self.param_shape = torch.Size([hidden])
 
+    def counted(self, x: Tensor) -> Tensor | None:
+        """Returns which entries do not follow an end; None if nothing ends."""
+        return None if self.end is None else ~ended(x.flatten(1), self.end).reshape(x.shape)
+
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns zeros; the network starts at the frequencies of each level at each place."""
