@@ -38,7 +38,8 @@ FREE_BITS = 0.25  # of each of the 16 dimensions: 4 nats
 EVALUATED = 500  # lines of the test set
 DRAWS = 100  # of z for each, for the importance-weighted bound
 SHOWN = 8
-SAMPLED = "free-bits"  # the recipe whose lines are shown
+# The recipe whose lines are shown, chosen when the scores were known: the likeliest that uses z.
+SAMPLED = "free-bits"
 TITLES = {
     "language-model": "language model, no z",
     "plain": "ELBO",
@@ -231,7 +232,7 @@ def _beside(name: str, every: dict[str, list[dict[str, Any]]]) -> str:
 
 
 def samples(by_recipe: dict[str, list[dict[str, Any]]]) -> str:
-    """Returns what the first seed of one recipe writes, as Markdown; which one, no score says."""
+    """Returns what the first seed of one recipe writes, as Markdown."""
     name = SAMPLED
     result = by_recipe[name][0]
     texts = result["texts"]
