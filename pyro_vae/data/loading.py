@@ -385,7 +385,8 @@ def _read(
         return raw, name, source
     if isinstance(data, Raw):
         if like is None:
-            _refuse(how, {**of_tables, "label": None})
+            # Of a text the reader itself has refused all but its encoding.
+            _refuse(Reading() if data.vocabulary else how, {**of_tables, "label": None})
         return data, name, source
     if like is None:
         _refuse(how, of_tables)
