@@ -8,6 +8,7 @@ import pytest
 import torch
 from torch import nn
 
+import pyro_vae as pv
 from pyro_vae.likelihoods import Autoregressive
 
 LEVELS, LENGTH, HIDDEN = 3, 4, 4
@@ -77,3 +78,36 @@ def test_frequencies_of_draws_are_the_probabilities(network: str) -> None:
     told = there & (p * count >= 5)
     assert told.sum() > 8
     assert ((found - p)[told].abs() < 4.5 * errors[told]).all()
+
+
+@pytest.mark.parametrize("network", NETWORKS)
+def test_levels_are_hidden_while_a_model_is_trained_alone(network: str) -> None:
+    """From those after them, never from themselves. Fails when evaluation hides some, too."""
+    likelihood, context = some(network, 0), torch.randn(1, HIDDEN)
+    x = strings()
+    p = likelihood(context.expand(len(x), -1)).log_prob(x)
+    likelihood.network.dropout = 0.5
+    assert torch.equal(likelihood(context.expand(len(x), -1)).log_prob(x), p)
+    likelihood.train()
+    hidden = likelihood(context.expand(len(x), -1)).log_prob(x)
+    assert not torch.allclose(hidden, p)
+    logits = likelihood.network(x.long(), context.expand(len(x), -1))
+    likelihood.eval()
+    seen = likelihood.network(x.long(), context.expand(len(x), -1))
+    torch.testing.assert_close(logits[:, 0], seen[:, 0])
+    assert not torch.allclose(logits[:, 1], seen[:, 1])
+
+
+def test_scores_of_a_model_in_training_hide_nothing() -> None:
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        pv.priors.Normal(2),
+        pv.guides.Normal(2),
+        Autoregressive((LENGTH,), LEVELS, HIDDEN, network="gru", end=0, word_dropout=0.5),
+        pv.networks.SequenceEncoder(LEVELS, HIDDEN, end=0),
+    ).train()
+    with torch.no_grad():
+        vae.likelihood.network.last.weight.mul_(40)
+    found = pv.evaluate(vae, strings(), num_samples=20, seed=0).log_marginal
+    vae.likelihood.network.dropout = 0.0
+    assert (pv.evaluate(vae, strings(), num_samples=20, seed=0).log_marginal == found).all()

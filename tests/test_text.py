@@ -26,8 +26,8 @@ Fails = Callable[..., str]
 SCRIPT = Path(__file__).parents[1] / "experiments" / "applications" / "text.py"
 WORDS = ("king", "queen", "night", "day", "sea", "crown")
 LINES = [f"the {a} is {b}" for a in WORDS for b in WORDS]
-QUICK = ["--epochs", "1", "--latent-dim", "2", "--decoder.hidden", "[]", "--num-samples", "5", "--compile", "false", "--device", "cpu",
-         "--batch-size", "16", "--split", "shuffled"]  # fmt: skip
+QUICK = ["--epochs", "1", "--latent-dim", "2", "--decoder.hidden", "[]", "--num-samples", "5",
+         "--compile", "false", "--device", "cpu", "--batch-size", "16"]  # fmt: skip
 
 
 def write(folder: Path, content: str | bytes, name: str = "lines.txt") -> Path:
@@ -376,6 +376,7 @@ def test_a_run_writes_lines(run: Path, capsys: pytest.CaptureFixture[str], tmp_p
     assert out.read_text().splitlines() == vocabulary.decode(vae.sample(3))
 
 
+@pytest.mark.long
 def test_a_run_reads_by_its_encoding(
     tmp_path: Path, capsys: pytest.CaptureFixture[str], fails: Fails
 ) -> None:
