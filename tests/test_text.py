@@ -431,6 +431,7 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, fails: Fails) -> None:
          "`--reconstruct`: expected nothing beside --between"),
         (["sample", bare, "--reconstruct", "sea"], "expected nothing, as the run is not of text"),
         (["sample", bare, "--out", str(tmp_path / "x.txt")], "as the run is not of text"),
+        (["sample", folder, "--out", str(tmp_path / "x.png")], "a .txt or .npy file, as the run"),
         (["evaluate", folder, "--data", strange], "of the vocabulary in line 1, got 'Z'"),
         (["evaluate", folder, "--data", str(table)], "expected a file of lines of text, as lines"),
         (["evaluate", bare, "--data", text], "expected a file of no text, as table.csv was"),
@@ -459,3 +460,19 @@ def test_the_experiment_runs() -> None:
     done = subprocess.run([sys.executable, str(SCRIPT), "--smoke"], capture_output=True, text=True)
     assert done.returncode == 0, done.stdout + done.stderr
     assert "language-model, seed 0" in done.stdout
+
+
+@pytest.mark.long
+def test_the_program_of_the_page_runs(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = SCRIPT.parents[2] / "docs" / "gallery" / "text.md"
+    (program,) = re.findall(
+        r"^```python\n(.*?)^```$", page.read_text(encoding="utf-8"), re.DOTALL | re.MULTILINE
+    )
+    short = program.replace("epochs=6", "epochs=1, compile=False")
+    assert short != program
+    write(tmp_path, "\n".join([*LINES, "My lord, I know not.", "Good night."]))
+    monkeypatch.chdir(tmp_path)
+    exec(short, {})
+    assert len(capsys.readouterr().out.splitlines()) == 2

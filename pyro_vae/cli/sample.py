@@ -90,8 +90,8 @@ def run(argv: list[str]) -> None:
         type=str | None,
         help="A .png file for a picture of E[x|z]; a .npy file for an array of draws of x, shape "
         "(n, *event_shape); or, of a run of a table, a .csv or .parquet file with its names, words "
-        "and dates; or, of a run of text, a .txt file of lines, which are printed if it is not "
-        "given. Of others RUN/draws.png, or the next free one; of a run on the Hub in this folder.",
+        "and dates. RUN/draws.png, or the next free one, if not given; of a run on the Hub in this "
+        "folder. Of a run of text a .txt or .npy file; lines are printed if it is not given.",
     )
     add_program(parser)
     parser.add_argument("--json", action="store_true", help="Print one JSON object.")
@@ -106,6 +106,8 @@ def run(argv: list[str]) -> None:
     elif options.out is None or Path(options.out).suffix == ".txt":
         _write_lines(vae, vocabulary, _given(folder, vae, options), options)
         return
+    elif Path(options.out).suffix != ".npy":
+        raise expected("--out", "a .txt or .npy file, as the run is of text", options.out)
     out = new_path(options.out, beside(options.run, folder) / "draws.png")
     if out.suffix not in _SUFFIXES:
         raise expected("--out", f"a file that ends in {' or '.join(_SUFFIXES)}", options.out)
