@@ -16,6 +16,7 @@ GROUPS = "--prior Categorical --prior.groups 8 --prior.classes 4"
 COLUMNS = "[Normal, Poisson, Bernoulli, {class: Categorical, levels: 4}]"
 PRODUCT = "--prior.parts '[{class: Normal, dim: 6}, {class: Categorical, groups: 2, classes: 4}]'"
 PRODUCT_GUIDE = PRODUCT.replace("prior", "guide").replace("Categorical", "GumbelSoftmax")
+LEVELS = "--likelihood.levels 17"
 WARMUP = "--objective.warmup 100"  # half of the steps: see guides.Hyperspherical
 # Options that a class requires.
 OPTIONS = {
@@ -29,11 +30,12 @@ OPTIONS = {
     "priors.Categorical": "--prior.groups 8 --prior.classes 4",
     "guides.GumbelSoftmax": GROUPS,
     "objectives.Enumerated": "--prior Categorical --prior.groups 1 --prior.classes 10",
+    "networks.SequenceEncoder": f"--encoder.levels 17 --likelihood Categorical {LEVELS}",
     "networks.TopicDecoder": f"--prior LogisticNormal --likelihood Multinomial {WARMUP}",
     "likelihoods.Autoregressive": "--likelihood.levels 5",
-    "likelihoods.BetaBinomial": "--likelihood.levels 17",
-    "likelihoods.Categorical": "--likelihood.levels 17",
-    "likelihoods.DiscretizedLogistic": "--likelihood.levels 17",
+    "likelihoods.BetaBinomial": LEVELS,
+    "likelihoods.Categorical": LEVELS,
+    "likelihoods.DiscretizedLogistic": LEVELS,
     "likelihoods.Mixed": f"--likelihood.columns '{COLUMNS}'",
 }
 
@@ -71,7 +73,7 @@ def support(cls: type) -> str:
     words |= {"Interval": "[0, 1]", "IntegerGreaterThan": "counts", "Real": "real"}
     # Of composites, the sites have a support each.
     own = {"Mixed": "by column", "Product": "by part", "Hierarchy": "real", "SelfMasking": "masks"}
-    levels = "levels" in inspect.signature(cls).parameters
+    levels = constraint is not None and "levels" in inspect.signature(cls).parameters
     return own.get(cls.__name__) or ("levels" if levels else words.get(name, name.lower()))
 
 

@@ -37,8 +37,8 @@ __all__ = [
 SCHEME = "hf://"
 MODEL = ("model.json", "model.safetensors")
 """The files of a model, each of which it needs."""
-RECORD = ("scores.json", "data.json", "schema.json", "config.yaml", "history.json", "engine.json",
-          "fit.json")  # fmt: skip
+RECORD = ("scores.json", "data.json", "schema.json", "vocabulary.json", "config.yaml",
+          "history.json", "engine.json", "fit.json")  # fmt: skip
 """The files by which a run is known, as far as there are any."""
 
 _PART = r"[A-Za-z0-9_](?:[A-Za-z0-9_.-]*[A-Za-z0-9_])?"

@@ -10,8 +10,10 @@ from __future__ import annotations
 import logging
 import sys
 import unicodedata
+from collections.abc import Iterator
+from contextlib import contextmanager
 
-__all__ = ["say", "shown", "shown_lines"]
+__all__ = ["held_back", "say", "shown", "shown_lines"]
 
 # They join letters, of Persian for one, and are no commands.
 _JOINERS = "\u200c\u200d"
@@ -47,6 +49,26 @@ def shown_lines(text: object) -> str:
 def say(text: object, *, error: bool = False) -> None:
     """Prints text from wherever, on standard output or on standard error."""
     print(shown_lines(text), file=sys.stderr if error else sys.stdout, flush=error)
+
+
+@contextmanager
+def held_back() -> Iterator[list[logging.LogRecord]]:
+    """Keeps what is logged inside of it, for an attempt of which nothing is said if it fails.
+
+    Yields:
+        The records, which :meth:`logging.Logger.handle` shows after all.
+    """
+    log, kept = logging.getLogger("pyro_vae"), list[logging.LogRecord]()
+
+    def keep(record: logging.LogRecord) -> bool:
+        kept.append(record)
+        return False
+
+    log.addFilter(keep)
+    try:
+        yield kept
+    finally:
+        log.removeFilter(keep)
 
 
 def _is_plain(each: str) -> bool:

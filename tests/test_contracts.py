@@ -14,6 +14,7 @@ import scipy.special
 import scipy.stats
 import torch
 from cases import GUIDES, LIKELIHOODS, NETWORKS, PRIORS, SHAPES, Case, cases_of
+from one_by_one import one_by_one
 from torch import Tensor, nn
 
 from pyro_vae import guides, likelihoods, networks, priors, testing
@@ -208,26 +209,6 @@ def _reference(
     return terms.reshape(len(x), -1).sum(1)
 
 
-def _one_by_one(network: Any, context: np.ndarray, x: np.ndarray) -> np.ndarray:
-    """The product of conditionals, one entry after the other, from the weights alone."""
-    weights = {name: tensor.numpy() for name, tensor in network.state_dict().items()}
-    total, layers = np.zeros(len(x)), len(network.layers)
-    history: list[list[np.ndarray]] = [[] for _ in range(layers)]
-    for t in range(x.shape[1]):
-        seen = weights["embedding.weight"][x[:, t - 1].astype(int)]
-        h = seen if t else np.tile(weights["start"], (len(x), 1))
-        for i in range(layers):
-            history[i].append(h)
-            past = history[i][t - 2**i] if t >= 2**i else np.zeros_like(h)
-            inner = np.concatenate([h, past, context], 1) @ weights[f"layers.{i}.weight"].T
-            inner = inner + weights[f"layers.{i}.bias"]
-            h = h + inner * scipy.special.expit(inner)
-        logits = h @ weights["last.weight"].T + weights["bias"][t]
-        log_pi = scipy.special.log_softmax(logits, axis=1)
-        total += log_pi[np.arange(len(x)), x[:, t].astype(int)]
-    return total
-
-
 @pytest.mark.parametrize("case", LIKELIHOODS, ids=str)
 def test_likelihood_is_the_distribution_it_names(case: Case) -> None:
     """Fails when the floor of ``positive`` is left out, or a variance taken for a scale."""
@@ -239,7 +220,7 @@ def test_likelihood_is_the_distribution_it_names(case: Case) -> None:
     named = testing.some_covariates(likelihood, 50)
     x = likelihood(params, **named).sample()
     if case.part is likelihoods.Autoregressive:
-        reference = _one_by_one(likelihood.network, params.numpy(), x.numpy().reshape(50, 6))
+        reference = one_by_one(likelihood.network, params.numpy(), x.numpy().reshape(50, 6))
     elif case.part is likelihoods.Dirichlet:
         alpha = _softplus(params.numpy())
         pairs = zip(x.numpy(), alpha, strict=True)

@@ -115,6 +115,8 @@ NO_ARGUMENTS = {
     "probabilities": "a file; an array in Python",
     "unseen": "of pv.data.load, whose other arguments the run records",
     "words": "how many are printed, of topics",
+    "reconstruct": "a line of text; rows of levels in Python, of VAE.reconstruct",
+    "between": "lines of text; z in Python, of VAE.decode",
     "sentences": "count, of evaluation.representative",
     "summarise": "a text file; counts of words in Python",
     "max_data": "which data are looked at",

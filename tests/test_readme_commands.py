@@ -104,6 +104,10 @@ OTHERS = {
     "TopicDecoder --latent-dim 50": "run by tests/test_cli_topics.py",
     "topics RUN": "run by tests/test_cli_topics.py",
     "topics RUN --summarise letter.txt": "run by tests/test_cli_topics.py",
+    "inspect lines.txt": "run by tests/test_text.py",
+    "fit lines.txt --max-length 32": "run by tests/test_text.py",
+    'sample RUN --reconstruct "Good night."': "run by tests/test_text.py",
+    'sample RUN --between "Good night." "Good morrow."': "run by tests/test_text.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }
 

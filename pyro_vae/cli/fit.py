@@ -49,7 +49,7 @@ from pyro_vae.cli.runs import (
     recorded_scores,
 )
 from pyro_vae.cli.scores_by_row import write_by_row
-from pyro_vae.cli.suggested import OF_FILES, default_of_load, loading, suggested
+from pyro_vae.cli.suggested import OF_FILES, default_of_load, encoder_of_text, loading, suggested
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
@@ -202,6 +202,9 @@ def _of_parts(argv: list[str], config: dict[str, Any]) -> _Asked:
     options = split_of(parse(parser, argv, config))
     if (found := suggested(argv, config, options)) is not None:
         config["likelihood"] = found[0]
+        if own := encoder_of_text(argv, config, found[1][0]):
+            say("--encoder SequenceEncoder: it suits the data, and none was asked for", error=True)
+        config |= own
         parts, parser = _parser(argv, config)
         options = split_of(parse(parser, argv, config))
     where = _checked(options)

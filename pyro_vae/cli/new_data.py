@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import logging
+from contextlib import suppress
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Literal
@@ -12,7 +14,7 @@ from torch import Tensor
 
 from pyro_vae import data as data_room
 from pyro_vae._errors import expected, plural, positive_integer, typed_path
-from pyro_vae._terminal import say
+from pyro_vae._terminal import held_back, say
 from pyro_vae.checkpoint import check_kinds, read_json
 from pyro_vae.cli.parsing import Parser, default_of
 from pyro_vae.cli.runs import (
@@ -25,6 +27,7 @@ from pyro_vae.cli.runs import (
     recorded_source,
     recorded_table,
     recorded_unit,
+    recorded_vocabulary,
 )
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.dataset import SPLITS, Split, fingerprint
@@ -46,7 +49,7 @@ __all__ = [
 
 _LOADED_BY = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale", "pivot", *READING,
+    "resize", "rescale", "pivot", "text", "max_length", "too_long", "vocabulary_size", *READING,
 )  # fmt: skip
 _SUBSET_SEED = 20140414  # the same subset for every run and command: they remain comparable
 
@@ -93,10 +96,13 @@ def data_of(folder: Path, vae: Amortized, split: Split, options: Namespace) -> t
     if source is None:
         return recorded_data(folder, split, source, root), True
     like = recorded_like(folder, vae)
-    try:
-        return recorded_data(folder, split, source, root), True
-    except ValueError:
-        pass  # They are others, and what is wrong with these is another thing.
+    # If they are others, what is wrong with these is another thing, and what was done to them, too.
+    with suppress(ValueError):
+        with held_back() as notes:
+            found = recorded_data(folder, split, source, root)
+        for note in notes:
+            logging.getLogger("pyro_vae").handle(note)
+        return found, True
     moved: dict[str, Any] = {} if root is None else {"root": root}
     moved |= read_as_before(folder, source, like)
     data = load(source, like=like, unseen=options.unseen, **moved)
@@ -129,7 +135,8 @@ def training_copies(
     if split == "train" and own:
         return None, ""
     try:
-        train = data if own else recorded_data(folder, "train", None, root, download=False)
+        with held_back():  # whoever fitted the run was told
+            train = data if own else recorded_data(folder, "train", None, root, download=False)
     except (OSError, ValueError):
         return None, (
             "whether observations equal training observations is not known: the training data of "
@@ -194,6 +201,7 @@ def recorded_like(folder: Path, vae: Amortized) -> Dataset:
         names=record["names"],
         size_unit=unit,
         schema=schema,
+        vocabulary=recorded_vocabulary(folder),
         options=options | {"words": () if schema else recorded["words"] or words},
     )
 

@@ -10,6 +10,7 @@ from pyro_vae._errors import expected
 from pyro_vae.cli.parsing import Parser, default_of
 from pyro_vae.data import load
 from pyro_vae.data.pixels import Layout
+from pyro_vae.data.text import TextUnit, TooLong
 from pyro_vae.missingness.missingness import words
 
 __all__ = [
@@ -106,7 +107,7 @@ def add_given(parser: Parser, *, of_a_vae: bool = True) -> None:
 
 
 def add_reading(parser: Parser) -> None:
-    """Adds how files of arrays, and images, are read."""
+    """Adds how files of arrays, images and lines of text are read."""
     group = parser.add_argument_group("how files are read")
     group.add_argument(
         "--pivot",
@@ -138,6 +139,27 @@ def add_reading(parser: Parser) -> None:
         "--rescale",
         action="store_true",
         help="Divide integer levels 0 to 255 by the top level, to be from 0 to 1.",
+    )
+    group.add_argument(
+        "--text",
+        type=TextUnit | None,
+        help="Whether the characters or the words of a .txt file, a line an observation, are its "
+        "levels; by default characters.",
+    )
+    group.add_argument(
+        "--max_length",
+        type=int | None,
+        help="Characters or words of a line at most; by default those of the longest, up to 256.",
+    )
+    group.add_argument(
+        "--too_long",
+        type=TooLong | None,
+        help="Whether longer lines are cut or left out (drop); by default cut.",
+    )
+    group.add_argument(
+        "--vocabulary_size",
+        type=int | None,
+        help="Characters or words that are told apart, the most frequent; others are one, unknown.",
     )
     group.add_argument(
         "--names",

@@ -29,6 +29,7 @@ from pyro_vae.data.frames import NUMBERS
 from pyro_vae.data.naming import names_of
 from pyro_vae.data.readers.csv_files import header_of_words
 from pyro_vae.data.schema import Schema
+from pyro_vae.data.text import Vocabulary
 from pyro_vae.programs import VAE, Amortized
 from pyro_vae.training.resume import Resume, taken
 
@@ -49,6 +50,7 @@ __all__ = [
     "recorded_source",
     "recorded_table",
     "recorded_unit",
+    "recorded_vocabulary",
     "writing",
 ]
 
@@ -199,6 +201,8 @@ def record_data(folder: Path, data: Dataset, options: dict[str, Any]) -> None:
     write_json(folder / "data.json", content)
     if data.schema is not None:
         write_json(folder / "schema.json", data.schema.spec())
+    if data.vocabulary is not None:
+        write_json(folder / "vocabulary.json", data.vocabulary.spec())
 
 
 def recorded_schema(folder: Path) -> Schema | None:
@@ -209,6 +213,22 @@ def recorded_schema(folder: Path) -> Schema | None:
     """
     path = folder / "schema.json"
     return Schema.from_spec(read_json(path, columns=dict)) if path.exists() else None
+
+
+def recorded_vocabulary(folder: Path) -> Vocabulary | None:
+    """Reads the vocabulary of the text that a run was fitted to; None if it was no text.
+
+    Raises:
+        ValueError: If it is damaged.
+    """
+    path = folder / "vocabulary.json"
+    if not path.exists():
+        return None
+    content = read_json(path, unit=str, length=int, unknown=bool, symbols=list)
+    try:
+        return Vocabulary.from_spec(content)
+    except ValueError as error:
+        raise ValueError(f"{path}: {error}") from None
 
 
 def recorded_table(
@@ -299,12 +319,15 @@ def recorded_source(folder: Path, source: str | None) -> tuple[str, dict[str, An
     recorded["pivot"] = None
     recorded["names"] = []
     # A run of before has none, and took arrays as they were.
-    recorded |= {"rescale": False, "layout": "channels-first"} | record["options"]
+    recorded |= {"rescale": False, "layout": "channels-first"}
+    recorded |= dict.fromkeys(("text", "max_length", "too_long", "vocabulary_size"))
+    recorded |= record["options"]
     kinds: dict[str, Any] = {"root": str | None, "binarize": str, "levels": bool, "cond": str}
     kinds |= {"size_factor": str | None, "covariates": dict, "missing": bool}
     kinds |= {"split": str, "words": list, "key": str | None, "layers": str | None}
     kinds |= {"resize": int | None, "rescale": bool, "layout": str | None, "pivot": str | None}
-    kinds |= {"names": list}
+    kinds |= {"names": list, "text": str | None, "too_long": str | None}
+    kinds |= {"max_length": int | None, "vocabulary_size": int | None}
     kinds |= {name: kind for name, kind in READING.items() if name in recorded}
     check_kinds(path, recorded, kinds)
     check_kinds(path, recorded["covariates"], dict.fromkeys(recorded["covariates"], str))

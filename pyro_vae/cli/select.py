@@ -39,7 +39,7 @@ from pyro_vae.cli.parsing import (
     value_of,
 )
 from pyro_vae.cli.runs import READING, as_device, load_data, new_path
-from pyro_vae.cli.suggested import loading, suggested
+from pyro_vae.cli.suggested import encoder_of_text, loading, suggested
 from pyro_vae.cli.tables import selection_table
 from pyro_vae.cli.training import training_options
 from pyro_vae.data import Dataset, load
@@ -221,12 +221,19 @@ class _Settings:
         argv, config = _argv(self._template, given), self._config()
         if self._likelihood is not None:
             config["likelihood"] = self._likelihood
+            config |= encoder_of_text(argv, config, self.data)
         parts = parts_of(argv, config, DEFAULT_PARTS)
         options = parse(_parser(parts), argv, config)
         is_first = not hasattr(self, "first")
         if is_first and (found := suggested(argv, config, options)) is not None:
             self._likelihood, (self.data, _) = found
             config["likelihood"] = self._likelihood
+            if own := encoder_of_text(argv, config, self.data):
+                say(
+                    "--encoder SequenceEncoder: it suits the data, and none was asked for",
+                    error=True,
+                )
+            config |= own
             parts = parts_of(argv, config, DEFAULT_PARTS)
             options = parse(_parser(parts), argv, config)
         setting = _Setting({flag: options[_key(flag)] for flag in given}, argv, options, parts)

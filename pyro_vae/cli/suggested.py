@@ -15,10 +15,11 @@ from pyro_vae.cli.runs import READING, load_data
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.likelihoods import suggest
 
-__all__ = ["OF_FILES", "TABLES", "loading", "suggested", "words_of"]
+__all__ = ["OF_FILES", "TABLES", "encoder_of_text", "loading", "suggested", "words_of"]
 
-OF_FILES = ("key", "layers", "layout", "resize", "rescale", "names")
-"""Options of how files of arrays, and images, are read."""
+OF_FILES = ("key", "layers", "layout", "resize", "rescale", "names", "text", "max_length",
+            "too_long", "vocabulary_size")  # fmt: skip
+"""Options of how files of arrays, images and lines of text are read."""
 
 TABLES = ("schema", "drop", "label", "kind", *READING)
 """Options of how a table is read, and of what is known of its columns."""
@@ -49,6 +50,23 @@ def suggested(
     found = suggest(loaded[0])
     say(f"--likelihood {found}: it suits the data, and none was asked for", error=True)
     return dict(found.likelihood), loaded
+
+
+def encoder_of_text(
+    argv: Sequence[str], config: Mapping[str, Any], data: Dataset | None
+) -> dict[str, Any]:
+    """Returns the encoder of lines of text by its role, unless one was asked for; else nothing.
+
+    Args:
+        argv: What was asked for on the command line.
+        config: What was in a file of options.
+        data: The data; None where they are not known yet.
+    """
+    asked = value_of(argv, "--encoder") is not None or "class" in config.get("encoder", {})
+    if asked or data is None or (vocabulary := data.vocabulary) is None:
+        return {}
+    own = {"class": "SequenceEncoder", "levels": vocabulary.levels, "end": vocabulary.end}
+    return {"encoder": own | config.get("encoder", {})}
 
 
 def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:

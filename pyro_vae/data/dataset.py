@@ -20,6 +20,7 @@ from pyro_vae.data.axes import Axes, keep_axes
 from pyro_vae.data.columns import Column
 from pyro_vae.data.rows import Given, Rows, given_of
 from pyro_vae.data.schema import Schema
+from pyro_vae.data.text import Vocabulary
 
 Binarize = Literal["none", "threshold", "stochastic"]
 Split = Literal["train", "validation", "test"]
@@ -111,6 +112,7 @@ class Dataset:
         options: How they were loaded, by the names of arguments of :func:`~pyro_vae.data.load`, as
             data that are loaded ``like`` these are.
         classes: What the labels 0, 1, ... are called, where they have names.
+        vocabulary: The levels of lines of text, and how x is decoded to them; None for other data.
 
     Example:
         >>> from pyro_vae.data import load
@@ -144,6 +146,7 @@ binarize='threshold')
     places: Mapping[str, Tensor] = dataclasses.field(default_factory=dict)
     options: Mapping[str, Any] = dataclasses.field(default_factory=dict)
     classes: Sequence[str] = ()
+    vocabulary: Vocabulary | None = None
 
     def __post_init__(self) -> None:
         for split in SPLITS:

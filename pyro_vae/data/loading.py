@@ -33,19 +33,20 @@ from pyro_vae.data.naming import with_names
 from pyro_vae.data.pivoting import pivot_columns, pivoted
 from pyro_vae.data.pixels import Layout, in_layout, size_of, top_of
 from pyro_vae.data.raw import Raw, as_labels, as_values, no_data, with_columns
-from pyro_vae.data.readers import SUFFIXES, Reading, read_file
+from pyro_vae.data.readers import SUFFIXES, TEXTS, Reading, read_file, refuse_text
 from pyro_vae.data.readers.csv_files import Compression
 from pyro_vae.data.readers.first_rows import Header
 from pyro_vae.data.rows import Numbers
 from pyro_vae.data.schema import Schema, SchemaLike
 from pyro_vae.data.serving import beside, served
 from pyro_vae.data.splitting import HeldOut, held_out, split_column, step_in_order
+from pyro_vae.data.text import Text, TextUnit, TooLong
 
 ROOT = Path("~/.cache/pyro-vae")
 # Options that new data are loaded by, too.
 _KEPT = (
     "cond", "size_factor", "covariates", "missing", "words", "levels", "key", "layers", "layout",
-    "resize", "rescale", "pivot",
+    "resize", "rescale", "pivot", "text", "max_length", "too_long", "vocabulary_size",
 )  # fmt: skip
 
 log = logging.getLogger("pyro_vae")
@@ -85,6 +86,10 @@ def load(
     layout: Layout | None = None,
     resize: int | Sequence[int] | None = None,
     rescale: bool = False,
+    text: TextUnit | None = None,
+    max_length: int | None = None,
+    too_long: TooLong | None = None,
+    vocabulary_size: int | None = None,
     seed: int = 0,
     download: bool = True,
     like: Dataset | None = None,
@@ -120,11 +125,12 @@ def load(
             container: a table of pandas, polars or pyarrow, a DataArray or Dataset of xarray, a
             sparse matrix, an AnnData, a data set of torch or of Hugging Face, an open array of HDF5
             or Zarr; or the path of a `.npy`, `.npz`, `.h5`, `.h5ad`, `.csv`, `.tsv`, `.parquet` or
-            `.xlsx` file, or of a `.zarr` folder or one of images. An `.npz` file may be a sparse
-            matrix as SciPy saves it; else an `.npz`, `.h5` or `.zarr` file holds its splits under
-            `train`, `validation` (or `valid`) and `test`, or one array under `x`, `data` or its
-            only key; labels may be under `y` or `labels`, which entries are observed under `mask`,
-            with splits under `y_train` or `train_labels` and so on; what else there is, is refused.
+            `.xlsx` file, of a `.txt` file of lines, or of a `.zarr` folder or one of images. An
+            `.npz` file may be a sparse matrix as SciPy saves it; else an `.npz`, `.h5` or `.zarr`
+            file holds its splits under `train`, `validation` (or `valid`) and `test`, or one array
+            under `x`, `data` or its only key; labels may be under `y` or `labels`, which entries
+            are observed under `mask`, with splits under `y_train` or `train_labels` and so on; what
+            else there is, is refused.
             Folders in a folder of images are classes. A table holds numbers, words, truth values or
             dates, with or without names of columns; what each is, :attr:`Dataset.schema` says.
         root: Folder of the named sets, in torchvision's layout; by default ``~/.cache/pyro-vae``.
@@ -187,6 +193,12 @@ def load(
             ``no-channels`` arrays ``(N, H, W)`` are served with one.
         resize: Size that images are given by averaging, or their height and width.
         rescale: Whether integer levels 0 to 255 are divided by the top level, to be from 0 to 1.
+        text: Whether the ``characters`` or the ``words`` of a `.txt` file, a line a row, are levels
+            of x, from 1, with 0 after the last one (:attr:`Dataset.vocabulary`); by default
+            characters, unless most lines are numbers, which are refused.
+        max_length: Levels of a line at most; by default those of the longest, up to 256.
+        too_long: Whether longer lines are ``cut`` or left out (``drop``); by default cut.
+        vocabulary_size: Symbols of a text at most, the most frequent; others are one, unknown.
         seed: Of the shuffled splits and the stochastic binarisation.
         download: Whether to fetch a named set that is not under `root`.
         like: Data that a model was fitted to, and these are new ones of the same kind: they are
@@ -236,7 +248,8 @@ def load(
     pairs = pivot_columns(pivot)
     if pairs:
         _refuse_beside(pairs, columns | wanted | {"missing": missing})
-    asked = Asked("data", missing, aside, label, key, layers, size_of(resize), pairs)
+    lines = Text(text, max_length, too_long, vocabulary_size)
+    asked = Asked("data", missing, aside, label, key, layers, size_of(resize), pairs, lines)
     raw, name, source = _read(data, root, download, how, wanted, columns, asked)
     raw = in_layout(with_columns(with_names(raw, names), wanted), layout)
     if rescale and (levels or raw.top is not None):
@@ -255,6 +268,7 @@ def load(
         raw = replace(raw, columns={k: v for k, v in raw.columns.items() if k != by[1]})
     found = beside(raw, parts, size_factor, known)
     served_as |= {"step": step_in_order(raw), "schema": raw.schema, "classes": tuple(raw.classes)}
+    served_as["vocabulary"] = raw.vocabulary
     options = {name: given[name] for name in _KEPT} | {"label": label} | how.given()
     return Dataset(name=name, source=source, options=options, **served_as, **found)
 
@@ -276,11 +290,12 @@ def _load_like(
     aside = tuple(each for names in wanted.values() for each in names)
     others = (own["label"], own["key"], own["layers"], size_of(own["resize"]))
     pairs = pivot_columns(own["pivot"])
+    lines = Text(too_long=own["too_long"], vocabulary=like.vocabulary)
     columns: dict[str, Any] = {"schema": NUMBERS, "words": own["words"] or ()}
     if like.schema is not None:
         columns = {"schema": like.schema}
     try:
-        asked = Asked("data", missing, aside, *others, pairs)
+        asked = Asked("data", missing, aside, *others, pairs, lines)
         raw, name, source = _read(data, root, download, how, wanted, columns, asked, like, unseen)
     except ValueError as error:
         raise in_words(error, like) from None
@@ -296,7 +311,8 @@ def _load_like(
     }
     served_as = served(raw, parts, top, like.binarize, missing, seed) | {"support": like.support}
     found = beside(raw, parts, own["size_factor"], known, like)
-    return Dataset(name=name, source=source, schema=like.schema, options=own, classes=like.classes,
+    served_as |= {"classes": like.classes, "vocabulary": like.vocabulary}
+    return Dataset(name=name, source=source, schema=like.schema, options=own,
                    **served_as, **found)  # fmt: skip
 
 
@@ -344,6 +360,9 @@ def _read(
         path = typed_path(data)
         if not path.suffix and not path.exists():
             raise unknown_name("data", str(data), (*NAMES, f"a path to {', '.join(SUFFIXES)}"))
+        if like is not None and (like.vocabulary is not None) != (path.suffix in TEXTS):
+            what = "a file of lines of text" if like.vocabulary else "a file of no text"
+            raise expected("data", f"{what}, as {like.name} was", str(data))
         data, name, source = read_file(path, how, asked), path.name, str(path.resolve())
     elif (found := from_container(data, asked)) is not None:
         data = found
@@ -366,7 +385,8 @@ def _read(
         return raw, name, source
     if isinstance(data, Raw):
         if like is None:
-            _refuse(how, {**of_tables, "label": None})
+            # Of a text the reader itself has refused all but its encoding.
+            _refuse(Reading() if data.vocabulary else how, {**of_tables, "label": None})
         return data, name, source
     if like is None:
         _refuse(how, of_tables)
@@ -397,6 +417,7 @@ def _refuse_arrays(asked: Asked) -> None:
     for option in ("key", "layers", "resize"):
         if getattr(asked, option) is not None:
             raise expected(option, "None with a named set or an array", getattr(asked, option))
+    refuse_text(asked)
 
 
 def _report(schema: Schema) -> None:

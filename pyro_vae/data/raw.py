@@ -17,6 +17,7 @@ from pyro_vae.data.budget import check_fits
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
+from pyro_vae.data.text import Vocabulary
 
 EXACT = 2**24  # float32 holds every smaller integer
 _PIECE = 2**18  # entries that are checked at once
@@ -50,6 +51,7 @@ class Raw:
         aside: Columns that are no part of x and may be asked for, as those of ``columns``.
         schema: What the columns of a table are; None for what is no table.
         classes: What the labels 0, 1, ... are called, where they have names.
+        vocabulary: The levels of lines of text; None for what is none.
     """
 
     splits: Mapping[Split, Tensor]
@@ -71,6 +73,7 @@ class Raw:
     aside: Mapping[str, Mapping[Split, Tensor]] = field(default_factory=dict)
     schema: Schema | None = None
     classes: Sequence[str] = ()
+    vocabulary: Vocabulary | None = None
 
 
 def with_columns(raw: Raw, wanted: Mapping[str, Sequence[str]]) -> Raw:

@@ -24,6 +24,7 @@ from pyro_vae.programs.streamed import StreamedRows, checked, streamed
 
 __all__ = [
     "SIMULATED",
+    "bits_per_dim",
     "check_arguments",
     "check_ignorable",
     "check_unbounded",
@@ -96,11 +97,13 @@ def measured_anywhere(
     """
     if (rows := streamed(vae, x, given)) is None:
         return measured(vae, cast(RowsLike, x), given, origin)
-    observed = 0
+    observed = counted = 0
 
     def look(block: Rows, accepted: Rows) -> dict[str, Tensor]:
-        nonlocal observed
+        nonlocal observed, counted
         seen = block.x
+        if (some := _counted(vae, accepted.x)) is not None:
+            counted += int(some.sum())
         if (mask := accepted.mask) is not None:
             observed += int(mask.sum())
             seen = seen.where(mask.to(seen.device), math.nan)
@@ -110,6 +113,8 @@ def measured_anywhere(
     found: dict[str, Any] = {"fingerprint": prints.pop("x"), "dim": vae.event_shape.numel()}
     if rows.stream.first.mask is not None:
         found["dim"] = observed / len(rows)
+    if counted > 0:
+        found["counted"] = counted / len(rows)
     return rows, _described(vae, found | prints, origin or {}, origin)
 
 
@@ -163,8 +168,24 @@ def summarize(
     }
     if base_measure["measure"] == "counting":
         nats = -values["log_marginal"]
-        values["bits_per_dim"] = nats / (base_measure["dim"] * math.log(2))
+        values["bits_per_dim"] = bits_per_dim(nats, base_measure)
     return finite(values) | {"base_measure": dict(base_measure)}
+
+
+def bits_per_dim(nats: float, base_measure: Mapping[str, Any]) -> float:
+    """Returns the mean of -log p(x) in bits for each entry that the density is of.
+
+    Args:
+        nats: The mean over the data.
+        base_measure: Their own.
+    """
+    entries: float = base_measure.get("counted", base_measure["dim"])
+    return nats / (entries * math.log(2))
+
+
+def _counted(vae: Amortized, x: Tensor) -> Tensor | None:
+    """Which entries the density is of; None if of all."""
+    return vae.likelihood.counted(x) if isinstance(vae, Composition) else None
 
 
 def variance_by_site(means: Tensor, space: Space) -> dict[str, Tensor]:
@@ -191,7 +212,8 @@ def describe(vae: Amortized, rows: Rows, origin: Mapping[str, Any] | None) -> di
     """Returns the base measure: what was recorded of the data, and what they show themselves.
 
     What goes with the data, conditions and the like, is part of it, by its fingerprints; what a
-    mask hides is not, and ``dim`` is then the mean number of entries that are observed.
+    mask hides is not, and ``dim`` is then the mean number of entries that are observed. Where
+    sequences end, ``counted`` is the mean number of entries up to their ends.
 
     Args:
         vae: The model.
@@ -206,6 +228,8 @@ def describe(vae: Amortized, rows: Rows, origin: Mapping[str, Any] | None) -> di
     if mask is not None:
         seen = x.where(mask.to(x.device), math.nan)
         found = {"fingerprint": fingerprint(seen), "dim": mask.sum().item() / len(mask)}
+    if (some := _counted(vae, x)) is not None:
+        found["counted"] = some.sum().item() / len(x)
     found |= {name: fingerprint(part) for name, part in rows.tensors().items()}
     known = origin if origin is not None else base_measure_of(x) or {}
     return _described(vae, found, known, origin)

@@ -15,7 +15,7 @@ from pyro_vae._errors import expected, plural, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import GivenLike, Rows, RowsLike
 from pyro_vae.distributions import are_diagonal, log_probs_of_each
-from pyro_vae.evaluation._common import check_arguments
+from pyro_vae.evaluation._common import bits_per_dim, check_arguments
 from pyro_vae.evaluation.importance import evaluate
 from pyro_vae.programs import Amortized
 from pyro_vae.programs.accept import rows_of
@@ -101,7 +101,7 @@ class RateDistortion:
             values[f"{name}_high"] = values[high] + _WITHIN * values[f"{high}_standard_error"]
         values["largest_mutual_information"] = math.log(size)
         if self.base_measure["measure"] == "counting":
-            values["bits_per_dim"] = -values["elbo"] / (self.base_measure["dim"] * math.log(2))
+            values["bits_per_dim"] = bits_per_dim(-values["elbo"], self.base_measure)
         return {name: float(value) for name, value in values.items()} | {
             "active_units": self.active_units,
             "num_samples": self.num_samples,

@@ -10,6 +10,7 @@ import numpy as np
 
 from pyro_vae._errors import plural
 from pyro_vae._html import shown
+from pyro_vae.evaluation._common import bits_per_dim
 from pyro_vae.evaluation.pareto import SHORTEST_TAIL, k_hat_threshold, tail_length
 
 __all__ = ["EXACT", "FEW_DRAWS", "OF_EACH", "Scores", "jackknife_error"]
@@ -175,8 +176,7 @@ class Scores:
             "bias": self.bias.mean(),
         }
         if self.base_measure["measure"] == "counting":
-            nats = -values["log_marginal"]
-            values["bits_per_dim"] = nats / (self.base_measure["dim"] * math.log(2))
+            values["bits_per_dim"] = bits_per_dim(-values["log_marginal"], self.base_measure)
         return {name: float(v) if np.isfinite(v) else None for name, v in values.items()} | {
             "active_units": self.active_units,
             "num_samples": self.num_samples,

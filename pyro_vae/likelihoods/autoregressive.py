@@ -2,22 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Sequence
 from typing import Literal
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution, constraints
 
-from pyro_vae._errors import positive_integer
+from pyro_vae._errors import expected
 from pyro_vae.distributions import AutoregressiveLevels
+from pyro_vae.distributions.autoregressive_levels import ended
 from pyro_vae.likelihoods.categorical import at_least_two_levels
+from pyro_vae.likelihoods.causal import CausalName, causal_network
 from pyro_vae.likelihoods.likelihood import Likelihood, several_entries
 
 __all__ = ["Autoregressive"]
-
-_QUIET = 0.05  # share of the usual size that the last weights start with: near the marginal fit
 
 
 class Autoregressive(Likelihood):
@@ -27,11 +26,16 @@ class Autoregressive(Likelihood):
 
     What the decoder returns is an input, at each step, of a causal network of the likelihood's own:
     a stack of convolutions whose dilation doubles from layer to layer, until the last entry depends
-    on the first. The density takes one pass, given what was observed; a draw takes a step for each
-    entry. Images are sequences in raster order.
+    on the first; a gated recurrent unit; or a transformer of two blocks. The density takes one
+    pass, given what was observed; a draw takes a step for each entry. Images are sequences in
+    raster order.
+
+    Lines of text differ in length: with an ``end``, a level that ends a sequence, what follows it
+    costs nothing, is drawn as that level, and is nothing that the density looks at.
 
     Such a likelihood can model data without z, and then the KL is 0 (posterior collapse): a weaker
-    network (``hidden``) helps, or free bits or a capacity (:class:`pyro_vae.objectives.ELBO`).
+    network (``hidden``) helps, ``word_dropout``, which hides levels from those after them while the
+    model is trained, or free bits or a capacity (:class:`pyro_vae.objectives.ELBO`).
 
     The ``mean`` is the greedy sequence, the likeliest level at each step given those chosen before:
     a mean of names means nothing, and that of numbers has no closed form.
@@ -40,16 +44,19 @@ class Autoregressive(Likelihood):
         Improved Variational Autoencoders for Text Modeling using Dilated Convolutions
         (Yang et al., 2017), https://arxiv.org/abs/1702.08139
         Generating Sentences from a Continuous Space (Bowman et al., 2016),
-        https://arxiv.org/abs/1511.06349
+        https://arxiv.org/abs/1511.06349, for the word dropout
 
     Args:
         event_shape: Shape of one x.
         levels: Number of levels, K.
         hidden: Width of the network, and how many numbers the decoder gives it.
+        network: ``convolutions``, ``gru`` or ``transformer``; None for convolutions.
+        end: The level that ends a sequence; None if all have the same length.
+        word_dropout: Share of the levels that each training step hides from those after them.
 
     Raises:
-        ValueError: If there are fewer than two entries or levels, or ``hidden`` is no positive
-            integer.
+        ValueError: If there are fewer than two entries or levels, ``hidden`` is no positive
+            integer, the network is unknown, ``end`` no level, or the dropout not in [0, 1).
 
     Example:
         >>> import torch
@@ -61,67 +68,43 @@ class Autoregressive(Likelihood):
     support: constraints.Constraint = constraints.nonnegative_integer
     measure: Literal["counting"] = "counting"
 
-    def __init__(self, event_shape: Sequence[int], levels: int = 256, hidden: int = 64) -> None:
+    def __init__(
+        self,
+        event_shape: Sequence[int],
+        levels: int = 256,
+        hidden: int = 64,
+        network: CausalName | None = None,
+        end: int | None = None,
+        word_dropout: float = 0.0,
+    ) -> None:
         self.levels = at_least_two_levels(levels)
         super().__init__(several_entries(event_shape))
-        self.param_shape = torch.Size([positive_integer("hidden", hidden)])
+        if end is not None and (isinstance(end, bool) or end not in range(levels)):
+            raise expected("end", f"a level from 0 to {levels - 1}, or None", end)
+        self.end = end
         self.support = constraints.integer_interval(0, levels - 1)
-        self.network = CausalNetwork(self.event_shape.numel(), levels, hidden)
+        length = self.event_shape.numel()
+        self.network = causal_network(network, length, levels, hidden, word_dropout)
+        self.param_shape = torch.Size([hidden])
+
+    def counted(self, x: Tensor) -> Tensor | None:
+        """Returns which entries do not follow an end; None if nothing ends."""
+        return None if self.end is None else ~ended(x.flatten(1), self.end).reshape(x.shape)
 
     @torch.no_grad()
     def init_params(self, x_train: Tensor) -> Tensor:
         """Returns zeros; the network starts at the frequencies of each level at each place."""
-        x = x_train.flatten(1)
-        counts = torch.stack([(x == level).sum(0) for level in range(self.levels)], -1)
-        self.network.bias.copy_(((counts + 0.5) / (len(x) + self.levels / 2)).log())
+        x = x_train.flatten(1).long()
+        places = self.levels * torch.arange(x.shape[1], device=x.device)
+        counted = (places + x)[~ended(x, self.end)]
+        counts = torch.bincount(counted, minlength=x.shape[1] * self.levels)
+        counts = counts.reshape(x.shape[1], self.levels)
+        total = counts.sum(-1, keepdim=True)
+        self.network.bias.copy_(((counts + 0.5) / (total + self.levels / 2)).log())
         return x_train.new_zeros(self.param_shape)
 
     def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from the network's context, ``(*, B, hidden)``."""
-        return AutoregressiveLevels(self.network, params, self.event_shape, self.levels)
-
-
-class CausalNetwork(nn.Module):
-    """Logits of each entry of a sequence, given those before it and a context.
-
-    Args:
-        length: Entries, L.
-        levels: Number of levels, K.
-        hidden: Width, and size of the context.
-    """
-
-    def __init__(self, length: int, levels: int, hidden: int) -> None:
-        super().__init__()
-        self.start = nn.Parameter(torch.randn(hidden))
-        self.embedding = nn.Embedding(levels, hidden)
-        # Dilations 1, 2, 4, ... add up to the distance of the last entry from the first.
-        self.dilations = [2**i for i in range(max(1, (length - 1).bit_length()))]
-        self.layers = nn.ModuleList(nn.Linear(3 * hidden, hidden) for _ in self.dilations)
-        self.last = nn.Linear(hidden, levels, bias=False)
-        self.bias = nn.Parameter(torch.zeros(length, levels))
-        with torch.no_grad():
-            self.last.weight.mul_(_QUIET)
-
-    def forward(self, x: Tensor, context: Tensor) -> Tensor:
-        """Returns logits ``(N, L, K)`` for levels ``(N, L)`` and contexts ``(N, hidden)``."""
-        start = self.start.expand(len(x), 1, -1)
-        h = torch.cat([start, self.embedding(x[:, :-1])], 1)
-        contexts = context[:, None].expand_as(h)
-        for dilation, layer in zip(self.dilations, self.layers, strict=True):
-            past = F.pad(h, (0, 0, dilation, 0))[:, : h.shape[1]]
-            h = h + F.silu(layer(torch.cat([h, past, contexts], -1)))
-        return self.last(h) + self.bias
-
-    def unroll(self, context: Tensor, choose: Callable[[Tensor], Tensor]) -> Tensor:
-        """Chooses levels ``(N, L)`` one by one; what earlier steps have computed is kept."""
-        length = len(self.bias)
-        kept = [context.new_zeros(length, *context.shape) for _ in self.dilations]
-        chosen: list[Tensor] = []
-        for t in range(length):
-            h = self.embedding(chosen[-1]) if t else self.start.expand_as(context)
-            for before, dilation, layer in zip(kept, self.dilations, self.layers, strict=True):
-                before[t] = h
-                past = before[t - dilation] if t >= dilation else torch.zeros_like(h)
-                h = h + F.silu(layer(torch.cat([h, past, context], -1)))
-            chosen.append(choose(self.last(h) + self.bias[t]))
-        return torch.stack(chosen, 1)
+        return AutoregressiveLevels(
+            self.network, params, self.event_shape, self.levels, end=self.end
+        )

@@ -105,6 +105,14 @@ class Likelihood(Part, ABC):
         """What densities are taken against, in words that agree only where they compare."""
         return self.measure
 
+    def counted(self, x: Tensor) -> Tensor | None:
+        """Returns which entries the density is of, boolean, of x's shape; None if of all.
+
+        Args:
+            x: Data, shape ``(N, *event_shape)``.
+        """
+        return None
+
     def entry(self, index: Sequence[int]) -> Likelihood:
         """Returns the likelihood of one entry of x: this one, unless entries differ.
 

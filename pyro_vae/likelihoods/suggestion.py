@@ -114,6 +114,9 @@ def suggest(data: Any) -> Suggestion:
     """
     if getattr(data, "binarize", "none") != "none":
         return Suggestion({"class": "Bernoulli"}, "made binary")
+    if (vocabulary := getattr(data, "vocabulary", None)) is not None:
+        levels = {"levels": vocabulary.levels, "network": "gru", "end": vocabulary.end}
+        return Suggestion({"class": "Autoregressive"} | levels, f"lines of {vocabulary.unit}")
     train, every, names = _taken(data)
     x, every, image = train.flatten(1), every.flatten(1), train.ndim > 2
     fields = _fields(data, x.shape[1])

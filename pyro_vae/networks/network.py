@@ -31,6 +31,8 @@ class Network(Part, ABC):
 
     roles: ClassVar[tuple[Literal["encoder", "decoder"], ...]] = ("encoder", "decoder")
     """What it can be, of a model."""
+    levels: int | None = None
+    """How many levels its inputs are, 0, 1, ..., which nobody standardises; None of numbers."""
 
     @abstractmethod
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:

@@ -20,6 +20,7 @@ from pyro_vae.data.source import Stream
 from pyro_vae.distributions import masked
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.likelihoods.suggestion import what_fits
+from pyro_vae.networks import Network
 
 if TYPE_CHECKING:
     from pyro_vae.programs.composition import Composition
@@ -344,6 +345,9 @@ def _mask(vae: Composition, mask: Tensor | None, size: int) -> Tensor | None:
     shape = (size, *vae.event_shape)
     if not isinstance(mask, Tensor) or mask.shape != shape or mask.dtype is not torch.bool:
         raise expected("mask", f"a boolean tensor of shape {shape}", mask)
+    if isinstance(vae.encoder, Network) and vae.encoder.levels is not None:
+        # A level that is missing would be seen as one that there is.
+        raise expected("mask", f"None with {type(vae.encoder).__name__}, which sees levels", mask)
     # Refused by a likelihood that cannot be masked.
     params = vae.model.filler.new_zeros(1, *vae.likelihood.param_shape)
     one = vae.model.filler.new_ones(vae.event_shape, dtype=torch.bool)

@@ -40,6 +40,7 @@ from pyro_vae.programs.accept import (
     used,
 )
 from pyro_vae.programs.composition import weights_of
+from pyro_vae.programs.encoders import built
 from pyro_vae.programs.imputing import Imputing
 from pyro_vae.programs.pyro_programs import GuideProgram, Model
 from pyro_vae.programs.streamed import features_of, streamed
@@ -140,7 +141,7 @@ class VAE(Imputing):
         if missing is not None:
             _check_draws(likelihood)
         with seeded(None if seed is None else check_seed("seed", seed)):
-            inputs = _inputs(encoder, guide, likelihood, self.cond_size, show_mask)
+            inputs = built(encoder, prior, guide, likelihood, self.cond_size, show_mask)
             if isinstance(decoder, Network):
                 shape = prior.space.decoded_shape
                 decoder.build(shape, likelihood.param_shape, self.cond_size or 0)
@@ -385,19 +386,6 @@ def _checked(
             f"{type(prior).__name__}({prior.space}), got {type(guide).__name__}({guide.space})"
         )
     return cond_size
-
-
-def _inputs(
-    encoder: nn.Module, guide: Guide, likelihood: Likelihood, cond_size: int | None, show_mask: bool
-) -> nn.Module:
-    """Sizes an encoder of ours, and returns what standardises its inputs."""
-    if not isinstance(encoder, Network):
-        return nn.Identity()
-    inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)
-    first, *rest = likelihood.event_shape
-    shown = (2 * first if show_mask else first, *rest)
-    encoder.build(shown, guide.param_shape, cond_size or 0)
-    return inputs
 
 
 def _check_draws(likelihood: Likelihood) -> None:

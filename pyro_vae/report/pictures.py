@@ -10,13 +10,15 @@ import torch
 from matplotlib.figure import Figure
 
 from pyro_vae import plots
+from pyro_vae.checkpoint import write_bytes
 from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, RowsLike
+from pyro_vae.data.rows import ConditionsLike, GivenLike, Numbers, Rows, RowsLike, given_of
 from pyro_vae.data.schema import Schema
+from pyro_vae.data.text import Vocabulary
 from pyro_vae.plots._canvas import are_images, figure_of, write
 from pyro_vae.plots.models import PANELS, SCATTERED, latent_means, visible
-from pyro_vae.programs import Amortized
+from pyro_vae.programs import VAE, Amortized
 
 __all__ = [
     "PANELS",
@@ -33,6 +35,8 @@ __all__ = [
     "visible",
 ]
 
+_LINES = 16  # of a text
+
 
 def pictures(
     vae: Amortized, data: Dataset, history: Mapping[str, Sequence[float]], folder: str | Path
@@ -44,7 +48,8 @@ def pictures(
         data: What it was fitted to.
         history: That of the run.
         folder: Where to write ``samples.png``, ``reconstructions.png``, ``latent.png`` and
-            ``curves.png``, and of a table ``pairs.png``; must exist.
+            ``curves.png``, and of a table ``pairs.png``; of lines of text the first two are
+            ``samples.txt`` and ``reconstructions.txt``; must exist.
 
     Returns:
         The paths written.
@@ -56,13 +61,19 @@ def pictures(
     count = 64 if are_images(vae.event_shape) else 1000
     beside = rows[torch.arange(count) % len(x)].conditions
     columns = data.schema or (data.names or None)
-    paths = [
-        samples(
-            vae, folder / "samples.png", num_samples=count, reference=x, columns=columns, **beside
-        ),
-        reconstructions(
-            vae, x, folder / "reconstructions.png", name=name, columns=columns, **given
-        ),
+    if data.vocabulary is not None:
+        paths = _lines(vae, data.vocabulary, rows[:_LINES], folder)
+    else:
+        paths = [
+            samples(
+                vae, folder / "samples.png", num_samples=count, reference=x, columns=columns,
+                **beside,
+            ),
+            reconstructions(
+                vae, x, folder / "reconstructions.png", name=name, columns=columns, **given
+            ),
+        ]  # fmt: skip
+    paths += [
         latent(
             vae, x, folder / "latent.png", color_by=labels, classes=data.classes, name=name, **given
         ),
@@ -71,6 +82,20 @@ def pictures(
     if columns is not None and len(vae.event_shape) == 1 and vae.event_shape[0] > 1:
         path = folder / "pairs.png"
         paths.append(pairs(vae, x, path, columns=columns, **rows.conditions))
+    return paths
+
+
+def _lines(vae: Amortized, vocabulary: Vocabulary, rows: Rows, folder: Path) -> list[Path]:
+    """Writes lines that are drawn; and of a VAE lines of data, each above the likeliest line."""
+    beside = given_of(rows.conditions)
+    found = {"samples": vocabulary.decode(vae.simulate(beside or len(rows)).x)}
+    if isinstance(vae, VAE):
+        rebuilt = vocabulary.decode(vae.reconstruct(rows.x, **rows.given))
+        pairs = zip(vocabulary.decode(rows.x), rebuilt, strict=True)
+        found["reconstructions"] = [f"{line}\n{like}\n" for line, like in pairs]
+    paths = [folder / f"{name}.txt" for name in found]
+    for path, lines in zip(paths, found.values(), strict=True):
+        write_bytes(path, "".join(f"{line}\n" for line in lines).encode())
     return paths
 
 

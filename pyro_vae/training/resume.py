@@ -58,7 +58,8 @@ _FURTHER = "further"  # checkpoints of a finished run on its way to more epochs
 _STAGING = ".finishing"
 # What the command line writes of the weights, and a longer run that Python fits does not.
 _OF_WEIGHTS = ("scores.json", "scores.safetensors", "report.html", "samples.png",
-               "reconstructions.png", "latent.png", "curves.png", "pairs.png")  # fmt: skip
+               "samples.txt", "reconstructions.png", "reconstructions.txt", "latent.png",
+               "curves.png", "pairs.png")  # fmt: skip
 _REPRODUCTION = "nonfinite.safetensors"
 _OF_DISKS = (None, errno.EDQUOT, errno.EFBIG, errno.EIO, errno.ENOSPC, errno.EROFS)
 

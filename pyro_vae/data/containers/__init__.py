@@ -81,6 +81,8 @@ def from_container(data: Any, asked: Asked) -> Raw | pd.DataFrame | None:
     for name, known in (("key", _TAKES_KEY), ("layers", ("anndata",))):
         if getattr(asked, name) is not None and package not in known:
             raise expected(name, f"None with a {type(data).__name__}", getattr(asked, name))
+    for name, value in asked.text.given().items():
+        raise expected(name, "None with data that are no .txt file, of lines of text", value)
     if package == "datasets" and isinstance(data, Mapping):
         return raw_of(read_splits(data, asked), asked)
     if package in ("h5py", "zarr") and hasattr(data, "keys"):

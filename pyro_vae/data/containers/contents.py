@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae._errors import expected, plural, unknown_name
 from pyro_vae.data.dataset import Split
 from pyro_vae.data.raw import Raw, as_labels, as_values
+from pyro_vae.data.text import Text
 
 __all__ = ["Asked", "Contents", "array_of", "as_column", "chosen", "raw_of"]
 
@@ -32,6 +33,7 @@ class Asked:
         resize: Height and width that images are to have; None leaves them as they are.
         pivot: The columns of a table of events that make rows, columns and amounts of x; empty for
             a table whose rows are those of x.
+        text: How lines of text become rows.
     """
 
     argument: str = "data"
@@ -42,6 +44,7 @@ class Asked:
     layers: str | None = None
     resize: tuple[int, int] | None = None
     pivot: tuple[str, ...] = ()
+    text: Text = field(default_factory=Text)
 
 
 @dataclass(frozen=True)

@@ -3,7 +3,8 @@
 A reader of tables takes the path and how texts are read. It returns a
 :class:`~pyro_vae.data.frames.Table`, whose columns :func:`~pyro_vae.data.frames.from_frame` makes
 numbers of. One of arrays takes the path and what is asked of it, and returns the
-:class:`~pyro_vae.data.raw.Raw` arrays, split where the file brings splits of its own.
+:class:`~pyro_vae.data.raw.Raw` arrays, split where the file brings splits of its own; one of lines
+of text takes the path, how texts are read and how lines become rows.
 """
 
 from __future__ import annotations
@@ -21,9 +22,11 @@ from pyro_vae.data.readers.hdf5_files import read_h5ad, read_hdf5
 from pyro_vae.data.readers.images import read_images
 from pyro_vae.data.readers.numpy_files import read_npy, read_npz
 from pyro_vae.data.readers.parquet_files import read_parquet
+from pyro_vae.data.readers.text_files import read_text
 from pyro_vae.data.readers.zarr_folders import read_zarr
+from pyro_vae.data.text import Text
 
-__all__ = ["ARRAYS", "READERS", "SUFFIXES", "Reading", "read_file"]
+__all__ = ["ARRAYS", "READERS", "SUFFIXES", "TEXTS", "Reading", "read_file", "refuse_text"]
 
 READERS: Mapping[str, Callable[[Path, Reading], Table]] = {
     ".csv": read_csv,
@@ -42,7 +45,8 @@ ARRAYS: Mapping[str, Callable[[Path, Asked], Raw]] = {
     ".h5ad": read_h5ad,
     ".zarr": read_zarr,
 }
-SUFFIXES = (*ARRAYS, *READERS)
+TEXTS: Mapping[str, Callable[[Path, Reading, Text], Raw]] = {".txt": read_text}
+SUFFIXES = (*ARRAYS, *READERS, *TEXTS)
 
 
 def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None) -> Table | Raw:
@@ -57,6 +61,8 @@ def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None
         ValueError: If there is no such file, or it is damaged.
     """
     asked = asked or Asked()
+    if path.suffix not in TEXTS:
+        refuse_text(asked)
     if path.is_dir() and path.suffix != ".zarr":
         return read_images(path, asked)
     if path.suffix not in SUFFIXES:
@@ -72,4 +78,16 @@ def read_file(path: Path, how: Reading | None = None, asked: Asked | None = None
     for name in ("key", "resize"):
         if getattr(asked, name) is not None:
             raise expected(name, f"None with a {path.suffix} file", getattr(asked, name))
+    if path.suffix in TEXTS:
+        return TEXTS[path.suffix](path, how or Reading(), asked.text)
     return READERS[path.suffix](path, how or Reading())
+
+
+def refuse_text(asked: Asked) -> None:
+    """Refuses options of lines of text for other data.
+
+    Raises:
+        ValueError: If such an option is given.
+    """
+    for name, value in asked.text.given().items():
+        raise expected(name, "None with data that are no .txt file, of lines of text", value)
