@@ -215,13 +215,13 @@ def by_mixture(x: np.ndarray, components: int, kind: str, ridge: float) -> LogPr
 
 MIXTURES: list[Setting] = [
     {"components": components, "kind": kind, "ridge": ridge}
-    for kind, counts, ridges in (
-        ("full", (1, 2, 3), (1e-2, 1e-1)),
-        ("tied", (2, 4, 8), (1e-2,)),
-        ("diag", (4, 8, 16), (1e-2,)),
+    for kind, counts, ridge in (
+        ("full", (1, 2, 3, 4), 1e-2),
+        ("full", (8,), 1e-1),
+        ("tied", (8, 16), 1e-2),
+        ("diag", (16, 32, 48, 64, 96), 1e-2),
     )
     for components in counts
-    for ridge in ridges
 ]
 
 
