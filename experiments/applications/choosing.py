@@ -53,7 +53,7 @@ Setting = dict[str, Any]
 SPLITS = 3  # of the rows, each of which is the test set once
 FOLDS = 3  # of the other rows
 DRAWS, TEST_DRAWS = 200, 1000  # of z for each row
-REPEATS, FACTORS = 24, 5  # of the planted tables
+REPEATS, FACTORS = 20, 5  # of the planted tables
 PLANTED_ROWS, PLANTED_COLUMNS, PLANTED_SIZES = 300, 20, (3, 4, 5, 6, 7)
 COLOURS = {"linear": "#2a9d4a", "MLP": "#1a5fb4", "MLP, predicted scale": "#c64600"}
 
