@@ -15,8 +15,9 @@ LOGITS = (-500.0, -20.0, -3.0, -0.26, -0.24, -1e-4, 0.0, 0.3, 4.0, 40.0, 300.0)
 
 def _exact(logit: float) -> tuple[scipy.stats.rv_continuous, bool]:
     """An exponential variable cut off at 1, and whether 1 less x is it."""
-    size = max(abs(logit), 1e-8)
-    return scipy.stats.truncexpon(b=size, scale=1 / size), logit > 0
+    if logit == 0:
+        return scipy.stats.uniform(), False
+    return scipy.stats.truncexpon(b=abs(logit), scale=1 / abs(logit)), logit > 0
 
 
 @pytest.mark.parametrize("logit", LOGITS)
