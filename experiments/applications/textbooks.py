@@ -301,12 +301,14 @@ def judged(
     began = time.process_time()
     vae = build(book, model.fitted, train.shape[1:], seed)
     objective = pv.objectives.ELBO(beta=model.beta)
-    options = FIT | {"epochs": epochs, "seed": seed, "progress": False}
-    pv.fit(vae, train, objective=objective, compile=False, **options)
-    if model.scored is not None:  # the very same weights
+    options = FIT | {"epochs": epochs, "seed": seed, "progress": False, "compile": False}
+    pv.fit(vae, train, objective=objective, **options)
+    if model.scored is not None:
+        # The very same decoder; the guide is fitted to what it is as a model, or the estimate of
+        # log p(x) would be of the guide.
         loss, vae = vae, build(book, model.scored, train.shape[1:], seed)
         vae.load_state_dict(loss.state_dict())
-        vae.eval()
+        pv.fit(vae, train, trainable="encoder", **options)
     scores = pv.evaluate(vae, test, num_samples=DRAWS, seed=0)
     found = scores.summary()
     kept = ("log_marginal", "elbo", "reconstruction", "kl", "active_units", "bias")
