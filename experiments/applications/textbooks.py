@@ -44,8 +44,8 @@ import pyro_vae as pv
 from pyro_vae.evaluation.comparison import standard_error
 
 SEEDS = (0, 1, 2)
-ROWS, TEST, DRAWS = 10_000, 500, 200
-FIT: dict[str, Any] = {"epochs": 10, "batch_size": 128, "lr": 1e-3, "device": "cpu"}
+ROWS, TEST, DRAWS = 10_000, 300, 200
+FIT: dict[str, Any] = {"epochs": 8, "batch_size": 128, "lr": 1e-3, "device": "cpu"}
 LEVELS, SHOWN = 256, 8
 HALF = 1 / math.sqrt(2)  # the scale of a summed squared error
 
