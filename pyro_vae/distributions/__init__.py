@@ -45,6 +45,7 @@ from pyro_vae.distributions.positive_parameters import SCALE_FLOOR, inverse_posi
 from pyro_vae.distributions.power_spherical import PowerSpherical
 from pyro_vae.distributions.space import Relaxation, Site, Space, same_support, site_names
 from pyro_vae.distributions.spherical_uniform import SphericalUniform
+from pyro_vae.distributions.steep_continuous_bernoulli import SteepContinuousBernoulli
 from pyro_vae.distributions.total_multinomial import TotalMultinomial, TotalSupport
 from pyro_vae.distributions.zero_inflated import ZeroInflated
 
@@ -76,6 +77,7 @@ __all__ = [
     "Site",
     "Space",
     "SphericalUniform",
+    "SteepContinuousBernoulli",
     "TotalMultinomial",
     "TotalSupport",
     "ZeroInflated",

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Literal
 
-import pyro.distributions as dist
 import torch
 from torch import Tensor
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.distributions import SteepContinuousBernoulli
 from pyro_vae.likelihoods.likelihood import Likelihood
 
 __all__ = ["ContinuousBernoulli"]
@@ -25,7 +25,8 @@ class ContinuousBernoulli(Likelihood):
         \quad \pi = \mathrm{sigmoid}(\mathrm{params}), \quad
         C(\pi) = \frac{2 \tanh^{-1}(1 - 2 \pi)}{1 - 2 \pi}
 
-    The cross-entropy that is often applied to grey values, made a density.
+    The cross-entropy that is often applied to grey values, made a density, whatever the logits; see
+    :class:`pyro_vae.distributions.SteepContinuousBernoulli`.
 
     References:
         The continuous Bernoulli: fixing a pervasive error in variational autoencoders
@@ -52,10 +53,10 @@ class ContinuousBernoulli(Likelihood):
         low, high = torch.full_like(wanted, -_STEEPEST), torch.full_like(wanted, _STEEPEST)
         for _ in range(_HALVINGS):  # the mean rises with the logit
             middle = (low + high) / 2
-            above = dist.ContinuousBernoulli(logits=middle).mean > wanted
+            above = SteepContinuousBernoulli(middle).mean > wanted
             low, high = torch.where(above, low, middle), torch.where(above, middle, high)
         return (low + high) / 2
 
     def forward(self, params: Tensor) -> Distribution:
         """Returns p(x|z) from logits of shape ``(*, B, *event_shape)``."""
-        return dist.ContinuousBernoulli(logits=params).to_event(len(self.event_shape))
+        return SteepContinuousBernoulli(params).to_event(len(self.event_shape))
