@@ -148,9 +148,7 @@ def _models(folder: Path, options: Namespace) -> tuple[Amortized, Amortized | No
         return load_run(folder, options), None
     other = run_folder(options.background)
     vae, background = load_runs([folder, other], options)
-    ours, theirs = (
-        _columns(recorded_like(*each)) for each in ((folder, vae), (other, background))
-    )
+    ours, theirs = (_columns(recorded_like(*each)) for each in ((folder, vae), (other, background)))
     if ours != theirs:
         what = "a run whose data have the same columns, of the same kinds and levels: fit it with "
         what += "--schema FILE, as `pyro-vae inspect DATA --out FILE` writes one of the first data"

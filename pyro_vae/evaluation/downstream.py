@@ -173,7 +173,8 @@ def anomalies(
             progress((i + 1) / len(checked))
     entropy = entropy_of(scored["reference"][0])
     ours, theirs = (
-        outlier_scores(scored[name][0], entropy, scored[name][1]) for name in ("inliers", "outliers")
+        outlier_scores(scored[name][0], entropy, scored[name][1])
+        for name in ("inliers", "outliers")
     )
     found = {name: _auroc(ours[name], theirs[name]) for name in ours}
     return Anomalies(
