@@ -11,7 +11,7 @@ logistic regression then predict these. It is cross-validated: all that is fitte
 is fitted to the other folds. Of three settings of each method the one is taken that predicts best,
 by the mean of both accuracies, a quarter of these other folds, which is held out for that; then it
 is fitted to all of them. Errors are over folds. Seconds are of the processor, of one fit and one
-transformation; results are written set by set.
+transformation; results are written fold by fold, and gone on with.
 """
 
 from __future__ import annotations
@@ -49,7 +49,6 @@ TITLES = {
     "fashion": "Fashion-MNIST, 784 pixels",
 }
 NEIGHBOURS = 10
-SHOWN = 360  # points of the picture
 Settings = dict[str, Any]
 
 
@@ -176,31 +175,45 @@ def tuned(
 
 
 def run(name: str, root: str | None, smoke: bool) -> None:
-    """Judges all methods on one data set, fold by fold."""
+    """Judges all methods on one data set, fold by fold, from where it was stopped."""
     x, y = load(name, root)
+    path = common.RESULTS / f"features-{name}.json"
+    result: dict[str, Any] = {"title": TITLES[name], "rows": list(x.shape), "size": SIZES[name]}
+    result |= {"classes": len(np.unique(y)), "folds": []}
+    result["majority"] = float(np.bincount(y).max() / len(y))
+    if path.exists() and not smoke:
+        (result,) = common.read(path.name)
     folds = StratifiedKFold(FOLDS[name], shuffle=True, random_state=0)
-    methods = {m: [] for m in METHODS if not (smoke and m == "UMAP")}
-    plane: dict[str, Any] = {}
     for fold, (train, test) in enumerate(folds.split(x, y)):
-        for method, lines in methods.items():
+        if fold < len(result["folds"]):
+            continue
+        found = {}
+        for method in METHODS:
+            if smoke and method == "UMAP":  # of a package that nothing else here needs
+                continue
             at, model = tuned(method, name, SIZES[name], x[train], y[train], 1 if smoke else None)
             start = time.process_time()
             z, held_out = model.fit_transform(x[train]), model.transform(x[test])
-            seconds = time.process_time() - start
-            found = accuracies(z, y[train], held_out, y[test])
-            lines.append({"fold": fold, "setting": at, "seconds": seconds} | found)
-            print(name, method, lines[-1], flush=True)
-            if name == "digits" and fold == 0 and method != "data" and not smoke:
-                drawn = METHODS[method][1](name, 2, x[train])[0].fit(x[train]).transform(x[test])
-                plane[method] = np.round(drawn[:SHOWN].astype(np.float64), 3).T.tolist()
-                plane["labels"] = y[test][:SHOWN].tolist()
+            found[method] = {"setting": at, "seconds": time.process_time() - start}
+            found[method] |= accuracies(z, y[train], held_out, y[test])
+            print(name, fold, method, found[method], flush=True)
         if smoke:
             return
-    result: dict[str, Any] = {"title": TITLES[name], "rows": list(x.shape), "size": SIZES[name]}
-    result |= {"classes": len(np.unique(y)), "methods": methods, "plane": plane}
-    result["majority"] = float(np.bincount(y).max() / len(y))
-    result["packages"] = {each: version(each) for each in ("scikit-learn", "umap-learn")}
-    print(common.write(f"features-{name}", result), flush=True)
+        result["folds"].append(found)
+        if name == "digits" and fold == 0:
+            result["plane"] = plane(x[train], x[test]) | {"labels": y[test].tolist()}
+        result["packages"] = {each: version(each) for each in ("scikit-learn", "umap-learn")}
+        print(common.write(path.stem, result), flush=True)
+
+
+def plane(x: np.ndarray, held_out: np.ndarray) -> dict[str, Any]:
+    """Returns two features of digits by the first setting of each method, for the picture."""
+    found = {}
+    for method, (_, pipelines) in METHODS.items():
+        if method != "data":
+            z = pipelines("digits", 2, x)[0].fit(x).transform(held_out)
+            found[method] = np.round(z.astype(np.float64), 3).T.tolist()
+    return found
 
 
 def mean_and_error(values: np.ndarray) -> tuple[float, float]:
@@ -210,16 +223,14 @@ def mean_and_error(values: np.ndarray) -> tuple[float, float]:
 
 def values_of(result: dict[str, Any], method: str, measure: str) -> np.ndarray:
     """Returns a measure of a method, fold by fold."""
-    return np.array([each[measure] for each in result["methods"][method]])
+    return np.array([each[method][measure] for each in result["folds"]])
 
 
 def table(results: list[dict[str, Any]]) -> str:
     """Returns the accuracies of all methods as Markdown, and where the VAE stands."""
     lines = []
     for result in results:
-        head = (
-            f"{result['title']}: {result['size']} features, {len(result['methods']['VAE'])} folds"
-        )
+        head = f"{result['title']}: {result['size']} features, {len(result['folds'])} folds"
         lines += [
             f"| {head} | {' | '.join(PROBES.values())} | seconds of a fit |",
             "|---|---:|---:|---:|",
