@@ -56,6 +56,7 @@ TITLES = {
     "fashion": "MNIST among Fashion-MNIST",
     "mnist": "Fashion-MNIST among MNIST",
 }
+FEWEST = 3  # splits that are done, of what is in the table
 SEEN, TESTED = 1500, 300  # images: of the fit and all choices; of the test, of each kind
 SWAPPED, BACKGROUND = 0.1, 0.2  # shares of entries that are of other rows
 DRAWS = {"digits": 200, "breast_cancer": 1000, "fashion": 25, "mnist": 25}
@@ -394,7 +395,9 @@ def draw(results: dict[str, dict[str, Any]]) -> None:
     panels[0].set_yticks(range(len(METHODS)), list(METHODS.values()))
     panels[0].set_ylim(len(METHODS) - 0.5, -0.5)
     names = {"fashion": ("Fashion-MNIST", "MNIST"), "mnist": ("MNIST", "Fashion-MNIST")}
-    for axes, (name, (own, other)) in zip(below.subplots(1, 2), names.items(), strict=True):
+    names = {name: sets for name, sets in names.items() if name in results}
+    shown = below.subplots(1, len(names), squeeze=False)[0]
+    for axes, (name, (own, other)) in zip(shown, names.items(), strict=True):
         first = results[name]["splits"][0]["VAE"]
         normal, strange = np.array(first["normal_rows"]), np.array(first["strange_rows"])
         edges = np.quantile(np.concatenate([normal, strange]), [0.005, 0.995])
@@ -413,7 +416,8 @@ if __name__ == "__main__":
     parser.add_argument("what", nargs="?", choices=SPLITS)
     args = parser.options()
     if args.table:
-        every = {name: common.read(f"anomalies-{name}.json")[0] for name in SPLITS}
+        read = {name: common.read(f"anomalies-{name}.json") for name in SPLITS}
+        every = {n: r[0] for n, r in read.items() if r and len(r[0]["splits"]) >= FEWEST}
         (common.RESULTS / "anomalies.md").write_text(table(every))
         draw(every)
     elif args.smoke:
