@@ -361,14 +361,20 @@ def verdict(result: dict[str, Any]) -> str:
     best = max(RIVALS, key=lambda kind: values_of(result, kind, "auroc").mean())
     difference = ours - values_of(result, best, "auroc")
     mean, error = mean_and_error(difference)
-    where = "level with" if abs(mean) <= 2 * error else "ahead of" if mean > 0 else "**behind**"
+    where = (
+        "within two errors of"
+        if abs(mean) <= 2 * error
+        else "ahead of"
+        if mean > 0
+        else "**behind**"
+    )
     own = max(SCORES, key=lambda score: values_of(result, score, "auroc").mean())
     less = mean_and_error(values_of(result, own, "auroc") - values_of(result, best, "auroc"))
     also = (
         "" if own == "log_marginal" else f"; its best score, {own}, {less[0]:+.3f} ± {less[1]:.3f}"
     )
     return (
-        f"- {result['title']}: -log p(x) is {where} the best rival, {best}, by {mean:+.3f} ± "
+        f"- {result['title']}: -log p(x) is {where} the best rival, {best}, with {mean:+.3f} ± "
         f"{error:.3f} of AUROC, paired{also}."
     )
 
