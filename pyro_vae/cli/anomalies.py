@@ -1,4 +1,4 @@
-"""``pyro-vae anomalies``: rows by how unlikely they are, among held-out ones."""
+"""``pyro-vae anomalies``: rows by how unlikely they are, or another score, among held-out ones."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
+from jsonargparse import Namespace
 from rich import box
 from rich.table import Table
 
@@ -19,20 +20,24 @@ from pyro_vae.cli.folders import RUN, run_folder
 from pyro_vae.cli.new_data import add_data, data_of, recorded_like, say_copies
 from pyro_vae.cli.options import add_safe
 from pyro_vae.cli.parsing import Parser, default_of, parse
-from pyro_vae.cli.programs import add_program, load_run
+from pyro_vae.cli.programs import add_program, load_run, load_runs
 from pyro_vae.cli.runs import new_path, recorded_data
 from pyro_vae.cli.table_files import TABLES, content_of, names_of_rows
+from pyro_vae.data import Dataset
 from pyro_vae.data.dataset import Split
 from pyro_vae.evaluation import Outliers, outliers
+from pyro_vae.evaluation.outliers import OutlierScore
+from pyro_vae.programs import Amortized
 
 __all__ = ["run"]
 
 _TOP = 10  # rows that are shown
 _NAMES = 3  # columns that name a row
+_WRITTEN = {"log_marginal": "surprise"}  # what columns are called that have another sign or name
 
 
 def run(argv: list[str]) -> None:
-    """Ranks rows by -log p(x).
+    """Ranks rows by -log p(x), or another score.
 
     Raises:
         ValueError: If an option, the run, the data or the file are not what they should be.
@@ -40,8 +45,8 @@ def run(argv: list[str]) -> None:
     parser = Parser(
         "anomalies",
         "RUN",
-        "Ranks rows by -log p(x), with its error and a p-value of each among the held-out data of "
-        "the run: those of --data, or these themselves.",
+        "Ranks rows by -log p(x), or another score, with a p-value of each among the held-out data "
+        "of the run: those of --data, or these themselves.",
     )
     parser.add_argument("run", type=str, help=RUN)
     parser.add_argument(
@@ -51,6 +56,18 @@ def run(argv: list[str]) -> None:
         "--out",
         type=str | None,
         help="A .csv or .parquet file to write all rows to, the most unlikely first.",
+    )
+    parser.add_argument(
+        "--score",
+        type=OutlierScore,
+        default=default_of(outliers, "score"),
+        help="What ranks: -log p(x); typicality, how far log p(x) is from its mean; distortion and "
+        "rate, the parts of the ELBO; ratio, to --background. All are in the file of --out.",
+    )
+    parser.add_argument(
+        "--background",
+        type=str | None,
+        help="A run of the same columns, such as one of mixed-up rows, for the ratio.",
     )
     parser.add_argument("--top", type=int, default=_TOP, help="How many rows to show.")
     parser.add_argument(
@@ -73,7 +90,7 @@ def run(argv: list[str]) -> None:
         raise expected("--out", f"a file that ends in {' or '.join(TABLES)}", options.out)
     out = None if options.out is None else new_path(options.out, Path())
     folder = run_folder(options.run)
-    vae = load_run(folder, options)
+    vae, background = _models(folder, options)
     like = recorded_like(folder, vae)
     data, own = data_of(folder, vae, options.split, options)
     split: Split = options.split if own else "test"
@@ -97,6 +114,8 @@ def run(argv: list[str]) -> None:
             vae,
             rows,
             reference=held_out,
+            score=options.score,
+            background=background,
             num_samples=options.num_samples,
             seed=options.seed,
             progress=monitor.evaluating("anomalies"),
@@ -117,36 +136,64 @@ def run(argv: list[str]) -> None:
         say(f"Wrote {out}")
 
 
+def _models(folder: Path, options: Namespace) -> tuple[Amortized, Amortized | None]:
+    """Loads the model, and that of the background if there is to be one.
+
+    Raises:
+        ValueError: If the background is a run of other columns, or is asked for and not there.
+    """
+    if options.background is None:
+        if options.score == "ratio":
+            raise expected("--background", "a run, which the ratio is to", None)
+        return load_run(folder, options), None
+    other = run_folder(options.background)
+    vae, background = load_runs([folder, other], options)
+    ours, theirs = (_columns(recorded_like(*each)) for each in ((folder, vae), (other, background)))
+    if ours != theirs:
+        what = "a run whose data have the same columns, of the same kinds and levels: fit it with "
+        what += "--schema FILE, as `pyro-vae inspect DATA --out FILE` writes one of the first data"
+        raise expected("--background", what, options.background)
+    return vae, background
+
+
+def _columns(data: Dataset) -> list[Any]:
+    """What the numbers of an observation mean; two that differ are not to be read as one."""
+    schema = data.schema
+    fields = [] if schema is None else [(f.name, f.kind, f.levels, f.offset) for f in schema.x]
+    return [data.event_shape, data.names, data.columns, data.binarize, data.size_unit, *fields]
+
+
 def _ranked(found: Outliers, named: dict[str, Any]) -> Any:
-    """All rows, the most unlikely first."""
+    """All rows, the greatest outlier first."""
     import pandas as pd
 
-    columns = named | {
-        "surprise": -found.log_marginal,
-        "mcse": found.mcse,
-        "p_value": found.p_value,
-    }
+    scores = {_WRITTEN.get(name, name): values for name, values in found.scores.items()}
+    columns = named | {"surprise": -found.log_marginal, "mcse": found.mcse}
+    columns |= scores | {"p_value": found.p_value}
     return pd.DataFrame(columns).iloc[found.order].reset_index(drop=True)
 
 
 def _table(found: Outliers, top: Any, name: str) -> Table:
-    """The most unlikely rows, as a person sees them."""
+    """The greatest outliers, as a person sees them."""
     size, reference = len(found.log_marginal), len(found.reference)
+    by = "-log p(x)" if found.score == "log_marginal" else found.score
     table = Table(
-        title=f"{plural(size, 'row')} of {name}, by -log p(x)",
+        title=f"{plural(size, 'row')} of {name}, by {by}",
         caption=f"p among {plural(reference, 'held-out observation')}; outliers at a false "
         f"discovery rate of 5%: {plural(found.discoveries(), 'row')}",
         box=box.SIMPLE_HEAD,
     )
-    names = [each for each in top.columns if each not in ("surprise", "mcse", "p_value")][:_NAMES]
+    scores = {_WRITTEN.get(each, each) for each in found.scores}
+    names = [each for each in top.columns if each not in {*scores, "mcse", "p_value"}][:_NAMES]
+    shown = () if found.score == "log_marginal" else (found.score,)
     for each in names:
         table.add_column(str(each))
-    for each in ("-log p(x), nats", "± Monte Carlo", "p"):
+    for each in ("-log p(x), nats", "± Monte Carlo", *shown, "p"):
         table.add_column(each, justify="right")
     # By columns: a row of several kinds would have its whole numbers as fractions.
     for row in zip(*(top[each] for each in top.columns), strict=True):
         cells = dict(zip(top.columns, row, strict=True))
         error = "-" if np.isnan(cells["mcse"]) else f"{cells['mcse']:.2g}"
-        figures = (f"{cells['surprise']:.2f}", error, f"{cells['p_value']:.2g}")
-        table.add_row(*(str(cells[each]) for each in names), *figures)
+        figures = [f"{cells['surprise']:.2f}", error, *(f"{cells[each]:.2f}" for each in shown)]
+        table.add_row(*(str(cells[each]) for each in names), *figures, f"{cells['p_value']:.2g}")
     return table

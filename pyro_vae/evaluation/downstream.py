@@ -16,7 +16,7 @@ from pyro_vae._errors import check_seed, expected, plural, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Numbers, RowsLike
 from pyro_vae.evaluation._common import check_arguments
-from pyro_vae.evaluation.importance import evaluate
+from pyro_vae.evaluation.outliers import entropy_of, evaluate_both, outlier_scores
 from pyro_vae.programs import VAE, Amortized
 from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
@@ -26,15 +26,17 @@ __all__ = ["Anomalies", "Probes", "accuracy", "anomalies", "probe", "probe_featu
 
 @dataclass(frozen=True, eq=False, repr=False)
 class Anomalies:
-    """How well two scores separate outliers from inliers.
+    """How well scores separate outliers from inliers.
 
     Attributes:
         inliers: log p(x) of the data that belong, shape ``(N,)``, in nats.
         outliers: log p(x) of the others, shape ``(M,)``.
         entropy: The mean of -log p(x) over the reference data.
-        auroc: The probability that an outlier scores above an inlier, by ``log_marginal`` (less
-            dense is more anomalous) and by ``typicality`` (further from the entropy is).
+        auroc: The probability that an outlier scores above an inlier, by each of the scores of
+            :func:`pyro_vae.evaluation.outliers`; ``ratio`` is there with a background.
         standard_error: Of each AUROC, for new inliers and outliers.
+        average_precision: The area under precision by recall, AUPR, by each score: at random it is
+            the share of outliers.
         num_samples: Draws of z for each log p(x).
     """
 
@@ -43,13 +45,15 @@ class Anomalies:
     entropy: float
     auroc: dict[str, float]
     standard_error: dict[str, float]
+    average_precision: dict[str, float]
     num_samples: int
 
     def summary(self) -> dict[str, Any]:
-        """Returns the AUROCs, their errors and what they are of, ready for JSON."""
+        """Returns the areas, their errors and what they are of, ready for JSON."""
         return {
             "auroc": dict(self.auroc),
             "auroc_standard_error": dict(self.standard_error),
+            "average_precision": dict(self.average_precision),
             "log_marginal_inliers": float(self.inliers.mean()),
             "log_marginal_outliers": float(self.outliers.mean()),
             "entropy": self.entropy,
@@ -58,7 +62,8 @@ class Anomalies:
 
     def __repr__(self) -> str:
         lines = [
-            f"  AUROC by {name:13} {self.auroc[name]:.3f} ± {self.standard_error[name]:.3f}"
+            f"  AUROC by {name:13} {self.auroc[name]:.3f} ± {self.standard_error[name]:.3f}, "
+            f"AUPR {self.average_precision[name]:.3f}"
             for name in self.auroc
         ]
         sizes = f"{len(self.inliers)} inliers, {len(self.outliers)} outliers"
@@ -105,18 +110,20 @@ def anomalies(
     outliers: RowsLike,
     *,
     reference: RowsLike,
+    background: Amortized | None = None,
     num_samples: int = 1000,
     seed: int = 0,
     progress: Callable[[float], None] | None = None,
 ) -> Anomalies:
-    r"""Separates outliers from inliers by their density, and by how typical it is.
+    r"""Separates outliers from inliers by their density, and by other scores of a model.
 
-    .. math:: s_\text{density}(x) = -\log p(x), \quad
+    .. math:: s_\text{log marginal}(x) = -\log p(x), \quad
         s_\text{typicality}(x) = |-\log p(x) - \hat H|, \quad
         \hat H = -\frac1N \sum_{n \in \text{reference}} \log p(x_n)
 
     Smoother data than those of the model often have a higher density than its own: they lie near
-    the mode, where hardly any of its mass is. Typicality is made for them.
+    the mode, where hardly any of its mass is. Typicality is made for them, and so is the ratio to
+    a background; :func:`pyro_vae.evaluation.outliers` has all scores.
 
     References:
         Detecting Out-of-Distribution Inputs to Deep Generative Models Using Typicality
@@ -132,23 +139,24 @@ def anomalies(
         reference: Data like the inliers and none of them, shape ``(K, *event_shape)``, whose mean
             log p(x) is the typical one; for example validation data. Training data are denser than
             held-out ones.
+        background: A model of the same data whose log p(x) is the background's.
         num_samples: Draws of z for each log p(x).
         seed: Of the draws: the same seed gives the same scores.
         progress: Called now and then with the fraction that is done.
 
     Returns:
-        The AUROC of both scores, with standard errors by DeLong's method.
+        AUROC and AUPR of each score, the former with standard errors by DeLong's method.
 
     Raises:
-        ValueError: If data do not suit the model, there are fewer than two inliers or outliers,
-            or an option is not what it should be.
+        ValueError: If data do not suit a model, there are fewer than two inliers or outliers, the
+            background has another base measure, or an option is not what it should be.
 
     Example:
         >>> import pyro_vae as pv
         >>> vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((4,)))
         >>> found = anomalies(vae, vae.sample(9), torch.ones(5, 4), reference=vae.sample(9))
         >>> sorted(found.auroc)
-        ['log_marginal', 'typicality']
+        ['distortion', 'log_marginal', 'rate', 'typicality']
     """
     seed = check_arguments(vae, seed)
     num_samples = positive_integer("num_samples", num_samples)
@@ -157,26 +165,25 @@ def anomalies(
     for name in ("inliers", "outliers"):
         if len(checked[name]) < 2:
             raise expected(name, "at least two data", data[name])
-    log_probs = {}
+    scored = {}
     for i, (name, x) in enumerate(checked.items()):
-        log_probs[name] = evaluate(vae, x, num_samples=num_samples, seed=seed).log_marginal
+        beside = None if name == "reference" else background
+        scored[name] = evaluate_both(vae, beside, x, num_samples=num_samples, seed=seed)
         if progress is not None:
             progress((i + 1) / len(checked))
-    entropy = -float(log_probs["reference"].mean())
-    scores = {
-        "log_marginal": lambda log_prob: -log_prob,
-        "typicality": lambda log_prob: np.abs(-log_prob - entropy),
-    }
-    found = {
-        name: _auroc(score(log_probs["inliers"]), score(log_probs["outliers"]))
-        for name, score in scores.items()
-    }
+    entropy = entropy_of(scored["reference"][0])
+    ours, theirs = (
+        outlier_scores(scored[name][0], entropy, scored[name][1])
+        for name in ("inliers", "outliers")
+    )
+    found = {name: _auroc(ours[name], theirs[name]) for name in ours}
     return Anomalies(
-        inliers=log_probs["inliers"],
-        outliers=log_probs["outliers"],
+        inliers=scored["inliers"][0].log_marginal,
+        outliers=scored["outliers"][0].log_marginal,
         entropy=entropy,
         auroc={name: area for name, (area, _) in found.items()},
         standard_error={name: error for name, (_, error) in found.items()},
+        average_precision={name: _average_precision(ours[name], theirs[name]) for name in ours},
         num_samples=num_samples,
     )
 
@@ -191,6 +198,14 @@ def _auroc(inliers: np.ndarray, outliers: np.ndarray) -> tuple[float, float]:
     above = _share_below(np.sort(outliers), inliers)
     variance = below.var(ddof=1) / len(below) + above.var(ddof=1) / len(above)
     return area, math.sqrt(variance)
+
+
+def _average_precision(inliers: np.ndarray, outliers: np.ndarray) -> float:
+    """The area under precision by recall; what ties is found together."""
+    from sklearn.metrics import average_precision_score
+
+    labels = np.repeat([0, 1], [len(inliers), len(outliers)])
+    return float(average_precision_score(labels, np.concatenate([inliers, outliers])))
 
 
 def _share_below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:
