@@ -4,6 +4,16 @@ from pyro_vae.networks.bayesian import Bayesian
 from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLP
 from pyro_vae.networks.network import Network
+from pyro_vae.networks.temporal_conv import TemporalConvDecoder, TemporalConvEncoder
 from pyro_vae.networks.topic_decoder import TopicDecoder
 
-__all__ = ["MLP", "Bayesian", "ConvDecoder", "ConvEncoder", "Network", "TopicDecoder"]
+__all__ = [
+    "MLP",
+    "Bayesian",
+    "ConvDecoder",
+    "ConvEncoder",
+    "Network",
+    "TemporalConvDecoder",
+    "TemporalConvEncoder",
+    "TopicDecoder",
+]
