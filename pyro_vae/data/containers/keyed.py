@@ -12,7 +12,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.budget import check_fits
 from pyro_vae.data.containers.contents import Asked, Contents
 from pyro_vae.data.dataset import SPLITS, Split
-from pyro_vae.data.raw import MISSING
+from pyro_vae.data.raw import MISSING, as_values
 
 __all__ = ["parts_of"]
 
@@ -103,19 +103,21 @@ def _padded(values: Any, lengths: Any, asked: Asked) -> np.ndarray:
     if not whole or lengths.min() < 1:
         raise expected(asked.argument, "positive whole numbers under the key lengths", lengths)
     counts = lengths.tolist()
-    if values.ndim == 0 or values.dtype.kind not in "iuf" or sum(counts) != len(values):
-        what = f"numbers under the key values, {sum(counts)} rows as lengths add up to"
+    if values.ndim == 0 or sum(counts) != len(values):
+        what = f"{sum(counts)} rows under the key values, as lengths add up to"
         raise expected(asked.argument, what, values)
     longest = max(counts)
     if min(counts) < longest and not asked.missing:
         error = expected(asked.argument, "series of one length", f"{min(counts)} to {longest}")
         raise ValueError(f"{error}{MISSING}")
     check_fits((len(counts), longest, *values.shape[1:]), values.itemsize)
-    kind = np.result_type(values.dtype, np.float32)
-    padded = np.full((len(counts), longest, *values.shape[1:]), np.nan, kind)
+    # What float32 holds of a channel is a question of all its steps: of late ones there are few.
+    rows = as_values(values.reshape(len(values), -1), "values", missing=asked.missing).numpy()
+    rows = rows.reshape(values.shape)
+    padded = np.full((len(counts), longest, *values.shape[1:]), np.nan, np.float32)
     ends = np.cumsum(counts)
-    for row, count, end in zip(padded, counts, ends, strict=True):
-        row[:count] = values[end - count : end]
+    for series, count, end in zip(padded, counts, ends, strict=True):
+        series[:count] = rows[end - count : end]
     return padded
 
 
