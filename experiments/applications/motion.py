@@ -1,6 +1,7 @@
 """Motions of a robot by VAEs over trajectories, beside probabilistic movement primitives (ProMP).
 
-    python experiments/applications/motion.py --data-root DATA    # 6 minutes of one core
+    python experiments/applications/motion.py --data-root DATA    # 5 minutes of one core
+    python experiments/applications/motion.py 0 --data-root DATA  # one split alone
     python experiments/applications/motion.py --table             # results/motion.md, .png
     python experiments/applications/motion.py --smoke             # under a minute, no figure
 
@@ -201,43 +202,41 @@ def by_nuts(plans: Plans, x: np.ndarray, unit: np.ndarray) -> dict[str, float]:
     return {"difference": float(np.sqrt((difference**2).mean())), "r_hat": r_hat}
 
 
-def run(x: np.ndarray, smoke: bool) -> dict[str, Any]:
-    """Fits and judges all methods in all splits."""
+def run(x: np.ndarray, split: int, smoke: bool) -> None:
+    """Fits and judges all methods in a split."""
     order = np.random.default_rng(0).permutation(len(x))
     tests = np.array_split(order, SPLITS)
-    result: dict[str, Any] = {"methods": {name: [] for name in METHODS}, "seed": 0}
+    result: dict[str, Any] = {"split": split, "methods": {}, "seed": 0}
     result |= {"demonstrations": len(x), "shape": list(x.shape[1:])}
-    for split in range(1 if smoke else SPLITS):
-        train = np.concatenate([each for i, each in enumerate(tests) if i != split])
-        apart = len(train) // 4
-        known, checked, new = x[train[apart:]], x[train[:apart]], x[tests[split]]
-        unit = x[train].std((0, 2))
-        shown: dict[str, Any] = {"demonstration": new[0]}
-        for name, (_, fit, trials) in METHODS.items():
-            start, tried = time.process_time(), []
-            for options in trials[-2:] if smoke else trials:
-                judge = fit(known, checked, **options)
-                score = float(judge(checked, via(checked)).log_p.mean())
-                tried.append((score, options, judge))
-                print(f"split {split}, {name}, {options}: {score:.1f}", flush=True)
-            _, best, judge = max(tried, key=lambda each: each[0])
-            judge = fit(x[train], checked, **best) if fit is promp else judge
-            plans = judge(new, via(new))
-            found = measures(new, plans, unit) | {"split": split, "chosen": best}
-            found["trials"] = [{"validation_log_p": s, **o} for s, o, _ in tried]
-            found["seconds"] = time.process_time() - start
-            if fit is vae and split == 0:
-                result["nuts"] = by_nuts(plans, new, unit)
-            mean = np.broadcast_to(x[train].mean(0), new.shape)
-            found["error_of_mean"] = measures(new, Plans(plans.log_p, mean, None), unit)["error"]
-            result["methods"][name].append(found)
-            shown[name] = plans.motion[0]
-            print(f"split {split}, {name}: {found}", flush=True)
-        if split == 0:
-            result["shown"] = {k: np.asarray(v).round(5).tolist() for k, v in shown.items()}
-        if not smoke:
-            common.write("motion", result)
-    return result
+    train = np.concatenate([each for i, each in enumerate(tests) if i != split])
+    apart = len(train) // 4
+    known, checked, new = x[train[apart:]], x[train[:apart]], x[tests[split]]
+    unit = x[train].std((0, 2))
+    shown: dict[str, Any] = {"demonstration": new[0]}
+    for name, (_, fit, trials) in METHODS.items():
+        start, tried = time.process_time(), []
+        for options in trials[-2:] if smoke else trials:
+            judge = fit(known, checked, **options)
+            score = float(judge(checked, via(checked)).log_p.mean())
+            tried.append((score, options, judge))
+            print(f"split {split}, {name}, {options}: {score:.1f}", flush=True)
+        _, best, judge = max(tried, key=lambda each: each[0])
+        judge = fit(x[train], checked, **best) if fit is promp else judge
+        plans = judge(new, via(new))
+        found: dict[str, Any] = measures(new, plans, unit) | {"chosen": best}
+        found["trials"] = [{"validation_log_p": s, **o} for s, o, _ in tried]
+        found["seconds"] = time.process_time() - start
+        if fit is vae and split == 0:
+            result["nuts"] = by_nuts(plans, new, unit)
+        mean = np.broadcast_to(x[train].mean(0), new.shape)
+        found["error_of_mean"] = measures(new, Plans(plans.log_p, mean, None), unit)["error"]
+        result["methods"][name] = found
+        shown[name] = plans.motion[0]
+        print(f"split {split}, {name}: {found}", flush=True)
+    if split == 0:
+        result["shown"] = {k: np.asarray(v).round(5).tolist() for k, v in shown.items()}
+    if not smoke:
+        print(common.write(f"motion-{split}", result))
 
 
 MEASURES = (("log_p", ".0f"), ("error", ".3f"), ("via", ".4f"), ("roughness", ".2f"))
@@ -248,13 +247,13 @@ def mean_of(values: list[float]) -> tuple[float, float]:
     return statistics.mean(values), statistics.stdev(values) / math.sqrt(len(values))
 
 
-def table(result: dict[str, Any]) -> str:
+def table(results: list[dict[str, Any]]) -> str:
     """Returns the table of all methods as Markdown."""
     lines = [
         "| held-out pouring, 3 splits | log p, nats | error between | at via-points | roughness |",
         "|---|---:|---:|---:|---:|",
     ]
-    runs = result["methods"]
+    runs = {name: [each["methods"][name] for each in results] for name in METHODS}
     for name, (title, _, _) in METHODS.items():
         cells = []
         for key, form in MEASURES:
@@ -278,9 +277,12 @@ def table(result: dict[str, Any]) -> str:
     for name, (title, _, _) in METHODS.items():
         chosen = "; ".join(words(each["chosen"]) for each in runs[name])
         lines += ["", f"Chosen by validation in the splits, {title}: {chosen}."]
-    nuts = result["nuts"]
-    lines += ["", f"A plan by HMC differs from that by importance sampling by {nuts['difference']:.3f} "
-              f"(R-hat {nuts['r_hat']:.3f})."]  # fmt: skip
+    nuts = results[0]["nuts"]
+    lines += [
+        "",
+        f"A plan by HMC (NUTS, R-hat {nuts['r_hat']:.3f}) differs from the same by importance "
+        f"sampling by {nuts['difference']:.3f}.",
+    ]
     return "\n".join(lines) + "\n"
 
 
@@ -307,14 +309,17 @@ def draw(result: dict[str, Any]) -> None:
 
 if __name__ == "__main__":
     parser = common.Parser(__doc__, table="results/motion.md", data_root="robot")
+    parser.add_argument("split", nargs="?", type=int, choices=range(SPLITS))
     args = parser.options()
     if args.table:
-        (known,) = common.read("motion.json")
+        known = common.read("motion-*.json")
         (common.RESULTS / "motion.md").write_text(table(known))
-        draw(known)
+        draw(known[0])
     elif args.smoke:
-        run(planted(), smoke=True)
+        run(planted(), 0, smoke=True)
     else:
         if args.data_root is None:
             parser.error("--data-root: expected the folder that holds robot")
-        run(demonstrations(Path(args.data_root) / "robot" / "Pouring.npz"), smoke=False)
+        every = demonstrations(Path(args.data_root) / "robot" / "Pouring.npz")
+        for split in range(SPLITS) if args.split is None else [args.split]:
+            run(every, split, smoke=False)

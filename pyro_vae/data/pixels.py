@@ -16,6 +16,7 @@ from pyro_vae.data.raw import Raw
 
 __all__ = [
     "Layout",
+    "as_in_file",
     "as_pixels",
     "in_layout",
     "looks_channels_last",
@@ -157,6 +158,24 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
     dims = (raw.dims[-1], *raw.dims[:-1]) if raw.dims else ()
     splits = {split: x.movedim(-1, 1).contiguous() for split, x in raw.splits.items()}
     return replace(raw, splits=splits, dims=dims)
+
+
+def as_in_file(x: Tensor, shape: Sequence[int], layout: str | None) -> Tensor:
+    """Returns values as :func:`in_layout` served them with their dimensions as they came.
+
+    Args:
+        x: What was served, or of the same shape, ``(*, *event_shape)``.
+        shape: That of one observation as it came.
+        layout: The layout that was asked for.
+
+    Example:
+        >>> as_in_file(torch.zeros(5, 6, 100), (100, 6), "channels-last").shape
+        torch.Size([5, 100, 6])
+    """
+    if layout == "no-channels":
+        return x.squeeze(-3)
+    last = layout == "channels-last" or (layout is None and looks_channels_last(shape))
+    return x.movedim(-len(shape), -1) if last else x
 
 
 def top_of(raw: Raw) -> int:
