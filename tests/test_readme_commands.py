@@ -104,6 +104,11 @@ OTHERS = {
     "TopicDecoder --latent-dim 50": "run by tests/test_cli_topics.py",
     "topics RUN": "run by tests/test_cli_topics.py",
     "topics RUN --summarise letter.txt": "run by tests/test_cli_topics.py",
+    "fit Drums.npy --layout channels-last --latent-dim 4 --likelihood Normal --likelihood.scale "
+    "per-channel --encoder TemporalConvEncoder --decoder TemporalConvDecoder": (
+        "run by tests/test_series.py"
+    ),
+    "impute RUN plan.npy --out motion.npy": "run by tests/test_series.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }
 
