@@ -129,7 +129,7 @@ def vae(x: np.ndarray, held_out: np.ndarray, dim: int, channels: tuple[int, ...]
         prior=pv.priors.Normal(dim),
         guide=pv.guides.FullNormal(dim),
         likelihood=pv.likelihoods.Normal(x.shape[1:], scale="per-channel"),
-        encoder=MLP((64,)) if channels else MLP(()),
+        encoder=MLP(()),
         decoder=decoder,
         seed=0,
     )
@@ -167,13 +167,13 @@ METHODS: Mapping[str, tuple[str, Callable[..., Judge], list[dict[str, Any]]]] = 
         "VAE",
         vae,
         [
-            {"dim": 12, "channels": ()},
             {"dim": 24, "channels": ()},
-            {"dim": 8, "channels": (32, 32, 32)},
+            {"dim": 48, "channels": ()},
             {"dim": 16, "channels": (32, 32, 32)},
+            {"dim": 32, "channels": (32, 32, 32)},
         ],
     ),
-    "promp": ("ProMP", promp, [{"bases": bases} for bases in (8, 12, 18, 25)]),
+    "promp": ("ProMP", promp, [{"bases": bases} for bases in (12, 18, 25, 30)]),
 }
 
 
