@@ -250,7 +250,8 @@ def mean_of(values: list[float]) -> tuple[float, float]:
 def table(results: list[dict[str, Any]]) -> str:
     """Returns the table of all methods as Markdown."""
     lines = [
-        f"| held-out pouring, {len(results)} splits | log p, nats | error between | at via-points | roughness |",
+        f"| held-out pouring, {len(results)} splits | log p, nats | error between "
+        "| at via-points | roughness |",
         "|---|---:|---:|---:|---:|",
     ]
     runs = {name: [each["methods"][name] for each in results] for name in METHODS}
