@@ -32,6 +32,8 @@ OPTIONS = {
     "objectives.Enumerated": "--prior Categorical --prior.groups 1 --prior.classes 10",
     "networks.SequenceEncoder": f"--encoder.levels 17 --likelihood Categorical {LEVELS}",
     "networks.TopicDecoder": f"--prior LogisticNormal --likelihood Multinomial {WARMUP}",
+    "networks.TemporalConvDecoder": "--likelihood Normal --likelihood.scale per-channel",
+    "networks.TemporalConvEncoder": "--likelihood Normal --likelihood.scale per-channel",
     "likelihoods.Autoregressive": "--likelihood.levels 5",
     "likelihoods.BetaBinomial": LEVELS,
     "likelihoods.Categorical": LEVELS,
@@ -88,6 +90,8 @@ def command(name: str) -> str:
     if package == "likelihoods" and part not in GREY:
         data = f"runs/simulated/{part}.csv"
     role = package.removesuffix("s")
+    if part.startswith("Temporal"):
+        data = "runs/simulated/Series.npy"
     if package == "networks":
         role = "decoder" if "Decoder" in part else "encoder"
     before = ""

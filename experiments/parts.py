@@ -58,6 +58,9 @@ def simulate() -> None:
     mask = torch.rand(x.shape) < torch.sigmoid(-2 * x)
     holes = torch.where(mask, x, torch.nan)
     np.savetxt(DATA / "SelfMasking.csv", holes.numpy(), fmt="%.6g", delimiter=",")
+    rate, size = torch.rand(SIZE, 1, 1), torch.randn(SIZE, FEATURES // 4, 1)
+    waves = size * torch.sin(8 * rate * torch.linspace(0, 1, 40))
+    np.save(DATA / "Series.npy", (waves + 0.1 * torch.randn(waves.shape)).numpy())
 
 
 def run(name: str, smoke: bool) -> dict[str, object]:

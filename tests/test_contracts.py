@@ -85,7 +85,7 @@ def test_closed_options_are_tried_one_by_one() -> None:
         "straight-through",
     }
     scales = [c.arguments["scale"] for c in LIKELIHOODS if c.part is likelihoods.Normal]
-    assert scales == [0.7, "shared", "per-dimension", "predicted"]
+    assert scales == [0.7, "shared", "per-channel", "per-dimension", "predicted"]
 
 
 # Densities by another hand: NumPy and SciPy, from the formulas of the docstrings.
@@ -455,6 +455,7 @@ def test_init_params_is_the_marginal_fit() -> None:
     for scale, wanted in {
         0.7: torch.tensor([0.49, 0.49]).double(),
         "shared": variance.mean().expand(2),
+        "per-channel": variance,  # of vectors each entry is one
         "per-dimension": variance,
         "predicted": variance,
     }.items():

@@ -141,8 +141,9 @@ def test_options_with_other_names_are_options() -> None:
 def test_synonyms_are_of_parts_that_there_are() -> None:
     known = {role: classes(role) for role in ROLES}
     assert set(SYNONYMS) <= {name for names in known.values() for name in names}
-    assert list(known["encoder"]) == ["MLP", "ConvEncoder", "SequenceEncoder"]
-    assert list(known["decoder"]) == ["MLP", "ConvDecoder", "TopicDecoder"]
+    others = ["ConvEncoder", "SequenceEncoder", "TemporalConvEncoder"]
+    assert list(known["encoder"]) == ["MLP", *others]
+    assert list(known["decoder"]) == ["MLP", "ConvDecoder", "TemporalConvDecoder", "TopicDecoder"]
 
 
 def _completed(script: Path, line: str) -> list[str]:

@@ -342,7 +342,7 @@ def test_a_fitted_scale_is_the_likeliest(scale: Any) -> None:
 
 @pytest.mark.parametrize("scale", [0.5, "predicted"])
 def test_a_scale_that_is_not_learned_cannot_be_fitted(scale: Any) -> None:
-    with pytest.raises(ValueError, match="`scale`: expected shared or per-dimension"):
+    with pytest.raises(ValueError, match="`scale`: expected shared, per-channel or per-dimension"):
         Normal((2,), scale=scale).fit_scale(torch.zeros(3, 2), torch.zeros(3, 2))
 
 

@@ -108,6 +108,11 @@ OTHERS = {
     "fit lines.txt --max-length 32": "run by tests/test_text.py",
     'sample RUN --reconstruct "Good night."': "run by tests/test_text.py",
     'sample RUN --between "Good night." "Good morrow."': "run by tests/test_text.py",
+    "fit Drums.npy --layout channels-last --latent-dim 4 --likelihood Normal --likelihood.scale "
+    "per-channel --encoder TemporalConvEncoder --decoder TemporalConvDecoder": (
+        "run by tests/test_series.py"
+    ),
+    "impute RUN plan.npy --out motion.npy": "run by tests/test_series.py",
     "fit pictures --latent-dim 8": "run by tests/test_end_to_end.py",
 }
 

@@ -28,6 +28,7 @@ from pyro_vae.cli.table_files import TABLES, WRITTEN, content_of, named_columns,
 from pyro_vae.data import Dataset, load
 from pyro_vae.data.frames import Table
 from pyro_vae.data.likeness import reading_like
+from pyro_vae.data.pixels import as_in_file
 from pyro_vae.data.readers import Reading
 from pyro_vae.data.rows import Rows
 from pyro_vae.data.schema import Schema
@@ -53,6 +54,7 @@ class _Source:
     path: Path
     table: Table | None
     data: Dataset
+    layout: str | None = None
 
     @property
     def rows(self) -> Rows:
@@ -64,6 +66,13 @@ class _Source:
         names = [] if self.table is None else self.table.names
         found = [names.index(name) for name in self.data.names]
         return found or list(range(self.data.event_shape.numel()))
+
+    def as_written(self, x: Tensor) -> Tensor:
+        """Returns an array with its dimensions as they are in the file."""
+        if self.table is not None:
+            return x
+        shape = np.load(self.path, mmap_mode="r", allow_pickle=False).shape[1:]
+        return as_in_file(x, shape, self.layout).contiguous()
 
     def written(self) -> Tensor:
         """Returns which entries that the model takes for missing are words of others, as x is."""
@@ -285,7 +294,8 @@ def _source(folder: Path, vae: VAE, source: str | None, unseen: Any) -> _Source:
     if table is not None and like.names and not set(like.names) <= set(table.names):
         raise expected("DATA", f"columns {list(like.names)} as the run has them", table.names)
     what: Any = path if table is None else table
-    return _Source(path, table, load(what, like=like, unseen=unseen))
+    layout = like.options.get("layout")
+    return _Source(path, table, load(what, like=like, unseen=unseen), layout)
 
 
 def _outs(path: str | None, suffix: str, count: int | None) -> list[Path]:
@@ -387,7 +397,7 @@ def _write(
     outs[0].parent.mkdir(parents=True, exist_ok=True)
     if outs[0].suffix == ".npz":
         content = io.BytesIO()
-        np.savez(content, x=drawn.numpy())
+        np.savez(content, x=source.as_written(drawn).numpy())
         checkpoint.write_bytes(outs[0], content.getvalue())
         return
     written: list[Path] = []
@@ -412,7 +422,7 @@ def _content(
 ) -> bytes:
     if source.table is None:
         content = io.BytesIO()
-        np.save(content, x.numpy())
+        np.save(content, source.as_written(x).numpy())
         return content.getvalue()
     of = source.path, source.table, source.data
     return filled_table(out.suffix, *of, x, ~mask, source.where, words, safe=safe)

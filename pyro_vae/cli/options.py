@@ -128,7 +128,7 @@ def add_reading(parser: Parser) -> None:
         "--layout",
         type=Layout | None,
         help="Where arrays of images have their channels, which are served first; by default where "
-        "a size is 1, 3 or 4.",
+        "a size is 1, 3 or 4. Of series (N, T, C), channels-last.",
     )
     group.add_argument(
         "--resize",

@@ -35,6 +35,8 @@ SYNONYMS: dict[str, str] = {
     "MLP": "dense linear fc feed-forward fully-connected",
     "ConvEncoder": "cnn conv convolutional conv-decoder",
     "ConvDecoder": "cnn conv convolutional deconv transposed-convolution conv-encoder",
+    "TemporalConvEncoder": "tcn conv1d temporal-conv temporal",
+    "TemporalConvDecoder": "tcn conv1d temporal-conv temporal",
     "ELBO": "trace-elbo vae beta-vae",
     "IWAE": "iwelbo importance-weighted",
     "MMD": "wae info-vae mmd-vae",

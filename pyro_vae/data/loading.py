@@ -189,8 +189,9 @@ def load(
         key: Which of several arrays of a file, a data set or an xarray Dataset is x.
         layers: The layer of an AnnData or an `.h5ad` file that is x, in place of its ``X``.
         layout: Where arrays of images ``(N, ., ., .)`` have their channels, which are served first:
-            ``channels-first`` or ``channels-last``; by default where a size is 1, 3 or 4. With
-            ``no-channels`` arrays ``(N, H, W)`` are served with one.
+            ``channels-first`` or ``channels-last``; by default where a size is 1, 3 or 4. Series
+            ``(N, T, C)`` with ``channels-last`` are served as ``(N, C, T)``. With ``no-channels``
+            arrays ``(N, H, W)`` are served with one.
         resize: Size that images are given by averaging, or their height and width.
         rescale: Whether integer levels 0 to 255 are divided by the top level, to be from 0 to 1.
         text: Whether the ``characters`` or the ``words`` of a `.txt` file, a line a row, are levels

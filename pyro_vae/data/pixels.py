@@ -16,6 +16,7 @@ from pyro_vae.data.raw import Raw
 
 __all__ = [
     "Layout",
+    "as_in_file",
     "as_pixels",
     "in_layout",
     "looks_channels_last",
@@ -118,8 +119,9 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
     Args:
         raw: Values of any shape.
         layout: Which dimension of arrays ``(N, ., ., .)`` are the channels; None tells by their
-            sizes: 1, 3 or 4, where no other dimension is so small. Without channels, arrays
-            ``(N, ., .)`` are given one.
+            sizes: 1, 3 or 4, where no other dimension is so small. Of series ``(N, T, C)`` the last
+            are the channels, if that is asked for. Without channels, arrays ``(N, ., .)`` are given
+            one.
 
     Raises:
         ValueError: If the first and the last could both be, there is no such layout, or arrays have
@@ -132,13 +134,14 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
         raise expected("layout", "None with pictures, whose channels are known", layout)
     if raw.image:
         return raw
-    if layout in ("channels-last", "no-channels") and len(shape) != 2 + (layout != "no-channels"):
-        wanted = "(N, H, W)" if layout == "no-channels" else "(N, H, W, C)"
+    dimensions = {"channels-last": (2, 3), "no-channels": (2,)}
+    if layout in dimensions and len(shape) not in dimensions[layout]:
+        wanted = "(N, H, W)" if layout == "no-channels" else "(N, H, W, C) or (N, T, C)"
         raise expected("layout", f"{layout} with data of shape {wanted}", shape)
     if layout == "no-channels":
         dims = ("channel", *raw.dims) if raw.dims else ()
         return replace(raw, splits={k: x[:, None] for k, x in raw.splits.items()}, dims=dims)
-    if len(shape) != 3 or (layout is None and raw.dims):
+    if layout != "channels-last" and (len(shape) != 3 or (layout is None and raw.dims)):
         return raw
     last = looks_channels_last(shape)
     if layout is None:
@@ -152,9 +155,27 @@ def in_layout(raw: Raw, layout: Layout | None) -> Raw:
                     "first: `layout=\"channels-first\"` (--layout) keeps them", shape)  # fmt: skip
     elif layout == "channels-first":
         return raw
-    dims = (raw.dims[2], *raw.dims[:2]) if raw.dims else ()
+    dims = (raw.dims[-1], *raw.dims[:-1]) if raw.dims else ()
     splits = {split: x.movedim(-1, 1).contiguous() for split, x in raw.splits.items()}
     return replace(raw, splits=splits, dims=dims)
+
+
+def as_in_file(x: Tensor, shape: Sequence[int], layout: str | None) -> Tensor:
+    """Returns values as :func:`in_layout` served them with their dimensions as they came.
+
+    Args:
+        x: What was served, or of the same shape, ``(*, *event_shape)``.
+        shape: That of one observation as it came.
+        layout: The layout that was asked for.
+
+    Example:
+        >>> as_in_file(torch.zeros(5, 6, 100), (100, 6), "channels-last").shape
+        torch.Size([5, 100, 6])
+    """
+    if layout == "no-channels":
+        return x.squeeze(-3)
+    last = layout == "channels-last" or (layout is None and looks_channels_last(shape))
+    return x.movedim(-len(shape), -1) if last else x
 
 
 def top_of(raw: Raw) -> int:

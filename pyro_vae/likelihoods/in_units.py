@@ -49,7 +49,7 @@ class LikelihoodInUnits(Likelihood):
         Args:
             residuals: Shape ``(M, *event_shape)``.
             weights: Not negative, of the same shape; where they add up to 0 anything will do.
-            dims: The first dimension, or all.
+            dims: The first dimension, those of a channel beside it, or all.
 
         Raises:
             ValueError: If there is no closed form, as where a subclass gives none.
@@ -91,7 +91,8 @@ class LikelihoodInUnits(Likelihood):
     ) -> None:
         if self._raw is None:
             name = self.raw_spread_name.removeprefix("raw_")
-            raise expected(name, "shared or per-dimension, to be fitted", getattr(self, name))
+            what = "shared, per-channel or per-dimension, to be fitted"
+            raise expected(name, what, getattr(self, name))
         residuals = self.residuals(x, params)
         each = torch.ones_like(residuals)
         if mask is not None:
@@ -99,10 +100,12 @@ class LikelihoodInUnits(Likelihood):
         if weights is not None:
             each = each * weights.reshape(*weights.shape, *[1] * len(self.event_shape))
         each = each.reshape(-1, *self.event_shape)
-        dims = tuple(range(each.ndim)) if self._raw.ndim == 0 else (0,)
+        shape = self._raw.shape or (1,) * len(self.event_shape)
+        inner = (i for i, size in enumerate(shape, 1) if size == 1)  # one number for all of these
+        dims = (0, *inner)
         spread = self.fit_spread(residuals.reshape(each.shape), each, dims)
-        observed = each.sum(dims) > 0
-        self._raw.copy_(torch.where(observed, inverse_positive(spread), self._raw))
+        spread, total = (value.reshape(self._raw.shape) for value in (spread, each.sum(dims)))
+        self._raw.copy_(torch.where(total > 0, inverse_positive(spread), self._raw))
 
     def keep_units(self, loc: Tensor, scale: Tensor, *, persistent: bool = True) -> None:
         """Sets the units.

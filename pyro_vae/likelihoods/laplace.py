@@ -30,9 +30,10 @@ class Laplace(LocationScale):
     Args:
         event_shape: Shape of one x.
         scale: A fixed number, in the units of the data; ``shared``, one learned number;
-            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
-            decoder beside the median; None is ``per-dimension`` for vectors and ``shared`` for
-            images.
+            ``per-dimension``, one learned number for each entry; ``per-channel``, one for each
+            channel of series ``(C, T)`` or images ``(C, H, W)``, which then has a unit of its own,
+            too; ``predicted``, given by the decoder beside the median; None is
+            ``per-dimension`` for vectors and ``shared`` for images.
 
     Raises:
         ValueError: If ``scale`` is neither a positive number nor one of these words.
@@ -49,7 +50,7 @@ class Laplace(LocationScale):
     @torch.no_grad()
     def take_units(self, x_train: Tensor) -> Tensor:
         # Those of most of the data: outliers are what this likelihood is for.
-        self.keep_units(*robust_units_of(x_train))
+        self.keep_units(*self.by_channels(robust_units_of, x_train))
         return torch.zeros_like(self.unit_loc, dtype=torch.bool)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:

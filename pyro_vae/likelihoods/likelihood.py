@@ -187,7 +187,8 @@ class Likelihood(Part, ABC):
         Raises:
             ValueError: If no scale has a closed form.
         """
-        raise expected("likelihood", "one with a scale that is shared or per-dimension", self)
+        what = "one with a scale that is shared, per-channel or per-dimension"
+        raise expected("likelihood", what, self)
 
     law_of = renamed("law_of", "entry")
     seen = renamed("seen", "encoder_input")

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import abstractmethod
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Literal, get_args
 
 import torch
@@ -19,7 +19,7 @@ from pyro_vae.likelihoods.likelihood import a_shape
 
 __all__ = ["LocationScale", "ScaleMode"]
 
-ScaleMode = Literal["shared", "per-dimension", "predicted"]
+ScaleMode = Literal["shared", "per-channel", "per-dimension", "predicted"]
 
 
 class LocationScale(LikelihoodInUnits):
@@ -31,9 +31,10 @@ class LocationScale(LikelihoodInUnits):
     Args:
         event_shape: Shape of one x.
         scale: A fixed number, in the units of the data; ``shared``, one learned number;
-            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
-            decoder beside the location; None is ``per-dimension`` for vectors and ``shared`` for
-            images.
+            ``per-dimension``, one learned number for each entry; ``per-channel``, one for each
+            channel of series ``(C, T)`` or images ``(C, H, W)``, which then has a unit of its own,
+            too; ``predicted``, given by the decoder beside the location; None is
+            ``per-dimension`` for vectors and ``shared`` for images.
 
     Raises:
         ValueError: If ``scale`` is neither a positive number nor one of these words.
@@ -57,8 +58,9 @@ class LocationScale(LikelihoodInUnits):
         # It is rebuilt as it is, whatever the default will be.
         if "scale" in self._arguments:
             self._arguments = self._arguments | {"scale": scale}
-        if scale in ("shared", "per-dimension"):
-            shape = self.event_shape if scale == "per-dimension" else ()
+        if scale in ("shared", "per-channel", "per-dimension"):
+            each = self.event_shape if scale == "per-dimension" else torch.Size(())
+            shape = self._channels if scale == "per-channel" else each
             self.raw_scale = nn.Parameter(inverse_positive(torch.ones(shape)))
 
     @abstractmethod
@@ -80,11 +82,30 @@ class LocationScale(LikelihoodInUnits):
 
     @torch.no_grad()
     def take_units(self, x_train: Tensor) -> Tensor:
-        self.keep_units(*units_of(x_train))
+        self.keep_units(*self.by_channels(units_of, x_train))
         return torch.ones_like(self.unit_loc, dtype=torch.bool)
 
     def standardized(self, inputs: Tensor) -> Tensor:
         return self.to_units(inputs).to(inputs)
+
+    def by_channels(
+        self, units: Callable[[Tensor], tuple[Tensor, Tensor]], x_train: Tensor
+    ) -> tuple[Tensor, Tensor]:
+        """Returns the units of data, those of each channel by itself if each has a scale.
+
+        Args:
+            units: From data to their units, location and scale.
+            x_train: Data, shape ``(N, *event_shape)``.
+        """
+        if self.scale != "per-channel" or x_train.ndim == 2:  # each entry has its own, or all
+            return units(x_train)
+        found = [units(each) for each in x_train.split(1, 1)]
+        return torch.cat([loc for loc, _ in found]), torch.cat([scale for _, scale in found])
+
+    @property
+    def _channels(self) -> torch.Size:
+        """The shape of one number a channel."""
+        return torch.Size((self.event_shape[0], *[1] * (len(self.event_shape) - 1)))
 
     def residuals(self, x: Tensor, params: Tensor) -> Tensor:
         return self.to_units(x) - params
@@ -107,6 +128,9 @@ class LocationScale(LikelihoodInUnits):
         loc, scale = by_entries(self._marginal, x_train, *units)
         if self.scale == "shared":
             self.raw_scale.copy_(inverse_positive(self.pooled(scale)))
+        elif self.scale == "per-channel":
+            pooled = torch.stack([self.pooled(each) for each in scale])
+            self.raw_scale.copy_(inverse_positive(pooled.reshape(self._channels)))
         elif self.scale == "per-dimension":
             self.raw_scale.copy_(inverse_positive(scale))
         elif self.scale == "predicted":

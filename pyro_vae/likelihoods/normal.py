@@ -32,9 +32,10 @@ class Normal(LocationScale):
     Args:
         event_shape: Shape of one x.
         scale: A fixed number, in the units of the data; ``shared``, one learned number;
-            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
-            decoder beside the mean; None is ``per-dimension`` for vectors and ``shared`` for
-            images.
+            ``per-dimension``, one learned number for each entry; ``per-channel``, one for each
+            channel of series ``(C, T)`` or images ``(C, H, W)``, which then has a unit of its own,
+            too; ``predicted``, given by the decoder beside the mean; None is
+            ``per-dimension`` for vectors and ``shared`` for images.
 
     Raises:
         ValueError: If ``scale`` is neither a positive number nor one of these words.

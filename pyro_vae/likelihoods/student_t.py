@@ -36,13 +36,15 @@ class StudentT(LocationScale):
     Args:
         event_shape: Shape of one x.
         scale: A fixed number, in the units of the data; ``shared``, one learned number;
-            ``per-dimension``, one learned number for each entry; ``predicted``, given by the
-            decoder beside the location; None is ``per-dimension`` for vectors and ``shared`` for
-            images.
+            ``per-dimension``, one learned number for each entry; ``per-channel``, one for each
+            channel of series ``(C, T)`` or images ``(C, H, W)``, which then has a unit of its own,
+            too; ``predicted``, given by the decoder beside the location; None is
+            ``per-dimension`` for vectors and ``shared`` for images.
         df: Degrees of freedom, more than 1; the fewer, the heavier the tails.
 
     Raises:
-        ValueError: If ``scale`` is neither a positive number nor one of these words, or ``df`` is
+        ValueError: If ``scale`` is neither a positive number nor one of these words, or x has no
+            channels, or ``df`` is
             not more than 1, where there is no mean.
 
     Example:
@@ -62,7 +64,7 @@ class StudentT(LocationScale):
     @torch.no_grad()
     def take_units(self, x_train: Tensor) -> Tensor:
         # Those of most of the data: outliers are what this likelihood is for.
-        self.keep_units(*robust_units_of(x_train))
+        self.keep_units(*self.by_channels(robust_units_of, x_train))
         return torch.zeros_like(self.unit_loc, dtype=torch.bool)
 
     def distribution(self, loc: Tensor, scale: Tensor) -> TorchDistributionMixin:

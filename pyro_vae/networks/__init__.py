@@ -5,6 +5,7 @@ from pyro_vae.networks.conv import ConvDecoder, ConvEncoder
 from pyro_vae.networks.mlp import MLP
 from pyro_vae.networks.network import Network
 from pyro_vae.networks.sequence_encoder import SequenceEncoder
+from pyro_vae.networks.temporal_conv import TemporalConvDecoder, TemporalConvEncoder
 from pyro_vae.networks.topic_decoder import TopicDecoder
 
 __all__ = [
@@ -14,5 +15,7 @@ __all__ = [
     "ConvEncoder",
     "Network",
     "SequenceEncoder",
+    "TemporalConvDecoder",
+    "TemporalConvEncoder",
     "TopicDecoder",
 ]

@@ -13,14 +13,15 @@ from pyro_vae._errors import expected
 from pyro_vae.networks.network import Activation, Network, activation_layer
 from pyro_vae.networks.norm import Norm, check_norm, norm_of_channels
 
-__all__ = ["ConvDecoder", "ConvEncoder"]
+__all__ = ["ConvDecoder", "ConvEncoder", "check_channels", "halved"]
 
 log = logging.getLogger("pyro_vae")
 
 _CHANNELS = (1, 3, 4)  # of grey, colour, and colour with transparency
 
 
-def _halved(size: int, times: int) -> int:
+def halved(size: int, times: int) -> int:
+    """Returns a size that is halved so many times, rounded up each time."""
     for _ in range(times):
         size = (size + 1) // 2
     return size
@@ -45,7 +46,12 @@ def _image_shape(argument: str, shape: Sequence[int]) -> tuple[int, int, int]:
     return depth, height, width
 
 
-def _check(channels: Sequence[int], activation: Activation) -> None:
+def check_channels(channels: Sequence[int], activation: Activation) -> None:
+    """Refuses what are no widths of layers, and unknown activations.
+
+    Raises:
+        ValueError: If it is so.
+    """
     if isinstance(channels, int):
         raise expected("channels", f"widths of layers, such as ({channels},)", channels)
     if not channels or any(width < 1 for width in channels):
@@ -88,7 +94,7 @@ class ConvEncoder(Network):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        _check(channels, activation)
+        check_channels(channels, activation)
         self.channels = tuple(channels)
         self.activation = activation
         self.norm = check_norm(norm)
@@ -106,7 +112,7 @@ class ConvEncoder(Network):
             layers += norm_of_channels(self.norm, after)
             layers.append(activation_layer(self.activation))
         times = len(self.channels)
-        pixels = _halved(height, times) * _halved(width, times)
+        pixels = halved(height, times) * halved(width, times)
         head = nn.Linear(self.channels[-1] * pixels, math.prod(out_shape))
         self.layers = nn.Sequential(*layers, nn.Flatten(), head)
         self.out_shape = torch.Size(out_shape)
@@ -166,7 +172,7 @@ class ConvDecoder(Network):
         norm: Norm | None = None,
     ) -> None:
         super().__init__()
-        _check(channels, activation)
+        check_channels(channels, activation)
         self.channels = tuple(channels)
         self.activation = activation
         self.norm = check_norm(norm)
@@ -177,7 +183,7 @@ class ConvDecoder(Network):
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:
         depth, height, width = _image_shape("decoder", out_shape)
         times = len(self.channels)
-        small = (_halved(height, times), _halved(width, times))
+        small = (halved(height, times), halved(width, times))
         first = math.prod(in_shape) + cond_size, self.channels[0] * math.prod(small)
         plain = self.norm != "batch"
         layers: list[nn.Module] = [
@@ -188,8 +194,8 @@ class ConvDecoder(Network):
         for i, before in enumerate(self.channels):
             after = self.channels[i + 1] if i + 1 < times else depth
             # Sizes that are not powers of two grow back to what the encoder halved.
-            size = (_halved(height, times - i - 1), _halved(width, times - i - 1))
-            grown = (_halved(height, times - i), _halved(width, times - i))
+            size = (halved(height, times - i - 1), halved(width, times - i - 1))
+            grown = (halved(height, times - i), halved(width, times - i))
             odd = tuple(2 * g - s for g, s in zip(grown, size, strict=True))
             layers += [
                 *norm_of_channels(self.norm, before),

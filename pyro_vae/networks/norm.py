@@ -32,14 +32,21 @@ def norm_of_features(norm: Norm | None, width: int) -> list[nn.Module]:
     return [_BatchNorm1d(width) if norm == "batch" else nn.LayerNorm(width)]
 
 
-def norm_of_channels(norm: Norm | None, channels: int) -> list[nn.Module]:
+def norm_of_channels(norm: Norm | None, channels: int, dims: int = 2) -> list[nn.Module]:
     """Returns what normalises images ``(B, channels, H, W)``, likewise.
 
     Layer normalisation of an image is over channels and pixels, with a scale a channel.
+
+    Args:
+        norm: The kind of normalisation.
+        channels: How many there are.
+        dims: Of a channel: 2 of images, 1 of series ``(B, channels, T)``.
     """
     if norm is None:
         return []
-    return [_BatchNorm2d(channels) if norm == "batch" else nn.GroupNorm(1, channels)]
+    if norm == "layer":
+        return [nn.GroupNorm(1, channels)]
+    return [_BatchNorm2d(channels) if dims == 2 else _BatchNorm1d(channels)]
 
 
 class _OfOneRow(nn.modules.batchnorm._BatchNorm):
@@ -56,7 +63,7 @@ class _OfOneRow(nn.modules.batchnorm._BatchNorm):
 
 
 class _BatchNorm1d(_OfOneRow, nn.BatchNorm1d):
-    """Of vectors."""
+    """Of vectors, or of series, a channel at a time."""
 
 
 class _BatchNorm2d(_OfOneRow, nn.BatchNorm2d):

@@ -12,6 +12,7 @@ from pyro_vae._errors import expected, unknown_name
 from pyro_vae.data.budget import check_fits
 from pyro_vae.data.containers.contents import Asked, Contents
 from pyro_vae.data.dataset import SPLITS, Split
+from pyro_vae.data.raw import MISSING, as_values
 
 __all__ = ["parts_of"]
 
@@ -23,6 +24,7 @@ _KEYS: Mapping[Split, tuple[str, ...]] = {
 _ONE = ("x", "data")
 _ONE_LABELS = ("y", "labels", "label", "target", "targets")
 _ONE_MASK = ("mask", "x_mask", "data_mask")
+_SERIES = {"values", "lengths"}
 _WEIGHTS = re.compile(r"(^|_)weights?(_|$)")
 
 
@@ -30,7 +32,9 @@ def parts_of(arrays: Mapping[str, Any], asked: Asked) -> dict[Split, Contents]:
     """Returns splits under their names, or one array under ``x``, ``data`` or the only key.
 
     Labels and masks go with the array that they are named after: ``y_train`` or ``train_labels``,
-    and ``mask_train``, ``train_mask`` or ``x_train_mask`` with ``x_train``.
+    and ``mask_train``, ``train_mask`` or ``x_train_mask`` with ``x_train``. ``values`` and
+    ``lengths`` are series of several lengths, one after the other: all are made as long as the
+    longest, NaN after their ends.
 
     Args:
         arrays: What there is, by name; each is read where it is used.
@@ -43,6 +47,8 @@ def parts_of(arrays: Mapping[str, Any], asked: Asked) -> dict[Split, Contents]:
         if asked.key not in arrays:
             raise unknown_name("key", asked.key, sorted(arrays))
         return {"train": _part(arrays, asked.key, (), ())}
+    if set(arrays) == _SERIES:
+        return {"train": Contents(_padded(arrays["values"], arrays["lengths"], asked))}
     parts: dict[Split, Contents] = {}
     used: set[str] = set()
     for split in SPLITS:
@@ -84,6 +90,35 @@ def _part(
         check_fits(x.shape, np.dtype(x.dtype).itemsize)
     of_x = [None if name is None else np.asarray(arrays[name]) for name in found]
     return Contents(x, labels=of_x[0], mask=of_x[1])
+
+
+def _padded(values: Any, lengths: Any, asked: Asked) -> np.ndarray:
+    """Returns series that lie one after the other as one array ``(N, T, ...)``, NaN at the ends.
+
+    Raises:
+        ValueError: If the lengths are not those of the values, or nothing may be missing.
+    """
+    values, lengths = np.asarray(values), np.asarray(lengths)
+    whole = lengths.ndim == 1 and lengths.dtype.kind in "iu" and len(lengths) > 0
+    if not whole or lengths.min() < 1:
+        raise expected(asked.argument, "positive whole numbers under the key lengths", lengths)
+    counts = lengths.tolist()
+    if values.ndim == 0 or sum(counts) != len(values):
+        what = f"{sum(counts)} rows under the key values, as lengths add up to"
+        raise expected(asked.argument, what, values)
+    longest = max(counts)
+    if min(counts) < longest and not asked.missing:
+        error = expected(asked.argument, "series of one length", f"{min(counts)} to {longest}")
+        raise ValueError(f"{error}{MISSING}")
+    check_fits((len(counts), longest, *values.shape[1:]), values.itemsize)
+    # What float32 holds of a channel is a question of all its steps: of late ones there are few.
+    rows = as_values(values.reshape(len(values), -1), "values", missing=asked.missing).numpy()
+    rows = rows.reshape(values.shape)
+    padded = np.full((len(counts), longest, *values.shape[1:]), np.nan, np.float32)
+    ends = np.cumsum(counts)
+    for series, count, end in zip(padded, counts, ends, strict=True):
+        series[:count] = rows[end - count : end]
+    return padded
 
 
 def _refuse(unused: list[str], asked: Asked) -> None:
