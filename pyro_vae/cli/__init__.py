@@ -141,8 +141,11 @@ def _left_for(error: BaseException | None) -> Interrupted | None:
 def _in_one_line(error: Exception) -> str | None:
     """Returns what is wrong with what was typed, or with code that was named; None for others."""
     programs = sys.modules.get("pyro_vae.cli.programs")  # which imports torch
-    if programs is not None and (line := programs.raised_inside(error)) is not None:
-        return str(line)
+    try:
+        if programs is not None and (line := programs.raised_inside(error)) is not None:
+            return str(line)
+    except MemoryError:  # there is not enough even to look where it was raised
+        return "out of memory"
     if isinstance(error, ValueError | FloatingPointError | OSError | MemoryError):
         return str(error) or "out of memory"
     return f"out of memory: {error}" if out_of_memory(error) else None
