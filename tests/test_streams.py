@@ -18,6 +18,7 @@ import pyro_vae as pv
 from pyro_vae.data import Rows, Stream
 from pyro_vae.data.dataset import fingerprint
 from pyro_vae.data.source import ahead
+from pyro_vae.data.sources import arrays
 from pyro_vae.training import passes
 
 SIZE, DIM = 600, 6
@@ -250,6 +251,33 @@ def test_sources_of_every_kind_have_the_same_rows(kind: str, tmp_path: Path) -> 
     assert rows[::7][3:5].read().x.tolist() == X[::7][3:5].tolist()
     (found,) = rows.digests(lambda block, start: {"x": block.x.float()}).values()
     assert found == fingerprint(torch.from_numpy(X))
+
+
+@pytest.mark.parametrize("wide", [False, True])
+def test_a_chunk_is_unpacked_once_whatever_rows_are_asked_of_it(
+    wide: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when each row by itself unpacks a chunk: 100,000 rows did so as many times.
+
+    A chunk that is too large to be kept is read by runs of rows.
+    """
+    x = np.random.default_rng(0).normal(size=(50, 3)).astype(np.float32)
+    asked: list[slice] = []
+
+    class Chunked:
+        shape, dtype, chunks = x.shape, x.dtype, (8, 3)
+
+        def __getitem__(self, rows: slice) -> np.ndarray:
+            asked.append(rows)
+            return x[rows]
+
+    if wide:
+        monkeypatch.setattr(arrays, "_CHUNK", x[:8].nbytes - 1)
+    source = arrays.ArraySource(Chunked())
+    for rows in np.split(np.array([0, 2, 5, 6, 7, 11, 13, 40, 48, 49, 3, 4]), 3):
+        assert np.array_equal(source.take(rows).x.numpy(), x[rows])
+    firsts = [rows.start for rows in asked]
+    assert firsts == ([0, 2, 5, 7, 11, 13, 40, 48, 3] if wide else [0, 8, 40, 0, 48])
 
 
 def test_rows_of_a_parquet_file_are_fitted_by_row_groups(tmp_path: Path) -> None:

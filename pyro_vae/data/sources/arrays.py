@@ -17,12 +17,14 @@ from pyro_vae.data.rows import Rows
 __all__ = ["ArraySource", "array_of", "opened_array"]
 
 _ALONE = 4  # rows a run, on average: of shorter runs an index is faster than slices
+_CHUNK = 2**26  # bytes of the rows of a chunk, at most, of which all are read at once, and kept
 
 
 class ArraySource:
     """Creates a source of the rows of an array, of which those that are asked for are copied.
 
-    Pages of a file that is mapped are given back once they are copied: what the process then holds
+    A chunk of HDF5 or Zarr is unpacked as a whole, whatever is asked of it, and the last one is kept
+    for what is asked next. Pages of a file that is mapped are given back once they are copied: what the process then holds
     is what it was asked for.
 
     Args:
@@ -47,12 +49,22 @@ class ArraySource:
         self._mapping = _mapping_of(array)
         chunks = getattr(array, "chunks", None)
         self.rows_a_block = int(chunks[0]) if chunks else None
+        of_a_chunk = (self.rows_a_block or 0) * int(np.prod(array.shape[1:])) * self._dtype.itemsize
+        self._in_chunks = 0 < of_a_chunk <= _CHUNK
+        self._last: tuple[int, np.ndarray] = (-1, np.empty(0))
 
     def __len__(self) -> int:
         return int(self._array.shape[0])
 
     def take(self, rows: np.ndarray, /) -> Rows:
         found = np.empty((len(rows), *self._array.shape[1:]), dtype=self._dtype)
+        if self._in_chunks:
+            assert self.rows_a_block is not None
+            numbers = rows // self.rows_a_block
+            for number in np.unique(numbers):
+                here = np.flatnonzero(numbers == number)
+                found[here] = self._chunk(int(number))[rows[here] % self.rows_a_block]
+            return with_missing(torch.from_numpy(found), self._missing)
         starts = np.concatenate([[0], np.flatnonzero(np.diff(rows) != 1) + 1, [len(rows)]])
         is_plain = isinstance(self._array, np.ndarray) and self._array.dtype == self._dtype
         if is_plain and len(rows) < _ALONE * (len(starts) - 1):
@@ -65,6 +77,16 @@ class ArraySource:
         if self._mapping is not None:
             self._mapping.madvise(mmap.MADV_DONTNEED)
         return with_missing(torch.from_numpy(found), self._missing)
+
+    def _chunk(self, number: int) -> np.ndarray:
+        """Returns the rows of a chunk, which a row by itself takes as long to read as all of them."""
+        last, kept = self._last
+        if last != number:
+            assert self.rows_a_block is not None
+            first = number * self.rows_a_block
+            kept = np.asarray(self._array[first : first + self.rows_a_block])
+            self._last = number, kept  # at once, as threads may ask at the same time
+        return kept
 
 
 def _mapping_of(array: Any) -> mmap.mmap | None:
