@@ -61,7 +61,10 @@ def test_round_trip(prior: Case, guide: Case, likelihood: Case, tmp_path: Path) 
 @pytest.mark.parametrize("network", NETWORKS, ids=str)
 def test_round_trip_of_networks(network: Case, tmp_path: Path) -> None:
     for place in ("encoder", "decoder"):
-        likelihood = pv.likelihoods.Poisson((2, 6, 5))
+        series = network.part.__name__.startswith("TemporalConv")
+        likelihood = pv.likelihoods.Poisson((2, 6) if series else (2, 6, 5))
+        if network.part is pv.networks.SequenceEncoder:
+            likelihood = pv.likelihoods.Categorical((6,), levels=7)
         try:
             vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood, **{place: network()})
         except ValueError:

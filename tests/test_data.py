@@ -252,7 +252,7 @@ _X = np.ones((10, 2))
     [
         ("digts", {}, "`data`: did you mean 'digits'.*got 'digts'"),
         ("nowhere.csv", {}, "`data`: expected an existing file, got 'nowhere.csv'"),
-        ("data.txt", {}, r"`data`: expected a file that ends in .npy"),
+        ("data.pdf", {}, r"`data`: expected a file that ends in .npy"),
         ({1.0: 2.0}, {}, "`data`: expected a known name, a path, an array or a tensor"),
         ([[1.0, 2.0], [3.0]], {}, "`data`: expected rows of one length"),
         ([["a", "b"]], {}, "`data`: expected real"),

@@ -198,7 +198,7 @@ def test_channels_are_served_first(
     [
         ((3, 8, 3), None, r"`layout`: expected channels-first or channels-last \(--layout\)"),
         ((4, 8, 1), None, "`layout`: expected channels-first or channels-last"),
-        ((8, 6), "channels-last", r"channels-last with data of shape \(N, H, W, C\)"),
+        ((8,), "channels-last", r"channels-last with data of shape \(N, H, W, C\)"),
         ((8, 6, 1), "no-channels", r"no-channels with data of shape \(N, H, W\)"),
         ((8, 6, 1), "channels-lst", "did you mean 'channels-last'"),
     ],

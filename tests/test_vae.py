@@ -407,3 +407,18 @@ def test_one_network_is_not_taken_for_both_sides() -> None:
         pv.VAE(
             pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)), shared, shared
         )
+
+
+@pytest.mark.parametrize(
+    ("place", "network"),
+    [
+        ("decoder", pv.networks.SequenceEncoder(3)),
+        ("decoder", pv.networks.ConvEncoder()),
+        ("encoder", pv.networks.TopicDecoder()),
+    ],
+)
+def test_a_network_of_the_other_side_is_refused(place: str, network: pv.networks.Network) -> None:
+    """Fails when an encoder of levels takes z for levels, and drawing is an IndexError."""
+    parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Bernoulli((1, 4, 4))
+    with pytest.raises(ValueError, match=f"`{place}`: expected a network that can be one: "):
+        pv.VAE(*parts, **{place: network})

@@ -53,8 +53,8 @@ ROLES: dict[str, tuple[ModuleType, type]] = {
 }
 # What a part is for, where its base class says how it is made.
 _PURPOSES = {
-    "encoder": "The network from x to the parameters of the guide.",
-    "decoder": "The network from z to the parameters of the likelihood.",
+    "encoder": "From x to parameters of the guide.",
+    "decoder": "From z to parameters of p(x|z).",
     "objective": "What the fit optimises.",
 }
 _LARGEST, _MOST = 2**20, 2**16  # characters, and values, of a file of options

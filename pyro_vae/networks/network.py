@@ -9,7 +9,7 @@ from typing import ClassVar, Literal
 import torch
 from torch import Tensor, nn
 
-from pyro_vae._errors import unknown_name
+from pyro_vae._errors import expected, unknown_name
 from pyro_vae.part import Part
 
 __all__ = ["Activation", "Network", "Standardize", "activation_layer"]
@@ -33,6 +33,19 @@ class Network(Part, ABC):
     """What it can be, of a model."""
     levels: int | None = None
     """How many levels its inputs are, 0, 1, ..., which nobody standardises; None of numbers."""
+
+    def check_role(self, role: Literal["encoder", "decoder"]) -> None:
+        """Refuses a network in the place of the other one.
+
+        Args:
+            role: What it is to be.
+
+        Raises:
+            ValueError: If it is no encoder, or no decoder.
+        """
+        if role not in self.roles:
+            name, other = type(self).__name__, self.roles[0]
+            raise expected(role, f"a network that can be one: {name} is made for the {other}", name)
 
     @abstractmethod
     def build(self, in_shape: Sequence[int], out_shape: Sequence[int], cond_size: int = 0) -> None:

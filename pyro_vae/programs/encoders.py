@@ -37,6 +37,7 @@ def built(
     """
     if not isinstance(encoder, Network):
         return nn.Identity()
+    encoder.check_role("encoder")
     if encoder.levels is not None:
         _check_levels(encoder, prior, likelihood, show_mask)
     inputs = Standardize(likelihood.event_shape, counts=likelihood.are_counts)

@@ -143,6 +143,7 @@ class VAE(Imputing):
         with seeded(None if seed is None else check_seed("seed", seed)):
             inputs = built(encoder, prior, guide, likelihood, self.cond_size, show_mask)
             if isinstance(decoder, Network):
+                decoder.check_role("decoder")
                 shape = prior.space.decoded_shape
                 decoder.build(shape, likelihood.param_shape, self.cond_size or 0)
             self.model = Model(prior, decoder, likelihood, self.cond_size, missing)

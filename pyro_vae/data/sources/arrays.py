@@ -23,9 +23,9 @@ _CHUNK = 2**26  # bytes of the rows of a chunk, at most, of which all are read a
 class ArraySource:
     """Creates a source of the rows of an array, of which those that are asked for are copied.
 
-    A chunk of HDF5 or Zarr is unpacked as a whole, whatever is asked of it, and the last one is kept
-    for what is asked next. Pages of a file that is mapped are given back once they are copied: what the process then holds
-    is what it was asked for.
+    A chunk of HDF5 or Zarr is unpacked as a whole, whatever is asked of it, and the last one is
+    kept for what is asked next. Pages of a file that is mapped are given back once they are copied:
+    what the process then holds is what it was asked for.
 
     Args:
         array: What has a shape, a dtype and slices: ``(N, *event_shape)``.
@@ -79,7 +79,7 @@ class ArraySource:
         return with_missing(torch.from_numpy(found), self._missing)
 
     def _chunk(self, number: int) -> np.ndarray:
-        """Returns the rows of a chunk, which a row by itself takes as long to read as all of them."""
+        """Returns the rows of a chunk: one of them takes as long to read as all."""
         last, kept = self._last
         if last != number:
             assert self.rows_a_block is not None
