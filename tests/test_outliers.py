@@ -231,6 +231,8 @@ def test_a_background_of_other_columns_is_refused(
     assert main(["fit", "other.csv", *QUICK, "--out", "other"]) == 0
     ratio = ["anomalies", "run", "--score", "ratio"]
     assert "`--background`: expected a run, which the ratio is to" in fails(*ratio)
+    missing = fails(*ratio, "--background", "nowhere")
+    assert "`--background`: expected an existing run folder, got 'nowhere'" in missing
     assert "the same columns, of the same kinds and levels" in fails(
         *ratio, "--background", "other"
     )

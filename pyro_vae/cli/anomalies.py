@@ -140,13 +140,15 @@ def _models(folder: Path, options: Namespace) -> tuple[Amortized, Amortized | No
     """Loads the model, and that of the background if there is to be one.
 
     Raises:
-        ValueError: If the background is a run of other columns, or is asked for and not there.
+        ValueError: If the background is no run, or of other columns, or is needed and not given.
     """
     if options.background is None:
         if options.score == "ratio":
             raise expected("--background", "a run, which the ratio is to", None)
         return load_run(folder, options), None
     other = run_folder(options.background)
+    if not other.is_dir():  # loading it would say of neither folder which of them is not there
+        raise expected("--background", "an existing run folder", options.background)
     vae, background = load_runs([folder, other], options)
     ours, theirs = (_columns(recorded_like(*each)) for each in ((folder, vae), (other, background)))
     if ours != theirs:
