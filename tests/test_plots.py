@@ -85,6 +85,20 @@ def test_latent_draws_the_means(vae: pv.VAE, x: torch.Tensor) -> None:
         pv.plots.latent(vae, x, ax=Figure())  # type: ignore[arg-type]
 
 
+@pytest.mark.parametrize("count", [1, 2])
+def test_few_data_have_a_place_in_many_latents(count: int) -> None:
+    """One has no principal components, but its means; two lie on the first one."""
+    ax, means = _own(), torch.tensor([[3.0, 5.0, 7.0, 1.0], [0.0, 1.0, 7.0, 1.0]])[:count]
+    panels.scatter(ax, means, None)
+    drawn = np.asarray(ax.collections[0].get_offsets())
+    if count == 1:
+        np.testing.assert_array_equal(drawn, [[3, 5]])
+        assert (ax.get_xlabel(), ax.get_ylabel()) == ("E[z0 | x]", "E[z1 | x]")
+    else:
+        np.testing.assert_allclose(abs(drawn), [[2.5, 0], [2.5, 0]], atol=1e-5)
+        assert "first principal component (100%" in ax.get_xlabel()
+
+
 def test_images_are_drawn_as_they_are(vae: pv.VAE, x: torch.Tensor) -> None:
     figure = Figure()
     data, _ = pv.plots.reconstructions(vae, x[:4], figure=figure)

@@ -19,7 +19,7 @@ from pyro_vae.networks import TemporalConvDecoder, TemporalConvEncoder
 
 SCRIPT = Path(__file__).parents[1] / "experiments" / "applications" / "motion.py"
 SMALL = shlex.split(
-    "--layout channels-last --latent-dim 1 --likelihood Normal --likelihood.scale per-channel "
+    "--layout channels-last --latent-dim 4 --likelihood Normal --likelihood.scale per-channel "
     "--encoder TemporalConvEncoder --encoder.channels [4] --decoder TemporalConvDecoder "
     "--decoder.channels [4] --epochs 1 --compile false --device cpu --num-samples 5"
 )
@@ -166,10 +166,10 @@ def test_lengths_that_do_not_fit_are_one_line(
 def test_a_plan_is_filled_from_the_command_line(
     tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """As the page has it; what is written lies as what was read: steps by coordinates."""
+    """As the page has it, of six; what is written lies as what was read: steps by coordinates."""
     monkeypatch.chdir(tmp_path)
     random = np.random.default_rng(0)
-    np.save("Drums.npy", random.normal(size=(12, 20, 3)).cumsum(1))
+    np.save("Drums.npy", random.normal(size=(6, 20, 3)).cumsum(1))
     assert main(["fit", "Drums.npy", *SMALL, "--out", "runs/drums"]) == 0
     plan = np.full((1, 20, 3), np.nan)
     plan[0, [0, 10, -1]] = random.normal(size=(3, 3))

@@ -134,11 +134,12 @@ def scatter(
 ) -> None:
     """Latent means in the plane of their first two principal components, if they have more.
 
-    Their legend stands beside them, or below; in it labels have the names of their classes.
+    One observation alone has no components: it shows the first two of its means. The legend stands
+    beside, or below; in it labels have the names of their classes.
     """
     names = [f"E[z{i} | x]" for i in range(means.shape[1])]
-    points = means
-    if means.shape[1] > 2:
+    points = means[:, :2]
+    if means.shape[1] > 2 and len(means) > 1:
         centred = means - means.mean(0)
         _, spreads, directions = torch.linalg.svd(centred, full_matrices=False)
         points = centred @ directions[:2].T
