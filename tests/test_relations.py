@@ -200,7 +200,7 @@ def test_of_many_entries_those_that_vary_are_looked_at() -> None:
     drawn = torch.zeros(100, 1600)
     drawn[:, 800:] = torch.randint(2, (100, 800)).float()
     seen = Seen(vae, drawn, entries_of(vae, None), 16)
-    assert [each.index for each in seen.of] == [*range(800, 1600, 50)]
+    assert [each.index for (each,) in seen.of] == [*range(800, 1600, 50)]
 
 
 def test_positive_numbers_are_seen_by_logarithms_and_angles_by_their_directions() -> None:

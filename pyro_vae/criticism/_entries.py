@@ -35,7 +35,8 @@ def entries_of(vae: Amortized, x: Any) -> tuple[Entry, ...]:
         x: Observations that know what their columns are called, or rows of them; a schema, names
             or a record of these; anything else, of which nothing is known.
     """
-    found = described(vae.event_shape, _axes(x))
+    axes = _axes(x)
+    found = described(vae.event_shape, axes)
     nominal = _nominal(vae)
     if math.prod(vae.event_shape) > 1000 and not found[0].named and not any(nominal):
         return found  # of an image, whose pixels are not shown one by one
@@ -44,7 +45,7 @@ def entries_of(vae: Amortized, x: Any) -> tuple[Entry, ...]:
         _by_support(
             each,
             nominal.get(each.index) or support_of(vae, each),
-            words[each.index] if words else (),
+            axes.symbols or (words[each.index] if words else ()),
             ordered=each.index not in nominal,
         )
         for each in found

@@ -16,6 +16,7 @@ from pyro_vae._jobs import each
 from pyro_vae._untouched import own_store, seeded, undisturbed
 from pyro_vae.criticism._compared import Found, rows_of, values
 from pyro_vae.criticism._entries import entries_of
+from pyro_vae.criticism._of_sequences import Symbols, end_of
 from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._ranks import compare, holm
 from pyro_vae.criticism._replicates import at_one_draw, cycled, from_guide, repeated, simulate
@@ -366,7 +367,9 @@ def _classify(data: Rows, order: Tensor, plan: _Plan, seed: int) -> TwoSample:
     # Beside what is known of each, x is to look as it should for that.
     index = torch.arange(size, device=data.x.device) % len(data)
     x = torch.cat([data.x, drawn]).flatten(1)
-    seen = Expanded(x, plan.entries)(x)  # levels without an order are seen one by one
+    # Levels without an order are seen one by one, and those of sequences by how many there are.
+    end = end_of(plan.whole)
+    seen = Expanded(x, plan.entries)(x) if end is None else Symbols(x, end, plan.entries)(x)
     real = torch.cat([seen[: len(data)], *beside], 1)
     made = torch.cat([seen[len(data) :], *(each[index] for each in beside)], 1)
     # A row and its replicates share what goes with it, and no others are like them.

@@ -22,6 +22,7 @@ from torch.distributions import constraints
 
 from pyro_vae.criticism._entries import support_of
 from pyro_vae.criticism._measures import Statistic, standardized
+from pyro_vae.criticism._of_sequences import Symbols, end_of
 from pyro_vae.criticism._of_tables import Expanded
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of, simulate
 from pyro_vae.criticism.latent import latent_entries
@@ -45,11 +46,11 @@ class Seen:
     """The columns of x as statistics of their relations see them.
 
     Levels without an order one by one, positive numbers by their logarithms, angles by cosine and
-    sine. Nothing depends on how levels are coded.
+    sine. Nothing depends on how levels are coded. Of sequences that end their lengths and symbols.
 
     Attributes:
         names: Of the columns.
-        of: The entry that each is of.
+        of: The entry that each is of; none of a column of whole sequences.
 
     Args:
         vae: The model.
@@ -61,23 +62,30 @@ class Seen:
     def __init__(
         self, vae: Amortized, reference: Tensor, entries: Sequence[Entry], most: int
     ) -> None:
+        self._table: Expanded | Symbols
+        self._logs, self._angles = torch.zeros(0, dtype=torch.bool), list[int]()
+        if (end := end_of(vae)) is not None:
+            self._table = Symbols(reference, end, entries)
+            self.names = self._table.names
+            self.of: tuple[tuple[Entry, ...], ...] = ((),) * len(self.names)
+            return
         if len(entries) > most:
             same = (reference == reference.mode(0).values).double().mean(0)
             varied = [each for each in entries if same[each.index] < _VARIES] or [*entries]
             step = max(1.0, len(varied) / most)
             entries = [varied[int(i * step)] for i in range(min(most, len(varied)))]
-        self._table = Expanded(reference, entries)
+        self._table = table = Expanded(reference, entries)
         supports = {each.index: support_of(vae, each) for each in entries}
-        of = [supports[each.index] for each in self._table.of]
+        of = [supports[each.index] for each in table.of]
         self._logs = torch.tensor([each is constraints.positive for each in of])
         self._angles = [i for i, each in enumerate(of) if isinstance(each, AngleSupport)]
         self._others = [i for i in range(len(of)) if i not in self._angles]
-        names, table = self._table.names, self._table
+        names = table.names
         self.names = (
             *(names[i] for i in self._others),
             *(f"{function} {names[i]}" for function in ("cos", "sin") for i in self._angles),
         )
-        self.of = tuple(table.of[i] for i in (*self._others, *self._angles, *self._angles))
+        self.of = tuple((table.of[i],) for i in (*self._others, *self._angles, *self._angles))
 
     def __call__(self, x: Tensor) -> Tensor:
         """Returns the columns of ``x``, shape ``(*, N, D)``."""
@@ -108,7 +116,7 @@ def interactions(
         entries: The entries of x.
     """
     seen = Seen(vae, reference, entries, _TRIPLED)
-    at = [each.index for each in seen.of]
+    at = [each.index for of in seen.of for each in of]  # sequences as wholes have no triples
     triples = [
         (i, j, k) for i, j, k in combinations(range(len(at)), 3) if len({at[i], at[j], at[k]}) == 3
     ]
@@ -136,7 +144,7 @@ def interactions(
             "interactions",
             function,
             tuple(", ".join(seen.names[i] for i in triple) for triple in triples),
-            tuple(tuple(seen.of[i] for i in triple) for triple in triples),
+            tuple(tuple(seen.of[i][0] for i in triple) for triple in triples),
         ),
     )
 
@@ -184,7 +192,7 @@ def _row_order(seen: Seen, latents: Expanded, size: int, order: Tensor) -> Stati
 
     names = (*seen.names, *latents.names)
     of: tuple[tuple[Entry, ...], ...] = (
-        *((each,) for each in seen.of),
+        *seen.of,
         *(() for _ in latents.names),
     )
     next_to = tuple(f"{name} in rows that follow one another" for name in names)
@@ -214,7 +222,7 @@ def _conditional_means(seen: Seen, latents: Expanded, size: int, rows: Rows) -> 
         return (functions.mT @ x / x.shape[1]).flatten(1)
 
     columns = tuple(f"{name} given {what}" for what in given for name in seen.names)
-    of = tuple((each,) for _ in given for each in seen.of)
+    of = seen.of * len(given)
     titles = tuple(f"mean of {each}" for each in columns)
     return Statistic("conditional means", function, columns, of, titles=titles)
 

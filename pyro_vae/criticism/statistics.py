@@ -14,6 +14,7 @@ from pyro_vae._errors import positive_integer
 from pyro_vae.criticism import _measures as measures
 from pyro_vae.criticism._entries import entries_of
 from pyro_vae.criticism._measures import Statistic
+from pyro_vae.criticism._of_sequences import end_of, of_sequences
 from pyro_vae.criticism._of_tables import of_table
 from pyro_vae.criticism._replicates import cycled, simulate
 from pyro_vae.criticism.relations import interactions
@@ -45,7 +46,9 @@ def default_statistics(
     Levels that have no order are seen by their shares, those of a table and those of a categorical
     likelihood, but for the unnamed levels of images, which are grey values. Columns of a table are
     in no order, so that there are no neighbours; totals are those of counts; and distances are
-    those of standardised columns. Mean products of three entries are asked of all data.
+    those of standardised columns. Of sequences that end, such as lines of text, these are asked:
+    lengths, and how often each has the commonest symbols, and pairs that follow one another. Mean
+    products of three entries are asked of all other data.
 
     Args:
         vae: The model.
@@ -71,6 +74,8 @@ def default_statistics(
     size, everything = positive_integer("size", size), vae.like(given)
     reference = simulate(vae, 1, size, cycled(everything, size))[0].flatten(1)
     known = tuple(entries_of(vae, None) if entries is None else entries)
+    if (end := end_of(vae)) is not None:
+        return of_sequences(reference, end, known, event_shape)
     triples = interactions(vae, reference, known)
     if isinstance(support, AngleSupport):
         return (*_of_angles(reference, event_shape, known), *triples)

@@ -29,6 +29,7 @@ class Axes:
         names: Of the entries of one observation, of a table.
         index: Labels of the observations; None where they are counted.
         schema: What the columns of a table are; None for other data.
+        symbols: What the levels of a text are called.
     """
 
     dims: tuple[str, ...] = ()
@@ -36,11 +37,12 @@ class Axes:
     names: tuple[str, ...] = ()
     index: Any = None
     schema: Schema | None = None
+    symbols: tuple[str, ...] = ()
 
 
 def keep_axes(x: Tensor, axes: Axes) -> None:
     """Notes what the dimensions of a tensor are called, as long as there is the tensor."""
-    if axes.dims or axes.names or axes.index is not None:
+    if axes.dims or axes.names or axes.index is not None or axes.symbols:
         _axes[x] = axes
 
 

@@ -171,7 +171,8 @@ binarize='threshold')
     def axes(self, split: Split) -> Axes:
         """What the dimensions of a split, and its columns, are called."""
         named = tuple(self.dims), self.coords, tuple(self.names)
-        return Axes(*named, self.index.get(split), self.schema)
+        symbols = () if self.vocabulary is None else self.vocabulary.names
+        return Axes(*named, self.index.get(split), self.schema, symbols)
 
     def rows(self, split: Split) -> Rows:
         """The observations of a split with what goes with each of them.

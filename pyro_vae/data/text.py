@@ -84,6 +84,11 @@ class Vocabulary:
         """How many there are, K: the symbols, the end, and what is unknown if anything may be."""
         return self.first + len(self.symbols)
 
+    @property
+    def names(self) -> tuple[str, ...]:
+        """What each level is written as, shape ``(K,)``; the end is nothing."""
+        return ("", *([_UNKNOWN] if self.unknown else ()), *self.symbols)
+
     def split(self, line: str) -> list[str]:
         """Returns the characters or words of a line."""
         return list(line) if self.unit == "characters" else _WORD.findall(line)
@@ -121,7 +126,7 @@ class Vocabulary:
             raise expected("x", f"shape (N, {self.length}), as the vocabulary has rows", x)
         if not bool(((x >= 0) & (x < self.levels) & (x == x.round())).all()):
             raise expected("x", f"levels from 0 to {self.levels - 1}", x)
-        names = ["", *([_UNKNOWN] if self.unknown else ()), *self.symbols]
+        names = self.names
         lines = []
         for row in x.long().tolist():
             over = row.index(self.end) if self.end in row else len(row)

@@ -71,10 +71,18 @@ def pairs(findings: Findings, x: Tensor, reconstructed: Tensor) -> list[Html]:
 def lines(findings: Findings, index: Any, titles: Sequence[str] | None = None) -> list[Html]:
     """Some observations and their reconstructions.
 
-    Of a table one table, with a row for each column of the data; of a sequence a panel each, where
-    dots are data and one line along the entries is their reconstruction.
+    Of a table one table, with a row for each column of the data; of a text one with a row for each
+    line; of a sequence a panel each, where dots are data and one line along the entries is their
+    reconstruction.
     """
     x, reconstructed = findings.reconstructed(index)
+    if (vocabulary := findings.data.vocabulary) is not None:
+        head = ("line", "reconstruction") if titles is None else ("", "line", "reconstruction")
+        rows = zip(vocabulary.decode(x), vocabulary.decode(reconstructed), strict=True)
+        if titles is None:
+            return [table(head, [*rows], text=2)]
+        named = [(title, *row) for title, row in zip(titles, rows, strict=True)]
+        return [table(head, named, text=3)]
     if findings.columns:
         return [_beside(findings, index, x, reconstructed, titles)]
     charts = []

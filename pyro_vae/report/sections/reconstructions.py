@@ -25,6 +25,12 @@ def _reconstructions(findings: Findings) -> Html:
             "z = E[z | x], of words the most probable one with its probability. What stays at the "
             "mean of its column is left to the noise of the likelihood.",
         )
+    if findings.data.vocabulary is not None:
+        return captioned(
+            tag("div", *lines(findings, slice(12))),
+            "Held-out lines, and the likeliest line at z = E[z | x], symbol by symbol. What a "
+            "reconstruction has in common with its line is in z; the rest is the language model's.",
+        )
     if not findings.images:
         return captioned(
             tag("div", *lines(findings, slice(6)), class_="panels"),

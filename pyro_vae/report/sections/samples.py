@@ -6,8 +6,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae._html import Html, join, tag
+from pyro_vae._html import Html, join, table, tag
 from pyro_vae.criticism._replicates import cycled, draw_prior, prior_of
+from pyro_vae.data.text import Vocabulary
 from pyro_vae.plots import _panels as panels
 from pyro_vae.plots._canvas import as_svg, blank, chart
 from pyro_vae.plots._tables import marginal
@@ -21,6 +22,7 @@ __all__ = ["section"]
 _NAMES = 30  # columns whose names can be read beside each other
 _PAIRS = 6
 _ROWS = 6  # of data, and of draws, that are written out
+_LINES = 20  # of a text, and that the model writes
 _CORRELATED = 60  # entries whose correlations can be distinguished in a picture
 
 
@@ -47,6 +49,8 @@ def section(findings: Findings) -> Html:
             "kinds come from places that the prior reaches and no observation does. The mean is "
             "smooth; a draw of x adds the noise of the likelihood, and is what compares with data.",
         )
+    if findings.data.vocabulary is not None:
+        return _lines(findings, findings.data.vocabulary)
     count = max(1000, min(len(x), 4000))
     conditions = cycled(findings.rows.conditions, count)
     drawn = vae.sample(count, **conditions).cpu().flatten(1).double().numpy()
@@ -73,6 +77,18 @@ def section(findings: Findings) -> Html:
     if 2 <= dim <= _CORRELATED:
         parts.append(_correlations(findings, seen, drawn))
     return join(*parts)
+
+
+def _lines(findings: Findings, vocabulary: Vocabulary) -> Html:
+    """Lines of the data, and as many that the model writes."""
+    seen = findings.rows[:_LINES]
+    drawn = findings.vae.sample(len(seen), **seen.conditions)
+    rows = zip(vocabulary.decode(seen.x), vocabulary.decode(drawn), strict=True)
+    return captioned(
+        table(("held-out data", "x ~ p(x | z), z ~ p(z)"), [*rows], text=2),
+        "Lines of the data, and beside them lines that the model writes; one has nothing to do "
+        "with the other. Are the words words, and do they go together as those of the data do?",
+    )
 
 
 def _rows(findings: Findings, drawn: np.ndarray) -> list[Html]:

@@ -32,10 +32,12 @@ _REACH = 3.0
 def section(findings: Findings) -> Html | None:
     """Returns traversals of single units and interpolations between data.
 
-    None of a program that is no VAE, which has no decoder to move z through, and where z is neither
-    one vector nor one-hot.
+    None of a program that is no VAE, which has no decoder to move z through, where z is neither
+    one vector nor one-hot, and of a text, whose levels are no heights to be drawn.
     """
     vae = findings.vae
+    if findings.data.vocabulary is not None:
+        return None
     kinds = (constraints.real_vector, constraints.one_hot, constraints.boolean, sphere)
     if not isinstance(vae, VAE) or not any(same_support(vae.space.support, kind) for kind in kinds):
         return None
