@@ -436,6 +436,8 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, fails: Fails) -> None:
         (["evaluate", folder, "--data", str(table)], "expected a file of lines of text, as lines"),
         (["evaluate", bare, "--data", text], "expected a file of no text, as table.csv was"),
         (["fit", text, "--text", "letters"], "`--text`"),
+        (["fit", text, "--encoder.hidden", "8"], "name the encoder: --encoder SequenceEncoder"),
+        (["fit", str(table), "--encoder.hidden", "8"], "expected a list such as [200,200], got"),
         (["inspect", text, "--out", str(tmp_path / "s.yaml")], "`--out`: expected nothing with"),
     ):  # fmt: skip
         said = fails(*words)

@@ -49,7 +49,14 @@ from pyro_vae.cli.runs import (
     recorded_scores,
 )
 from pyro_vae.cli.scores_by_row import write_by_row
-from pyro_vae.cli.suggested import OF_FILES, default_of_load, encoder_of_text, loading, suggested
+from pyro_vae.cli.suggested import (
+    OF_FILES,
+    about_encoder,
+    default_of_load,
+    encoder_of_text,
+    loading,
+    suggested,
+)
 from pyro_vae.cli.tables import scores_table
 from pyro_vae.cli.training import add_training, from_anywhere, training_options
 from pyro_vae.data import NAMES, Dataset, load
@@ -199,7 +206,10 @@ class _Asked:
 def _of_parts(argv: list[str], config: dict[str, Any]) -> _Asked:
     """Reads the options of a VAE, and its data; the likelihood follows these if it is not named."""
     parts, parser = _parser(argv, config)
-    options = split_of(parse(parser, argv, config))
+    try:
+        options = split_of(parse(parser, argv, config))
+    except ValueError as error:
+        raise about_encoder(error, argv, config) from None
     if (found := suggested(argv, config, options)) is not None:
         config["likelihood"] = found[0]
         if own := encoder_of_text(argv, config, found[1][0]):

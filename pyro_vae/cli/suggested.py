@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Mapping, Sequence
 from typing import Any
 
@@ -15,7 +16,15 @@ from pyro_vae.cli.runs import READING, load_data
 from pyro_vae.data import NAMES, Dataset, load
 from pyro_vae.likelihoods import suggest
 
-__all__ = ["OF_FILES", "TABLES", "encoder_of_text", "loading", "suggested", "words_of"]
+__all__ = [
+    "OF_FILES",
+    "TABLES",
+    "about_encoder",
+    "encoder_of_text",
+    "loading",
+    "suggested",
+    "words_of",
+]
 
 OF_FILES = ("key", "layers", "layout", "resize", "rescale", "names", "text", "max_length",
             "too_long", "vocabulary_size")  # fmt: skip
@@ -67,6 +76,24 @@ def encoder_of_text(
         return {}
     own = {"class": "SequenceEncoder", "levels": vocabulary.levels, "end": vocabulary.end}
     return {"encoder": own | config.get("encoder", {})}
+
+
+def about_encoder(error: ValueError, argv: Sequence[str], config: Mapping[str, Any]) -> ValueError:
+    """Returns a mistake about an option of the encoder with what names the encoder of a text.
+
+    Options are read before the data are, and so as those of an MLP where no encoder is named.
+
+    Args:
+        error: A mistake about any option.
+        argv: What was asked for on the command line.
+        config: What was in a file of options.
+    """
+    asked = value_of(argv, "--encoder") is not None or "class" in config.get("encoder", {})
+    text = any(each.endswith(".txt") or each.startswith("--text") for each in argv)
+    if asked or not text or not re.match("`(--)?encoder", str(error)):
+        return error
+    named = "--encoder SequenceEncoder --encoder.levels K --encoder.end 0"
+    return ValueError(f"{error}; for lines of text name the encoder: {named}, of K symbols and end")
 
 
 def words_of(likelihood: Mapping[str, Any]) -> list[list[str]]:
