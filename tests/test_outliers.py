@@ -140,6 +140,21 @@ def test_what_has_no_density_is_the_greatest_outlier() -> None:
         assert np.isfinite(np.delete(found.scores[score], 3)).all()
 
 
+@pytest.mark.parametrize("score", ["log_marginal", "typicality", "distortion", "rate", "ratio"])
+def test_what_overflows_in_a_network_is_the_greatest_outlier(score: Any) -> None:
+    """Its log p(x) is no number. Fails, as the last with p = 1, when it is sorted as one."""
+    parts = pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.StudentT((4,))
+    vae, other = pv.VAE(*parts, seed=0), pv.VAE(*parts, seed=1)
+    x = vae.sample(5, seed=0)
+    x[3, 0] = 3e38
+    found = outliers(
+        vae, x, reference=vae.sample(9, seed=1), score=score, background=other, num_samples=5
+    )
+    assert found.order[0] == 3
+    assert found.p_value[3] == pytest.approx(0.1)
+    assert found.log_marginal[3] == -np.inf
+
+
 def test_wrong_scores_and_backgrounds() -> None:
     parts = pv.priors.Normal(2), pv.guides.Normal(2)
     vae = pv.VAE(*parts, pv.likelihoods.Bernoulli((4,)))

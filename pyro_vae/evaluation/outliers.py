@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Literal, TypeAlias, get_args
 
 import numpy as np
@@ -213,7 +213,7 @@ def evaluate_both(
     """
     if background is not None and not is_amortized(background):
         raise expected("background", "a VAE, or a Program", background)
-    found = evaluate(vae, rows, **how)
+    found = _with_a_density(evaluate(vae, rows, **how))
     if background is None:
         return found, None
     known = rows_of(background, background.uses(rows), {}, "background")
@@ -221,6 +221,12 @@ def evaluate_both(
     measures = {"vae": found.base_measure, "background": beside.base_measure}
     check_comparable(measures, "background")
     return found, beside
+
+
+def _with_a_density(scores: Scores) -> Scores:
+    """Returns them with none where log p(x) is no number, as of what overflows in a network."""
+    known = scores.log_marginal
+    return replace(scores, log_marginal=np.where(np.isnan(known), -np.inf, known))
 
 
 def entropy_of(reference: Scores) -> float:
@@ -250,7 +256,7 @@ def outlier_scores(
         known = np.isfinite(found.log_marginal)
         theirs = np.where(known, background.log_marginal, np.inf)
         scores["ratio"] = theirs - found.log_marginal
-    return scores
+    return {name: np.where(np.isnan(each), np.inf, each) for name, each in scores.items()}
 
 
 def _less_typical(log_probs: np.ndarray, reference: np.ndarray, count: int) -> np.ndarray:
