@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -370,6 +371,11 @@ def test_a_run_writes_lines(run: Path, capsys: pytest.CaptureFixture[str], tmp_p
     lines = json.loads(capsys.readouterr().out)["lines"]
     assert [lines[0], lines[-1]] == vocabulary.decode(vae.reconstruct(x))
     assert len(lines) == 7
+    rows = tmp_path / "between.npy"  # which held draws
+    words = ["sample", folder, "--between", "the sea is day", "the king is sea", "--json"]
+    assert main([*words, "--out", str(rows)]) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [7, 18]
+    assert vocabulary.decode(torch.from_numpy(np.load(rows))) == lines
     out = tmp_path / "drawn.txt"
     assert main(["sample", folder, "-n", "3", "--seed", "4", "--out", str(out)]) == 0
     pyro.set_rng_seed(4)
@@ -436,6 +442,8 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, fails: Fails) -> None:
         (["evaluate", folder, "--data", str(table)], "expected a file of lines of text, as lines"),
         (["evaluate", bare, "--data", text], "expected a file of no text, as table.csv was"),
         (["fit", text, "--text", "letters"], "`--text`"),
+        # Scores of other rows are no choice between models.
+        (["select", text, "--max-length", "8,12"], "`--max-length`: expected"),
         (["inspect", text, "--out", str(tmp_path / "s.yaml")], "`--out`: expected nothing with"),
     ):  # fmt: skip
         said = fails(*words)
