@@ -98,6 +98,24 @@ def test_lines_of_a_file_come_back(tmp_path: Path) -> None:
     assert set(decoded(odd)) == {"a\x0cb\u2028c", "d"}
 
 
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("cafe\u0301s, co\u0302te\u0301!", ["cafe\u0301s", ",", "co\u0302te\u0301", "!"]),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902", None),  # vowel signs
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 a", None),  # a joiner
+        ("I \u2764\ufe0f you", None),
+        ("naïve don't x_1", None),
+    ],
+)
+def test_words_of_several_scripts_come_back(line: str, words: list[str] | None) -> None:
+    """Fails where what is written over a letter ends its word, and a space follows it."""
+    words = line.split(" ") if words is None else words
+    known = Vocabulary("words", tuple(dict.fromkeys(words)), length=len(words))
+    assert known.split(line) == words
+    assert known.decode(known.encode(line)) == [line]
+
+
 def test_words_and_rare_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     path = write(tmp_path, "\n".join([*LINES, "the king isn't, is he?"]))
     every = pv.data.load(path, text="words")
