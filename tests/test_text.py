@@ -18,6 +18,7 @@ from stopping import fit, same_run, signal_at
 import pyro_vae as pv
 from pyro_vae._signals import Interrupted
 from pyro_vae.cli import main
+from pyro_vae.cli.table_files import read_like
 from pyro_vae.data.text import Vocabulary
 from pyro_vae.engine import CompiledSVI
 from pyro_vae.likelihoods import suggest
@@ -197,6 +198,17 @@ def test_numbers_are_a_text_where_they_are_asked_for_as_one(tmp_path: Path) -> N
     lines = [f"{i} {i * i}" for i in range(30)]
     path = write(tmp_path, "\n".join(lines))
     assert sorted(decoded(pv.data.load(path, text="characters"))) == sorted(lines)
+
+
+def test_lines_are_not_read_again_as_a_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By encode and anomalies, which refused such numbers, or told of another length."""
+    path = write(tmp_path, "\n".join(f"{i} {i * i}" for i in range(30)))
+    data = pv.data.load(path, text="characters", max_length=4)
+    caplog.clear()
+    assert read_like(str(path), data) is None
+    assert caplog.text == ""
 
 
 def test_options_of_text_are_of_text_alone(tmp_path: Path) -> None:
