@@ -92,6 +92,23 @@ def test_a_scale_a_channel_is_the_residuals_of_that_channel() -> None:
     torch.testing.assert_close(found, wanted[:, None].expand(2, 10), rtol=1e-4, atol=0)
 
 
+@pytest.mark.parametrize("shape", [(3, 3), (3, 1), (3, 4), (3, 2, 2)])
+def test_scales_of_channels_are_fitted_by_channel(shape: tuple[int, ...]) -> None:
+    """As each channel by itself. Fails where scales are laid along the steps, as of (3, 3)."""
+    random = torch.Generator().manual_seed(0)
+    x = torch.randn(200, *shape, generator=random)
+    x = x * torch.tensor([1.0, 10.0, 100.0]).reshape(-1, *[1] * (len(shape) - 1))
+    weights = torch.rand(200, generator=random)
+    for kind in (pv.likelihoods.Normal, pv.likelihoods.Laplace, pv.likelihoods.StudentT):
+        whole, alone = kind(shape, scale="per-channel"), []
+        whole.fit_scale(x, torch.zeros_like(x), weights=weights)
+        for each in x.split(1, 1):
+            one = kind(each.shape[1:], scale="shared")
+            one.fit_scale(each, torch.zeros_like(each), weights=weights)
+            alone.append(one.raw_scale.detach())
+        torch.testing.assert_close(whole.raw_scale.detach().flatten(), torch.stack(alone))
+
+
 def test_a_unit_of_one_channel_changes_no_fit() -> None:
     """Metres or millimetres: the same density, but for the factor's logarithm."""
     torch.manual_seed(0)

@@ -9,6 +9,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 
+import numpy as np
 import pyro
 import pytest
 import torch
@@ -17,6 +18,7 @@ from stopping import fit, same_run, signal_at
 import pyro_vae as pv
 from pyro_vae._signals import Interrupted
 from pyro_vae.cli import main
+from pyro_vae.cli.table_files import read_like
 from pyro_vae.data.text import Vocabulary
 from pyro_vae.engine import CompiledSVI
 from pyro_vae.likelihoods import suggest
@@ -95,6 +97,24 @@ def test_lines_of_a_file_come_back(tmp_path: Path) -> None:
     # Only line breaks break lines: a form feed or another separator is a character.
     odd = pv.data.load(write(tmp_path, "a\x0cb\u2028c\nd\n" * 20, "odd.txt"))
     assert set(decoded(odd)) == {"a\x0cb\u2028c", "d"}
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ("cafe\u0301s, co\u0302te\u0301!", ["cafe\u0301s", ",", "co\u0302te\u0301", "!"]),
+        ("\u0939\u093f\u0928\u094d\u0926\u0940 \u092e\u0947\u0902", None),  # vowel signs
+        ("\u0645\u06cc\u200c\u062e\u0648\u0627\u0647\u0645 a", None),  # a joiner
+        ("I \u2764\ufe0f you", None),
+        ("naïve don't x_1", None),
+    ],
+)
+def test_words_of_several_scripts_come_back(line: str, words: list[str] | None) -> None:
+    """Fails where what is written over a letter ends its word, and a space follows it."""
+    words = line.split(" ") if words is None else words
+    known = Vocabulary("words", tuple(dict.fromkeys(words)), length=len(words))
+    assert known.split(line) == words
+    assert known.decode(known.encode(line)) == [line]
 
 
 def test_words_and_rare_ones(tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
@@ -178,6 +198,17 @@ def test_numbers_are_a_text_where_they_are_asked_for_as_one(tmp_path: Path) -> N
     lines = [f"{i} {i * i}" for i in range(30)]
     path = write(tmp_path, "\n".join(lines))
     assert sorted(decoded(pv.data.load(path, text="characters"))) == sorted(lines)
+
+
+def test_lines_are_not_read_again_as_a_table(
+    tmp_path: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """By encode and anomalies, which refused such numbers, or told of another length."""
+    path = write(tmp_path, "\n".join(f"{i} {i * i}" for i in range(30)))
+    data = pv.data.load(path, text="characters", max_length=4)
+    caplog.clear()
+    assert read_like(str(path), data) is None
+    assert caplog.text == ""
 
 
 def test_options_of_text_are_of_text_alone(tmp_path: Path) -> None:
@@ -370,6 +401,11 @@ def test_a_run_writes_lines(run: Path, capsys: pytest.CaptureFixture[str], tmp_p
     lines = json.loads(capsys.readouterr().out)["lines"]
     assert [lines[0], lines[-1]] == vocabulary.decode(vae.reconstruct(x))
     assert len(lines) == 7
+    rows = tmp_path / "between.npy"  # which held draws
+    words = ["sample", folder, "--between", "the sea is day", "the king is sea", "--json"]
+    assert main([*words, "--out", str(rows)]) == 0
+    assert json.loads(capsys.readouterr().out)["shape"] == [7, 18]
+    assert vocabulary.decode(torch.from_numpy(np.load(rows))) == lines
     out = tmp_path / "drawn.txt"
     assert main(["sample", folder, "-n", "3", "--seed", "4", "--out", str(out)]) == 0
     pyro.set_rng_seed(4)
@@ -438,6 +474,8 @@ def test_mistakes_are_one_line(run: Path, tmp_path: Path, fails: Fails) -> None:
         (["fit", text, "--text", "letters"], "`--text`"),
         (["fit", text, "--encoder.hidden", "8"], "name the encoder: --encoder SequenceEncoder"),
         (["fit", str(table), "--encoder.hidden", "8"], "expected a list such as [200,200], got"),
+        # Scores of other rows are no choice between models.
+        (["select", text, "--max-length", "8,12"], "`--max-length`: expected"),
         (["inspect", text, "--out", str(tmp_path / "s.yaml")], "`--out`: expected nothing with"),
     ):  # fmt: skip
         said = fails(*words)

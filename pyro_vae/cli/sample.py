@@ -116,15 +116,19 @@ def run(argv: list[str]) -> None:
     if out.suffix in _TABLES and schema is None:
         what = "a .png or .npy file, as the run is of no table with names of columns"
         raise expected("--out", what, options.out)
-    given = _given(folder, vae, options)
+    given, count = _given(folder, vae, options), options.num_samples
     pyro.set_rng_seed(options.seed)
     out.parent.mkdir(parents=True, exist_ok=True)
     if out.suffix == ".png":
         shown = at_a_draw(vae, options.seed)
-        report.samples(shown, out, num_samples=options.num_samples, columns=known, **given)
+        report.samples(shown, out, num_samples=count, columns=known, **given)
     else:
         content = io.BytesIO()
-        drawn = vae.sample(options.num_samples, **given)
+        if vocabulary is None:
+            drawn = vae.sample(count, **given)
+        else:
+            drawn = _levels(vae, vocabulary, given, options)
+            count = len(drawn)
         if schema is None:
             np.save(content, drawn.numpy())
         elif out.suffix == ".csv":
@@ -137,7 +141,7 @@ def run(argv: list[str]) -> None:
         else:
             schema.decode(drawn).to_parquet(content, index=False)
         checkpoint.write_bytes(out, content.getvalue())
-    shape = [options.num_samples, *vae.event_shape]
+    shape = [count, *vae.event_shape]
     say(json.dumps({"out": str(out), "shape": shape}) if options.json else f"Wrote {out}")
 
 

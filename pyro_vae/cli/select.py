@@ -39,7 +39,7 @@ from pyro_vae.cli.parsing import (
     value_of,
 )
 from pyro_vae.cli.runs import READING, as_device, load_data, new_path
-from pyro_vae.cli.suggested import encoder_of_text, loading, suggested
+from pyro_vae.cli.suggested import OF_FILES, encoder_of_text, loading, suggested
 from pyro_vae.cli.tables import selection_table
 from pyro_vae.cli.training import training_options
 from pyro_vae.data import Dataset, load
@@ -60,8 +60,7 @@ _OWN = (*_FLAGS, "search", "trials", "folds", "seeds", "jobs", "out")  # no opti
 # One value for all settings: what is of the data, of the machine, or of this command.
 _BESIDE = (
     "cond", "size_factor", "covariate", "missing", "show_mask", "missingness", "split", "group",
-    "time", "pivot", "key", "layers", "layout", "resize", "rescale", "names", "schema", "kind",
-    "drop", "label", *READING, "trainable",
+    "time", "pivot", *OF_FILES, "schema", "kind", "drop", "label", *READING, "trainable",
 )  # fmt: skip
 _OF_ALL = ("help", "config", "data_root", "binarize", "num_samples", "seed", "device")
 _SINGLE = (*_OWN, *_BESIDE, *_OF_ALL)

@@ -82,6 +82,8 @@ def read_like(source: str, like: Dataset) -> Table | None:
     path = typed_path(source)
     if source in data_room.NAMES or path.is_dir() or like.options.get("pivot"):
         return None
+    if like.vocabulary is not None:  # lines of text, which were read
+        return None
     asked = Asked(missing=True, key=like.options.get("key"), layers=like.options.get("layers"))
     found = read_file(path, reading_like(Reading(), like), asked)
     return found if isinstance(found, Table) else None

@@ -7,6 +7,7 @@ its row; where the vocabulary is limited, level 1 stands for whatever is not in 
 from __future__ import annotations
 
 import re
+import unicodedata
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
@@ -36,8 +37,8 @@ _LONGEST = 256  # levels of a row, unless more are asked for
 class Vocabulary:
     """The levels of lines of text, and how many a line has at most.
 
-    A word is letters and digits, with apostrophes between them, or one mark; spaces are not kept,
-    and decoding puts one before each word, but for marks.
+    A word is letters and digits, with apostrophes between them and what is written over or under
+    them, or one mark; spaces are not kept, and decoding puts one before each word, but for marks.
 
     Args:
         unit: ``characters`` or ``words``.
@@ -91,7 +92,7 @@ class Vocabulary:
 
     def split(self, line: str) -> list[str]:
         """Returns the characters or words of a line."""
-        return list(line) if self.unit == "characters" else _WORD.findall(line)
+        return list(line) if self.unit == "characters" else _words(line)
 
     def encode(self, lines: str | Iterable[str]) -> Tensor:
         """Returns lines as levels, float32 of shape ``(N, L)``; one that is too long is cut.
@@ -205,6 +206,22 @@ class Text:
         found = {"text": self.unit, "max_length": self.max_length, "too_long": self.too_long}
         found["vocabulary_size"] = self.vocabulary_size
         return {name: value for name, value in found.items() if value is not None}
+
+
+def _words(line: str) -> list[str]:
+    """The words of a line; accents, vowel signs and joiners of their own are no marks in it."""
+    words: list[str] = []
+    goes_on, over = False, 0
+    for match in _WORD.finditer(line):
+        part = match[0]
+        category = unicodedata.category(part[0])
+        combines = category[0] == "M" or category == "Cf"
+        if words and match.start() == over and (combines or (goes_on and part[0].isalnum())):
+            words[-1] += part
+        else:
+            words.append(part)
+        goes_on, over = combines and words[-1][0].isalnum(), match.end()
+    return words
 
 
 def encoded_lines(lines: Sequence[str], how: Text) -> tuple[Tensor, Vocabulary, list[str]]:

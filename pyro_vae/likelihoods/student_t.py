@@ -43,8 +43,7 @@ class StudentT(LocationScale):
         df: Degrees of freedom, more than 1; the fewer, the heavier the tails.
 
     Raises:
-        ValueError: If ``scale`` is neither a positive number nor one of these words, or x has no
-            channels, or ``df`` is
+        ValueError: If ``scale`` is neither a positive number nor one of these words, or ``df`` is
             not more than 1, where there is no mean.
 
     Example:
@@ -74,7 +73,11 @@ class StudentT(LocationScale):
         squares = residuals.square()
         variance = weighted_mean(squares, weights, dims)
         for _ in range(_ROUNDS):  # as in `fit_marginal`, the location known
-            share = (self.df + 1) / (self.df + squares / variance.clamp_min(1e-12))
+            # Of channels, one variance goes with all entries of each.
+            per = variance.clamp_min(1e-12).reshape(
+                [1 if i in dims else size for i, size in enumerate(squares.shape)]
+            )
+            share = (self.df + 1) / (self.df + squares / per)
             variance = weighted_mean(share * squares, weights, dims)
         return variance.sqrt()
 
