@@ -19,7 +19,9 @@ from linear import LinearGaussian
 import pyro_vae as pv
 from pyro_vae.cli import main
 from pyro_vae.evaluation import anomalies, outliers
+from pyro_vae.evaluation.downstream import _auroc as auroc
 from pyro_vae.evaluation.downstream import _average_precision as average_precision
+from pyro_vae.evaluation.outliers import _less_typical as less_typical
 
 ROOT = Path(__file__).parents[1]
 Fails = Callable[..., str]
@@ -138,6 +140,34 @@ def test_what_has_no_density_is_the_greatest_outlier() -> None:
         assert found.order[0] == 3
         assert found.p_value[3] == pytest.approx(0.1)
         assert np.isfinite(np.delete(found.scores[score], 3)).all()
+
+
+def test_what_is_too_far_for_any_score_is_refused() -> None:
+    """Its log p(x) is NaN, which was the last in rank, with a p-value of 1.25."""
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), pv.likelihoods.Normal((3,)))
+    x, far = torch.zeros(8, 3), torch.zeros(8, 3)
+    far[2] = 1e30
+    words = "expected observations near enough .* got NaN for 1 observation, the first at 2"
+    with pytest.raises(ValueError, match=f"`x`: {words}"):
+        outliers(vae, far, score="typicality", num_samples=5)
+    with pytest.raises(ValueError, match=f"`reference`: {words}"):
+        outliers(vae, x, reference=far, num_samples=5)
+    with pytest.raises(ValueError, match=f"`outliers`: {words}"):
+        anomalies(vae, x, far, reference=x, num_samples=5)
+
+
+def test_areas_of_infinite_scores() -> None:
+    """As if they were large. scikit-learn takes no infinity."""
+    inliers, far = np.array([0.0, 1.0, 4.0]), np.array([2.0, np.inf, np.inf])
+    large = np.array([2.0, 9.0, 9.0])
+    assert auroc(inliers, far) == auroc(inliers, large)
+    assert average_precision(inliers, far) == average_precision(inliers, large) < 1
+
+
+def test_no_warning_of_a_row_without_density() -> None:
+    """The mean of the others is finite. NumPy warned of zero times infinity."""
+    log_probs = np.array([-np.inf, 1.0, 2.0])
+    assert less_typical(log_probs, log_probs, 0).tolist() == [1, 3, 3]
 
 
 def test_wrong_scores_and_backgrounds() -> None:

@@ -21,6 +21,7 @@ from pyro_vae.programs.protocol import is_amortized
 __all__ = [
     "OutlierScore",
     "Outliers",
+    "check_numbers",
     "entropy_of",
     "evaluate_both",
     "outlier_scores",
@@ -185,12 +186,16 @@ def outliers(
         needed = background if score == "ratio" else None
         other, other_beside = evaluate_both(vae, needed, held_out, **how)
         count = 1
+    check_numbers("x" if reference is None else "reference", other.log_marginal)
     entropy = entropy_of(other)
     own = outlier_scores(found, entropy, beside)
+    check_numbers("x", found.log_marginal, own[score])
     if score == "typicality":
         above = _less_typical(found.log_marginal, other.log_marginal, count)
     else:
-        ordered = np.sort(outlier_scores(other, entropy, other_beside)[score])
+        theirs = outlier_scores(other, entropy, other_beside)[score]
+        check_numbers("reference", theirs)
+        ordered = np.sort(theirs)
         above = len(ordered) - np.searchsorted(ordered, own[score], side="left")
     return Outliers(
         log_marginal=found.log_marginal,
@@ -221,6 +226,19 @@ def evaluate_both(
     measures = {"vae": found.base_measure, "background": beside.base_measure}
     check_comparable(measures, "background")
     return found, beside
+
+
+def check_numbers(argument: str, *scores: np.ndarray) -> None:
+    """Refuses scores that are no numbers: they would have the last rank, and any p-value.
+
+    Raises:
+        ValueError: If one is NaN, which two infinities of an observation far away make.
+    """
+    lacking = np.isnan(scores).any(0).nonzero()[0]
+    if len(lacking):
+        far = f"NaN for {plural(len(lacking), 'observation')}, the first at {lacking[0]}"
+        what = "observations near enough to those of the fit for float32 to hold their scores"
+        raise ValueError(f"`{argument}`: expected {what}, got {far}")
 
 
 def entropy_of(reference: Scores) -> float:
@@ -262,10 +280,11 @@ def _less_typical(log_probs: np.ndarray, reference: np.ndarray, count: int) -> n
         count: How often each observation is in the mean beside the reference: 0 or 1.
     """
     finite, ordered = reference[np.isfinite(reference)], np.sort(reference)
-    mean = (finite.sum() + count * log_probs) / (len(finite) + count)
     # What has no density is further from any mean than what has some.
     known = np.isfinite(log_probs)
-    mirrored = np.where(known, 2 * mean - np.where(known, log_probs, 0.0), np.inf)
+    held = np.where(known, log_probs, 0.0)
+    mean = (finite.sum() + count * held) / (len(finite) + count)
+    mirrored = np.where(known, 2 * mean - held, np.inf)
     below = np.searchsorted(ordered, np.minimum(log_probs, mirrored), side="right")
     above = np.searchsorted(ordered, np.maximum(log_probs, mirrored), side="left")
     # Both ends are the same for an observation at the mean, than which none is more typical.
