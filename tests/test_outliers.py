@@ -18,6 +18,7 @@ from linear import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.cli import main
+from pyro_vae.cli.anomalies import _ranked as ranked
 from pyro_vae.evaluation import anomalies, outliers
 from pyro_vae.evaluation.downstream import _auroc as auroc
 from pyro_vae.evaluation.downstream import _average_precision as average_precision
@@ -168,6 +169,16 @@ def test_no_warning_of_a_row_without_density() -> None:
     """The mean of the others is finite. NumPy warned of zero times infinity."""
     log_probs = np.array([-np.inf, 1.0, 2.0])
     assert less_typical(log_probs, log_probs, 0).tolist() == [1, 3, 3]
+
+
+def test_a_column_called_as_a_result_is_kept() -> None:
+    """Fails when the p-values replace a label of that name."""
+    model = LinearGaussian(dim=6, latent=2)
+    found = outliers(model.vae, model.vae.sample(3), num_samples=5)
+    rows = ranked(found, {"p_value": np.array([7, 8, 9]), "row": np.arange(1, 4)})
+    assert rows.columns[:2].tolist() == ["p_value of the table", "row"]
+    assert (rows["p_value of the table"] == rows["row"] + 6).all()
+    np.testing.assert_array_equal(rows["p_value"], found.p_value[found.order])
 
 
 def test_wrong_scores_and_backgrounds() -> None:
