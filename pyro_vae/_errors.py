@@ -206,6 +206,8 @@ def out_of_memory(error: BaseException) -> bool:
         (True, False)
         >>> out_of_memory(ImportError("x.so: failed to map segment from shared object"))
         True
+        >>> out_of_memory(ImportError("x.so: cannot allocate memory in static TLS block"))
+        False
     """
     if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
         return True  # the latter is torch's, of a GPU
@@ -220,6 +222,7 @@ def out_of_memory(error: BaseException) -> bool:
         "failed to map segment",
         "cannot allocate memory",
     )
-    return isinstance(error, RuntimeError | ImportError) and any(
-        each in str(error) for each in words
-    )
+    # What a library may lack, too: room among the variables of threads, a right to be executed.
+    others = ("static TLS", "Operation not permitted")
+    text = str(error) if isinstance(error, RuntimeError | ImportError) else ""
+    return any(each in text for each in words) and not any(each in text for each in others)

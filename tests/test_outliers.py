@@ -18,8 +18,11 @@ from linear import LinearGaussian
 
 import pyro_vae as pv
 from pyro_vae.cli import main
+from pyro_vae.cli.anomalies import _ranked as ranked
 from pyro_vae.evaluation import anomalies, outliers
+from pyro_vae.evaluation.downstream import _auroc as auroc
 from pyro_vae.evaluation.downstream import _average_precision as average_precision
+from pyro_vae.evaluation.outliers import _less_typical as less_typical
 
 ROOT = Path(__file__).parents[1]
 Fails = Callable[..., str]
@@ -153,6 +156,30 @@ def test_what_overflows_in_a_network_is_the_greatest_outlier(score: Any) -> None
     assert found.order[0] == 3
     assert found.p_value[3] == pytest.approx(0.1)
     assert found.log_marginal[3] == -np.inf
+
+
+def test_areas_of_infinite_scores() -> None:
+    """As if they were large. scikit-learn takes no infinity."""
+    inliers, far = np.array([0.0, 1.0, 4.0]), np.array([2.0, np.inf, np.inf])
+    large = np.array([2.0, 9.0, 9.0])
+    assert auroc(inliers, far) == auroc(inliers, large)
+    assert average_precision(inliers, far) == average_precision(inliers, large) < 1
+
+
+def test_no_warning_of_a_row_without_density() -> None:
+    """The mean of the others is finite. NumPy warned of zero times infinity."""
+    log_probs = np.array([-np.inf, 1.0, 2.0])
+    assert less_typical(log_probs, log_probs, 0).tolist() == [1, 3, 3]
+
+
+def test_a_column_called_as_a_result_is_kept() -> None:
+    """Fails when the p-values replace a label of that name."""
+    model = LinearGaussian(dim=6, latent=2)
+    found = outliers(model.vae, model.vae.sample(3), num_samples=5)
+    rows = ranked(found, {"p_value": np.array([7, 8, 9]), "row": np.arange(1, 4)})
+    assert rows.columns[:2].tolist() == ["p_value of the table", "row"]
+    assert (rows["p_value of the table"] == rows["row"] + 6).all()
+    np.testing.assert_array_equal(rows["p_value"], found.p_value[found.order])
 
 
 def test_wrong_scores_and_backgrounds() -> None:

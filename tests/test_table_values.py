@@ -13,8 +13,9 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.data import Schema
+from pyro_vae.data import Schema, decoding
 from pyro_vae.data.inference import kind_of_numbers
+from pyro_vae.data.schema import Field
 from pyro_vae.data.vocabulary import in_order
 
 N = 60
@@ -276,6 +277,23 @@ def test_kinds_by_names_and_values(name: str, values: np.ndarray, kind: str) -> 
     found = kind_of_numbers(name, values)
     assert found.kind == kind, found.reason
     assert found.reason
+
+
+def test_times_of_an_hour_that_comes_twice_are_known() -> None:
+    """In either of the two hours. Fails when what pandas calls ambiguous is missing."""
+    utc = pd.date_range("2024-10-26 22:30", periods=6, freq="h", tz="UTC")
+    local = pd.Series(utc.tz_convert("Europe/Berlin"))
+    days = np.asarray(utc.as_unit("ns").asi8) / 86_400e9
+    field = Field("at", "time", unit="min", zone="Europe/Berlin")
+    decoded = decoding._column(field, np.append(days, np.nan), False)
+    assert decoded[:6].tolist() == local.tolist()
+    assert decoded.isna().tolist() == [False] * 6 + [True]
+
+
+def test_unsigned_numbers_have_no_negative_draws_beside_huge_ones() -> None:
+    """Fails when floats, which hold the huge one, keep the negative one."""
+    drawn = decoding._as_dtype(np.array([1e30, -5.0, np.nan, 2.4]), "uint8")
+    np.testing.assert_array_equal(drawn, [1e30, 0.0, np.nan, 2.0])
 
 
 def test_a_logarithm_of_another_column_is_real() -> None:

@@ -170,9 +170,11 @@ def _ranked(found: Outliers, named: dict[str, Any]) -> Any:
     import pandas as pd
 
     scores = {_WRITTEN.get(name, name): values for name, values in found.scores.items()}
-    columns = named | {"surprise": -found.log_marginal, "mcse": found.mcse}
+    columns = {"surprise": -found.log_marginal, "mcse": found.mcse}
     columns |= scores | {"p_value": found.p_value}
-    return pd.DataFrame(columns).iloc[found.order].reset_index(drop=True)
+    # A column of the table that has the name of a result keeps its values beside it.
+    own = {f"{name} of the table" if name in columns else name: named[name] for name in named}
+    return pd.DataFrame(own | columns).iloc[found.order].reset_index(drop=True)
 
 
 def _table(found: Outliers, top: Any, name: str) -> Table:

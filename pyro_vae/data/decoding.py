@@ -103,9 +103,15 @@ def _dates(field: Field, days: np.ndarray) -> pd.Series:
     dates = pd.Series(ticks.astype(f"datetime64[{unit}]")).mask(lacking)
     if field.zone:
         dates = dates.dt.tz_localize("UTC").dt.tz_convert(field.zone)
-        return dates.dt.tz_localize(None).dt.round(field.unit).dt.tz_localize(
-            field.zone, ambiguous="NaT", nonexistent="shift_forward"
-        )  # fmt: skip
+        local = dates.dt.tz_localize(None).dt.round(field.unit)
+        # Where clocks are put back an hour comes twice: it is the one that is nearer.
+        first, second = (
+            local.dt.tz_localize(
+                field.zone, ambiguous=np.full(len(days), summer), nonexistent="shift_forward"
+            )
+            for summer in (True, False)
+        )
+        return first.where((first - dates).abs() <= (second - dates).abs(), second)
     return dates if field.unit == "ns" else dates.dt.round(field.unit)
 
 
@@ -141,7 +147,7 @@ def _as_dtype(values: np.ndarray, dtype: str) -> pd.Series:
         widths = kind, f"{kind.rstrip('0123456789')}64"
         wide = next((each for each in widths if _holds(each, filled)), None)
         if wide is None:
-            return column.round()
+            return filled.mask(lacking)
         if dtype == kind and not lacking.any():
             return filled.astype(wide)
         capital = wide.replace("uint", "UInt") if wide[0] == "u" else wide.replace("int", "Int")

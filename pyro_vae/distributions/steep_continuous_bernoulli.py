@@ -14,7 +14,7 @@ from torch.nn.functional import softplus
 __all__ = ["SteepContinuousBernoulli"]
 
 _SERIES = 0.25  # |logit| below which series have all digits
-_UNIFORM = 1e-3  # |logit| below which a draw is that of a uniform variable, but for a slope
+_UNIFORM = 1e-3  # |logit| below which a draw is that of a uniform variable, and a slope
 
 
 class SteepContinuousBernoulli(TorchDistribution):
@@ -83,8 +83,9 @@ class SteepContinuousBernoulli(TorchDistribution):
         u = torch.rand(shape, dtype=size.dtype, device=size.device)
         # Of a negative logit, by the inverse of (1 - exp(-size x)) / (1 - exp(-size)).
         low = -torch.log1p(u * torch.expm1(-size)) / size
-        low = torch.where(self.logits.abs() < _UNIFORM, u, low).clamp(0, 1)
-        return torch.where(self.logits < 0, low, 1 - low)
+        steep = torch.where(self.logits < 0, low, 1 - low)
+        series = torch.where(self.logits < 0, u, 1 - u) + self.logits * u * (1 - u) / 2
+        return torch.where(self.logits.abs() < _UNIFORM, series, steep).clamp(0, 1)
 
     def sample(self, sample_shape: Any = ()) -> Tensor:
         with torch.no_grad():

@@ -16,7 +16,11 @@ from pyro_vae._errors import check_seed, expected, plural, positive_integer
 from pyro_vae._untouched import undisturbed
 from pyro_vae.data.rows import Numbers, RowsLike
 from pyro_vae.evaluation._common import check_arguments
-from pyro_vae.evaluation.outliers import entropy_of, evaluate_both, outlier_scores
+from pyro_vae.evaluation.outliers import (
+    entropy_of,
+    evaluate_both,
+    outlier_scores,
+)
 from pyro_vae.programs import VAE, Amortized
 from pyro_vae.programs.accept import as_tensor, rows_of
 from pyro_vae.programs.weigh import observations_at_once
@@ -190,22 +194,20 @@ def anomalies(
 
 def _auroc(inliers: np.ndarray, outliers: np.ndarray) -> tuple[float, float]:
     """The area under the curve, and its standard error by DeLong's method."""
-    from sklearn.metrics import roc_auc_score  # slow to import, and few need it
-
-    labels = np.repeat([0, 1], [len(inliers), len(outliers)])
-    area = float(roc_auc_score(labels, np.concatenate([inliers, outliers])))
     below = _share_below(np.sort(inliers), outliers)  # of each outlier, the inliers it beats
     above = _share_below(np.sort(outliers), inliers)
     variance = below.var(ddof=1) / len(below) + above.var(ddof=1) / len(above)
-    return area, math.sqrt(variance)
+    return float(below.mean()), math.sqrt(variance)
 
 
 def _average_precision(inliers: np.ndarray, outliers: np.ndarray) -> float:
     """The area under precision by recall; what ties is found together."""
-    from sklearn.metrics import average_precision_score
+    from sklearn.metrics import average_precision_score  # slow to import, and few need it
 
     labels = np.repeat([0, 1], [len(inliers), len(outliers)])
-    return float(average_precision_score(labels, np.concatenate([inliers, outliers])))
+    # By their ranks, since scikit-learn takes no infinity.
+    ranks = np.unique(np.concatenate([inliers, outliers]), return_inverse=True)[1]
+    return float(average_precision_score(labels, ranks))
 
 
 def _share_below(ordered: np.ndarray, values: np.ndarray) -> np.ndarray:

@@ -268,10 +268,11 @@ def _less_typical(log_probs: np.ndarray, reference: np.ndarray, count: int) -> n
         count: How often each observation is in the mean beside the reference: 0 or 1.
     """
     finite, ordered = reference[np.isfinite(reference)], np.sort(reference)
-    mean = (finite.sum() + count * log_probs) / (len(finite) + count)
     # What has no density is further from any mean than what has some.
     known = np.isfinite(log_probs)
-    mirrored = np.where(known, 2 * mean - np.where(known, log_probs, 0.0), np.inf)
+    held = np.where(known, log_probs, 0.0)
+    mean = (finite.sum() + count * held) / (len(finite) + count)
+    mirrored = np.where(known, 2 * mean - held, np.inf)
     below = np.searchsorted(ordered, np.minimum(log_probs, mirrored), side="right")
     above = np.searchsorted(ordered, np.maximum(log_probs, mirrored), side="left")
     # Both ends are the same for an observation at the mean, than which none is more typical.
