@@ -17,7 +17,7 @@ from stopping import fit, same_run, signal_at
 
 import pyro_vae as pv
 from pyro_vae._signals import Interrupted
-from pyro_vae.cli import main
+from pyro_vae.cli import main, table_files
 from pyro_vae.cli.table_files import read_like
 from pyro_vae.data.text import Vocabulary
 from pyro_vae.engine import CompiledSVI
@@ -209,6 +209,18 @@ def test_lines_are_not_read_again_as_a_table(
     caplog.clear()
     assert read_like(str(path), data) is None
     assert caplog.text == ""
+
+
+def test_lines_name_themselves_where_empty_ones_are_left_out(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Fails when a row of `anomalies` is known by its place among those kept alone."""
+    path = str(write(tmp_path, "\n".join([LINES[0], "", *LINES[1:9]])))
+    data = pv.data.load(path, validation=0, test=0)
+    monkeypatch.setattr(table_files, "recorded_source", lambda _, source: (source, None))
+    named = table_files.names_of_rows(tmp_path, data, data, path, "train")
+    assert sorted(named["text"]) == sorted(LINES[:9])
+    assert named["text"] == decoded(data)
 
 
 def test_options_of_text_are_of_text_alone(tmp_path: Path) -> None:

@@ -141,7 +141,7 @@ def beside_rows(
 def names_of_rows(
     folder: Path, data: Dataset, like: Dataset, source: str | None, split: Split
 ) -> dict[str, Any]:
-    """Returns what names the observations of one split: ids and labels, and the row, from 1.
+    """Returns what names the observations of one split: ids, labels, texts, and the row, from 1.
 
     Args:
         folder: The run folder.
@@ -159,6 +159,8 @@ def names_of_rows(
         found["label"] = data.labels[split].cpu().numpy()
     if (pivot := pivot_columns(like.options.get("pivot"))) and data.index:
         found[pivot[0]] = data.index[split]
+    if data.vocabulary is not None:  # whose rows are not the lines of a file that has empty ones
+        found["text"] = data.vocabulary.decode(getattr(data, split))
     return found | {"row": places + 1}
 
 
