@@ -7,10 +7,11 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_vae._errors import expected
-from pyro_vae.networks.network import Activation, Network, activation_layer
+from pyro_vae.networks.convolving import ConvolvingDecoder, ConvolvingEncoder
+from pyro_vae.networks.network import Activation, activation_layer
 from pyro_vae.networks.norm import Norm, check_norm, norm_of_channels
 
 __all__ = ["ConvDecoder", "ConvEncoder", "check_channels", "halved"]
@@ -59,7 +60,7 @@ def check_channels(channels: Sequence[int], activation: Activation) -> None:
     activation_layer(activation)
 
 
-class ConvEncoder(Network):
+class ConvEncoder(ConvolvingEncoder):
     """Creates strided convolutions from an image to a vector.
 
     Each layer halves height and width; one linear map follows.
@@ -84,8 +85,6 @@ class ConvEncoder(Network):
         >>> net(torch.zeros(5, 1, 28, 28)).shape
         torch.Size([5, 20])
     """
-
-    roles = ("encoder",)
 
     def __init__(
         self,
@@ -117,26 +116,8 @@ class ConvEncoder(Network):
         self.layers = nn.Sequential(*layers, nn.Flatten(), head)
         self.out_shape = torch.Size(out_shape)
 
-    @torch.no_grad()
-    def start_at(self, output: Tensor) -> None:
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        last.weight.mul_(0.01)
-        last.bias.copy_(output.flatten())
 
-    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Returns the features, ``(B, *out_shape)``.
-
-        Args:
-            x: Images, shape ``(B, C, H, W)``.
-            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
-        """
-        if cond is not None:  # the same in each pixel
-            x = torch.cat([x, cond[..., None, None].expand(-1, -1, *x.shape[2:])], 1)
-        return self.layers(x).reshape(-1, *self.out_shape)
-
-
-class ConvDecoder(Network):
+class ConvDecoder(ConvolvingDecoder):
     """Creates transposed convolutions from a vector to an image, the mirror of ConvEncoder.
 
     The last layer has a bias a pixel rather than a channel, so that it can start at the
@@ -162,8 +143,6 @@ class ConvDecoder(Network):
         >>> net(torch.zeros(5, 20)).shape
         torch.Size([5, 1, 28, 28])
     """
-
-    roles = ("decoder",)
 
     def __init__(
         self,
@@ -213,20 +192,3 @@ class ConvDecoder(Network):
         self.layers = nn.Sequential(*layers)
         self.bias = nn.Parameter(torch.zeros(*out_shape))
         self.out_shape = torch.Size(out_shape)
-
-    @torch.no_grad()
-    def start_at(self, output: Tensor) -> None:
-        last = self.layers[-1]
-        assert isinstance(last, nn.ConvTranspose2d)
-        last.weight.mul_(0.01)
-        self.bias.copy_(output)
-
-    def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Returns the parameters of images, ``(B, C, H, W)``.
-
-        Args:
-            z: Latents, shape ``(B, *in_shape)``.
-            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
-        """
-        inputs = z if cond is None else torch.cat([z.flatten(1), cond], 1)
-        return self.layers(inputs) + self.bias

@@ -7,11 +7,12 @@ import math
 from collections.abc import Sequence
 
 import torch
-from torch import Tensor, nn
+from torch import nn
 
 from pyro_vae._errors import expected, positive_integer
 from pyro_vae.networks.conv import check_channels, halved
-from pyro_vae.networks.network import Activation, Network, activation_layer
+from pyro_vae.networks.convolving import ConvolvingDecoder, ConvolvingEncoder
+from pyro_vae.networks.network import Activation, activation_layer
 from pyro_vae.networks.norm import Norm, check_norm, norm_of_channels
 
 __all__ = ["TemporalConvDecoder", "TemporalConvEncoder"]
@@ -43,7 +44,7 @@ def _check_kernel(kernel_size: int) -> int:
     return size
 
 
-class TemporalConvEncoder(Network):
+class TemporalConvEncoder(ConvolvingEncoder):
     """Creates strided convolutions over time, from a series to a vector.
 
     Each layer halves the number of steps; one linear map follows. Series are ``(C, T)``, channels
@@ -70,8 +71,6 @@ class TemporalConvEncoder(Network):
         >>> net(torch.zeros(5, 6, 100)).shape
         torch.Size([5, 20])
     """
-
-    roles = ("encoder",)
 
     def __init__(
         self,
@@ -102,26 +101,8 @@ class TemporalConvEncoder(Network):
         self.layers = nn.Sequential(*layers, nn.Flatten(), nn.Linear(left, math.prod(out_shape)))
         self.out_shape = torch.Size(out_shape)
 
-    @torch.no_grad()
-    def start_at(self, output: Tensor) -> None:
-        last = self.layers[-1]
-        assert isinstance(last, nn.Linear)
-        last.weight.mul_(0.01)
-        last.bias.copy_(output.flatten())
 
-    def forward(self, x: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Returns the features, ``(B, *out_shape)``.
-
-        Args:
-            x: Series, shape ``(B, C, T)``.
-            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
-        """
-        if cond is not None:  # the same at each step
-            x = torch.cat([x, cond[..., None].expand(-1, -1, x.shape[2])], 1)
-        return self.layers(x).reshape(-1, *self.out_shape)
-
-
-class TemporalConvDecoder(Network):
+class TemporalConvDecoder(ConvolvingDecoder):
     """Creates a network from a vector to a series: coarse in time, then finer and finer.
 
     Each layer doubles the number of steps, by linear interpolation, and convolves: what is
@@ -150,8 +131,6 @@ class TemporalConvDecoder(Network):
         >>> net(torch.zeros(5, 20)).shape
         torch.Size([5, 6, 100])
     """
-
-    roles = ("decoder",)
 
     def __init__(
         self,
@@ -193,23 +172,6 @@ class TemporalConvDecoder(Network):
         self.layers = nn.Sequential(*layers)
         self.bias = nn.Parameter(torch.zeros(*out_shape))
         self.out_shape = torch.Size(out_shape)
-
-    @torch.no_grad()
-    def start_at(self, output: Tensor) -> None:
-        last = self.layers[-1]
-        assert isinstance(last, nn.Conv1d)
-        last.weight.mul_(0.01)
-        self.bias.copy_(output)
-
-    def forward(self, z: Tensor, cond: Tensor | None = None) -> Tensor:
-        """Returns the parameters of series, ``(B, C, T)``.
-
-        Args:
-            z: Latents, shape ``(B, *in_shape)``.
-            cond: What they are conditioned on, shape ``(B, cond_size)``, if it was built for that.
-        """
-        inputs = z if cond is None else torch.cat([z.flatten(1), cond], 1)
-        return self.layers(inputs) + self.bias
 
 
 def _conv(before: int, after: int, size: int, stride: int, *, bias: bool) -> nn.Conv1d:
