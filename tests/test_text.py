@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pyro
@@ -221,6 +222,24 @@ def test_lines_name_themselves_where_empty_ones_are_left_out(
     named = table_files.names_of_rows(tmp_path, data, data, path, "train")
     assert sorted(named["text"]) == sorted(LINES[:9])
     assert named["text"] == decoded(data)
+
+
+@pytest.mark.parametrize(
+    "likelihood",
+    [
+        pv.likelihoods.Normal,
+        lambda shape: pv.likelihoods.Categorical(shape, levels=19),
+        lambda shape: pv.likelihoods.Autoregressive(shape, levels=19, network="gru"),
+    ],
+)
+def test_a_likelihood_without_the_end_of_lines_is_refused(likelihood: Any, tmp_path: Path) -> None:
+    """Fails when it is fitted, and what fills a row after its end is data: it has a density."""
+    data = pv.data.load(write(tmp_path, "\n".join(LINES)))
+    assert data.vocabulary is not None
+    assert (data.vocabulary.levels, data.vocabulary.end) == (19, 0)
+    vae = pv.VAE(pv.priors.Normal(2), pv.guides.Normal(2), likelihood(data.event_shape))
+    with pytest.raises(ValueError, match=r"`likelihood`: expected Autoregressive with the 19 symb"):
+        pv.fit(vae, data, epochs=1)
 
 
 def test_options_of_text_are_of_text_alone(tmp_path: Path) -> None:

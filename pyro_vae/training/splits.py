@@ -19,8 +19,11 @@ from pyro_vae.data.dataset import Split, fingerprint
 from pyro_vae.data.rows import Numbers, Rows, given_of
 from pyro_vae.data.source import Source, Stream
 from pyro_vae.data.sources import is_elsewhere, is_source, stream
+from pyro_vae.data.text import Vocabulary
+from pyro_vae.likelihoods import Likelihood
 from pyro_vae.programs import VAE, Amortized, Program
 from pyro_vae.programs.accept import as_tensor
+from pyro_vae.programs.composition import Composition
 from pyro_vae.programs.streamed import StreamedRows, at_equal_distances, checked
 
 __all__ = [
@@ -217,8 +220,14 @@ def beside(
     covariates: Mapping[str, Any] | None,
     labels: Values,
 ) -> dict[str, Any]:
-    """Returns what there is to go with the rows: a dataset may bring it."""
+    """Returns what there is to go with the rows: a dataset may bring it.
+
+    Raises:
+        ValueError: If the rows are lines of text, and the likelihood has other symbols or no end.
+    """
     if isinstance(data, Dataset):
+        if data.vocabulary is not None and isinstance(vae, Composition):
+            _check_symbols(vae.likelihood, data.vocabulary)
         cond = dict(data.cond) or None if cond is None and "cond" in vae.takes else cond
         mask = dict(data.mask) or None if mask is None else mask
         if covariates is None and "covariates" in vae.takes:
@@ -229,6 +238,15 @@ def beside(
         for name, value in named.items()
         if not (value is None or (isinstance(value, Mapping) and not value))
     }
+
+
+def _check_symbols(likelihood: Likelihood, vocabulary: Vocabulary) -> None:
+    """Refuses a likelihood that takes what fills a row after the end of a line for data."""
+    levels, end = vocabulary.levels, vocabulary.end
+    if (getattr(likelihood, "levels", None), getattr(likelihood, "end", None)) != (levels, end):
+        options = f"--likelihood.levels {levels} --likelihood.end {end}"
+        what = f"Autoregressive with the {levels} symbols and the end of the text ({options})"
+        raise expected("likelihood", what, type(likelihood).__name__)
 
 
 def split(
